@@ -1,0 +1,158 @@
+"""Finding, reading and overriding configurations.
+
+A configuration is found by name (``switchbert``, ``switchbert.json``, ``demo/switchbert``: a file under ``config/``),
+by path, or given as a dict; any field can be overridden by ``key=value`` with dots for nested fields.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from volta_switch.config.schema import Config, SwitchConfig
+from volta_switch.errors import UserError
+
+# A checkout has the shipped configurations beside the package; an installed wheel has them under share/.
+CONFIG_FOLDERS = (
+    Path(__file__).resolve().parents[2] / "config",
+    Path(sys.prefix) / "share" / "volta_switch" / "config",
+)
+
+# VOLTA's keys for models that this project does not build, with the only value it accepts.
+NOT_BUILT: dict[str, Any] = {
+    "qa_task_weight": 0.0,
+    "qa_num_answers": 0,
+    "fixed_layers": [],
+    "fixed_embs": None,
+    "m_encoder": None,
+    "m_layer": 0,
+    "v_layers": [],
+    "has_mapping": "linear",
+    "has_mapping_bias": False,
+    "load_x_model": False,
+    "norm_embeddings": False,
+    "visualization": False,
+}
+
+
+def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Iterable[str] = ()) -> Config:
+    """Loads a configuration by name, from a path or from a dict, and applies ``key=value`` overrides.
+
+    Raises:
+        UserError: unknown name, unreadable file, unknown key (the nearest known one is suggested), a value of the
+            wrong type, or sublayer lists that contradict each other.
+    """
+    if isinstance(source, Config):
+        values, origin = source.to_dict(), "config"
+    elif isinstance(source, Mapping):
+        values, origin = json.loads(json.dumps(dict(source))), "config"
+    else:
+        path = find_config(source)
+        values, origin = _read_json(path), str(path)
+    for override in overrides:
+        _apply_override(values, override)
+    try:
+        return _build(Config, values, "")
+    except UserError as error:
+        raise UserError(f"{origin}: {error}") from None
+
+
+def find_config(name: str | Path) -> Path:
+    """The file that a configuration's name or path stands for."""
+    given = Path(name)
+    tried = [given, given.with_name(given.name + ".json")]
+    if not given.is_absolute():
+        for folder in CONFIG_FOLDERS:
+            tried += [folder / given, folder / given.with_name(given.name + ".json")]
+    for path in tried:
+        if path.is_file():
+            return path
+    known = sorted({str(path.relative_to(folder))[:-5] for folder in CONFIG_FOLDERS for path in folder.rglob("*.json")})
+    near = difflib.get_close_matches(str(name).removesuffix(".json"), known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else "."
+    raise UserError(f"config {name}: no such file or name{hint} Known names: {', '.join(known)}")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: expected a JSON object, could not read it ({error})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a JSON object, found a {type(values).__name__}")
+    return values
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise UserError(f"--set {override}: expected key=value, for example switch.top_k=2")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"--set {override}: the value is not valid JSON or YAML") from None
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = float(value)  # YAML reads 1e-6 as a string
+    *parents, last = key.split(".")
+    target = values
+    for parent in parents:
+        target = target.setdefault(parent, {})
+        if not isinstance(target, dict):
+            raise UserError(f"--set {override}: {parent} is not a section")
+    target[last] = value
+
+
+def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+    fields = {item.name: item for item in dataclasses.fields(cls)}
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        if key in fields:
+            if key == "switch" and value is not None:
+                if not isinstance(value, Mapping):
+                    raise UserError(f"switch: expected a section of settings, found {value!r}")
+                value = _build(SwitchConfig, value, "switch.")
+            arguments[key] = _coerce(prefix + key, str(fields[key].type), value)
+        elif not prefix and key in NOT_BUILT:
+            if value != NOT_BUILT[key]:
+                raise UserError(f"{key}: only {NOT_BUILT[key]!r} is supported, found {value!r}")
+        else:
+            near = difflib.get_close_matches(key, [*fields, *({} if prefix else NOT_BUILT)], n=1, cutoff=0.5)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+            raise UserError(f"unknown key {prefix}{key}{hint}")
+    return cls(**arguments)
+
+
+def _coerce(key: str, annotation: str, value: Any) -> Any:
+    """Checks a JSON value against a field's annotation; lists become tuples."""
+    if value is None and "None" in annotation:
+        return None
+    if annotation.startswith("bool"):
+        valid = isinstance(value, bool)
+    elif annotation.startswith("int"):
+        valid = isinstance(value, int) and not isinstance(value, bool)
+    elif annotation.startswith("float"):
+        valid = isinstance(value, int | float) and not isinstance(value, bool)
+    elif annotation.startswith("str"):
+        valid = isinstance(value, str)
+    elif annotation.startswith("tuple"):
+        kind = int if "int" in annotation else str
+        valid = isinstance(value, Sequence) and not isinstance(value, str) and all(type(x) is kind for x in value)
+        value = tuple(value) if valid else value
+    elif annotation.startswith("Mapping"):
+        number = int if "int" in annotation else (int, float)
+        valid = isinstance(value, Mapping) and all(isinstance(x, number) for x in value.values())
+        value = {str(name): x for name, x in value.items()} if valid else value
+    else:
+        valid = True
+    if not valid:
+        raise UserError(f"{key}: expected {annotation}, found {value!r}")
+    return value

@@ -1,0 +1,1 @@
+"""VOLTA's data files and what the models are fed from them: readers, writers, samples, batches."""

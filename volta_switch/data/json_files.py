@@ -1,0 +1,39 @@
+"""Reading JSON and JSON-lines annotations, with errors that name the file and the line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from volta_switch.errors import UserError
+
+
+def read_json(path: str | Path) -> Any:
+    """Return the file's content. Raises UserError where it is missing or no JSON."""
+    text = _read(path)
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); copy or write the file again") from error
+
+
+def read_json_lines(path: str | Path) -> list[Any]:
+    """Return the value of each line that is not blank. Raises UserError where the file is missing or a line no JSON."""
+    values = []
+    for number, line in enumerate(_read(path).splitlines(), start=1):
+        if line.strip():
+            try:
+                values.append(json.loads(line))
+            except ValueError as error:
+                raise UserError(f"{path}, line {number}: not JSON ({error}); copy or write the file again") from error
+    return values
+
+
+def _read(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the data root of the task") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason}); copy or write the file again") from error

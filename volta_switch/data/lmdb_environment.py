@@ -1,0 +1,120 @@
+"""Opening and writing LMDB files: one environment per file and process, whole files or none.
+
+LMDB allows a file to be open once per process, and an environment must not cross a fork. Everything that reads goes
+through `environment`, which keeps one per file and opens anew in a forked or spawned process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import lmdb
+
+from volta_switch.errors import UserError
+
+_environments: dict[tuple[int, int], lmdb.Environment] = {}  # (device, inode) -> environment of this process
+_owner = os.getpid()
+
+
+def environment(path: str | Path, what: str) -> lmdb.Environment:
+    """Return the read-only environment of an LMDB file or directory, opened once per process.
+
+    `what` says in errors what the file holds. Raises UserError where it is missing, damaged, cut short, or where the
+    installed lmdb reads another format.
+    """
+    global _owner
+    require_lmdb_0_9()
+    if _owner != os.getpid():  # inherited through a fork: unusable here, and the lock on "open once" came along
+        for inherited in _environments.values():
+            inherited.close()
+        _environments.clear()
+        _owner = os.getpid()
+    path = Path(path)
+    data = path / "data.mdb" if path.is_dir() else path
+    try:
+        stat = data.stat()
+    except OSError as error:
+        raise UserError(
+            f"{path}: {what} not found ({error.strerror}); check the path, or write the file first"
+        ) from error
+    key = (stat.st_dev, stat.st_ino)
+    if key not in _environments:
+        _environments[key] = _open(data, stat.st_size, what)
+    return _environments[key]
+
+
+def require_lmdb_0_9() -> None:
+    """Raise UserError unless the installed lmdb reads and writes the 0.9 format, which VOLTA's files have."""
+    version = lmdb.version()
+    if version[:2] != (0, 9):
+        found = ".".join(map(str, version))
+        raise UserError(f"lmdb library {found} cannot read LMDB 0.9 files: pip install an lmdb package built on 0.9")
+
+
+def _open(data: Path, size: int, what: str) -> lmdb.Environment:
+    try:
+        env = lmdb.open(str(data), subdir=False, readonly=True, lock=False, readahead=False, meminit=False)
+    except lmdb.Error as error:
+        raise UserError(f"{data}: {what} is not a readable LMDB file ({error}); copy or write it again") from error
+    expected = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    if size < expected:  # reading past the end would kill the process
+        env.close()
+        raise UserError(f"{data}: {what} is cut short ({size} bytes, {expected} expected); copy or write it again")
+    return env
+
+
+@contextmanager
+def writing(path: str | Path, *, directory: bool) -> Iterator[Callable[[bytes, bytes], None]]:
+    """Yield `put(key, value)` into an LMDB that appears at `path` when the block ends without an error.
+
+    directory: write `path/data.mdb` rather than the single file `path`. Whatever stood there is replaced.
+    """
+    require_lmdb_0_9()
+    path = Path(path)
+    final = path / "data.mdb" if directory else path
+    final.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = final.with_name(f"{final.name}.unfinished-{os.getpid()}")
+    unfinished.unlink(missing_ok=True)
+    try:
+        writer = _Writer(unfinished)
+        try:
+            yield writer.put
+            writer.commit()
+        finally:
+            writer.env.close()
+        os.replace(unfinished, final)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+class _Writer:
+    """Puts records in transactions of a few megabytes, making the map larger as they come."""
+
+    _TRANSACTION = 32 << 20  # bytes
+
+    def __init__(self, path: Path) -> None:
+        self.env = lmdb.open(str(path), subdir=False, lock=False, map_size=self._TRANSACTION, sync=False)
+        self._pending: list[tuple[bytes, bytes]] = []
+        self._bytes = 0
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self._pending.append((key, value))
+        self._bytes += len(key) + len(value)
+        if self._bytes >= self._TRANSACTION:
+            self.commit()
+
+    def commit(self) -> None:
+        while True:
+            try:
+                with self.env.begin(write=True) as transaction:
+                    for key, value in self._pending:
+                        transaction.put(key, value)
+                break
+            except lmdb.MapFullError:  # the transaction was rolled back: repeat it in a larger map
+                self.env.set_mapsize(self.env.info()["map_size"] * 2)
+        self.env.sync(True)
+        self._pending.clear()
+        self._bytes = 0

@@ -1,0 +1,88 @@
+"""WordPiece token ids of captions, questions and expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from huggingface_hub import hf_hub_download
+from tokenizers import BertWordPieceTokenizer
+
+from volta_switch.errors import UserError
+
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+class TokenLists:
+    """Token ids of many texts in two flat arrays (a list of lists of 2.7 million captions would take gigabytes)."""
+
+    def __init__(self, lists: Iterable[Sequence[int]]) -> None:
+        arrays = [np.asarray(ids, dtype=np.int32) for ids in lists]
+        self.lengths = np.array([len(ids) for ids in arrays], dtype=np.int64)
+        self._ends = np.cumsum(self.lengths)
+        self._ids = np.concatenate(arrays) if arrays else np.zeros(0, dtype=np.int32)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Return the ids of one text: (T,) int64, a fresh array."""
+        end = self._ends[index]
+        return self._ids[end - self.lengths[index] : end].astype(np.int64)
+
+
+class Tokenizer:
+    """BERT's WordPiece tokenizer over a vocab.txt.
+
+    vocab: a directory that holds vocab.txt, the file itself, or the name of a model on the Hugging Face hub.
+    Raises UserError where there is no vocabulary, or one without BERT's special tokens.
+    """
+
+    def __init__(self, vocab: str | Path, do_lower_case: bool = True) -> None:
+        self.source = str(_find_vocab(str(vocab)))
+        self._wordpiece = BertWordPieceTokenizer(self.source, lowercase=do_lower_case)
+        ids = {token: self._wordpiece.token_to_id(token) for token in _SPECIAL}
+        missing = [token for token, index in ids.items() if index is None]
+        if missing:
+            raise UserError(f"{self.source}: {', '.join(missing)} missing; expected a BERT vocabulary, a token a line")
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (ids[token] for token in _SPECIAL)
+        self.vocab_size: int = self._wordpiece.get_vocab_size()
+
+    def encode(self, text: str, max_length: int) -> list[int]:
+        """Return [CLS] pieces [SEP], the pieces cut so that there are at most max_length ids."""
+        return self._cut(self._wordpiece.encode(text).ids, max_length)
+
+    def encode_all(self, texts: Sequence[str], max_length: int) -> TokenLists:
+        """`encode` of many texts at once."""
+        return TokenLists(self._cut(encoding.ids, max_length) for encoding in self._wordpiece.encode_batch(list(texts)))
+
+    def _cut(self, ids: list[int], max_length: int) -> list[int]:
+        return ids if len(ids) <= max_length else [*ids[: max_length - 1], self.sep_id]
+
+
+def check_vocab_size(tokenizer: Tokenizer, config_vocab_size: int, config_name: str = "the model's config") -> None:
+    """Raise UserError unless the tokenizer and the model's word embedding have the same size."""
+    if tokenizer.vocab_size != config_vocab_size:
+        raise UserError(
+            f"{tokenizer.source} has {tokenizer.vocab_size} tokens, {config_name} has vocab_size {config_vocab_size}; "
+            "take the vocabulary that the model was made with (bert_model), or set vocab_size to the vocabulary's size"
+        )
+
+
+def _find_vocab(vocab: str) -> Path:
+    path = Path(vocab)
+    if path.is_dir():
+        path = path / "vocab.txt"
+    if path.is_file():
+        return path
+    if path.is_absolute() or vocab.startswith((".", "~")) or vocab.count("/") > 1 or path.name == "vocab.txt":
+        raise UserError(f"{path}: no vocabulary there; bert_model must be a directory with vocab.txt or a hub name")
+    try:
+        return Path(hf_hub_download(vocab, "vocab.txt"))
+    except Exception as error:  # no network, no such model, a refused download: each library version raises its own
+        reason = str(error).splitlines()[0] if str(error) else ""
+        raise UserError(
+            f"{vocab}: neither a directory with vocab.txt nor a model whose vocab.txt can be fetched from the hub "
+            f"({type(error).__name__}: {reason}); give bert_model a local directory"
+        ) from error

@@ -1,0 +1,1 @@
+"""Models: embeddings, sublayers, switchers, encoders, heads."""

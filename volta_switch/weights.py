@@ -1,0 +1,236 @@
+"""Weights in and out: VOLTA's checkpoints, safetensors, and the text side from a Hugging Face BERT.
+
+This project's modules carry VOLTA's names, and shared weights stand under each of VOLTA's names. Loading accounts for
+every name and shape: what is missing, left over, misshapen or contradictory raises.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from volta_switch.config import Config
+from volta_switch.errors import UserError
+
+State = Mapping[str, Tensor]
+
+
+def to_volta(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state under VOLTA's names and shapes, shared weights repeated as VOLTA repeats them."""
+    return {name: tensor.detach() for name, tensor in model.state_dict().items()}
+
+
+def load_volta(
+    model: nn.Module, state: State, fresh: Sequence[str] = (), unused: Sequence[str] = (), source: str = "state dict"
+) -> list[str]:
+    """Loads a state under VOLTA's names into a model, accounting for every name and shape.
+
+    Args:
+        model: ``BertForVLPreTraining`` or ``BertForVLTasks``.
+        state: name -> tensor; DataParallel's ``module.`` prefix is dropped.
+        fresh: parts of names that may be missing and then keep their initial values, such as ``("switch",)``.
+        unused: parts of names that may be left over, such as ``("cls.",)`` for a pre-training head.
+        source: where the state came from, for messages.
+
+    Returns:
+        The names that kept their initial values.
+
+    Raises:
+        UserError: a name is missing, left over or misshapen, or two names of one shared weight differ.
+    """
+    state = {re.sub(r"^module\.", "", name): tensor for name, tensor in state.items()}
+    own = model.state_dict()
+    missing = [name for name in own if name not in state]
+    kept = [name for name in missing if any(part in name for part in fresh)]
+    lost = [name for name in missing if name not in kept]
+    extra = [name for name in state if name not in own and not any(part in name for part in unused)]
+    if lost:
+        raise UserError(f"{source}: {_some(lost)} missing; is it a checkpoint of another architecture or head?")
+    if extra:
+        raise UserError(f"{source}: {_some(extra)} unexpected; is it a checkpoint of another architecture or head?")
+    for name, tensor in own.items():
+        if name in state and state[name].shape != tensor.shape:
+            raise UserError(
+                f"{source}: {name} has shape {list(state[name].shape)}, the model expects {list(tensor.shape)}; "
+                "is it a checkpoint of another size?"
+            )
+    for names in shared_names(model):
+        given = [name for name in names if name in state]
+        if any(not torch.equal(state[given[0]], state[name]) for name in given[1:]):
+            raise UserError(f"{source}: {_some(given)} are one shared weight in this model but hold different values")
+    model.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
+    return kept
+
+
+def shared_names(model: nn.Module) -> list[list[str]]:
+    """Groups of names that stand for one parameter."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Reads a weight file: ``.safetensors``, or a PyTorch file such as VOLTA's ``pytorch_model_*.bin``.
+
+    No code in the file is run: PyTorch files are read with ``weights_only=True``.
+
+    Raises:
+        UserError: the file is missing, damaged, refused, or holds no tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such weight file; give a .safetensors or .bin file that a run has written")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged and refused files
+        reason = "damaged or not a safetensors file" if isinstance(error, SafetensorError) else _first_line(error)
+        raise UserError(f"{path}: could not be read as weights ({reason})") from None
+    if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise UserError(f"{path}: expected a dictionary of tensors, as torch.save(model.state_dict()) writes it")
+    return dict(state)
+
+
+def write_weights(path: str | Path, state: State) -> None:
+    """Writes weights whole or not at all; ``.safetensors``, or for any other suffix a PyTorch file that VOLTA reads.
+
+    In safetensors each shared weight is stored under every name, since the format has no notion of sharing.
+    """
+    path = Path(path)
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
+    with _replacing(path) as temporary:
+        if path.suffix == ".safetensors":
+            save_file(tensors, temporary)
+        else:
+            torch.save(tensors, temporary)
+
+
+class _replacing:
+    """A temporary name beside ``path`` that takes its place when the block ends without an error."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __enter__(self) -> str:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle, self.temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        os.close(handle)
+        return self.temporary
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            os.unlink(self.temporary)
+            return
+        with open(self.temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.chmod(self.temporary, 0o644)
+        os.replace(self.temporary, self.path)
+
+
+def load_bert(model: nn.Module, config: Config, source: str | Path) -> list[str]:
+    """Initialises the text side from a Hugging Face BERT.
+
+    BERT's layer n goes to the sublayers that ``bert_layer2attn_sublayer`` and ``bert_layer2ff_sublayer`` name; its
+    masked language modelling head goes to ``cls.predictions`` where the model has one.
+
+    Args:
+        model: any model of this project.
+        config: its configuration.
+        source: a folder with ``model.safetensors`` or ``pytorch_model.bin``, such a file, or a hub name.
+
+    Returns:
+        The names that were set.
+
+    Raises:
+        UserError: no weights were found, a shape does not fit, or BERT's layers are not all there.
+    """
+    given = {_modern_name(name): tensor for name, tensor in read_weights(find_bert(source)).items()}
+    if not any(name.startswith("bert.") for name in given):  # the bare encoder, without heads
+        given = {f"bert.{name}": tensor for name, tensor in given.items()}
+    own = model.state_dict()
+    renamed = {}
+    for name, tensor in given.items():
+        target = _volta_name(name, config)
+        if target in own:
+            renamed[target] = tensor
+    types = "bert.embeddings.token_type_embeddings.weight"
+    if types in renamed and renamed[types].shape[0] < own[types].shape[0]:  # VL-BERT has a third type
+        renamed[types] = torch.cat((renamed[types], own[types][renamed[types].shape[0] :]))
+    wanted = [name for name in own if _is_text_side(name, config)]
+    lost = [name for name in wanted if name not in renamed]
+    if lost:
+        raise UserError(f"{source}: {_some(lost)} missing; expected a BERT with {len(config.bert_layer2attn_sublayer)} layers")
+    for name, tensor in renamed.items():
+        if tensor.shape != own[name].shape:
+            raise UserError(
+                f"{source}: {name} has shape {list(tensor.shape)}, the model expects {list(own[name].shape)}; "
+                "use a BERT and a vocabulary of this size"
+            )
+    model.load_state_dict(renamed, strict=False)
+    return sorted(renamed)
+
+
+def find_bert(source: str | Path) -> Path:
+    """The weight file of a Hugging Face BERT: given, in a folder, or on the hub."""
+    path = Path(source)
+    if path.is_file():
+        return path
+    names = ("model.safetensors", "pytorch_model.bin")
+    if path.is_dir():
+        for name in names:
+            if (path / name).is_file():
+                return path / name
+        raise UserError(f"{path}: holds neither {names[0]} nor {names[1]}")
+    from huggingface_hub import hf_hub_download
+
+    for name in names:
+        try:
+            return Path(hf_hub_download(str(source), name))
+        except Exception as error:  # offline, unknown name, no such file: the hub's own classes vary by version
+            reason = _first_line(error)
+    raise UserError(f"{source}: neither a folder with {names[0]} nor a model that the hub could deliver ({reason})")
+
+
+def _modern_name(name: str) -> str:
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+
+
+def _volta_name(name: str, config: Config) -> str | None:
+    found = re.match(r"bert\.encoder\.layer\.(\d+)\.(attention\.self|attention\.output|intermediate|output)\.(.+)", name)
+    if not found:
+        return name
+    layer, part, rest = found.groups()
+    kind = "attn" if part.startswith("attention") else "ff"
+    sublayer = getattr(config, f"bert_layer2{kind}_sublayer").get(layer)
+    return None if sublayer is None else f"bert.encoder.layer.{sublayer}.{part.replace('.', '_')}.{rest}"
+
+
+def _is_text_side(name: str, config: Config) -> bool:
+    if name.startswith("bert.embeddings."):
+        return bool(re.match(r"bert\.embeddings\.(word|position|token_type)_embeddings\.", name))
+    found = re.match(r"bert\.encoder\.layer\.(\d+)\.(\w+)\.(\w+)\.", name)
+    if not found or found[3].startswith("v_"):
+        return False
+    starts = {*config.bert_layer2attn_sublayer.values(), *config.bert_layer2ff_sublayer.values()}
+    return int(found[1]) in starts
+
+
+def _some(names: Iterable[str], shown: int = 3) -> str:
+    names = list(names)
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

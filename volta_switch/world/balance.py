@@ -1,0 +1,82 @@
+"""How far one gets in a world without looking or without reading: chance, majority and prior scores."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+from volta_switch.world.content import Asked, Captioned, Referred, World
+
+VOTES_TO_SCORE = (0.0, 0.3, 0.6, 0.9, 1.0)  # VQA: by the number of annotators who gave an answer; four or more: 1
+
+
+def annotator_scores(given: Iterable[str]) -> dict[str, float]:
+    """Return the VQA score of each answer that an annotator gave, most frequent first."""
+    return {answer: VOTES_TO_SCORE[min(votes, 4)] for answer, votes in Counter(given).most_common()}
+
+
+def balance(world: World) -> dict:
+    """Return chance, majority and prior scores of every task's test split, and the ceiling of retrieval."""
+    return {
+        "refer": {split: refer_chance(entries) for split, entries in world.refer.items() if split != "train"},
+        "vqa": {
+            split: vqa_priors(world.vqa["train"], entries) for split, entries in world.vqa.items() if split != "train"
+        },
+        "retrieval": {
+            split: retrieval_ceiling(entries) for split, entries in world.retrieval.items() if split != "train"
+        },
+    }
+
+
+def refer_chance(entries: list[Referred]) -> dict[str, float]:
+    """Return the accuracy of choosing one of the image's objects at random."""
+    shares = [1 / len(entry.scene.objects) for entry in entries for _ in entry.expressions]
+    return {"expressions": len(shares), "chance": sum(shares) / len(shares)}
+
+
+def vqa_priors(train: list[Asked], test: list[Asked]) -> dict:
+    """Return the test score of the best constant answer, overall and per question kind and wording, fitted on train.
+
+    ``prior_by_kind`` is what reading the question's kind is worth: the reference for models that see text only.
+    """
+    return {
+        "questions": sum(len(entry.questions) for entry in test),
+        "shares": _shares(test),
+        "majority": _constant_score(train, test, lambda question: ""),
+        "prior_by_kind": _constant_score(train, test, lambda question: question.kind),
+        "prior_by_wording": _constant_score(train, test, lambda question: f"{question.kind} {question.form}"),
+    }
+
+
+def _shares(entries: list[Asked]) -> dict[str, float]:
+    kinds = Counter(question.kind for entry in entries for question, _, _ in entry.questions)
+    return {kind: count / kinds.total() for kind, count in sorted(kinds.items())}
+
+
+def _constant_score(train: list[Asked], test: list[Asked], group_of) -> float:
+    totals: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for entry in train:
+        for question, _, given in entry.questions:
+            totals[group_of(question)].update(annotator_scores(given))
+    best = {group: scores.most_common(1)[0][0] for group, scores in totals.items()}
+    earned = [
+        annotator_scores(given).get(best.get(group_of(question), ""), 0.0)
+        for entry in test
+        for question, _, given in entry.questions
+    ]
+    return sum(earned) / len(earned)
+
+
+def retrieval_ceiling(entries: list[Captioned]) -> dict[str, float]:
+    """Return chance and the most that recall at 1 can be when a caption fits other images too.
+
+    A caption counts as fitting an image if no object's place rules it out, so the ceiling errs to the low side.
+    """
+    scenes = [entry.scene for entry in entries]
+    fitting = [
+        sum(caption.may_be_true(scene) for scene in scenes) for entry in entries for caption in entry.captions
+    ]
+    return {
+        "images": len(scenes),
+        "captions": len(fitting),
+        "chance_r1": 1 / len(scenes),
+        "ceiling_r1": sum(1 / number for number in fitting) / len(fitting),
+    }

@@ -1,0 +1,216 @@
+"""Writing a whole world to a folder, and the ``world`` command."""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import fields
+from pathlib import Path
+
+import yaml
+
+from volta_switch.data.lmdb_environment import environment
+from volta_switch.errors import UserError
+from volta_switch.world import files
+from volta_switch.world.balance import balance
+from volta_switch.world.content import World, draw_world
+from volta_switch.world.questions import LABELS
+from volta_switch.world.render import render_world
+from volta_switch.world.spec import MAX_OBJECTS, WorldSpec
+from volta_switch.world.vocabulary import DIRECTORY, Lexicon
+
+SUMMARY = "world.json"
+FORMAT = 1  # raised whenever the same parameters give other files
+
+
+def write_world(out: str | Path, *, overwrite: bool = False, **parameters) -> bool:
+    """Write the world with the given parameters (the fields of ``WorldSpec``) to the folder ``out``.
+
+    The folder appears whole, at the end. Returns False, having written nothing, if ``out`` already holds the world
+    with the same parameters. Raises ``UserError`` for a parameter out of range, and where ``out`` holds anything else
+    and ``overwrite`` is not set.
+    """
+    out = Path(out)
+    spec = WorldSpec(**parameters)
+    if _already_written(out, spec, overwrite):
+        return False
+    unfinished = out.with_name(f"{out.name}.unfinished-{os.getpid()}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        unfinished.mkdir(parents=True)
+        _write(unfinished, spec)
+        if out.exists():
+            shutil.rmtree(out)
+        unfinished.rename(out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return True
+
+
+def _already_written(out: Path, spec: WorldSpec, overwrite: bool) -> bool:
+    """Return whether ``out`` holds this world; raise ``UserError`` if it holds something that must not be replaced."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: a file; expected a folder for the world: give another OUT")
+    if not out.exists() or not any(out.iterdir()):
+        return False
+    try:
+        summary = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        summary = None
+    if not isinstance(summary, dict) or "spec" not in summary:
+        raise UserError(f"{out}: not empty and holds no world ({SUMMARY} missing); give another OUT")
+    if summary["spec"] == spec.as_dict() and summary.get("format") == FORMAT:
+        return not overwrite
+    if not overwrite:
+        wanted, found = spec.as_dict(), summary["spec"]
+        names = [name for name in wanted if found.get(name) != wanted[name]] or ["format"]
+        raise UserError(f"{out}: holds another world ({', '.join(names)} differ); add --overwrite or give another OUT")
+    return False
+
+
+def _write(root: Path, spec: WorldSpec) -> None:
+    world = draw_world(spec)
+    lexicon = Lexicon(spec)
+    lexicon.write(root / DIRECTORY)
+    files.write_datasets(root, world, lexicon)
+    lengths = text_lengths(world, lexicon)
+    tasks = task_file(spec, lengths)
+    (root / "tasks.yml").write_text(yaml.safe_dump(tasks, sort_keys=False), encoding="utf-8")
+    if spec.render:
+        render_world(root / "scenes", world, lexicon)
+    summary = {
+        "format": FORMAT,
+        "spec": spec.as_dict(),
+        "images": {
+            name: {split: len(entries) for split, entries in getattr(world, name).items()}
+            for name in ("concap", "refer", "retrieval", "vqa")
+        },
+        "longest_text": lengths,
+        "labels": len(LABELS),
+        "vocabulary": len(lexicon.vocabulary()),
+        "spelling": lexicon.spelling,
+        "balance": balance(world),
+        "sha256": digests(root),
+    }
+    text = json.dumps(summary, indent=2) + "\n"
+    (root / SUMMARY).write_text(text, encoding="utf-8")
+
+
+def text_lengths(world: World, lexicon: Lexicon) -> dict[str, int]:
+    """Return the longest text of each data set in word pieces, [CLS] and [SEP] included."""
+    texts = {
+        "concap": [caption for part in world.concap.values() for entry in part for caption in entry.captions],
+        "refer": [phrase for part in world.refer.values() for entry in part for _, phrase in entry.expressions],
+        "retrieval": [caption for part in world.retrieval.values() for entry in part for caption in entry.captions],
+        "vqa": [question for part in world.vqa.values() for entry in part for question, _, _ in entry.questions],
+    }
+    return {name: 2 + max(lexicon.length(said.words()) for said in part) for name, part in texts.items()}
+
+
+def task_file(spec: WorldSpec, lengths: dict[str, int]) -> dict[str, dict]:
+    """Return the task file in VOLTA's format; texts are never cut, paths are relative to the world's folder."""
+    most = {"max_region_num": spec.boxes or MAX_OBJECTS, "batch_size": 64, "eval_batch_size": 512}
+    schedule = {"train_split": "train", "val_split": "val", "lr": 1e-4, "num_epoch": 20}
+    retrieval = files.RETRIEVAL / "annotations"
+    return {
+        "TASK1": {
+            **_task("VQA", 1, "VL-classifier", len(LABELS), "BCEWithLogitLoss", "normal"),
+            **_paths(files.VQA, files.VQA_FEATURES),
+            "max_seq_length": lengths["vqa"],
+            **most,
+            **schedule,
+        },
+        "TASK8": {
+            **_task("RetrievalFlickr30k", 8, "VL-logit", 1, "CrossEntropyLoss", "retrieval"),
+            **_paths(files.RETRIEVAL, files.RETRIEVAL_FEATURES, retrieval / "train_ann.jsonl", retrieval / "valid_ann.jsonl"),
+            "max_seq_length": lengths["retrieval"],
+            **most,
+            **schedule,
+        },
+        "TASK10": {
+            **_task("refcoco+", 10, "V-logit", 1, "BCEWithLogitLoss", "normal"),
+            **_paths(files.REFER / "annotations", files.REFER_FEATURES),
+            "max_seq_length": lengths["refer"],
+            **most,
+            **schedule,
+        },
+    }
+
+
+def _task(name: str, number: int, head: str, labels: int, loss: str, process: str) -> dict:
+    return {"name": name, "type": head, "num_labels": labels, "loss": loss, "process": process, "task_id": number}
+
+
+def _paths(dataroot: Path, features: Path, train: Path | None = None, val: Path | None = None) -> dict[str, str]:
+    return {
+        "dataroot": dataroot.as_posix(),
+        "features_h5path1": features.as_posix(),
+        "features_h5path2": "",
+        "train_annotations_jsonpath": train.as_posix() if train else "",
+        "val_annotations_jsonpath": val.as_posix() if val else "",
+    }
+
+
+def digests(root: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file by its path; of an LMDB, of its records in key order."""
+    found = {}
+    for path in sorted(root.rglob("*")):
+        if path.is_dir() or path.name.endswith("-lock"):
+            continue
+        is_lmdb = path.suffix in (".lmdb", ".mdb")
+        digest = _records_digest(path) if is_lmdb else hashlib.sha256(path.read_bytes())
+        found[path.relative_to(root).as_posix()] = digest.hexdigest()
+    return found
+
+
+def _records_digest(path: Path):
+    digest = hashlib.sha256()
+    env = environment(path, "records")
+    with env.begin(buffers=True) as transaction:
+        for key, value in transaction.cursor():
+            digest.update(len(key).to_bytes(4, "big") + bytes(key) + len(value).to_bytes(8, "big"))
+            digest.update(value)
+    return digest
+
+
+def add_world_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the ``world`` command's arguments: OUT, a flag for each field of ``WorldSpec``, and --overwrite."""
+    default = WorldSpec()
+    parser.add_argument("out", metavar="OUT", help="folder to write; it appears whole or not at all")
+    flags = {
+        "seed": "seeds everything",
+        "images": "training images of each data set",
+        "eval_images": "validation, and as many test, images of each data set (retrieval: at most 100)",
+        "text_depth": "0: whole words; k: content words spelled in k + 1 word pieces that must be composed",
+        "vision_depth": "layers of the fixed random network that features pass through",
+        "feature_size": "width of a region feature",
+        "boxes": "regions per image, clutter included (default: one per object, 9 to 12)",
+        "classes": "object classes of the detector, background included",
+        "attributes": "attribute classes of the detector, background included",
+    }
+    for name, text in flags.items():
+        field = {"classes": "num_classes", "attributes": "num_attributes"}.get(name, name)
+        value = getattr(default, field)
+        shown = text if value is None else f"{text} (default: {value})"
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, dest=field, type=int, default=value, metavar="N", help=shown)
+    parser.add_argument("--no-render", dest="render", action="store_false", help="draw no pictures of scenes")
+    parser.add_argument("--overwrite", action="store_true", help="replace a world with other parameters")
+
+
+def run_world(args: argparse.Namespace) -> int:
+    """Write the world that the parsed arguments describe, say what was done, and return the exit code."""
+    parameters = {field.name: getattr(args, field.name) for field in fields(WorldSpec)}
+    if not write_world(args.out, overwrite=args.overwrite, **parameters):
+        print(f"{args.out}: this world is already there; nothing to do")
+        return 0
+    summary = json.loads((Path(args.out) / SUMMARY).read_text(encoding="utf-8"))
+    train = sum(splits["train"] for splits in summary["images"].values())
+    refer, vqa, retrieval = (summary["balance"][task]["test"] for task in ("refer", "vqa", "retrieval"))
+    print(f"{args.out}: {train} training images, vocabulary of {summary['vocabulary']}, {summary['labels']} answers")
+    print(
+        f"without looking: referring expressions {100 * refer['chance']:.1f} %, VQA {100 * vqa['prior_by_kind']:.1f} %, "
+        f"retrieval R@1 {100 * retrieval['chance_r1']:.1f} % (ceiling {100 * retrieval['ceiling_r1']:.1f} %)"
+    )
+    return 0

@@ -1,0 +1,176 @@
+"""Noun phrases: what they say, which objects they denote, and how to find one that denotes a given object.
+
+A phrase has a head (some attribute values) and at most one relation to another phrase, and so on: "the cube left of
+the ball above the red cone". Truth has three values because two objects may stand on neither side of one another: a
+phrase denotes *surely* the smaller and *possibly* the larger of two sets, and is unambiguous where they are equal.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from volta_switch.world.scenes import ATTRIBUTES, DIRECTIONS, SHAPE, VALUES, Scene, members
+
+NEAREST = "closest to"
+LIKENESS = ("sized like", "coloured like", "made like", "shaped like")  # in the order of ATTRIBUTES
+CLEARLY_NEARER = 1.25  # the second-nearest candidate must be at least this many times as far away
+
+Values = tuple[int | None, int | None, int | None, int | None]  # an index per attribute, None where nothing is said
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """``values`` of the head and, optionally, its ``relation`` to the ``anchor``."""
+
+    values: Values
+    relation: str | None = None
+    anchor: "Phrase | None" = None
+
+    def words(self, article: str = "the") -> str:
+        """Return the phrase in English, every noun with the same article."""
+        said = [VALUES[attribute][value] for attribute, value in enumerate(self.values) if value is not None]
+        if self.values[SHAPE] is None:
+            said.append("thing")
+        text = " ".join([article, *said])
+        if self.relation is None or self.anchor is None:
+            return text
+        return f"{text} {self.relation} {self.anchor.words(article)}"
+
+    def hops(self) -> int:
+        """Return the number of relations."""
+        return 0 if self.anchor is None else 1 + self.anchor.hops()
+
+
+def matching(scene: Scene, values: Values) -> int:
+    """Return the set of objects with the given attribute values."""
+    found = scene.everything
+    for attribute, value in enumerate(values):
+        if value is not None:
+            found &= scene.having[attribute][value]
+    return found
+
+
+def denote(scene: Scene, phrase: Phrase) -> tuple[int, int]:
+    """Return the sets of objects that the phrase surely and possibly denotes; an anchor is any object it denotes."""
+    head = matching(scene, phrase.values)
+    if phrase.relation is None or phrase.anchor is None:
+        return head, head
+    sure_anchors, possible_anchors = denote(scene, phrase.anchor)
+    sure = possible = 0
+    for anchor in members(possible_anchors):
+        related_surely, related_possibly = related(scene, phrase.relation, head, anchor)
+        possible |= related_possibly
+        if sure_anchors >> anchor & 1:
+            sure |= related_surely
+    return sure, possible
+
+
+def related(scene: Scene, relation: str, head: int, anchor: int) -> tuple[int, int]:
+    """Return which of the objects in ``head`` surely and possibly stand in ``relation`` to object ``anchor``."""
+    head &= ~(1 << anchor)
+    if relation == NEAREST:
+        return _nearest(scene, head, anchor)
+    if relation in LIKENESS:
+        attribute = LIKENESS.index(relation)
+        alike = head & scene.having[attribute][scene.objects[anchor][attribute]]
+        return alike, alike
+    direction = DIRECTIONS.index(relation)
+    return head & scene.sure[direction][anchor], head & scene.possible[direction][anchor]
+
+
+def denotes_only(scene: Scene, phrase: Phrase, target: int) -> bool:
+    """Return whether the phrase unambiguously denotes object ``target``, and each of its anchors one object too."""
+    sure, possible = denote(scene, phrase)
+    if sure != possible or sure != 1 << target:
+        return False
+    if phrase.anchor is None:
+        return True
+    anchors = members(denote(scene, phrase.anchor)[0])
+    return len(anchors) == 1 and denotes_only(scene, phrase.anchor, anchors[0])
+
+
+def _nearest(scene: Scene, head: int, anchor: int) -> tuple[int, int]:
+    if not head:
+        return 0, 0
+    x, y = scene.centre(anchor)
+    distances = {}
+    for index in members(head):
+        other_x, other_y = scene.centre(index)
+        distances[index] = ((x - other_x) ** 2 + (y - other_y) ** 2) ** 0.5
+    limit = min(distances.values()) * CLEARLY_NEARER
+    near = sum(1 << index for index, distance in distances.items() if distance < limit)
+    return (near if near & (near - 1) == 0 else 0), near
+
+
+def by_attributes(
+    rng: random.Random, scene: Scene, target: int, unsaid: Sequence[int] = (), extra: float = 0.25
+) -> Phrase | None:
+    """Describe object ``target`` by as few attributes as a random order allows, or return None if none suffice.
+
+    ``unsaid`` attributes are not used. With probability ``extra`` one attribute more than needed is said.
+    """
+    order = [attribute for attribute in range(4) if attribute not in unsaid]
+    rng.shuffle(order)
+    values: list[int | None] = [None, None, None, None]
+    found = scene.everything
+    while order and found != 1 << target:
+        attribute = order.pop()
+        value = scene.objects[target][attribute]
+        narrower = found & scene.having[attribute][value]
+        if narrower != found:  # an attribute that excludes nothing is not worth a word
+            values[attribute], found = value, narrower
+    if found != 1 << target:
+        return None
+    if order and rng.random() < extra:
+        values[order[-1]] = scene.objects[target][order[-1]]
+    return Phrase(tuple(values))
+
+
+def by_relation(
+    rng: random.Random,
+    scene: Scene,
+    target: int,
+    relations: Sequence[str],
+    hops: int = 1,
+    unsaid: Sequence[int] = (),
+    tries: int = 24,
+) -> Phrase | None:
+    """Describe object ``target`` by ``hops`` relations, each needed: no head is unique by itself.
+
+    The first relation is one of ``relations``, further ones are directions. Returns None after ``tries`` failures.
+    """
+    others = [index for index in range(len(scene.objects)) if index != target]
+    for _ in range(tries):
+        relation = rng.choice(relations)
+        anchor = rng.choice(others)
+        head = _head(rng, scene, target, (*unsaid, LIKENESS.index(relation)) if relation in LIKENESS else unsaid)
+        candidates = matching(scene, head)
+        if candidates & ~(1 << anchor) == 1 << target:
+            continue
+        sure, possible = related(scene, relation, candidates, anchor)
+        if sure != 1 << target or possible != sure:
+            continue
+        silent = (LIKENESS.index(relation),) if relation in LIKENESS else ()
+        if hops > 1:
+            description = by_relation(rng, scene, anchor, DIRECTIONS, hops - 1, silent, tries=6)
+        else:
+            description = by_attributes(rng, scene, anchor, silent, extra=0.1)
+        if description is not None:
+            return Phrase(head, relation, description)
+    return None
+
+
+def _head(rng: random.Random, scene: Scene, target: int, unsaid: Sequence[int]) -> Values:
+    """Draw zero to two attributes of object ``target``, its shape more often than the others."""
+    wanted = [0.25, 0.4, 0.25, 0.7]
+    said = [rng.random() < chance for chance in wanted]
+    values = [
+        value if said[attribute] and attribute not in unsaid else None
+        for attribute, value in enumerate(scene.objects[target])
+    ]
+    return tuple(values)
+
+
+def attribute_index(name: str) -> int:
+    """Return the position of an attribute's name in ``ATTRIBUTES``."""
+    return ATTRIBUTES.index(name)
