@@ -6,9 +6,7 @@ every name and shape: what is missing, left over, misshapen or contradictory rai
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 
 from volta_switch.config import Config
 from volta_switch.errors import UserError
+from volta_switch.files import replacing
 
 State = Mapping[str, Tensor]
 
@@ -107,34 +106,19 @@ def write_weights(path: str | Path, state: State) -> None:
     In safetensors each shared weight is stored under every name, since the format has no notion of sharing.
     """
     path = Path(path)
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
-    with _replacing(path) as temporary:
-        if path.suffix == ".safetensors":
+    safe = path.suffix == ".safetensors"
+    tensors: dict[str, Tensor] = {}
+    copies: dict[tuple[object, ...], Tensor] = {}  # a PyTorch file holds what is shared once
+    for name, tensor in state.items():
+        place = (name,) if safe else (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        if place not in copies:
+            copies[place] = tensor.detach().cpu().clone().contiguous()
+        tensors[name] = copies[place]
+    with replacing(path) as temporary:
+        if safe:
             save_file(tensors, temporary)
         else:
             torch.save(tensors, temporary)
-
-
-class _replacing:
-    """A temporary name beside ``path`` that takes its place when the block ends without an error."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __enter__(self) -> str:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, self.temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
-        os.close(handle)
-        return self.temporary
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            os.unlink(self.temporary)
-            return
-        with open(self.temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.chmod(self.temporary, 0o644)
-        os.replace(self.temporary, self.path)
 
 
 def load_bert(model: nn.Module, config: Config, source: str | Path) -> list[str]:
@@ -164,12 +148,15 @@ def load_bert(model: nn.Module, config: Config, source: str | Path) -> list[str]
         if target in own:
             renamed[target] = tensor
     types = "bert.embeddings.token_type_embeddings.weight"
-    if types in renamed and renamed[types].shape[0] < own[types].shape[0]:  # VL-BERT has a third type
-        renamed[types] = torch.cat((renamed[types], own[types][renamed[types].shape[0] :]))
+    table = renamed.get(types, own[types])
+    if len(table) < len(own[types]) and table.shape[1:] == own[types].shape[1:]:  # VL-BERT has a third type
+        renamed[types] = torch.cat((table, own[types][len(table) :]))
     wanted = [name for name in own if _is_text_side(name, config)]
     lost = [name for name in wanted if name not in renamed]
     if lost:
-        raise UserError(f"{source}: {_some(lost)} missing; expected a BERT with {len(config.bert_layer2attn_sublayer)} layers")
+        raise UserError(
+            f"{source}: {_some(lost)} missing; expected a BERT with {len(config.bert_layer2attn_sublayer)} layers"
+        )
     for name, tensor in renamed.items():
         if tensor.shape != own[name].shape:
             raise UserError(
@@ -206,7 +193,9 @@ def _modern_name(name: str) -> str:
 
 
 def _volta_name(name: str, config: Config) -> str | None:
-    found = re.match(r"bert\.encoder\.layer\.(\d+)\.(attention\.self|attention\.output|intermediate|output)\.(.+)", name)
+    found = re.match(
+        r"bert\.encoder\.layer\.(\d+)\.(attention\.self|attention\.output|intermediate|output)\.(.+)", name
+    )
     if not found:
         return name
     layer, part, rest = found.groups()
@@ -217,7 +206,7 @@ def _volta_name(name: str, config: Config) -> str | None:
 
 def _is_text_side(name: str, config: Config) -> bool:
     if name.startswith("bert.embeddings."):
-        return bool(re.match(r"bert\.embeddings\.(word|position|token_type)_embeddings\.", name))
+        return bool(re.match(r"bert\.embeddings\.((word|position|token_type)_embeddings|LayerNorm)\.", name))
     found = re.match(r"bert\.encoder\.layer\.(\d+)\.(\w+)\.(\w+)\.", name)
     if not found or found[3].startswith("v_"):
         return False

@@ -68,10 +68,10 @@ def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Iter
 def find_config(name: str | Path) -> Path:
     """The file that a configuration's name or path stands for."""
     given = Path(name)
-    tried = [given, given.with_name(given.name + ".json")]
+    spellings = [given, given.with_name(given.name + ".json")] if given.name else []
+    tried = list(spellings)
     if not given.is_absolute():
-        for folder in CONFIG_FOLDERS:
-            tried += [folder / given, folder / given.with_name(given.name + ".json")]
+        tried += [folder / spelling for folder in CONFIG_FOLDERS for spelling in spellings]
     for path in tried:
         if path.is_file():
             return path
@@ -96,12 +96,9 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     if not separator or not key:
         raise UserError(f"--set {override}: expected key=value, for example switch.top_k=2")
     try:
-        value = yaml.safe_load(text)
+        value = _with_floats(yaml.safe_load(text))
     except yaml.YAMLError:
         raise UserError(f"--set {override}: the value is not valid JSON or YAML") from None
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            value = float(value)  # YAML reads 1e-6 as a string
     *parents, last = key.split(".")
     target = values
     for parent in parents:
@@ -109,6 +106,18 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         if not isinstance(target, dict):
             raise UserError(f"--set {override}: {parent} is not a section")
     target[last] = value
+
+
+def _with_floats(value: Any) -> Any:
+    """The value with strings such as 1e-6, which YAML does not take for numbers, as floats."""
+    if isinstance(value, dict):
+        return {key: _with_floats(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_floats(item) for item in value]
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
 
 
 def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:

@@ -9,7 +9,7 @@ and what its task adds (see the collating functions).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,15 +81,16 @@ def collate_pretraining(samples: Sequence[Sample], layout: Layout) -> Batch:
     """Add masked_lm_labels (B, T), the region labels (B, N, ...) and next_sentence_label (B,) to the inputs.
 
     Samples add masked_lm_labels (T,), image_label (n,), image_cls (n, C), obj_labels, obj_confs, attr_labels,
-    attr_confs (n,), image_feat_target (n, F), next_sentence_label int. None of the region labels has a place for the
-    global region. Padding: IGNORED in masked_lm_labels and image_label, else 0.
+    attr_confs (n,), next_sentence_label int, and where asked for image_feat_target (n, F). None of the region labels
+    has a place for the global region. Padding: IGNORED in masked_lm_labels and image_label, else 0.
     """
     inputs = text_inputs([s["input_ids"] for s in samples], layout) | image_inputs(samples, layout)
     length, boxes = inputs["input_ids"].shape[1], _num_boxes(samples, layout)
     inputs["masked_lm_labels"] = padded([s["masked_lm_labels"] for s in samples], length, IGNORED)
     inputs["image_label"] = padded([s["image_label"] for s in samples], boxes, IGNORED)
     for name in ("image_cls", "obj_labels", "obj_confs", "attr_labels", "attr_confs", "image_feat_target"):
-        inputs[name] = padded([s[name] for s in samples], boxes, 0)
+        if name in samples[0]:
+            inputs[name] = padded([s[name] for s in samples], boxes, 0)
     inputs["next_sentence_label"] = torch.tensor([s["next_sentence_label"] for s in samples], dtype=torch.int64)
     return Batch(inputs, None, [s["id"] for s in samples])
 
@@ -139,7 +140,7 @@ def text_inputs(texts: Sequence[np.ndarray], layout: Layout) -> dict[str, torch.
     }
 
 
-def image_inputs(samples: Sequence[Sample], layout: Layout) -> dict[str, torch.Tensor]:
+def image_inputs(samples: Sequence[Mapping[str, Any]], layout: Layout) -> dict[str, torch.Tensor]:
     """Return image_feat (B, R, F), image_loc (B, R, num_locs) float32 and image_attention_mask (B, R) int64."""
     boxes = _num_boxes(samples, layout)
     size = boxes + (layout.add_global_imgfeat is not None)
@@ -169,7 +170,7 @@ def padded(arrays: Sequence[np.ndarray], length: int, fill: int, start: int = 0)
     return torch.from_numpy(batch)
 
 
-def _num_boxes(samples: Sequence[Sample], layout: Layout) -> int:
+def _num_boxes(samples: Sequence[Mapping[str, Any]], layout: Layout) -> int:
     return layout.num_boxes or max(len(s["image_feat"]) for s in samples)
 
 

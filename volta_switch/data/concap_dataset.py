@@ -51,6 +51,7 @@ class ConcapDataset:
     them, hard negatives), None (nothing hidden, no mismatched pairs).
     max_seq_length: tokens with [CLS] and [SEP]. max_regions: only the first ones of each image; None: all.
     in_memory: keep decoded pairs (585 kB each at VOLTA's size).
+    feature_targets: give image_feat_target, which only the visual targets that regress features (1, 2, 5) read.
 
     A sample depends on nothing but (seed, epoch, index): not on workers, ranks, batches or what was drawn before.
     Without `set_epoch`, as in validation, every epoch hides the same.
@@ -79,6 +80,7 @@ class ConcapDataset:
         max_regions: int | None = None,
         seed: int = 0,
         in_memory: bool = False,
+        feature_targets: bool = True,
     ) -> None:
         features_name, captions_name = _FILES[split]
         self.pairs = ConcapFile(Path(features_path) / features_name, in_memory=in_memory)
@@ -93,6 +95,7 @@ class ConcapDataset:
         self._max_seq_length = max_seq_length
         self._max_regions = max_regions
         self._seed = seed
+        self._feature_targets = feature_targets
         if self._recipe is not None:
             span = self._recipe.word_span
             self._mask_words = WordMasking(tokenizer.mask_id, tokenizer.vocab_size, rate=0.15, span=span)
@@ -145,7 +148,7 @@ class ConcapDataset:
         if self._objective == 1 and mismatched:
             labels[:] = IGNORED
             predicted[:] = False
-        return {
+        sample = {
             "id": regions.image_id,
             "input_ids": input_ids,
             "masked_lm_labels": labels,
@@ -159,8 +162,8 @@ class ConcapDataset:
             "obj_confs": regions.objects_conf,
             "attr_labels": regions.attrs_id,
             "attr_confs": regions.attrs_conf,
-            "image_feat_target": regions.features,
         }
+        return sample | {"image_feat_target": regions.features} if self._feature_targets else sample
 
     def _tokens_of(self, index: int, caption: str) -> np.ndarray:
         """Look up the caption's tokens where the caption file has it at the pair's place, else make them."""

@@ -11,7 +11,7 @@ import base64
 import binascii
 import os
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,6 +79,9 @@ class FeatureStore:
     def keys(self) -> list[str]:
         """Return the image ids, in the file's order."""
         return list(self._keys)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
 
     def __len__(self) -> int:
         return len(self._keys)

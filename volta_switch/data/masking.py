@@ -34,14 +34,16 @@ class WordMasking:
         The first and last id ([CLS], [SEP]) are never chosen.
         """
         words = len(input_ids) - 2
-        chosen = np.zeros(len(input_ids), dtype=bool)
-        if words > 0:
-            chosen[1:-1] = self._span(words, rng) if self.span else rng.random(words) < self.rate
-        labels = np.where(chosen, input_ids, IGNORED)
-        kind = rng.random(len(input_ids))
-        anything = rng.integers(self.vocab_size, size=len(input_ids))
-        masked = np.where(chosen & (kind < 0.8), self.mask_id, input_ids)
-        masked = np.where(chosen & (kind >= 0.8) & (kind < 0.9), anything, masked)
+        masked, labels = input_ids.copy(), np.full(len(input_ids), IGNORED, dtype=np.int64)
+        if words < 1:
+            return masked, labels
+        choice, kind, anything = rng.random((3, words))
+        chosen = self._span(words, rng) if self.span else choice < self.rate
+        hidden = np.flatnonzero(chosen)
+        original, kind = input_ids[1:-1][hidden], kind[hidden]
+        random_tokens = (anything[hidden] * self.vocab_size).astype(np.int64)
+        masked[hidden + 1] = np.where(kind < 0.8, self.mask_id, np.where(kind < 0.9, random_tokens, original))
+        labels[hidden + 1] = original
         return masked, labels
 
     @staticmethod

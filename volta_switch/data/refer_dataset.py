@@ -46,7 +46,8 @@ class ReferDataset:
 
     def __getitem__(self, index: int) -> Sample:
         entry = self.entries[index]
-        regions = self._images.regions(entry.image_id)
+        image = self._images[entry.image_id]
+        regions = image.regions
         whole = np.array([[0, 0, regions.image_w, regions.image_h]], dtype=np.float32)
         meant = np.array([entry.box], dtype=np.float32)
         overlap = pairwise_iou(np.concatenate([regions.boxes, whole]), meant)[:, 0]  # (n + 1,)
@@ -55,5 +56,5 @@ class ReferDataset:
             "input_ids": self._tokens[index],
             "target": overlap[:-1],
             "global_target": overlap[-1],
-            **self._images[entry.image_id],
+            **image.inputs,
         }

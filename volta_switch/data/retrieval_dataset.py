@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -64,18 +64,15 @@ class RetrievalDataset:
     def __getitem__(self, index: int) -> list[Sample]:
         rng = np.random.default_rng([self._seed, self._epoch, index])
         image = int(self.annotations.caption_image[index])
-        other_image = self._other_image(image, rng)
-        pairs = [
-            (image, index),
-            (image, self._other_caption(index, image, rng, hard=False)),
-            (other_image, index),
-            (image, self._other_caption(index, image, rng, hard=True)),
-        ]
-        return [self._pair(*pair) for pair in pairs]
+        own = self._inputs(image)
+        other = self._inputs(self._other_image(image, rng))
+        random_caption = self._other_caption(index, image, rng, hard=False)
+        hard_caption = self._other_caption(index, image, rng, hard=True)
+        pairs = [(own, index), (own, random_caption), (other, index), (own, hard_caption)]
+        return [{"id": str(caption), "input_ids": self._tokens[caption], **inputs} for inputs, caption in pairs]
 
-    def _pair(self, image: int, caption: int) -> Sample:
-        image_id = self.annotations.image_ids[image]
-        return {"id": str(caption), "input_ids": self._tokens[caption], **self._images[image_id]}
+    def _inputs(self, image: int) -> Mapping[str, np.ndarray]:
+        return self._images[self.annotations.image_ids[image]].inputs
 
     def _other_image(self, image: int, rng: np.random.Generator) -> int:
         drawn = int(rng.integers(len(self.annotations.image_ids) - 1))
@@ -118,7 +115,7 @@ class RetrievalPool:
 
     def image_inputs(self, images: Sequence[int], layout: Layout) -> dict[str, torch.Tensor]:
         """Return image_feat, image_loc and image_attention_mask of some images, by index."""
-        return image_inputs([dict(self._images[self.image_ids[image]]) for image in images], layout)
+        return image_inputs([self._images[self.image_ids[image]].inputs for image in images], layout)
 
     def text_inputs(self, captions: Sequence[int], layout: Layout) -> dict[str, torch.Tensor]:
         """Return input_ids, token_type_ids and attention_mask of some captions, by index."""

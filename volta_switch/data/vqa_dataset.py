@@ -48,4 +48,4 @@ class VqaDataset:
             target = np.zeros(len(self.label2ans), dtype=np.float32)
             target[list(entry.labels)] = entry.scores
         image = self._images[entry.image_id]
-        return {"id": str(entry.question_id), "input_ids": self._tokens[index], "target": target, **image}
+        return {"id": str(entry.question_id), "input_ids": self._tokens[index], "target": target, **image.inputs}

@@ -238,7 +238,8 @@ class BertForVLTasks(nn.Module):
         if kind == "V-logit":
             out.scores = head(self.dropout(out.sequence_v))
             if image_attention_mask is not None:
-                out.scores = out.scores + (PADDED_SCORE * (1 - image_attention_mask))[..., None].to(out.scores.dtype)
+                padding = 1 - image_attention_mask[..., None].to(out.scores.dtype)  # (B, R, 1)
+                out.scores = out.scores + PADDED_SCORE * padding
             return out
         pooled = fuse(out.pooled_t, out.pooled_v, self.config.fusion_method)
         if pooled is None:

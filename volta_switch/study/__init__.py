@@ -1,0 +1,1 @@
+"""Controlled comparisons: one plan, many runs, one table."""

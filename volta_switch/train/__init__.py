@@ -1,0 +1,1 @@
+"""Training and evaluation: what the four entry points do."""

@@ -71,9 +71,7 @@ def retrieval_ceiling(entries: list[Captioned]) -> dict[str, float]:
     A caption counts as fitting an image if no object's place rules it out, so the ceiling errs to the low side.
     """
     scenes = [entry.scene for entry in entries]
-    fitting = [
-        sum(caption.may_be_true(scene) for scene in scenes) for entry in entries for caption in entry.captions
-    ]
+    fitting = [sum(caption.may_be_true(scene) for scene in scenes) for entry in entries for caption in entry.captions]
     return {
         "images": len(scenes),
         "captions": len(fitting),

@@ -123,7 +123,9 @@ def task_file(spec: WorldSpec, lengths: dict[str, int]) -> dict[str, dict]:
         },
         "TASK8": {
             **_task("RetrievalFlickr30k", 8, "VL-logit", 1, "CrossEntropyLoss", "retrieval"),
-            **_paths(files.RETRIEVAL, files.RETRIEVAL_FEATURES, retrieval / "train_ann.jsonl", retrieval / "valid_ann.jsonl"),
+            **_paths(
+                files.RETRIEVAL, files.RETRIEVAL_FEATURES, retrieval / "train_ann.jsonl", retrieval / "valid_ann.jsonl"
+            ),
             "max_seq_length": lengths["retrieval"],
             **most,
             **schedule,

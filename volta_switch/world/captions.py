@@ -18,7 +18,7 @@ class Caption:
 
     def words(self) -> str:
         """Return the caption in English."""
-        return " and ".join(clause.words("a") for clause in self.clauses)
+        return " and ".join(clause.words() for clause in self.clauses)
 
     def is_true(self, scene: Scene) -> bool:
         """Return whether every clause is surely true of the scene."""

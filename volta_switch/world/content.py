@@ -87,9 +87,7 @@ def draw_world(spec: WorldSpec) -> World:
     return World(spec, concap, refer, retrieval, vqa)
 
 
-def _splits(
-    spec: WorldSpec, dataset: str, images: dict[str, int]
-) -> list[tuple[str, list[Scene], random.Random]]:
+def _splits(spec: WorldSpec, dataset: str, images: dict[str, int]) -> list[tuple[str, list[Scene], random.Random]]:
     """Return, for each split, its name, its scenes and a generator for its texts."""
     drawn = []
     first = FIRST_IMAGE[dataset]

@@ -44,7 +44,9 @@ class Detector:
         parts = [self._regions_of(rng, scene) for scene in scenes]  # objects (R,), boxes (R, 4), overlapped (R,)
         objects = np.concatenate([part[0] for part in parts])
         boxes = np.concatenate([part[1] for part in parts])
-        attributes = np.concatenate([np.array(scene.objects)[part[0]] for scene, part in zip(scenes, parts, strict=True)])
+        attributes = np.concatenate(
+            [np.array(scene.objects)[part[0]] for scene, part in zip(scenes, parts, strict=True)]
+        )
         is_object = objects >= 0
         features = self._features(rng, attributes, is_object)
         cls_prob = self._class_distribution(rng, attributes, is_object)
@@ -77,7 +79,9 @@ class Detector:
         noise = rng.standard_normal(clean.shape, dtype=np.float32)
         return clean.astype(np.float32) + np.float32(FEATURE_NOISE) * noise
 
-    def _class_distribution(self, rng: np.random.Generator, attributes: np.ndarray, is_object: np.ndarray) -> np.ndarray:
+    def _class_distribution(
+        self, rng: np.random.Generator, attributes: np.ndarray, is_object: np.ndarray
+    ) -> np.ndarray:
         """Return cls_prob (R, C): shape x colour, with mass on classes that share one of the two."""
         logits = np.full((len(attributes), self.spec.num_classes), LOGIT_UNUSED)
         shape = attributes[:, SHAPE, None] == np.repeat(np.arange(len(SHAPES)), len(COLOURS))

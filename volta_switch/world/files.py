@@ -158,7 +158,9 @@ def hard_pool(entries: list[Captioned]) -> np.ndarray:
         for _, colour, _, shape in entry.scene.objects:
             counts[row, shape * colours + colour] += 1
     deepest = int(counts.max())
-    shared = sum((counts > level).astype(np.float32) @ (counts > level).T.astype(np.float32) for level in range(deepest))
+    shared = sum(
+        (counts > level).astype(np.float32) @ (counts > level).T.astype(np.float32) for level in range(deepest)
+    )
     np.fill_diagonal(shared, np.inf)
     return np.argsort(-shared, axis=1, kind="stable")[:, : min(HARD_POOL, len(entries))]
 
@@ -192,8 +194,7 @@ def _annotation(question: Question, reply: str, given: tuple[str, ...]) -> dict:
         "answer_type": answer_types.get(question.kind, "other"),
         "multiple_choice_answer": reply,
         "answers": [
-            {"answer": answer, "answer_confidence": "yes", "answer_id": 1 + person} for person, answer in enumerate(given)
+            {"answer": answer, "answer_confidence": "yes", "answer_id": 1 + person}
+            for person, answer in enumerate(given)
         ],
     }
-
-

@@ -26,15 +26,15 @@ class Phrase:
     relation: str | None = None
     anchor: "Phrase | None" = None
 
-    def words(self, article: str = "the") -> str:
-        """Return the phrase in English, every noun with the same article."""
+    def words(self) -> str:
+        """Return the phrase in English, as terse as people's referring expressions are: without articles."""
         said = [VALUES[attribute][value] for attribute, value in enumerate(self.values) if value is not None]
         if self.values[SHAPE] is None:
             said.append("thing")
-        text = " ".join([article, *said])
+        text = " ".join(said)
         if self.relation is None or self.anchor is None:
             return text
-        return f"{text} {self.relation} {self.anchor.words(article)}"
+        return f"{text} {self.relation} {self.anchor.words()}"
 
     def hops(self) -> int:
         """Return the number of relations."""

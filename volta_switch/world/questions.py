@@ -52,8 +52,7 @@ class Question:
         if self.kind == "count":
             return f"how many {_plural(self.phrase)} are there"
         if self.kind == "exists":
-            head, *rest = self.phrase.words().split(" the ")
-            return " the ".join([f"is there {head.replace('the', 'a', 1)}", *rest])
+            return f"is there {self.phrase.words()}"
         assert self.other is not None
         if self.kind == "where":
             return f"where is {self.phrase.words()} from {self.other.words()}"
@@ -207,6 +206,6 @@ def _other_likeness(kind: str) -> tuple[str, ...]:
 
 def _plural(phrase: Phrase) -> str:
     """Return the phrase without article, its first noun in the plural."""
-    text = phrase.words().removeprefix("the ")
+    text = phrase.words()
     noun = "thing" if phrase.values[SHAPE] is None else VALUES[SHAPE][phrase.values[SHAPE]]
     return text.replace(noun, f"{noun}s", 1)

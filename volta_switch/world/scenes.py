@@ -24,7 +24,7 @@ SIZE, COLOUR, MATERIAL, SHAPE = range(4)
 
 DIRECTIONS = ("left of", "right of", "above", "below")
 MARGIN = 0.04  # of the canvas: centres closer than this along an axis are on neither side of one another
-SIDES = ((34, 40), (50, 57), (68, 77))  # pixels: the range of a small, medium and large object's sides
+SIDES = ((40, 50), (66, 80))  # pixels: the range of a small and of a large object's sides
 GAP = 4  # pixels kept free between two objects
 PLACES_TRIED = 60
 

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from volta_switch.data.collate import Layout
+from volta_switch.data.feature_lmdb import FeatureStore
+from volta_switch.data.refer import ReferEntry
+from volta_switch.data.refer_dataset import ReferDataset
+from volta_switch.data.regions import global_feature
+from volta_switch.data.retrieval import RetrievalAnnotations, load_retrieval
+from volta_switch.data.retrieval_dataset import RetrievalDataset, RetrievalPool
+from volta_switch.data.vqa import VqaAnnotations, VqaEntry
+from volta_switch.data.vqa_dataset import VqaDataset
+from volta_switch.errors import UserError
+
+
+@pytest.fixture(params=[False, True], ids=["read", "in_memory"])
+def store(request, flickr_directory) -> FeatureStore:
+    return FeatureStore(flickr_directory / "flickr30k_feat.lmdb", feature_size=6, in_memory=request.param)
+
+
+@pytest.fixture(scope="session")
+def annotations(flickr_directory) -> RetrievalAnnotations:
+    return load_retrieval(flickr_directory / "train_ann.jsonl")
+
+
+def test_answers_become_soft_targets(store, tokenizer) -> None:
+    entries = [VqaEntry(5, 101, "a dog", (2, 0), (1.0, 0.3)), VqaEntry(6, 100, "the cat", (), ())]
+    dataset = VqaDataset(VqaAnnotations(entries, ["yes", "no", "red"]), store, tokenizer, num_locs=5)
+    batch = dataset.collate([dataset[0], dataset[1]], Layout("first"))
+    assert torch.equal(batch.target, torch.tensor([[0.3, 0, 1], [0, 0, 0]]))
+    assert batch.ids == ["5", "6"] and dataset.text_lengths.tolist() == [4, 4]
+
+
+def test_questions_without_answers_have_no_target(store, tokenizer) -> None:
+    entries = [VqaEntry(5, 101, "a dog", None, None)]
+    dataset = VqaDataset(VqaAnnotations(entries, ["yes"]), store, tokenizer, num_locs=5)
+    assert dataset.collate([dataset[0]], Layout("first")).target is None
+
+
+@pytest.mark.parametrize(("where", "boxes", "whole"), [("first", slice(1, 4), 0), ("last", slice(0, 3), -1)])
+def test_the_whole_image_is_a_target_but_no_candidate(store, tokenizer, where, boxes, whole) -> None:
+    meant = store[102].boxes[1].tolist()
+    entries = [ReferEntry("a dog", 11, 3, 102, tuple(meant)), ReferEntry("red", 12, 3, 103, (0, 0, 120, 100))]
+    dataset = ReferDataset(entries, store, tokenizer, num_locs=5)
+    batch = dataset.collate([dataset[0], dataset[1]], Layout(where))
+    assert batch.target.shape == batch.candidates.shape == (2, 5)  # 3 and 4 boxes
+    assert batch.target[0, boxes].argmax() == 1 and batch.target[0, boxes][1] == 1
+    assert batch.candidates[0, boxes].all() and batch.candidates.sum(dim=1).tolist() == [3, 4]
+    assert not batch.candidates[:, whole].any() and batch.target[1, whole] == 1
+    padding = batch.inputs["image_attention_mask"] == 0
+    assert padding.sum() == 1 and (batch.target[padding] == 0).all() and not batch.candidates[padding].any()
+    assert batch.ids == ["11", "12"]
+
+
+def test_regions_beyond_the_limit_are_left_out_but_count_for_the_mean(store, tokenizer) -> None:
+    entries = [ReferEntry("a dog", 11, 3, 103, (0, 0, 50, 50))]
+    sample = ReferDataset(entries, store, tokenizer, num_locs=5, max_regions=2)[0]
+    assert len(sample["image_feat"]) == len(sample["target"]) == 2
+    assert np.array_equal(sample["global_feat"], global_feature(store[103].features))
+
+
+def test_the_four_alternatives_are_pair_caption_image_and_hard_caption(store, annotations, tokenizer) -> None:
+    hard = np.array([[(i + 1) % 8, (i + 2) % 8] for i in range(8)])
+    dataset = RetrievalDataset(annotations, store, tokenizer, num_locs=5, hard_negatives=hard, seed=1)
+    seen_captions, seen_images = set(), set()
+    for epoch in range(40):
+        dataset.set_epoch(epoch)
+        for index in range(len(dataset)):
+            pair, caption, image, hard_caption = dataset[index]
+            own = annotations.caption_image[index]
+            features = store[annotations.image_ids[own]].features
+            for alternative in (pair, caption, hard_caption):
+                assert np.array_equal(alternative["image_feat"], features)
+            assert not np.array_equal(image["image_feat"], features)
+            assert np.array_equal(image["input_ids"], pair["input_ids"])
+            assert annotations.caption_image[int(caption["id"])] != own
+            assert annotations.caption_image[int(hard_caption["id"])] in hard[own]
+            if index == 0:
+                seen_captions.add(int(caption["id"]))
+                seen_images.add(image["image_feat"].tobytes())
+    # all captions and images of the other images are drawn, each about once in 14 and 7 draws
+    assert len(seen_captions) >= 12 and len(seen_images) == 7
+
+
+def test_negatives_depend_on_seed_epoch_and_index_alone(store, annotations, tokenizer) -> None:
+    def drawn(seed, epoch, order):
+        dataset = RetrievalDataset(annotations, store, tokenizer, num_locs=5, seed=seed)
+        dataset.set_epoch(epoch)
+        samples = {index: dataset[index] for index in order}
+        return [[row["id"] for row in samples[i]] for i in range(16)]
+
+    assert drawn(1, 2, range(16)) == drawn(1, 2, reversed(range(16)))
+    assert drawn(1, 2, range(16)) != drawn(1, 3, range(16)) != drawn(2, 2, range(16))
+
+
+def test_a_negative_caption_does_not_read_like_the_true_one(store, tokenizer) -> None:
+    texts = ["a dog", "a cat", "a dog", "a dog"]
+    images = ["100", "101", "102", "103"]
+    dataset = RetrievalDataset(
+        RetrievalAnnotations(images, texts, np.arange(4), "memory"), store, tokenizer, num_locs=5
+    )
+    same = 0
+    for epoch in range(50):
+        dataset.set_epoch(epoch)
+        same += sum(
+            np.array_equal(row["input_ids"], dataset[0][0]["input_ids"]) for row in (dataset[0][1], dataset[0][3])
+        )
+    assert same <= 10  # of 100: (2/3) ** 8 = 4 % keep it; without drawing again 67 % would
+
+
+def test_alternatives_are_laid_out_one_after_the_other(store, annotations, tokenizer) -> None:
+    dataset = RetrievalDataset(annotations, store, tokenizer, num_locs=5)
+    batch = dataset.collate([dataset[0], dataset[5]], Layout("first"))
+    assert batch.inputs["input_ids"].shape[0] == batch.inputs["image_feat"].shape[0] == 8
+    assert batch.target.tolist() == [0, 0] and batch.ids == ["0", "5"] and len(batch) == 2
+    assert torch.equal(batch.inputs["input_ids"][4], batch.inputs["input_ids"][6])  # the pair, the other image
+    assert torch.equal(batch.inputs["image_feat"][4], batch.inputs["image_feat"][5])  # the pair, the other caption
+
+
+def test_one_image_gives_no_negatives(store, tokenizer) -> None:
+    with pytest.raises(UserError, match=r"train_ann\.jsonl: one image gives no negatives"):
+        RetrievalDataset(
+            RetrievalAnnotations(["100"], ["a dog"], np.zeros(1, dtype=np.int64), "train_ann.jsonl"),
+            store,
+            tokenizer,
+            num_locs=5,
+        )
+
+
+def test_the_pool_gives_all_images_and_captions(store, annotations, tokenizer) -> None:
+    pool = RetrievalPool(annotations, store, tokenizer, num_locs=5)
+    layout = Layout("first", num_boxes=4)
+    images = pool.image_inputs(range(8), layout)
+    texts = pool.text_inputs([3, 0], layout)
+    assert images["image_feat"].shape == (8, 5, 6) and len(pool.image_ids) == 8
+    assert images["image_attention_mask"].sum(dim=1).tolist() == [2, 3, 4, 5] * 2
+    assert texts["input_ids"].tolist() == [tokenizer.encode(annotations.captions[i], 30) for i in (3, 0)]
+    assert pool.caption_image.tolist() == [i // 2 for i in range(16)] and len(pool.text_lengths) == 16

@@ -1,0 +1,7 @@
+"""Fine-tunes one model on one task; VOLTA's flags, see --help."""
+
+from volta_switch.train.arguments import run_command
+from volta_switch.train.finetuning import main
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,68 @@
+"""``volta-switch``: the commands beside the four VOLTA entry points."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from volta_switch import __version__
+from volta_switch.study.curves import draw_curves
+from volta_switch.study.plan import Study, load_study
+from volta_switch.study.run import run_study
+from volta_switch.study.table import make_table
+from volta_switch.train.arguments import run_command
+from volta_switch.world import add_world_arguments, run_world
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs one command and exits."""
+    run_command(_run, argv)
+
+
+def _run(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="volta-switch", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    world = commands.add_parser("world", help="write a small synthetic world in VOLTA's file formats")
+    add_world_arguments(world)
+    world.set_defaults(run=run_world)
+    _add_study_commands(commands.add_parser("study", help="run a controlled comparison and print its table"))
+    args = parser.parse_args(argv)
+    args.run(args)
+
+
+def _add_study_commands(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, text, action in (
+        ("run", "run what is not finished yet, then print the table", _run_study),
+        ("table", "print the table of finished runs", _print_table),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("study", help="a YAML file, such as studies/demo.yaml")
+        command.add_argument("--out", default="", help="the study's folder (default: runs/<name>)")
+        command.set_defaults(run=action)
+        if name == "run":
+            command.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cells at once")
+
+
+def _run_study(args: argparse.Namespace) -> None:
+    study = load_study(args.study)
+    run_study(study, _folder(args, study), args.jobs)
+    _print_table(args)
+
+
+def _print_table(args: argparse.Namespace) -> None:
+    study = load_study(args.study)
+    folder = _folder(args, study)
+    print(make_table(study, folder))
+    print(f"{folder / 'table.md'}, {folder / 'table.json'}, {draw_curves(study, folder)}")
+
+
+def _folder(args: argparse.Namespace, study: Study) -> Path:
+    return Path(args.out) if args.out else Path("runs") / study.name
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Image-text retrieval (Flickr30k, COCO): 4-way training, all pairs in the test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from volta_switch.data.collate import Batch
+from volta_switch.data.retrieval import load_hard_negatives, load_retrieval
+from volta_switch.data.retrieval_dataset import RetrievalDataset, RetrievalPool
+from volta_switch.errors import UserError
+from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks
+from volta_switch.tasks.metrics import retrieval_metrics
+from volta_switch.tasks.task import Evaluation, Task
+
+ALTERNATIVES = 4  # the pair, a random caption, a random image, a hard-negative caption
+
+
+class RetrievalTask(Task):
+    """Cross-entropy over four alternatives; validation by 4-way accuracy, the test by R@k over all pairs."""
+
+    metric = "accuracy_4way"
+    headline = ("ir_r1", "tr_r1")
+
+    def dataset(self, split: str, training: bool) -> RetrievalDataset:
+        """Captions of a split with their alternatives; hard negatives in training only."""
+        annotations = load_retrieval(self._annotations(split), self._id_key())
+        pool = self.spec.path(self.spec.dataroot) / "hard_negative.pkl"
+        return RetrievalDataset(
+            annotations,
+            self.store(),
+            self.tokenizer,
+            num_locs=self.config.num_locs,
+            hard_negatives=load_hard_negatives(pool, annotations) if training else None,
+            max_seq_length=self.spec.max_seq_length,
+            max_regions=self.spec.max_region_num,
+            seed=self.options.seed,
+        )
+
+    def loss(self, scores: Tensor, batch: Batch) -> Tensor:
+        """Mean cross-entropy of the right pair among its alternatives."""
+        assert batch.target is not None
+        return F.cross_entropy(scores.view(-1, ALTERNATIVES), batch.target)
+
+    def hits(self, scores: Tensor, batch: Batch) -> np.ndarray:
+        """(B,) whether the right pair scores strictly highest."""
+        four = scores.view(-1, ALTERNATIVES)
+        return (four[:, :1] > four[:, 1:]).all(1).float().cpu().numpy()
+
+    def results(self, scores: Tensor, batch: Batch) -> list[Any]:
+        """Per caption: its index and the four scores."""
+        four = scores.view(-1, ALTERNATIVES).tolist()
+        return [{"caption": int(name), "answer": row} for name, row in zip(batch.ids, four, strict=True)]
+
+    def test(
+        self, model: BertForVLTasks | BertForVLPreTraining, split: str, batch_size: int, device: torch.device
+    ) -> Evaluation:
+        """R@1, 5, 10 in both directions over all image-caption pairs.
+
+        A pre-training model is tested zero-shot, by the probability that its matching head gives to "aligned".
+        Results hold the indices of the 20 best images per caption, as VOLTA's.
+        """
+        annotations = load_retrieval(self._annotations(split), self._id_key())
+        pool = RetrievalPool(
+            annotations,
+            self.store(),
+            self.tokenizer,
+            num_locs=self.config.num_locs,
+            max_seq_length=self.spec.max_seq_length,
+            max_regions=self.spec.max_region_num,
+        )
+        scores = self.score_matrix(model, pool, batch_size, device)
+        metrics = retrieval_metrics(scores, np.asarray(annotations.caption_image))
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :20]
+        return Evaluation(metrics["ir_r1"], metrics, best.tolist())
+
+    def score_matrix(
+        self,
+        model: BertForVLTasks | BertForVLPreTraining,
+        pool: RetrievalPool,
+        batch_size: int,
+        device: torch.device,
+    ) -> np.ndarray:
+        """(captions, images) scores; batches hold one image against captions of similar length, so padding is small."""
+        captions = np.argsort(pool.text_lengths, kind="stable")
+        chunks = [captions[start : start + batch_size] for start in range(0, len(captions), batch_size)]
+        texts = [_to(pool.text_inputs(chunk.tolist(), self.layout), device) for chunk in chunks]
+        images = len(pool.image_ids)
+        scores = np.empty((len(captions), images), dtype=np.float32)
+        model.eval()
+        with torch.inference_mode():
+            for image in tqdm(range(images), desc="all pairs", unit="image", disable=None):
+                regions = _to(pool.image_inputs([image], self.layout), device)
+                for chunk, text in zip(chunks, texts, strict=True):
+                    row = {name: tensor.expand(len(chunk), *tensor.shape[1:]) for name, tensor in regions.items()}
+                    scores[chunk, image] = self._pair_scores(model, {**text, **row}).cpu().numpy()
+        return scores
+
+    def _pair_scores(self, model: BertForVLTasks | BertForVLPreTraining, inputs: dict[str, Tensor]) -> Tensor:
+        if isinstance(model, BertForVLTasks):
+            return model(self.spec.key, **inputs).scores[:, 0].float()
+        match = model(**inputs).seq_relationship_score
+        if match is None:
+            raise UserError("zero-shot retrieval needs a model with a matching head (fusion_method is none)")
+        return match.float().softmax(-1)[:, 0]
+
+    def _annotations(self, split: str) -> Any:
+        """The jsonl of a split: the task file's for training and validation, ``<split>_ann.jsonl`` beside it else."""
+        if self.options.annotations:
+            return self.spec.path(self.options.annotations)
+        known = {
+            self.spec.train_split: self.spec.train_annotations_jsonpath,
+            self.spec.val_split: self.spec.val_annotations_jsonpath,
+        }
+        if known.get(split):
+            return self.spec.path(known[split])
+        beside = self.spec.path(self.spec.val_annotations_jsonpath or self.spec.train_annotations_jsonpath)
+        return beside.with_name(f"{split}_ann.jsonl")
+
+    def _id_key(self) -> Any:
+        return "id" if "COCO" in self.spec.name else "img_path"
+
+
+def _to(inputs: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: tensor.to(device) for name, tensor in inputs.items()}

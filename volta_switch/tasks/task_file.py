@@ -1,0 +1,94 @@
+"""VOLTA's task files: YAML, one entry per ``TASK<n>``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from volta_switch.errors import UserError
+
+REQUIRED = ("name", "type", "dataroot", "features_h5path1", "max_seq_length", "train_split", "val_split")
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One entry of a task file, field by field as VOLTA names them.
+
+    Paths that are not there as given are looked for beside the task file.
+    """
+
+    key: str  # "TASK10"
+    folder: Path  # the task file's
+    name: str  # "refcoco+"
+    type: str  # which head and loss: "V-logit"
+    dataroot: str
+    features_h5path1: str
+    max_seq_length: int  # word pieces, [CLS] and [SEP] included
+    train_split: str
+    val_split: str
+    process: str = "normal"
+    loss: str = ""
+    task_id: int = 0
+    features_h5path2: str = ""
+    train_annotations_jsonpath: str = ""
+    val_annotations_jsonpath: str = ""
+    num_labels: int | None = None
+    num_clf_layers: int = 1
+    fusion_method: str | None = None  # overrides the model's
+    max_region_num: int | None = None
+    batch_size: int = 64
+    eval_batch_size: int | None = None
+    lr: float = 1e-4
+    num_epoch: int = 20
+    extra: Mapping[str, Any] = field(default_factory=dict)  # keys that VOLTA reads and this project does not
+
+    def path(self, name: str) -> Path:
+        """The file or folder that a path of the entry stands for; it need not exist."""
+        path = Path(name)
+        beside = self.folder / path
+        return beside if not path.is_absolute() and not path.exists() and beside.exists() else path
+
+    def head(self) -> dict[str, Any]:
+        """What ``BertForVLTasks`` needs to build the head."""
+        return {"type": self.type, "num_labels": self.num_labels, "num_clf_layers": self.num_clf_layers}
+
+
+def load_task(path: str | Path, task: str) -> TaskSpec:
+    """Finds one task by number (``10``), key (``TASK10``) or name (``refcoco+``).
+
+    Raises:
+        UserError: the file cannot be read, has no such task (the nearest is suggested), or the entry lacks a key.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such task file; shipped ones are in config_tasks/")
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a YAML file ({str(error).splitlines()[0]})") from None
+    if not isinstance(entries, Mapping) or not all(isinstance(entry, Mapping) for entry in entries.values()):
+        raise UserError(f"{path}: expected entries TASK<n>, each with settings")
+    wanted = task.strip()
+    names = {str(entry.get("name")): key for key, entry in entries.items()}
+    key = next((k for k in (wanted, f"TASK{wanted}", names.get(wanted)) if k in entries), None)
+    if key is None:
+        known = [f"{key} ({entry.get('name')})" for key, entry in entries.items()]
+        near = difflib.get_close_matches(wanted, [*entries, *names], n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"{path}: no task {wanted!r}{hint} It has {', '.join(known)}; choose one with --task")
+    entry = dict(entries[key])
+    missing = [name for name in REQUIRED if name not in entry]
+    if missing:
+        raise UserError(f"{path}: {key} lacks {', '.join(missing)}")
+    fields = {name for name in TaskSpec.__dataclass_fields__ if name not in ("key", "folder", "extra")}
+    extra = {name: value for name, value in entry.items() if name not in fields}
+    known_values = {name: value for name, value in entry.items() if name in fields and value is not None}
+    for name in ("lr",):  # YAML reads 1e-4 as a string
+        if name in known_values:
+            known_values[name] = float(known_values[name])
+    return TaskSpec(key=key, folder=path.parent, extra=extra, **known_values)

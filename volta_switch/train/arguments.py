@@ -1,0 +1,133 @@
+"""VOLTA's flags, with METHOD's hyperparameters as defaults, and what the four entry points share."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+import torch
+
+from volta_switch.config import Config, find_config, load_config
+from volta_switch.data.tokenizer import Tokenizer, check_vocab_size
+from volta_switch.errors import UserError
+
+# Flags that VOLTA's scripts take and that mean nothing here; accepted so that its command lines run unchanged.
+WITHOUT_EFFECT = {
+    "local_rank": "ranks come from torchrun",
+    "distributed": "ranks come from torchrun",
+    "cache": "samples are shuffled over the whole epoch",
+    "adam_correct_bias": "AdamW is always bias-corrected",
+    "use_chunk": "unused in VOLTA too",
+    "num_subiters": "images are batched by --batch_size",
+    "caps_per_image": "read from the annotations",
+}
+
+
+def run_command(main: Callable[[Sequence[str]], object], argv: Sequence[str] | None = None) -> None:
+    """Runs a command and exits: 0, 2 with one line for bad input, 130 when interrupted."""
+    try:
+        main(sys.argv[1:] if argv is None else list(argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted; run the same command with --resume to continue from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def parser(description: str, seed: int) -> argparse.ArgumentParser:
+    """Flags of all four entry points."""
+    flags = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    model = flags.add_argument_group("model")
+    model.add_argument("--config_file", "--config", default="switchbert", help="a name in config/, or a path")
+    model.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides a field")
+    model.add_argument("--from_pretrained", default="", help="weights of another run, or a BERT (folder or hub name)")
+    output = flags.add_argument_group("output")
+    output.add_argument("--output_dir", default="checkpoints", help="run folders are made here")
+    output.add_argument("--save_name", default="", help="appended to the run folder's name")
+    machine = flags.add_argument_group("machine")
+    machine.add_argument("--seed", type=int, default=seed, help="fixes initial weights, order, masks and noise")
+    machine.add_argument("--num_workers", type=int, default=0, help="loader processes; 0 reads in this process")
+    machine.add_argument("--in_memory", nargs="?", const=True, default=False, type=_truth, help="keep images decoded")
+    machine.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
+    machine.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="auto: bf16 on CUDA")
+    machine.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves PyTorch's default")
+    for name, reason in WITHOUT_EFFECT.items():
+        flags.add_argument(f"--{name}", nargs="?", help=f"accepted and ignored: {reason}", default=argparse.SUPPRESS)
+    return flags
+
+
+def add_training_flags(flags: argparse.ArgumentParser, weight_decay: float, clip_grad_norm: float) -> None:
+    """Flags of the two training entry points."""
+    training = flags.add_argument_group("training")
+    training.add_argument("--logdir", default="logs", help="TensorBoard's folder")
+    training.add_argument("--resume_file", default="", help="continue from this pytorch_ckpt_latest.tar")
+    training.add_argument("--resume", action="store_true", help="continue from the run folder's latest checkpoint")
+    training.add_argument("--gradient_accumulation_steps", dest="grad_acc_steps", type=int, default=1)
+    training.add_argument("--warmup_proportion", type=float, default=0.1)
+    training.add_argument("--warmup_steps", type=int, default=None, help="overrides --warmup_proportion")
+    training.add_argument("--adam_epsilon", type=float, default=1e-6)
+    training.add_argument("--adam_betas", type=float, nargs=2, default=(0.9, 0.999))
+    training.add_argument("--weight_decay", type=float, default=weight_decay)
+    training.add_argument("--clip_grad_norm", type=float, default=clip_grad_norm, help="0: none")
+    training.add_argument("--save_steps", type=int, default=0, help="also save the state every so many steps")
+    training.add_argument("--save_best_only", action="store_true", help="do not keep every epoch's weights")
+
+
+def add_task_flags(flags: argparse.ArgumentParser) -> None:
+    """Flags of the entry points that read a task file."""
+    task = flags.add_argument_group("task")
+    task.add_argument("--tasks_config_file", default="config_tasks/ctrl_trainval_tasks.yml", help="VOLTA's task file")
+    task.add_argument("--task", default="", help="number, key or name: 10, TASK10, refcoco+")
+
+
+def _truth(text: str) -> bool:
+    if text.lower() in ("1", "true", "yes"):
+        return True
+    if text.lower() in ("0", "false", "no", ""):
+        return False
+    raise argparse.ArgumentTypeError(f"expected true or false, found {text}")
+
+
+def prepare_device(args: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
+    """The device and the precision of the forward pass.
+
+    Raises:
+        UserError: a device that is not there, or several processes.
+    """
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    name = args.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {args.device}: {reason}; choose cpu, or cuda on a machine with a GPU") from None
+    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported() if args.precision == "auto" else None
+    precision = torch.bfloat16 if bf16 or args.precision == "bf16" else torch.float32
+    return device, precision
+
+
+def load_model_config(args: argparse.Namespace, fusion_method: str | None = None) -> Config:
+    """The configuration that the flags name; a task may override its fusion method, as in VOLTA."""
+    overrides = [*args.set]
+    if fusion_method is not None:
+        overrides.append(f"fusion_method={fusion_method}")
+    return load_config(args.config_file, overrides)
+
+
+def load_tokenizer(config: Config) -> Tokenizer:
+    """The configuration's tokenizer, checked against its vocabulary size."""
+    tokenizer = Tokenizer(config.bert_model, config.do_lower_case)
+    check_vocab_size(tokenizer, config.vocab_size)
+    return tokenizer
+
+
+def run_name(args: argparse.Namespace, prefix: str = "") -> str:
+    """VOLTA's name of a run: ``[<task>_]<config>[-<save_name>]``."""
+    name = find_config(args.config_file).stem
+    return prefix + name + (f"-{args.save_name}" if args.save_name else "")

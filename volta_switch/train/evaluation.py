@@ -1,0 +1,89 @@
+"""``eval_task.py`` and ``eval_retrieval.py``: a trained model on a split, with the task's exact metrics."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from volta_switch.errors import UserError
+from volta_switch.files import write_json
+from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks, switch_encoder
+from volta_switch.tasks import DataOptions, Evaluation, build_task, load_task
+from volta_switch.tasks.retrieval import RetrievalTask
+from volta_switch.train.arguments import (
+    add_task_flags,
+    load_model_config,
+    load_tokenizer,
+    parser,
+    prepare_device,
+    run_name,
+)
+from volta_switch.weights import load_volta, read_weights
+
+
+def main(argv: Sequence[str]) -> Evaluation:
+    """Evaluates one model on one split; writes ``<split>_result.json`` and ``<split>_metrics.json``."""
+    return evaluate(flags("Evaluates one model on one task.", batch_size=256).parse_args(argv), zero_shot=False)
+
+
+def main_retrieval(argv: Sequence[str]) -> Evaluation:
+    """As ``main`` for retrieval over all pairs; ``--zero_shot`` reads a pre-training model's matching head."""
+    result = flags("Evaluates image-text retrieval over all pairs.", batch_size=128)
+    result.add_argument("--zero_shot", action="store_true", help="score pairs by the pre-training matching head")
+    args = result.parse_args(argv)
+    return evaluate(args, args.zero_shot, only=RetrievalTask)
+
+
+def flags(description: str, batch_size: int) -> argparse.ArgumentParser:
+    """VOLTA's flags of the two evaluation scripts."""
+    result = parser(description, seed=42)
+    add_task_flags(result)
+    result.set_defaults(output_dir="results")
+    result.add_argument("--split", default="", help="default: the task file's validation split")
+    result.add_argument("--batch_size", type=int, default=batch_size)
+    result.add_argument("--val_annotations_jsonpath", default="", help="another annotation file than the task file's")
+    result.add_argument("--val_features_lmdbpath", default="", help="another feature file than the task file's")
+    result.add_argument("--num_val_workers", type=int, default=None, help="as --num_workers")
+    result.add_argument("--routing", default="hard", choices=("hard", "soft"), help="how Switch-BERT's routes are read")
+    return result
+
+
+def evaluate(args: argparse.Namespace, zero_shot: bool, only: type | None = None) -> Evaluation:
+    """Runs an evaluation that the flags describe."""
+    spec = load_task(args.tasks_config_file, args.task)
+    config = load_model_config(args, spec.fusion_method)
+    device, _ = prepare_device(args)
+    workers = args.num_workers if args.num_val_workers is None else args.num_val_workers
+    options = DataOptions(args.seed, workers, args.in_memory, args.val_features_lmdbpath, args.val_annotations_jsonpath)
+    task = build_task(spec, config, load_tokenizer(config), options)
+    if only is not None and not isinstance(task, only):
+        raise UserError(f"{spec.key} ({spec.name}) is no retrieval task; evaluate it with eval_task.py")
+    if not args.from_pretrained:
+        raise UserError("--from_pretrained: name the weights to evaluate, for example <run>/pytorch_model_best.bin")
+    state = read_weights(args.from_pretrained)
+    model: BertForVLTasks | BertForVLPreTraining
+    if zero_shot:
+        model = BertForVLPreTraining(config)
+        load_volta(model, state, source=args.from_pretrained)
+    else:
+        model = BertForVLTasks(config, {spec.key: spec.head()})
+        load_volta(model, state, unused=("cls.", "clfs_dict"), source=args.from_pretrained)
+    model.to(device)
+    switched = switch_encoder(model)
+    if switched is not None:
+        switched.routing = args.routing
+
+    split = args.split or spec.val_split
+    result = task.test(model, split, args.batch_size, device)  # type: ignore[arg-type]
+    folder = Path(args.output_dir) / run_name(args, f"{spec.name}_")
+    write_json(folder / f"{split}_result.json", result.results)
+    write_json(
+        folder / f"{split}_metrics.json",
+        {"task": spec.key, "name": spec.name, "split": split, "weights": args.from_pretrained, **result.metrics},
+    )
+    shown = "  ".join(f"{name} {value:.2f}" for name, value in result.metrics.items())
+    print(f"{spec.name} {split}: {shown}", file=sys.stderr)
+    print(f"written to {folder}", file=sys.stderr)
+    return result

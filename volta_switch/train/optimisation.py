@@ -1,0 +1,85 @@
+"""AdamW over two parameter groups, with a linear warm-up and a linear decay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from volta_switch.errors import UserError
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """Everything that may change what a run learns, the model's configuration and the data aside.
+
+    Two runs are compared only where these agree.
+    """
+
+    epochs: int
+    batch_size: int  # samples per optimiser step, all accumulation steps together
+    learning_rate: float  # the peak
+    warmup_proportion: float = 0.1  # of all optimiser steps
+    warmup_steps: int | None = None  # overrides the proportion
+    schedule_epochs: int | None = None  # the schedule's length; None: the epochs trained
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    adam_epsilon: float = 1e-6
+    weight_decay: float = 0.01  # none on biases and LayerNorm
+    clip_grad_norm: float = 0.0  # 0: none
+    grad_acc_steps: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "grad_acc_steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}: expected 1 or more, found {getattr(self, name)}")
+        if self.batch_size % self.grad_acc_steps:
+            raise UserError(
+                f"batch_size {self.batch_size} is not a multiple of gradient_accumulation_steps {self.grad_acc_steps}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        values = asdict(self)
+        return {**values, "adam_betas": list(self.adam_betas)}
+
+
+def build_optimizer(model: nn.Module, hyper: Hyperparameters) -> torch.optim.AdamW:
+    """Bias-corrected AdamW: matrices and embeddings decay, vectors (biases, LayerNorm) do not.
+
+    Differs from VOLTA: there is one group per kind and not one per parameter (so that the fused kernel pays), every
+    LayerNorm is spared (VOLTA's name test misses some), and epsilon is added after the bias correction.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decayed = [parameter for parameter in parameters if parameter.dim() > 1]
+    spared = [parameter for parameter in parameters if parameter.dim() <= 1]
+    return torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": hyper.weight_decay}, {"params": spared, "weight_decay": 0.0}],
+        lr=hyper.learning_rate,
+        betas=hyper.adam_betas,
+        eps=hyper.adam_epsilon,
+        fused=True,
+    )
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer, hyper: Hyperparameters, steps_per_epoch: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """The learning rate's factor after each optimiser step."""
+    total = steps_per_epoch * (hyper.schedule_epochs or hyper.epochs)
+    warmup = hyper.warmup_proportion * total if hyper.warmup_steps is None else hyper.warmup_steps
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, linear_schedule(warmup, total))
+
+
+def linear_schedule(warmup: float, total: float) -> Callable[[int], float]:
+    """Factor in [0, 1]: from 0 up to 1 over ``warmup`` steps, then down to 0 at ``total``."""
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return step / max(1.0, warmup)
+        return max(0.0, (total - step) / max(1.0, total - warmup))
+
+    return factor

@@ -1,0 +1,180 @@
+"""``train_concap.py``: pre-training on Conceptual Captions."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from volta_switch.config import Config
+from volta_switch.data.batching import BatchSampler, make_loader, start_epoch
+from volta_switch.data.collate import Batch, Layout
+from volta_switch.data.concap_dataset import ConcapDataset
+from volta_switch.data.tokenizer import Tokenizer
+from volta_switch.model.bert import BertForVLPreTraining
+from volta_switch.train.arguments import (
+    add_training_flags,
+    load_model_config,
+    load_tokenizer,
+    parser,
+    prepare_device,
+    run_name,
+)
+from volta_switch.train.checkpoints import initial_weights
+from volta_switch.train.loop import Losses, Trainer, Validation
+from volta_switch.train.optimisation import Hyperparameters
+from volta_switch.train.run_folder import LATEST, RunFolder
+
+OBJECTIVES = {
+    0: "masked words and regions, matching",
+    1: "the same, without masked losses for mismatched pairs (the paper's)",
+    2: "masked words and regions; no mismatched pairs, no matching",
+}
+
+
+def main(argv: Sequence[str]) -> Path:
+    """Pre-trains one model; returns its run folder."""
+    args = flags().parse_args(argv)
+    config = load_model_config(args)
+    device, precision = prepare_device(args)
+    tokenizer = load_tokenizer(config)
+    hyper = Hyperparameters(
+        epochs=args.num_train_epochs,
+        batch_size=args.train_batch_size,
+        learning_rate=args.learning_rate,
+        warmup_proportion=args.warmup_proportion,
+        warmup_steps=args.warmup_steps,
+        adam_betas=tuple(args.adam_betas),
+        adam_epsilon=args.adam_epsilon,
+        weight_decay=args.weight_decay,
+        clip_grad_norm=args.clip_grad_norm,
+        grad_acc_steps=args.grad_acc_steps,
+        seed=args.seed,
+    )
+    datasets = {split: _dataset(args, config, tokenizer, split) for split in ("train", "valid")}
+    torch.manual_seed(hyper.seed)
+    model = BertForVLPreTraining(config)
+    start = initial_weights(model, config, args.from_pretrained)
+    model.to(device)
+
+    run = RunFolder(Path(args.output_dir) / run_name(args), Path(args.logdir) / run_name(args))
+    settings = {"objective": args.objective, "masking": args.masking, "max_seq_length": args.max_seq_length}
+    identity = {"config": config.to_dict(), "hyperparameters": hyper.to_dict(), **settings}
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    described = {
+        "entry_point": "train_concap",
+        "start": start,
+        "hyperparameters": hyper.to_dict(),
+        "settings": settings,
+        "data": {"features_path": args.features_path, "annotations_path": args.annotations_path},
+        "precision": str(precision).removeprefix("torch."),
+        "parameters": parameters,
+    }
+    run.describe(config, ["train_concap.py", *argv], described)
+    print(f"{run.path}: {parameters / 1e6:.2f} M parameters, {start}, on {device}", file=sys.stderr)
+
+    layout = Layout(config.add_global_imgfeat, pad_id=config.pad_token_id)  # type: ignore[arg-type]
+    loaders = {
+        split: make_loader(
+            dataset,
+            BatchSampler(
+                dataset.text_lengths, hyper.batch_size // hyper.grad_acc_steps, hyper.seed, shuffle=split == "train"
+            ),
+            partial(dataset.collate, layout=layout),
+            args.num_workers,
+            pin_memory=device.type == "cuda",
+        )
+        for split, dataset in datasets.items()
+    }
+    start_epoch(loaders["valid"], 0)  # the same masks in every validation
+    losses = partial(pretraining_losses, model, args.objective)
+    trainer = Trainer(
+        model=model,
+        losses=losses,
+        loader=loaders["train"],
+        validate=lambda: validate(losses, loaders["valid"], device),
+        hyper=hyper,
+        run=run,
+        device=device,
+        precision=precision,
+        identity=identity,
+        save_steps=args.save_steps,
+        keep_epochs=not args.save_best_only,
+    )
+    if args.resume_file or (args.resume and (run.path / LATEST).is_file()):
+        trainer.resume(Path(args.resume_file) if args.resume_file else run.path / LATEST)
+    trainer.fit()
+    run.close()
+    return run.path
+
+
+def flags() -> argparse.ArgumentParser:
+    """VOLTA's flags of ``train_concap.py``."""
+    result = parser("Pre-trains one model on Conceptual Captions.", seed=42)
+    data = result.add_argument_group("data")
+    root = "datasets/conceptual_captions"
+    data.add_argument("--annotations_path", default=f"{root}/annotations", help="caption_train.json and _valid.json")
+    data.add_argument(
+        "--features_path",
+        default=f"{root}/resnet101_faster_rcnn_genome_imgfeats/volta",
+        help="training_feat_all.lmdb and validation_feat_all.lmdb",
+    )
+    data.add_argument("--max_seq_length", type=int, default=38, help="word pieces, [CLS] and [SEP] included")
+    data.add_argument("--objective", type=int, default=1, choices=sorted(OBJECTIVES), help=f"{OBJECTIVES}")
+    data.add_argument("--masking", default="volta", choices=("volta", "span"), help="span: InterBERT's segments")
+    result.add_argument("--train_batch_size", type=int, default=256, help="samples per optimiser step")
+    result.add_argument("--learning_rate", type=float, default=1e-4)
+    result.add_argument("--num_train_epochs", type=_whole, default=10)
+    add_training_flags(result, weight_decay=0.01, clip_grad_norm=5.0)
+    return result
+
+
+def _whole(text: str) -> int:
+    number = float(text)  # VOLTA's scripts write 10.0
+    if number != int(number):
+        raise argparse.ArgumentTypeError(f"expected a whole number of epochs, found {text}")
+    return int(number)
+
+
+def _dataset(args: argparse.Namespace, config: Config, tokenizer: Tokenizer, split: Any) -> ConcapDataset:
+    return ConcapDataset(
+        Path(args.features_path),
+        Path(args.annotations_path),
+        split,
+        tokenizer,
+        num_locs=config.num_locs,
+        objective=args.objective,
+        masking=args.masking,
+        max_seq_length=args.max_seq_length,
+        seed=args.seed,
+        in_memory=args.in_memory,
+    )
+
+
+def pretraining_losses(model: BertForVLPreTraining, objective: int, batch: Batch) -> Losses:
+    """The three losses of paper section 2.4.3 and their sum; objective 2 leaves out matching."""
+    inputs = dict(batch.inputs)
+    if objective == 2:
+        del inputs["next_sentence_label"]
+    out = model(**inputs)
+    named = {"mlm": out.loss_mlm, "vision": out.loss_vision, "itm": out.loss_itm, "loss": out.loss}
+    return {name: loss for name, loss in named.items() if loss is not None}
+
+
+def validate(losses: Any, batches: Iterable[Batch], device: torch.device) -> Validation:
+    """Mean losses over the samples; the score is minus their sum."""
+    totals: dict[str, Tensor] = {}
+    samples = 0
+    with torch.inference_mode():
+        for batch in batches:
+            samples += len(batch)
+            for name, loss in losses(batch.to(device)).items():
+                totals[name] = totals.get(name, torch.zeros((), device=device)) + loss.float() * len(batch)
+    means = {name: float(total) / samples for name, total in totals.items()}
+    return Validation(-means["loss"], means)
