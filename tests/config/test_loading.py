@@ -204,7 +204,8 @@ def test_contradictory_sublayers_are_named(changes, message):
     ("key", "value"),
     [
         ("model", "roberta"), ("image_embeddings", "vit"), ("fusion_method", "max"), ("hidden_act", "tanh"),
-        ("v_hidden_act", "tanh"), ("num_locs", 6), ("add_global_imgfeat", "middle"), ("visual_target_weights", {"7": 1}),
+        ("v_hidden_act", "tanh"), ("num_locs", 6), ("add_global_imgfeat", "middle"),
+        ("visual_target_weights", {"7": 1}),
     ],
 )  # fmt: skip
 def test_values_outside_their_choices_are_named(key, value):

@@ -138,7 +138,7 @@ def test_annealing_starts_from_the_configuration_and_can_be_restarted():
 
 
 def test_temperature_survives_a_checkpoint():
-    golden, model = switch_model()
+    model = switch_model()[1]
     encoder_of(model).start_annealing(1.0, samples=123_456_789)
     fresh = switch_model()[1]
     assert float(encoder_of(fresh).temperature) == 5

@@ -52,7 +52,7 @@ def test_a_task_that_cannot_be_built_is_named(task, message):
 
 def test_a_task_without_a_head_is_named():
     model = tasks_model({"TASK1": {"type": "VL-logit"}})
-    with pytest.raises(UserError, match="TASK2: .*TASK1"):
+    with pytest.raises(UserError, match=r"TASK2: .*TASK1"):
         model("TASK2", **load_golden("ctrl_uniter").inputs)
 
 

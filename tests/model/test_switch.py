@@ -145,7 +145,7 @@ def test_samples_forced_apart_equal_samples_run_apart():
 )
 def test_impossible_routes_are_refused(modes, inputs):
     golden, model = switch_model()
-    with pytest.raises(UserError, match="modes|inputs"):
+    with pytest.raises(UserError, match=r"modes|inputs"):
         model(**golden.inputs, modes=modes, inputs=inputs)
 
 

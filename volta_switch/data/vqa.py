@@ -35,16 +35,17 @@ class VqaAnnotations:
 def load_vqa(dataroot: str | Path, split: str, num_labels: int | None = None) -> VqaAnnotations:
     """Read a split, ordered by question id.
 
-    split: train, val, trainval (train and val without its last 3,000 questions), minval (those 3,000), test (no
-    answers). num_labels: the number of answers that the task's head has.
+    split: train, val, trainval (train and val without its last 3,000 questions), minval (those 3,000), test
+    (without answers unless cache/test_target.pkl gives them: VQAv2's are not public, a small world's are).
+    num_labels: the number of answers that the task's head has.
     Raises UserError for missing or contradictory files, another number of answers, and an empty split.
     """
     dataroot = Path(dataroot)
     label2ans = _load_answers(dataroot, num_labels)
-    if split == "test":
-        questions = _load_questions(dataroot / "v2_OpenEnded_mscoco_test2015_questions.json")
+    if split == "test" and not (dataroot / "cache" / "test_target.pkl").is_file():
+        questions = _load_questions(_questions_path(dataroot, split))
         entries = [VqaEntry(q["question_id"], q["image_id"], q["question"], None, None) for q in questions]
-    elif split in ("train", "val"):
+    elif split in ("train", "val", "test"):
         entries = _load_answered(dataroot, split, len(label2ans))
     elif split == "minval":
         entries = _load_answered(dataroot, "val", len(label2ans))[-_MINVAL:]
@@ -71,6 +72,10 @@ def _load_answers(dataroot: Path, num_labels: int | None) -> list[str]:
     return label2ans
 
 
+def _questions_path(dataroot: Path, name: str) -> Path:
+    return dataroot / f"v2_OpenEnded_mscoco_{name}{2015 if name == 'test' else 2014}_questions.json"
+
+
 def _load_questions(path: Path) -> list[dict[str, Any]]:
     try:
         return sorted(read_json(path)["questions"], key=lambda question: question["question_id"])
@@ -81,7 +86,7 @@ def _load_questions(path: Path) -> list[dict[str, Any]]:
 
 
 def _load_answered(dataroot: Path, name: str, num_labels: int) -> list[VqaEntry]:
-    questions_path = dataroot / f"v2_OpenEnded_mscoco_{name}2014_questions.json"
+    questions_path = _questions_path(dataroot, name)
     answers_path = dataroot / "cache" / f"{name}_target.pkl"
     questions = _load_questions(questions_path)
     entries = []

@@ -2,8 +2,8 @@
 
 Keys of the file: ``name``; ``world`` (``WorldSpec`` fields; the world is written into the study's folder) or
 ``data`` (``tasks_config_file``, ``features_path``, ``annotations_path``); ``models``, ``seeds``; ``set`` (overrides of
-every model's configuration); ``pretraining`` (flags of ``train_concap.py``); ``tasks`` (per task the flags of
-``train_task.py``, and ``test_split``).
+every model's configuration); ``pretraining`` (flags of ``train_concap.py``); ``tasks`` (per task ``train``, flags of
+``train_task.py``, and ``test``, flags of the evaluation, ``split`` among them).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Study:
 
     name: str
     models: tuple[str, ...]
-    tasks: Mapping[str, Mapping[str, Any]]  # task -> flags of train_task.py, and test_split
+    tasks: Mapping[str, Mapping[str, Any]]  # task -> train: flags of train_task.py, test: flags of the evaluation
     seeds: tuple[int, ...] = (0,)
     pretraining: Mapping[str, Any] = field(default_factory=dict)  # flags of train_concap.py; empty: none
     overrides: tuple[str, ...] = ()
@@ -71,6 +71,10 @@ def load_study(path: str | Path) -> Study:
             raise UserError(f"{path}: {key} is missing or empty")
     if (values.get("world") is None) == (not values.get("data")):
         raise UserError(f"{path}: give either world (to write one) or data (where yours lie)")
+    for task, flags in values["tasks"].items():
+        wrong = sorted(set(flags or {}) - {"train", "test"})
+        if wrong:
+            raise UserError(f"{path}: tasks.{task} has {wrong[0]}; expected train and test, each with flags")
     for model in values["models"]:
         load_config(model, values.get("set") or ())
     return Study(
@@ -151,14 +155,24 @@ def _task_cell(study: Study, where: Places, model: str, seed: int, spec: TaskSpe
         *("--tasks_config_file", str(where.tasks_config_file), "--task", spec.key),
     ]
     start = str(folder / stem / "pytorch_model_best.bin") if study.pretraining else ""
-    training = {key: value for key, value in flags.items() if key != "test_split"}
-    train = [*common, "--from_pretrained", start, "--logdir", str(folder / "logs"), "--resume", *_flags(training)]
+    train = [*common, "--from_pretrained", start, "--logdir", str(folder / "logs"), "--resume"]
+    train += _flags(flags.get("train") or {})
     best = folder / f"{spec.name}_{stem}" / "pytorch_model_best.bin"
-    test = [*common, "--from_pretrained", str(best), "--split", str(flags.get("test_split", spec.val_split))]
+    test = [
+        *common,
+        "--from_pretrained",
+        str(best),
+        *_flags({"split": test_split(spec, flags), **flags.get("test", {})}),
+    ]
     entry = "eval_retrieval" if spec.type == "VL-logit" else "eval_task"
     needs = f"{stem}/seed{seed}/pretraining" if study.pretraining else ""
     commands = (("train_task", tuple(train)), (entry, tuple(test)))
     return Cell(f"{stem}/seed{seed}/{spec.name}", model, seed, spec.key, commands, needs)
+
+
+def test_split(spec: TaskSpec, flags: Mapping[str, Any]) -> str:
+    """The split that a study reports for a task."""
+    return str((flags.get("test") or {}).get("split", spec.val_split))
 
 
 def _common(where: Places, model: str, seed: int, folder: Path) -> list[str]:

@@ -14,7 +14,7 @@ from tabulate import tabulate
 from volta_switch.config import find_config
 from volta_switch.errors import UserError
 from volta_switch.files import replacing, write_json
-from volta_switch.study.plan import Places, Study, places
+from volta_switch.study.plan import Places, Study, places, test_split
 from volta_switch.tasks import TASKS, TaskSpec, load_task
 from volta_switch.tasks.metrics import mean_std
 
@@ -97,7 +97,7 @@ def _columns(study: Study, where: Places) -> list[Column]:
     columns = []
     for task, flags in study.tasks.items():
         spec = load_task(where.tasks_config_file, task)
-        split = str(flags.get("test_split", spec.val_split))
+        split = test_split(spec, flags)
         columns += [Column(spec, metric, split) for metric in TASKS[spec.type].headline]
     return columns
 

@@ -1,0 +1,39 @@
+# `make demo` and `make test` set up their own environment in .venv and need nothing else but Python 3.10 or newer.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The CPU build of torch is enough here and far smaller; set TORCH=torch to take the index's default build.
+TORCH ?= $(shell grep '^torch==' constraints.txt)
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint setup setup-test clean
+
+demo: setup
+	$(BIN)/volta-switch study run studies/demo.yaml --out runs/demo --jobs 2
+
+test: lint
+	$(BIN)/python -m pytest -n 2 -q
+
+lint: setup-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+setup: $(VENV)/.installed
+
+setup-test: $(VENV)/.installed-test
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(BIN)/python pyproject.toml setup.py constraints.txt
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info
