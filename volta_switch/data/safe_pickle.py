@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 import io
-import os
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from volta_switch.errors import UserError
+from volta_switch.files import replacing
 
 try:  # NumPy 2 moved these; files name either place
     from numpy._core import multiarray, numeric
@@ -92,11 +92,5 @@ def load(path: str | Path) -> Any:
 
 def dump(path: str | Path, obj: Any) -> None:
     """Write a pickle whole or not at all; protocol 4, which VOLTA's Python reads too."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.unfinished-{os.getpid()}")
-    try:
+    with replacing(Path(path)) as unfinished:
         unfinished.write_bytes(pickle.dumps(obj, protocol=4))
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ Legend: B batch, H heads, Q query rows, K key rows, T text tokens, R regions, S 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,9 +44,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, real: Tensor, dropout: flo
     Returns:
         (B, H, Q, d) in the dtype of ``value``; the softmax itself is taken in float32.
     """
-    scores = _scores(query, key, real)  # (B, H, Q, K)
-    weights = _block_softmax(scores, real)
-    return F.dropout(weights, dropout).to(value.dtype) @ value
+    weights = _scores(query, key, real).softmax(-1, dtype=torch.float32)  # (B, H, Q, K)
+    context = F.dropout(weights, dropout).to(value.dtype) @ value
+    return context * real.any(-1)[:, None, None, None]
 
 
 def attend_mixed(
@@ -73,28 +74,76 @@ def attend_mixed(
         (B, H, S, d). An empty block (a modality that is all padding) contributes zero.
     """
     T = real.text.shape[1]
-    scores = _scores(query, key, real.joint)  # (B, H, S, S)
-    text_scores, vision_scores = scores[..., :T], scores[..., T:]
-    gap = text_scores.logsumexp(-1, keepdim=True) - vision_scores.logsumexp(-1, keepdim=True)  # (B, H, S, 1)
+    scores = _scores(query, key, real.joint).float()  # (B, H, S, S)
     base_text, base_vision, joint = _coefficients(weights, modes, T, real.vision.shape[1])  # (B, 1, S, 1) each
-    on_text = base_text + joint * torch.sigmoid(gap)
-    on_vision = base_vision + joint * torch.sigmoid(-gap)
-    merged = torch.cat(
-        (_block_softmax(text_scores, real.text) * on_text, _block_softmax(vision_scores, real.vision) * on_vision), -1
-    )  # (B, H, S, S)
+    has_text, has_vision = (mask.any(-1)[:, None, None, None] for mask in (real.text, real.vision))
+    # An empty block has no output: whatever the softmax makes of its masked scores is multiplied by zero.
+    coefficients = (base_text * has_text, joint * has_text, base_vision * has_vision, joint * has_vision)
+    merged = _MergeBlocks.apply(scores, T, *coefficients)
     return F.dropout(merged, dropout).to(value.dtype) @ value
 
 
+class _MergeBlocks(torch.autograd.Function):
+    """Scores (B, H, S, S) to merged attention weights: both blocks' softmaxes, scaled by their coefficients.
+
+    With P the two softmaxes side by side and gap = lse_text - lse_vision, the weights are ``a P``, where
+    ``a_T = base_T + joint_T w``, ``a_V = base_V + joint_V (1 - w)`` and ``w = sigmoid(gap)``. The backward pass is
+    written by hand: it reads P once and stays finite at any gap.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        scores: Tensor,
+        T: int,
+        base_text: Tensor,
+        joint_text: Tensor,
+        base_vision: Tensor,
+        joint_vision: Tensor,
+    ) -> Tensor:
+        """Merged weights, (B, H, S, S) float32."""
+        blocks, sums = [], []
+        for block in (scores[..., :T], scores[..., T:]):
+            probabilities = block.softmax(-1)
+            # The largest probability is exp(max - lse), which saves a second pass of exponentials.
+            sums.append(block.amax(-1, keepdim=True) - probabilities.amax(-1, keepdim=True).log())
+            blocks.append(probabilities)
+        gap = sums[0] - sums[1]  # (B, H, S, 1)
+        on_text = base_text + joint_text * torch.sigmoid(gap)
+        on_vision = base_vision + joint_vision * torch.sigmoid(-gap)
+        ctx.T = T
+        ctx.save_for_backward(*blocks, gap, on_text, on_vision, joint_text, joint_vision)
+        return torch.cat((blocks[0] * on_text, blocks[1] * on_vision), -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Gradients of the scores and of the four coefficients."""
+        text, vision, gap, on_text, on_vision, joint_text, joint_vision = ctx.saved_tensors
+        w, rest = torch.sigmoid(gap), torch.sigmoid(-gap)
+        grad_text, grad_vision = grad[..., : ctx.T], grad[..., ctx.T :]
+        of_text = (grad_text * text).sum(-1, keepdim=True)  # d loss / d a_T, (B, H, S, 1)
+        of_vision = (grad_vision * vision).sum(-1, keepdim=True)
+        of_gap = (joint_text * of_text - joint_vision * of_vision) * w * rest
+        scores = torch.cat(
+            (
+                text * (on_text * (grad_text - of_text) + of_gap),
+                vision * (on_vision * (grad_vision - of_vision) - of_gap),
+            ),
+            -1,
+        )
+        gates = (of_text, of_text * w, of_vision, of_vision * rest)
+        return (scores, None, *(gate.sum(1, keepdim=True) for gate in gates))
+
+
 def _scores(query: Tensor, key: Tensor, real: Tensor) -> Tensor:
-    """(B, H, Q, K) scaled scores in float32; the lowest finite float at keys that are not real."""
-    scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
-    # Finite, not -inf: a row without keys must give neither NaN nor a NaN gradient.
-    return scores.masked_fill(~real[:, None, None, :], torch.finfo(torch.float32).min)
-
-
-def _block_softmax(scores: Tensor, real: Tensor) -> Tensor:
-    """Softmax over the last axis; zero where a sample has no real key."""
-    return scores.softmax(-1) * real.any(-1)[:, None, None, None]
+    """(B, H, Q, K) scaled scores; far below any other at keys that are not real."""
+    B, H, Q, d = query.shape
+    # Finite, so that a row without any key gives neither NaN nor a NaN gradient.
+    lowest = torch.finfo(query.dtype).min / 2
+    masked = torch.zeros(real.shape, dtype=query.dtype, device=query.device).masked_fill(~real, lowest)
+    bias = masked[:, None, None, :].expand(B, H, 1, -1).flatten(0, 1)  # (B * H, 1, K)
+    product = torch.baddbmm(bias, query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2), alpha=d**-0.5)
+    return product.view(B, H, Q, -1)
 
 
 def _coefficients(weights: Tensor, modes: tuple[str, ...], T: int, R: int) -> tuple[Tensor, Tensor, Tensor]:

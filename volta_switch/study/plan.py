@@ -141,7 +141,7 @@ def _pretraining_cell(study: Study, where: Places, model: str, seed: int) -> Cel
         *_common(where, model, seed, folder),
         *("--annotations_path", str(where.annotations_path), "--features_path", str(where.features_path)),
         *("--logdir", str(folder / "logs"), "--resume"),
-        *_flags(study.pretraining),
+        *_flags({"from_pretrained": "", **study.pretraining}),
     ]
     name = f"{find_config(model).stem}/seed{seed}/pretraining"
     return Cell(name, model, seed, "", (("train_concap", tuple(arguments)),))

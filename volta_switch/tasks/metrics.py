@@ -1,6 +1,7 @@
 """Metrics: pure functions of arrays.
 
-A tie is never a win: where another candidate scores as high as the right one, the right one ranks behind it.
+A tie is never a win: where another candidate scores as high as the right one, the right one ranks behind it. Nor is a
+score that is no number.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def caption_ranks(scores: np.ndarray, caption_image: np.ndarray) -> np.ndarray:
         (captions,) int, 0 where the right image scores strictly highest.
     """
     right = scores[np.arange(len(scores)), caption_image][:, None]
-    return (scores >= right).sum(1) - 1
+    return (~(scores < right)).sum(1) - 1
 
 
 def image_ranks(scores: np.ndarray, caption_image: np.ndarray) -> np.ndarray:
@@ -37,7 +38,7 @@ def image_ranks(scores: np.ndarray, caption_image: np.ndarray) -> np.ndarray:
     ranks = np.empty(scores.shape[1], dtype=np.int64)
     for image in range(scores.shape[1]):
         own = caption_image == image
-        ranks[image] = (scores[~own, image] >= scores[own, image].max()).sum()
+        ranks[image] = (~(scores[~own, image] < scores[own, image].max())).sum()
     return ranks
 
 

@@ -42,7 +42,11 @@ def parser(description: str, seed: int) -> argparse.ArgumentParser:
     model = flags.add_argument_group("model")
     model.add_argument("--config_file", "--config", default="switchbert", help="a name in config/, or a path")
     model.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides a field")
-    model.add_argument("--from_pretrained", default="", help="weights of another run, or a BERT (folder or hub name)")
+    model.add_argument(
+        "--from_pretrained",
+        default="",
+        help="weights of another run, a BERT (folder or hub name), or '' for random initial weights",
+    )
     output = flags.add_argument_group("output")
     output.add_argument("--output_dir", default="checkpoints", help="run folders are made here")
     output.add_argument("--save_name", default="", help="appended to the run folder's name")
@@ -60,6 +64,7 @@ def parser(description: str, seed: int) -> argparse.ArgumentParser:
 
 def add_training_flags(flags: argparse.ArgumentParser, weight_decay: float, clip_grad_norm: float) -> None:
     """Flags of the two training entry points."""
+    flags.set_defaults(from_pretrained="bert-base-uncased")
     training = flags.add_argument_group("training")
     training.add_argument("--logdir", default="logs", help="TensorBoard's folder")
     training.add_argument("--resume_file", default="", help="continue from this pytorch_ckpt_latest.tar")

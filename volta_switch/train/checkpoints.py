@@ -105,12 +105,12 @@ def load_state(
         raise UserError(f"{path}: could not be read as a checkpoint ({reason})") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path}: not a training state of this program; start from weights with --from_pretrained")
-    for key in sorted({*identity, *state["identity"]}):
-        before, now = state["identity"].get(key), identity.get(key)
-        if before != now:
-            raise UserError(
-                f"{path}: the run was started with {key} = {before}, now it is {now}; use the same settings"
-            )
+    if difference := _difference("", state["identity"], identity):
+        name, before, now = difference
+        raise UserError(
+            f"{path}: the run was started with {name} = {before}, now it is {now}; use the same settings, or leave out "
+            "--resume and --resume_file to start anew"
+        )
     load_volta(model, state["model_state_dict"], source=str(path))
     optimizer.load_state_dict(state["optimizer_state_dict"])
     scheduler.last_epoch = state["scheduler_state_dict"]["last_epoch"]
@@ -120,3 +120,12 @@ def load_state(
     if state["rng"]["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["rng"]["cuda"])
     return Progress(**state["progress"])
+
+
+def _difference(name: str, before: Any, now: Any) -> tuple[str, Any, Any] | None:
+    """The first setting that differs, ``hyperparameters.seed``, with both values."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = sorted({*before, *now})
+        inside = (_difference(f"{name}.{key}".lstrip("."), before.get(key), now.get(key)) for key in keys)
+        return next(filter(None, inside), None)
+    return None if before == now else (name, before, now)

@@ -60,9 +60,6 @@ def main(argv: Sequence[str]) -> Path:
         "precision": str(precision).removeprefix("torch."),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
-    run.describe(config, ["train_task.py", *argv], described)
-    print(f"{run.path}: {spec.name}, {start}, on {device}", file=sys.stderr)
-
     trainer = Trainer(
         model=model,
         losses=lambda batch: {"loss": task.loss(task.scores(model, batch).float(), batch)},
@@ -76,8 +73,11 @@ def main(argv: Sequence[str]) -> Path:
         save_steps=args.save_steps,
         keep_epochs=not args.save_best_only,
     )
-    if args.resume_file or (args.resume and (run.path / LATEST).is_file()):
+    resumed = bool(args.resume_file) or (args.resume and (run.path / LATEST).is_file())
+    if resumed:
         trainer.resume(Path(args.resume_file) if args.resume_file else run.path / LATEST)
+    run.start(config, ["train_task.py", *argv], described, resumed, trainer.progress.step)
+    print(f"{run.path}: {spec.name}, {start}, on {device}", file=sys.stderr)
     progress = trainer.fit()
     print(f"best validation score: {progress.best_score:.3f} (epoch {progress.best_epoch + 1})", file=sys.stderr)
     run.close()
@@ -102,9 +102,9 @@ def flags() -> argparse.ArgumentParser:
 
 def _hyperparameters(args: argparse.Namespace, spec: TaskSpec) -> Hyperparameters:
     return Hyperparameters(
-        epochs=args.num_epoch or spec.num_epoch,
-        batch_size=args.batch_size or spec.batch_size,
-        learning_rate=args.lr or spec.lr,
+        epochs=spec.num_epoch if args.num_epoch is None else args.num_epoch,
+        batch_size=spec.batch_size if args.batch_size is None else args.batch_size,
+        learning_rate=spec.lr if args.lr is None else args.lr,
         warmup_proportion=args.warmup_proportion,
         warmup_steps=args.warmup_steps,
         schedule_epochs=args.optim_train_epochs,

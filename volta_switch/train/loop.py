@@ -124,9 +124,10 @@ class Trainer:
 
     def _log(self, meter: Meter, bar: tqdm) -> None:
         values = meter.read()
-        bar.set_postfix({"loss": f"{values['loss']:.3f}", "samples/s": f"{values['samples_per_second']:.0f}"})
         values |= {"epoch": self.progress.epoch, "samples": self.progress.samples}
         values["lr"] = self.scheduler.get_last_lr()[0]
+        rate = f"{values['samples_per_second']:.0f}"
+        bar.set_postfix({"loss": f"{values['loss']:.3f}", "lr": f"{values['lr']:.1e}", "samples/s": rate})
         if self.switch is not None:
             values["temperature"] = float(self.switch.temperature)
         self.run.log("train", self.progress.step, values)

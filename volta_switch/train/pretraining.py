@@ -31,6 +31,7 @@ from volta_switch.train.loop import Losses, Trainer, Validation
 from volta_switch.train.optimisation import Hyperparameters
 from volta_switch.train.run_folder import LATEST, RunFolder
 
+REGRESSED = ("1", "2", "5")  # the visual targets that read the features before masking
 OBJECTIVES = {
     0: "masked words and regions, matching",
     1: "the same, without masked losses for mismatched pairs (the paper's)",
@@ -76,9 +77,6 @@ def main(argv: Sequence[str]) -> Path:
         "precision": str(precision).removeprefix("torch."),
         "parameters": parameters,
     }
-    run.describe(config, ["train_concap.py", *argv], described)
-    print(f"{run.path}: {parameters / 1e6:.2f} M parameters, {start}, on {device}", file=sys.stderr)
-
     layout = Layout(config.add_global_imgfeat, pad_id=config.pad_token_id)  # type: ignore[arg-type]
     loaders = {
         split: make_loader(
@@ -107,8 +105,11 @@ def main(argv: Sequence[str]) -> Path:
         save_steps=args.save_steps,
         keep_epochs=not args.save_best_only,
     )
-    if args.resume_file or (args.resume and (run.path / LATEST).is_file()):
+    resumed = bool(args.resume_file) or (args.resume and (run.path / LATEST).is_file())
+    if resumed:
         trainer.resume(Path(args.resume_file) if args.resume_file else run.path / LATEST)
+    run.start(config, ["train_concap.py", *argv], described, resumed, trainer.progress.step)
+    print(f"{run.path}: {parameters / 1e6:.2f} M parameters, {start}, on {device}", file=sys.stderr)
     trainer.fit()
     run.close()
     return run.path
@@ -154,6 +155,7 @@ def _dataset(args: argparse.Namespace, config: Config, tokenizer: Tokenizer, spl
         max_seq_length=args.max_seq_length,
         seed=args.seed,
         in_memory=args.in_memory,
+        feature_targets=any(config.visual_target_weights.get(target, 0) > 0 for target in REGRESSED),
     )
 
 

@@ -5,7 +5,7 @@
 | ``config.json`` | the resolved model configuration |
 | ``run.json`` | command, hyperparameters, data, versions, device: what a comparison checks |
 | ``command.txt`` | the command line |
-| ``log.jsonl`` | one JSON object per logged step, validation and event |
+| ``log.jsonl`` | one JSON object per start, logged step and validation |
 | ``metrics.json`` | the last and best validation, and test metrics by split |
 | ``pytorch_model_<epoch>.bin``, ``pytorch_model_best.bin`` | weights that VOLTA loads |
 | ``pytorch_ckpt_latest.tar`` | weights, optimiser, schedule, random state: what ``--resume`` reads |
@@ -26,6 +26,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from volta_switch.config import Config
+from volta_switch.errors import UserError
 from volta_switch.files import replacing, write_json
 
 LATEST = "pytorch_ckpt_latest.tar"
@@ -33,16 +34,28 @@ BEST = "pytorch_model_best.bin"
 
 
 class RunFolder:
-    """Writes a run's folder; every file is written whole or not at all, the log line by line."""
+    """Writes a run's folder; every file is written whole or not at all, the log line by line.
+
+    Nothing is touched before ``start``: a run that is refused leaves nothing behind, and no record overwritten.
+    """
 
     def __init__(self, path: Path, logdir: Path | None = None):
-        self.path = path
-        path.mkdir(parents=True, exist_ok=True)
-        self._events = None if logdir is None else SummaryWriter(str(logdir))
-        self._log = (path / "log.jsonl").open("a", encoding="utf-8", buffering=1)
+        self.path, self.logdir = path, logdir
+        self._events: SummaryWriter | None = None
 
-    def describe(self, config: Config, argv: list[str], settings: dict[str, Any]) -> None:
-        """Writes what is about to run."""
+    def start(self, config: Config, argv: list[str], settings: dict[str, Any], resumed: bool, step: int) -> None:
+        """Makes the folder, writes what is about to run and opens the logs (``log.jsonl`` is continued).
+
+        Raises:
+            UserError: the folder cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._events = None if self.logdir is None else SummaryWriter(str(self.logdir))
+            self._log = (self.path / "log.jsonl").open("a", encoding="utf-8", buffering=1)
+        except OSError as error:
+            raise UserError(f"{error.filename}: {error.strerror}; give another --output_dir or --logdir") from None
+        self.log("start", step, {"resumed": resumed})
         write_json(self.path / "config.json", config.to_dict())
         write_json(self.path / "run.json", {"command": argv, **settings, "environment": environment()})
         with replacing(self.path / "command.txt") as temporary:
