@@ -7,6 +7,15 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
-import torch  # noqa: E402
+import pytest  # noqa: E402
+import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """A tiny world on disk, and models of its size (tests/small_world.py); read-only."""
+    from small_world import write_small_world  # not at the top: most tests need none of what it imports
+
+    return write_small_world(tmp_path_factory.mktemp("small") / "world")

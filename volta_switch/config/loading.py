@@ -102,9 +102,9 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     target = values
     for parent in parents:
-        target = target.setdefault(parent, {})
-        if not isinstance(target, dict):
-            raise UserError(f"--set {override}: {parent} is not a section")
+        if not isinstance(target.get(parent), dict):
+            raise UserError(f"--set {override}: {parent} is not a section of this configuration")
+        target = target[parent]
     target[last] = value
 
 

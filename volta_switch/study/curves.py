@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def draw_curves(study: Study, folder: Path) -> Path:
         panels.append((spec.name, f"{spec.name}_", "score", "validation score, %"))
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.6), squeeze=False, layout="constrained")
     for axis, (title, prefix, value, label) in zip(axes[0], panels, strict=True):
-        for model, (colour, marker, style) in zip(study.models, STYLES, strict=False):
+        for model, (colour, marker, style) in zip(study.models, cycle(STYLES), strict=False):
             stem = find_config(model).stem
             lines = _read_log(folder / stem / f"seed{study.seeds[0]}" / f"{prefix}{stem}" / "log.jsonl")
             points = [(line["samples"] / 1000, line[value]) for line in lines]
@@ -56,6 +57,8 @@ def draw_curves(study: Study, folder: Path) -> Path:
 
 
 def _read_log(path: Path) -> list[dict[str, Any]]:
-    """The validations of a run, the last of each epoch."""
+    """The validations of a run, the last of each epoch; what an earlier run in the same folder logged is left out."""
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    starts = [number for number, line in enumerate(lines) if line["kind"] == "start" and not line["resumed"]]
+    lines = lines[starts[-1] :] if starts else lines
     return list({line["epoch"]: line for line in lines if line["kind"] == "valid"}.values())

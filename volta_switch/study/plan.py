@@ -18,8 +18,11 @@ import yaml
 from volta_switch.config import find_config, load_config
 from volta_switch.errors import UserError
 from volta_switch.tasks import TaskSpec, load_task
+from volta_switch.world.spec import WorldSpec
 
 KEYS = ("name", "world", "data", "models", "seeds", "set", "pretraining", "tasks")
+LISTS: dict[str, type] = {"models": str, "seeds": int, "set": str}  # of what
+SECTIONS = ("world", "data", "pretraining", "tasks")
 
 
 @dataclass(frozen=True)
@@ -66,27 +69,52 @@ def load_study(path: str | Path) -> Study:
     unknown = [str(key) for key in values if key not in KEYS]
     if unknown:
         raise UserError(f"{path}: unknown key {unknown[0]}; a study has {', '.join(KEYS)}")
+    values = {key: value for key, value in values.items() if value is not None}
     for key in ("models", "tasks"):
         if not values.get(key):
             raise UserError(f"{path}: {key} is missing or empty")
-    if (values.get("world") is None) == (not values.get("data")):
+    _check_kinds(path, values)
+    if ("world" in values) == bool(values.get("data")):
         raise UserError(f"{path}: give either world (to write one) or data (where yours lie)")
-    for task, flags in values["tasks"].items():
-        wrong = sorted(set(flags or {}) - {"train", "test"})
-        if wrong:
-            raise UserError(f"{path}: tasks.{task} has {wrong[0]}; expected train and test, each with flags")
     for model in values["models"]:
         load_config(model, values.get("set") or ())
+    stems = [find_config(model).stem for model in values["models"]]
+    for stem in stems:
+        if stems.count(stem) > 1:
+            raise UserError(f"{path}: models has {stem} twice; each needs a file name of its own, its rows' name")
     return Study(
         name=str(values.get("name", path.stem)),
         models=tuple(values["models"]),
-        tasks=values["tasks"],
+        tasks={str(task): flags or {} for task, flags in values["tasks"].items()},
         seeds=tuple(values.get("seeds") or (0,)),
         pretraining=values.get("pretraining") or {},
         overrides=tuple(values.get("set") or ()),
         world=values.get("world"),
         data=values.get("data") or {},
     )
+
+
+def _check_kinds(path: Path, values: Mapping[str, Any]) -> None:
+    """Raises UserError unless lists are lists and sections sections."""
+    for key, kind in LISTS.items():
+        found = values.get(key, [])
+        if not isinstance(found, list) or not all(type(item) is kind for item in found):
+            raise UserError(f"{path}: {key}: expected a list of {kind.__name__}, found {found!r}")
+    sections = {key: values[key] for key in SECTIONS if key in values}
+    for task, flags in dict(values["tasks"]).items() if isinstance(values["tasks"], Mapping) else ():
+        sections[f"tasks.{task}"] = flags or {}
+        if isinstance(flags, Mapping):
+            sections |= {f"tasks.{task}.{part}": inner or {} for part, inner in flags.items()}
+            wrong = [str(part) for part in flags if part not in ("train", "test")]
+            if wrong:
+                raise UserError(f"{path}: tasks.{task} has {wrong[0]}; expected train and test, each with flags")
+    for key, found in sections.items():
+        if not isinstance(found, Mapping):
+            raise UserError(f"{path}: {key}: expected a section of settings, found {found!r}")
+    fields = WorldSpec.__dataclass_fields__
+    unknown = [str(key) for key in values.get("world", ()) if key not in fields]
+    if unknown:
+        raise UserError(f"{path}: world has no {unknown[0]}; its parameters are {', '.join(fields)}")
 
 
 @dataclass(frozen=True)
@@ -162,7 +190,7 @@ def _task_cell(study: Study, where: Places, model: str, seed: int, spec: TaskSpe
         *common,
         "--from_pretrained",
         str(best),
-        *_flags({"split": test_split(spec, flags), **flags.get("test", {})}),
+        *_flags({"split": test_split(spec, flags), **(flags.get("test") or {})}),
     ]
     entry = "eval_retrieval" if spec.type == "VL-logit" else "eval_task"
     needs = f"{stem}/seed{seed}/pretraining" if study.pretraining else ""

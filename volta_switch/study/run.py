@@ -25,6 +25,8 @@ def run_study(study: Study, folder: Path, jobs: int) -> list[Cell]:
     Raises:
         UserError: a cell failed; its log is named, and the cells that do not need it are finished.
     """
+    if jobs < 1:
+        raise UserError(f"--jobs: expected 1 or more, found {jobs}")
     folder.mkdir(parents=True, exist_ok=True)
     where = places(study, folder)
     if study.world is not None:
@@ -88,6 +90,8 @@ def run_cell(folder: Path, cell: Cell) -> str:
         except UserError as error:
             print(f"error: {error}")
             return str(error)
+        except SystemExit:  # argparse has said why, into the log
+            return f"the plan's flags are wrong, see {log}"
         except Exception as error:  # a failed cell must not take the others with it
             traceback.print_exc()
             return f"{type(error).__name__}: {error}"

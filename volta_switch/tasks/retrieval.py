@@ -119,8 +119,10 @@ class RetrievalTask(Task):
         }
         if known.get(split):
             return self.spec.path(known[split])
-        beside = self.spec.path(self.spec.val_annotations_jsonpath or self.spec.train_annotations_jsonpath)
-        return beside.with_name(f"{split}_ann.jsonl")
+        beside = self.spec.val_annotations_jsonpath or self.spec.train_annotations_jsonpath
+        if not beside:
+            raise UserError(f"{self.spec.key} ({self.spec.name}): the task file names no annotations for {split!r}")
+        return self.spec.path(beside).with_name(f"{split}_ann.jsonl")
 
     def _id_key(self) -> Any:
         return "id" if "COCO" in self.spec.name else "img_path"

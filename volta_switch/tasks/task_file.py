@@ -73,22 +73,36 @@ def load_task(path: str | Path, task: str) -> TaskSpec:
         raise UserError(f"{path}: not a YAML file ({str(error).splitlines()[0]})") from None
     if not isinstance(entries, Mapping) or not all(isinstance(entry, Mapping) for entry in entries.values()):
         raise UserError(f"{path}: expected entries TASK<n>, each with settings")
+    entries = {str(key): entry for key, entry in entries.items()}
     wanted = task.strip()
     names = {str(entry.get("name")): key for key, entry in entries.items()}
     key = next((k for k in (wanted, f"TASK{wanted}", names.get(wanted)) if k in entries), None)
     if key is None:
         known = [f"{key} ({entry.get('name')})" for key, entry in entries.items()]
         near = difflib.get_close_matches(wanted, [*entries, *names], n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = f"; did you mean {near[0]}?" if near else "."
         raise UserError(f"{path}: no task {wanted!r}{hint} It has {', '.join(known)}; choose one with --task")
     entry = dict(entries[key])
-    missing = [name for name in REQUIRED if name not in entry]
+    missing = [name for name in REQUIRED if entry.get(name) is None]
     if missing:
         raise UserError(f"{path}: {key} lacks {', '.join(missing)}")
     fields = {name for name in TaskSpec.__dataclass_fields__ if name not in ("key", "folder", "extra")}
     extra = {name: value for name, value in entry.items() if name not in fields}
-    known_values = {name: value for name, value in entry.items() if name in fields and value is not None}
-    for name in ("lr",):  # YAML reads 1e-4 as a string
-        if name in known_values:
-            known_values[name] = float(known_values[name])
+    given = {name: value for name, value in entry.items() if name in fields and value is not None}
+    try:
+        known_values = {name: _coerce(name, value) for name, value in given.items()}
+    except ValueError as error:
+        raise UserError(f"{path}: {key}: {error}") from None
     return TaskSpec(key=key, folder=path.parent, extra=extra, **known_values)
+
+
+def _coerce(name: str, value: Any) -> Any:
+    """A setting as its field's type; YAML reads 1e-4 as text."""
+    kind = str(TaskSpec.__dataclass_fields__[name].type).removesuffix(" | None")
+    try:
+        fits = {"int": int, "float": float, "str": str}[kind](value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: expected {kind}, found {value!r}") from None
+    if kind == "int" and isinstance(value, float | bool):
+        raise ValueError(f"{name}: expected a whole number, found {value!r}")
+    return fits

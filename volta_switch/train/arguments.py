@@ -125,8 +125,13 @@ def load_model_config(args: argparse.Namespace, fusion_method: str | None = None
     return load_config(args.config_file, overrides)
 
 
-def load_tokenizer(config: Config) -> Tokenizer:
-    """The configuration's tokenizer, checked against its vocabulary size."""
+def load_tokenizer(config: Config, max_seq_length: int) -> Tokenizer:
+    """The configuration's tokenizer, checked against its vocabulary size and the longest text that it may be given."""
+    if not 2 < max_seq_length <= config.max_position_embeddings:
+        raise UserError(
+            f"max_seq_length is {max_seq_length}, expected 3 to {config.max_position_embeddings}, the model's "
+            "max_position_embeddings; change one of them"
+        )
     tokenizer = Tokenizer(config.bert_model, config.do_lower_case)
     check_vocab_size(tokenizer, config.vocab_size)
     return tokenizer

@@ -57,7 +57,7 @@ def evaluate(args: argparse.Namespace, zero_shot: bool, only: type | None = None
     device, _ = prepare_device(args)
     workers = args.num_workers if args.num_val_workers is None else args.num_val_workers
     options = DataOptions(args.seed, workers, args.in_memory, args.val_features_lmdbpath, args.val_annotations_jsonpath)
-    task = build_task(spec, config, load_tokenizer(config), options)
+    task = build_task(spec, config, load_tokenizer(config, spec.max_seq_length), options)
     if only is not None and not isinstance(task, only):
         raise UserError(f"{spec.key} ({spec.name}) is no retrieval task; evaluate it with eval_task.py")
     if not args.from_pretrained:

@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> Path:
     device, precision = prepare_device(args)
     hyper = _hyperparameters(args, spec)
     options = DataOptions(args.seed, args.num_workers, args.in_memory, args.train_features_lmdbpath)
-    task = build_task(spec, config, load_tokenizer(config), options)
+    task = build_task(spec, config, load_tokenizer(config, spec.max_seq_length), options)
     train_split, val_split = args.train_split or spec.train_split, args.val_split or spec.val_split
     loader = task.loader(train_split, hyper.batch_size // hyper.grad_acc_steps, training=True)
     val_loader = task.loader(val_split, args.eval_batch_size or spec.eval_batch_size or spec.batch_size, training=False)

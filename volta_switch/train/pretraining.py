@@ -17,6 +17,7 @@ from volta_switch.data.batching import BatchSampler, make_loader, start_epoch
 from volta_switch.data.collate import Batch, Layout
 from volta_switch.data.concap_dataset import ConcapDataset
 from volta_switch.data.tokenizer import Tokenizer
+from volta_switch.errors import UserError
 from volta_switch.model.bert import BertForVLPreTraining
 from volta_switch.train.arguments import (
     add_training_flags,
@@ -44,7 +45,7 @@ def main(argv: Sequence[str]) -> Path:
     args = flags().parse_args(argv)
     config = load_model_config(args)
     device, precision = prepare_device(args)
-    tokenizer = load_tokenizer(config)
+    tokenizer = load_tokenizer(config, args.max_seq_length)
     hyper = Hyperparameters(
         epochs=args.num_train_epochs,
         batch_size=args.train_batch_size,
@@ -144,7 +145,7 @@ def _whole(text: str) -> int:
 
 
 def _dataset(args: argparse.Namespace, config: Config, tokenizer: Tokenizer, split: Any) -> ConcapDataset:
-    return ConcapDataset(
+    dataset = ConcapDataset(
         Path(args.features_path),
         Path(args.annotations_path),
         split,
@@ -157,6 +158,21 @@ def _dataset(args: argparse.Namespace, config: Config, tokenizer: Tokenizer, spl
         in_memory=args.in_memory,
         feature_targets=any(config.visual_target_weights.get(target, 0) > 0 for target in REGRESSED),
     )
+    _check_widths(dataset, config)
+    return dataset
+
+
+def _check_widths(dataset: ConcapDataset, config: Config) -> None:
+    """Raises UserError unless the first pair's regions are as wide as the model expects."""
+    regions, _ = dataset.pairs[0]
+    widths = {"v_feature_size": regions.features, "v_num_classes": regions.cls_prob}
+    for key, array in widths.items():
+        found, expected = 0 if array is None else array.shape[1], getattr(config, key)
+        if found != expected:
+            raise UserError(
+                f"{dataset.pairs.path}: regions are {found} wide in what {key} counts, the model expects {expected}; "
+                f"set {key} to {found}, or give the feature file that the model was made for"
+            )
 
 
 def pretraining_losses(model: BertForVLPreTraining, objective: int, batch: Batch) -> Losses:

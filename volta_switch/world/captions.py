@@ -30,9 +30,9 @@ class Caption:
 
 
 def draw_caption(rng: random.Random, scene: Scene) -> Caption:
-    """Describe four objects of the scene: two clauses of two objects, or a chain of three and one alone."""
-    mentioned = rng.sample(range(len(scene.objects)), 4)
-    groups = [mentioned[:2], mentioned[2:]] if rng.random() < 0.7 else [mentioned[:3], mentioned[3:]]
+    """Describe two or three objects of the scene: a pair or a chain in relation, or a pair and one alone."""
+    mentioned = rng.sample(range(len(scene.objects)), min(3, len(scene.objects)))
+    groups = [mentioned] if len(mentioned) == 2 or rng.random() < 0.3 else [mentioned[:2], mentioned[2:]]
     rng.shuffle(groups)
     return Caption(tuple(_clause(rng, scene, group) for group in groups))
 
@@ -44,9 +44,8 @@ def _clause(rng: random.Random, scene: Scene, group: list[int]) -> Phrase:
     if not rest:
         return Phrase(values)
     true = [direction for row, direction in enumerate(DIRECTIONS) if scene.sure[row][rest[0]] >> first & 1]
-    if not true:  # objects do not overlap, yet their centres may be within the margin along both axes
-        rest[0] = rng.choice([other for other in range(len(scene.objects)) if other not in group])
-        return _clause(rng, scene, [first, *rest])
+    if not true:  # cannot be: objects do not overlap
+        return Phrase(values)
     return Phrase(values, rng.choice(true), _clause(rng, scene, rest))
 
 

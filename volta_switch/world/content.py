@@ -11,9 +11,12 @@ from volta_switch.world.detector import Detector
 from volta_switch.world.phrases import LIKENESS, NEAREST, Phrase, by_attributes, by_relation
 from volta_switch.world.questions import Question, QuestionMaker, annotate
 from volta_switch.world.scenes import DIRECTIONS, Scene, draw_scenes
-from volta_switch.world.spec import WorldSpec
+from volta_switch.world.spec import MAX_OBJECTS, WorldSpec
 
 FIRST_IMAGE = {"concap": 1_000_000, "refer": 200_000, "retrieval": 300_000, "vqa": 400_000}  # ids are unique in a world
+# Fewest and most objects of a scene: pre-training starts easy, as web images do that show one or two things; the
+# referring expressions' number bounds what a guess among the objects is worth (1/n).
+OBJECTS = {"concap": (2, 5), "refer": (7, MAX_OBJECTS), "retrieval": (4, 6), "vqa": (5, 7)}
 RETRIEVAL_IMAGES = 100  # at most: of validation and of test
 CAPTIONS_PER_IMAGE = 5
 TRAIN_ITEMS, EVAL_ITEMS = 6, 4  # expressions, and questions, per image
@@ -92,7 +95,7 @@ def _splits(spec: WorldSpec, dataset: str, images: dict[str, int]) -> list[tuple
     drawn = []
     first = FIRST_IMAGE[dataset]
     for split, count in images.items():
-        scenes = draw_scenes(_generator(spec.seed, "scenes", dataset, split), list(range(first, first + count)))
+        scenes = draw_scenes(_generator(spec.seed, "scenes", dataset, split), list(range(first, first + count)), *OBJECTS[dataset])
         drawn.append((split, scenes, random.Random(f"{spec.seed} texts {dataset} {split}")))
         first += count
     return drawn

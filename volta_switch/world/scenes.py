@@ -13,7 +13,6 @@ from volta_switch.world.spec import (
     COLOURS,
     MATERIALS,
     MAX_OBJECTS,
-    MIN_OBJECTS,
     SHAPES,
     SIZES,
 )
@@ -70,10 +69,10 @@ def members(mask: int) -> list[int]:
     return found
 
 
-def draw_scenes(rng: np.random.Generator, image_ids: list[int]) -> list[Scene]:
-    """Draw one scene for each image id."""
+def draw_scenes(rng: np.random.Generator, image_ids: list[int], fewest: int, most: int) -> list[Scene]:
+    """Draw one scene of ``fewest`` to ``most`` objects for each image id."""
     count = len(image_ids)
-    numbers = rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1, count)
+    numbers = rng.integers(fewest, most + 1, count)
     attributes = _draw_attributes(rng, count)  # (N, MAX_OBJECTS, 4)
     boxes = _draw_boxes(rng, attributes[:, :, SIZE])  # (N, MAX_OBJECTS, 4)
     return [

@@ -14,7 +14,7 @@ ATTRIBUTE_CLASSES = 1 + len(SIZES) * len(MATERIALS)  # background, then size x m
 
 CANVAS_WIDTH = 480  # pixels
 CANVAS_HEIGHT = 360  # pixels
-MIN_OBJECTS, MAX_OBJECTS = 7, 9  # objects per scene: a guess among them is right in 1/n < 14.3 % of cases
+MAX_OBJECTS = 9  # of any scene
 
 
 @dataclass(frozen=True)
