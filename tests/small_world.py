@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,7 +87,9 @@ class SmallWorld:
     def flags(self, entry: str, out: Path, model: str, task: str = "", **changes: Any) -> list[str]:
         """A whole command line; ``changes`` are fields of the configuration."""
         flags = [*self.model_flags(model, **changes), *self.data_flags(entry, task), "--output_dir", str(out)]
-        return flags if entry.startswith("eval") else [*flags, "--logdir", str(out / "logs"), "--in_memory"]
+        if entry.startswith("eval"):
+            return flags
+        return [*flags, "--logdir", str(out / "logs"), "--in_memory", "--from_pretrained", ""]  # a later flag wins
 
     def run(self, entry: str, out: Path, model: str, *flags: Any, task: str = "", **changes: Any) -> Any:
         """Runs an entry point in this process and returns what it returns."""
@@ -190,6 +194,13 @@ def refusal(main: Any, argv: Sequence[Any], capsys: pytest.CaptureFixture[str]) 
     lines = err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and "Traceback" not in err, err
     return lines[0].removeprefix("error: ")
+
+
+def run_script(entry: str, argv: Sequence[Any], *more: Any) -> subprocess.CompletedProcess[str]:
+    """An entry point in a process of its own."""
+    script = Path(__file__).parents[1] / f"{entry}.py"
+    command = [sys.executable, str(script), *map(str, (*argv, *more))]
+    return subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=300)
 
 
 @contextmanager

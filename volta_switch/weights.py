@@ -6,9 +6,12 @@ every name and shape: what is missing, left over, misshapen or contradictory rai
 
 from __future__ import annotations
 
+import pickle
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -88,16 +91,32 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such weight file; give a .safetensors or .bin file that a run has written")
-    try:
-        if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors":
+        try:
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for damaged and refused files
-        reason = "damaged or not a safetensors file" if isinstance(error, SafetensorError) else _first_line(error)
-        raise UserError(f"{path}: could not be read as weights ({reason})") from None
+        except (SafetensorError, OSError, ValueError):
+            raise UserError(f"{path}: could not be read as weights (damaged or not a safetensors file)") from None
+    state = load_plain(path, "weights")
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise UserError(f"{path}: expected a dictionary of tensors, as torch.save(model.state_dict()) writes it")
     return dict(state)
+
+
+def load_plain(path: Path, what: str) -> Any:
+    """What a PyTorch file holds; no code in it is run.
+
+    Raises:
+        UserError: the file is damaged, or holds more than tensors and plain values; ``what`` says what was expected.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on old pickles
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # PyTorch's own words advise to run the code
+        reason = "damaged, or it holds more than tensors and plain values; nothing in it was run"
+    except Exception as error:  # PyTorch raises many kinds for damaged files
+        reason = _first_line(error)
+    raise UserError(f"{path}: could not be read as {what} ({reason})")
 
 
 def write_weights(path: str | Path, state: State) -> None:

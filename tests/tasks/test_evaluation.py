@@ -27,9 +27,9 @@ def test_every_sample_counts_once_whatever_the_batches(world, config, name):
     task = world.task(name, config)
     model = world.task_model(task)
     samples = len(task.dataset("val", training=False))
-    uneven = samples - 1  # the last batch holds a single sample
-    assert samples % 7 and samples > 14
-    whole, odd, last = (task.evaluate(model, task.loader("val", size, False), CPU) for size in (samples, 7, uneven))
+    rest = next(size for size in (7, 9, 11) if samples % size)  # a size that leaves a smaller last batch
+    sizes = (samples, rest, samples - 1)  # the third: the last batch holds a single sample
+    whole, odd, last = (task.evaluate(model, task.loader("val", size, False), CPU) for size in sizes)
     assert len(whole.results) == len(odd.results) == samples
     assert odd.score == pytest.approx(whole.score) and last.score == pytest.approx(whole.score)
     assert odd.metrics["loss"] == pytest.approx(whole.metrics["loss"], rel=1e-5)
@@ -135,7 +135,7 @@ def test_the_score_matrix_is_that_of_every_pair_by_itself(world, few, model):
     network = world.task_model(task)
     matrix, one_by_one = pairs(task, network, lambda inputs: network("TASK8", **inputs).scores[0, 0])
     np.testing.assert_allclose(matrix, one_by_one, rtol=1e-4, atol=1e-5)
-    assert matrix.shape == (20, 4) and matrix.std() > 1e-3
+    assert matrix.shape[1] == 4 < matrix.shape[0] and matrix.std() > 1e-3
 
 
 def test_zero_shot_scores_are_the_matching_heads_probabilities(world, config, few):

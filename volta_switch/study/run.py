@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing import get_context
 from pathlib import Path
@@ -59,7 +60,13 @@ def _run_all(folder: Path, waiting: list[Cell], jobs: int, total: int) -> list[C
                 return failed + waiting
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 cell = running.pop(future)
-                error = future.result()
+                try:
+                    error = future.result()
+                except BrokenProcessPool:
+                    raise UserError(
+                        f"{cell.name}: its process was killed, perhaps for want of memory; take fewer --jobs (the same "
+                        "command goes on from here)"
+                    ) from None
                 if error:
                     failed.append(cell)
                 else:

@@ -13,7 +13,7 @@ from volta_switch.config import Config
 from volta_switch.errors import UserError
 from volta_switch.files import replacing
 from volta_switch.model.bert import switch_encoder
-from volta_switch.weights import load_bert, load_volta, read_weights, to_volta
+from volta_switch.weights import load_bert, load_plain, load_volta, read_weights, to_volta
 
 FORMAT = "volta_switch training state 1"
 
@@ -98,11 +98,7 @@ def load_state(
     """
     if not path.is_file():
         raise UserError(f"{path}: no checkpoint to resume from; leave out --resume and --resume_file to start anew")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for damaged and refused files
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"{path}: could not be read as a checkpoint ({reason})") from None
+    state = load_plain(path, "a checkpoint")
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path}: not a training state of this program; start from weights with --from_pretrained")
     if difference := _difference("", state["identity"], identity):
@@ -112,10 +108,8 @@ def load_state(
             "--resume and --resume_file to start anew"
         )
     load_volta(model, state["model_state_dict"], source=str(path))
-    optimizer.load_state_dict(state["optimizer_state_dict"])
+    optimizer.load_state_dict(state["optimizer_state_dict"])  # the present rates are in it
     scheduler.last_epoch = state["scheduler_state_dict"]["last_epoch"]
-    for group, rate in zip(optimizer.param_groups, scheduler.get_lr(), strict=True):
-        group["lr"] = rate
     torch.set_rng_state(state["rng"]["cpu"])
     if state["rng"]["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["rng"]["cuda"])

@@ -38,6 +38,8 @@ def main(argv: Sequence[str]) -> Path:
     train_split, val_split = args.train_split or spec.train_split, args.val_split or spec.val_split
     loader = task.loader(train_split, hyper.batch_size // hyper.grad_acc_steps, training=True)
     val_loader = task.loader(val_split, args.eval_batch_size or spec.eval_batch_size or spec.batch_size, training=False)
+    for some in (loader, val_loader):
+        some.dataset[0]  # what is wrong with the features shows before anything is written
 
     torch.manual_seed(hyper.seed)
     model = BertForVLTasks(config, {spec.key: spec.head()})

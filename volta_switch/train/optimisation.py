@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -33,9 +34,19 @@ class Hyperparameters:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "grad_acc_steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: expected 1 or more, found {getattr(self, name)}")
+        for name in ("epochs", "batch_size", "grad_acc_steps", "schedule_epochs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name}: expected 1 or more, found {value}")
+        rates = ("learning_rate", "warmup_proportion", "warmup_steps", "adam_epsilon", "weight_decay", "clip_grad_norm")
+        for name in rates:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise UserError(f"{name}: expected 0 or more, found {value}")
+        if self.warmup_proportion > 1:
+            raise UserError(f"warmup_proportion: expected at most 1, the whole run, found {self.warmup_proportion}")
+        if not all(0 <= beta < 1 for beta in self.adam_betas):
+            raise UserError(f"adam_betas: expected two numbers from 0 to below 1, found {self.adam_betas}")
         if self.batch_size % self.grad_acc_steps:
             raise UserError(
                 f"batch_size {self.batch_size} is not a multiple of gradient_accumulation_steps {self.grad_acc_steps}"

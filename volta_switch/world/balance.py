@@ -1,9 +1,10 @@
 """How far one gets in a world without looking or without reading: chance, majority and prior scores."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from volta_switch.world.content import Asked, Captioned, Referred, World
+from volta_switch.world.questions import Question
 
 VOTES_TO_SCORE = (0.0, 0.3, 0.6, 0.9, 1.0)  # VQA: by the number of annotators who gave an answer; four or more: 1
 
@@ -51,7 +52,7 @@ def _shares(entries: list[Asked]) -> dict[str, float]:
     return {kind: count / kinds.total() for kind, count in sorted(kinds.items())}
 
 
-def _constant_score(train: list[Asked], test: list[Asked], group_of) -> float:
+def _constant_score(train: list[Asked], test: list[Asked], group_of: Callable[[Question], str]) -> float:
     totals: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for entry in train:
         for question, _, given in entry.questions:

@@ -5,8 +5,10 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -14,8 +16,10 @@ from volta_switch.data.lmdb_environment import environment
 from volta_switch.errors import UserError
 from volta_switch.world import files
 from volta_switch.world.balance import balance
+from volta_switch.world.captions import Caption
 from volta_switch.world.content import World, draw_world
-from volta_switch.world.questions import LABELS
+from volta_switch.world.phrases import Phrase
+from volta_switch.world.questions import LABELS, Question
 from volta_switch.world.render import render_world
 from volta_switch.world.spec import MAX_OBJECTS, WorldSpec
 from volta_switch.world.vocabulary import DIRECTORY, Lexicon
@@ -24,7 +28,7 @@ SUMMARY = "world.json"
 FORMAT = 1  # raised whenever the same parameters give other files
 
 
-def write_world(out: str | Path, *, overwrite: bool = False, **parameters) -> bool:
+def write_world(out: str | Path, *, overwrite: bool = False, **parameters: Any) -> bool:
     """Write the world with the given parameters (the fields of ``WorldSpec``) to the folder ``out``.
 
     The folder appears whole, at the end. Returns False, having written nothing, if ``out`` already holds the world
@@ -99,7 +103,7 @@ def _write(root: Path, spec: WorldSpec) -> None:
 
 def text_lengths(world: World, lexicon: Lexicon) -> dict[str, int]:
     """Return the longest text of each data set in word pieces, [CLS] and [SEP] included."""
-    texts = {
+    texts: dict[str, Sequence[Caption | Phrase | Question]] = {
         "concap": [caption for part in world.concap.values() for entry in part for caption in entry.captions],
         "refer": [phrase for part in world.refer.values() for entry in part for _, phrase in entry.expressions],
         "retrieval": [caption for part in world.retrieval.values() for entry in part for caption in entry.captions],
@@ -166,7 +170,7 @@ def digests(root: Path) -> dict[str, str]:
     return found
 
 
-def _records_digest(path: Path):
+def _records_digest(path: Path) -> Any:
     digest = hashlib.sha256()
     env = environment(path, "records")
     with env.begin(buffers=True) as transaction:
@@ -212,7 +216,8 @@ def run_world(args: argparse.Namespace) -> int:
     refer, vqa, retrieval = (summary["balance"][task]["test"] for task in ("refer", "vqa", "retrieval"))
     print(f"{args.out}: {train} training images, vocabulary of {summary['vocabulary']}, {summary['labels']} answers")
     print(
-        f"without looking: referring expressions {100 * refer['chance']:.1f} %, VQA {100 * vqa['prior_by_kind']:.1f} %, "
+        f"without looking: referring expressions {100 * refer['chance']:.1f} %, "
+        f"VQA {100 * vqa['prior_by_kind']:.1f} %, "
         f"retrieval R@1 {100 * retrieval['chance_r1']:.1f} % (ceiling {100 * retrieval['ceiling_r1']:.1f} %)"
     )
     return 0

@@ -4,10 +4,11 @@ import random
 from dataclasses import dataclass
 
 from volta_switch.world.phrases import Phrase, Values, denote
-from volta_switch.world.scenes import DIRECTIONS, Scene, members
+from volta_switch.world.scenes import DIRECTIONS, Scene
 
 # How often a caption says the size, colour, material and shape of an object that it mentions.
-SAID = (0.3, 0.85, 0.3, 0.85)
+SAID = (0.7, 0.95, 0.7, 0.95)
+RELATED = 0.6  # the share of captions whose first two objects are put in relation; else objects are listed
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,13 @@ class Caption:
         return all(denote(scene, clause)[1] for clause in self.clauses)
 
 
-def draw_caption(rng: random.Random, scene: Scene) -> Caption:
-    """Describe two or three objects of the scene: a pair or a chain in relation, or a pair and one alone."""
-    mentioned = rng.sample(range(len(scene.objects)), min(3, len(scene.objects)))
-    groups = [mentioned] if len(mentioned) == 2 or rng.random() < 0.3 else [mentioned[:2], mentioned[2:]]
-    rng.shuffle(groups)
+def draw_caption(rng: random.Random, scene: Scene, most: int) -> Caption:
+    """Describe at most ``most`` objects of the scene: two of them in relation, or all listed side by side."""
+    mentioned = rng.sample(range(len(scene.objects)), min(most, len(scene.objects)))
+    groups = [[target] for target in mentioned]
+    if len(mentioned) > 1 and rng.random() < RELATED:
+        groups[:2] = [mentioned[:2]]
+        rng.shuffle(groups)
     return Caption(tuple(_clause(rng, scene, group) for group in groups))
 
 
@@ -58,11 +61,3 @@ def _said(rng: random.Random, scene: Scene, target: int) -> Values:
                 value if kept else None for kept, value in zip(said, scene.objects[target], strict=True)
             )
             return size, colour, material, shape
-
-
-def mentions(caption: Caption, scene: Scene) -> list[int]:
-    """Return the objects of the scene that the caption's clauses surely denote."""
-    found = 0
-    for clause in caption.clauses:
-        found |= denote(scene, clause)[0]
-    return members(found)

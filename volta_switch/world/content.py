@@ -1,6 +1,7 @@
 """The whole content of a world, in memory: scenes of every data set and what is said about them."""
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +17,15 @@ from volta_switch.world.spec import MAX_OBJECTS, WorldSpec
 FIRST_IMAGE = {"concap": 1_000_000, "refer": 200_000, "retrieval": 300_000, "vqa": 400_000}  # ids are unique in a world
 # Fewest and most objects of a scene: pre-training starts easy, as web images do that show one or two things; the
 # referring expressions' number bounds what a guess among the objects is worth (1/n).
-OBJECTS = {"concap": (2, 5), "refer": (7, MAX_OBJECTS), "retrieval": (4, 6), "vqa": (5, 7)}
+OBJECTS = {"concap": (1, 4), "refer": (7, MAX_OBJECTS), "retrieval": (4, 6), "vqa": (2, 5)}
+COPIES = {"concap": 0.3, "refer": 0.6, "retrieval": 0.3, "vqa": 0.2}  # share of objects that are near-copies of another
+MENTIONED = {"concap": 2, "retrieval": 3}  # objects that a caption mentions, if there are as many
 RETRIEVAL_IMAGES = 100  # at most: of validation and of test
 CAPTIONS_PER_IMAGE = 5
 TRAIN_ITEMS, EVAL_ITEMS = 6, 4  # expressions, and questions, per image
 # How often an expression is of each kind; a kind that finds no phrase for its referent gives way to another draw.
-EXPRESSIONS = {"attributes": 20, "direction": 36, "nearest": 10, "likeness": 12, "chain": 44}
+EXPRESSION_TRIES = 12
+EXPRESSIONS = {"attributes": 25, "direction": 40, "nearest": 5, "likeness": 10, "chain": 70}
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,8 @@ class World:
     retrieval: dict[str, list[Captioned]]
     vqa: dict[str, list[Asked]]
 
-    def regions(self, dataset: str, split: str) -> list[Regions]:
-        """Return what the detector sees in the scenes of a split, in their order."""
+    def regions(self, dataset: str, split: str) -> Iterator[Regions]:
+        """Yield what the detector sees in the scenes of a split, in their order."""
         described = getattr(self, dataset)[split]
         rng = _generator(self.spec.seed, "regions", dataset, split)
         return Detector(self.spec).detect(rng, [entry.scene for entry in described], scores=dataset == "concap")
@@ -68,7 +72,7 @@ class World:
 def draw_world(spec: WorldSpec) -> World:
     """Draw a world; the same parameters give the same world."""
     concap = {
-        split: [Captioned(scene, (draw_caption(rng, scene),)) for scene in scenes]
+        split: [Captioned(scene, (draw_caption(rng, scene, MENTIONED["concap"]),)) for scene in scenes]
         for split, scenes, rng in _splits(spec, "concap", {"train": spec.images, "val": spec.eval_images})
     }
     task_images = {"train": spec.images, "val": spec.eval_images, "test": spec.eval_images}
@@ -83,7 +87,8 @@ def draw_world(spec: WorldSpec) -> World:
     few = min(RETRIEVAL_IMAGES, spec.eval_images)
     retrieval = {
         split: [
-            Captioned(scene, tuple(draw_caption(rng, scene) for _ in range(CAPTIONS_PER_IMAGE))) for scene in scenes
+            Captioned(scene, tuple(draw_caption(rng, scene, MENTIONED["retrieval"]) for _ in range(CAPTIONS_PER_IMAGE)))
+            for scene in scenes
         ]
         for split, scenes, rng in _splits(spec, "retrieval", {"train": spec.images, "val": few, "test": few})
     }
@@ -95,7 +100,12 @@ def _splits(spec: WorldSpec, dataset: str, images: dict[str, int]) -> list[tuple
     drawn = []
     first = FIRST_IMAGE[dataset]
     for split, count in images.items():
-        scenes = draw_scenes(_generator(spec.seed, "scenes", dataset, split), list(range(first, first + count)), *OBJECTS[dataset])
+        scenes = draw_scenes(
+            _generator(spec.seed, "scenes", dataset, split),
+            list(range(first, first + count)),
+            *OBJECTS[dataset],
+            COPIES[dataset],
+        )
         drawn.append((split, scenes, random.Random(f"{spec.seed} texts {dataset} {split}")))
         first += count
     return drawn
@@ -112,12 +122,14 @@ def _refer(rng: random.Random, scene: Scene, count: int) -> Referred:
 
 def draw_expression(rng: random.Random, scene: Scene) -> tuple[int, Phrase]:
     """Draw an object of the scene, each with the same chance, and a phrase that denotes it alone."""
-    while True:
-        target = rng.randrange(len(scene.objects))
-        for _ in range(20):  # nearly always enough: the drawn object stays the referent
-            phrase = _expression(rng, scene, target)
-            if phrase is not None:
-                return target, phrase
+    target = rng.randrange(len(scene.objects))
+    for _ in range(EXPRESSION_TRIES):
+        phrase = _expression(rng, scene, target)
+        if phrase is not None:
+            return target, phrase
+    phrase = by_attributes(rng, scene, target)
+    assert phrase is not None  # no two objects of a scene are alike
+    return target, phrase
 
 
 def _expression(rng: random.Random, scene: Scene, target: int) -> Phrase | None:

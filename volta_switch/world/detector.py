@@ -3,6 +3,8 @@
 Legend: R regions of an image, F feature width, C object classes, A attribute classes, n objects of a scene.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from volta_switch.data.regions import Regions, pairwise_iou
@@ -12,6 +14,7 @@ from volta_switch.world.spec import CANVAS_HEIGHT, CANVAS_WIDTH, COLOURS, MATERI
 FEATURE_NOISE = 0.35  # standard deviation, where the clean features have 1
 LAYER_GAIN = 1.5  # of the random network's weights: its units work where tanh bends
 BOX_JITTER = 0.06  # of the side: the most that a detected edge is off
+SCENES_AT_ONCE = 128  # bounds the memory at VOLTA's sizes
 CLUTTER_KINDS = 8
 CLUTTER_IOU = 0.4  # clutter overlaps no object by more
 LOGIT_EXACT, LOGIT_HALF, LOGIT_UNUSED = 6.0, 2.0, -5.0
@@ -30,8 +33,13 @@ class Detector:
 
     def embed(self, attributes: np.ndarray) -> np.ndarray:
         """Return the noiseless features (n, F) of objects with attribute indices (n, 4)."""
-        clean = sum(table[attributes[:, column]] for column, table in enumerate(self.embeddings))
-        return self._through_network(clean)
+        return self._through_network(self._sum_of_embeddings(attributes))
+
+    def _sum_of_embeddings(self, attributes: np.ndarray) -> np.ndarray:
+        total = np.zeros((len(attributes), self.spec.feature_size))
+        for column, table in enumerate(self.embeddings):
+            total += table[attributes[:, column]]
+        return total
 
     def _through_network(self, x: np.ndarray) -> np.ndarray:
         for weight in self.layers:
@@ -39,24 +47,27 @@ class Detector:
             x /= np.sqrt((x**2).mean(axis=-1, keepdims=True))
         return x
 
-    def detect(self, rng: np.random.Generator, scenes: list[Scene], scores: bool) -> list[Regions]:
-        """Return the regions of every scene, in random order; ``scores``: with cls_prob and attr_scores."""
-        parts = [self._regions_of(rng, scene) for scene in scenes]  # objects (R,), boxes (R, 4), overlapped (R,)
-        objects = np.concatenate([part[0] for part in parts])
-        boxes = np.concatenate([part[1] for part in parts])
+    def detect(self, rng: np.random.Generator, scenes: list[Scene], scores: bool) -> Iterator[Regions]:
+        """Yield the regions of every scene, in random order; ``scores``: with cls_prob and attr_scores."""
+        for first in range(0, len(scenes), SCENES_AT_ONCE):
+            yield from self._detect(rng, scenes[first : first + SCENES_AT_ONCE], scores)
+
+    def _detect(self, rng: np.random.Generator, scenes: list[Scene], scores: bool) -> Iterator[Regions]:
+        parts = [self._regions_of(rng, scene) for scene in scenes]  # objects (R,) and boxes (R, 4) of each scene
+        objects = np.concatenate([objects for objects, _ in parts])
+        boxes = np.concatenate([boxes for _, boxes in parts])
         attributes = np.concatenate(
-            [np.array(scene.objects)[part[0]] for scene, part in zip(scenes, parts, strict=True)]
+            [np.array(scene.objects)[objects] for scene, (objects, _) in zip(scenes, parts, strict=True)]
         )
         is_object = objects >= 0
         features = self._features(rng, attributes, is_object)
         cls_prob = self._class_distribution(rng, attributes, is_object)
         attr_scores = self._attribute_distribution(rng, attributes, is_object)
-        ends = np.cumsum([len(part[0]) for part in parts])
-        found = []
-        for scene, end, part in zip(scenes, ends.tolist(), parts, strict=True):
-            rows = slice(end - len(part[0]), end)
-            found.append(_regions(scene, features[rows], boxes[rows], cls_prob[rows], attr_scores[rows], scores))
-        return found
+        end = 0
+        for scene, (own, _) in zip(scenes, parts, strict=True):
+            start, end = end, end + len(own)
+            rows = slice(start, end)
+            yield _regions(scene, features[rows], boxes[rows], cls_prob[rows], attr_scores[rows], scores)
 
     def _regions_of(self, rng: np.random.Generator, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
         """Return the object behind each region (R,) and the detected boxes (R, 4), in random order."""
@@ -72,7 +83,7 @@ class Detector:
         return objects[order], boxes[order]
 
     def _features(self, rng: np.random.Generator, attributes: np.ndarray, is_object: np.ndarray) -> np.ndarray:
-        clean = sum(table[attributes[:, column]] for column, table in enumerate(self.embeddings))
+        clean = self._sum_of_embeddings(attributes)
         kinds = rng.integers(0, CLUTTER_KINDS, len(attributes))
         blurred = 0.4 * clean + 0.9 * self.clutter[kinds]  # clutter: a texture and a trace of some object
         clean = self._through_network(np.where(is_object[:, None], clean, blurred))

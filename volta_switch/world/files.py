@@ -1,6 +1,7 @@
 """Writing a world's data sets: VOLTA's paths and formats, plain containers only."""
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,7 @@ def write_referring_expressions(root: Path, world: World, lexicon: Lexicon) -> N
     folder = root / REFER / "annotations" / "refcoco+"
     write_json(folder / "instances.json", {"images": images, "annotations": annotations, "categories": categories})
     safe_pickle.dump(folder / "refs(unc).p", refs)
-    regions = [found for split in world.refer for found in world.regions("refer", split)]
-    write_features(root / REFER_FEATURES, regions)
+    write_features(root / REFER_FEATURES, chain.from_iterable(world.regions("refer", split) for split in world.refer))
 
 
 def annotation_id(image_id: int, index: int) -> int:
@@ -134,7 +134,7 @@ def write_retrieval(root: Path, world: World, lexicon: Lexicon) -> None:
         "train_image_list": [entry.scene.image_id for entry in world.retrieval["train"]],
     }
     safe_pickle.dump(root / RETRIEVAL / "hard_negative.pkl", pool)
-    regions = [found for split in world.retrieval for found in world.regions("retrieval", split)]
+    regions = chain.from_iterable(world.regions("retrieval", split) for split in world.retrieval)
     write_features(root / RETRIEVAL_FEATURES, regions)
 
 
@@ -157,10 +157,10 @@ def hard_pool(entries: list[Captioned]) -> np.ndarray:
     for row, entry in enumerate(entries):
         for _, colour, _, shape in entry.scene.objects:
             counts[row, shape * colours + colour] += 1
-    deepest = int(counts.max())
-    shared = sum(
-        (counts > level).astype(np.float32) @ (counts > level).T.astype(np.float32) for level in range(deepest)
-    )
+    shared = np.zeros((len(entries), len(entries)), dtype=np.float32)
+    for level in range(int(counts.max())):  # the smaller of two counts, summed over kinds of objects
+        more = (counts > level).astype(np.float32)
+        shared += more @ more.T
     np.fill_diagonal(shared, np.inf)
     return np.argsort(-shared, axis=1, kind="stable")[:, : min(HARD_POOL, len(entries))]
 
@@ -182,7 +182,7 @@ def write_vqa(root: Path, world: World, lexicon: Lexicon) -> None:
         safe_pickle.dump(root / VQA / "cache" / f"{split}_target.pkl", targets)
     safe_pickle.dump(root / VQA / "trainval_ans2label.pkl", label_of)
     safe_pickle.dump(root / VQA / "trainval_label2ans.pkl", list(LABELS))
-    write_features(root / VQA_FEATURES, [*world.regions("vqa", "train"), *world.regions("vqa", "val")])
+    write_features(root / VQA_FEATURES, chain(world.regions("vqa", "train"), world.regions("vqa", "val")))
     write_features(root / VQA_TEST_FEATURES, world.regions("vqa", "test"))
 
 

@@ -6,10 +6,10 @@ phrase denotes *surely* the smaller and *possibly* the larger of two sets, and i
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from volta_switch.world.scenes import ATTRIBUTES, DIRECTIONS, SHAPE, VALUES, Scene, members
+from volta_switch.world.scenes import COLOUR, DIRECTIONS, MATERIAL, SHAPE, SIZE, VALUES, Scene, members
 
 NEAREST = "closest to"
 LIKENESS = ("sized like", "coloured like", "made like", "shaped like")  # in the order of ATTRIBUTES
@@ -39,6 +39,11 @@ class Phrase:
     def hops(self) -> int:
         """Return the number of relations."""
         return 0 if self.anchor is None else 1 + self.anchor.hops()
+
+
+def values_of(said: Mapping[int, int]) -> Values:
+    """Return the head that says the given values by attribute, and nothing of the others."""
+    return said.get(SIZE), said.get(COLOUR), said.get(MATERIAL), said.get(SHAPE)
 
 
 def matching(scene: Scene, values: Values) -> int:
@@ -111,19 +116,19 @@ def by_attributes(
     """
     order = [attribute for attribute in range(4) if attribute not in unsaid]
     rng.shuffle(order)
-    values: list[int | None] = [None, None, None, None]
+    said: dict[int, int] = {}
     found = scene.everything
     while order and found != 1 << target:
         attribute = order.pop()
         value = scene.objects[target][attribute]
         narrower = found & scene.having[attribute][value]
         if narrower != found:  # an attribute that excludes nothing is not worth a word
-            values[attribute], found = value, narrower
+            said[attribute], found = value, narrower
     if found != 1 << target:
         return None
     if order and rng.random() < extra:
-        values[order[-1]] = scene.objects[target][order[-1]]
-    return Phrase(tuple(values))
+        said[order[-1]] = scene.objects[target][order[-1]]
+    return Phrase(values_of(said))
 
 
 def by_relation(
@@ -164,13 +169,10 @@ def _head(rng: random.Random, scene: Scene, target: int, unsaid: Sequence[int]) 
     """Draw zero to two attributes of object ``target``, its shape more often than the others."""
     wanted = [0.25, 0.4, 0.25, 0.7]
     said = [rng.random() < chance for chance in wanted]
-    values = [
-        value if said[attribute] and attribute not in unsaid else None
-        for attribute, value in enumerate(scene.objects[target])
-    ]
-    return tuple(values)
-
-
-def attribute_index(name: str) -> int:
-    """Return the position of an attribute's name in ``ATTRIBUTES``."""
-    return ATTRIBUTES.index(name)
+    return values_of(
+        {
+            attribute: value
+            for attribute, value in enumerate(scene.objects[target])
+            if said[attribute] and attribute not in unsaid
+        }
+    )

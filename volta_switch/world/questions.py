@@ -16,6 +16,7 @@ from volta_switch.world.phrases import (
     denotes_only,
 )
 from volta_switch.world.scenes import ATTRIBUTES, DIRECTIONS, SHAPE, SIZE, VALUES, Scene, members
+from volta_switch.world.spec import SHAPES
 
 COUNTS = ("0", "1", "2", "3", "4")
 PLACES = ("left", "right", "above", "below")
@@ -31,9 +32,9 @@ ANSWERS = {
 }
 LABELS = tuple(answer for answers in ANSWERS.values() for answer in answers)
 # How often each kind is asked: many-valued attributes often, two- and three-valued answers seldom.
-SHARES = {"colour": 24, "shape": 21, "material": 14, "size": 6, "count": 13, "where": 11, "exists": 6, "compare": 5}
+SHARES = {"colour": 40, "shape": 30, "material": 11, "count": 8, "where": 5, "exists": 3, "compare": 3}
 DOMINANCE = 1.5  # "where": the longer of the two distances is this many times the shorter
-DISAGREEMENT = 0.07  # the chance that an annotator gives another answer of the same kind
+DISAGREEMENT = 0.03  # the chance that an annotator gives another answer of the same kind
 
 
 @dataclass(frozen=True)
@@ -122,27 +123,33 @@ class QuestionMaker:
         """Draw one question about the scene, with its answer."""
         while True:
             kind = self.rng.choices(tuple(SHARES), tuple(SHARES.values()))[0]
-            form = self._form(kind)
-            candidates = 1 if kind in ATTRIBUTES else 8
-            drawn = []
-            for _ in range(candidates):
-                question = self._draw[kind](scene, form)
-                reply = None if question is None else answer(scene, question)
-                if question is not None and reply is not None:
-                    drawn.append((question, reply))
+            drawn = self._candidates(scene, kind, self._form(kind))
             if drawn:
-                question, reply = min(drawn, key=lambda pair: self.asked[kind, form, pair[1]])
-                self.asked[kind, form, reply] += 1
+                question, reply = min(drawn, key=lambda pair: self.asked[kind, pair[0].form, pair[1]])
+                self.asked[kind, question.form, reply] += 1
                 return question, reply
+
+    def _candidates(self, scene: Scene, kind: str, form: str) -> list[tuple[Question, str]]:
+        """Return questions of one kind and form, with their answers."""
+        enough = 2 if kind in ATTRIBUTES else 6
+        drawn = []
+        for _ in range(8):
+            question = self._draw[kind](scene, form)
+            reply = None if question is None else answer(scene, question)
+            if question is not None and reply is not None:
+                drawn.append((question, reply))
+                if len(drawn) == enough:
+                    break
+        return drawn
 
     def _form(self, kind: str) -> str:
         """Draw the pattern of a question, within which its answers are balanced."""
         rng = self.rng
         if kind in ATTRIBUTES:
-            relations = rng.choices((0, 1, 2), (45, 42, 13))[0]
+            relations = rng.choices((0, 1, 2), (65, 28, 7))[0]
             return f"{kind} {relations}"
         if kind == "count":
-            named = rng.choice(("colour", "material", "shape"))
+            named = rng.choice(("size", "material", "shape"))
             return named if rng.random() < 0.7 else f"{named} {rng.choice(DIRECTIONS)}"
         if kind == "exists":
             named = rng.choice(("colour shape", "colour material", "material shape"))
@@ -207,5 +214,6 @@ def _other_likeness(kind: str) -> tuple[str, ...]:
 def _plural(phrase: Phrase) -> str:
     """Return the phrase without article, its first noun in the plural."""
     text = phrase.words()
-    noun = "thing" if phrase.values[SHAPE] is None else VALUES[SHAPE][phrase.values[SHAPE]]
+    shape = phrase.values[SHAPE]
+    noun = "thing" if shape is None else SHAPES[shape]
     return text.replace(noun, f"{noun}s", 1)

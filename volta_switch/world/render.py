@@ -37,9 +37,11 @@ def draw_scene(scene: Scene, lines: list[str]) -> Image.Image:
     small, text = ImageFont.load_default(15), ImageFont.load_default(19)
     for index, (x1, y1, x2, y2) in enumerate(scene.boxes):
         draw.rectangle((x1 * SCALE, y1 * SCALE, x2 * SCALE, y2 * SCALE), outline=INK, width=1)
-        size, _, material, _ = scene.objects[index]
-        label = f"{index} {SIZES[size]} {MATERIALS[material]}"
-        draw.text((x1 * SCALE + 1, y1 * SCALE - 17), label, fill=INK, font=small)
+        size, colour, material, _ = scene.objects[index]
+        label = f"{index} {SIZES[size]} {COLOURS[colour]} {MATERIALS[material]}"
+        draw.text(
+            (min(x1 * SCALE + 1, CANVAS_WIDTH * SCALE - 160), max(0, y1 * SCALE - 17)), label, fill=INK, font=small
+        )
     for row, line in enumerate(lines):
         draw.text((10, CANVAS_HEIGHT * SCALE + LINE // 2 + row * LINE), line, fill=INK, font=text)
     return picture

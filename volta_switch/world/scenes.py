@@ -69,11 +69,13 @@ def members(mask: int) -> list[int]:
     return found
 
 
-def draw_scenes(rng: np.random.Generator, image_ids: list[int], fewest: int, most: int) -> list[Scene]:
-    """Draw one scene of ``fewest`` to ``most`` objects for each image id."""
+def draw_scenes(
+    rng: np.random.Generator, image_ids: list[int], fewest: int, most: int, copies: float = 0.6
+) -> list[Scene]:
+    """Draw one scene of ``fewest`` to ``most`` objects for each image id; ``copies``: the share of near-copies."""
     count = len(image_ids)
     numbers = rng.integers(fewest, most + 1, count)
-    attributes = _draw_attributes(rng, count)  # (N, MAX_OBJECTS, 4)
+    attributes = _draw_attributes(rng, count, copies)  # (N, MAX_OBJECTS, 4)
     boxes = _draw_boxes(rng, attributes[:, :, SIZE])  # (N, MAX_OBJECTS, 4)
     return [
         scene_of(image_id, attributes[row, :number], boxes[row, :number])
@@ -107,11 +109,12 @@ def scene_of(image_id: int, attributes: np.ndarray, boxes: np.ndarray) -> Scene:
     )
 
 
-def _draw_attributes(rng: np.random.Generator, count: int) -> np.ndarray:
+def _draw_attributes(rng: np.random.Generator, count: int, copies: float) -> np.ndarray:
     """Draw attribute indices (N, MAX_OBJECTS, 4).
 
-    About half of the objects are near-copies of an earlier one, one or two attributes redrawn: the distractors
-    that make a description of an object need more than its colour. Every attribute stays uniform over its values.
+    A share of the objects are near-copies of an earlier one, one or two attributes redrawn: the distractors that
+    make a description of an object need more than its colour. No two objects are alike in all four, so that each
+    can be described.
     """
     fresh = np.stack([rng.integers(0, len(values), (count, MAX_OBJECTS)) for values in VALUES], axis=-1)
     attributes = fresh.copy()
@@ -121,9 +124,22 @@ def _draw_attributes(rng: np.random.Generator, count: int) -> np.ndarray:
         order = rng.random((count, 4)).argsort(axis=1)
         redrawn = order < rng.integers(1, 3, (count, 1))  # one or two of the four
         copied = np.where(redrawn, fresh[:, place], source)
-        is_copy = rng.random((count, 1)) < 0.6
+        is_copy = rng.random((count, 1)) < copies
         attributes[:, place] = np.where(is_copy, copied, fresh[:, place])
+        _make_distinct(rng, attributes, place)
     return attributes
+
+
+def _make_distinct(rng: np.random.Generator, attributes: np.ndarray, place: int) -> None:
+    """Redraw object ``place`` of the scenes (N, MAX_OBJECTS, 4) where it equals an earlier one."""
+    while True:
+        same: np.ndarray = np.equal(attributes[:, :place], attributes[:, None, place])  # (N, place, 4)
+        alike = np.logical_and.reduce(same, axis=2)  # (N, place)
+        twins = np.logical_or.reduce(alike, axis=1)  # (N,)
+        if not twins.any():
+            return
+        count = int(twins.sum())
+        attributes[twins, place] = np.stack([rng.integers(0, len(values), count) for values in VALUES], axis=-1)
 
 
 def _draw_boxes(rng: np.random.Generator, sizes: np.ndarray) -> np.ndarray:
@@ -149,12 +165,8 @@ def _try_boxes(rng: np.random.Generator, sizes: np.ndarray) -> tuple[np.ndarray,
         corner = (rng.random((count, PLACES_TRIED, 2)) * (room[:, None, place] + 1)).astype(np.int64)
         tried = np.concatenate([corner, corner + sides[:, None, place]], axis=-1)  # (N, tries, 4)
         earlier = boxes[:, None, :place]  # (N, 1, place, 4)
-        apart = (
-            (tried[:, :, None, 0] >= earlier[..., 2] + GAP)
-            | (earlier[..., 0] >= tried[:, :, None, 2] + GAP)
-            | (tried[:, :, None, 1] >= earlier[..., 3] + GAP)
-            | (earlier[..., 1] >= tried[:, :, None, 3] + GAP)
-        ).all(axis=2)  # (N, tries)
+        beside = (tried[:, :, None, :2] >= earlier[..., 2:] + GAP) | (earlier[..., :2] >= tried[:, :, None, 2:] + GAP)
+        apart = np.logical_and.reduce(np.logical_or.reduce(beside, axis=3), axis=2)  # (N, tries): along x or along y
         boxes[:, place] = tried[rows, apart.argmax(axis=1)]
         placed &= apart.any(axis=1)
     return boxes, placed

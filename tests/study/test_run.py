@@ -1,0 +1,112 @@
+"""Cells run once, in several processes; one that fails takes no other with it."""
+
+import json
+from concurrent.futures.process import BrokenProcessPool
+
+import pytest
+
+from volta_switch import UserError
+from volta_switch.study.run import run_study
+
+
+def finished_cells(folder):
+    return {json.loads(path.read_text())["cell"] for path in (folder / "cells").glob("*.json")}
+
+
+def one_model(plan, **changes):
+    """The plan for UNITER alone, one epoch of everything."""
+    tasks = {"TASK10": {"train": {"num_epoch": 1, "batch_size": 40}}}
+    return {**plan, "models": ["demo/ctrl_uniter"], "pretraining": {"num_train_epochs": 1}, "tasks": tasks, **changes}
+
+
+def test_a_study_runs_every_cell_through_real_processes(finished):
+    _, folder = finished
+    expected = {f"{m}/seed0/{c}" for m in ("ctrl_uniter", "switchbert") for c in ("pretraining", "refcoco+")}
+    assert finished_cells(folder) == expected
+    for model in ("ctrl_uniter", "switchbert"):
+        run = folder / model / "seed0" / f"refcoco+_{model}"
+        assert {"run.json", "pytorch_model_best.bin", "test_metrics.json"} < {path.name for path in run.iterdir()}
+        record = json.loads((run / "run.json").read_text())
+        assert record["start"].startswith(f"weights from {folder / model / 'seed0' / model}")
+        log = (folder / "cells" / f"{model}.seed0.refcoco+.log").read_text()
+        assert log.count("$ python train_task.py") == 1 and "$ python eval_task.py" in log
+
+
+def test_finished_cells_are_not_run_again(finished, capsys):
+    study, folder = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    run_study(study, folder, jobs=2)
+    assert "4 cells, 4 finished before" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_cell_whose_flags_changed_is_run_again(plan, study_of, tmp_path, in_this_process, capsys):
+    study = study_of(one_model(plan))
+    run_study(study, tmp_path / "out", jobs=1)
+    done = tmp_path / "out" / "cells" / "ctrl_uniter.seed0.refcoco+.json"
+    before = json.loads(done.read_text())["key"]
+    other = one_model(plan, tasks={"TASK10": {"train": {"num_epoch": 1, "batch_size": 40}, "test": {"split": "test"}}})
+    capsys.readouterr()
+    run_study(study_of(other), tmp_path / "out", jobs=1)
+    assert "2 cells, 1 finished before" in capsys.readouterr().err and json.loads(done.read_text())["key"] != before
+    folder = tmp_path / "out" / "ctrl_uniter" / "seed0" / "refcoco+_ctrl_uniter"
+    assert (folder / "val_metrics.json").is_file() and (folder / "test_metrics.json").is_file()
+    assert (tmp_path / "out" / "cells" / "ctrl_uniter.seed0.refcoco+.log").read_text().count("epoch 1/1") <= 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"lr": -1.0}, "error: learning_rate: expected 0 or more, found -1.0"),
+        ({"learn_rate": 1.0}, "error: unrecognized arguments: --learn_rate 1.0"),
+        ({"train_features_lmdbpath": "none.lmdb"}, "error: none.lmdb: image features not found"),
+    ],
+)
+def test_a_failing_cell_is_named_and_the_others_finish(plan, study_of, tmp_path, in_this_process, wrong, said):
+    tasks = {"VQA": {"train": wrong}, "TASK10": {"train": {"num_epoch": 1, "batch_size": 40}}}
+    with pytest.raises(UserError, match=r"small: 1 cells failed \(.*VQA.log\); the same command") as caught:
+        run_study(study_of(one_model(plan, tasks=tasks)), tmp_path / "out", jobs=2)
+    assert "\n" not in str(caught.value)
+    assert said in (tmp_path / "out" / "cells" / "ctrl_uniter.seed0.VQA.log").read_text()
+    assert finished_cells(tmp_path / "out") == {"ctrl_uniter/seed0/pretraining", "ctrl_uniter/seed0/refcoco+"}
+
+
+def test_an_error_of_the_program_is_kept_in_the_log(plan, study_of, tmp_path, in_this_process, monkeypatch):
+    monkeypatch.setattr("volta_switch.train.finetuning.main", lambda arguments: 1 / 0)
+    with pytest.raises(UserError, match="1 cells failed"):
+        run_study(study_of(one_model(plan)), tmp_path / "out", jobs=1)
+    log = (tmp_path / "out" / "cells" / "ctrl_uniter.seed0.refcoco+.log").read_text()
+    assert "Traceback" in log and "ZeroDivisionError" in log
+
+
+def test_cells_that_wait_for_a_failed_one_are_not_begun(plan, study_of, tmp_path, in_this_process):
+    broken = one_model(plan, pretraining={"num_train_epochs": 1, "train_batch_size": 0})
+    with pytest.raises(UserError, match=r"2 cells failed \(.*pretraining.log, .*refcoco\+.log\)"):
+        run_study(study_of(broken), tmp_path / "out", jobs=2)
+    assert not (tmp_path / "out" / "cells" / "ctrl_uniter.seed0.refcoco+.log").exists()
+
+
+def test_the_same_command_tries_failed_cells_again(plan, study_of, tmp_path, in_this_process, monkeypatch):
+    study = study_of(one_model(plan))
+    with monkeypatch.context() as patch:
+        patch.setattr("volta_switch.train.evaluation.main", lambda arguments: 1 / 0)
+        with pytest.raises(UserError):
+            run_study(study, tmp_path / "out", jobs=1)
+    assert len(run_study(study, tmp_path / "out", jobs=1)) == 2
+    assert len(finished_cells(tmp_path / "out")) == 2
+
+
+def test_a_killed_process_is_reported(plan, study_of, tmp_path, in_this_process, monkeypatch):
+    def killed(folder, cell):
+        raise BrokenProcessPool
+
+    monkeypatch.setattr("volta_switch.study.run.run_cell", killed)
+    with pytest.raises(UserError, match=r"ctrl_uniter/seed0/pretraining: its process was killed.*fewer --jobs"):
+        run_study(study_of(one_model(plan)), tmp_path / "out", jobs=1)
+
+
+@pytest.mark.parametrize("jobs", [0, -1])
+def test_the_number_of_jobs_must_be_one_or_more(plan, study_of, tmp_path, jobs):
+    with pytest.raises(UserError, match=f"--jobs: expected 1 or more, found {jobs}"):
+        run_study(study_of(plan), tmp_path / "out", jobs=jobs)
+    assert not (tmp_path / "out").exists()

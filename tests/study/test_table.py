@@ -1,0 +1,168 @@
+"""The side-by-side table, its refusal of unequal rows, and the curves."""
+
+import json
+import shutil
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+
+from small_world import json_of, log_of
+from volta_switch import UserError
+from volta_switch.study.curves import _read_log, draw_curves
+from volta_switch.study.table import make_table, refuse_confounds
+
+RUN = {
+    "entry_point": "train_task",
+    "hyperparameters": {"learning_rate": 1e-3, "seed": 0, "adam_betas": [0.9, 0.999]},
+    "settings": {"task": "TASK10", "train_split": "train"},
+    "data": {"dataroot": "d"},
+    "precision": "float32",
+    "parameters": 10,
+}
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """The finished study in a folder that may be spoilt."""
+    study, folder = finished
+    shutil.copytree(folder, tmp_path / "out", ignore=shutil.ignore_patterns("*.bin", "*.tar", "table.*"))
+    return study, tmp_path / "out"
+
+
+def run_of(folder, model, seed=0):
+    return folder / model / f"seed{seed}" / f"refcoco+_{model}"
+
+
+def test_the_table_has_a_row_for_each_model_and_one_for_chance(finished):
+    study, folder = finished
+    text = make_table(study, folder)
+    assert (folder / "table.md").read_text() == text
+    header, rule, uniter, switch, chance, _, note = text.splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (header, uniter, switch, chance)]
+    assert cells[0] == ["model", "parameters", "refcoco+ accuracy"] and set(rule) <= set("|-:")
+    assert [row[0] for row in cells[1:]] == ["ctrl_uniter", "switchbert", "chance"]
+    for row, model in ((cells[1], "ctrl_uniter"), (cells[2], "switchbert")):
+        accuracy = json_of(run_of(folder, model) / "test_metrics.json")["accuracy"]
+        parameters = json_of(run_of(folder, model).with_name(model) / "run.json")["parameters"]
+        assert row[1:] == [f"{parameters / 1e6:.2f} M", f"{accuracy:.1f}"]
+    balance = json_of(folder / "world" / "world.json")["balance"]["refer"]["test"]["chance"]
+    assert cells[3] == ["chance", "", f"{100 * balance:.1f}"]
+    last = log_of(run_of(folder, "switchbert"), "valid")[-1]
+    difference = last["accuracy_soft_routes"] - last["accuracy"]
+    assert note.startswith("switchbert, validation score with soft routes minus hard routes")
+    assert note.endswith(f"refcoco+/seed0 {difference:+.2f}.")
+
+
+def test_the_table_as_json(finished):
+    study, folder = finished
+    make_table(study, folder)
+    table = json_of(folder / "table.json")
+    assert table["study"] == "small" and table["seeds"] == [0]
+    assert table["columns"] == [{"task": "refcoco+", "metric": "accuracy", "split": "test"}]
+    assert [row["model"] for row in table["rows"]] == ["ctrl_uniter", "switchbert"]
+    for row in table["rows"]:
+        accuracy = json_of(run_of(folder, row["model"]) / "test_metrics.json")["accuracy"]
+        assert row["scores"] == [{"mean": accuracy, "std": 0.0, "values": [accuracy]}]
+    assert table["rows"][0]["soft_minus_hard"] == {} and list(table["rows"][1]["soft_minus_hard"]) == ["refcoco+/seed0"]
+    assert len(table["chance"]) == 1
+
+
+def test_several_seeds_give_mean_and_deviation(copy):
+    study, folder = copy
+    for model in ("ctrl_uniter", "switchbert"):
+        shutil.copytree(folder / model / "seed0", folder / model / "seed4")
+        for seed, accuracy in ((0, 60.0), (4, 63.0)):
+            path = run_of(folder, model, seed) / "test_metrics.json"
+            path.write_text(json.dumps({**json_of(path), "accuracy": accuracy}))
+    text = make_table(replace(study, seeds=(0, 4)), folder)
+    assert text.count("61.5 ± 2.1") == 2
+
+
+def test_rows_that_differ_in_a_recorded_setting_are_refused(copy):
+    study, folder = copy
+    path = run_of(folder, "switchbert") / "run.json"
+    record = json_of(path)
+    record["hyperparameters"]["weight_decay"] = 0.5
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError) as caught:
+        make_table(study, folder)
+    assert str(caught.value) == (
+        "the table is refused: in refcoco+/seed0, hyperparameters.weight_decay is 0.0001 for demo/ctrl_uniter and 0.5 "
+        "for demo/switchbert; rows may differ in the model only"
+    )
+    assert not (folder / "table.md").exists() and not (folder / "table.json").exists()
+
+
+@pytest.mark.parametrize("missing", ["run.json", "metrics.json", "test_metrics.json"])
+def test_a_run_that_is_not_there_is_named(copy, missing):
+    study, folder = copy
+    (run_of(folder, "switchbert") / missing).unlink()
+    with pytest.raises(UserError, match=rf"refcoco\+_switchbert/{missing}: missing; run the study first"):
+        make_table(study, folder)
+
+
+def test_a_score_is_taken_of_the_split_that_the_plan_names(copy):
+    study, folder = copy
+    with pytest.raises(UserError, match=r"val_metrics.json: missing"):
+        make_table(replace(study, tasks={"TASK10": {}}), folder)
+
+
+def test_equal_settings_are_accepted():
+    refuse_confounds({"a": {"t": deepcopy(RUN)}, "b": {"t": {**deepcopy(RUN), "parameters": 99}}, "c": {"t": RUN}})
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "named"),
+    [
+        ("hyperparameters", {"learning_rate": 2e-3}, "hyperparameters.learning_rate is 0.001 for a and 0.002 for c"),
+        ("hyperparameters", {"adam_betas": [0.9, 0.98]}, "adam_betas is [0.9, 0.999] for a and [0.9, 0.98] for c"),
+        ("hyperparameters", {"learning_rate": None}, "hyperparameters.learning_rate is 0.001 for a and None for c"),
+        ("hyperparameters", {"extra": 1}, "hyperparameters.extra is None for a and 1 for c"),
+        ("settings", {"train_split": "trainval"}, "settings.train_split is train for a and trainval for c"),
+        ("data", {"dataroot": "e"}, "data.dataroot is d for a and e for c"),
+        ("precision", "bfloat16", "precision is float32 for a and bfloat16 for c"),
+        ("entry_point", "train_concap", "entry_point is train_task for a and train_concap for c"),
+    ],
+)
+def test_a_confound_is_named_with_both_values(section, change, named):
+    value = {**RUN[section], **change} if isinstance(change, dict) else change
+    runs = {"a": {"t": RUN}, "b": {"t": deepcopy(RUN)}, "c": {"t": {**RUN, section: value}}}
+    with pytest.raises(UserError) as caught:
+        refuse_confounds(runs)
+    message = str(caught.value)
+    assert message.startswith("the table is refused: in t, ") and f"{named}; rows may differ" in message
+    assert "\n" not in message
+
+
+# --- Curves -------------------------------------------------------------------------------------------------------
+
+
+def test_curves_are_drawn_as_a_png(finished):
+    study, folder = finished
+    path = draw_curves(study, folder)
+    content = path.read_bytes()
+    assert path == folder / "curves.png" and content[:8] == b"\x89PNG\r\n\x1a\n" and content[-8:-4] == b"IEND"
+    assert int.from_bytes(content[16:20], "big") > 800  # two panels
+
+
+def test_more_models_than_styles_all_get_a_line(copy, monkeypatch):
+    study, folder = copy
+    drawn = []
+    monkeypatch.setattr("matplotlib.axes.Axes.plot", lambda self, *_, **style: drawn.append(style["label"]))
+    draw_curves(replace(study, models=study.models * 5), folder)
+    assert len(drawn) == 2 * 10  # pre-training and one task
+
+
+def test_curves_leave_out_what_an_earlier_run_in_the_folder_logged(tmp_path):
+    def valid(epoch, score):
+        return {"kind": "valid", "epoch": epoch, "samples": 10 * (epoch + 1), "score": score}
+
+    lines = [
+        {"kind": "start", "resumed": False}, valid(0, 1.0), valid(1, 2.0), valid(2, 3.0),
+        {"kind": "start", "resumed": False}, valid(0, 4.0),
+        {"kind": "start", "resumed": True}, valid(0, 5.0), {"kind": "train", "loss": 1.0}, valid(1, 6.0),
+    ]  # fmt: skip
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [(line["epoch"], line["score"]) for line in _read_log(path)] == [(0, 5.0), (1, 6.0)]

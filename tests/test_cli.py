@@ -1,0 +1,108 @@
+"""The volta-switch command: a world, a study's table, and what it refuses."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+
+from small_world import refusal
+from volta_switch import __version__, cli
+
+WORLD = ("--images", "20", "--eval-images", "10", "--no-render")
+
+
+def exits(argv, capsys):
+    """Exit code, stdout and stderr of a command that argparse ends."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(argv)
+    return (caught.value.code, *capsys.readouterr())
+
+
+def test_version(capsys):
+    assert exits(["--version"], capsys) == (0, f"{__version__}\n", "")
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["world", "--help"], ["study", "--help"], ["study", "run", "--help"]])
+def test_help_is_given_for_every_command(argv, capsys):
+    code, out, err = exits(argv, capsys)
+    assert code == 0 and out.startswith("usage: volta-switch") and not err
+
+
+@pytest.mark.parametrize("argv", ["", "words", "study", "study walk", "study run", "world", "world o --imags 3"])
+def test_a_bad_command_exits_with_2_and_its_usage(argv, capsys):
+    code, out, err = exits(argv.split(), capsys)
+    assert code == 2 and not out and err.startswith("usage: volta-switch") and "Traceback" not in err
+
+
+def test_world_writes_a_world_once(tmp_path, capsys):
+    out = tmp_path / "world"
+    cli.main(["world", str(out), "--seed", "5", *WORLD])
+    said = capsys.readouterr().out
+    assert said.startswith(f"{out}: 80 training images, vocabulary of ") and "without looking" in said
+    summary = json.loads((out / "world.json").read_text())
+    assert summary["spec"]["seed"] == 5 and summary["spec"]["images"] == 20 and not summary["spec"]["render"]
+    assert (out / "tasks.yml").is_file() and (out / "bert-world" / "vocab.txt").is_file()
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    cli.main(["world", str(out), "--seed", "5", *WORLD])
+    assert "already there; nothing to do" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+
+
+def test_world_does_not_replace_another_world_unasked(world, tmp_path, capsys):
+    out = world.copy(tmp_path / "world").path
+    message = refusal(cli._run, ["world", out, "--seed", "1", *WORLD], capsys)
+    assert "holds another world (seed differ); add --overwrite" in message
+
+
+def test_world_refuses_a_parameter_out_of_range(tmp_path, capsys):
+    message = refusal(cli._run, ["world", tmp_path / "world", "--images", "3"], capsys)
+    assert "images must be a whole number of at least 20" in message and not list(tmp_path.iterdir())
+
+
+def test_main_exits_with_2_for_bad_input(tmp_path, capsys):
+    plan = tmp_path / "none.yaml"
+    found = exits(["study", "table", str(plan)], capsys)
+    assert found == (2, "", f"error: {plan}: no such study; shipped ones are in studies/\n")
+
+
+@pytest.fixture
+def plan(world, tmp_path):
+    """A plan over a world that is there, with nothing run."""
+    path = tmp_path / "mine.yaml"
+    plan = {"name": "mine", "world": {}, "models": ["demo/ctrl_uniter"], "tasks": {"TASK10": None}}
+    path.write_text(yaml.safe_dump(plan))
+    folder = tmp_path / "runs" / "mine"
+    folder.mkdir(parents=True)
+    shutil.copytree(world.path, folder / "world")
+    return path
+
+
+def test_a_table_needs_runs(plan, capsys, monkeypatch):
+    monkeypatch.chdir(plan.parent)  # the folder is runs/<name> unless told otherwise
+    message = refusal(cli._run, ["study", "table", plan], capsys)
+    assert "runs/mine/ctrl_uniter/seed0/refcoco+_ctrl_uniter/run.json: missing; run the study first" in message
+
+
+def test_table_prints_and_writes_the_table_and_the_curves(plan, capsys):
+    folder = plan.parent / "out"
+    run = folder / "ctrl_uniter" / "seed0" / "refcoco+_ctrl_uniter"
+    shutil.copytree(plan.parent / "runs" / "mine", folder)
+    run.mkdir(parents=True)
+    record = {"entry_point": "train_task", "hyperparameters": {}, "settings": {}, "data": {}, "precision": "float32"}
+    (run / "run.json").write_text(json.dumps({**record, "parameters": 1_230_000}))
+    (run / "metrics.json").write_text(json.dumps({"last_validation": {"accuracy": 50.0}}))
+    (run / "val_metrics.json").write_text(json.dumps({"accuracy": 62.5}))
+    line = {"kind": "valid", "epoch": 0, "samples": 100, "score": 50.0}
+    (run / "log.jsonl").write_text(json.dumps(line) + "\n")
+    cli.main(["study", "table", str(plan), "--out", str(folder)])
+    said = capsys.readouterr().out
+    row = next(text for text in said.splitlines() if "ctrl_uniter" in text)
+    assert [cell.strip() for cell in row.split("|")[1:-1]] == ["ctrl_uniter", "1.23 M", "62.5"]
+    assert (folder / "table.md").read_text() in said
+    for name in ("table.md", "table.json", "curves.png"):
+        assert (folder / name).is_file() and str(folder / name) in said
+
+
+def test_run_refuses_no_jobs(plan, capsys):
+    assert "--jobs: expected 1 or more, found 0" in refusal(cli._run, ["study", "run", plan, "--jobs", "0"], capsys)

@@ -1,0 +1,117 @@
+"""Every example script runs as it is written, in a process of its own, on a small world and a small model."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from small_world import json_of, write_config
+from volta_switch import load_config
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted(path.relative_to(ROOT / "examples").as_posix() for path in (ROOT / "examples").rglob("*.sh"))
+SHIPPED = sorted(path.relative_to(ROOT / "config").as_posix() for path in (ROOT / "config").rglob("*.json"))
+RUNS = {"vqa": "VQA_tiny", "flickr30k": "RetrievalFlickr30k_tiny", "refcoco+": "refcoco+_tiny"}
+TEST_FEATURES = "datasets/mscoco/resnet101_faster_rcnn_genome_imgfeats/volta/test_feat.lmdb"
+
+
+def outputs_in_the_repository():
+    """Where the scripts write unless told otherwise."""
+    folders = [ROOT / name for name in ("checkpoints", "logs", "results")]
+    return {folder: sorted(path.name for path in folder.iterdir()) for folder in folders if folder.exists()}
+
+
+BEFORE = outputs_in_the_repository()
+
+
+def shell(command, **environment):
+    """Runs a command line from another folder than the repository; returns the finished process."""
+    own = {"PYTHON": sys.executable, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, cwd="/", env={**os.environ, **own, **environment}, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def example(world, tmp_path_factory):
+    """Runs an example script with small sizes: example("vqa/train", more flags) -> the folder of all outputs."""
+    out = tmp_path_factory.mktemp("examples")
+    places = {
+        "MODEL": str(write_config(out / "tiny.json", world.config("switchbert"))),
+        "OUT": str(out / "checkpoints"),
+        "DATA": str(world.captions),
+        "TASKS": str(world.tasks_file),
+        "BERT": "",
+    }
+
+    def run(script, *flags):
+        name, _, kind = script.partition("/")
+        own = ["--logdir", out / "logs"] if kind == "train" else ["--output_dir", out / "results" / name]
+        command = ["bash", ROOT / "examples" / f"{script}.sh", *own, *flags]
+        done = shell([str(part) for part in command], **places)
+        assert done.returncode == 0, done.stderr
+        return out
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def pretrained(example):
+    """What concap/train.sh leaves: every other script starts from it."""
+    out = example("concap/train", "--train_batch_size", "10", "--num_train_epochs", "1")
+    run = out / "checkpoints" / "concap" / "tiny"
+    assert (run / "pytorch_model_best.bin").is_file()
+    return run
+
+
+def test_concap_trains_and_is_tested_zero_shot(pretrained, example):
+    record = json_of(pretrained / "run.json")
+    assert record["start"] == "random initial weights" and record["hyperparameters"]["clip_grad_norm"] == 5.0
+    out = example("concap/test")
+    assert "ir_r1" in json_of(out / "results" / "concap" / "RetrievalFlickr30k_tiny" / "test_metrics.json")
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_task_trains_from_concap_and_is_tested(pretrained, example, name):
+    out = example(f"{name}/train", "--num_epoch", "1", "--batch_size", "20")
+    record = json_of(out / "checkpoints" / name / RUNS[name] / "run.json")
+    assert record["start"] == f"weights from {pretrained / 'pytorch_model_best.bin'}; fresh: clfs_dict"
+    assert record["hyperparameters"]["weight_decay"] == 1e-4 and record["hyperparameters"]["clip_grad_norm"] == 1.0
+    flags = ["--val_features_lmdbpath", TEST_FEATURES] if name == "vqa" else []
+    assert example(f"{name}/test", *flags) == out
+    metrics = json_of(out / "results" / name / RUNS[name] / "test_metrics.json")
+    assert metrics["weights"] == str(out / "checkpoints" / name / RUNS[name] / "pytorch_model_best.bin")
+    assert json_of(out / "results" / name / RUNS[name] / "test_result.json")
+    assert outputs_in_the_repository() == BEFORE
+
+
+def test_no_script_is_left_out():
+    assert sorted(f"{name}/{kind}.sh" for name in ("concap", *RUNS) for kind in ("train", "test")) == SCRIPTS
+
+
+def test_a_model_is_chosen_by_its_name():
+    done = shell(["bash", str(ROOT / "examples" / "refcoco+" / "train.sh"), "--help"], MODEL="ctrl_uniter_base")
+    assert done.returncode == 0 and "--tasks_config_file" in done.stdout and not done.stderr
+
+
+def test_config_is_another_name_of_config_file():
+    done = shell([sys.executable, str(ROOT / "train_concap.py"), "--config", "switchbert.json", "--help"])
+    assert done.returncode == 0 and re.search(r"--config_file\s+CONFIG_FILE,\s+--config\s+CONFIG_FILE", done.stdout)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_configuration_is_found_by_its_name(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    spellings = (name, name.removesuffix(".json"), ROOT / "config" / name)
+    first, *others = (load_config(spelling) for spelling in spellings)
+    assert all(other == first for other in others) and first.attention_sublayers
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_stop_at_the_first_error_and_name_their_usage(script):
+    lines = (ROOT / "examples" / script).read_text().splitlines()
+    assert lines[0] == "#!/usr/bin/env bash" and "set -euo pipefail" in lines
+    assert any(line.startswith("# Usage:") and script in line for line in lines)

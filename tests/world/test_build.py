@@ -1,0 +1,182 @@
+import argparse
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from volta_switch.data import safe_pickle
+from volta_switch.data.concap_lmdb import ConcapFile
+from volta_switch.data.feature_lmdb import FeatureStore
+from volta_switch.data.regions import pairwise_iou
+from volta_switch.errors import UserError
+from volta_switch.world import WorldSpec, add_world_arguments, run_world, write_world
+
+SMALL = {"images": 24, "eval_images": 12}
+DETECTOR = "resnet101_faster_rcnn_genome_imgfeats/volta"
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    out = tmp_path_factory.mktemp("worlds") / "world"
+    assert write_world(out, **SMALL) is True
+    return out
+
+
+def summary(out):
+    return json.loads((out / "world.json").read_text())
+
+
+def test_equal_parameters_give_equal_files(written, tmp_path):
+    write_world(tmp_path / "again", **SMALL)
+    assert summary(tmp_path / "again") == summary(written)
+    for file in ("tasks.yml", "world.json", "bert-world/vocab.txt", "datasets/flickr30k/hard_negative.pkl"):
+        assert (tmp_path / "again" / file).read_bytes() == (written / file).read_bytes()
+
+
+def test_another_seed_gives_another_world(written, tmp_path):
+    write_world(tmp_path / "other", seed=1, render=False, **SMALL)
+    first, other = summary(written)["sha256"], summary(tmp_path / "other")["sha256"]
+    data = [path for path in other if path.startswith("datasets/") and "trainval_" not in path]
+    assert data and all(first[path] != other[path] for path in data)
+
+
+def test_a_world_that_is_already_there_is_not_written_again(written):
+    before = (written / "world.json").stat().st_mtime_ns
+    assert write_world(written, **SMALL) is False
+    assert (written / "world.json").stat().st_mtime_ns == before
+
+
+def test_another_world_is_replaced_only_when_asked(tmp_path):
+    write_world(tmp_path / "w", render=False, **SMALL)
+    with pytest.raises(UserError, match=r"another world \(seed differ\).*--overwrite"):
+        write_world(tmp_path / "w", seed=3, render=False, **SMALL)
+    assert write_world(tmp_path / "w", seed=3, render=False, overwrite=True, **SMALL) is True
+    assert summary(tmp_path / "w")["spec"]["seed"] == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["w"]
+
+
+def test_a_folder_that_holds_something_else_is_never_touched(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds no world"):
+        write_world(tmp_path, overwrite=True, **SMALL)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("images", 3), ("seed", -1), ("text_depth", 9), ("boxes", 4), ("num_classes", 10), ("feature_size", "64")],
+)
+def test_a_parameter_out_of_range_is_named(name, value):
+    with pytest.raises(UserError, match=name) as raised:
+        WorldSpec(**{name: value})
+    assert "\n" not in str(raised.value)
+
+
+def test_a_failed_world_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr("volta_switch.world.build.digests", lambda root: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_world(tmp_path / "w", render=False, **SMALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pre_training_pairs_are_read_with_their_captions(written):
+    folder = written / "datasets/conceptual_captions"
+    for split, name, count in (("train", "training", 24), ("valid", "validation", 12)):
+        captions = json.loads((folder / f"annotations/caption_{split}.json").read_text())
+        pairs = ConcapFile(folder / DETECTOR / f"{name}_feat_all.lmdb")
+        assert len(pairs) == len(captions) == count
+        for regions, caption in (pairs[index] for index in range(count)):
+            assert captions[regions.image_id] == caption
+            assert regions.features.shape == (len(regions), 64) and regions.cls_prob.shape == (len(regions), 31)
+
+
+def test_expressions_point_at_boxes_that_one_region_fits(written):
+    folder = written / "datasets/refcoco+_unc"
+    features = FeatureStore(folder / DETECTOR / "refcoco+_unc_dets36_feat.lmdb", feature_size=64)
+    boxes = {
+        entry["id"]: entry["bbox"]
+        for entry in json.loads((folder / "annotations/refcoco+/instances.json").read_text())["annotations"]
+    }
+    refs = safe_pickle.load(folder / "annotations/refcoco+/refs(unc).p")
+    assert {ref["split"] for ref in refs} == {"train", "val", "testA", "testB"}
+    sentences = [sentence["sent_id"] for ref in refs for sentence in ref["sentences"]]
+    assert len(set(sentences)) == len(sentences) == 24 * 6 + 24 * 4
+    assert [sentence for ref in refs for sentence in ref["sent_ids"]] == sentences
+    for ref in refs:
+        x, y, width, height = boxes[ref["ann_id"]]
+        overlap = pairwise_iou(features[ref["image_id"]].boxes, np.array([[x, y, x + width, y + height]]))
+        assert (overlap > 0.5).sum() == 1
+
+
+def test_soft_targets_are_the_scores_of_ten_annotators(written):
+    folder = written / "datasets/vqa/annotations"
+    labels = safe_pickle.load(folder / "trainval_label2ans.pkl")
+    label_of = safe_pickle.load(folder / "trainval_ans2label.pkl")
+    assert [label_of[label] for label in labels] == list(range(len(labels)))
+    for split, year in (("train", "train2014"), ("val", "val2014"), ("test", "test2015")):
+        questions = json.loads((folder / f"v2_OpenEnded_mscoco_{year}_questions.json").read_text())["questions"]
+        annotations = json.loads((folder / f"v2_mscoco_{year}_annotations.json").read_text())["annotations"]
+        targets = safe_pickle.load(folder / f"cache/{split}_target.pkl")
+        ids = [[entry["question_id"] for entry in part] for part in (questions, annotations, targets)]
+        assert ids[0] == ids[1] == ids[2]
+        for target, annotation in zip(targets, annotations, strict=True):
+            given = [answer["answer"] for answer in annotation["answers"]]
+            assert len(given) == 10
+            for label, score in zip(target["labels"], target["scores"], strict=True):
+                assert score == [0, 0.3, 0.6, 0.9, 1][min(4, given.count(labels[label]))]
+
+
+def test_hard_negatives_are_other_training_images(written):
+    pool = safe_pickle.load(written / "datasets/flickr30k/hard_negative.pkl")
+    images, hard = pool["train_image_list"], pool["train_hard_pool"]
+    assert len(images) == len(hard) == 24 and (hard[:, 0] == np.arange(24)).all()
+    assert all(len(set(row)) == len(row) for row in hard.tolist()) and hard.max() < 24
+    lines = (written / "datasets/flickr30k/annotations/train_ann.jsonl").read_text().splitlines()
+    assert [int(json.loads(line)["img_path"].split(".")[0]) for line in lines] == images
+    assert all(len(json.loads(line)["sentences"]) == 5 for line in lines)
+
+
+def test_every_path_of_the_task_file_exists_and_no_text_is_cut(written):
+    tasks = yaml.safe_load((written / "tasks.yml").read_text())
+    assert {name: task["name"] for name, task in tasks.items()} == {
+        "TASK1": "VQA", "TASK8": "RetrievalFlickr30k", "TASK10": "refcoco+",
+    }  # fmt: skip
+    for task in tasks.values():
+        assert (written / task["features_h5path1"]).exists() and (written / task["dataroot"]).exists()
+    assert tasks["TASK1"]["num_labels"] == summary(written)["labels"]
+    longest = summary(written)["longest_text"]
+    assert [tasks[name]["max_seq_length"] for name in ("TASK1", "TASK8", "TASK10")] == [
+        longest["vqa"], longest["retrieval"], longest["refer"],
+    ]  # fmt: skip
+
+
+def test_no_image_is_in_two_data_sets_or_splits(written):
+    stores = list((written / "datasets").rglob("*_feat.lmdb"))
+    keys = [key for store in stores for key in FeatureStore(store).keys()]  # noqa: SIM118
+    captions = (written / "datasets/conceptual_captions/annotations").glob("*.json")
+    keys += [key for path in captions for key in json.loads(path.read_text())]
+    assert len(set(keys)) == len(keys) == (24 + 12) + 3 * (24 + 12 + 12)
+
+
+def test_scenes_are_drawn_for_people_to_look_at(written):
+    from PIL import Image
+
+    drawings = sorted((written / "scenes").glob("*.png"))
+    assert {path.name.split("-")[0] for path in drawings} == {"refer", "vqa", "retrieval"}
+    with Image.open(drawings[0]) as picture:
+        assert picture.width == 960 and len(picture.getcolors(1 << 20)) > 10
+
+
+def test_the_command_writes_volta_sized_records(tmp_path, capsys):
+    parser = argparse.ArgumentParser()
+    add_world_arguments(parser)
+    flags = "--images 20 --eval-images 10 --boxes 36 --feature-size 32 --classes 1601 --attributes 401 --no-render"
+    args = parser.parse_args([str(tmp_path / "w"), *flags.split()])
+    assert run_world(args) == 0
+    assert "without looking" in capsys.readouterr().out
+    regions, _ = ConcapFile(tmp_path / "w/datasets/conceptual_captions" / DETECTOR / "training_feat_all.lmdb")[0]
+    assert regions.features.shape == (36, 32) and regions.boxes.shape == (36, 4)
+    assert regions.cls_prob.shape == (36, 1601) and regions.attr_scores.shape == (36, 401)
+    assert run_world(args) == 0
+    assert "already there" in capsys.readouterr().out
