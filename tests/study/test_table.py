@@ -41,13 +41,13 @@ def test_the_table_has_a_row_for_each_model_and_one_for_chance(finished):
     header, rule, uniter, switch, chance, _, note = text.splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (header, uniter, switch, chance)]
     assert cells[0] == ["model", "parameters", "refcoco+ accuracy"] and set(rule) <= set("|-:")
-    assert [row[0] for row in cells[1:]] == ["ctrl_uniter", "switchbert", "chance"]
+    assert [row[0] for row in cells[1:]] == ["ctrl_uniter", "switchbert", "best blind guess"]
     for row, model in ((cells[1], "ctrl_uniter"), (cells[2], "switchbert")):
         accuracy = json_of(run_of(folder, model) / "test_metrics.json")["accuracy"]
         parameters = json_of(run_of(folder, model).with_name(model) / "run.json")["parameters"]
         assert row[1:] == [f"{parameters / 1e6:.2f} M", f"{accuracy:.1f}"]
     balance = json_of(folder / "world" / "world.json")["balance"]["refer"]["test"]["chance"]
-    assert cells[3] == ["chance", "", f"{100 * balance:.1f}"]
+    assert cells[3] == ["best blind guess", "", f"{100 * balance:.1f}"]
     last = log_of(run_of(folder, "switchbert"), "valid")[-1]
     difference = last["accuracy_soft_routes"] - last["accuracy"]
     assert note.startswith("switchbert, validation score with soft routes minus hard routes")

@@ -55,8 +55,10 @@ def test_the_words_of_a_question_say_little_more_than_its_kind(vqa):
     assert priors["prior_by_wording"] < priors["prior_by_kind"] + 0.05
 
 
-def test_the_objects_of_an_image_say_little_about_the_answer(vqa):
-    assert linear_score(vqa[1], 1) < 0.2
+def test_the_objects_of_an_image_are_worth_no_more_than_the_kind_of_question(vqa):
+    # Against the best single answer (7 %) they are worth more: few objects make their commonest colour a fair guess.
+    priors = vqa_priors(vqa[0]["train"], vqa[0]["test"])
+    assert linear_score(vqa[1], 1) < priors["prior_by_kind"] + 0.05
 
 
 def test_yes_and_no_are_seldom_the_answer(vqa):

@@ -102,37 +102,41 @@ class _MergeBlocks(torch.autograd.Function):
         joint_vision: Tensor,
     ) -> Tensor:
         """Merged weights, (B, H, S, S) float32."""
-        blocks, sums = [], []
-        for block in (scores[..., :T], scores[..., T:]):
-            probabilities = block.softmax(-1)
-            # The largest probability is exp(max - lse), which saves a second pass of exponentials.
-            sums.append(block.amax(-1, keepdim=True) - probabilities.amax(-1, keepdim=True).log())
-            blocks.append(probabilities)
-        gap = sums[0] - sums[1]  # (B, H, S, 1)
+        largest = [block.amax(-1, keepdim=True) for block in (scores[..., :T], scores[..., T:])]
+        P = scores - _both(largest, T, scores.shape[-1] - T)
+        P.exp_()  # one pass of exponentials for both blocks
+        sums = [block.sum(-1, keepdim=True) for block in (P[..., :T], P[..., T:])]
+        gap = largest[0] - largest[1] + sums[0].log() - sums[1].log()  # (B, H, S, 1), difference of log-sum-exps
+        P[..., :T] /= sums[0]
+        P[..., T:] /= sums[1]
         on_text = base_text + joint_text * torch.sigmoid(gap)
         on_vision = base_vision + joint_vision * torch.sigmoid(-gap)
         ctx.T = T
-        ctx.save_for_backward(*blocks, gap, on_text, on_vision, joint_text, joint_vision)
-        return torch.cat((blocks[0] * on_text, blocks[1] * on_vision), -1)
+        ctx.save_for_backward(P, gap, on_text, on_vision, joint_text, joint_vision)
+        return P * _both([on_text, on_vision], T, scores.shape[-1] - T)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """Gradients of the scores and of the four coefficients."""
-        text, vision, gap, on_text, on_vision, joint_text, joint_vision = ctx.saved_tensors
+        P, gap, on_text, on_vision, joint_text, joint_vision = ctx.saved_tensors
+        T, R = ctx.T, P.shape[-1] - ctx.T
         w, rest = torch.sigmoid(gap), torch.sigmoid(-gap)
-        grad_text, grad_vision = grad[..., : ctx.T], grad[..., ctx.T :]
-        of_text = (grad_text * text).sum(-1, keepdim=True)  # d loss / d a_T, (B, H, S, 1)
-        of_vision = (grad_vision * vision).sum(-1, keepdim=True)
+        product = grad * P
+        of_text = product[..., :T].sum(-1, keepdim=True)  # d loss / d a_T, (B, H, S, 1)
+        of_vision = product[..., T:].sum(-1, keepdim=True)
         of_gap = (joint_text * of_text - joint_vision * of_vision) * w * rest
-        scores = torch.cat(
-            (
-                text * (on_text * (grad_text - of_text) + of_gap),
-                vision * (on_vision * (grad_vision - of_vision) - of_gap),
-            ),
-            -1,
-        )
+        # P (a (grad - of) + of_gap) for text, with - of_gap for vision; one number per row and block is taken out.
+        scores = product.mul_(_both([on_text, on_vision], T, R))
+        scores += P * _both([of_gap - on_text * of_text, -of_gap - on_vision * of_vision], T, R)
         gates = (of_text, of_text * w, of_vision, of_vision * rest)
         return (scores, None, *(gate.sum(1, keepdim=True) for gate in gates))
+
+
+def _both(per_block: list[Tensor], T: int, R: int) -> Tensor:
+    """A number per row and block, (..., 1) each, repeated over the block's keys: (..., T + R)."""
+    return torch.cat(
+        (per_block[0].expand(*per_block[0].shape[:-1], T), per_block[1].expand(*per_block[1].shape[:-1], R)), -1
+    )
 
 
 def _scores(query: Tensor, key: Tensor, real: Tensor) -> Tensor:

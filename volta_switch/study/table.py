@@ -18,7 +18,7 @@ from volta_switch.study.plan import Places, Study, places, test_split
 from volta_switch.tasks import TASKS, TaskSpec, load_task
 from volta_switch.tasks.metrics import mean_std
 
-HEADINGS = {"accuracy": "accuracy", "vqa_score": "VQA score", "ir_r1": "image R@1", "tr_r1": "text R@1"}
+HEADINGS = {"accuracy": "accuracy", "vqa_score": "score", "ir_r1": "image R@1", "tr_r1": "text R@1"}
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ def make_table(study: Study, folder: Path) -> str:
     Raises:
         UserError: a run is missing, or two rows of a column differ in anything but the model (the field is named).
     """
+    for name in ("table.md", "table.json"):  # a refused table must not leave an older one in its place
+        (folder / name).unlink(missing_ok=True)
     where = places(study, folder)
     columns = _columns(study, where)
     runs = {model: _run_files(study, where, model) for model in study.models}
@@ -50,7 +52,7 @@ def make_table(study: Study, folder: Path) -> str:
     headers = ["model", "parameters", *(column.heading for column in columns)]
     body = [[row["model"], f"{row['parameters'] / 1e6:.2f} M", *map(_shown, row["scores"])] for row in rows]
     if chance:
-        body.append(["chance", "", *(f"{value:.1f}" for value in chance)])
+        body.append(["best blind guess", "", *(f"{value:.1f}" for value in chance)])
     text = tabulate(
         body, headers, tablefmt="github", disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1))
     )
@@ -164,7 +166,10 @@ def _shown(score: Mapping[str, Any]) -> str:
 
 
 def _chance(folder: Path, columns: list[Column]) -> list[float]:
-    """What a model scores without looking, in percent, per column; empty where the data are not a small world."""
+    """What is reached without looking, in percent, per column; empty where the data are not a small world.
+
+    Referring expressions: a region at random; VQA: the commonest answer to each kind of question; retrieval: at random.
+    """
     path = folder / "world" / "world.json"
     if not path.is_file():
         return []
@@ -173,7 +178,7 @@ def _chance(folder: Path, columns: list[Column]) -> list[float]:
     for split in ("val", "test"):
         known[split] = {
             "accuracy": balance["refer"][split]["chance"],
-            "vqa_score": balance["vqa"][split]["majority"],
+            "vqa_score": balance["vqa"][split]["prior_by_kind"],
             "ir_r1": balance["retrieval"][split]["chance_r1"],
             "tr_r1": balance["retrieval"][split]["chance_r1"],
         }

@@ -111,8 +111,6 @@ class RetrievalTask(Task):
 
     def _annotations(self, split: str) -> Any:
         """The jsonl of a split: the task file's for training and validation, ``<split>_ann.jsonl`` beside it else."""
-        if self.options.annotations:
-            return self.spec.path(self.options.annotations)
         known = {
             self.spec.train_split: self.spec.train_annotations_jsonpath,
             self.spec.val_split: self.spec.val_annotations_jsonpath,

@@ -30,7 +30,6 @@ class DataOptions:
     num_workers: int = 0
     in_memory: bool = False
     features: str = ""  # another feature file than the task file's
-    annotations: str = ""  # another annotation file than the task file's
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -11,17 +13,24 @@ import torch
 from volta_switch.config import Config, find_config, load_config
 from volta_switch.data.tokenizer import Tokenizer, check_vocab_size
 from volta_switch.errors import UserError
+from volta_switch.tasks import TaskSpec, load_task
 
 # Flags that VOLTA's scripts take and that mean nothing here; accepted so that its command lines run unchanged.
 WITHOUT_EFFECT = {
-    "local_rank": "ranks come from torchrun",
-    "distributed": "ranks come from torchrun",
+    "local_rank": "one process for now",
+    "distributed": "one process for now",
     "cache": "samples are shuffled over the whole epoch",
     "adam_correct_bias": "AdamW is always bias-corrected",
     "use_chunk": "unused in VOLTA too",
     "num_subiters": "images are batched by --batch_size",
     "caps_per_image": "read from the annotations",
+    "drop_last": "every sample counts",
+    "eval_steps": "validation follows every epoch",
+    "max_val_batches": "the whole split is validated",
+    "save_every_num_epochs": "--save_best_only keeps one",
 }
+# Flags of VOLTA's that would change what is computed, with the only value supported here.
+FIXED = {"optim": "AdamW", "lr_scheduler": "warmup_linear", "loss": "", "is_m3p": ""}
 
 
 def run_command(main: Callable[[Sequence[str]], object], argv: Sequence[str] | None = None) -> None:
@@ -59,6 +68,8 @@ def parser(description: str, seed: int) -> argparse.ArgumentParser:
     machine.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves PyTorch's default")
     for name, reason in WITHOUT_EFFECT.items():
         flags.add_argument(f"--{name}", nargs="?", help=f"accepted and ignored: {reason}", default=argparse.SUPPRESS)
+    for name, value in FIXED.items():
+        flags.add_argument(f"--{name}", nargs="?", choices=(value,), help="the only choice", default=argparse.SUPPRESS)
     return flags
 
 
@@ -71,7 +82,7 @@ def add_training_flags(flags: argparse.ArgumentParser, weight_decay: float, clip
     training.add_argument("--resume", action="store_true", help="continue from the run folder's latest checkpoint")
     training.add_argument("--gradient_accumulation_steps", dest="grad_acc_steps", type=int, default=1)
     training.add_argument("--warmup_proportion", type=float, default=0.1)
-    training.add_argument("--warmup_steps", type=int, default=None, help="overrides --warmup_proportion")
+    training.add_argument("--warmup_steps", type=float, default=None, help="overrides --warmup_proportion")
     training.add_argument("--adam_epsilon", type=float, default=1e-6)
     training.add_argument("--adam_betas", type=float, nargs=2, default=(0.9, 0.999))
     training.add_argument("--weight_decay", type=float, default=weight_decay)
@@ -85,6 +96,17 @@ def add_task_flags(flags: argparse.ArgumentParser) -> None:
     task = flags.add_argument_group("task")
     task.add_argument("--tasks_config_file", default="config_tasks/ctrl_trainval_tasks.yml", help="VOLTA's task file")
     task.add_argument("--task", default="", help="number, key or name: 10, TASK10, refcoco+")
+    for split in ("train", "val"):
+        task.add_argument(f"--{split}_annotations_jsonpath", default="", help="overrides the task file's (retrieval)")
+    task.add_argument("--val_features_lmdbpath", default="", help="overrides the task file's")
+    task.add_argument("--num_val_workers", type=int, default=None, help="loader processes of validation and test")
+
+
+def load_task_spec(args: argparse.Namespace) -> TaskSpec:
+    """The task that the flags name, with the annotation files that they override."""
+    spec = load_task(args.tasks_config_file, args.task)
+    names = ("train_annotations_jsonpath", "val_annotations_jsonpath")
+    return dataclasses.replace(spec, **{name: getattr(args, name) for name in names if getattr(args, name)})
 
 
 def _truth(text: str) -> bool:
@@ -101,6 +123,8 @@ def prepare_device(args: argparse.Namespace) -> tuple[torch.device, torch.dtype]
     Raises:
         UserError: a device that is not there, or several processes.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("several processes are not supported yet; start one process, without torchrun")
     if args.threads:
         torch.set_num_threads(args.threads)
     name = args.device

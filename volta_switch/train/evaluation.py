@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from volta_switch.errors import UserError
 from volta_switch.files import write_json
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks, switch_encoder
-from volta_switch.tasks import DataOptions, Evaluation, build_task, load_task
+from volta_switch.tasks import DataOptions, Evaluation, build_task
 from volta_switch.tasks.retrieval import RetrievalTask
 from volta_switch.train.arguments import (
     add_task_flags,
     load_model_config,
+    load_task_spec,
     load_tokenizer,
     parser,
     prepare_device,
@@ -43,20 +47,20 @@ def flags(description: str, batch_size: int) -> argparse.ArgumentParser:
     result.set_defaults(output_dir="results")
     result.add_argument("--split", default="", help="default: the task file's validation split")
     result.add_argument("--batch_size", type=int, default=batch_size)
-    result.add_argument("--val_annotations_jsonpath", default="", help="another annotation file than the task file's")
-    result.add_argument("--val_features_lmdbpath", default="", help="another feature file than the task file's")
-    result.add_argument("--num_val_workers", type=int, default=None, help="as --num_workers")
     result.add_argument("--routing", default="hard", choices=("hard", "soft"), help="how Switch-BERT's routes are read")
     return result
 
 
 def evaluate(args: argparse.Namespace, zero_shot: bool, only: type | None = None) -> Evaluation:
     """Runs an evaluation that the flags describe."""
-    spec = load_task(args.tasks_config_file, args.task)
+    spec = load_task_spec(args)
+    split = args.split or spec.val_split
+    if args.val_annotations_jsonpath:
+        spec = dataclasses.replace(spec, val_split=split)
     config = load_model_config(args, spec.fusion_method)
-    device, _ = prepare_device(args)
+    device, precision = prepare_device(args)
     workers = args.num_workers if args.num_val_workers is None else args.num_val_workers
-    options = DataOptions(args.seed, workers, args.in_memory, args.val_features_lmdbpath, args.val_annotations_jsonpath)
+    options = DataOptions(args.seed, workers, args.in_memory, args.val_features_lmdbpath)
     task = build_task(spec, config, load_tokenizer(config, spec.max_seq_length), options)
     if only is not None and not isinstance(task, only):
         raise UserError(f"{spec.key} ({spec.name}) is no retrieval task; evaluate it with eval_task.py")
@@ -75,8 +79,8 @@ def evaluate(args: argparse.Namespace, zero_shot: bool, only: type | None = None
     if switched is not None:
         switched.routing = args.routing
 
-    split = args.split or spec.val_split
-    result = task.test(model, split, args.batch_size, device)  # type: ignore[arg-type]
+    with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+        result = task.test(model, split, args.batch_size, device)  # type: ignore[arg-type]
     folder = Path(args.output_dir) / run_name(args, f"{spec.name}_")
     write_json(folder / f"{split}_result.json", result.results)
     write_json(

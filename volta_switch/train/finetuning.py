@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 
 from volta_switch.model.bert import BertForVLTasks, switch_encoder
-from volta_switch.tasks import DataOptions, Task, TaskSpec, build_task, load_task
+from volta_switch.tasks import DataOptions, Task, TaskSpec, build_task
 from volta_switch.train.arguments import (
     add_task_flags,
     add_training_flags,
     load_model_config,
+    load_task_spec,
     load_tokenizer,
     parser,
     prepare_device,
@@ -24,20 +25,27 @@ from volta_switch.train.checkpoints import initial_weights
 from volta_switch.train.loop import Trainer, Validation
 from volta_switch.train.optimisation import Hyperparameters
 from volta_switch.train.run_folder import LATEST, RunFolder
+from volta_switch.weights import fingerprint
 
 
 def main(argv: Sequence[str]) -> Path:
     """Fine-tunes one model on one task; returns its run folder."""
     args = flags().parse_args(argv)
-    spec = load_task(args.tasks_config_file, args.task)
+    spec = load_task_spec(args)
     config = load_model_config(args, spec.fusion_method)
     device, precision = prepare_device(args)
     hyper = _hyperparameters(args, spec)
+    tokenizer = load_tokenizer(config, spec.max_seq_length)
     options = DataOptions(args.seed, args.num_workers, args.in_memory, args.train_features_lmdbpath)
-    task = build_task(spec, config, load_tokenizer(config, spec.max_seq_length), options)
+    task = build_task(spec, config, tokenizer, options)
+    workers = args.num_workers if args.num_val_workers is None else args.num_val_workers
+    val_options = DataOptions(args.seed, workers, args.in_memory, args.val_features_lmdbpath)
+    val_task = build_task(spec, config, tokenizer, val_options)
     train_split, val_split = args.train_split or spec.train_split, args.val_split or spec.val_split
     loader = task.loader(train_split, hyper.batch_size // hyper.grad_acc_steps, training=True)
-    val_loader = task.loader(val_split, args.eval_batch_size or spec.eval_batch_size or spec.batch_size, training=False)
+    val_loader = val_task.loader(
+        val_split, args.eval_batch_size or spec.eval_batch_size or spec.batch_size, training=False
+    )
     for some in (loader, val_loader):
         some.dataset[0]  # what is wrong with the features shows before anything is written
 
@@ -52,7 +60,7 @@ def main(argv: Sequence[str]) -> Path:
     name = run_name(args, f"{spec.name}_")
     run = RunFolder(Path(args.output_dir) / name, Path(args.logdir) / name)
     settings = {"task": spec.key, "train_split": train_split, "val_split": val_split}
-    identity = {"config": config.to_dict(), "hyperparameters": hyper.to_dict(), **settings}
+    identity = {"config": config.to_dict(), "hyperparameters": hyper.to_dict(), "start": fingerprint(model), **settings}
     described = {
         "entry_point": "train_task",
         "start": start,
@@ -66,7 +74,7 @@ def main(argv: Sequence[str]) -> Path:
         model=model,
         losses=lambda batch: {"loss": task.loss(task.scores(model, batch).float(), batch)},
         loader=loader,
-        validate=lambda: _validate(task, model, val_loader, device),
+        validate=lambda: _validate(val_task, model, val_loader, device),
         hyper=hyper,
         run=run,
         device=device,

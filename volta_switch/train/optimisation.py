@@ -24,7 +24,7 @@ class Hyperparameters:
     batch_size: int  # samples per optimiser step, all accumulation steps together
     learning_rate: float  # the peak
     warmup_proportion: float = 0.1  # of all optimiser steps
-    warmup_steps: int | None = None  # overrides the proportion
+    warmup_steps: float | None = None  # overrides the proportion
     schedule_epochs: int | None = None  # the schedule's length; None: the epochs trained
     adam_betas: tuple[float, float] = (0.9, 0.999)
     adam_epsilon: float = 1e-6

@@ -31,6 +31,7 @@ from volta_switch.train.checkpoints import initial_weights
 from volta_switch.train.loop import Losses, Trainer, Validation
 from volta_switch.train.optimisation import Hyperparameters
 from volta_switch.train.run_folder import LATEST, RunFolder
+from volta_switch.weights import fingerprint
 
 REGRESSED = ("1", "2", "5")  # the visual targets that read the features before masking
 OBJECTIVES = {
@@ -67,7 +68,7 @@ def main(argv: Sequence[str]) -> Path:
 
     run = RunFolder(Path(args.output_dir) / run_name(args), Path(args.logdir) / run_name(args))
     settings = {"objective": args.objective, "masking": args.masking, "max_seq_length": args.max_seq_length}
-    identity = {"config": config.to_dict(), "hyperparameters": hyper.to_dict(), **settings}
+    identity = {"config": config.to_dict(), "hyperparameters": hyper.to_dict(), "start": fingerprint(model), **settings}
     parameters = sum(parameter.numel() for parameter in model.parameters())
     described = {
         "entry_point": "train_concap",

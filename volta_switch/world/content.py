@@ -17,8 +17,7 @@ from volta_switch.world.spec import MAX_OBJECTS, WorldSpec
 FIRST_IMAGE = {"concap": 1_000_000, "refer": 200_000, "retrieval": 300_000, "vqa": 400_000}  # ids are unique in a world
 # Fewest and most objects of a scene: pre-training starts easy, as web images do that show one or two things; the
 # referring expressions' number bounds what a guess among the objects is worth (1/n).
-OBJECTS = {"concap": (1, 4), "refer": (7, MAX_OBJECTS), "retrieval": (4, 6), "vqa": (2, 5)}
-COPIES = {"concap": 0.3, "refer": 0.6, "retrieval": 0.3, "vqa": 0.2}  # share of objects that are near-copies of another
+OBJECTS = {"concap": (1, 4), "refer": (7, MAX_OBJECTS), "retrieval": (4, 6), "vqa": (2, 4)}
 MENTIONED = {"concap": 2, "retrieval": 3}  # objects that a caption mentions, if there are as many
 RETRIEVAL_IMAGES = 100  # at most: of validation and of test
 CAPTIONS_PER_IMAGE = 5
@@ -90,7 +89,7 @@ def draw_world(spec: WorldSpec) -> World:
             Captioned(scene, tuple(draw_caption(rng, scene, MENTIONED["retrieval"]) for _ in range(CAPTIONS_PER_IMAGE)))
             for scene in scenes
         ]
-        for split, scenes, rng in _splits(spec, "retrieval", {"train": spec.images, "val": few, "test": few})
+        for split, scenes, rng in _splits(spec, "retrieval", {"train": spec.images // 2, "val": few, "test": few})
     }
     return World(spec, concap, refer, retrieval, vqa)
 
@@ -104,7 +103,6 @@ def _splits(spec: WorldSpec, dataset: str, images: dict[str, int]) -> list[tuple
             _generator(spec.seed, "scenes", dataset, split),
             list(range(first, first + count)),
             *OBJECTS[dataset],
-            COPIES[dataset],
         )
         drawn.append((split, scenes, random.Random(f"{spec.seed} texts {dataset} {split}")))
         first += count

@@ -32,7 +32,7 @@ ANSWERS = {
 }
 LABELS = tuple(answer for answers in ANSWERS.values() for answer in answers)
 # How often each kind is asked: many-valued attributes often, two- and three-valued answers seldom.
-SHARES = {"colour": 40, "shape": 30, "material": 11, "count": 8, "where": 5, "exists": 3, "compare": 3}
+SHARES = {"colour": 40, "shape": 30, "material": 13, "count": 7, "where": 4, "exists": 3, "compare": 3}
 DOMINANCE = 1.5  # "where": the longer of the two distances is this many times the shorter
 DISAGREEMENT = 0.03  # the chance that an annotator gives another answer of the same kind
 

@@ -26,6 +26,7 @@ MARGIN = 0.04  # of the canvas: centres closer than this along an axis are on ne
 SIDES = ((40, 50), (66, 80))  # pixels: the range of a small and of a large object's sides
 GAP = 4  # pixels kept free between two objects
 PLACES_TRIED = 60
+COPIES = 0.6  # share of the objects, from the second on, that are near-copies of an earlier one
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,11 @@ def members(mask: int) -> list[int]:
     return found
 
 
-def draw_scenes(
-    rng: np.random.Generator, image_ids: list[int], fewest: int, most: int, copies: float = 0.6
-) -> list[Scene]:
-    """Draw one scene of ``fewest`` to ``most`` objects for each image id; ``copies``: the share of near-copies."""
+def draw_scenes(rng: np.random.Generator, image_ids: list[int], fewest: int, most: int) -> list[Scene]:
+    """Draw one scene of ``fewest`` to ``most`` objects for each image id."""
     count = len(image_ids)
     numbers = rng.integers(fewest, most + 1, count)
-    attributes = _draw_attributes(rng, count, copies)  # (N, MAX_OBJECTS, 4)
+    attributes = _draw_attributes(rng, count)  # (N, MAX_OBJECTS, 4)
     boxes = _draw_boxes(rng, attributes[:, :, SIZE])  # (N, MAX_OBJECTS, 4)
     return [
         scene_of(image_id, attributes[row, :number], boxes[row, :number])
@@ -109,10 +108,10 @@ def scene_of(image_id: int, attributes: np.ndarray, boxes: np.ndarray) -> Scene:
     )
 
 
-def _draw_attributes(rng: np.random.Generator, count: int, copies: float) -> np.ndarray:
+def _draw_attributes(rng: np.random.Generator, count: int) -> np.ndarray:
     """Draw attribute indices (N, MAX_OBJECTS, 4).
 
-    A share of the objects are near-copies of an earlier one, one or two attributes redrawn: the distractors that
+    About half of the objects are near-copies of an earlier one, one or two attributes redrawn: the distractors that
     make a description of an object need more than its colour. No two objects are alike in all four, so that each
     can be described.
     """
@@ -124,7 +123,7 @@ def _draw_attributes(rng: np.random.Generator, count: int, copies: float) -> np.
         order = rng.random((count, 4)).argsort(axis=1)
         redrawn = order < rng.integers(1, 3, (count, 1))  # one or two of the four
         copied = np.where(redrawn, fresh[:, place], source)
-        is_copy = rng.random((count, 1)) < copies
+        is_copy = rng.random((count, 1)) < COPIES
         attributes[:, place] = np.where(is_copy, copied, fresh[:, place])
         _make_distinct(rng, attributes, place)
     return attributes

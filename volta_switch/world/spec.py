@@ -23,14 +23,15 @@ class WorldSpec:
 
     Attributes:
         seed: seeds scenes, texts, the detector's random embeddings and the spelling of words.
-        images: training images of each data set (pre-training and every task have images of their own).
+        images: training images of each data set (pre-training and every task have images of their own); for retrieval,
+            where an image has five captions, half as many.
         eval_images: validation images, and as many test images, of each data set; retrieval uses at most 100 of them.
         text_depth: 0 writes content words whole; k > 0 spells each in k + 1 word pieces of a small shared alphabet.
         vision_depth: layers of the fixed random network that the region features pass through; 0: linear in attributes.
         feature_size: F, width of a region feature.
-        boxes: regions per image; None: one per object (9 to 12, so images differ in their number of regions).
-        num_classes: C, the detector's object classes, background (index 0) included; at least 49.
-        num_attributes: A, the detector's attribute classes, background (index 0) included; at least 13.
+        boxes: regions per image; None: one per object, so that images differ in their number of regions.
+        num_classes: C, the detector's object classes, background (index 0) included; at least 31.
+        num_attributes: A, the detector's attribute classes, background (index 0) included; at least 7.
         render: also draw a few dozen scenes as PNG.
     """
 
