@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -95,9 +95,11 @@ class SmallWorld:
         """Runs an entry point in this process and returns what it returns."""
         return ENTRY_POINTS[entry]([*self.flags(entry, out, model, task, **changes), *map(str, flags)])
 
-    def task(self, task: str, config: Config, **options: Any) -> Task:
+    def task(self, task: str, config: Config, val_annotations: str = "", **options: Any) -> Task:
         """A task as the entry points build it."""
         spec = load_task(self.tasks_file, TASKS[task])
+        if val_annotations:
+            spec = replace(spec, val_annotations_jsonpath=val_annotations, val_split="test")
         return build_task(spec, config, Tokenizer(config.bert_model), DataOptions(**options))
 
     def task_model(self, task: Task, seed: int = 0) -> BertForVLTasks:

@@ -97,7 +97,7 @@ def test_the_same_command_tries_failed_cells_again(plan, study_of, tmp_path, in_
 
 
 def test_a_killed_process_is_reported(plan, study_of, tmp_path, in_this_process, monkeypatch):
-    def killed(folder, cell):
+    def killed(folder, cell, key):
         raise BrokenProcessPool
 
     monkeypatch.setattr("volta_switch.study.run.run_cell", killed)

@@ -131,7 +131,7 @@ def few(world, tmp_path):
 
 @pytest.mark.parametrize("model", ["ctrl_uniter", "ctrl_lxmert"])
 def test_the_score_matrix_is_that_of_every_pair_by_itself(world, few, model):
-    task = world.task("retrieval", world.config(model), annotations=few)
+    task = world.task("retrieval", world.config(model), val_annotations=few)
     network = world.task_model(task)
     matrix, one_by_one = pairs(task, network, lambda inputs: network("TASK8", **inputs).scores[0, 0])
     np.testing.assert_allclose(matrix, one_by_one, rtol=1e-4, atol=1e-5)
@@ -139,7 +139,7 @@ def test_the_score_matrix_is_that_of_every_pair_by_itself(world, few, model):
 
 
 def test_zero_shot_scores_are_the_matching_heads_probabilities(world, config, few):
-    task = world.task("retrieval", config, annotations=few)
+    task = world.task("retrieval", config, val_annotations=few)
     torch.manual_seed(0)
     network = BertForVLPreTraining(config).eval()
 

@@ -142,7 +142,8 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(world, tmp_path, tas
     scale = max(gradient.abs().max() for gradient in whole.values())
     assert whole.keys() == halves.keys() and scale > 1e-3
     for name, gradient in whole.items():
-        torch.testing.assert_close(halves[name], gradient, rtol=1e-5, atol=1e-5 * float(scale), msg=name)
+        # A bias that all alternatives share has gradient 0 but for rounding, which the floor of the tolerance covers.
+        torch.testing.assert_close(halves[name], gradient, rtol=1e-5, atol=max(1e-5 * float(scale), 1e-7), msg=name)
 
 
 def gradients(world, out, task, steps, monkeypatch):

@@ -95,5 +95,5 @@ def test_chance_of_retrieval_is_one_image(drawn):
 
 def test_every_evaluation_split_is_reported(drawn):
     assert {task: set(splits) for task, splits in balance(drawn).items()} == {
-        task: {"val", "test"} for task in ("refer", "vqa", "retrieval")
+        task: {"val", "test"} for task in ("refer", "vqa", "retrieval", "nlvr2")
     }

@@ -130,8 +130,8 @@ def test_soft_targets_are_the_scores_of_ten_annotators(written):
 def test_hard_negatives_are_other_training_images(written):
     pool = safe_pickle.load(written / "datasets/flickr30k/hard_negative.pkl")
     images, hard = pool["train_image_list"], pool["train_hard_pool"]
-    assert len(images) == len(hard) == 24 and (hard[:, 0] == np.arange(24)).all()
-    assert all(len(set(row)) == len(row) for row in hard.tolist()) and hard.max() < 24
+    assert len(images) == len(hard) == 15 and (hard[:, 0] == np.arange(15)).all()
+    assert all(len(set(row)) == len(row) for row in hard.tolist()) and hard.max() < 15
     lines = (written / "datasets/flickr30k/annotations/train_ann.jsonl").read_text().splitlines()
     assert [int(json.loads(line)["img_path"].split(".")[0]) for line in lines] == images
     assert all(len(json.loads(line)["sentences"]) == 5 for line in lines)
@@ -140,14 +140,14 @@ def test_hard_negatives_are_other_training_images(written):
 def test_every_path_of_the_task_file_exists_and_no_text_is_cut(written):
     tasks = yaml.safe_load((written / "tasks.yml").read_text())
     assert {name: task["name"] for name, task in tasks.items()} == {
-        "TASK1": "VQA", "TASK8": "RetrievalFlickr30k", "TASK10": "refcoco+",
+        "TASK1": "VQA", "TASK8": "RetrievalFlickr30k", "TASK10": "refcoco+", "TASK12": "NLVR2",
     }  # fmt: skip
     for task in tasks.values():
         assert (written / task["features_h5path1"]).exists() and (written / task["dataroot"]).exists()
     assert tasks["TASK1"]["num_labels"] == summary(written)["labels"]
     longest = summary(written)["longest_text"]
-    assert [tasks[name]["max_seq_length"] for name in ("TASK1", "TASK8", "TASK10")] == [
-        longest["vqa"], longest["retrieval"], longest["refer"],
+    assert [tasks[name]["max_seq_length"] for name in ("TASK1", "TASK8", "TASK10", "TASK12")] == [
+        longest["vqa"], longest["retrieval"], longest["refer"], longest["nlvr2"],
     ]  # fmt: skip
 
 
@@ -156,7 +156,7 @@ def test_no_image_is_in_two_data_sets_or_splits(written):
     keys = [key for store in stores for key in FeatureStore(store).keys()]  # noqa: SIM118
     captions = (written / "datasets/conceptual_captions/annotations").glob("*.json")
     keys += [key for path in captions for key in json.loads(path.read_text())]
-    assert len(set(keys)) == len(keys) == (24 + 12) + 3 * (24 + 12 + 12)
+    assert len(set(keys)) == len(keys) == (24 + 12) + 3 * (24 + 12 + 12) + (15 + 12 + 12)
 
 
 def test_scenes_are_drawn_for_people_to_look_at(written):

@@ -119,7 +119,7 @@ def load_state(
 def _difference(name: str, before: Any, now: Any) -> tuple[str, Any, Any] | None:
     """The first setting that differs, ``hyperparameters.seed``, with both values."""
     if isinstance(before, dict) and isinstance(now, dict):
-        keys = sorted({*before, *now})
+        keys = sorted({*before, *now}, key=lambda key: (key == "start", key))  # a setting says more than the weights
         inside = (_difference(f"{name}.{key}".lstrip("."), before.get(key), now.get(key)) for key in keys)
         return next(filter(None, inside), None)
     return None if before == now else (name, before, now)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from volta_switch.model.bert import BertForVLTasks, switch_encoder
+from volta_switch.model.bert import BertForVLTasks, start_from_prior, switch_encoder
 from volta_switch.tasks import DataOptions, Task, TaskSpec, build_task
 from volta_switch.train.arguments import (
     add_task_flags,
@@ -52,6 +52,7 @@ def main(argv: Sequence[str]) -> Path:
     torch.manual_seed(hyper.seed)
     model = BertForVLTasks(config, {spec.key: spec.head()})
     start = initial_weights(model, config, args.from_pretrained)
+    start_from_prior(model.clfs_dict[spec.key], hyper.head_prior)
     switched = switch_encoder(model)
     if switched is not None:
         switched.start_annealing(switched.switch.finetune_temperature)
@@ -106,6 +107,8 @@ def flags() -> argparse.ArgumentParser:
     result.add_argument("--batch_size", type=int, default=None, help="overrides the task file's")
     result.add_argument("--eval_batch_size", type=int, default=None, help="overrides the task file's")
     result.add_argument("--lr", type=float, default=None, help="overrides the task file's")
+    prior = "probability that the head's outputs start from; VOLTA starts at 0.5, rare answers learn faster from less"
+    result.add_argument("--head_prior", type=float, default=0.5, help=prior)
     add_training_flags(result, weight_decay=1e-4, clip_grad_norm=1.0)
     return result
 
@@ -124,6 +127,7 @@ def _hyperparameters(args: argparse.Namespace, spec: TaskSpec) -> Hyperparameter
         clip_grad_norm=args.clip_grad_norm,
         grad_acc_steps=args.grad_acc_steps,
         seed=args.seed,
+        head_prior=args.head_prior,
     )
 
 

@@ -32,6 +32,7 @@ class Hyperparameters:
     clip_grad_norm: float = 0.0  # 0: none
     grad_acc_steps: int = 1
     seed: int = 0
+    head_prior: float = 0.5  # fine-tuning: the probability that a task head's outputs start from (0.5: zero bias)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "grad_acc_steps", "schedule_epochs"):
@@ -45,6 +46,8 @@ class Hyperparameters:
                 raise UserError(f"{name}: expected 0 or more, found {value}")
         if self.warmup_proportion > 1:
             raise UserError(f"warmup_proportion: expected at most 1, the whole run, found {self.warmup_proportion}")
+        if not 0 < self.head_prior < 1:
+            raise UserError(f"head_prior: expected a probability between 0 and 1, found {self.head_prior}")
         if not all(0 <= beta < 1 for beta in self.adam_betas):
             raise UserError(f"adam_betas: expected two numbers from 0 to below 1, found {self.adam_betas}")
         if self.batch_size % self.grad_acc_steps:

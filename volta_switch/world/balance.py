@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 
 from volta_switch.world.content import Asked, Captioned, Referred, World
 from volta_switch.world.questions import Question
+from volta_switch.world.statements import LEFT, RIGHT, Contrast
 
 VOTES_TO_SCORE = (0.0, 0.3, 0.6, 0.9, 1.0)  # VQA: by the number of annotators who gave an answer; four or more: 1
 
@@ -23,6 +24,11 @@ def balance(world: World) -> dict:
         },
         "retrieval": {
             split: retrieval_ceiling(entries) for split, entries in world.retrieval.items() if split != "train"
+        },
+        "nlvr2": {
+            split: statement_priors(world.nlvr2["train"], entries)
+            for split, entries in world.nlvr2.items()
+            if split != "train"
         },
     }
 
@@ -79,3 +85,50 @@ def retrieval_ceiling(entries: list[Captioned]) -> dict[str, float]:
         "chance_r1": 1 / len(scenes),
         "ceiling_r1": sum(1 / number for number in fitting) / len(fitting),
     }
+
+
+def statement_priors(train: list[Contrast], test: list[Contrast]) -> dict:
+    """Return the test accuracy of guesses about NLVR2's statements that do not use both images and the text.
+
+    ``majority``, ``by_statement``, ``by_pair``: of the most that the labels, those of each statement and those of each
+    pair allow. ``by_one_image``: of reading the statement and seeing what it says of the left image only, or of the
+    right one only (the better of the two), with the best guess for each form and finding fitted on train.
+    """
+    labels = [(number, row, pair, pair == true) for number, contrast in enumerate(test)
+              for row, (_, true) in enumerate(contrast.statements) for pair in (0, 1)]  # fmt: skip
+    forms = Counter(statement.form for contrast in test for statement, _ in contrast.statements)
+    return {
+        "statements": len(labels),
+        "shares": {form: count / forms.total() for form, count in sorted(forms.items())},
+        "majority": _majority([((), label) for *_, label in labels]),
+        "by_statement": _majority([((number, row), label) for number, row, _, label in labels]),
+        "by_pair": _majority([((number, pair), label) for number, _, pair, label in labels]),
+        "by_one_image": max(_one_image(train, test, side) for side in (LEFT, RIGHT)),
+    }
+
+
+def _majority(labels: list[tuple[tuple, bool]]) -> float:
+    """Return the accuracy of the commonest label of each group; ``labels`` are pairs of group and label."""
+    groups: defaultdict[tuple, Counter[bool]] = defaultdict(Counter)
+    for group, label in labels:
+        groups[group][label] += 1
+    return sum(max(group.values()) for group in groups.values()) / len(labels)
+
+
+def _one_image(train: list[Contrast], test: list[Contrast], side: int) -> float:
+    found: defaultdict[tuple, Counter[bool]] = defaultdict(Counter)
+    for group, label in _findings(train, side):
+        found[group][label] += 1
+    findings = _findings(test, side)
+    right = [found[group][label] > found[group][not label] for group, label in findings]
+    return sum(right) / len(findings)
+
+
+def _findings(contrasts: list[Contrast], side: int) -> list[tuple[tuple, bool]]:
+    """Return, of each statement and pair, what the image on one side shows of it, and the label."""
+    return [
+        ((statement.form, statement.attribute, statement.most, statement.evidence(pair[side], side)), number == true)
+        for contrast in contrasts
+        for statement, true in contrast.statements
+        for number, pair in enumerate(contrast.pairs)
+    ]

@@ -22,10 +22,11 @@ from volta_switch.world.phrases import Phrase
 from volta_switch.world.questions import LABELS, Question
 from volta_switch.world.render import render_world
 from volta_switch.world.spec import MAX_OBJECTS, WorldSpec
+from volta_switch.world.statements import Statement
 from volta_switch.world.vocabulary import DIRECTORY, Lexicon
 
 SUMMARY = "world.json"
-FORMAT = 1  # raised whenever the same parameters give other files
+FORMAT = 2  # raised whenever the same parameters give other files
 
 
 def write_world(out: str | Path, *, overwrite: bool = False, **parameters: Any) -> bool:
@@ -87,8 +88,8 @@ def _write(root: Path, spec: WorldSpec) -> None:
         "format": FORMAT,
         "spec": spec.as_dict(),
         "images": {
-            name: {split: len(entries) for split, entries in getattr(world, name).items()}
-            for name in ("concap", "refer", "retrieval", "vqa")
+            name: {split: len(world.scenes(name, split)) for split in getattr(world, name)}
+            for name in ("concap", "refer", "retrieval", "vqa", "nlvr2")
         },
         "longest_text": lengths,
         "labels": len(LABELS),
@@ -103,11 +104,12 @@ def _write(root: Path, spec: WorldSpec) -> None:
 
 def text_lengths(world: World, lexicon: Lexicon) -> dict[str, int]:
     """Return the longest text of each data set in word pieces, [CLS] and [SEP] included."""
-    texts: dict[str, Sequence[Caption | Phrase | Question]] = {
+    texts: dict[str, Sequence[Caption | Phrase | Question | Statement]] = {
         "concap": [caption for part in world.concap.values() for entry in part for caption in entry.captions],
         "refer": [phrase for part in world.refer.values() for entry in part for _, phrase in entry.expressions],
         "retrieval": [caption for part in world.retrieval.values() for entry in part for caption in entry.captions],
         "vqa": [question for part in world.vqa.values() for entry in part for question, _, _ in entry.questions],
+        "nlvr2": [statement for part in world.nlvr2.values() for entry in part for statement, _ in entry.statements],
     }
     return {name: 2 + max(lexicon.length(said.words()) for said in part) for name, part in texts.items()}
 
@@ -140,6 +142,14 @@ def task_file(spec: WorldSpec, lengths: dict[str, int]) -> dict[str, dict]:
             "max_seq_length": lengths["refer"],
             **most,
             **schedule,
+        },
+        "TASK12": {
+            **_task("NLVR2", 12, "VL-binary-classifier", 2, "BCEWithLogitLoss", "nlvr"),
+            **_paths(files.NLVR2, files.NLVR2_FEATURES),
+            "max_seq_length": lengths["nlvr2"],
+            **most,
+            **schedule,
+            "val_split": "dev",
         },
     }
 

@@ -13,15 +13,17 @@ from volta_switch.world.phrases import LIKENESS, NEAREST, Phrase, by_attributes,
 from volta_switch.world.questions import Question, QuestionMaker, annotate
 from volta_switch.world.scenes import DIRECTIONS, Scene, draw_scenes
 from volta_switch.world.spec import MAX_OBJECTS, WorldSpec
+from volta_switch.world.statements import Contrast, draw_contrast
 
-FIRST_IMAGE = {"concap": 1_000_000, "refer": 200_000, "retrieval": 300_000, "vqa": 400_000}  # ids are unique in a world
+# Ids are unique in a world; NLVR2 files name images otherwise (files.image_name).
+FIRST_IMAGE = {"concap": 1_000_000, "refer": 200_000, "retrieval": 300_000, "vqa": 400_000, "nlvr2": 500_000}
 # Fewest and most objects of a scene: pre-training starts easy, as web images do that show one or two things; the
 # referring expressions' number bounds what a guess among the objects is worth (1/n).
-OBJECTS = {"concap": (1, 4), "refer": (7, MAX_OBJECTS), "retrieval": (4, 6), "vqa": (2, 4)}
+OBJECTS = {"concap": (1, 4), "refer": (7, MAX_OBJECTS), "retrieval": (4, 6), "vqa": (2, 4), "nlvr2": (3, 5)}
 MENTIONED = {"concap": 2, "retrieval": 3}  # objects that a caption mentions, if there are as many
 RETRIEVAL_IMAGES = 100  # at most: of validation and of test
 CAPTIONS_PER_IMAGE = 5
-TRAIN_ITEMS, EVAL_ITEMS = 6, 4  # expressions, and questions, per image
+TRAIN_ITEMS, EVAL_ITEMS = 6, 4  # expressions, and questions, per image; statements per pair of images
 # How often an expression is of each kind; a kind that finds no phrase for its referent gives way to another draw.
 EXPRESSION_TRIES = 12
 EXPRESSIONS = {"attributes": 25, "direction": 40, "nearest": 5, "likeness": 10, "chain": 70}
@@ -60,12 +62,18 @@ class World:
     refer: dict[str, list[Referred]]
     retrieval: dict[str, list[Captioned]]
     vqa: dict[str, list[Asked]]
+    nlvr2: dict[str, list[Contrast]]
 
     def regions(self, dataset: str, split: str) -> Iterator[Regions]:
         """Yield what the detector sees in the scenes of a split, in their order."""
-        described = getattr(self, dataset)[split]
         rng = _generator(self.spec.seed, "regions", dataset, split)
-        return Detector(self.spec).detect(rng, [entry.scene for entry in described], scores=dataset == "concap")
+        return Detector(self.spec).detect(rng, self.scenes(dataset, split), scores=dataset == "concap")
+
+    def scenes(self, dataset: str, split: str) -> list[Scene]:
+        """Return the scenes of a split in their order; of NLVR2, the four of each contrast one after the other."""
+        if dataset == "nlvr2":
+            return [scene for contrast in self.nlvr2[split] for scene in contrast.scenes]
+        return [entry.scene for entry in getattr(self, dataset)[split]]
 
 
 def draw_world(spec: WorldSpec) -> World:
@@ -89,9 +97,18 @@ def draw_world(spec: WorldSpec) -> World:
             Captioned(scene, tuple(draw_caption(rng, scene, MENTIONED["retrieval"]) for _ in range(CAPTIONS_PER_IMAGE)))
             for scene in scenes
         ]
-        for split, scenes, rng in _splits(spec, "retrieval", {"train": spec.images // 2, "val": few, "test": few})
+        for split, scenes, rng in _splits(spec, "retrieval", {"train": spec.images * 5 // 8, "val": few, "test": few})
     }
-    return World(spec, concap, refer, retrieval, vqa)
+    nlvr2 = {
+        split: [
+            draw_contrast(rng, scenes[first : first + 4], TRAIN_ITEMS if split == "train" else EVAL_ITEMS)
+            for first in range(0, len(scenes), 4)
+        ]
+        for split, scenes, rng in _splits(
+            spec, "nlvr2", {split: count // 4 * 4 for split, count in task_images.items()}
+        )
+    }
+    return World(spec, concap, refer, retrieval, vqa, nlvr2)
 
 
 def _splits(spec: WorldSpec, dataset: str, images: dict[str, int]) -> list[tuple[str, list[Scene], random.Random]]:

@@ -1,6 +1,8 @@
 """Writing a world's data sets: VOLTA's paths and formats, plain containers only."""
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 from volta_switch.data import safe_pickle
 from volta_switch.data.concap_lmdb import write_concap
 from volta_switch.data.feature_lmdb import write_features
+from volta_switch.data.regions import Regions
 from volta_switch.world.balance import annotator_scores
 from volta_switch.world.content import Captioned, Referred, World
 from volta_switch.world.questions import LABELS, Question
@@ -22,11 +25,14 @@ CONCAP = Path("datasets/conceptual_captions")
 REFER = Path("datasets/refcoco+_unc")
 RETRIEVAL = Path("datasets/flickr30k")
 VQA = Path("datasets/vqa/annotations")
+NLVR2 = Path("datasets/nlvr2/annotations")
 CONCAP_FEATURES = CONCAP / DETECTOR
 REFER_FEATURES = REFER / DETECTOR / "refcoco+_unc_dets36_feat.lmdb"
 RETRIEVAL_FEATURES = RETRIEVAL / DETECTOR / "flickr30k_feat.lmdb"
 VQA_FEATURES = Path("datasets/mscoco") / DETECTOR / "trainval_feat.lmdb"
 VQA_TEST_FEATURES = VQA_FEATURES.with_name("test_feat.lmdb")
+NLVR2_FEATURES = NLVR2.parent / DETECTOR / "nlvr2_feat.lmdb"
+NLVR2_NAMES = {"train": "train", "val": "dev", "test": "test"}
 VQA_YEARS = {"train": "train2014", "val": "val2014", "test": "test2015"}
 HARD_POOL = 20  # most similar images per image, itself included
 
@@ -43,6 +49,7 @@ def write_datasets(root: Path, world: World, lexicon: Lexicon) -> None:
     write_referring_expressions(root, world, lexicon)
     write_retrieval(root, world, lexicon)
     write_vqa(root, world, lexicon)
+    write_nlvr2(root, world, lexicon)
 
 
 def write_conceptual_captions(root: Path, world: World, lexicon: Lexicon) -> None:
@@ -198,3 +205,34 @@ def _annotation(question: Question, reply: str, given: tuple[str, ...]) -> dict:
             for person, answer in enumerate(given)
         ],
     }
+
+
+def pair_name(split: str, number: int, pair: int) -> str:
+    """Return the name of a pair of images: that of its file of annotations, of its contrast, its place therein."""
+    return f"{NLVR2_NAMES[split]}-{number}-{pair}"
+
+
+def image_name(split: str, number: int, pair: int, side: int) -> str:
+    """Return the key of the left (0) or right (1) image of a pair in NLVR2's feature file."""
+    return f"{pair_name(split, number, pair)}-img{side}"
+
+
+def write_nlvr2(root: Path, world: World, lexicon: Lexicon) -> None:
+    """Write NLVR2's files: every statement with the pair of which it is true and with the one of which it is false."""
+    (root / NLVR2 / "cache").mkdir(parents=True)  # VOLTA writes into it and does not create it
+    for split, name in NLVR2_NAMES.items():
+        lines = []
+        for number, contrast in enumerate(world.nlvr2[split]):
+            for row, (statement, true) in enumerate(contrast.statements):
+                sentence = lexicon.spell(statement.words())
+                for pair in (0, 1):
+                    identifier = f"{pair_name(split, number, pair)}-{row}"
+                    lines.append({"identifier": identifier, "sentence": sentence, "label": str(pair == true)})
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (root / NLVR2 / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    write_features(root / NLVR2_FEATURES, chain.from_iterable(_named_regions(world, split) for split in NLVR2_NAMES))
+
+
+def _named_regions(world: World, split: str) -> Iterator[Regions]:
+    for place, regions in enumerate(world.regions("nlvr2", split)):
+        yield replace(regions, image_id=image_name(split, place // 4, place % 4 // 2, place % 2))

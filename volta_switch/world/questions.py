@@ -51,7 +51,7 @@ class Question:
         if self.kind in ATTRIBUTES:
             return f"what {self.kind} is {self.phrase.words()}"
         if self.kind == "count":
-            return f"how many {_plural(self.phrase)} are there"
+            return f"how many {plural(self.phrase)} are there"
         if self.kind == "exists":
             return f"is there {self.phrase.words()}"
         assert self.other is not None
@@ -211,7 +211,7 @@ def _other_likeness(kind: str) -> tuple[str, ...]:
     return tuple(relation for name, relation in zip(ATTRIBUTES, LIKENESS, strict=True) if name != kind)
 
 
-def _plural(phrase: Phrase) -> str:
+def plural(phrase: Phrase) -> str:
     """Return the phrase without article, its first noun in the plural."""
     text = phrase.words()
     shape = phrase.values[SHAPE]

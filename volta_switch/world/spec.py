@@ -24,7 +24,7 @@ class WorldSpec:
     Attributes:
         seed: seeds scenes, texts, the detector's random embeddings and the spelling of words.
         images: training images of each data set (pre-training and every task have images of their own); for retrieval,
-            where an image has five captions, half as many.
+            where an image has five captions, five eighths as many; for NLVR2 they make half as many pairs.
         eval_images: validation images, and as many test images, of each data set; retrieval uses at most 100 of them.
         text_depth: 0 writes content words whole; k > 0 spells each in k + 1 word pieces of a small shared alphabet.
         vision_depth: layers of the fixed random network that the region features pass through; 0: linear in attributes.
