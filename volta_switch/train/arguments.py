@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -35,6 +36,7 @@ FIXED = {"optim": "AdamW", "lr_scheduler": "warmup_linear", "loss": "", "is_m3p"
 
 def run_command(main: Callable[[Sequence[str]], object], argv: Sequence[str] | None = None) -> None:
     """Runs a command and exits: 0, 2 with one line for bad input, 130 when interrupted."""
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries would bury the one line of an error
     try:
         main(sys.argv[1:] if argv is None else list(argv))
     except UserError as error:
