@@ -80,6 +80,16 @@ def test_a_task_model_starts_from_the_pretrained_encoder(world, pretrained, tmp_
     assert {name.split(".")[0] for name in after} == {"bert", "clfs_dict"}
 
 
+def test_a_head_from_another_run_comes_out_as_it_went_in(world, finetuned, tmp_path):
+    """The prior is where a fresh head starts, and nothing for one that is loaded."""
+    start = finetuned("ctrl_uniter", "refer") / "pytorch_model_best.bin"
+    flags = ("--num_epoch", 1, "--batch_size", 40, "--lr", 0, "--head_prior", 0.1, "--from_pretrained", start)
+    after = weights_of(world.run("train_task", tmp_path, "ctrl_uniter", *flags, task="refer"))
+    before = torch.load(start, weights_only=True)
+    assert before["clfs_dict.TASK10.bias"].abs() > 0
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_a_sample_is_an_expression_a_question_a_caption(world, finetuned, task):
     """Of retrieval's four alternatives too: the temperature and the log count captions."""

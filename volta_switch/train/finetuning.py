@@ -51,8 +51,8 @@ def main(argv: Sequence[str]) -> Path:
 
     torch.manual_seed(hyper.seed)
     model = BertForVLTasks(config, {spec.key: spec.head()})
-    start = initial_weights(model, config, args.from_pretrained)
     start_from_prior(model.clfs_dict[spec.key], hyper.head_prior)
+    start = initial_weights(model, config, args.from_pretrained)  # which may bring a head of its own
     switched = switch_encoder(model)
     if switched is not None:
         switched.start_annealing(switched.switch.finetune_temperature)
