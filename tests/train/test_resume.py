@@ -106,7 +106,7 @@ def test_interrupting_says_how_to_go_on(world, tmp_path, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(finetuning.Trainer, "_step", interrupted)
+    monkeypatch.setattr("volta_switch.train.loop.Trainer._step", interrupted)
     with pytest.raises(SystemExit) as caught:
         arguments.run_command(finetuning.main, world.flags("train_task", tmp_path, "ctrl_uniter", "refer"))
     assert caught.value.code == 130 and "--resume" in capsys.readouterr().err.splitlines()[-1]

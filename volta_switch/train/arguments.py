@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -91,6 +92,12 @@ def add_training_flags(flags: argparse.ArgumentParser, weight_decay: float, clip
     training.add_argument("--clip_grad_norm", type=float, default=clip_grad_norm, help="0: none")
     training.add_argument("--save_steps", type=int, default=0, help="also save the state every so many steps")
     training.add_argument("--save_best_only", action="store_true", help="do not keep every epoch's weights")
+
+
+def shared_hyperparameters(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of ``Hyperparameters`` that both training entry points take from flags of one name."""
+    names = ("warmup_proportion", "warmup_steps", "adam_epsilon", "weight_decay", "clip_grad_norm", "grad_acc_steps")
+    return {name: getattr(args, name) for name in (*names, "seed")} | {"adam_betas": tuple(args.adam_betas)}
 
 
 def add_task_flags(flags: argparse.ArgumentParser) -> None:

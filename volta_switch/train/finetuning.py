@@ -20,12 +20,12 @@ from volta_switch.train.arguments import (
     parser,
     prepare_device,
     run_name,
+    shared_hyperparameters,
 )
 from volta_switch.train.checkpoints import initial_weights
-from volta_switch.train.loop import Trainer, Validation
+from volta_switch.train.loop import Validation
 from volta_switch.train.optimisation import Hyperparameters
-from volta_switch.train.run_folder import LATEST, RunFolder
-from volta_switch.weights import fingerprint
+from volta_switch.train.start import Run, start_run
 
 
 def main(argv: Sequence[str]) -> Path:
@@ -58,41 +58,24 @@ def main(argv: Sequence[str]) -> Path:
         switched.start_annealing(switched.switch.finetune_temperature)
     model.to(device)
 
-    name = run_name(args, f"{spec.name}_")
-    run = RunFolder(Path(args.output_dir) / name, Path(args.logdir) / name)
-    settings = {"task": spec.key, "train_split": train_split, "val_split": val_split}
-    identity = {"config": config.to_dict(), "hyperparameters": hyper.to_dict(), "start": fingerprint(model), **settings}
-    described = {
-        "entry_point": "train_task",
-        "start": start,
-        "hyperparameters": hyper.to_dict(),
-        "settings": settings,
-        "data": {"tasks_config_file": args.tasks_config_file, "dataroot": spec.dataroot},
-        "precision": str(precision).removeprefix("torch."),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-    }
-    trainer = Trainer(
+    run = Run(
+        entry_point="train_task",
+        name=run_name(args, f"{spec.name}_"),
+        config=config,
+        hyper=hyper,
         model=model,
+        start=start,
+        settings={"task": spec.key, "train_split": train_split, "val_split": val_split},
+        data={"tasks_config_file": args.tasks_config_file, "dataroot": spec.dataroot},
         losses=lambda batch: {"loss": task.loss(task.scores(model, batch).float(), batch)},
         loader=loader,
         validate=lambda: _validate(val_task, model, val_loader, device),
-        hyper=hyper,
-        run=run,
-        device=device,
-        precision=precision,
-        identity=identity,
-        save_steps=args.save_steps,
-        keep_epochs=not args.save_best_only,
     )
-    resumed = bool(args.resume_file) or (args.resume and (run.path / LATEST).is_file())
-    if resumed:
-        trainer.resume(Path(args.resume_file) if args.resume_file else run.path / LATEST)
-    run.start(config, ["train_task.py", *argv], described, resumed, trainer.progress.step)
-    print(f"{run.path}: {spec.name}, {start}, on {device}", file=sys.stderr)
+    trainer = start_run(args, argv, run, device, precision)
     progress = trainer.fit()
     print(f"best validation score: {progress.best_score:.3f} (epoch {progress.best_epoch + 1})", file=sys.stderr)
-    run.close()
-    return run.path
+    trainer.run.close()
+    return trainer.run.path
 
 
 def flags() -> argparse.ArgumentParser:
@@ -118,15 +101,8 @@ def _hyperparameters(args: argparse.Namespace, spec: TaskSpec) -> Hyperparameter
         epochs=spec.num_epoch if args.num_epoch is None else args.num_epoch,
         batch_size=spec.batch_size if args.batch_size is None else args.batch_size,
         learning_rate=spec.lr if args.lr is None else args.lr,
-        warmup_proportion=args.warmup_proportion,
-        warmup_steps=args.warmup_steps,
         schedule_epochs=args.optim_train_epochs,
-        adam_betas=tuple(args.adam_betas),
-        adam_epsilon=args.adam_epsilon,
-        weight_decay=args.weight_decay,
-        clip_grad_norm=args.clip_grad_norm,
-        grad_acc_steps=args.grad_acc_steps,
-        seed=args.seed,
+        **shared_hyperparameters(args),
         head_prior=args.head_prior,
     )
 

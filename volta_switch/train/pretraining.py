@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,12 +25,12 @@ from volta_switch.train.arguments import (
     parser,
     prepare_device,
     run_name,
+    shared_hyperparameters,
 )
 from volta_switch.train.checkpoints import initial_weights
-from volta_switch.train.loop import Losses, Trainer, Validation
+from volta_switch.train.loop import Losses, Validation
 from volta_switch.train.optimisation import Hyperparameters
-from volta_switch.train.run_folder import LATEST, RunFolder
-from volta_switch.weights import fingerprint
+from volta_switch.train.start import Run, start_run
 
 REGRESSED = ("1", "2", "5")  # the visual targets that read the features before masking
 OBJECTIVES = {
@@ -51,14 +50,7 @@ def main(argv: Sequence[str]) -> Path:
         epochs=args.num_train_epochs,
         batch_size=args.train_batch_size,
         learning_rate=args.learning_rate,
-        warmup_proportion=args.warmup_proportion,
-        warmup_steps=args.warmup_steps,
-        adam_betas=tuple(args.adam_betas),
-        adam_epsilon=args.adam_epsilon,
-        weight_decay=args.weight_decay,
-        clip_grad_norm=args.clip_grad_norm,
-        grad_acc_steps=args.grad_acc_steps,
-        seed=args.seed,
+        **shared_hyperparameters(args),
     )
     datasets = {split: _dataset(args, config, tokenizer, split) for split in ("train", "valid")}
     torch.manual_seed(hyper.seed)
@@ -66,19 +58,6 @@ def main(argv: Sequence[str]) -> Path:
     start = initial_weights(model, config, args.from_pretrained)
     model.to(device)
 
-    run = RunFolder(Path(args.output_dir) / run_name(args), Path(args.logdir) / run_name(args))
-    settings = {"objective": args.objective, "masking": args.masking, "max_seq_length": args.max_seq_length}
-    identity = {"config": config.to_dict(), "hyperparameters": hyper.to_dict(), "start": fingerprint(model), **settings}
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    described = {
-        "entry_point": "train_concap",
-        "start": start,
-        "hyperparameters": hyper.to_dict(),
-        "settings": settings,
-        "data": {"features_path": args.features_path, "annotations_path": args.annotations_path},
-        "precision": str(precision).removeprefix("torch."),
-        "parameters": parameters,
-    }
     layout = Layout(config.add_global_imgfeat, pad_id=config.pad_token_id)  # type: ignore[arg-type]
     loaders = {
         split: make_loader(
@@ -94,27 +73,23 @@ def main(argv: Sequence[str]) -> Path:
     }
     start_epoch(loaders["valid"], 0)  # the same masks in every validation
     losses = partial(pretraining_losses, model, args.objective)
-    trainer = Trainer(
+    run = Run(
+        entry_point="train_concap",
+        name=run_name(args),
+        config=config,
+        hyper=hyper,
         model=model,
+        start=start,
+        settings={"objective": args.objective, "masking": args.masking, "max_seq_length": args.max_seq_length},
+        data={"features_path": args.features_path, "annotations_path": args.annotations_path},
         losses=losses,
         loader=loaders["train"],
         validate=lambda: validate(losses, loaders["valid"], device),
-        hyper=hyper,
-        run=run,
-        device=device,
-        precision=precision,
-        identity=identity,
-        save_steps=args.save_steps,
-        keep_epochs=not args.save_best_only,
     )
-    resumed = bool(args.resume_file) or (args.resume and (run.path / LATEST).is_file())
-    if resumed:
-        trainer.resume(Path(args.resume_file) if args.resume_file else run.path / LATEST)
-    run.start(config, ["train_concap.py", *argv], described, resumed, trainer.progress.step)
-    print(f"{run.path}: {parameters / 1e6:.2f} M parameters, {start}, on {device}", file=sys.stderr)
+    trainer = start_run(args, argv, run, device, precision)
     trainer.fit()
-    run.close()
-    return run.path
+    trainer.run.close()
+    return trainer.run.path
 
 
 def flags() -> argparse.ArgumentParser:

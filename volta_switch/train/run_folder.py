@@ -6,7 +6,7 @@
 | ``run.json`` | command, hyperparameters, data, versions, device: what a comparison checks |
 | ``command.txt`` | the command line |
 | ``log.jsonl`` | one JSON object per start, logged step and validation |
-| ``metrics.json`` | the last and best validation, and test metrics by split |
+| ``metrics.json`` | the last and the best validation |
 | ``pytorch_model_<epoch>.bin``, ``pytorch_model_best.bin`` | weights that VOLTA loads |
 | ``pytorch_ckpt_latest.tar`` | weights, optimiser, schedule, random state: what ``--resume`` reads |
 """
