@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and YAML read with one clear line where it cannot be."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import yaml
+
+from volta_switch.errors import UserError
 
 
 @contextmanager
@@ -34,3 +38,17 @@ def write_json(path: Path, value: Any) -> None:
     """Writes JSON, indented, keys in the order given."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_yaml(path: Path, missing: str) -> Any:
+    """What a YAML file holds.
+
+    Raises:
+        UserError: the file is not there (``missing`` says what to do), or is no YAML.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: {missing}")
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a YAML file ({str(error).splitlines()[0]})") from None

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from volta_switch.config import find_config, load_config
 from volta_switch.errors import UserError
+from volta_switch.files import read_yaml
 from volta_switch.tasks import TaskSpec, load_task
 from volta_switch.world.spec import WorldSpec
 
@@ -58,12 +57,7 @@ def load_study(path: str | Path) -> Study:
         UserError: the file cannot be read, or a key is unknown, missing or of the wrong kind.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such study; shipped ones are in studies/")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a YAML file ({str(error).splitlines()[0]})") from None
+    values = read_yaml(path, "no such study; shipped ones are in studies/")
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected keys {', '.join(KEYS)}")
     unknown = [str(key) for key in values if key not in KEYS]

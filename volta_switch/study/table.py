@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,12 +173,14 @@ def _chance(folder: Path, columns: list[Column]) -> list[float]:
     if not path.is_file():
         return []
     balance = json.loads(path.read_text(encoding="utf-8"))["balance"]
-    known: dict[str, dict[str, float]] = defaultdict(dict)
-    for split in ("val", "test"):
-        known[split] = {
-            "accuracy": balance["refer"][split]["chance"],
-            "vqa_score": balance["vqa"][split]["prior_by_kind"],
-            "ir_r1": balance["retrieval"][split]["chance_r1"],
-            "tr_r1": balance["retrieval"][split]["chance_r1"],
-        }
-    return [100 * known["val" if column.split.startswith("val") else "test"][column.metric] for column in columns]
+    guesses = {
+        "accuracy": ("refer", "chance"),
+        "vqa_score": ("vqa", "prior_by_kind"),
+        "ir_r1": ("retrieval", "chance_r1"),
+        "tr_r1": ("retrieval", "chance_r1"),
+    }
+    found = []
+    for column in columns:
+        data, guess = guesses[column.metric]
+        found.append(100 * balance[data]["val" if column.split.startswith("val") else "test"][guess])
+    return found

@@ -35,10 +35,8 @@ class RetrievalTask(Task):
             annotations,
             self.store(),
             self.tokenizer,
-            num_locs=self.config.num_locs,
+            **self.sizes,
             hard_negatives=load_hard_negatives(pool, annotations) if training else None,
-            max_seq_length=self.spec.max_seq_length,
-            max_regions=self.spec.max_region_num,
             seed=self.options.seed,
         )
 
@@ -70,9 +68,7 @@ class RetrievalTask(Task):
             annotations,
             self.store(),
             self.tokenizer,
-            num_locs=self.config.num_locs,
-            max_seq_length=self.spec.max_seq_length,
-            max_regions=self.spec.max_region_num,
+            **self.sizes,
         )
         scores = self.score_matrix(model, pool, batch_size, device)
         metrics = retrieval_metrics(scores, np.asarray(annotations.caption_image))

@@ -70,6 +70,15 @@ class Task(ABC):
     def results(self, scores: Tensor, batch: Batch) -> list[Any]:
         """The batch's entries in the submission file."""
 
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What every data set is told of the model and the task: location values, most word pieces, most regions."""
+        return {
+            "num_locs": self.config.num_locs,
+            "max_seq_length": self.spec.max_seq_length,
+            "max_regions": self.spec.max_region_num,
+        }
+
     def store(self) -> FeatureStore:
         """The image features."""
         path = self.spec.path(self.options.features or self.spec.features_h5path1)

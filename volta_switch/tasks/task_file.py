@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from volta_switch.errors import UserError
+from volta_switch.files import read_yaml
 
 REQUIRED = ("name", "type", "dataroot", "features_h5path1", "max_seq_length", "train_split", "val_split")
 
@@ -65,12 +64,7 @@ def load_task(path: str | Path, task: str) -> TaskSpec:
         UserError: the file cannot be read, has no such task (the nearest is suggested), or the entry lacks a key.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such task file; shipped ones are in config_tasks/")
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a YAML file ({str(error).splitlines()[0]})") from None
+    entries = read_yaml(path, "no such task file; shipped ones are in config_tasks/")
     if not isinstance(entries, Mapping) or not all(isinstance(entry, Mapping) for entry in entries.values()):
         raise UserError(f"{path}: expected entries TASK<n>, each with settings")
     entries = {str(key): entry for key, entry in entries.items()}

@@ -29,9 +29,7 @@ class VqaTask(Task):
             annotations,
             self.store(),
             self.tokenizer,
-            num_locs=self.config.num_locs,
-            max_seq_length=self.spec.max_seq_length,
-            max_regions=self.spec.max_region_num,
+            **self.sizes,
         )
 
     def loss(self, scores: Tensor, batch: Batch) -> Tensor:
