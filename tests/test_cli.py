@@ -23,13 +23,31 @@ def test_version(capsys):
     assert exits(["--version"], capsys) == (0, f"{__version__}\n", "")
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["world", "--help"], ["study", "--help"], ["study", "run", "--help"]])
-def test_help_is_given_for_every_command(argv, capsys):
-    code, out, err = exits(argv, capsys)
+@pytest.mark.parametrize(
+    "command",
+    ["", "world", "study", "study run", "data", "data check", "data convert", "data repack", "data vqa-targets"],
+)
+def test_help_is_given_for_every_command(command, capsys):
+    code, out, err = exits([*command.split(), "--help"], capsys)
     assert code == 0 and out.startswith("usage: volta-switch") and not err
 
 
-@pytest.mark.parametrize("argv", ["", "words", "study", "study walk", "study run", "world", "world o --imags 3"])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "",
+        "words",
+        "data",
+        "data check",
+        "data convert a b --to zip",
+        "data repack a",
+        "study",
+        "study walk",
+        "study run",
+        "world",
+        "world o --imags 3",
+    ],
+)
 def test_a_bad_command_exits_with_2_and_its_usage(argv, capsys):
     code, out, err = exits(argv.split(), capsys)
     assert code == 2 and not out and err.startswith("usage: volta-switch") and "Traceback" not in err

@@ -10,11 +10,22 @@ import pytest
 
 from small_world import json_of, write_config
 from volta_switch import load_config
+from volta_switch.tasks import load_task
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = sorted(path.relative_to(ROOT / "examples").as_posix() for path in (ROOT / "examples").rglob("*.sh"))
+SCRIPTS = sorted(path.relative_to(ROOT / "examples").as_posix() for path in (ROOT / "examples").glob("*/*.sh"))
 SHIPPED = sorted(path.relative_to(ROOT / "config").as_posix() for path in (ROOT / "config").rglob("*.json"))
-RUNS = {"vqa": "VQA_tiny", "flickr30k": "RetrievalFlickr30k_tiny", "refcoco+": "refcoco+_tiny"}
+RUNS = {
+    "vqa": "VQA_tiny",
+    "coco": "RetrievalCOCO_tiny",
+    "flickr30k": "RetrievalFlickr30k_tiny",
+    "refcoco": "refcoco_tiny",
+    "refcoco+": "refcoco+_tiny",
+    "refcocog": "refcocog_tiny",
+    "nlvr2": "NLVR2_tiny",
+    "snli_ve": "VisualEntailment_tiny",
+    "gqa": "GQA_tiny",
+}
 TEST_FEATURES = "datasets/mscoco/resnet101_faster_rcnn_genome_imgfeats/volta/test_feat.lmdb"
 
 
@@ -92,6 +103,12 @@ def test_no_script_is_left_out():
     assert sorted(f"{name}/{kind}.sh" for name in ("concap", *RUNS) for kind in ("train", "test")) == SCRIPTS
 
 
+@pytest.mark.parametrize("tasks", ["ctrl_trainval_tasks.yml", "ctrl_test_tasks.yml"])
+def test_every_scripts_task_is_a_shipped_one(tasks):
+    names = [run.removesuffix("_tiny") for run in RUNS.values()]
+    assert [load_task(ROOT / "config_tasks" / tasks, name).name for name in names] == names
+
+
 def test_a_model_is_chosen_by_its_name():
     done = shell(["bash", str(ROOT / "examples" / "refcoco+" / "train.sh"), "--help"], MODEL="ctrl_uniter_base")
     assert done.returncode == 0 and "--tasks_config_file" in done.stdout and not done.stderr
@@ -115,3 +132,4 @@ def test_scripts_stop_at_the_first_error_and_name_their_usage(script):
     lines = (ROOT / "examples" / script).read_text().splitlines()
     assert lines[0] == "#!/usr/bin/env bash" and "set -euo pipefail" in lines
     assert any(line.startswith("# Usage:") and script in line for line in lines)
+    assert os.access(ROOT / "examples" / script, os.X_OK)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from volta_switch import __version__
+from volta_switch.data.files_cli import add_data_commands
 from volta_switch.study.curves import draw_curves
 from volta_switch.study.plan import Study, load_study
 from volta_switch.study.run import run_study
@@ -29,6 +30,7 @@ def _run(argv: Sequence[str]) -> None:
     add_world_arguments(world)
     world.set_defaults(run=run_world)
     _add_study_commands(commands.add_parser("study", help="run a controlled comparison and print its table"))
+    add_data_commands(commands.add_parser("data", help="check, convert and repack data files"))
     args = parser.parse_args(argv)
     args.run(args)
 

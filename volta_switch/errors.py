@@ -1,4 +1,4 @@
-"""The one exception a user is meant to read."""
+"""The exceptions a user is meant to read."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     Every command prints it as ``error: <message>`` and exits with code 2, without a traceback.
     """
+
+
+class BadRecord(UserError):
+    """One record of a data file cannot be used; the others can. ``--max-bad-records`` says how many are passed over."""

@@ -1,13 +1,7 @@
 #!/usr/bin/env bash
-# Test of a model fine-tuned on RetrievalFlickr30k.
+# Test of a model fine-tuned on retrieval in Flickr30k, over all pairs.
 # Usage: [MODEL=ctrl_uniter_base] [OUT=checkpoints] bash examples/flickr30k/test.sh [more flags]
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-MODEL=${MODEL:-switchbert}
-NAME=$(basename "${MODEL%.json}")
-OUT=${OUT:-checkpoints}
-TASKS=${TASKS:-config_tasks/ctrl_test_tasks.yml}
-WEIGHTS=${WEIGHTS:-$OUT/flickr30k/RetrievalFlickr30k_$NAME/pytorch_model_best.bin}
+source "$(dirname "${BASH_SOURCE[0]}")/../run.sh"
 
-"${PYTHON:-python}" eval_retrieval.py --config_file "$MODEL" --from_pretrained "$WEIGHTS" \
-  --tasks_config_file "$TASKS" --task 8 --split test --output_dir "results/flickr30k" "$@"
+evaluate eval_retrieval.py flickr30k RetrievalFlickr30k "$@"

@@ -1,13 +1,7 @@
 #!/usr/bin/env bash
-# Test of a model fine-tuned on refcoco+.
+# Test of a model fine-tuned on RefCOCO+: testA, testB and both together.
 # Usage: [MODEL=ctrl_uniter_base] [OUT=checkpoints] bash examples/refcoco+/test.sh [more flags]
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-MODEL=${MODEL:-switchbert}
-NAME=$(basename "${MODEL%.json}")
-OUT=${OUT:-checkpoints}
-TASKS=${TASKS:-config_tasks/ctrl_test_tasks.yml}
-WEIGHTS=${WEIGHTS:-$OUT/refcoco+/refcoco+_$NAME/pytorch_model_best.bin}
+source "$(dirname "${BASH_SOURCE[0]}")/../run.sh"
 
-"${PYTHON:-python}" eval_task.py --config_file "$MODEL" --from_pretrained "$WEIGHTS" \
-  --tasks_config_file "$TASKS" --task 10 --split test --output_dir "results/refcoco+" "$@"
+evaluate eval_task.py refcoco+ refcoco+ "$@"

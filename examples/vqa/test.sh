@@ -1,13 +1,7 @@
 #!/usr/bin/env bash
-# Test of a model fine-tuned on VQA.
+# Test of a model fine-tuned on VQAv2; test_result.json is what the evaluation server takes.
 # Usage: [MODEL=ctrl_uniter_base] [OUT=checkpoints] bash examples/vqa/test.sh [more flags]
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-MODEL=${MODEL:-switchbert}
-NAME=$(basename "${MODEL%.json}")
-OUT=${OUT:-checkpoints}
-TASKS=${TASKS:-config_tasks/ctrl_test_tasks.yml}
-WEIGHTS=${WEIGHTS:-$OUT/vqa/VQA_$NAME/pytorch_model_best.bin}
+source "$(dirname "${BASH_SOURCE[0]}")/../run.sh"
 
-"${PYTHON:-python}" eval_task.py --config_file "$MODEL" --from_pretrained "$WEIGHTS" \
-  --tasks_config_file "$TASKS" --task 1 --split test --output_dir "results/vqa" "$@"
+evaluate eval_task.py vqa VQA "$@"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from small_regions import some_regions
 from volta_switch.data.concap_lmdb import write_concap
 from volta_switch.data.feature_lmdb import write_features
 from volta_switch.data.regions import Regions
@@ -41,26 +42,6 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     path = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
     path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]) + "\n", encoding="utf-8")
     return Tokenizer(path)
-
-
-def some_regions(image_id: str, seed: int = 0, count: int = 5, width: int = 6) -> Regions:
-    """Regions with every field filled, of 7 classes (the background included) and 4 attributes."""
-    rng = np.random.default_rng([seed, count])
-    corner, size = rng.uniform(0, 60, (count, 2)), rng.uniform(5, 40, (count, 2))
-    cls_prob = rng.dirichlet(np.ones(7), size=count).astype(np.float32)
-    return Regions(
-        image_id=image_id,
-        features=rng.uniform(0.5, 1.5, (count, width)).astype(np.float32),
-        boxes=np.concatenate([corner, corner + size], axis=1).astype(np.float32),
-        image_w=120,
-        image_h=100,
-        objects_id=cls_prob[:, 1:].argmax(axis=1).astype(np.int64),
-        objects_conf=cls_prob[:, 1:].max(axis=1),
-        attrs_id=rng.integers(3, size=count),
-        attrs_conf=rng.random(count, dtype=np.float32),
-        cls_prob=cls_prob,
-        attr_scores=rng.random((count, 4), dtype=np.float32),
-    )
 
 
 @pytest.fixture

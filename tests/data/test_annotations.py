@@ -8,7 +8,7 @@ import pytest
 from volta_switch.data import safe_pickle
 from volta_switch.data.json_files import read_json
 from volta_switch.data.refer import load_refer
-from volta_switch.data.retrieval import load_hard_negatives, load_retrieval
+from volta_switch.data.retrieval import load_hard_negatives, load_retrieval, write_hard_negatives
 from volta_switch.data.vqa import load_vqa
 from volta_switch.errors import UserError
 
@@ -58,6 +58,45 @@ def test_refcocog_has_its_own_split_file(refer_root) -> None:
 def test_an_empty_split_of_expressions_lists_the_splits(refer_root) -> None:
     with pytest.raises(UserError, match=r"refs\(umd\)\.p: split 'val' is empty; splits in the file: train"):
         load_refer(refer_root, "refcocog", "val")
+
+
+def test_an_expression_knows_the_files_own_name_of_its_split(refer_root) -> None:
+    assert [e.split for e in load_refer(refer_root, "refcoco+", "test")] == ["testA", "testA", "testB", "testB"]
+
+
+def test_mteval_is_the_training_expressions_of_the_listed_images(refer_root) -> None:
+    listed = refer_root / "cache" / "coco_test_ids.npy"
+    with pytest.raises(UserError, match=r"coco_test_ids\.npy: cannot be read .*; split mteval needs it"):
+        load_refer(refer_root, "refcoco+", "mteval")
+    listed.parent.mkdir()
+    np.save(listed, np.array([7, 9]))
+    assert load_refer(refer_root, "refcoco+", "mteval") == load_refer(refer_root, "refcoco+", "train")
+    np.save(listed, np.array([8]))
+    with pytest.raises(UserError, match=r"split 'mteval' is empty; splits in the file: testA, testB, train, val"):
+        load_refer(refer_root, "refcoco+", "mteval")
+
+
+@pytest.mark.parametrize("ids", [np.array([{7}], dtype=object), np.array(7), np.array(["seven"])])
+def test_other_content_of_the_listed_images_is_named(refer_root, ids) -> None:
+    (refer_root / "cache").mkdir()
+    np.save(refer_root / "cache" / "coco_test_ids.npy", ids)  # objects are pickled, and must not be unpickled
+    with pytest.raises(UserError, match=r"coco_test_ids\.npy: expected an array of image ids"):
+        load_refer(refer_root, "refcoco+", "mteval")
+
+
+@pytest.mark.parametrize("box", [[1, 2, 3], [1, 2, 3, "wide"], [1, 2, float("nan"), 4], None, 5])
+def test_a_box_that_is_none_is_named(refer_root, box) -> None:
+    (refer_root / "refcoco+" / "instances.json").write_text(json.dumps({"annotations": [{"id": 100, "bbox": box}]}))
+    with pytest.raises(UserError, match=r"instances\.json: expected COCO's annotations, each with id and bbox"):
+        load_refer(refer_root, "refcoco+", "train")
+
+
+def test_a_sentence_that_is_no_text_is_named(refer_root) -> None:
+    broken = ref(0, "train")
+    broken["sentences"][1]["raw"] = 3
+    safe_pickle.dump(refer_root / "refcocog" / "refs(umd).p", [broken])
+    with pytest.raises(UserError, match=r"refs\(umd\)\.p: .*the sentence 1 is no text"):
+        load_refer(refer_root, "refcocog", "train")
 
 
 def test_a_reference_without_a_box_is_named(refer_root) -> None:
@@ -186,6 +225,8 @@ def test_captions_know_their_image(tmp_path) -> None:
         ([], "the split is empty"),
         ([{"sentences": ["a"]}], "entry 1: expected sentences and img_path"),
         ([{"img_path": "1.jpg", "sentences": ["a"]}, {"img_path": "2.jpg", "sentences": []}], "entry 2: .*no sentence"),
+        ([{"img_path": "1.jpg", "sentences": "a dog"}], "entry 1: .*no list of texts"),
+        ([{"img_path": "1.jpg", "sentences": ["a", 2]}], "entry 1: .*no list of texts"),
         ([{"img_path": "1.jpg", "sentences": ["a"]}] * 2, "image '1' stands on two lines"),
     ],
 )
@@ -214,6 +255,18 @@ def three_images(tmp_path):
     return load_retrieval(write_lines(tmp_path / "train_ann.jsonl", lines))
 
 
+def test_captions_may_hold_any_character_that_json_lets_them(tmp_path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"img_path": "1.jpg", "sentences": ["a\u2028b"]}\n', encoding="utf-8")
+    assert load_retrieval(tmp_path / "x.jsonl").captions == ["a\u2028b"]
+
+
+def test_json_nested_too_deep_is_named(tmp_path) -> None:
+    (tmp_path / "x.jsonl").write_text("[" * 100_000)
+    for read in (load_retrieval, read_json):
+        with pytest.raises(UserError, match=r"x\.jsonl: not JSON"):
+            read(tmp_path / "x.jsonl")
+
+
 def hard_negatives(tmp_path, annotations, pool, names):
     path = tmp_path / "hard_negative.pkl"
     safe_pickle.dump(path, {"train_hard_pool": np.array(pool, dtype=np.float64), "train_image_list": names})
@@ -229,6 +282,20 @@ def test_hard_negatives_follow_the_annotations_order(tmp_path, three_images) -> 
 def test_hard_negatives_are_never_the_image_itself_or_outside_the_split(tmp_path, three_images) -> None:
     pool = [[0, 0, 1], [1, 3, 2], [2, 0, 2], [3, 0, 1]]
     assert hard_negatives(tmp_path, three_images, pool, [10, 20, 30, 99]).tolist() == [[1, 1], [2, 2], [0, 0]]
+
+
+def test_hard_negatives_are_written_as_voltas_are_read(tmp_path, three_images) -> None:
+    path = tmp_path / "hard_negative.pkl"
+    write_hard_negatives(path, np.array([30, 10, 20]), np.array([[0, 1], [1, 2], [2, 0]]))
+    content = safe_pickle.load(path)
+    assert content["train_image_list"] == [30, 10, 20] and content["train_hard_pool"].dtype == np.float64
+    assert load_hard_negatives(path, three_images).tolist() == [[1], [2], [0]]  # 10: 20, 20: 30, 30: 10
+
+
+@pytest.mark.parametrize("pool", [[[0], [1]], [[0, 1]], [[1, 0], [0, 1]], [[0, 1], [1, 2]], [[0, 1], [1, -1]], [0, 1]])
+def test_a_pool_that_does_not_list_each_image_and_its_neighbours_is_not_written(tmp_path, pool) -> None:
+    with pytest.raises(ValueError, match="expected 2 rows of indices below 2"):
+        write_hard_negatives(tmp_path / "hard_negative.pkl", [10, 20], np.array(pool))
 
 
 @pytest.mark.parametrize(

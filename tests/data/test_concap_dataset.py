@@ -10,7 +10,7 @@ from volta_switch.data.collate import Layout
 from volta_switch.data.concap_dataset import ConcapDataset
 from volta_switch.data.concap_lmdb import write_concap
 from volta_switch.data.masking import IGNORED
-from volta_switch.data.regions import global_feature, pairwise_iou
+from volta_switch.data.regions import pairwise_iou
 from volta_switch.errors import UserError
 
 
@@ -108,24 +108,42 @@ def test_hidden_regions_are_zero_and_their_targets_are_not(dataset_of) -> None:
     for index, sample in epochs(dataset := dataset_of()):
         original = dataset.pairs[index][0].features
         predicted = sample["image_label"] == 1
-        zero = (sample["image_feat"] == 0).all(axis=1)
-        assert np.array_equal(sample["image_feat_target"], original)
+        features = dataset.collate([sample], Layout(None)).inputs["image_feat"][0].numpy()
+        zero = (features == 0).all(axis=1)
+        assert np.array_equal(zero, sample["zeroed"]) and np.array_equal(sample["image_feat_target"], original)
         assert not zero[~predicted].any() and set(sample["image_label"]) <= {1, IGNORED}
-        assert np.array_equal(sample["image_feat"][~zero], original[~zero])
+        assert np.array_equal(features[~zero], original[~zero])
         zeroed, kept = zeroed + zero.sum(), kept + (predicted & ~zero).sum()
     assert kept / (kept + zeroed) == pytest.approx(0.1, abs=0.03)
 
 
-def test_the_global_feature_is_the_mean_of_what_is_not_predicted(dataset_of) -> None:
-    for _, sample in epochs(dataset_of(), 5):
-        expected = global_feature(sample["image_feat"], sample["image_label"] != 1)
-        assert np.array_equal(sample["global_feat"], expected)
+def given_to_the_model(sample) -> np.ndarray:
+    return np.where(sample["zeroed"][:, None], np.float32(0), sample["image_feat"])
 
 
-def test_nothing_of_a_region_reaches_the_global_feature_where_all_are_hidden(dataset_of) -> None:
+@pytest.mark.parametrize(("where", "slot"), [("first", 0), ("last", -1)])
+def test_the_global_feature_is_the_mean_of_what_is_not_predicted(dataset_of, where, slot) -> None:
     dataset = dataset_of()
-    alone = [s for i, s in epochs(dataset) if len(s["image_label"]) == 1 and (s["image_feat"] == 0).all()]
-    assert alone and all((sample["global_feat"] == 0).all() for sample in alone)
+    for first in (0, 20):
+        samples = [dataset[i] for i in range(first, first + 20)]
+        features = dataset.collate(samples, Layout(where)).to("cpu").inputs["image_feat"].numpy()
+        for row, sample in zip(features, samples, strict=True):
+            visible = sample["image_label"] != 1
+            shown = given_to_the_model(sample)[visible] if visible.any() else given_to_the_model(sample)
+            assert np.allclose(row[slot], shown.mean(axis=0), atol=1e-6)
+
+
+def test_voltas_global_feature_is_restored_on_request(dataset_of) -> None:
+    differs = 0
+    ours = dataset_of()
+    for index, sample in epochs(dataset := dataset_of(volta_compat=True), 5):
+        boxes, predicted = dataset.pairs[index][0].boxes, sample["image_label"] == 1
+        far = [box for box in range(len(boxes)) if not (pairwise_iou(boxes, boxes)[box, predicted] > 0.4).any()]
+        expected = given_to_the_model(sample).sum(axis=0) / max(len(far), 1)
+        assert np.allclose(sample["global_weights"] @ sample["image_feat"], expected, atol=1e-5)
+        ours.set_epoch(dataset._epoch)
+        differs += not np.allclose(ours[index]["global_weights"], sample["global_weights"])
+    assert differs > 10
 
 
 def test_span_masking_hides_overlapping_regions_together(dataset_of) -> None:
@@ -134,7 +152,7 @@ def test_span_masking_hides_overlapping_regions_together(dataset_of) -> None:
         boxes = dataset.pairs[index][0].boxes
         together = pairwise_iou(boxes, boxes) >= 0.4
         predicted = sample["image_label"] == 1
-        assert (sample["image_feat"][predicted] == 0).all()
+        assert sample["zeroed"][predicted].all()
         # whatever is predicted is an anchor or overlaps one: an isolated region is predicted only as an anchor
         for region in np.flatnonzero(predicted):
             assert predicted[together[region]].sum() >= min(2, together[region].sum())
@@ -156,7 +174,7 @@ def test_objective_1_predicts_nothing_of_mismatched_pairs_in_validation_too(data
 
 def test_objective_1_hides_the_same_as_objective_0(dataset_of) -> None:
     for (_, zero), (_, one) in zip(epochs(dataset_of()), epochs(dataset_of(objective=1)), strict=True):
-        assert all(np.array_equal(zero[name], one[name]) for name in ("input_ids", "image_feat", "global_feat"))
+        assert all(np.array_equal(zero[name], one[name]) for name in ("input_ids", "zeroed", "global_weights"))
 
 
 def test_objective_2_mismatches_no_pair(dataset_of) -> None:
@@ -188,7 +206,7 @@ def test_captions_that_do_not_stand_in_the_order_of_the_pairs_are_read_from_the_
 def test_a_number_of_regions_can_be_set(dataset_of) -> None:
     samples = [dataset_of(max_regions=2)[i] for i in range(5)]
     assert [len(sample["image_feat"]) for sample in samples] == [1, 2, 2, 2, 2]
-    assert {len(sample[name]) for sample in samples[1:] for name in ("image_cls", "image_label", "obj_labels")} == {2}
+    assert {len(sample[name]) for sample in samples[1:] for name in ("zeroed", "image_label", "obj_labels")} == {2}
 
 
 def test_a_batch_has_the_models_keywords_and_shapes(dataset_of) -> None:
@@ -201,13 +219,59 @@ def test_a_batch_has_the_models_keywords_and_shapes(dataset_of) -> None:
         "image_feat": (5, 6, 6),
         "image_loc": (5, 6, 5),
         "image_attention_mask": (5, 6),
-        "image_cls": (5, 5, 7),
+        "image_cls": (int((batch.inputs["image_label"] == 1).sum()), 7),
         "image_feat_target": (5, 5, 6),
         **dict.fromkeys(("image_label", "obj_labels", "obj_confs", "attr_labels", "attr_confs"), (5, 5)),
         "next_sentence_label": (5,),
     }
     assert batch.ids == ["0", "1", "2", "3", "4"] and batch.target is None
     assert (batch.inputs["image_label"][0, 1:] == IGNORED).all()  # the first image has one region
+
+
+def test_class_scores_are_those_of_the_predicted_boxes_in_the_batchs_order(dataset_of) -> None:
+    dataset = dataset_of()
+    samples = [dataset[i] for i in range(12)]
+    batch = dataset.collate(samples, Layout("first"))
+    expected = [dataset.pairs[i][0].cls_prob[samples[i]["image_label"] == 1] for i in range(12)]
+    assert sum(map(len, expected)) >= 2
+    assert np.array_equal(batch.inputs["image_cls"].numpy(), np.concatenate(expected))
+
+
+def test_a_share_of_the_pairs_is_the_same_for_every_seed_and_part_of_a_larger_share(
+    dataset_of, concap_directory
+) -> None:
+    def ids(fraction, **options) -> list[str]:
+        dataset = dataset_of(fraction=fraction, **options)
+        return [dataset.pairs[i][0].image_id for i in range(len(dataset))]
+
+    quarter, half = ids(0.25), ids(0.5)
+    assert len(quarter) == 10 and len(half) == 20 and set(quarter) < set(half) and len(ids(1.0)) == 40
+    assert ids(0.25, seed=9) == quarter and ids(0.25, fraction_seed=1) != quarter
+    assert quarter == sorted(quarter, key=int)  # the file's order
+
+
+def test_a_share_brings_no_caption_of_the_other_pairs(dataset_of, tokenizer) -> None:
+    dataset = dataset_of(fraction=0.25)
+    own = {tuple(tokenizer.encode(dataset.pairs[i][1], 38)) for i in range(len(dataset))}
+    for _, sample in epochs(dataset, 20):
+        labels = sample["masked_lm_labels"]
+        assert tuple(np.where(labels != IGNORED, labels, sample["input_ids"]).tolist()) in own
+
+
+def test_parts_are_read_as_one_file(tmp_path, dataset_of, concap_directory) -> None:
+    whole = dataset_of()
+    pairs = [whole.pairs[i] for i in range(40)]
+    for rank, chosen in enumerate((pairs[:15], pairs[15:16], pairs[16:])):
+        write_concap(tmp_path / f"training_feat_part_{rank}.lmdb", chosen)
+    shutil.copy(concap_directory / "caption_train.json", tmp_path)
+    parts = dataset_of(directory=tmp_path)
+    assert len(parts) == 40
+    for index in (0, 14, 15, 16, 39):
+        assert parts.pairs[index][0].image_id == whole.pairs[index][0].image_id
+        assert np.array_equal(parts[index]["input_ids"], whole[index]["input_ids"])
+    (tmp_path / "training_feat_part_1.lmdb").unlink()
+    with pytest.raises(UserError, match=r"training_feat_part_1\.lmdb is missing"):
+        dataset_of(directory=tmp_path)
 
 
 def test_targets_that_no_loss_reads_can_be_left_out(dataset_of) -> None:

@@ -2,30 +2,19 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
-from dataclasses import fields
 
 import lmdb
 import msgpack
 import numpy as np
 import pytest
 
+from small_regions import same
 from volta_switch.data.concap_lmdb import ConcapFile, write_concap
-from volta_switch.data.feature_lmdb import FeatureStore, write_features
+from volta_switch.data.feature_files import open_features
+from volta_switch.data.feature_lmdb import write_features
 from volta_switch.data.lmdb_environment import environment, writing
 from volta_switch.data.regions import Regions
 from volta_switch.errors import UserError
-
-
-def same(left: Regions, right: Regions) -> bool:
-    """Whether every field agrees, in values and types."""
-    for field in fields(Regions):
-        a, b = getattr(left, field.name), getattr(right, field.name)
-        if isinstance(a, np.ndarray):
-            if not (isinstance(b, np.ndarray) and a.dtype == b.dtype and np.array_equal(a, b)):
-                return False
-        elif a != b:
-            return False
-    return True
 
 
 def entries(path) -> dict[bytes, bytes]:
@@ -84,7 +73,7 @@ def test_concap_keeps_pairs_in_memory_when_told(concap_directory) -> None:
 def test_features_come_back_from_every_variant(tmp_path, regions_of, variant) -> None:
     images = [regions_of("100", 1, 3), regions_of("train-0-0-img0", 2, 36)]
     write_features(tmp_path / "x_feat.lmdb", images, variant)
-    store = FeatureStore(tmp_path / "x_feat.lmdb", feature_size=6)
+    store = open_features(tmp_path / "x_feat.lmdb", feature_size=6)
     assert store.keys() == ["100", "train-0-0-img0"] and len(store) == 2
     for image in images:
         bare = Regions(image.image_id, image.features, image.boxes, image.image_w, image.image_h)
@@ -93,14 +82,14 @@ def test_features_come_back_from_every_variant(tmp_path, regions_of, variant) ->
 
 def test_tsv_features_hold_the_detections_as_strings(tmp_path, regions_of) -> None:
     write_features(tmp_path / "x_feat.lmdb", [regions_of("100")])
-    assert same(FeatureStore(tmp_path / "x_feat.lmdb", detections=True)["100"], regions_of("100"))
+    assert same(open_features(tmp_path / "x_feat.lmdb", detections=True)["100"], regions_of("100"))
     content = entries(tmp_path / "x_feat.lmdb")
     assert set(map(type, pickle.loads(content[b"100"]).values())) == {str}
     assert pickle.loads(content[b"keys"]) == [b"100"]
 
 
 def test_an_image_is_found_by_number_and_by_text(flickr_directory) -> None:
-    store = FeatureStore(flickr_directory / "flickr30k_feat.lmdb", in_memory=True)
+    store = open_features(flickr_directory / "flickr30k_feat.lmdb", in_memory=True)
     assert 100 in store and "100" in store and 99 not in store
     assert store[100] is store["100"]
 
@@ -108,7 +97,7 @@ def test_an_image_is_found_by_number_and_by_text(flickr_directory) -> None:
 def test_an_image_without_regions_is_read(tmp_path) -> None:
     empty = Regions("1", np.zeros((0, 6), dtype=np.float32), np.zeros((0, 4), dtype=np.float32), 10, 10)
     write_features(tmp_path / "x_feat.lmdb", [empty])
-    assert FeatureStore(tmp_path / "x_feat.lmdb", feature_size=6)["1"].features.shape == (0, 6)
+    assert open_features(tmp_path / "x_feat.lmdb", feature_size=6)["1"].features.shape == (0, 6)
 
 
 def _first_caption(file: ConcapFile) -> str:
@@ -155,19 +144,19 @@ def test_the_map_grows_with_what_is_written(tmp_path) -> None:
 
 def test_a_missing_feature_file_is_named(tmp_path) -> None:
     with pytest.raises(UserError, match=r"flickr30k_feat\.lmdb: image features not found"):
-        FeatureStore(tmp_path / "flickr30k_feat.lmdb")
+        open_features(tmp_path / "flickr30k_feat.lmdb")
     with pytest.raises(UserError, match=r"training_feat_all\.lmdb: Conceptual Captions features not found"):
         ConcapFile(tmp_path / "training_feat_all.lmdb")
 
 
 def test_a_missing_image_is_named_with_its_file(flickr_directory) -> None:
-    store = FeatureStore(flickr_directory / "flickr30k_feat.lmdb")
+    store = open_features(flickr_directory / "flickr30k_feat.lmdb")
     with pytest.raises(UserError, match=r"flickr30k_feat\.lmdb: no image '999' among its 8"):
         store[999]
 
 
 def test_another_feature_width_states_both(flickr_directory) -> None:
-    store = FeatureStore(flickr_directory / "flickr30k_feat.lmdb", feature_size=2048)
+    store = open_features(flickr_directory / "flickr30k_feat.lmdb", feature_size=2048)
     with pytest.raises(UserError, match=r"image '100': features are 6 wide, the model expects 2048"):
         store["100"]
 
@@ -175,14 +164,14 @@ def test_another_feature_width_states_both(flickr_directory) -> None:
 def test_the_two_formats_are_not_taken_for_each_other(concap_directory, flickr_directory) -> None:
     with pytest.raises(UserError, match="no record 00000000 and no list of keys"):
         ConcapFile(flickr_directory / "flickr30k_feat.lmdb")
-    with pytest.raises(UserError, match="no entry 'keys'"):
-        FeatureStore(concap_directory / "training_feat_all.lmdb")
+    with pytest.raises(UserError, match="Conceptual Captions pairs, the pre-training file"):
+        open_features(concap_directory / "training_feat_all.lmdb")
 
 
 def test_a_file_that_is_no_lmdb_is_named(tmp_path) -> None:
     (tmp_path / "x.lmdb").write_bytes(b"not an LMDB" * 1000)
-    with pytest.raises(UserError, match=r"x\.lmdb: image features is not a readable LMDB file"):
-        FeatureStore(tmp_path / "x.lmdb")
+    with pytest.raises(UserError, match=r"x\.lmdb: bytes b'not an LMDBn'\.\.\.; expected an LMDB, H5 or TSV file"):
+        open_features(tmp_path / "x.lmdb")
 
 
 def test_a_file_cut_short_is_refused_before_it_is_read(tmp_path, regions_of) -> None:
@@ -216,7 +205,7 @@ def test_a_damaged_feature_record_is_named(tmp_path) -> None:
         put(b"keys", pickle.dumps([b"1", b"2"]))
         put(b"1", pickle.dumps({"features": "AAAA"}))
         put(b"2", pickle.dumps({"features": "AAAA", "boxes": "AAAAAAAAAAAAAAAAAAAAAA==", "img_h": "1", "img_w": "1"}))
-    store = FeatureStore(tmp_path / "x_feat.lmdb")
+    store = open_features(tmp_path / "x_feat.lmdb")
     for key in ("1", "2"):
         with pytest.raises(UserError, match=rf"x_feat\.lmdb, image '{key}': not a record of a VOLTA task"):
             store[key]

@@ -3,7 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from volta_switch.data.regions import Regions, global_feature, locations, pairwise_iou, with_global
+from volta_switch.data.regions import (
+    Regions,
+    global_feature,
+    locations,
+    pairwise_iou,
+    visible_weights,
+    volta_weights,
+)
 
 SQUARE = Regions(
     image_id="1",
@@ -31,26 +38,26 @@ def test_other_numbers_of_locations_are_refused() -> None:
         locations(SQUARE, 6)
 
 
-@pytest.mark.parametrize(("where", "slot"), [("first", 0), ("last", 3)])
-def test_the_global_region_is_the_mean_at_its_place(where, slot) -> None:
-    features, location = with_global(SQUARE.features, locations(SQUARE, 5), where)
-    assert features.shape == (4, 2) and location.shape == (4, 5)
-    assert features[slot].tolist() == [5.0, 4.0]
-    assert location[slot].tolist() == [0, 0, 1, 1, 1]
-    assert np.array_equal(np.delete(features, slot, axis=0), SQUARE.features)
+def test_the_global_feature_is_the_mean() -> None:
+    assert global_feature(SQUARE.features).tolist() == [5.0, 4.0]
+    assert global_feature(SQUARE.features.astype(np.float16)).dtype == np.float32
 
 
-def test_without_a_global_region_nothing_is_added() -> None:
-    features, location = with_global(SQUARE.features, locations(SQUARE, 5), None)
-    assert features.shape == (3, 2) and location.shape == (3, 5)
+def test_hidden_regions_count_nothing_for_the_global_region() -> None:
+    predicted, zeroed = np.array([False, False, True]), np.array([False, False, True])
+    assert (visible_weights(predicted, zeroed) @ SQUARE.features).tolist() == [3.0, 6.0]
 
 
-def test_the_mean_leaves_hidden_regions_out_of_sum_and_count() -> None:
-    assert global_feature(SQUARE.features, np.array([True, True, False])).tolist() == [3.0, 6.0]
+def test_where_every_region_is_hidden_the_global_region_is_the_mean_of_what_is_given() -> None:
+    predicted, zeroed = np.ones(3, dtype=bool), np.array([True, True, False])
+    assert np.allclose(visible_weights(predicted, zeroed) @ SQUARE.features, [3.0, 0.0])
 
 
-def test_the_mean_is_that_of_all_where_none_is_visible() -> None:
-    assert global_feature(SQUARE.features, np.zeros(3, dtype=bool)).tolist() == [5.0, 4.0]
+def test_voltas_weights_divide_by_the_boxes_that_overlap_no_predicted_one() -> None:
+    predicted, zeroed = np.array([False, False, True]), np.array([False, False, True])
+    assert np.allclose(volta_weights(predicted, zeroed, SQUARE.boxes), [1 / 2, 1 / 2, 0])  # overlaps of 0.25 at most
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [50, 50, 60, 60]])
+    assert np.allclose(volta_weights(np.array([True, False, False]), np.zeros(3, dtype=bool), boxes), [1, 1, 1])
 
 
 def test_overlap_counts_the_pixels_of_both_ends() -> None:

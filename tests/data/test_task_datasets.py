@@ -3,9 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from volta_switch.data.collate import Layout
-from volta_switch.data.feature_lmdb import FeatureStore
+from volta_switch.data.feature_files import open_features
+from volta_switch.data.feature_store import FeatureStore
 from volta_switch.data.refer import ReferEntry
 from volta_switch.data.refer_dataset import ReferDataset
 from volta_switch.data.regions import global_feature
@@ -18,7 +21,7 @@ from volta_switch.errors import UserError
 
 @pytest.fixture(params=[False, True], ids=["read", "in_memory"])
 def store(request, flickr_directory) -> FeatureStore:
-    return FeatureStore(flickr_directory / "flickr30k_feat.lmdb", feature_size=6, in_memory=request.param)
+    return open_features(flickr_directory / "flickr30k_feat.lmdb", feature_size=6, in_memory=request.param)
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +68,7 @@ def test_regions_beyond_the_limit_are_left_out_but_count_for_the_mean(store, tok
 def test_the_four_alternatives_are_pair_caption_image_and_hard_caption(store, annotations, tokenizer) -> None:
     hard = np.array([[(i + 1) % 8, (i + 2) % 8] for i in range(8)])
     dataset = RetrievalDataset(annotations, store, tokenizer, num_locs=5, hard_negatives=hard, seed=1)
-    seen_captions, seen_images = set(), set()
+    seen_captions, seen_images, seen_alike = set(), set(), set()
     for epoch in range(40):
         dataset.set_epoch(epoch)
         for index in range(len(dataset)):
@@ -81,8 +84,72 @@ def test_the_four_alternatives_are_pair_caption_image_and_hard_caption(store, an
             if index == 0:
                 seen_captions.add(int(caption["id"]))
                 seen_images.add(image["image_feat"].tobytes())
+                seen_alike.add(int(annotations.caption_image[int(hard_caption["id"])]))
     # all captions and images of the other images are drawn, each about once in 14 and 7 draws
-    assert len(seen_captions) >= 12 and len(seen_images) == 7
+    assert len(seen_captions) >= 12 and len(seen_images) == 7 and seen_alike == set(hard[0])
+
+
+@st.composite
+def retrieval_splits(draw):
+    """Captions, all different, of some of the store's images, and for each image a pool of others like it."""
+    images = draw(st.integers(2, 6))
+    counts = draw(st.lists(st.integers(1, 5), min_size=images, max_size=images))
+    words = st.sampled_from(["red", "blue", "green", "dog", "cat", "tree"])
+    texts = draw(st.lists(st.tuples(words, words, words), min_size=sum(counts), max_size=sum(counts), unique=True))
+    caption_image = np.repeat(np.arange(images), counts)
+    names = [str(100 + image) for image in draw(st.permutations(range(8)))[:images]]
+    size = draw(st.integers(1, 3))
+    pool = [
+        draw(st.lists(st.sampled_from([i for i in range(images) if i != own]), min_size=size, max_size=size))
+        for own in range(images)
+    ]
+    return RetrievalAnnotations(names, [" ".join(text) for text in texts], caption_image, "drawn"), np.array(pool)
+
+
+@pytest.fixture(scope="session")
+def decoded(flickr_directory) -> FeatureStore:
+    return open_features(flickr_directory / "flickr30k_feat.lmdb", feature_size=6, in_memory=True)
+
+
+@settings(max_examples=100, deadline=None)
+@given(split=retrieval_splits(), seed=st.integers(0, 2**31), hard=st.booleans())
+def test_negatives_differ_from_their_positive_and_come_from_all_images(decoded, tokenizer, split, seed, hard) -> None:
+    annotations, pool = split
+    dataset = RetrievalDataset(
+        annotations, decoded, tokenizer, num_locs=5, hard_negatives=pool if hard else None, seed=seed
+    )
+    image_of = {decoded[name].features.tobytes(): number for number, name in enumerate(annotations.image_ids)}
+    images, owner = len(annotations.image_ids), annotations.caption_image
+    seen: dict[int, list[set[int]]] = {own: [set(), set(), set()] for own in range(images)}
+    for epoch in range(60 // len(dataset) * (images - 1)):
+        dataset.set_epoch(epoch)
+        for index in range(len(dataset)):
+            rows = [(image_of[row["image_feat"].tobytes()], int(row["id"])) for row in dataset[index]]
+            own = owner[index]
+            (_, caption), (image, _), (_, hard_caption) = rows[1:]
+            assert rows[0] == (own, index) and [row[0] for row in (rows[1], rows[3])] == [own, own]
+            assert rows[2][1] == index and image != own
+            assert owner[caption] != own and owner[hard_caption] != own
+            if hard:
+                assert owner[hard_caption] in pool[own]
+            for place, drawn in enumerate((owner[caption], image, owner[hard_caption])):
+                seen[own][place].add(int(drawn))
+    # every image is some other's negative; the chance that one is drawn by none of the others is below 1 in 10 ** 10
+    for place in range(2 if hard else 3):
+        assert set().union(*(drawn[place] for drawn in seen.values())) == set(range(images))
+
+
+def test_with_voltas_error_negative_captions_are_the_files_first(store, annotations, tokenizer) -> None:
+    hard = np.array([[(i + 1) % 8, (i + 2) % 8] for i in range(8)])
+    seen: dict[bool, set[int]] = {True: set(), False: set()}
+    for compat in seen:
+        dataset = RetrievalDataset(annotations, store, tokenizer, num_locs=5, hard_negatives=hard, volta_compat=compat)
+        for index in range(len(dataset)):
+            _, caption, image, hard_caption = dataset[index]
+            seen[compat] |= {int(caption["id"]), int(hard_caption["id"])}
+            assert image["id"] == str(index)
+    assert seen[True] == {0, 1}  # two captions an image: numbers in an image are taken for places in the file
+    assert len(seen[False]) > 8
 
 
 def test_negatives_depend_on_seed_epoch_and_index_alone(store, annotations, tokenizer) -> None:

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from volta_switch.data.collate import Layout
 from volta_switch.data.concap_dataset import ConcapDataset
-from volta_switch.data.feature_lmdb import FeatureStore
+from volta_switch.data.feature_files import open_features
 from volta_switch.data.refer import load_refer
 from volta_switch.data.refer_dataset import ReferDataset
 from volta_switch.data.regions import locations
@@ -27,12 +27,10 @@ CONCAP = {  # VOLTA's name of a tensor in its batch -> ours
     "is_next": "next_sentence_label",
     "image_label": "image_label",
     "image_mask": "image_attention_mask",
-    "image_cls": "image_cls",
     "obj_labels": "obj_labels",
     "obj_confs": "obj_confs",
     "attr_labels": "attr_labels",
     "attr_confs": "attr_confs",
-    "image_feat": "image_feat",
 }
 TASK = {
     "text": "input_ids",
@@ -48,20 +46,23 @@ def test_conceptual_captions_batch_equals_voltas(volta_data, volta_reads, volta_
     dataset = ConcapDataset(
         root / DETECTIONS, root / "annotations", "valid", volta_tokenizer, num_locs=5, masking=None, max_seq_length=38
     )
-    batch = dataset.collate([dataset[0], dataset[1]], Layout(where, text_length=38, num_boxes=36))
+    batch = dataset.collate([dataset[0], dataset[1]], Layout(where, text_length=38, num_boxes=36)).to("cpu")
     theirs = load_file(volta_reads / f"concap_valid_unmasked_{name}.safetensors")
     for their_name, our_name in CONCAP.items():
         assert np.array_equal(batch.inputs[our_name].numpy(), theirs[their_name]), their_name
+    features, boxes = batch.inputs["image_feat"].numpy(), slice(int(where == "first"), None)
+    assert np.array_equal(features[:, boxes], theirs["image_feat"][:, boxes])
+    assert np.abs(features - theirs["image_feat"]).max() <= 1e-6  # the global region's, a sum in another order
     assert np.abs(batch.inputs["image_loc"].numpy() - theirs["image_loc"]).max() <= 1e-6
     assert batch.ids == json.loads((volta_reads / "concap_valid_ids.json").read_text())
-    scores = np.stack([dataset.pairs[i][0].attr_scores for i in range(2)])
-    assert np.array_equal(scores, theirs["image_attrs"])
+    for field, name in (("attr_scores", "image_attrs"), ("cls_prob", "image_cls")):
+        assert np.array_equal(np.stack([getattr(dataset.pairs[i][0], field) for i in range(2)]), theirs[name])
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_referring_expressions_equal_voltas(volta_data, volta_reads, volta_tokenizer, split) -> None:
     root = volta_data / "refcoco+_unc"
-    store = FeatureStore(root / DETECTIONS / "refcoco+_unc_dets36_feat.lmdb", feature_size=2048)
+    store = open_features(root / DETECTIONS / "refcoco+_unc_dets36_feat.lmdb", feature_size=2048)
     entries = load_refer(root / "annotations", "refcoco+", split)
     dataset = ReferDataset(entries, store, volta_tokenizer, num_locs=5, max_seq_length=20)
     theirs = load_file(volta_reads / f"refcoco+_{split}_locs5.safetensors")
@@ -76,7 +77,7 @@ def test_referring_expressions_equal_voltas(volta_data, volta_reads, volta_token
 
 
 def test_questions_equal_voltas(volta_data, volta_reads, volta_tokenizer) -> None:
-    store = FeatureStore(volta_data / "mscoco" / DETECTIONS / "trainval_feat.lmdb", feature_size=2048)
+    store = open_features(volta_data / "mscoco" / DETECTIONS / "trainval_feat.lmdb", feature_size=2048)
     annotations = load_vqa(volta_data / "vqa" / "annotations", "train", num_labels=50)
     dataset = VqaDataset(annotations, store, volta_tokenizer, num_locs=5, max_seq_length=23)
     theirs = load_file(volta_reads / "vqa_train_locs5.safetensors")
@@ -98,7 +99,7 @@ def assert_task_item(batch, theirs, item) -> None:
 
 
 def test_seven_locations_follow_from_voltas_five(volta_data) -> None:
-    store = FeatureStore(volta_data / "mscoco" / DETECTIONS / "trainval_feat.lmdb")
+    store = open_features(volta_data / "mscoco" / DETECTIONS / "trainval_feat.lmdb")
     for key in store:
         five, seven = locations(store[key], 5), locations(store[key], 7)
         assert np.array_equal(seven[:, [0, 1, 2, 3, 6]], five)

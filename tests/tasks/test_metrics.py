@@ -6,14 +6,18 @@ import numpy as np
 import pytest
 
 from volta_switch.tasks.metrics import (
+    best_first,
     caption_ranks,
+    clear_choices,
+    consistency,
+    grounding_ceiling,
     grounding_hits,
     image_ranks,
+    mean_of_folds,
     mean_std,
     recall_at,
     retrieval_metrics,
     soft_accuracy,
-    soft_label,
 )
 
 # Rows: captions 0, 1 of image 0; captions 2, 3 of image 1; caption 4 of image 2.
@@ -57,6 +61,75 @@ def test_a_score_that_is_no_number_is_no_win():
     assert metrics["ir_r10"] == metrics["tr_r10"] == 0
 
 
+def voltas_ranks(scores, caption_image):
+    """Of captions and of images: the place of the right one in the order that sorting by the negated score gives."""
+    matrix = np.zeros(scores.shape)  # float64, as VOLTA fills it
+    matrix[:] = scores
+    captions = [np.where(np.argsort(-row) == image)[0][0] for row, image in zip(matrix, caption_image, strict=True)]
+    images = []
+    for image in range(matrix.shape[1]):
+        order = np.argsort(-matrix[:, image])
+        images.append(min(np.where(order == caption)[0][0] for caption in np.where(caption_image == image)[0]))
+    return captions, images
+
+
+@pytest.mark.parametrize("levels", [2, 5])
+def test_voltas_ties_fall_as_its_sorting_leaves_them(levels):
+    rng = np.random.default_rng(levels)
+    scores = rng.integers(levels, size=(120, 40)).astype(np.float32)
+    caption_image = np.repeat(np.arange(40), 3)
+    captions, images = voltas_ranks(scores, caption_image)
+    assert caption_ranks(scores, caption_image, volta_ties=True).tolist() == captions
+    assert image_ranks(scores, caption_image, volta_ties=True).tolist() == images
+    compat = retrieval_metrics(scores, caption_image, volta_ties=True)
+    assert compat["ir_mean_rank"] == pytest.approx(np.mean(captions) + 1)
+    ours = retrieval_metrics(scores, caption_image)
+    assert all(ours[name] <= compat[name] for name in ("ir_r1", "ir_r5", "tr_r1", "tr_r10"))
+    assert ours["ir_mean_rank"] > compat["ir_mean_rank"] and ours["ir_r10"] < compat["ir_r10"]  # ties that it won
+
+
+def test_without_ties_voltas_ranks_are_ours():
+    scores = np.random.default_rng(0).permutation(60 * 20).reshape(60, 20).astype(np.float32)
+    caption_image = np.repeat(np.arange(20), 3)
+    assert retrieval_metrics(scores, caption_image, volta_ties=True) == retrieval_metrics(scores, caption_image)
+    assert best_first(np.array([[0.1, 0.9, 0.5]])).tolist() == [[1, 2, 0]]
+
+
+def test_a_tie_of_two_is_a_win_only_where_sorting_says_so():
+    scores, right = np.array([[0.5, 0.5], [0.5, 0.5]]), np.array([0, 1])  # sorting leaves 0 before 1
+    assert caption_ranks(scores, right).tolist() == image_ranks(scores, right).tolist() == [1, 1]
+    assert caption_ranks(scores, right, volta_ties=True).tolist() == [0, 1]
+    assert image_ranks(scores, right, volta_ties=True).tolist() == [0, 1]
+
+
+def test_folds_rank_among_themselves_and_count_alike():
+    # Two folds of two images with two captions each; what a caption scores with the other fold's images is no matter.
+    scores = np.full((8, 4), 99.0)
+    scores[:4, :2] = [[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]]  # all right
+    scores[4:, 2:] = [[0.1, 0.9], [0.8, 0.2], [0.5, 0.5], [0.9, 0.3]]  # one of four right, one a tie
+    caption_image = np.repeat(np.arange(4), 2)
+    folds = mean_of_folds(scores, caption_image, 2)
+    assert folds["ir_r1"] == (100 + 25) / 2 and folds["ir_mean_rank"] == (1 + 1.75) / 2
+    # text retrieval, second fold: image 2's best 0.8 lies below 0.9; image 3's best 0.5 lies below 0.9, not below 0.2
+    assert folds["tr_r1"] == (100 + 0) / 2 and folds["tr_mean_rank"] == (1 + 2) / 2
+    assert retrieval_metrics(scores, caption_image)["ir_r1"] == 0  # over all four images
+    assert mean_of_folds(scores, caption_image, 4) == retrieval_metrics(scores, caption_image)
+
+
+def test_folds_take_ties_as_they_are_told():
+    scores, caption_image = np.zeros((6, 4)), np.array([0, 0, 1, 2, 3, 3])
+    assert mean_of_folds(scores, caption_image, 2)["ir_r1"] == 0
+    first = retrieval_metrics(scores[:3, :2], caption_image[:3], volta_ties=True)["ir_r1"]
+    second = retrieval_metrics(scores[3:, 2:], caption_image[3:] - 2, volta_ties=True)["ir_r1"]
+    assert mean_of_folds(scores, caption_image, 2, volta_ties=True)["ir_r1"] == pytest.approx((first + second) / 2)
+
+
+def test_images_that_fill_no_fold_are_left_out():
+    scores, caption_image = np.eye(5), np.arange(5)
+    scores[4, 4] = -1.0  # would be a miss
+    assert mean_of_folds(scores, caption_image, 2)["ir_r1"] == 100.0
+
+
 def test_recall_is_the_share_of_ranks_below_k_in_percent():
     ranks = np.array([0, 1, 4, 5, 9, 10, 99, 0])
     assert [recall_at(ranks, k) for k in (1, 5, 10)] == [25.0, 50.0, 75.0]
@@ -83,8 +156,18 @@ def test_soft_accuracy_is_the_soft_label_of_the_best_answer():
     assert soft_accuracy(scores, targets).tolist() == [0.6, 0.9, 0.0]
 
 
-def test_soft_labels_of_votes_are_voltas():
-    assert [soft_label(votes) for votes in (0, 1, 2, 3, 4, 10)] == pytest.approx([0, 0.3, 0.6, 0.9, 1, 1])
+def test_only_a_strictly_highest_score_is_a_choice():
+    scores = np.array([[0.1, 0.9, 0.0], [2.0, -1.0, 2.0], [0.0, 0.0, 0.0], [-3.0, -2.0, -1.0], [np.nan, 1.0, 0.0]])
+    assert clear_choices(scores).tolist() == [1, -1, -1, 2, -1]
+    assert clear_choices(np.array([[1.0, np.nan], [np.nan, np.nan]])).tolist() == [-1, -1]
+
+
+def test_consistency_is_the_share_of_sentences_right_for_all_their_pairs():
+    sentences = ["dogs", "cats", "dogs", "cats", "birds", "dogs"]
+    hits = np.array([True, True, True, False, False, True])
+    assert consistency(sentences, hits) == pytest.approx(100 / 3)  # dogs alone: cats miss one, birds their only one
+    assert consistency(["a", "a", "b"], np.array([True, False, True])) == 50.0
+    assert consistency(["a"], np.array([False])) == 0.0
 
 
 def test_a_hit_overlaps_by_more_than_a_half():
@@ -99,6 +182,13 @@ def test_neither_the_global_region_nor_padding_is_an_answer():
     candidates = np.array([[False, True, True, False]])
     assert grounding_hits(scores, overlaps, candidates).tolist() == [True]
     assert grounding_hits(scores, 1 - overlaps, candidates).tolist() == [False]
+
+
+def test_the_ceiling_is_whether_any_candidate_would_be_a_hit():
+    overlaps = np.array([[0.9, 0.5, 0.2], [0.9, 0.1, 0.6], [0.9, 0.51, 0.0]])
+    candidates = np.array([[False, True, True], [False, True, False], [False, True, True]])
+    assert grounding_ceiling(overlaps, candidates).tolist() == [False, False, True]
+    assert grounding_ceiling(overlaps, np.ones_like(candidates)).tolist() == [True] * 3
 
 
 def test_a_sample_without_candidates_is_a_miss():

@@ -96,8 +96,8 @@ def test_numbers_that_yaml_takes_for_text_and_voltas_other_keys_are_read(tmp_pat
 
 
 def test_a_type_without_a_data_set_is_refused(tmp_path):
-    spec = load_task(task_file(tmp_path, TASK12={**ENTRY, "name": "NLVR2", "type": "VL-binary-classifier"}), "12")
-    with pytest.raises(UserError, match=r"TASK12 \(NLVR2\): no data set for type VL-binary-classifier"):
+    spec = load_task(task_file(tmp_path, TASK4={**ENTRY, "name": "Visual7w", "type": "V-logit-mc"}), "4")
+    with pytest.raises(UserError, match=r"TASK4 \(Visual7w\): no data set for type V-logit-mc"):
         build_task(spec, None, None, None)
 
 
@@ -113,7 +113,24 @@ def test_every_shipped_task_can_be_built(path):
 
 def test_shipped_hyperparameters_are_the_controlled_setups():
     train = next(path for path in SHIPPED if "trainval" in path.name)
-    found = {key: load_task(train, key) for key in ("TASK1", "TASK8", "TASK10")}
-    assert {key: (spec.max_seq_length, spec.batch_size, spec.lr) for key, spec in found.items()} == {
-        "TASK1": (23, 256, 1e-4), "TASK8": (30, 64, 2e-5), "TASK10": (20, 256, 1e-4)
+    found = [load_task(train, key) for key in yaml.safe_load(train.read_text())]
+    assert {spec.name: (spec.task_id, spec.max_seq_length, spec.batch_size, spec.lr) for spec in found} == {
+        "VQA": (1, 23, 256, 1e-4), "RetrievalCOCO": (7, 30, 64, 2e-5), "RetrievalFlickr30k": (8, 30, 64, 2e-5),
+        "refcoco": (9, 20, 256, 2e-5), "refcoco+": (10, 20, 256, 1e-4), "refcocog": (11, 20, 256, 2e-5),
+        "NLVR2": (12, 40, 64, 1e-5), "VisualEntailment": (13, 56, 128, 2e-5), "GQA": (15, 26, 256, 4e-5),
     }  # fmt: skip
+    assert {spec.name: spec.num_labels for spec in found if spec.type.startswith("VL-c")} == {"VQA": 3129, "GQA": 1842}
+
+
+def test_training_and_test_differ_in_their_splits_and_files_alone():
+    test, train = (yaml.safe_load(path.read_text()) for path in SHIPPED)
+    assert train.keys() == test.keys()
+    for key, entry in train.items():
+        assert [load_task(SHIPPED[1], name) for name in (key, key.removeprefix("TASK"), entry["name"])] == [
+            load_task(SHIPPED[1], key)
+        ] * 3
+        assert test[key]["val_split"] == "test" and entry["val_split"] in ("val", "dev")
+        differing = {name for name, value in entry.items() if test[key][name] != value}
+        assert differing - {"val_split", "val_annotations_jsonpath"} <= (
+            {"features_h5path1"} if key == "TASK1" else set()
+        )

@@ -17,13 +17,15 @@ def test_the_last_epochs_weights_score_as_its_validation_did(world, finetuned, t
     flags = ("--from_pretrained", run / "pytorch_model_2.bin", "--routing", routing, "--batch_size", 7)
     found = world.run("eval_task", tmp_path, "switchbert", *flags, task=task).metrics
     suffix = "_soft_routes" if routing == "soft" else ""
+    official = found.pop("vqa_accuracy", 0)  # is worked out in tests only
+    assert 0 <= official <= 100
     for name, value in found.items():
         assert value == pytest.approx(logged[name + suffix], rel=1e-4), name
     assert logged["loss"] != pytest.approx(logged["loss_soft_routes"], rel=1e-6)
 
 
 @pytest.mark.parametrize("task", ["vqa", "refer"])
-def test_eval_task_writes_results_and_metrics(world, finetuned, tmp_path, task):
+def test_eval_task_writes_results_and_metrics(world, finetuned, tmp_path, task, capsys):
     run = finetuned("ctrl_uniter", task)
     weights = run / "pytorch_model_best.bin"
     features = "datasets/mscoco/resnet101_faster_rcnn_genome_imgfeats/volta/test_feat.lmdb"
@@ -34,8 +36,21 @@ def test_eval_task_writes_results_and_metrics(world, finetuned, tmp_path, task):
     assert {path.name for path in folder.iterdir()} == {"test_result.json", "test_metrics.json"}
     assert json_of(folder / "test_result.json") == found.results
     assert json_of(folder / "test_metrics.json") == {
-        "task": TASKS[task], "name": NAMES[task], "split": "test", "weights": str(weights), **found.metrics
+        "task": TASKS[task], "name": NAMES[task], "split": "test", "weights": str(weights),
+        **found.notes, **found.metrics,
     }  # fmt: skip
+    shown = capsys.readouterr().err
+    assert all(f"{name} {value:.2f}" in shown for name, value in found.metrics.items())
+    assert found.notes == ({"boxes": "detected"} if task == "refer" else {})
+    assert all(f"{name}: {value}" in shown for name, value in found.notes.items())
+
+
+def test_annotated_boxes_and_voltas_way_to_count_are_flags(world, finetuned, tmp_path):
+    weights = finetuned("ctrl_uniter", "refer") / "pytorch_model_best.bin"
+    flags = ("--from_pretrained", weights, "--split", "test", "--boxes", "gt", "--volta-compat")
+    found = world.run("eval_task", tmp_path, "ctrl_uniter", *flags, task="refer")
+    assert found.notes == {"boxes": "gt"} and found.metrics["oracle_ceiling"] == 100
+    assert all(isinstance(result["id"], int) for result in found.results)  # of images; ours are texts, of sentences
 
 
 def test_eval_retrieval_tests_all_pairs_in_both_directions(world, finetuned, tmp_path):

@@ -62,7 +62,8 @@ def test_the_folder_tells_what_was_run(world, pretrained, finetuned):
     record = json_of(finetuned("switchbert", "refer") / "run.json")
     start = pretrained("switchbert") / "pytorch_model_best.bin"
     assert record["start"] == f"weights from {start}; fresh: clfs_dict"
-    assert record["settings"] == {"task": "TASK10", "train_split": "train", "val_split": "val"}
+    data = {"boxes": "detected", "volta_compat": False, "data_fraction": 1.0, "data_fraction_seed": 0}
+    assert record["settings"] == {"task": "TASK10", "train_split": "train", "val_split": "val", **data}
     assert record["hyperparameters"]["epochs"] == 3 and record["hyperparameters"]["weight_decay"] == 1e-4
     assert record["data"]["tasks_config_file"] == str(world.tasks_file)
 

@@ -81,3 +81,11 @@ def true_answer(scene, question):
     if abs(x - other_x) > abs(y - other_y):
         return "left" if x < other_x else "right"
     return "above" if y < other_y else "below"
+
+
+def found(scene, text):
+    """The objects that a noun phrase without relations denotes, singular or plural, by its words."""
+    said = [word.removesuffix("s") if word not in ("glass",) else word for word in text.split()]
+    values = [next((names.index(word) for word in said if word in names), None) for names in VALUES]
+    assert sum(value is not None for value in values) + ("thing" in said) == len(said), text
+    return [index for index in range(len(scene.objects)) if matches(scene, index, values)]

@@ -7,8 +7,7 @@ import yaml
 
 from volta_switch.data import safe_pickle
 from volta_switch.data.concap_lmdb import ConcapFile
-from volta_switch.data.feature_lmdb import FeatureStore
-from volta_switch.data.regions import pairwise_iou
+from volta_switch.data.feature_files import open_features
 from volta_switch.errors import UserError
 from volta_switch.world import WorldSpec, add_world_arguments, run_world, write_world
 
@@ -48,10 +47,11 @@ def test_a_world_that_is_already_there_is_not_written_again(written):
 
 
 def test_another_world_is_replaced_only_when_asked(tmp_path):
-    write_world(tmp_path / "w", render=False, **SMALL)
+    small = {**SMALL, "render": False, "data_sets": ["concap"]}
+    write_world(tmp_path / "w", **small)
     with pytest.raises(UserError, match=r"another world \(seed differ\).*--overwrite"):
-        write_world(tmp_path / "w", seed=3, render=False, **SMALL)
-    assert write_world(tmp_path / "w", seed=3, render=False, overwrite=True, **SMALL) is True
+        write_world(tmp_path / "w", seed=3, **small)
+    assert write_world(tmp_path / "w", seed=3, overwrite=True, **small) is True
     assert summary(tmp_path / "w")["spec"]["seed"] == 3
     assert [path.name for path in tmp_path.iterdir()] == ["w"]
 
@@ -91,24 +91,6 @@ def test_pre_training_pairs_are_read_with_their_captions(written):
             assert regions.features.shape == (len(regions), 64) and regions.cls_prob.shape == (len(regions), 31)
 
 
-def test_expressions_point_at_boxes_that_one_region_fits(written):
-    folder = written / "datasets/refcoco+_unc"
-    features = FeatureStore(folder / DETECTOR / "refcoco+_unc_dets36_feat.lmdb", feature_size=64)
-    boxes = {
-        entry["id"]: entry["bbox"]
-        for entry in json.loads((folder / "annotations/refcoco+/instances.json").read_text())["annotations"]
-    }
-    refs = safe_pickle.load(folder / "annotations/refcoco+/refs(unc).p")
-    assert {ref["split"] for ref in refs} == {"train", "val", "testA", "testB"}
-    sentences = [sentence["sent_id"] for ref in refs for sentence in ref["sentences"]]
-    assert len(set(sentences)) == len(sentences) == 24 * 6 + 24 * 4
-    assert [sentence for ref in refs for sentence in ref["sent_ids"]] == sentences
-    for ref in refs:
-        x, y, width, height = boxes[ref["ann_id"]]
-        overlap = pairwise_iou(features[ref["image_id"]].boxes, np.array([[x, y, x + width, y + height]]))
-        assert (overlap > 0.5).sum() == 1
-
-
 def test_soft_targets_are_the_scores_of_ten_annotators(written):
     folder = written / "datasets/vqa/annotations"
     labels = safe_pickle.load(folder / "trainval_label2ans.pkl")
@@ -140,23 +122,28 @@ def test_hard_negatives_are_other_training_images(written):
 def test_every_path_of_the_task_file_exists_and_no_text_is_cut(written):
     tasks = yaml.safe_load((written / "tasks.yml").read_text())
     assert {name: task["name"] for name, task in tasks.items()} == {
-        "TASK1": "VQA", "TASK8": "RetrievalFlickr30k", "TASK10": "refcoco+", "TASK12": "NLVR2",
+        "TASK1": "VQA", "TASK7": "RetrievalCOCO", "TASK8": "RetrievalFlickr30k", "TASK9": "refcoco",
+        "TASK10": "refcoco+", "TASK11": "refcocog", "TASK12": "NLVR2", "TASK13": "VisualEntailment", "TASK15": "GQA",
     }  # fmt: skip
     for task in tasks.values():
-        assert (written / task["features_h5path1"]).exists() and (written / task["dataroot"]).exists()
-    assert tasks["TASK1"]["num_labels"] == summary(written)["labels"]
+        paths = [value for key, value in task.items() if "path" in key or key == "dataroot"]
+        assert all((written / path).exists() for path in paths if path)
+        assert bool(task["features_h5path2"]) == task["name"].startswith("refcoco")
+        assert bool(task["val_annotations_jsonpath"]) == task["name"].startswith("Retrieval")
+    assert tasks["TASK1"]["num_labels"] == tasks["TASK15"]["num_labels"] == summary(written)["labels"]
     longest = summary(written)["longest_text"]
-    assert [tasks[name]["max_seq_length"] for name in ("TASK1", "TASK8", "TASK10", "TASK12")] == [
-        longest["vqa"], longest["retrieval"], longest["refer"], longest["nlvr2"],
-    ]  # fmt: skip
+    data_sets = ("vqa", "coco", "retrieval", "refcoco", "refer", "refcocog", "nlvr2", "snli_ve", "gqa")
+    assert [task["max_seq_length"] for task in tasks.values()] == [longest[name] for name in data_sets]
 
 
-def test_no_image_is_in_two_data_sets_or_splits(written):
-    stores = list((written / "datasets").rglob("*_feat.lmdb"))
-    keys = [key for store in stores for key in FeatureStore(store).keys()]  # noqa: SIM118
+def test_no_image_is_in_two_data_sets_or_splits_but_for_those_of_referring_expressions(written):
+    folders = ("refcoco+_unc", "flickr30k", "mscoco", "nlvr2", "gqa")
+    stores = [store for folder in folders for store in (written / "datasets" / folder).rglob("*_feat.lmdb")]
+    stores = [store for store in stores if not store.name.endswith("_gt_feat.lmdb")]
+    keys = [key for store in stores for key in open_features(store).keys()]  # noqa: SIM118
     captions = (written / "datasets/conceptual_captions/annotations").glob("*.json")
     keys += [key for path in captions for key in json.loads(path.read_text())]
-    assert len(set(keys)) == len(keys) == (24 + 12) + 3 * (24 + 12 + 12) + (15 + 12 + 12)
+    assert len(set(keys)) == len(keys) == (24 + 12) + 4 * (24 + 12 + 12) + (15 + 12 + 12)
 
 
 def test_scenes_are_drawn_for_people_to_look_at(written):
@@ -172,7 +159,7 @@ def test_the_command_writes_volta_sized_records(tmp_path, capsys):
     parser = argparse.ArgumentParser()
     add_world_arguments(parser)
     flags = "--images 20 --eval-images 10 --boxes 36 --feature-size 32 --classes 1601 --attributes 401 --no-render"
-    args = parser.parse_args([str(tmp_path / "w"), *flags.split()])
+    args = parser.parse_args([str(tmp_path / "w"), *flags.split(), "--data-sets", "concap", "refer"])
     assert run_world(args) == 0
     assert "without looking" in capsys.readouterr().out
     regions, _ = ConcapFile(tmp_path / "w/datasets/conceptual_captions" / DETECTOR / "training_feat_all.lmdb")[0]

@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 
 import pytest
 import yaml
-from small_truth import ALIKE, VALUES, matches
+from small_truth import ALIKE, found, matches
 
-from volta_switch.data.feature_lmdb import FeatureStore
+from volta_switch.data.feature_files import open_features
 from volta_switch.world import write_world
 from volta_switch.world.balance import statement_priors
 from volta_switch.world.content import draw_world
@@ -19,14 +19,6 @@ from volta_switch.world.statements import FORMS, RIGHT, Statement
 NLVR2 = "datasets/nlvr2"
 FEATURES = f"{NLVR2}/resnet101_faster_rcnn_genome_imgfeats/volta/nlvr2_feat.lmdb"
 SPLITS = {"train": "train", "dev": "val", "test": "test"}
-
-
-def found(scene, text):
-    """The objects that a noun phrase denotes, singular or plural."""
-    said = [word.removesuffix("s") if word not in ("glass",) else word for word in text.split()]
-    values = [next((names.index(word) for word in said if word in names), None) for names in VALUES]
-    assert sum(value is not None for value in values) + ("thing" in said) == len(said), text
-    return [index for index in range(len(scene.objects)) if matches(scene, index, values)]
 
 
 def true_label(sentence, left, right):
@@ -47,7 +39,7 @@ def true_label(sentence, left, right):
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     out = tmp_path_factory.mktemp("worlds") / "world"
-    write_world(out, images=42, eval_images=20, render=False)
+    write_world(out, images=42, eval_images=20, render=False, data_sets=["nlvr2"])
     return out
 
 
@@ -113,12 +105,13 @@ def test_more_is_not_as_many(drawn):
 
 
 def test_the_same_seed_gives_the_same_statements_and_another_seed_others():
-    first, again, other = (draw_world(WorldSpec(seed=seed, images=20, eval_images=10)).nlvr2 for seed in (4, 4, 5))
+    specs = [WorldSpec(seed=seed, images=20, eval_images=10, data_sets=("nlvr2",)) for seed in (4, 4, 5)]
+    first, again, other = (draw_world(spec).nlvr2 for spec in specs)
     assert first == again and first != other
 
 
 def test_files_hold_the_labels_of_the_scenes(written):
-    world = draw_world(WorldSpec(images=42, eval_images=20))
+    world = draw_world(WorldSpec(images=42, eval_images=20, data_sets=("nlvr2",)))
     for name, split in SPLITS.items():
         entries = lines(written, name)
         assert len(entries) == 2 * sum(len(contrast.statements) for contrast in world.nlvr2[split])
@@ -142,8 +135,8 @@ def test_each_sentence_is_used_as_often_true_as_false_and_so_is_each_pair(writte
 
 
 def test_both_images_of_every_identifier_have_regions(written):
-    world = draw_world(WorldSpec(images=42, eval_images=20))
-    store = FeatureStore(written / FEATURES, feature_size=64)
+    world = draw_world(WorldSpec(images=42, eval_images=20, data_sets=("nlvr2",)))
+    store = open_features(written / FEATURES, feature_size=64)
     used = set()
     for name, split in SPLITS.items():
         for entry in lines(written, name):

@@ -3,23 +3,28 @@
 Legend: B batch, T longest text, R regions with the global one, N boxes without it, F feature width, C object classes.
 
 Samples are dicts of NumPy arrays without padding. Every sample has
-    id: str; input_ids: (T,) int64; image_feat: (n, F), image_loc: (n, num_locs), global_feat: (F,), all float32
-and what its task adds (see the collating functions).
+    id: str; input_ids: (T,) int64; image_feat: (n, F), image_loc: (n, num_locs), both float32; of the global region
+    either the feature, global_feat (F,) float32, or how much each box counts for it, global_weights (n,) float32
+and what its task adds (see the collating functions). Features that a compact store holds as float16, and the scores
+that it holds as TopScores, travel as they are: `Batch.to` expands them on the device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import get_worker_info
 
 from volta_switch.data.masking import IGNORED
-from volta_switch.data.regions import GlobalPlace, global_location
+from volta_switch.data.regions import GlobalPlace, TopScores, global_location
 
 Sample = dict[str, Any]
+_SHARED_FROM = 1 << 20  # bytes from which a tensor of a worker's goes through shared memory
 
 
 @dataclass(frozen=True)
@@ -43,56 +48,126 @@ class Layout:
         return 1 if self.add_global_imgfeat == "first" else 0
 
 
+@dataclass(frozen=True)
+class TopClasses:
+    """The detector's class scores of K masked boxes as a compact store keeps them, see TopScores.
+
+    ids: (K, k) int16; scores: (K, k) float16; rest: (K,) float32. width: C.
+    """
+
+    ids: torch.Tensor
+    scores: torch.Tensor
+    rest: torch.Tensor
+    width: int
+
+    def map(self, move: Callable[[Any], Any]) -> TopClasses:
+        """Return the same with every tensor moved."""
+        return TopClasses(move(self.ids), move(self.scores), move(self.rest), self.width)
+
+    def dense(self) -> torch.Tensor:
+        """Return all scores, (K, C) float32."""
+        others = max(self.width - self.ids.shape[1], 1)
+        full = (self.rest / others)[:, None].repeat(1, self.width)
+        return full.scatter_(1, self.ids.long(), self.scores.float())
+
+
 @dataclass
 class Batch:
     """One batch.
 
     inputs: the model's keyword arguments. target: what the task compares the scores with, None without answers.
     ids: what each sample is called in results. candidates: (B, R) bool, the slots that may be answered, for
-    referring expressions.
+    referring expressions. global_weights: (B, R) float32, what each slot counts for the global region's feature, which
+    `to` puts into global_slot; None where it is there already. top_classes: what `to` expands into the input image_cls. passed_over: what was wrong with
+    the records that were left out; a batch may lose all its samples to that, and then has no inputs.
     """
 
     inputs: dict[str, torch.Tensor]
     target: torch.Tensor | None
     ids: list[str]
     candidates: torch.Tensor | None = None
+    global_weights: torch.Tensor | None = None
+    global_slot: int = 0
+    top_classes: TopClasses | None = None
+    passed_over: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """Return the batch with its tensors on a device."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        """Return the batch on a device, features and class scores expanded to float32 there."""
+        batch = self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        for name in ("image_feat", "image_feat_target"):
+            if name in batch.inputs:
+                batch.inputs[name] = batch.inputs[name].float()
+        if batch.global_weights is not None:
+            features = batch.inputs["image_feat"]  # (B, R, F)
+            features[:, batch.global_slot] = (batch.global_weights[:, None] @ features)[:, 0]
+            batch.global_weights = None
+        if batch.top_classes is not None:
+            batch.inputs["image_cls"] = batch.top_classes.dense()
+            batch.top_classes = None
+        return batch
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Send small tensors as bytes: each tensor in shared memory costs a file, opened on both sides."""
+        return self._map(lambda tensor: tensor.numpy() if tensor.nbytes < _SHARED_FROM else tensor).__dict__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        received = self._map(lambda sent: torch.from_numpy(sent) if isinstance(sent, np.ndarray) else sent)
+        self.__dict__.update(received.__dict__)
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory; called by the DataLoader."""
         return self._map(torch.Tensor.pin_memory)
 
-    def _map(self, move: Any) -> Batch:
+    def _map(self, move: Callable[[Any], Any]) -> Batch:
         return replace(
             self,
             inputs={name: move(tensor) for name, tensor in self.inputs.items()},
             target=None if self.target is None else move(self.target),
             candidates=None if self.candidates is None else move(self.candidates),
+            global_weights=None if self.global_weights is None else move(self.global_weights),
+            top_classes=None if self.top_classes is None else self.top_classes.map(move),
         )
 
 
 def collate_pretraining(samples: Sequence[Sample], layout: Layout) -> Batch:
-    """Add masked_lm_labels (B, T), the region labels (B, N, ...) and next_sentence_label (B,) to the inputs.
+    """Add masked_lm_labels (B, T), the region labels (B, N) and next_sentence_label (B,) to the inputs.
 
-    Samples add masked_lm_labels (T,), image_label (n,), image_cls (n, C), obj_labels, obj_confs, attr_labels,
-    attr_confs (n,), next_sentence_label int, and where asked for image_feat_target (n, F). None of the region labels
-    has a place for the global region. Padding: IGNORED in masked_lm_labels and image_label, else 0.
+    Samples add masked_lm_labels (T,), image_label (n,), zeroed (n,) bool, the boxes whose features are hidden,
+    image_cls (K, C), scores of the boxes with image_label 1 alone, obj_labels, obj_confs, attr_labels, attr_confs (n,),
+    next_sentence_label int, and where asked for image_feat_target (n, F). None of the region labels has a place for
+    the global region. image_cls is that of all samples, one after the other; padding elsewhere: IGNORED in
+    masked_lm_labels and image_label, else 0.
     """
     inputs = text_inputs([s["input_ids"] for s in samples], layout) | image_inputs(samples, layout)
     length, boxes = inputs["input_ids"].shape[1], _num_boxes(samples, layout)
+    start = layout.boxes_from
+    for features, sample in zip(inputs["image_feat"].numpy(), samples, strict=True):
+        for box in np.flatnonzero(sample["zeroed"]).tolist():
+            features[start + box] = 0
     inputs["masked_lm_labels"] = padded([s["masked_lm_labels"] for s in samples], length, IGNORED)
     inputs["image_label"] = padded([s["image_label"] for s in samples], boxes, IGNORED)
-    for name in ("image_cls", "obj_labels", "obj_confs", "attr_labels", "attr_confs", "image_feat_target"):
+    for name in ("obj_labels", "obj_confs", "attr_labels", "attr_confs", "image_feat_target"):
         if name in samples[0]:
             inputs[name] = padded([s[name] for s in samples], boxes, 0)
     inputs["next_sentence_label"] = torch.tensor([s["next_sentence_label"] for s in samples], dtype=torch.int64)
-    return Batch(inputs, None, [s["id"] for s in samples])
+    batch = Batch(inputs, None, [s["id"] for s in samples])
+    if layout.add_global_imgfeat is not None:
+        slots = inputs["image_feat"].shape[1]
+        batch.global_weights = padded([s["global_weights"] for s in samples], slots, 0, layout.boxes_from)
+        batch.global_slot = _global_slot(layout)
+    scores = [s["image_cls"] for s in samples if "image_cls" in s]
+    if not scores:
+        return batch
+    if isinstance(scores[0], TopScores):
+        parts = (_joined([getattr(rows, name) for rows in scores]) for name in ("ids", "scores", "rest"))
+        batch.top_classes = TopClasses(*parts, scores[0].width)
+    else:
+        inputs["image_cls"] = _joined(scores)
+    return batch
 
 
 def collate_labelled(samples: Sequence[Sample], layout: Layout) -> Batch:
@@ -150,7 +225,8 @@ def image_inputs(samples: Sequence[Mapping[str, Any]], layout: Layout) -> dict[s
     mask = _mask([start + len(s["image_feat"]) for s in samples], size)
     if layout.add_global_imgfeat is not None:
         slot = _global_slot(layout)
-        feat[:, slot] = torch.from_numpy(np.stack([s["global_feat"] for s in samples]))
+        given = [s["global_feat"] for s in samples if "global_feat" in s]
+        feat[:, slot] = torch.from_numpy(np.stack(given)).to(feat.dtype) if given else 0
         loc[:, slot] = torch.from_numpy(global_location(loc.shape[2]))
         mask[:, slot] = 1
     return {"image_feat": feat, "image_loc": loc, "image_attention_mask": mask}
@@ -159,15 +235,34 @@ def image_inputs(samples: Sequence[Mapping[str, Any]], layout: Layout) -> dict[s
 def padded(arrays: Sequence[np.ndarray], length: int, fill: int, start: int = 0) -> torch.Tensor:
     """Put arrays (n, ...) under each other in a tensor (B, length, ...), from slot `start` on, `fill` elsewhere."""
     first = arrays[0]
-    shape = (len(arrays), length, *first.shape[1:])
-    batch = np.full(shape, fill, dtype=first.dtype) if fill else np.zeros(shape, dtype=first.dtype)
-    for row, array in enumerate(arrays):
-        if start + len(array) > length:
+    batch = _empty((len(arrays), length, *first.shape[1:]), first.dtype)
+    rows = batch.numpy()
+    for row, array in zip(rows, arrays, strict=True):
+        end = start + len(array)
+        if end > length:
             raise ValueError(
                 f"a sample of {len(array)} does not fit into {length - start} slots: raise the Layout's size"
             )
-        batch[row, start : start + len(array)] = array
-    return torch.from_numpy(batch)
+        row[:start] = fill
+        row[start:end] = array
+        row[end:] = fill
+    return batch
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> torch.Tensor:
+    """Put arrays (n, ...) one after the other in one tensor."""
+    joined = _empty((sum(map(len, arrays)), *arrays[0].shape[1:]), arrays[0].dtype)
+    np.concatenate(arrays, out=joined.numpy())
+    return joined
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype) -> torch.Tensor:
+    """Return a tensor to be filled; a large one of a worker's in shared memory, to be handed over without a copy."""
+    size = math.prod(shape) * dtype.itemsize
+    if size < _SHARED_FROM or get_worker_info() is None:
+        return torch.from_numpy(np.empty(shape, dtype=dtype))
+    kind = torch.from_numpy(np.empty(0, dtype=dtype)).dtype
+    return torch.empty(0, dtype=kind).set_(torch.UntypedStorage._new_shared(size), 0, shape)
 
 
 def _num_boxes(samples: Sequence[Mapping[str, Any]], layout: Layout) -> int:

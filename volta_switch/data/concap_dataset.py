@@ -12,18 +12,16 @@ from typing import Literal
 import numpy as np
 
 from volta_switch.data.collate import Sample, collate_pretraining
-from volta_switch.data.concap_lmdb import ConcapFile
+from volta_switch.data.concap_pairs import ChosenPairs, open_pairs, subset
 from volta_switch.data.json_files import read_json
 from volta_switch.data.masking import IGNORED, RegionMasking, WordMasking
-from volta_switch.data.regions import global_feature, locations
+from volta_switch.data.random_streams import MISMATCH, SAMPLE, KeyedRandom
+from volta_switch.data.regions import Regions, Scores, check_scores, locations, visible_weights, volta_weights
 from volta_switch.data.tokenizer import Tokenizer
-from volta_switch.errors import UserError
+from volta_switch.errors import BadRecord, UserError
 
 Masking = Literal["volta", "span"]
-_FILES = {
-    "train": ("training_feat_all.lmdb", "caption_train.json"),
-    "valid": ("validation_feat_all.lmdb", "caption_valid.json"),
-}
+_CAPTIONS = {"train": "caption_train.json", "valid": "caption_valid.json"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,8 @@ class ConcapDataset:
     max_seq_length: tokens with [CLS] and [SEP]. max_regions: only the first ones of each image; None: all.
     in_memory: keep decoded pairs (585 kB each at VOLTA's size).
     feature_targets: give image_feat_target, which only the visual targets that regress features (1, 2, 5) read.
+    fraction, fraction_seed: take a random share of the pairs, and mismatched captions from that share alone.
+    volta_compat: VOLTA's global feature (`volta_weights`).
 
     A sample depends on nothing but (seed, epoch, index): not on workers, ranks, batches or what was drawn before.
     Without `set_epoch`, as in validation, every epoch hides the same.
@@ -81,28 +81,42 @@ class ConcapDataset:
         seed: int = 0,
         in_memory: bool = False,
         feature_targets: bool = True,
+        fraction: float = 1.0,
+        fraction_seed: int = 0,
+        volta_compat: bool = False,
     ) -> None:
-        features_name, captions_name = _FILES[split]
-        self.pairs = ConcapFile(Path(features_path) / features_name, in_memory=in_memory)
+        self.pairs = open_pairs(features_path, split, in_memory=in_memory)
         if not len(self.pairs):
             raise UserError(f"{self.pairs.path}: the split is empty; write image-caption pairs into it")
         self._recipe = None if masking is None else _RECIPES[masking]
-        self._captions = _load_captions(Path(annotations_path) / captions_name)
+        captions_path = Path(annotations_path) / _CAPTIONS[split]
+        self._captions = _load_captions(captions_path)
+        if fraction < 1:
+            places = subset(len(self.pairs), fraction, fraction_seed)
+            own = (
+                places
+                if len(self._captions) == len(self.pairs)
+                else subset(len(self._captions), fraction, fraction_seed)
+            )
+            self._captions = [self._captions[place] for place in own]
+            self.pairs = ChosenPairs(self.pairs, places)
         self._tokens = tokenizer.encode_all(self._captions, max_seq_length)
         self._tokenizer = tokenizer
         self._num_locs = num_locs
         self._objective = objective
         self._max_seq_length = max_seq_length
         self._max_regions = max_regions
-        self._seed = seed
+        self._streams = KeyedRandom(seed, SAMPLE)
+        self._mismatch_streams = KeyedRandom(seed, MISMATCH)
         self._feature_targets = feature_targets
+        self._volta_compat = volta_compat
         if self._recipe is not None:
             span = self._recipe.word_span
             self._mask_words = WordMasking(tokenizer.mask_id, tokenizer.vocab_size, rate=0.15, span=span)
         self._mismatches = self._recipe is not None and objective != 2
         if self._mismatches and all(_same(self._tokens[0], self._tokens[i]) for i in range(len(self._tokens))):
             raise UserError(
-                f"{Path(annotations_path) / captions_name}: all captions are alike, so that none can stand for a "
+                f"{captions_path}: all captions are alike, so that none can stand for a "
                 "mismatch; give different captions, or take objective 2"
             )
         self.set_epoch(0)
@@ -113,7 +127,7 @@ class ConcapDataset:
     def set_epoch(self, epoch: int) -> None:
         """Draw which pairs are mismatched in an epoch, and the first candidate for the caption of each."""
         self._epoch = epoch
-        rng = np.random.default_rng([self._seed, epoch, 0, 1])  # the fourth number: not the stream of sample 0
+        rng = self._mismatch_streams.at(epoch)
         self._mismatched = (rng.random(len(self)) < 0.5) & self._mismatches
         self._negative = rng.integers(len(self._captions), size=len(self))
 
@@ -132,38 +146,53 @@ class ConcapDataset:
         """Return one sample; the fields are described in collate.py."""
         regions, caption = self.pairs[index]
         regions = regions.first(self._max_regions)
-        rng = np.random.default_rng([self._seed, self._epoch, index])
+        rng = self._streams.at(self._epoch, index)
         input_ids = self._tokens_of(index, caption)  # (T,)
         mismatched = bool(self._mismatched[index])
         if mismatched:
             input_ids = self._other_caption(index, input_ids, rng)
         labels = np.full(len(input_ids), IGNORED, dtype=np.int64)  # (T,)
-        features = regions.features  # (n, F)
-        predicted = np.zeros(len(regions), dtype=bool)  # (n,)
+        predicted = zeroed = np.zeros(len(regions), dtype=bool)  # (n,)
         if self._recipe is not None:
             input_ids, labels = self._mask_words(input_ids, rng)
             predicted, zeroed = self._recipe.regions(regions.boxes, rng)
-            features = np.where(zeroed[:, None], np.float32(0), features)
-        visible_mean = global_feature(features, ~predicted)  # (F,)
+        if self._volta_compat:
+            weights = volta_weights(predicted, zeroed, regions.boxes)  # (n,)
+        else:
+            weights = visible_weights(predicted, zeroed)
         if self._objective == 1 and mismatched:
             labels[:] = IGNORED
-            predicted[:] = False
+            predicted = np.zeros_like(predicted)
         sample = {
             "id": regions.image_id,
             "input_ids": input_ids,
             "masked_lm_labels": labels,
             "next_sentence_label": int(mismatched),
-            "image_feat": features,
+            "image_feat": regions.features,
+            "zeroed": zeroed,
             "image_loc": locations(regions, self._num_locs),
-            "global_feat": visible_mean,
+            "global_weights": weights,
             "image_label": np.where(predicted, 1, IGNORED),
-            "image_cls": regions.cls_prob,
+            "image_cls": self._class_scores(regions, predicted),
             "obj_labels": regions.objects_id,
             "obj_confs": regions.objects_conf,
             "attr_labels": regions.attrs_id,
             "attr_confs": regions.attrs_conf,
         }
-        return sample | {"image_feat_target": regions.features} if self._feature_targets else sample
+        if self._feature_targets:
+            sample["image_feat_target"] = regions.features
+        return {name: value for name, value in sample.items() if value is not None}
+
+    def _class_scores(self, regions: Regions, predicted: np.ndarray) -> Scores | None:
+        """Return the detector's scores of the boxes that are predicted, (K, C); None where the file has none."""
+        if regions.cls_prob is None:
+            return None
+        scores = regions.cls_prob[predicted]
+        try:
+            check_scores(scores, "cls_prob")
+        except ValueError as error:
+            raise BadRecord(f"{self.pairs.path}, image {regions.image_id!r}: {error}; write the file again") from None
+        return scores
 
     def _tokens_of(self, index: int, caption: str) -> np.ndarray:
         """Look up the caption's tokens where the caption file has it at the pair's place, else make them."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import msgpack
 import numpy as np
 
 from volta_switch.data.lmdb_environment import environment, writing
-from volta_switch.data.regions import Regions
-from volta_switch.errors import UserError
+from volta_switch.data.regions import Regions, TopScores
+from volta_switch.errors import BadRecord, UserError
 
 _ARRAYS = (  # fields 0 to 7, in the file's order
     ("features", "<f4"),
@@ -28,7 +29,10 @@ _ARRAYS = (  # fields 0 to 7, in the file's order
     ("attr_scores", "<f4"),
     ("boxes", "<f4"),
 )
+_STRINGS = 5  # fields 8 to 12: num_boxes, image_h, image_w, image_id, caption
+_LIST_OF_STRINGS = bytes([0x90 + _STRINGS])  # msgpack's head of a list of five
 _KEYS = b"__keys__"
+_FIRST = b"00000000"
 
 
 def write_concap(path: str | Path, pairs: Iterable[tuple[Regions, str]]) -> None:
@@ -45,30 +49,56 @@ def write_concap(path: str | Path, pairs: Iterable[tuple[Regions, str]]) -> None
         put(_KEYS, msgpack.packb(keys, use_bin_type=True))
 
 
+def is_concap(path: str | Path) -> bool:
+    """Whether an LMDB file or directory holds Conceptual Captions records. Raises UserError where it is no LMDB."""
+    path = Path(path)
+    data = path / "data.mdb" if path.is_dir() else path
+    if not data.is_file() or not _looks_like_lmdb(data):
+        return False
+    with environment(path, "image features").begin() as transaction:
+        return transaction.get(_KEYS) is not None or transaction.get(_FIRST) is not None
+
+
+def _looks_like_lmdb(data: Path) -> bool:
+    with data.open("rb") as file:
+        return file.read(20)[16:20] == b"\xde\xc0\xef\xbe"  # the first page's magic number
+
+
 class ConcapFile:
     """Pairs of `Regions` and caption, by index. Can be handed to forked and spawned workers.
 
-    in_memory: keep every decoded pair (585 kB each at VOLTA's size: for small files only).
-    Raises UserError where the file is missing, damaged or of another format.
+    in_memory: keep every decoded pair (585 kB each at VOLTA's size: for small files only). Otherwise arrays are views
+    into the file: copy what outlives it.
+    Making one raises UserError where the file is missing, damaged or of another format; reading a pair raises
+    BadRecord where it is damaged or holds numbers that are not finite.
     """
 
     def __init__(self, path: str | Path, in_memory: bool = False) -> None:
         self.path = Path(path)
         self._decoded: dict[int, tuple[Regions, str]] | None = {} if in_memory else None
-        self._env: lmdb.Environment | None = None
+        self._transaction: lmdb.Transaction | None = None
         self._pid = -1
-        env = self._environment()
-        with env.begin() as transaction:
-            listed = transaction.get(_KEYS)
-            self._length = env.stat()["entries"] - (listed is not None)
-            # records are named by their place, but a file may list other names
-            named_by_place = self._length == 0 or transaction.get(b"00000000") is not None
-            if not named_by_place and listed is None:
-                raise UserError(
-                    f"{self.path}: no record 00000000 and no list of keys; expected VOLTA's Conceptual Captions format "
-                    "(task features have another: see FeatureStore)"
-                )
-            self._keys: list[bytes] | None = None if named_by_place else msgpack.unpackb(listed)
+        self._places: _Places | None = None
+        listed = self._get(_KEYS)
+        entries = environment(self.path, "Conceptual Captions features").stat()["entries"]
+        self._length = entries - (listed is not None)
+        # records are named by their place, but a file may list other names
+        named_by_place = self._length == 0 or self._get(_FIRST) is not None
+        if not named_by_place and listed is None:
+            raise UserError(
+                f"{self.path}: no record 00000000 and no list of keys; expected VOLTA's Conceptual Captions format "
+                "(task features have another: see LmdbFeatures)"
+            )
+        self._keys: list[bytes] | None = None if named_by_place else self._listed_keys(listed)
+
+    def _listed_keys(self, listed: memoryview | None) -> list[bytes]:
+        try:
+            keys = msgpack.unpackb(listed)
+            if not (isinstance(keys, list) and all(isinstance(key, bytes) for key in keys)):
+                raise ValueError("not a list of bytes")
+        except Exception as error:  # damaged bytes can fail in any way
+            raise UserError(f"{self.path}: entry '__keys__' is damaged ({error}); write the file again") from error
+        return keys
 
     def __len__(self) -> int:
         return self._length
@@ -79,30 +109,99 @@ class ConcapFile:
         if self._decoded is None:
             return self._read(index)
         if index not in self._decoded:
-            self._decoded[index] = self._read(index)
+            regions, caption = self._read(index)
+            self._decoded[index] = regions.copied(), caption
         return self._decoded[index]
 
     def _read(self, index: int) -> tuple[Regions, str]:
         key = f"{index:08d}".encode() if self._keys is None else self._keys[index]
-        with self._environment().begin(buffers=True) as transaction:
-            value = transaction.get(key)
-            if value is None:
-                raise UserError(f"{self.path}: record {key!r} is missing; write the file again")
-            try:
-                return _decode(value)
-            except Exception as error:  # a damaged record can fail in any way
-                raise UserError(
-                    f"{self.path}: record {key!r} is not a list of 13 in VOLTA's format "
-                    f"({type(error).__name__}: {error}); write the file again"
-                ) from error
+        value = self._get(key)
+        if value is None:
+            raise BadRecord(f"{self.path}: record {key!r} is missing; write the file again")
+        try:
+            regions, caption = self._decode(value)
+            regions.check_inputs()
+        except Exception as error:  # a damaged record can fail in any way
+            raise BadRecord(
+                f"{self.path}: record {key!r} is not a list of 13 in VOLTA's format "
+                f"({type(error).__name__}: {error}); write the file again"
+            ) from error
+        return regions, caption
 
-    def _environment(self) -> lmdb.Environment:
-        if self._env is None or self._pid != os.getpid():
-            self._env, self._pid = environment(self.path, "Conceptual Captions features"), os.getpid()
-        return self._env
+    def _decode(self, value: memoryview) -> tuple[Regions, str]:
+        """Take the arrays from where they stood in the last record; look for them only where that does not hold."""
+        places = self._places
+        if places is None or not places.fit(value):
+            places = self._places = _find_arrays(value)
+        arrays = {
+            name: np.frombuffer(value, kind, count, start).reshape(shape)
+            for name, kind, shape, count, start in places.arrays
+        }
+        strings = msgpack.unpackb(_LIST_OF_STRINGS + value[places.end :])
+        num_boxes, image_h, image_w, image_id, caption = strings
+        if not (isinstance(image_id, str) and isinstance(caption, str)):
+            raise ValueError("image id and caption are no strings")
+        if len(arrays["features"]) != int(num_boxes):
+            raise ValueError(f"features have {len(arrays['features'])} rows, num_boxes is {num_boxes}")
+        regions = Regions(image_id=image_id, image_w=int(float(image_w)), image_h=int(float(image_h)), **arrays)
+        return regions, caption
+
+    def _get(self, key: bytes) -> memoryview | None:
+        if self._transaction is None or self._pid != os.getpid():
+            # kept open, so that the views which it gives stay valid; finished files are replaced, never written to
+            self._transaction = environment(self.path, "Conceptual Captions features").begin(buffers=True)
+            self._pid = os.getpid()
+        return self._transaction.get(key)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_env": None, "_pid": -1}
+        return {**self.__dict__, "_transaction": None, "_pid": -1}
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the arrays of a record stand, and the bytes between them, which are the same in records of one shape.
+
+    arrays: name, type, shape, number of values and first byte of each; between: (from, to, bytes). end: the byte
+    after the last array.
+    """
+
+    arrays: list[tuple[str, str, tuple[int, ...], int, int]]
+    between: list[tuple[int, int, bytes]]
+    end: int
+
+    def fit(self, value: memoryview) -> bool:
+        """Whether a record has the same arrays in the same places."""
+        return len(value) > self.end and all(value[start:end] == bytes_ for start, end, bytes_ in self.between)
+
+
+def _find_arrays(value: memoryview) -> _Places:
+    """Walk through a record up to its last array. Raises whatever damaged bytes lead to."""
+    unpacker = msgpack.Unpacker(max_buffer_size=0, strict_map_key=False, raw=True)
+    unpacker.feed(value)
+    if unpacker.read_array_header() != len(_ARRAYS) + _STRINGS:
+        raise ValueError("it has another number of fields")
+    arrays: list[tuple[str, str, tuple[int, ...], int, int]] = []
+    between: list[tuple[int, int, bytes]] = []
+    end = 0
+    for name, kind in _ARRAYS:
+        described: dict[bytes, Any] = {}
+        for _ in range(unpacker.read_map_header()):
+            key = unpacker.unpack()
+            described[key] = unpacker.unpack()
+        if list(described)[-1] != b"data" or described[b"nd"] is not True:
+            raise ValueError(f"{name} is not an array as msgpack-numpy writes it")
+        if described[b"type"] != kind.encode():
+            raise ValueError(f"{name} is of type {described[b'type']!r}, expected {kind}")
+        shape = tuple(described[b"shape"])
+        count = int(np.prod(shape, dtype=np.int64))
+        length = len(described[b"data"])
+        if any(size < 0 for size in shape) or count * np.dtype(kind).itemsize != length:
+            raise ValueError(f"{name} of shape {shape} has {length} bytes")
+        start = unpacker.tell() - length
+        between.append((end, start, bytes(value[end:start])))
+        arrays.append((name, kind, shape, count, start))
+        end = start + length
+    return _Places(arrays, between, end)
 
 
 def _encode(regions: Regions, caption: str) -> bytes:
@@ -111,26 +210,11 @@ def _encode(regions: Regions, caption: str) -> bytes:
         array = getattr(regions, name)
         if array is None:
             raise ValueError(f"image {regions.image_id}: Conceptual Captions records hold {name}, which is None")
+        if isinstance(array, TopScores):
+            array = array.dense()
         array = np.ascontiguousarray(array, dtype=kind)
         shape = list(array.shape)
         record.append({b"nd": True, b"type": kind, b"kind": b"", b"shape": shape, b"data": array.tobytes()})
     numbers = (len(regions), regions.image_h, regions.image_w)
     record += [*map(str, numbers), regions.image_id, caption]
     return msgpack.packb(record, use_bin_type=True)
-
-
-def _decode(value: memoryview) -> tuple[Regions, str]:
-    record = msgpack.unpackb(value, raw=False, strict_map_key=False)
-    if len(record) != len(_ARRAYS) + 5:
-        raise ValueError(f"it has {len(record)} fields")
-    arrays = {name: _array(field, kind) for (name, kind), field in zip(_ARRAYS, record, strict=False)}
-    num_boxes, image_h, image_w, image_id, caption = record[len(_ARRAYS) :]
-    for name, array in arrays.items():
-        if len(array) != int(num_boxes):
-            raise ValueError(f"{name} has {len(array)} rows, num_boxes is {num_boxes}")
-    return Regions(image_id=image_id, image_w=int(float(image_w)), image_h=int(float(image_h)), **arrays), caption
-
-
-def _array(field: dict[bytes, Any], kind: str) -> np.ndarray:
-    array = np.frombuffer(field[b"data"], dtype=field[b"type"]).reshape(field[b"shape"])
-    return array if array.dtype == kind else array.astype(kind)

@@ -1,44 +1,32 @@
 """The feature files of VOLTA's tasks: one LMDB record per image, found by the image's key.
 
-VOLTA has three writers, which differ in how a record spells its arrays; all three are read.
-"tsv" (B1): every value a string, arrays base64. "h5" (B2): NumPy arrays and scalars. "npy" (B3): features and boxes as
-base64 bytes, sizes as int.
+VOLTA has three writers, which differ in how a record spells its arrays (feature_records.py); all three are read.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import lmdb
-import numpy as np
 
 from volta_switch.data import safe_pickle
+from volta_switch.data.feature_records import decode_record, encode_h5, encode_npy, encode_tsv
+from volta_switch.data.feature_store import FeatureStore
 from volta_switch.data.lmdb_environment import environment, writing
 from volta_switch.data.regions import Regions
-from volta_switch.errors import UserError
+from volta_switch.errors import BadRecord, UserError
 
 Variant = Literal["tsv", "h5", "npy"]
 _KEYS = b"keys"
-# field of Regions -> (name in "tsv", name in "h5", dtype)
-_DETECTIONS = {
-    "objects_id": ("objects_id", "obj_id", "<i8"),
-    "objects_conf": ("objects_conf", "obj_conf", "<f4"),
-    "attrs_id": ("attrs_id", "attr_id", "<i8"),
-    "attrs_conf": ("attrs_conf", "attr_conf", "<f4"),
-    "cls_prob": ("cls_prob", "cls_prob", "<f4"),
-    "attr_scores": ("attrs", "attr_scores", "<f4"),
-}
 
 
 def write_features(path: str | Path, regions: Iterable[Regions], variant: Variant = "tsv") -> None:
     """Write a directory LMDB as VOLTA's task readers expect it. Detector fields that are None are left out."""
-    encode = {"tsv": _encode_tsv, "h5": _encode_h5, "npy": _encode_npy}[variant]
+    encode = {"tsv": encode_tsv, "h5": encode_h5, "npy": encode_npy}[variant]
     with writing(path, directory=True) as put:
         keys = []
         for image in regions:
@@ -47,23 +35,13 @@ def write_features(path: str | Path, regions: Iterable[Regions], variant: Varian
         put(_KEYS, pickle.dumps(keys, protocol=4))
 
 
-class FeatureStore:
-    """`Regions` by image id (str or int). Can be handed to forked and spawned workers.
-
-    feature_size: the width F that the model expects; None accepts any.
-    detections: also decode the detector's classes and attributes (not needed by the tasks, and slow to decode).
-    in_memory: keep every decoded image (295 kB each at VOLTA's size: for small files only).
-    Raises UserError where the file, an image or the expected width is missing, naming it.
-    """
+class LmdbFeatures(FeatureStore):
+    """A task feature file of VOLTA's, any of the three variants."""
 
     def __init__(
         self, path: str | Path, feature_size: int | None = None, *, detections: bool = False, in_memory: bool = False
     ) -> None:
-        self.path = Path(path)
-        self.feature_size = feature_size
-        self.in_memory = in_memory
-        self._detections = detections
-        self._decoded: dict[str, Regions] = {}
+        super().__init__(path, feature_size, detections=detections, in_memory=in_memory)
         self._env: lmdb.Environment | None = None
         self._pid = -1
         with self._environment().begin() as transaction:
@@ -74,14 +52,13 @@ class FeatureStore:
                 "(Conceptual Captions files have another format: see ConcapFile)"
             )
         names = safe_pickle.loads(listed, f"{self.path}, entry 'keys'")
+        if not isinstance(names, list | tuple):
+            raise UserError(f"{self.path}: entry 'keys' is a {type(names).__name__}, expected a list; write it again")
         self._keys = {name.decode() if isinstance(name, bytes) else str(name): None for name in names}  # ordered set
 
     def keys(self) -> list[str]:
         """Return the image ids, in the file's order."""
         return list(self._keys)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._keys)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -89,57 +66,22 @@ class FeatureStore:
     def __contains__(self, image_id: object) -> bool:
         return str(image_id) in self._keys
 
-    def __getitem__(self, image_id: str | int) -> Regions:
-        image_id = str(image_id)
-        if image_id in self._decoded:
-            return self._decoded[image_id]
-        regions = self._read(image_id)
-        if self.in_memory:
-            self._decoded[image_id] = regions
-        return regions
-
     def _read(self, image_id: str) -> Regions:
+        source = self.source(image_id)
         with self._environment().begin(buffers=True) as transaction:
             value = transaction.get(image_id.encode())
             if value is None:
-                raise UserError(
-                    f"{self.path}: no image {image_id!r} among its {len(self._keys)}; "
-                    "extract its features, or point the task at the feature file that belongs to the annotations"
-                )
-            source = f"{self.path}, image {image_id!r}"
-            record = safe_pickle.loads(value, source)
+                raise BadRecord(f"{source}: listed in 'keys', but its record is missing; write the file again")
+            try:
+                record = safe_pickle.loads(value, source)
+            except UserError as error:
+                raise BadRecord(str(error)) from error
         try:
-            return self._decode(image_id, record)
-        except (KeyError, ValueError, TypeError, AttributeError, binascii.Error) as error:
-            raise UserError(
+            return decode_record(image_id, record, self.detections)
+        except Exception as error:  # a damaged record can fail in any way
+            raise BadRecord(
                 f"{source}: not a record of a VOLTA task ({type(error).__name__}: {error}); write the file again"
             ) from error
-
-    def _decode(self, image_id: str, record: dict[str, Any]) -> Regions:
-        boxes = _array(record["boxes"], "<f4").reshape(-1, 4)
-        features = _array(record["features"], "<f4")
-        if features.size % max(len(boxes), 1):
-            raise ValueError(f"{features.size} feature values for {len(boxes)} boxes")
-        width = features.size // len(boxes) if len(boxes) else self.feature_size or 0
-        if self.feature_size is not None and width != self.feature_size:
-            raise UserError(
-                f"{self.path}, image {image_id!r}: features are {width} wide, the model expects {self.feature_size}; "
-                f"set v_feature_size to {width}, or give the feature file that the model was made for"
-            )
-        detections = {}
-        for name, (tsv, h5, kind) in _DETECTIONS.items() if self._detections else ():
-            value = record.get(tsv, record.get(h5))
-            if value is not None:
-                array = _array(value, kind)
-                detections[name] = array.reshape(len(boxes), -1) if name in ("cls_prob", "attr_scores") else array
-        return Regions(
-            image_id=image_id,
-            features=features.reshape(len(boxes), width),
-            boxes=boxes,
-            image_w=int(record["img_w"]),
-            image_h=int(record["img_h"]),
-            **detections,
-        )
 
     def _environment(self) -> lmdb.Environment:
         if self._env is None or self._pid != os.getpid():
@@ -148,52 +90,3 @@ class FeatureStore:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_env": None, "_pid": -1}
-
-
-def _array(value: Any, kind: str) -> np.ndarray:
-    if isinstance(value, str | bytes):
-        return np.frombuffer(base64.b64decode(value), dtype=kind)
-    return np.ascontiguousarray(value, dtype=kind)
-
-
-def _base64(array: np.ndarray, kind: str) -> bytes:
-    return base64.b64encode(np.asarray(array, dtype=kind).tobytes())
-
-
-def _encode_tsv(regions: Regions) -> dict[str, str]:
-    record = {"img_id": regions.image_id, "img_h": str(regions.image_h), "img_w": str(regions.image_w)}
-    record["num_boxes"] = str(len(regions))
-    record["boxes"] = _base64(regions.boxes, "<f4").decode()
-    record["features"] = _base64(regions.features, "<f4").decode()
-    for name, (tsv, _, kind) in _DETECTIONS.items():
-        array = getattr(regions, name)
-        if array is not None:
-            record[tsv] = _base64(array, kind).decode()
-    if "cls_prob" in record:
-        record["classes"] = record["cls_prob"]  # VOLTA's rows hold the distribution under both names
-    return record
-
-
-def _encode_h5(regions: Regions) -> dict[str, Any]:
-    record: dict[str, Any] = {
-        "img_id": regions.image_id,
-        "features": np.asarray(regions.features, dtype=np.float32),
-        "boxes": np.asarray(regions.boxes, dtype=np.float32),
-        "img_h": np.int64(regions.image_h),
-        "img_w": np.int64(regions.image_w),
-    }
-    for name in ("objects_id", "objects_conf", "attrs_id", "attrs_conf"):
-        array = getattr(regions, name)
-        if array is not None:
-            record[_DETECTIONS[name][1]] = np.asarray(array)
-    return record
-
-
-def _encode_npy(regions: Regions) -> dict[str, Any]:
-    return {
-        "features": _base64(regions.features, "<f4"),
-        "boxes": _base64(regions.boxes, "<f4"),
-        "img_h": regions.image_h,
-        "img_w": regions.image_w,
-        "num_boxes": len(regions),
-    }

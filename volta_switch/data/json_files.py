@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonlines
+
 from volta_switch.errors import UserError
 
 
@@ -14,26 +16,31 @@ def read_json(path: str | Path) -> Any:
     text = _read(path)
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}); copy or write the file again") from error
 
 
 def read_json_lines(path: str | Path) -> list[Any]:
     """Return the value of each line that is not blank. Raises UserError where the file is missing or a line no JSON."""
-    values = []
-    for number, line in enumerate(_read(path).splitlines(), start=1):
-        if line.strip():
-            try:
-                values.append(json.loads(line))
-            except ValueError as error:
-                raise UserError(f"{path}, line {number}: not JSON ({error}); copy or write the file again") from error
-    return values
+    try:
+        with jsonlines.open(path) as reader:
+            return list(reader.iter(skip_empty=True))
+    except jsonlines.InvalidLineError as error:
+        raise UserError(f"{path}, line {error.lineno}: not JSON ({error}); copy or write the file again") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: not JSON ({error}); copy or write the file again") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from error
 
 
 def _read(path: str | Path) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the data root of the task") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason}); copy or write the file again") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str | Path, error: OSError | UnicodeDecodeError) -> UserError:
+    if isinstance(error, OSError):
+        return UserError(f"{path}: cannot be read ({error.strerror}); check the data root of the task")
+    return UserError(f"{path}: not UTF-8 text ({error.reason}); copy or write the file again")

@@ -79,7 +79,7 @@ def writing(path: str | Path, *, directory: bool) -> Iterator[Callable[[bytes, b
     unfinished = final.with_name(f"{final.name}.unfinished-{os.getpid()}")
     unfinished.unlink(missing_ok=True)
     try:
-        writer = _Writer(unfinished)
+        writer = Writer(unfinished)
         try:
             yield writer.put
             writer.commit()
@@ -90,27 +90,45 @@ def writing(path: str | Path, *, directory: bool) -> Iterator[Callable[[bytes, b
         unfinished.unlink(missing_ok=True)
 
 
-class _Writer:
-    """Puts records in transactions of a few megabytes, making the map larger as they come."""
+class Writer:
+    """Puts records into an LMDB file, making its map larger as they come.
+
+    durable: nothing is written before `commit`, which writes everything since the last one or, if the process or the
+    machine stops, nothing. Else records are written every few megabytes.
+    """
 
     _TRANSACTION = 32 << 20  # bytes
 
-    def __init__(self, path: Path) -> None:
-        self.env = lmdb.open(str(path), subdir=False, lock=False, map_size=self._TRANSACTION, sync=False)
-        self._pending: list[tuple[bytes, bytes]] = []
+    def __init__(self, path: Path, *, durable: bool = False) -> None:
+        require_lmdb_0_9()
+        self._durable = durable
+        try:
+            self.env = lmdb.open(str(path), subdir=False, lock=False, map_size=self._TRANSACTION, sync=durable)
+        except lmdb.Error as error:
+            raise UserError(f"{path}: not a readable LMDB file ({error}); delete it to write it anew") from error
+        self._pending: dict[bytes, bytes] = {}
         self._bytes = 0
 
     def put(self, key: bytes, value: bytes) -> None:
-        self._pending.append((key, value))
+        """Add a record, or replace it."""
+        self._pending[key] = value
         self._bytes += len(key) + len(value)
-        if self._bytes >= self._TRANSACTION:
+        if self._bytes >= self._TRANSACTION and not self._durable:
             self.commit()
 
+    def get(self, key: bytes) -> bytes | None:
+        """Return a record, written or not yet."""
+        if key in self._pending:
+            return self._pending[key]
+        with self.env.begin() as transaction:
+            return transaction.get(key)
+
     def commit(self) -> None:
+        """Write what was put."""
         while True:
             try:
                 with self.env.begin(write=True) as transaction:
-                    for key, value in self._pending:
+                    for key, value in self._pending.items():
                         transaction.put(key, value)
                 break
             except lmdb.MapFullError:  # the transaction was rolled back: repeat it in a larger map

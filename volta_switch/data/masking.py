@@ -37,13 +37,13 @@ class WordMasking:
         masked, labels = input_ids.copy(), np.full(len(input_ids), IGNORED, dtype=np.int64)
         if words < 1:
             return masked, labels
-        choice, kind, anything = rng.random((3, words))
-        chosen = self._span(words, rng) if self.span else choice < self.rate
-        hidden = np.flatnonzero(chosen)
-        original, kind = input_ids[1:-1][hidden], kind[hidden]
-        random_tokens = (anything[hidden] * self.vocab_size).astype(np.int64)
-        masked[hidden + 1] = np.where(kind < 0.8, self.mask_id, np.where(kind < 0.9, random_tokens, original))
-        labels[hidden + 1] = original
+        hidden = self._span(words, rng) if self.span else np.flatnonzero(rng.random(words) < self.rate) + 1
+        if len(hidden):
+            labels[hidden] = input_ids[hidden]
+            kind, anything = rng.random((2, len(hidden)))
+            masked[hidden[kind < 0.8]] = self.mask_id
+            other = (kind >= 0.8) & (kind < 0.9)
+            masked[hidden[other]] = (anything[other] * self.vocab_size).astype(np.int64)
         return masked, labels
 
     @staticmethod
@@ -51,9 +51,7 @@ class WordMasking:
         """Choose a start, and a length from 1 to the text's; the span ends with the text where it would run past it."""
         length = rng.integers(1, words + 1)
         start = rng.integers(words)
-        chosen = np.zeros(words, dtype=bool)
-        chosen[start : start + length] = True
-        return chosen
+        return np.arange(start, min(start + length, words)) + 1  # behind [CLS]
 
 
 @dataclass(frozen=True)

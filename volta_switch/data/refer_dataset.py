@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from volta_switch.data.collate import Sample, collate_grounding
-from volta_switch.data.feature_lmdb import FeatureStore
+from volta_switch.data.feature_store import FeatureStore
 from volta_switch.data.refer import ReferEntry
 from volta_switch.data.regions import pairwise_iou
 from volta_switch.data.task_images import TaskImages

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -39,7 +40,9 @@ def load_retrieval(path: str | Path, image_id_from: Literal["img_path", "id"] = 
     for number, line in enumerate(read_json_lines(path), start=1):
         try:
             name = line["id"] if image_id_from == "id" else int(Path(line["img_path"]).stem)
-            sentences = list(line["sentences"])
+            sentences = line["sentences"]
+            if not (isinstance(sentences, list) and all(isinstance(sentence, str) for sentence in sentences)):
+                raise TypeError("sentences is no list of texts")
             if not sentences:
                 raise ValueError("no sentence")
         except (KeyError, TypeError, ValueError) as error:
@@ -55,6 +58,19 @@ def load_retrieval(path: str | Path, image_id_from: Literal["img_path", "id"] = 
         twice = next(name for index, name in enumerate(image_ids) if name in image_ids[:index])
         raise UserError(f"{path}: image {twice!r} stands on two lines; expected one line for each image")
     return RetrievalAnnotations(image_ids, captions, np.array(caption_image, dtype=np.int64), str(path))
+
+
+def write_hard_negatives(path: str | Path, image_ids: Sequence[int], pool: np.ndarray) -> None:
+    """Write VOLTA's `hard_negative.pkl`.
+
+    pool: (images, K) indices into image_ids, K > 1: each image itself, then those that resemble it. Raises ValueError
+    for a pool of another form.
+    """
+    own = np.arange(len(image_ids))
+    if pool.ndim != 2 or pool.shape[1] < 2 or not np.array_equal(pool[:, 0], own) or not np.isin(pool, own).all():
+        raise ValueError(f"expected {len(own)} rows of indices below {len(own)}, each its own number first")
+    content = {"train_hard_pool": pool.astype(np.float64), "train_image_list": [int(name) for name in image_ids]}
+    safe_pickle.dump(Path(path), content)
 
 
 def load_hard_negatives(path: str | Path, annotations: RetrievalAnnotations) -> np.ndarray:

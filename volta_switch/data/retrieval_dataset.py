@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from volta_switch.data.collate import Layout, Sample, collate_alternatives, image_inputs, text_inputs
-from volta_switch.data.feature_lmdb import FeatureStore
+from volta_switch.data.feature_store import FeatureStore
 from volta_switch.data.retrieval import RetrievalAnnotations
 from volta_switch.data.task_images import TaskImages
 from volta_switch.data.tokenizer import Tokenizer
@@ -23,8 +23,8 @@ class RetrievalDataset:
     hard_negatives: (images, K) int64, the images that resemble each (`load_hard_negatives`); None, as in VOLTA's
     validation: the fourth alternative is another random caption.
     Negatives come from all other images of the split (differs from VOLTA, whose counter draws all random captions from
-    the first image), and a caption that is word for word the true one is drawn again. A sample depends on (seed,
-    epoch, index) alone. Its id is the index of the caption.
+    the first image), and a caption that is word for word the true one is drawn again; volta_compat: neither. A sample
+    depends on (seed, epoch, index) alone. Its id is the index of the caption.
     Raises UserError for a split of fewer than two images.
     """
 
@@ -40,6 +40,7 @@ class RetrievalDataset:
         hard_negatives: np.ndarray | None = None,
         max_seq_length: int = 30,
         max_regions: int | None = None,
+        volta_compat: bool = False,
         seed: int = 0,
     ) -> None:
         if len(annotations.image_ids) < 2:
@@ -51,6 +52,7 @@ class RetrievalDataset:
         self._hard_negatives = hard_negatives
         # the captions of image i are those from _first[i] up to _first[i + 1]
         self._first = np.searchsorted(annotations.caption_image, np.arange(len(annotations.image_ids) + 1))
+        self._volta_compat = volta_compat
         self._seed = seed
         self._epoch = 0
 
@@ -86,6 +88,8 @@ class RetrievalDataset:
             else:
                 other = self._other_image(image, rng)
             caption = int(rng.integers(self._first[other], self._first[other + 1]))
+            if self._volta_compat:
+                return caption - int(self._first[other])  # VOLTA takes a caption's number in its image for its index
             if not np.array_equal(self._tokens[caption], self._tokens[index]):
                 break
         return caption

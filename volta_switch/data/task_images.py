@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from volta_switch.data.feature_lmdb import FeatureStore
+from volta_switch.data.feature_store import FeatureStore
 from volta_switch.data.regions import Regions, global_feature, locations
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from volta_switch.data.collate import Sample, collate_labelled
-from volta_switch.data.feature_lmdb import FeatureStore
+from volta_switch.data.feature_store import FeatureStore
 from volta_switch.data.task_images import TaskImages
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.data.vqa import VqaAnnotations

@@ -158,7 +158,7 @@ class BertForVLPreTraining(nn.Module):
         Args:
             masked_lm_labels: (B, T), -1 ignored.
             image_label: (B, N), 1 masked, -1 not; N boxes, the global region excluded.
-            image_cls: (B, N, C), index 0 background.
+            image_cls: (B, N, C), index 0 background; or (K, C), the rows of the boxes whose image_label is 1 alone.
             obj_labels, obj_confs, attr_labels, attr_confs: (B, N).
             next_sentence_label: (B,), 0 aligned, 1 mismatched.
             image_feat_target: (B, N, F), the features before masking, for the visual targets that regress them;

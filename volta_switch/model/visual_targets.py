@@ -33,7 +33,7 @@ class RegionLabels:
     """What is known of the boxes of a batch; each field may be missing if no active target reads it."""
 
     image_label: Tensor  # (B, N) 1 masked, -1 not
-    image_cls: Tensor | None  # (B, N, C), index 0 background
+    image_cls: Tensor | None  # (B, N, C), index 0 background; or (K, C), of the masked regions alone
     image_feat: Tensor | None  # (B, N, F)
     obj_labels: Tensor | None  # (B, N)
     obj_confs: Tensor | None
@@ -45,7 +45,7 @@ class RegionLabels:
         values = getattr(self, name)
         if values is None:
             raise UserError(f"visual target {target} needs {name} in the batch")
-        return values[self.image_label == 1]
+        return values if name == "image_cls" and values.dim() == 2 else values[self.image_label == 1]
 
 
 def target_widths(config: Config) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Metrics: pure functions of arrays.
 
 A tie is never a win: where another candidate scores as high as the right one, the right one ranks behind it. Nor is a
-score that is no number.
+score that is no number. VOLTA instead takes the order that sorting happens to leave (``volta_ties``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def caption_ranks(scores: np.ndarray, caption_image: np.ndarray) -> np.ndarray:
+def caption_ranks(scores: np.ndarray, caption_image: np.ndarray, *, volta_ties: bool = False) -> np.ndarray:
     """Image retrieval: the rank of each caption's image among all images.
 
     Args:
@@ -21,11 +21,13 @@ def caption_ranks(scores: np.ndarray, caption_image: np.ndarray) -> np.ndarray:
     Returns:
         (captions,) int, 0 where the right image scores strictly highest.
     """
+    if volta_ties:
+        return (best_first(scores) == caption_image[:, None]).argmax(1)
     right = scores[np.arange(len(scores)), caption_image][:, None]
     return (~(scores < right)).sum(1) - 1
 
 
-def image_ranks(scores: np.ndarray, caption_image: np.ndarray) -> np.ndarray:
+def image_ranks(scores: np.ndarray, caption_image: np.ndarray, *, volta_ties: bool = False) -> np.ndarray:
     """Text retrieval: the best rank among each image's captions, counting only other images' captions as rivals.
 
     Args:
@@ -35,6 +37,8 @@ def image_ranks(scores: np.ndarray, caption_image: np.ndarray) -> np.ndarray:
     Returns:
         (images,) int, 0 where one of the image's captions scores strictly above every other image's caption.
     """
+    if volta_ties:
+        return (caption_image[best_first(scores.T)] == np.arange(scores.shape[1])[:, None]).argmax(1)
     ranks = np.empty(scores.shape[1], dtype=np.int64)
     for image in range(scores.shape[1]):
         own = caption_image == image
@@ -42,17 +46,22 @@ def image_ranks(scores: np.ndarray, caption_image: np.ndarray) -> np.ndarray:
     return ranks
 
 
+def best_first(scores: np.ndarray) -> np.ndarray:
+    """Each row's columns from the highest score to the lowest, ties as VOLTA's call of NumPy's sort leaves them."""
+    return np.argsort(-scores.astype(np.float64), axis=1)
+
+
 def recall_at(ranks: np.ndarray, k: int) -> float:
     """Share of ranks below k, in percent."""
     return 100.0 * float((ranks < k).mean())
 
 
-def retrieval_metrics(scores: np.ndarray, caption_image: np.ndarray) -> dict[str, float]:
+def retrieval_metrics(scores: np.ndarray, caption_image: np.ndarray, *, volta_ties: bool = False) -> dict[str, float]:
     """R@1, 5 and 10, median and mean rank (from 1), for image retrieval (``ir_``) and text retrieval (``tr_``)."""
     metrics = {}
     for direction, ranks in (
-        ("ir", caption_ranks(scores, caption_image)),
-        ("tr", image_ranks(scores, caption_image)),
+        ("ir", caption_ranks(scores, caption_image, volta_ties=volta_ties)),
+        ("tr", image_ranks(scores, caption_image, volta_ties=volta_ties)),
     ):
         for k in (1, 5, 10):
             metrics[f"{direction}_r{k}"] = recall_at(ranks, k)
@@ -61,14 +70,42 @@ def retrieval_metrics(scores: np.ndarray, caption_image: np.ndarray) -> dict[str
     return metrics
 
 
+def mean_of_folds(
+    scores: np.ndarray, caption_image: np.ndarray, fold: int, *, volta_ties: bool = False
+) -> dict[str, float]:
+    """``retrieval_metrics`` of each ``fold`` consecutive images among themselves, then the mean over the folds.
+
+    COCO's "1k" numbers are those of five folds of 1000 images. Images that fill no whole fold are left out.
+    """
+    folds = []
+    for start in range(0, scores.shape[1] - fold + 1, fold):
+        inside = (caption_image >= start) & (caption_image < start + fold)
+        part = scores[inside, start : start + fold]
+        folds.append(retrieval_metrics(part, caption_image[inside] - start, volta_ties=volta_ties))
+    return {name: float(np.mean([metrics[name] for metrics in folds])) for name in folds[0]}
+
+
 def soft_accuracy(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """VQA: the soft label of each best answer, (samples, labels) twice to (samples,) in [0, 1]."""
     return targets[np.arange(len(targets)), scores.argmax(1)]
 
 
-def soft_label(votes: int) -> float:
-    """VOLTA's soft VQA label of an answer that ``votes`` of ten annotators gave: 0, .3, .6, .9, 1."""
-    return min(1.0, 0.3 * votes)
+def clear_choices(scores: np.ndarray) -> np.ndarray:
+    """Each row's column that scores strictly highest, (samples, labels) to (samples,); -1 where none does."""
+    best = scores.argmax(1)
+    highest = scores[np.arange(len(scores)), best]
+    return np.where((scores < highest[:, None]).sum(1) == scores.shape[1] - 1, best, -1)
+
+
+def consistency(groups: Sequence[str], hits: np.ndarray) -> float:
+    """NLVR2: the share of sentences that are judged rightly for all their pairs of images, in percent.
+
+    groups: the sentence of each sample; hits: (samples,) bool.
+    """
+    right: dict[str, bool] = {}
+    for group, hit in zip(groups, hits, strict=True):
+        right[group] = right.get(group, True) and bool(hit)
+    return 100.0 * sum(right.values()) / len(right)
 
 
 def grounding_hits(scores: np.ndarray, overlaps: np.ndarray, candidates: np.ndarray) -> np.ndarray:
@@ -84,6 +121,11 @@ def grounding_hits(scores: np.ndarray, overlaps: np.ndarray, candidates: np.ndar
     best = np.where(candidates, scores, -np.inf).argmax(1)
     rows = np.arange(len(scores))
     return (overlaps[rows, best] > 0.5) & candidates[rows, best]
+
+
+def grounding_ceiling(overlaps: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """Referring expressions: whether any candidate would be a hit, (samples, regions) twice to (samples,) bool."""
+    return ((overlaps > 0.5) & candidates).any(1)
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float]:

@@ -9,17 +9,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from volta_switch.data.collate import Batch
-from volta_switch.data.refer import load_refer
+from volta_switch.data.refer import ReferEntry, load_refer
 from volta_switch.data.refer_dataset import ReferDataset
-from volta_switch.tasks.metrics import grounding_hits
+from volta_switch.errors import UserError
+from volta_switch.tasks.metrics import grounding_ceiling, grounding_hits
 from volta_switch.tasks.task import Task
 
 
 class ReferTask(Task):
     """Binary cross-entropy of every region's score against its IoU with the referent, summed over the regions.
 
-    The score is the share of expressions whose best region overlaps the referent by more than 0.5. The global region
-    is trained on, as in VOLTA, but is no answer (VOLTA may answer with the whole image).
+    The score is the share of expressions whose best region overlaps the referent by more than 0.5; ``oracle_ceiling``
+    is what a perfect model would reach with these boxes. Split "test" is testA and testB together, and both are also
+    reported by themselves. The global region is trained on, as in VOLTA, but is no answer. With ``volta_compat`` it is
+    one, and results call an expression by its image and count all slots, as VOLTA's do.
     """
 
     metric = "accuracy"
@@ -27,12 +30,26 @@ class ReferTask(Task):
 
     def dataset(self, split: str, training: bool) -> ReferDataset:
         """Expressions of a split."""
-        return ReferDataset(
-            load_refer(self.spec.path(self.spec.dataroot), self.spec.name, split),
-            self.store(),
-            self.tokenizer,
-            **self.sizes,
-        )
+        entries = load_refer(self.spec.path(self.spec.dataroot), self.spec.name, split)
+        self.entries: dict[str, ReferEntry] = {str(entry.sent_id): entry for entry in entries}
+        parts = {entry.split for entry in entries}
+        self.parts = sorted(parts) if len(parts) > 1 else []  # a split that is all there is needs no second number
+        return ReferDataset(entries, self.store(), self.tokenizer, **self.sizes)
+
+    def features_path(self) -> str:
+        """Detected boxes' features, or with ``boxes="gt"`` those of the annotated boxes."""
+        if self.options.boxes == "detected":
+            return self.spec.features_h5path1
+        if not self.spec.features_h5path2:
+            raise UserError(
+                f"{self.spec.key} ({self.spec.name}): --boxes gt needs features of the annotated boxes; name the file "
+                "in the task file's features_h5path2"
+            )
+        return self.spec.features_h5path2
+
+    def notes(self) -> dict[str, str]:
+        """Whose boxes the candidates are."""
+        return {"boxes": self.options.boxes}
 
     def loss(self, scores: Tensor, batch: Batch) -> Tensor:
         """Mean over expressions of the summed binary cross-entropies; padding contributes nothing."""
@@ -41,17 +58,35 @@ class ReferTask(Task):
 
     def hits(self, scores: Tensor, batch: Batch) -> np.ndarray:
         """(B,) whether the best candidate is right."""
-        assert batch.target is not None and batch.candidates is not None
-        arrays = (scores[..., 0], batch.target, batch.candidates)
+        assert batch.target is not None
+        arrays = (scores[..., 0], batch.target, self._candidates(batch))
         return grounding_hits(*(array.cpu().numpy() for array in arrays))
+
+    def measures(self, scores: Tensor, batch: Batch) -> dict[str, np.ndarray]:
+        """Accuracy, its ceiling, and the accuracy on each part of the split."""
+        assert batch.target is not None
+        hits = self.hits(scores, batch)
+        ceiling = grounding_ceiling(batch.target.cpu().numpy(), self._candidates(batch).cpu().numpy())
+        part_of = np.array([self.entries[name].split for name in batch.ids])
+        by_part = {f"accuracy_{part}": hits[part_of == part] for part in self.parts}
+        return {"accuracy": hits, "oracle_ceiling": ceiling, **by_part}
 
     def results(self, scores: Tensor, batch: Batch) -> list[Any]:
         """Per expression: its id, the chosen box's index (from 0, the global region not counted), and the IoU."""
-        assert batch.target is not None and batch.candidates is not None
-        best = scores[..., 0].masked_fill(~batch.candidates, float("-inf")).argmax(1, keepdim=True)
+        assert batch.target is not None
+        compat = self.options.volta_compat
+        best = scores[..., 0].masked_fill(~self._candidates(batch), float("-inf")).argmax(1, keepdim=True)
         overlaps = batch.target.gather(1, best)[:, 0].tolist()
-        boxes = (best[:, 0] - self.layout.boxes_from).tolist()
+        boxes = (best[:, 0] - (0 if compat else self.layout.boxes_from)).tolist()
+        names = [self.entries[name].image_id if compat else name for name in batch.ids]
         return [
             {"id": name, "target": box, "IOU": overlap}
-            for name, box, overlap in zip(batch.ids, boxes, overlaps, strict=True)
+            for name, box, overlap in zip(names, boxes, overlaps, strict=True)
         ]
+
+    def _candidates(self, batch: Batch) -> Tensor:
+        """(B, R) the slots that may be answered."""
+        if self.options.volta_compat:
+            return batch.inputs["image_attention_mask"].bool()
+        assert batch.candidates is not None
+        return batch.candidates

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,10 +16,11 @@ from volta_switch.data.retrieval import load_hard_negatives, load_retrieval
 from volta_switch.data.retrieval_dataset import RetrievalDataset, RetrievalPool
 from volta_switch.errors import UserError
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks
-from volta_switch.tasks.metrics import retrieval_metrics
+from volta_switch.tasks.metrics import best_first, mean_of_folds, retrieval_metrics
 from volta_switch.tasks.task import Evaluation, Task
 
 ALTERNATIVES = 4  # the pair, a random caption, a random image, a hard-negative caption
+FOLD = 1000  # images among which COCO's "1k" numbers rank
 
 
 class RetrievalTask(Task):
@@ -37,6 +39,7 @@ class RetrievalTask(Task):
             self.tokenizer,
             **self.sizes,
             hard_negatives=load_hard_negatives(pool, annotations) if training else None,
+            volta_compat=self.options.volta_compat,
             seed=self.options.seed,
         )
 
@@ -60,6 +63,7 @@ class RetrievalTask(Task):
     ) -> Evaluation:
         """R@1, 5, 10 in both directions over all image-caption pairs.
 
+        Over a multiple of 1000 images (COCO's 5000) also the means over its thousands, ``ir_r1_1k`` and so on.
         A pre-training model is tested zero-shot, by the probability that its matching head gives to "aligned".
         Results hold the indices of the 20 best images per caption, as VOLTA's.
         """
@@ -71,9 +75,13 @@ class RetrievalTask(Task):
             **self.sizes,
         )
         scores = self.score_matrix(model, pool, batch_size, device)
-        metrics = retrieval_metrics(scores, np.asarray(annotations.caption_image))
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :20]
-        return Evaluation(metrics["ir_r1"], metrics, best.tolist())
+        right, ties = annotations.caption_image, self.options.volta_compat
+        metrics = retrieval_metrics(scores, right, volta_ties=ties)
+        if scores.shape[1] > FOLD and scores.shape[1] % FOLD == 0:
+            folds = mean_of_folds(scores, right, FOLD, volta_ties=ties)
+            metrics |= {f"{name}_1k": value for name, value in folds.items()}
+        best = best_first(scores) if ties else np.argsort(-scores, axis=1, kind="stable")
+        return Evaluation(metrics["ir_r1"], metrics, best[:, :20].tolist())
 
     def score_matrix(
         self,
@@ -105,20 +113,20 @@ class RetrievalTask(Task):
             raise UserError("zero-shot retrieval needs a model with a matching head (fusion_method is none)")
         return match.float().softmax(-1)[:, 0]
 
-    def _annotations(self, split: str) -> Any:
-        """The jsonl of a split: the task file's for training and validation, ``<split>_ann.jsonl`` beside it else."""
-        known = {
-            self.spec.train_split: self.spec.train_annotations_jsonpath,
-            self.spec.val_split: self.spec.val_annotations_jsonpath,
-        }
-        if known.get(split):
-            return self.spec.path(known[split])
+    def _annotations(self, split: str) -> Path:
+        """The jsonl of a split: the task file's for training and validation, ``<split>_ann.jsonl`` beside it else.
+
+        VOLTA calls the validation file ``valid_ann.jsonl``; COCO's ``test1k`` is a split of its own.
+        """
+        given = self.given_annotations(split)
+        if given is not None:
+            return given
         beside = self.spec.val_annotations_jsonpath or self.spec.train_annotations_jsonpath
         if not beside:
             raise UserError(f"{self.spec.key} ({self.spec.name}): the task file names no annotations for {split!r}")
-        return self.spec.path(beside).with_name(f"{split}_ann.jsonl")
+        return self.spec.path(beside).with_name(f"{'valid' if split == 'val' else split}_ann.jsonl")
 
-    def _id_key(self) -> Any:
+    def _id_key(self) -> Literal["img_path", "id"]:
         return "id" if "COCO" in self.spec.name else "img_path"
 
 

@@ -4,41 +4,57 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from volta_switch.config import Config
-from volta_switch.data.batching import BatchSampler, make_loader
+from volta_switch.data.batching import BatchSampler, ChosenSamples, Loader, make_loader
 from volta_switch.data.collate import Batch, Layout
-from volta_switch.data.feature_lmdb import FeatureStore
+from volta_switch.data.concap_pairs import subset
+from volta_switch.data.feature_files import open_features
+from volta_switch.data.feature_store import FeatureStore
 from volta_switch.data.tokenizer import Tokenizer
+from volta_switch.errors import UserError
 from volta_switch.model.bert import BertForVLTasks
 from volta_switch.tasks.task_file import TaskSpec
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    """How the data are read: worker processes per loader, and whether decoded images stay in memory."""
+    """How the data are read: worker processes per loader, whether decoded images stay in memory, what is passed over.
+
+    ``boxes``: for referring expressions, the detector's (``features_h5path1``) or the annotated ones (its
+    ``features_h5path2``). ``volta_compat``: with VOLTA's known errors, see docs/volta-differences.md.
+    """
 
     seed: int = 0
     num_workers: int = 0
     in_memory: bool = False
     features: str = ""  # another feature file than the task file's
+    boxes: Literal["detected", "gt"] = "detected"
+    volta_compat: bool = False
+    max_bad_records: int = 0  # records that cannot be used and are passed over before the run is stopped
+    data_fraction: float = 1.0  # of the training samples, drawn by data_fraction_seed
+    data_fraction_seed: int = 0
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics in percent (``loss`` aside), the score that selects epochs, and results in submission format."""
+    """Metrics in percent (``loss`` aside), the score that selects epochs, and results in submission format.
+
+    ``notes``: what else must be known to read the metrics, such as which boxes were the candidates.
+    """
 
     score: float
     metrics: dict[str, float]
     results: list[Any]
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 class Task(ABC):
@@ -64,7 +80,11 @@ class Task(ABC):
 
     @abstractmethod
     def hits(self, scores: Tensor, batch: Batch) -> np.ndarray:
-        """(B,) in [0, 1]: how right each sample is."""
+        """(B,) in [0, 1]: how right each sample is; a task may leave out samples that do not count."""
+
+    def measures(self, scores: Tensor, batch: Batch) -> dict[str, np.ndarray]:
+        """What evaluation averages over all batches: values in [0, 1] of a batch's samples, or of some of them."""
+        return {self.metric: self.hits(scores, batch)}
 
     @abstractmethod
     def results(self, scores: Tensor, batch: Batch) -> list[Any]:
@@ -79,39 +99,70 @@ class Task(ABC):
             "max_regions": self.spec.max_region_num,
         }
 
-    def store(self) -> FeatureStore:
-        """The image features."""
-        path = self.spec.path(self.options.features or self.spec.features_h5path1)
-        return FeatureStore(path, self.config.v_feature_size, in_memory=self.options.in_memory)
+    def store(self, features: str = "") -> FeatureStore:
+        """The image features: of the file that the options name, else ``features``, else the task file's."""
+        path = self.spec.path(self.options.features or features or self.features_path())
+        return open_features(path, self.config.v_feature_size, in_memory=self.options.in_memory)
 
-    def loader(self, split: str, batch_size: int, training: bool) -> DataLoader:
-        """Batches of a split, shuffled for training."""
+    def features_path(self) -> str:
+        """The feature file that the task file names for the boxes asked for."""
+        if self.options.boxes != "detected":
+            raise UserError(f"{self.spec.key} ({self.spec.name}): --boxes {self.options.boxes} is for RefCOCO's tasks")
+        return self.spec.features_h5path1
+
+    def validation_features(self, split: str) -> str:
+        """``features_h5path2`` for the validation split: tasks whose splits have feature files of their own name it."""
+        return self.spec.features_h5path2 if split == self.spec.val_split else ""
+
+    def given_annotations(self, split: str) -> Path | None:
+        """The file that the task file names for a split; None where the split's name says which of the data root's."""
+        given = {
+            self.spec.train_split: self.spec.train_annotations_jsonpath,
+            self.spec.val_split: self.spec.val_annotations_jsonpath,
+        }.get(split)
+        return self.spec.path(given) if given else None
+
+    def loader(self, split: str, batch_size: int, training: bool) -> Loader:
+        """Batches of a split, shuffled for training, and then of the share of the samples that the options ask for."""
+        options = self.options
         dataset = self.dataset(split, training)
-        sampler = BatchSampler(dataset.text_lengths, batch_size, self.options.seed, shuffle=training)
-        return make_loader(dataset, sampler, partial(dataset.collate, layout=self.layout), self.options.num_workers)
+        collate = partial(dataset.collate, layout=self.layout)
+        if training and options.data_fraction < 1:
+            places = subset(len(dataset), options.data_fraction, options.data_fraction_seed)
+            dataset = ChosenSamples(dataset, places)
+        sampler = BatchSampler(dataset.text_lengths, batch_size, options.seed, shuffle=training)
+        return make_loader(dataset, sampler, collate, options.num_workers, max_bad_records=options.max_bad_records)
 
     def scores(self, model: BertForVLTasks, batch: Batch) -> Tensor:
         """The head's scores for a batch."""
         return model(self.spec.key, **batch.inputs).scores
 
     def evaluate(self, model: BertForVLTasks, batches: Iterable[Batch], device: torch.device) -> Evaluation:
-        """Mean loss and score over all samples, each counted once; results where the samples have ids.
+        """Mean loss and measures over all samples, each counted once; results where the samples have ids.
 
         Splits without answers give results and a score of NaN.
         """
-        losses, hits, results, samples = 0.0, [], [], 0
+        losses, results, samples = 0.0, [], 0
+        measured: dict[str, list[np.ndarray]] = {}
         model.eval()
         with torch.inference_mode():
-            for batch in batches:
+            for batch in filter(len, batches):  # a batch is empty where all its records were passed over
                 batch = batch.to(device)
                 scores = self.scores(model, batch).float()
                 results += self.results(scores, batch)
                 samples += len(batch)
                 if batch.target is not None:
                     losses += float(self.loss(scores, batch)) * len(batch)
-                    hits.append(self.hits(scores, batch))
-        score = 100.0 * float(np.concatenate(hits).mean()) if hits else float("nan")
-        return Evaluation(score, {self.metric: score, "loss": losses / max(samples, 1)}, results)
+                    for name, values in self.measures(scores, batch).items():
+                        measured.setdefault(name, []).append(values)
+        metrics = {self.metric: float("nan"), "loss": losses / max(samples, 1)}
+        for name, parts in measured.items():
+            metrics[name] = 100.0 * float(np.concatenate(parts).mean())
+        return Evaluation(metrics[self.metric], metrics, results, self.notes())
+
+    def notes(self) -> dict[str, str]:
+        """See ``Evaluation``."""
+        return {}
 
     def test(self, model: BertForVLTasks, split: str, batch_size: int, device: torch.device) -> Evaluation:
         """The task's exact metrics on a split."""

@@ -2,38 +2,44 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from volta_switch.data.collate import Batch
-from volta_switch.data.vqa import load_vqa
+from volta_switch.data.vqa import SPLITS, VqaAnnotations, annotations_path, load_vqa
+from volta_switch.data.vqa_answers import load_annotators
 from volta_switch.data.vqa_dataset import VqaDataset
+from volta_switch.errors import UserError
+from volta_switch.model.bert import BertForVLTasks
 from volta_switch.tasks.metrics import soft_accuracy
-from volta_switch.tasks.task import Task
+from volta_switch.tasks.task import Evaluation, Task
+from volta_switch.tasks.vqa_accuracy import vqa_accuracy
 
 
-class VqaTask(Task):
-    """Binary cross-entropy per answer, summed over the answers; the score is the soft label of the best answer."""
+class AnswerTask(Task):
+    """What tasks share in which one text about one image gets one of a list of answers.
 
-    metric = "vqa_score"
-    headline = ("vqa_score",)
+    Binary cross-entropy per answer, summed over the answers; the score is the soft label of the best answer.
+    """
+
+    @abstractmethod
+    def annotations(self, split: str) -> VqaAnnotations:
+        """The texts and answers of a split."""
 
     def dataset(self, split: str, training: bool) -> VqaDataset:
-        """Questions of a split."""
-        annotations = load_vqa(self.spec.path(self.spec.dataroot), split, self.spec.num_labels)
+        """Texts of a split with their images."""
+        annotations = self.annotations(split)
         self.label2ans = annotations.label2ans
-        return VqaDataset(
-            annotations,
-            self.store(),
-            self.tokenizer,
-            **self.sizes,
-        )
+        store = self.store(self.validation_features(split))
+        return VqaDataset(annotations, store, self.tokenizer, **self.sizes)
 
     def loss(self, scores: Tensor, batch: Batch) -> Tensor:
-        """Mean over questions of the summed binary cross-entropies (VOLTA: mean x number of labels)."""
+        """Mean over samples of the summed binary cross-entropies (VOLTA: mean x number of labels)."""
         assert batch.target is not None
         return F.binary_cross_entropy_with_logits(scores, batch.target) * scores.shape[1]
 
@@ -42,10 +48,52 @@ class VqaTask(Task):
         assert batch.target is not None
         return soft_accuracy(scores.cpu().numpy(), batch.target.cpu().numpy())
 
+    def answers(self, scores: Tensor) -> list[str]:
+        """The best answer of each sample."""
+        return [self.label2ans[label] for label in scores.argmax(1).tolist()]
+
+
+class VqaTask(AnswerTask):
+    """VQAv2. ``vqa_score`` is VOLTA's: the soft label of the best answer.
+
+    A test also gives ``vqa_accuracy``, the official evaluator's, where the official annotations lie beside the
+    questions.
+    """
+
+    metric = "vqa_score"
+    headline = ("vqa_score",)
+
+    def annotations(self, split: str) -> VqaAnnotations:
+        """Questions of a split."""
+        return load_vqa(self.spec.path(self.spec.dataroot), split, self.spec.num_labels)
+
+    def validation_features(self, split: str) -> str:
+        """None of its own: COCO's trainval features hold both splits."""
+        return ""
+
     def results(self, scores: Tensor, batch: Batch) -> list[Any]:
         """The official test format: ``{"question_id", "answer"}``."""
-        answers = scores.argmax(1).tolist()
-        return [
-            {"question_id": int(question), "answer": self.label2ans[answer]}
-            for question, answer in zip(batch.ids, answers, strict=True)
-        ]
+        pairs = zip(batch.ids, self.answers(scores), strict=True)
+        return [{"question_id": int(question), "answer": answer} for question, answer in pairs]
+
+    def test(self, model: BertForVLTasks, split: str, batch_size: int, device: torch.device) -> Evaluation:
+        """Both scores."""
+        evaluation = super().test(model, split, batch_size, device)
+        predictions = {result["question_id"]: result["answer"] for result in evaluation.results}
+        annotators = self.annotators(split)
+        if annotators is not None:
+            unknown = [question for question in predictions if question not in annotators]
+            if unknown:
+                raise UserError(
+                    f"{self.spec.path(self.spec.dataroot)}: the official annotations lack {len(unknown)} questions of "
+                    f"split {split!r}, first {unknown[0]}; take questions and annotations from one release"
+                )
+            evaluation.metrics["vqa_accuracy"] = vqa_accuracy(predictions, annotators)
+        return evaluation
+
+    def annotators(self, split: str) -> dict[int, tuple[str, ...]] | None:
+        """What people answered to a split's questions, by question id; None where an annotation file is not there."""
+        paths = [annotations_path(self.spec.path(self.spec.dataroot), name) for name in SPLITS[split]]
+        if not all(path.is_file() for path in paths):
+            return None
+        return {question.question_id: question.answers for path in paths for question in load_annotators(path)}

@@ -15,7 +15,7 @@ import torch
 from volta_switch.config import Config, find_config, load_config
 from volta_switch.data.tokenizer import Tokenizer, check_vocab_size
 from volta_switch.errors import UserError
-from volta_switch.tasks import TaskSpec, load_task
+from volta_switch.tasks import DataOptions, TaskSpec, load_task
 
 # Flags that VOLTA's scripts take and that mean nothing here; accepted so that its command lines run unchanged.
 WITHOUT_EFFECT = {
@@ -62,6 +62,18 @@ def parser(description: str, seed: int) -> argparse.ArgumentParser:
     output = flags.add_argument_group("output")
     output.add_argument("--output_dir", default="checkpoints", help="run folders are made here")
     output.add_argument("--save_name", default="", help="appended to the run folder's name")
+    data = flags.add_argument_group("data")
+    data.add_argument(
+        *("--max-bad-records", "--max_bad_records"),
+        type=int,
+        default=0,
+        help="records that cannot be used and are passed over, counted and reported, before the run is stopped",
+    )
+    data.add_argument(
+        *("--volta-compat", "--volta_compat"),
+        action="store_true",
+        help="VOLTA's data with its known errors, to compare with published numbers (docs/volta-differences.md)",
+    )
     machine = flags.add_argument_group("machine")
     machine.add_argument("--seed", type=int, default=seed, help="fixes initial weights, order, masks and noise")
     machine.add_argument("--num_workers", type=int, default=0, help="loader processes; 0 reads in this process")
@@ -81,6 +93,9 @@ def add_training_flags(flags: argparse.ArgumentParser, weight_decay: float, clip
     flags.set_defaults(from_pretrained="bert-base-uncased")
     training = flags.add_argument_group("training")
     training.add_argument("--logdir", default="logs", help="TensorBoard's folder")
+    fraction = "train on this share of the samples, 0 < share <= 1: the same samples for every model and --seed"
+    training.add_argument("--data-fraction", "--data_fraction", type=_share, default=1.0, help=fraction)
+    training.add_argument("--data-fraction-seed", "--data_fraction_seed", type=int, default=0, help="draws the share")
     training.add_argument("--resume_file", default="", help="continue from this pytorch_ckpt_latest.tar")
     training.add_argument("--resume", action="store_true", help="continue from the run folder's latest checkpoint")
     training.add_argument("--gradient_accumulation_steps", dest="grad_acc_steps", type=int, default=1)
@@ -107,6 +122,8 @@ def add_task_flags(flags: argparse.ArgumentParser) -> None:
     task.add_argument("--task", default="", help="number, key or name: 10, TASK10, refcoco+")
     for split in ("train", "val"):
         task.add_argument(f"--{split}_annotations_jsonpath", default="", help="overrides the task file's (retrieval)")
+    boxes = "referring expressions: the detector's boxes, or the annotated ones of features_h5path2"
+    task.add_argument("--boxes", choices=("detected", "gt"), default="detected", help=boxes)
     task.add_argument("--val_features_lmdbpath", default="", help="overrides the task file's")
     task.add_argument("--num_val_workers", type=int, default=None, help="loader processes of validation and test")
 
@@ -116,6 +133,33 @@ def load_task_spec(args: argparse.Namespace) -> TaskSpec:
     spec = load_task(args.tasks_config_file, args.task)
     names = ("train_annotations_jsonpath", "val_annotations_jsonpath")
     return dataclasses.replace(spec, **{name: getattr(args, name) for name in names if getattr(args, name)})
+
+
+def data_options(args: argparse.Namespace, features: str, num_workers: int | None = None) -> DataOptions:
+    """How a task's data are read, by the flags; ``features`` and ``num_workers`` where given replace what they say."""
+    return DataOptions(
+        seed=args.seed,
+        num_workers=args.num_workers if num_workers is None else num_workers,
+        in_memory=args.in_memory,
+        features=features,
+        boxes=args.boxes,
+        volta_compat=args.volta_compat,
+        max_bad_records=args.max_bad_records,
+        data_fraction=getattr(args, "data_fraction", 1.0),
+        data_fraction_seed=getattr(args, "data_fraction_seed", 0),
+    )
+
+
+def data_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Which samples a run is trained on, as its record states it; must agree when it is resumed."""
+    return {name: getattr(args, name) for name in ("volta_compat", "data_fraction", "data_fraction_seed")}
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"expected more than 0 and at most 1, found {text}")
+    return share
 
 
 def _truth(text: str) -> bool:

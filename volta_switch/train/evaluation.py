@@ -13,10 +13,11 @@ import torch
 from volta_switch.errors import UserError
 from volta_switch.files import write_json
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks, switch_encoder
-from volta_switch.tasks import DataOptions, Evaluation, build_task
+from volta_switch.tasks import Evaluation, build_task
 from volta_switch.tasks.retrieval import RetrievalTask
 from volta_switch.train.arguments import (
     add_task_flags,
+    data_options,
     load_model_config,
     load_task_spec,
     load_tokenizer,
@@ -59,8 +60,7 @@ def evaluate(args: argparse.Namespace, zero_shot: bool, only: type | None = None
         spec = dataclasses.replace(spec, val_split=split)
     config = load_model_config(args, spec.fusion_method)
     device, precision = prepare_device(args)
-    workers = args.num_workers if args.num_val_workers is None else args.num_val_workers
-    options = DataOptions(args.seed, workers, args.in_memory, args.val_features_lmdbpath)
+    options = data_options(args, args.val_features_lmdbpath, args.num_val_workers)
     task = build_task(spec, config, load_tokenizer(config, spec.max_seq_length), options)
     if only is not None and not isinstance(task, only):
         raise UserError(f"{spec.key} ({spec.name}) is no retrieval task; evaluate it with eval_task.py")
@@ -85,9 +85,17 @@ def evaluate(args: argparse.Namespace, zero_shot: bool, only: type | None = None
     write_json(folder / f"{split}_result.json", result.results)
     write_json(
         folder / f"{split}_metrics.json",
-        {"task": spec.key, "name": spec.name, "split": split, "weights": args.from_pretrained, **result.metrics},
+        {
+            "task": spec.key,
+            "name": spec.name,
+            "split": split,
+            "weights": args.from_pretrained,
+            **result.notes,
+            **result.metrics,
+        },
     )
     shown = "  ".join(f"{name} {value:.2f}" for name, value in result.metrics.items())
+    shown += "".join(f"  {name}: {value}" for name, value in result.notes.items())
     print(f"{spec.name} {split}: {shown}", file=sys.stderr)
     print(f"written to {folder}", file=sys.stderr)
     return result

@@ -10,10 +10,12 @@ from pathlib import Path
 import torch
 
 from volta_switch.model.bert import BertForVLTasks, start_from_prior, switch_encoder
-from volta_switch.tasks import DataOptions, Task, TaskSpec, build_task
+from volta_switch.tasks import Task, TaskSpec, build_task
 from volta_switch.train.arguments import (
     add_task_flags,
     add_training_flags,
+    data_options,
+    data_settings,
     load_model_config,
     load_task_spec,
     load_tokenizer,
@@ -36,10 +38,8 @@ def main(argv: Sequence[str]) -> Path:
     device, precision = prepare_device(args)
     hyper = _hyperparameters(args, spec)
     tokenizer = load_tokenizer(config, spec.max_seq_length)
-    options = DataOptions(args.seed, args.num_workers, args.in_memory, args.train_features_lmdbpath)
-    task = build_task(spec, config, tokenizer, options)
-    workers = args.num_workers if args.num_val_workers is None else args.num_val_workers
-    val_options = DataOptions(args.seed, workers, args.in_memory, args.val_features_lmdbpath)
+    task = build_task(spec, config, tokenizer, data_options(args, args.train_features_lmdbpath))
+    val_options = data_options(args, args.val_features_lmdbpath, args.num_val_workers)
     val_task = build_task(spec, config, tokenizer, val_options)
     train_split, val_split = args.train_split or spec.train_split, args.val_split or spec.val_split
     loader = task.loader(train_split, hyper.batch_size // hyper.grad_acc_steps, training=True)
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> Path:
         val_split, args.eval_batch_size or spec.eval_batch_size or spec.batch_size, training=False
     )
     for some in (loader, val_loader):
-        some.dataset[0]  # what is wrong with the features shows before anything is written
+        some.check_first()  # what is wrong with the features shows before anything is written
 
     torch.manual_seed(hyper.seed)
     model = BertForVLTasks(config, {spec.key: spec.head()})
@@ -65,7 +65,13 @@ def main(argv: Sequence[str]) -> Path:
         hyper=hyper,
         model=model,
         start=start,
-        settings={"task": spec.key, "train_split": train_split, "val_split": val_split},
+        settings={
+            "task": spec.key,
+            "train_split": train_split,
+            "val_split": val_split,
+            "boxes": args.boxes,
+            **data_settings(args),
+        },
         data={"tasks_config_file": args.tasks_config_file, "dataroot": spec.dataroot},
         losses=lambda batch: {"loss": task.loss(task.scores(model, batch).float(), batch)},
         loader=loader,

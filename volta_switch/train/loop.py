@@ -92,7 +92,8 @@ class Trainer:
             for batch in self.loader:
                 if progress.batch >= batches:
                     break
-                meter.add(self._backward(batch.to(self.device, non_blocking=True)), len(batch))
+                if len(batch):  # else all its records were passed over
+                    meter.add(self._backward(batch.to(self.device, non_blocking=True)), len(batch))
                 progress.batch += 1
                 progress.samples += len(batch)
                 if progress.batch % accumulate == 0:

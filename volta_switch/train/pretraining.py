@@ -16,10 +16,11 @@ from volta_switch.data.batching import BatchSampler, make_loader, start_epoch
 from volta_switch.data.collate import Batch, Layout
 from volta_switch.data.concap_dataset import ConcapDataset
 from volta_switch.data.tokenizer import Tokenizer
-from volta_switch.errors import UserError
+from volta_switch.errors import BadRecord, UserError
 from volta_switch.model.bert import BertForVLPreTraining
 from volta_switch.train.arguments import (
     add_training_flags,
+    data_settings,
     load_model_config,
     load_tokenizer,
     parser,
@@ -58,16 +59,16 @@ def main(argv: Sequence[str]) -> Path:
     start = initial_weights(model, config, args.from_pretrained)
     model.to(device)
 
-    layout = Layout(config.add_global_imgfeat, pad_id=config.pad_token_id)  # type: ignore[arg-type]
     loaders = {
         split: make_loader(
             dataset,
             BatchSampler(
                 dataset.text_lengths, hyper.batch_size // hyper.grad_acc_steps, hyper.seed, shuffle=split == "train"
             ),
-            partial(dataset.collate, layout=layout),
+            partial(dataset.collate, layout=_layout(config, volta_compat=args.volta_compat and split == "valid")),
             args.num_workers,
             pin_memory=device.type == "cuda",
+            max_bad_records=args.max_bad_records,
         )
         for split, dataset in datasets.items()
     }
@@ -80,7 +81,12 @@ def main(argv: Sequence[str]) -> Path:
         hyper=hyper,
         model=model,
         start=start,
-        settings={"objective": args.objective, "masking": args.masking, "max_seq_length": args.max_seq_length},
+        settings={
+            "objective": args.objective,
+            "masking": args.masking,
+            "max_seq_length": args.max_seq_length,
+            **data_settings(args),
+        },
         data={"features_path": args.features_path, "annotations_path": args.annotations_path},
         losses=losses,
         loader=loaders["train"],
@@ -120,6 +126,12 @@ def _whole(text: str) -> int:
     return int(number)
 
 
+def _layout(config: Config, volta_compat: bool) -> Layout:
+    """Where the global region stands; ``volta_compat``: first, as in VOLTA's validation whatever the model."""
+    where = "first" if volta_compat and config.add_global_imgfeat is not None else config.add_global_imgfeat
+    return Layout(where, pad_id=config.pad_token_id)  # type: ignore[arg-type]
+
+
 def _dataset(args: argparse.Namespace, config: Config, tokenizer: Tokenizer, split: Any) -> ConcapDataset:
     dataset = ConcapDataset(
         Path(args.features_path),
@@ -127,20 +139,30 @@ def _dataset(args: argparse.Namespace, config: Config, tokenizer: Tokenizer, spl
         split,
         tokenizer,
         num_locs=config.num_locs,
-        objective=args.objective,
+        # VOLTA's validation keeps the masked losses of mismatched pairs
+        objective=0 if args.volta_compat and split == "valid" and args.objective == 1 else args.objective,
         masking=args.masking,
         max_seq_length=args.max_seq_length,
         seed=args.seed,
         in_memory=args.in_memory,
         feature_targets=any(config.visual_target_weights.get(target, 0) > 0 for target in REGRESSED),
+        fraction=args.data_fraction if split == "train" else 1.0,
+        fraction_seed=args.data_fraction_seed,
+        volta_compat=args.volta_compat,
     )
-    _check_widths(dataset, config)
+    _check_widths(dataset, config, args.max_bad_records)
     return dataset
 
 
-def _check_widths(dataset: ConcapDataset, config: Config) -> None:
-    """Raises UserError unless the first pair's regions are as wide as the model expects."""
-    regions, _ = dataset.pairs[0]
+def _check_widths(dataset: ConcapDataset, config: Config, max_bad_records: int) -> None:
+    """Raises UserError unless the first pair that can be read has regions as wide as the model expects."""
+    for index in range(len(dataset)):
+        try:
+            regions, _ = dataset.pairs[index]
+            break
+        except BadRecord:
+            if index >= max_bad_records:
+                raise
     widths = {"v_feature_size": regions.features, "v_num_classes": regions.cls_prob}
     for key, array in widths.items():
         found, expected = 0 if array is None else array.shape[1], getattr(config, key)
@@ -166,7 +188,7 @@ def validate(losses: Any, batches: Iterable[Batch], device: torch.device) -> Val
     totals: dict[str, Tensor] = {}
     samples = 0
     with torch.inference_mode():
-        for batch in batches:
+        for batch in filter(len, batches):  # a batch is empty where all its records were passed over
             samples += len(batch)
             for name, loss in losses(batch.to(device)).items():
                 totals[name] = totals.get(name, torch.zeros((), device=device)) + loss.float() * len(batch)

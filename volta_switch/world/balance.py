@@ -2,8 +2,11 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from typing import Any
 
-from volta_switch.world.content import Asked, Captioned, Referred, World
+from volta_switch.world.claims import UNDECIDED
+from volta_switch.world.content import Asked, Captioned, Judged, Referred, World
+from volta_switch.world.phrases import Phrase
 from volta_switch.world.questions import Question
 from volta_switch.world.statements import LEFT, RIGHT, Contrast
 
@@ -18,18 +21,13 @@ def annotator_scores(given: Iterable[str]) -> dict[str, float]:
 def balance(world: World) -> dict:
     """Return chance, majority and prior scores of every task's test split, and the ceiling of retrieval."""
     return {
-        "refer": {split: refer_chance(entries) for split, entries in world.refer.items() if split != "train"},
-        "vqa": {
-            split: vqa_priors(world.vqa["train"], entries) for split, entries in world.vqa.items() if split != "train"
-        },
-        "retrieval": {
-            split: retrieval_ceiling(entries) for split, entries in world.retrieval.items() if split != "train"
-        },
-        "nlvr2": {
-            split: statement_priors(world.nlvr2["train"], entries)
-            for split, entries in world.nlvr2.items()
+        name: {
+            split: _SCORES[name](getattr(world, name)["train"], entries)
+            for split, entries in getattr(world, name).items()
             if split != "train"
-        },
+        }
+        for name in world.spec.data_sets
+        if name in _SCORES
     }
 
 
@@ -107,21 +105,28 @@ def statement_priors(train: list[Contrast], test: list[Contrast]) -> dict:
     }
 
 
-def _majority(labels: list[tuple[tuple, bool]]) -> float:
+def _majority(labels: list[tuple[tuple, Any]]) -> float:
     """Return the accuracy of the commonest label of each group; ``labels`` are pairs of group and label."""
-    groups: defaultdict[tuple, Counter[bool]] = defaultdict(Counter)
+    groups: defaultdict[tuple, Counter] = defaultdict(Counter)
     for group, label in labels:
         groups[group][label] += 1
     return sum(max(group.values()) for group in groups.values()) / len(labels)
 
 
 def _one_image(train: list[Contrast], test: list[Contrast], side: int) -> float:
-    found: defaultdict[tuple, Counter[bool]] = defaultdict(Counter)
-    for group, label in _findings(train, side):
+    return _fitted(_findings(train, side), _findings(test, side))
+
+
+def _fitted(train: list[tuple[tuple, Any]], test: list[tuple[tuple, Any]]) -> float:
+    """Return the accuracy of guessing each group's commonest label of train; of equally common ones none is guessed."""
+    found: defaultdict[tuple, Counter] = defaultdict(Counter)
+    for group, label in train:
         found[group][label] += 1
-    findings = _findings(test, side)
-    right = [found[group][label] > found[group][not label] for group, label in findings]
-    return sum(right) / len(findings)
+    right = [
+        found[group][label] > max((count for other, count in found[group].items() if other != label), default=0)
+        for group, label in test
+    ]
+    return sum(right) / len(right)
 
 
 def _findings(contrasts: list[Contrast], side: int) -> list[tuple[tuple, bool]]:
@@ -132,3 +137,51 @@ def _findings(contrasts: list[Contrast], side: int) -> list[tuple[tuple, bool]]:
         for statement, true in contrast.statements
         for number, pair in enumerate(contrast.pairs)
     ]
+
+
+def claim_priors(train: list[Judged], test: list[Judged]) -> dict:
+    """Return the test accuracy of guesses about SNLI-VE's claims from the image or the text alone.
+
+    ``majority``, ``by_image``: of the most that the verdicts, and those of each image, allow. ``prior_by_wording``: of
+    the best guess, fitted on train, for each direction and number of attributes said of either object.
+    """
+    claims = _claims(test)
+    labels = [(image, verdict) for image, _, verdict in claims]
+    return {
+        "claims": len(claims),
+        "undecided": sum(verdict == UNDECIDED for entry in test for _, verdict in entry.claims),
+        "majority": _majority([((), verdict) for _, verdict in labels]),
+        "by_image": _majority(labels),
+        "prior_by_wording": _fitted([part[1:] for part in _claims(train)], [part[1:] for part in claims]),
+    }
+
+
+def _claims(entries: list[Judged]) -> list[tuple[tuple, tuple, str]]:
+    """Return the image, the wording's pattern and the verdict of every claim that has one."""
+    return [
+        (
+            (entry.scene.image_id,),
+            (claim.direction, _said(claim.phrase), _said(claim.other)),
+            verdict,
+        )
+        for entry in entries
+        for claim, verdict in entry.claims
+        if verdict != UNDECIDED
+    ]
+
+
+def _said(phrase: Phrase) -> int:
+    return sum(value is not None for value in phrase.values)
+
+
+_SCORES: dict[str, Callable[[list, list], dict]] = {
+    "refer": lambda train, test: refer_chance(test),
+    "vqa": vqa_priors,
+    "retrieval": lambda train, test: retrieval_ceiling(test),
+    "nlvr2": statement_priors,
+    "refcoco": lambda train, test: refer_chance(test),
+    "refcocog": lambda train, test: refer_chance(test),
+    "coco": lambda train, test: retrieval_ceiling(test),
+    "gqa": vqa_priors,
+    "snli_ve": claim_priors,
+}

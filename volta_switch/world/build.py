@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,26 @@ import yaml
 
 from volta_switch.data.lmdb_environment import environment
 from volta_switch.errors import UserError
-from volta_switch.world import files
 from volta_switch.world.balance import balance
 from volta_switch.world.captions import Caption
-from volta_switch.world.content import World, draw_world
+from volta_switch.world.claims import Claim
+from volta_switch.world.content import Asked, Captioned, Judged, Referred, World, draw_world
+from volta_switch.world.files import write_datasets
 from volta_switch.world.phrases import Phrase
 from volta_switch.world.questions import LABELS, Question
 from volta_switch.world.render import render_world
-from volta_switch.world.spec import MAX_OBJECTS, WorldSpec
-from volta_switch.world.statements import Statement
+from volta_switch.world.spec import DATA_SETS, IMAGES_OF, WorldSpec
+from volta_switch.world.statements import Contrast, Statement
+from volta_switch.world.task_entries import task_file
 from volta_switch.world.vocabulary import DIRECTORY, Lexicon
 
 SUMMARY = "world.json"
-FORMAT = 2  # raised whenever the same parameters give other files
+BLIND_GUESSES = (  # that the command prints: data set, what it is called, key in the summary's balance
+    ("refer", "RefCOCO+", "chance"), ("vqa", "VQA", "prior_by_kind"), ("retrieval", "Flickr30k R@1", "chance_r1"),
+    ("nlvr2", "NLVR2", "majority"), ("refcoco", "RefCOCO", "chance"), ("refcocog", "RefCOCOg", "chance"),
+    ("coco", "COCO R@1", "chance_r1"), ("gqa", "GQA", "prior_by_kind"), ("snli_ve", "SNLI-VE", "majority"),
+)  # fmt: skip
+FORMAT = 3  # raised whenever the same parameters give other files
 
 
 def write_world(out: str | Path, *, overwrite: bool = False, **parameters: Any) -> bool:
@@ -78,7 +85,7 @@ def _write(root: Path, spec: WorldSpec) -> None:
     world = draw_world(spec)
     lexicon = Lexicon(spec)
     lexicon.write(root / DIRECTORY)
-    files.write_datasets(root, world, lexicon)
+    write_datasets(root, world, lexicon)
     lengths = text_lengths(world, lexicon)
     tasks = task_file(spec, lengths)
     (root / "tasks.yml").write_text(yaml.safe_dump(tasks, sort_keys=False), encoding="utf-8")
@@ -89,7 +96,8 @@ def _write(root: Path, spec: WorldSpec) -> None:
         "spec": spec.as_dict(),
         "images": {
             name: {split: len(world.scenes(name, split)) for split in getattr(world, name)}
-            for name in ("concap", "refer", "retrieval", "vqa", "nlvr2")
+            for name in spec.data_sets
+            if name not in IMAGES_OF
         },
         "longest_text": lengths,
         "labels": len(LABELS),
@@ -104,68 +112,25 @@ def _write(root: Path, spec: WorldSpec) -> None:
 
 def text_lengths(world: World, lexicon: Lexicon) -> dict[str, int]:
     """Return the longest text of each data set in word pieces, [CLS] and [SEP] included."""
-    texts: dict[str, Sequence[Caption | Phrase | Question | Statement]] = {
-        "concap": [caption for part in world.concap.values() for entry in part for caption in entry.captions],
-        "refer": [phrase for part in world.refer.values() for entry in part for _, phrase in entry.expressions],
-        "retrieval": [caption for part in world.retrieval.values() for entry in part for caption in entry.captions],
-        "vqa": [question for part in world.vqa.values() for entry in part for question, _, _ in entry.questions],
-        "nlvr2": [statement for part in world.nlvr2.values() for entry in part for statement, _ in entry.statements],
-    }
-    return {name: 2 + max(lexicon.length(said.words()) for said in part) for name, part in texts.items()}
-
-
-def task_file(spec: WorldSpec, lengths: dict[str, int]) -> dict[str, dict]:
-    """Return the task file in VOLTA's format; texts are never cut, paths are relative to the world's folder."""
-    most = {"max_region_num": spec.boxes or MAX_OBJECTS, "batch_size": 64, "eval_batch_size": 512}
-    schedule = {"train_split": "train", "val_split": "val", "lr": 1e-4, "num_epoch": 20}
-    retrieval = files.RETRIEVAL / "annotations"
     return {
-        "TASK1": {
-            **_task("VQA", 1, "VL-classifier", len(LABELS), "BCEWithLogitLoss", "normal"),
-            **_paths(files.VQA, files.VQA_FEATURES),
-            "max_seq_length": lengths["vqa"],
-            **most,
-            **schedule,
-        },
-        "TASK8": {
-            **_task("RetrievalFlickr30k", 8, "VL-logit", 1, "CrossEntropyLoss", "retrieval"),
-            **_paths(
-                files.RETRIEVAL, files.RETRIEVAL_FEATURES, retrieval / "train_ann.jsonl", retrieval / "valid_ann.jsonl"
-            ),
-            "max_seq_length": lengths["retrieval"],
-            **most,
-            **schedule,
-        },
-        "TASK10": {
-            **_task("refcoco+", 10, "V-logit", 1, "BCEWithLogitLoss", "normal"),
-            **_paths(files.REFER / "annotations", files.REFER_FEATURES),
-            "max_seq_length": lengths["refer"],
-            **most,
-            **schedule,
-        },
-        "TASK12": {
-            **_task("NLVR2", 12, "VL-binary-classifier", 2, "BCEWithLogitLoss", "nlvr"),
-            **_paths(files.NLVR2, files.NLVR2_FEATURES),
-            "max_seq_length": lengths["nlvr2"],
-            **most,
-            **schedule,
-            "val_split": "dev",
-        },
+        name: 2 + max(lexicon.length(said.words()) for part in getattr(world, name).values() for said in _texts(part))
+        for name in world.spec.data_sets
     }
 
 
-def _task(name: str, number: int, head: str, labels: int, loss: str, process: str) -> dict:
-    return {"name": name, "type": head, "num_labels": labels, "loss": loss, "process": process, "task_id": number}
-
-
-def _paths(dataroot: Path, features: Path, train: Path | None = None, val: Path | None = None) -> dict[str, str]:
-    return {
-        "dataroot": dataroot.as_posix(),
-        "features_h5path1": features.as_posix(),
-        "features_h5path2": "",
-        "train_annotations_jsonpath": train.as_posix() if train else "",
-        "val_annotations_jsonpath": val.as_posix() if val else "",
-    }
+def _texts(entries: list[Any]) -> Iterator[Caption | Phrase | Question | Statement | Claim]:
+    for entry in entries:
+        match entry:
+            case Captioned():
+                yield from entry.captions
+            case Referred():
+                yield from (phrase for _, phrase in entry.expressions)
+            case Asked():
+                yield from (question for question, _, _ in entry.questions)
+            case Contrast():
+                yield from (statement for statement, _ in entry.statements)
+            case Judged():
+                yield from (claim for claim, _ in entry.claims)
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -211,6 +176,9 @@ def add_world_arguments(parser: argparse.ArgumentParser) -> None:
         shown = text if value is None else f"{text} (default: {value})"
         flag = f"--{name.replace('_', '-')}"
         parser.add_argument(flag, dest=field, type=int, default=value, metavar="N", help=shown)
+    based = ", ".join(f"{name} needs {described}" for name, described in IMAGES_OF.items())
+    shown = f"those to write, of {' '.join(DATA_SETS)} (default: all; {based})"
+    parser.add_argument("--data-sets", nargs="+", default=DATA_SETS, metavar="NAME", help=shown)
     parser.add_argument("--no-render", dest="render", action="store_false", help="draw no pictures of scenes")
     parser.add_argument("--overwrite", action="store_true", help="replace a world with other parameters")
 
@@ -223,11 +191,10 @@ def run_world(args: argparse.Namespace) -> int:
         return 0
     summary = json.loads((Path(args.out) / SUMMARY).read_text(encoding="utf-8"))
     train = sum(splits["train"] for splits in summary["images"].values())
-    refer, vqa, retrieval = (summary["balance"][task]["test"] for task in ("refer", "vqa", "retrieval"))
     print(f"{args.out}: {train} training images, vocabulary of {summary['vocabulary']}, {summary['labels']} answers")
-    print(
-        f"without looking: referring expressions {100 * refer['chance']:.1f} %, "
-        f"VQA {100 * vqa['prior_by_kind']:.1f} %, "
-        f"retrieval R@1 {100 * retrieval['chance_r1']:.1f} % (ceiling {100 * retrieval['ceiling_r1']:.1f} %)"
-    )
+    scores = summary["balance"]
+    said = [f"{name} {100 * scores[data_set]['test'][guess]:.1f} %"
+            for data_set, name, guess in BLIND_GUESSES if data_set in scores]  # fmt: skip
+    if said:
+        print(f"without looking: {', '.join(said)}")
     return 0

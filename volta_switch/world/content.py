@@ -1,32 +1,45 @@
 """The whole content of a world, in memory: scenes of every data set and what is said about them."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from volta_switch.data.regions import Regions
 from volta_switch.world.captions import Caption, draw_caption
+from volta_switch.world.claims import UNDECIDED, Claim, draw_claims
 from volta_switch.world.detector import Detector
 from volta_switch.world.phrases import LIKENESS, NEAREST, Phrase, by_attributes, by_relation
 from volta_switch.world.questions import Question, QuestionMaker, annotate
 from volta_switch.world.scenes import DIRECTIONS, Scene, draw_scenes
-from volta_switch.world.spec import MAX_OBJECTS, WorldSpec
+from volta_switch.world.spec import DATA_SETS, IMAGES_OF, MAX_OBJECTS, WorldSpec
 from volta_switch.world.statements import Contrast, draw_contrast
 
-# Ids are unique in a world; NLVR2 files name images otherwise (files.image_name).
-FIRST_IMAGE = {"concap": 1_000_000, "refer": 200_000, "retrieval": 300_000, "vqa": 400_000, "nlvr2": 500_000}
+# Ids are unique in a world; NLVR2's and GQA's files name images otherwise (files.image_name, question_files.gqa_name).
+FIRST_IMAGE = {
+    "concap": 1_000_000, "refer": 200_000, "retrieval": 300_000, "vqa": 400_000, "nlvr2": 500_000, "gqa": 2_300_000,
+}  # fmt: skip
 # Fewest and most objects of a scene: pre-training starts easy, as web images do that show one or two things; the
 # referring expressions' number bounds what a guess among the objects is worth (1/n).
-OBJECTS = {"concap": (1, 4), "refer": (7, MAX_OBJECTS), "retrieval": (4, 6), "vqa": (2, 4), "nlvr2": (3, 5)}
-MENTIONED = {"concap": 2, "retrieval": 3}  # objects that a caption mentions, if there are as many
+OBJECTS = {
+    "concap": (1, 4), "refer": (7, MAX_OBJECTS), "retrieval": (4, 6), "vqa": (2, 4), "nlvr2": (3, 5), "gqa": (2, 4),
+}  # fmt: skip
+MENTIONED = {"concap": 2, "retrieval": 3, "coco": 3}  # objects that a caption mentions, if there are as many
 RETRIEVAL_IMAGES = 100  # at most: of validation and of test
-CAPTIONS_PER_IMAGE = 5
+CAPTIONS_PER_IMAGE = {"concap": 1, "retrieval": 5, "coco": 5}
 TRAIN_ITEMS, EVAL_ITEMS = 6, 4  # expressions, and questions, per image; statements per pair of images
+TRAIN_CLAIMS, EVAL_CLAIMS = 2, 1  # of each verdict per image
+UNDECIDED_EVERY = 20  # images; each such one has one more claim, without a verdict
 # How often an expression is of each kind; a kind that finds no phrase for its referent gives way to another draw.
 EXPRESSION_TRIES = 12
-EXPRESSIONS = {"attributes": 25, "direction": 40, "nearest": 5, "likeness": 10, "chain": 70}
+# RefCOCO's are short and say where things are; RefCOCOg's are long.
+EXPRESSIONS = {
+    "refer": {"attributes": 25, "direction": 40, "nearest": 5, "likeness": 10, "chain": 70},
+    "refcoco": {"attributes": 30, "direction": 60, "nearest": 10},
+    "refcocog": {"direction": 20, "likeness": 10, "chain": 70},
+}
 
 
 @dataclass(frozen=True)
@@ -47,15 +60,23 @@ class Referred:
 
 @dataclass(frozen=True)
 class Asked:
-    """A scene with questions, the right answer and those of ten annotators."""
+    """A scene with questions, the right answer and those of ten annotators, who for GQA all agree."""
 
     scene: Scene
     questions: tuple[tuple[Question, str, tuple[str, ...]], ...]
 
 
 @dataclass(frozen=True)
+class Judged:
+    """A scene with claims and the verdict on each, which may be ``UNDECIDED``; some scenes have none."""
+
+    scene: Scene
+    claims: tuple[tuple[Claim, str], ...]
+
+
+@dataclass(frozen=True)
 class World:
-    """Every data set, by split: "train", "val" and "test" (pre-training has no test split)."""
+    """Every data set, by split: "train", "val" and "test" (pre-training has no test split); empty if not wanted."""
 
     spec: WorldSpec
     concap: dict[str, list[Captioned]]
@@ -63,67 +84,63 @@ class World:
     retrieval: dict[str, list[Captioned]]
     vqa: dict[str, list[Asked]]
     nlvr2: dict[str, list[Contrast]]
+    refcoco: dict[str, list[Referred]]
+    refcocog: dict[str, list[Referred]]
+    coco: dict[str, list[Captioned]]
+    gqa: dict[str, list[Asked]]
+    snli_ve: dict[str, list[Judged]]
 
-    def regions(self, dataset: str, split: str) -> Iterator[Regions]:
-        """Yield what the detector sees in the scenes of a split, in their order."""
-        rng = _generator(self.spec.seed, "regions", dataset, split)
-        return Detector(self.spec).detect(rng, self.scenes(dataset, split), scores=dataset == "concap")
+    def regions(self, dataset: str, split: str, exact: bool = False) -> Iterator[Regions]:
+        """Yield what the detector sees in the scenes of a split, in their order; ``exact``: in the annotated boxes."""
+        rng = _generator(self.spec.seed, "regions", dataset, split, *(["exact"] if exact else []))
+        return Detector(self.spec).detect(rng, self.scenes(dataset, split), scores=dataset == "concap", exact=exact)
 
     def scenes(self, dataset: str, split: str) -> list[Scene]:
         """Return the scenes of a split in their order; of NLVR2, the four of each contrast one after the other."""
-        if dataset == "nlvr2":
-            return [scene for contrast in self.nlvr2[split] for scene in contrast.scenes]
-        return [entry.scene for entry in getattr(self, dataset)[split]]
+        return _scenes_of(getattr(self, dataset)[split])
 
 
 def draw_world(spec: WorldSpec) -> World:
     """Draw a world; the same parameters give the same world."""
-    concap = {
-        split: [Captioned(scene, (draw_caption(rng, scene, MENTIONED["concap"]),)) for scene in scenes]
-        for split, scenes, rng in _splits(spec, "concap", {"train": spec.images, "val": spec.eval_images})
-    }
-    task_images = {"train": spec.images, "val": spec.eval_images, "test": spec.eval_images}
-    refer = {
-        split: [_refer(rng, scene, TRAIN_ITEMS if split == "train" else EVAL_ITEMS) for scene in scenes]
-        for split, scenes, rng in _splits(spec, "refer", task_images)
-    }
-    vqa = {}
-    for split, scenes, rng in _splits(spec, "vqa", task_images):
-        maker = QuestionMaker(rng)
-        vqa[split] = [_ask(rng, maker, scene, TRAIN_ITEMS if split == "train" else EVAL_ITEMS) for scene in scenes]
-    few = min(RETRIEVAL_IMAGES, spec.eval_images)
-    retrieval = {
-        split: [
-            Captioned(scene, tuple(draw_caption(rng, scene, MENTIONED["retrieval"]) for _ in range(CAPTIONS_PER_IMAGE)))
-            for scene in scenes
-        ]
-        for split, scenes, rng in _splits(spec, "retrieval", {"train": spec.images * 5 // 8, "val": few, "test": few})
-    }
-    nlvr2 = {
-        split: [
-            draw_contrast(rng, scenes[first : first + 4], TRAIN_ITEMS if split == "train" else EVAL_ITEMS)
-            for first in range(0, len(scenes), 4)
-        ]
-        for split, scenes, rng in _splits(
-            spec, "nlvr2", {split: count // 4 * 4 for split, count in task_images.items()}
-        )
-    }
-    return World(spec, concap, refer, retrieval, vqa, nlvr2)
+    drawn: dict[str, dict[str, list[Any]]] = {name: {} for name in DATA_SETS}
+    for name in spec.data_sets:  # in an order in which images come before what else is said about them
+        images = _described_images(name, drawn[IMAGES_OF[name]]) if name in IMAGES_OF else _own_images(spec, name)
+        for split, scenes in images.items():
+            rng = random.Random(f"{spec.seed} texts {name} {split}")
+            drawn[name][split] = _SAY[name](rng, name, split, scenes)
+    return World(spec, **drawn)
 
 
-def _splits(spec: WorldSpec, dataset: str, images: dict[str, int]) -> list[tuple[str, list[Scene], random.Random]]:
-    """Return, for each split, its name, its scenes and a generator for its texts."""
-    drawn = []
-    first = FIRST_IMAGE[dataset]
-    for split, count in images.items():
-        scenes = draw_scenes(
-            _generator(spec.seed, "scenes", dataset, split),
-            list(range(first, first + count)),
-            *OBJECTS[dataset],
-        )
-        drawn.append((split, scenes, random.Random(f"{spec.seed} texts {dataset} {split}")))
+def _scenes_of(entries: list[Any]) -> list[Scene]:
+    return [scene for entry in entries for scene in (entry.scenes if isinstance(entry, Contrast) else [entry.scene])]
+
+
+def _own_images(spec: WorldSpec, name: str) -> dict[str, list[Scene]]:
+    """Draw the scenes of a data set that has images of its own, by split."""
+    counts = {"train": spec.images, "val": spec.eval_images, "test": spec.eval_images}
+    if name == "concap":
+        del counts["test"]
+    elif name == "retrieval":
+        few = min(RETRIEVAL_IMAGES, spec.eval_images)
+        counts = {"train": spec.images * 5 // 8, "val": few, "test": few}
+    elif name == "nlvr2":
+        counts = {split: count // 4 * 4 for split, count in counts.items()}
+    drawn = {}
+    first = FIRST_IMAGE[name]
+    for split, count in counts.items():
+        image_ids = list(range(first, first + count))
+        drawn[split] = draw_scenes(_generator(spec.seed, "scenes", name, split), image_ids, *OBJECTS[name])
         first += count
     return drawn
+
+
+def _described_images(name: str, described: dict[str, list[Any]]) -> dict[str, list[Scene]]:
+    """Return the scenes of another data set, by split; VQA's test images are nobody else's, so its val images serve."""
+    images = {split: _scenes_of(entries) for split, entries in described.items()}
+    if name == "coco":
+        half = len(images["val"]) // 2
+        images["val"], images["test"] = images["val"][:half], images["val"][half:]
+    return images
 
 
 def _generator(seed: int, *purpose: str) -> np.random.Generator:
@@ -131,15 +148,32 @@ def _generator(seed: int, *purpose: str) -> np.random.Generator:
     return np.random.default_rng([seed, *" ".join(purpose).encode()])
 
 
-def _refer(rng: random.Random, scene: Scene, count: int) -> Referred:
-    return Referred(scene, tuple(draw_expression(rng, scene) for _ in range(count)))
+def _items(split: str) -> int:
+    return TRAIN_ITEMS if split == "train" else EVAL_ITEMS
 
 
-def draw_expression(rng: random.Random, scene: Scene) -> tuple[int, Phrase]:
-    """Draw an object of the scene, each with the same chance, and a phrase that denotes it alone."""
+def _caption(rng: random.Random, name: str, split: str, scenes: list[Scene]) -> list[Captioned]:
+    return [
+        Captioned(scene, tuple(draw_caption(rng, scene, MENTIONED[name]) for _ in range(CAPTIONS_PER_IMAGE[name])))
+        for scene in scenes
+    ]
+
+
+def _refer(rng: random.Random, name: str, split: str, scenes: list[Scene]) -> list[Referred]:
+    kinds = EXPRESSIONS[name]
+    return [
+        Referred(scene, tuple(draw_expression(rng, scene, kinds) for _ in range(_items(split)))) for scene in scenes
+    ]
+
+
+def draw_expression(rng: random.Random, scene: Scene, kinds: Mapping[str, int]) -> tuple[int, Phrase]:
+    """Draw an object of the scene, each with the same chance, and a phrase that denotes it alone.
+
+    ``kinds``: how often the phrase is of each kind, where the scene allows it.
+    """
     target = rng.randrange(len(scene.objects))
     for _ in range(EXPRESSION_TRIES):
-        phrase = _expression(rng, scene, target)
+        phrase = _expression(rng, scene, target, kinds)
         if phrase is not None:
             return target, phrase
     phrase = by_attributes(rng, scene, target)
@@ -147,8 +181,8 @@ def draw_expression(rng: random.Random, scene: Scene) -> tuple[int, Phrase]:
     return target, phrase
 
 
-def _expression(rng: random.Random, scene: Scene, target: int) -> Phrase | None:
-    kind = rng.choices(tuple(EXPRESSIONS), tuple(EXPRESSIONS.values()))[0]
+def _expression(rng: random.Random, scene: Scene, target: int, kinds: Mapping[str, int]) -> Phrase | None:
+    kind = rng.choices(tuple(kinds), tuple(kinds.values()))[0]
     if kind == "attributes":
         return by_attributes(rng, scene, target)
     if kind == "chain":
@@ -157,9 +191,41 @@ def _expression(rng: random.Random, scene: Scene, target: int) -> Phrase | None:
     return by_relation(rng, scene, target, relations)
 
 
-def _ask(rng: random.Random, maker: QuestionMaker, scene: Scene, count: int) -> Asked:
-    drawn = [maker.draw(scene) for _ in range(count)]
-    return Asked(
-        scene,
-        tuple((question, reply, tuple(annotate(rng, question.kind, reply))) for question, reply in drawn),
-    )
+def _ask(rng: random.Random, name: str, split: str, scenes: list[Scene]) -> list[Asked]:
+    maker = QuestionMaker(rng)
+    entries = []
+    for scene in scenes:
+        drawn = [maker.draw(scene) for _ in range(_items(split))]
+        given = [annotate(rng, question.kind, reply) if name == "vqa" else [reply] * 10 for question, reply in drawn]
+        asked = ((question, reply, tuple(people)) for (question, reply), people in zip(drawn, given, strict=True))
+        entries.append(Asked(scene, tuple(asked)))
+    return entries
+
+
+def _contrast(rng: random.Random, name: str, split: str, scenes: list[Scene]) -> list[Contrast]:
+    return [draw_contrast(rng, scenes[first : first + 4], _items(split)) for first in range(0, len(scenes), 4)]
+
+
+def _judge(rng: random.Random, name: str, split: str, scenes: list[Scene]) -> list[Judged]:
+    sets = TRAIN_CLAIMS if split == "train" else EVAL_CLAIMS
+    entries = []
+    for row, scene in enumerate(scenes):
+        claims = draw_claims(rng, scene, sets)
+        if row % UNDECIDED_EVERY == 0:
+            claims += [(claim, UNDECIDED) for claim, _ in draw_claims(rng, scene, 1)[:1]]
+        entries.append(Judged(scene, tuple(claims)))
+    return entries
+
+
+_SAY: dict[str, Callable[[random.Random, str, str, list[Scene]], list[Any]]] = {
+    "concap": _caption,
+    "refer": _refer,
+    "retrieval": _caption,
+    "vqa": _ask,
+    "nlvr2": _contrast,
+    "refcoco": _refer,
+    "refcocog": _refer,
+    "coco": _caption,
+    "gqa": _ask,
+    "snli_ve": _judge,
+}

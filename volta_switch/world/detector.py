@@ -47,13 +47,19 @@ class Detector:
             x /= np.sqrt((x**2).mean(axis=-1, keepdims=True))
         return x
 
-    def detect(self, rng: np.random.Generator, scenes: list[Scene], scores: bool) -> Iterator[Regions]:
-        """Yield the regions of every scene, in random order; ``scores``: with cls_prob and attr_scores."""
-        for first in range(0, len(scenes), SCENES_AT_ONCE):
-            yield from self._detect(rng, scenes[first : first + SCENES_AT_ONCE], scores)
+    def detect(
+        self, rng: np.random.Generator, scenes: list[Scene], scores: bool = False, exact: bool = False
+    ) -> Iterator[Regions]:
+        """Yield the regions of every scene, in random order.
 
-    def _detect(self, rng: np.random.Generator, scenes: list[Scene], scores: bool) -> Iterator[Regions]:
-        parts = [self._regions_of(rng, scene) for scene in scenes]  # objects (R,) and boxes (R, 4) of each scene
+        ``scores``: with cls_prob and attr_scores. ``exact``: the annotated boxes of the objects instead of detected
+        ones, and no clutter.
+        """
+        for first in range(0, len(scenes), SCENES_AT_ONCE):
+            yield from self._detect(rng, scenes[first : first + SCENES_AT_ONCE], scores, exact)
+
+    def _detect(self, rng: np.random.Generator, scenes: list[Scene], scores: bool, exact: bool) -> Iterator[Regions]:
+        parts = [self._regions_of(rng, scene, exact) for scene in scenes]  # objects (R,) and boxes (R, 4) of each scene
         objects = np.concatenate([objects for objects, _ in parts])
         boxes = np.concatenate([boxes for _, boxes in parts])
         attributes = np.concatenate(
@@ -69,12 +75,13 @@ class Detector:
             rows = slice(start, end)
             yield _regions(scene, features[rows], boxes[rows], cls_prob[rows], attr_scores[rows], scores)
 
-    def _regions_of(self, rng: np.random.Generator, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-        """Return the object behind each region (R,) and the detected boxes (R, 4), in random order."""
-        true = np.array(scene.boxes, dtype=np.float64)
-        boxes = true + rng.uniform(-BOX_JITTER, BOX_JITTER, true.shape) * np.tile(true[:, 2:] - true[:, :2], 2)
+    def _regions_of(self, rng: np.random.Generator, scene: Scene, exact: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Return the object behind each region (R,) and the boxes (R, 4), in random order."""
+        boxes = true = np.array(scene.boxes, dtype=np.float64)
         objects = np.arange(len(true))
-        if self.spec.boxes is not None:
+        if not exact:
+            boxes = true + rng.uniform(-BOX_JITTER, BOX_JITTER, true.shape) * np.tile(true[:, 2:] - true[:, :2], 2)
+        if not exact and self.spec.boxes is not None:
             extra = _clutter_boxes(rng, true, self.spec.boxes - len(true))
             boxes = np.concatenate([boxes, extra])
             objects = np.concatenate([objects, np.full(len(extra), -1)])

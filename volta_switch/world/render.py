@@ -121,13 +121,13 @@ _SHAPES = {"cube": _cube, "ball": _ball, "cone": _cone, "ring": _ring, "star": _
 def render_world(folder: Path, world: World, lexicon: Lexicon) -> None:
     """Draw the first test scenes of each task into ``folder``, with their texts in English and as spelled."""
     folder.mkdir(parents=True)
-    for entry in world.refer["test"][:PER_TASK]:
+    for entry in world.refer.get("test", [])[:PER_TASK]:
         lines = [f"{target}: {_line(phrase.words(), lexicon)}" for target, phrase in entry.expressions]
         draw_scene(entry.scene, ["Expression for object", *lines]).save(folder / f"refer-{entry.scene.image_id}.png")
-    for asked in world.vqa["test"][:PER_TASK]:
+    for asked in world.vqa.get("test", [])[:PER_TASK]:
         lines = [f"{_line(question.words(), lexicon)}?  {reply}" for question, reply, _ in asked.questions]
         draw_scene(asked.scene, lines).save(folder / f"vqa-{asked.scene.image_id}.png")
-    for captioned in world.retrieval["test"][:PER_TASK]:
+    for captioned in world.retrieval.get("test", [])[:PER_TASK]:
         lines = [_line(caption.words(), lexicon) for caption in captioned.captions]
         draw_scene(captioned.scene, lines).save(folder / f"retrieval-{captioned.scene.image_id}.png")
 

@@ -1,6 +1,7 @@
 """What a world is made from: every parameter that its files depend on."""
 
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from volta_switch.errors import UserError
 
@@ -15,6 +16,15 @@ ATTRIBUTE_CLASSES = 1 + len(SIZES) * len(MATERIALS)  # background, then size x m
 CANVAS_WIDTH = 480  # pixels
 CANVAS_HEIGHT = 360  # pixels
 MAX_OBJECTS = 9  # of any scene
+
+# Stand-ins for Conceptual Captions, RefCOCO+, Flickr30k, VQAv2, NLVR2, RefCOCO, RefCOCOg, COCO captions, GQA, SNLI-VE.
+DATA_SETS = ("concap", "refer", "retrieval", "vqa", "nlvr2", "refcoco", "refcocog", "coco", "gqa", "snli_ve")
+IMAGES_OF = {
+    "refcoco": "refer",
+    "refcocog": "refer",
+    "coco": "vqa",
+    "snli_ve": "retrieval",
+}  # the others have their own
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,7 @@ class WorldSpec:
         num_classes: C, the detector's object classes, background (index 0) included; at least 31.
         num_attributes: A, the detector's attribute classes, background (index 0) included; at least 7.
         render: also draw a few dozen scenes as PNG.
+        data_sets: those to write, of ``DATA_SETS``; the content of one does not depend on the others.
     """
 
     seed: int = 0
@@ -45,9 +56,11 @@ class WorldSpec:
     num_classes: int = OBJECT_CLASSES
     num_attributes: int = ATTRIBUTE_CLASSES
     render: bool = True
+    data_sets: tuple[str, ...] = DATA_SETS
 
     def __post_init__(self) -> None:
         """Raise ``UserError`` for a value out of range."""
+        object.__setattr__(self, "data_sets", _in_order(self.data_sets))
         lowest = {
             "seed": 0,
             "images": 20,
@@ -60,7 +73,7 @@ class WorldSpec:
         }
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name == "boxes" and value is None:
+            if field.name == "data_sets" or (field.name == "boxes" and value is None):
                 continue
             if field.name == "render":
                 if not isinstance(value, bool):
@@ -77,7 +90,22 @@ class WorldSpec:
 
     def as_dict(self) -> dict:
         """Return the parameters as plain JSON values."""
-        return asdict(self)
+        return {**asdict(self), "data_sets": list(self.data_sets)}
+
+
+def _in_order(data_sets: Any) -> tuple[str, ...]:
+    """Return the data sets in the order of ``DATA_SETS``; raise ``UserError`` for an unknown or incomplete choice."""
+    if not isinstance(data_sets, list | tuple) or not data_sets:
+        raise UserError(f"world: data_sets must be a list of some of {' '.join(DATA_SETS)}, not {data_sets!r}")
+    for name in data_sets:
+        if name not in DATA_SETS:
+            raise UserError(f"world: data_sets names {name!r}; expected some of {' '.join(DATA_SETS)}")
+        if IMAGES_OF.get(name, name) not in data_sets:
+            raise UserError(
+                f"world: data_sets names {name}, which describes the images of {IMAGES_OF[name]}; "
+                f"add {IMAGES_OF[name]} to --data-sets"
+            )
+    return tuple(name for name in DATA_SETS if name in data_sets)
 
 
 def _flag(name: str) -> str:

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Fine-tuning on RefCOCOg from a pre-trained model.
+# Usage: [MODEL=ctrl_uniter_base] [OUT=checkpoints] bash examples/refcocog/train.sh [more flags]
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../run.sh"
+
+fine_tune refcocog refcocog "$@"

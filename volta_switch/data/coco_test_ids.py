@@ -1,0 +1,21 @@
+"""COCO's images that other tasks are tested on: multi-task training leaves them out, split "mteval" is made of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from volta_switch.errors import UserError
+
+
+def load_coco_test_ids(dataroot: str | Path) -> set[int]:
+    """Read the image ids of `<dataroot>/cache/coco_test_ids.npy`; raise UserError where it is no list of ids."""
+    path = Path(dataroot) / "cache" / "coco_test_ids.npy"
+    try:
+        return {int(image_id) for image_id in np.load(path, allow_pickle=False)}
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); split mteval needs it, choose another") from error
+    except (ValueError, TypeError, EOFError, BadZipFile) as error:
+        raise UserError(f"{path}: expected an array of image ids ({error}); save it again as plain integers") from error

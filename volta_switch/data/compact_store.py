@@ -1,0 +1,199 @@
+"""The compact store: VOLTA's records at a quarter of their size, without base64 and without pickle.
+
+A directory with data.mdb (an LMDB) and manifest.json. Records stand under b"r" and their place (8 bytes, big-endian);
+b"i" and an image id gives the place, where the store holds images and not pairs; b"c" and a block's place gives the
+SHA-256 of its records. `repack` writes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import lmdb
+
+from volta_switch.data.compact_record import RecordCodec, RecordLayout
+from volta_switch.data.feature_store import FeatureStore
+from volta_switch.data.lmdb_environment import environment
+from volta_switch.data.regions import Regions
+from volta_switch.errors import BadRecord, UserError
+
+FORMAT = "volta_switch compact store 1"
+MANIFEST = "manifest.json"
+BLOCK = 128  # records under one checksum, written in one transaction
+_PLACE = struct.Struct(">Q")
+
+
+def record_key(place: int) -> bytes:
+    """Where a record stands."""
+    return b"r" + _PLACE.pack(place)
+
+
+def image_key(image_id: str) -> bytes:
+    """Where the place of an image stands."""
+    return b"i" + image_id.encode()
+
+
+def block_key(block: int) -> bytes:
+    """Where a block's checksum stands."""
+    return b"c" + _PLACE.pack(block)
+
+
+def is_compact(path: str | Path) -> bool:
+    """Whether a directory is a compact store, by its manifest."""
+    return (Path(path) / MANIFEST).is_file()
+
+
+class CompactFile:
+    """The records of a store by their place. Can be handed to forked and spawned workers.
+
+    Raises UserError where the store is missing, damaged, or of another version.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.manifest = _read_manifest(self.path)
+        self.kind: str = self.manifest["kind"]  # "images" or "pairs"
+        self.codec = RecordCodec(RecordLayout(**self.manifest["layout"]))
+        self._length: int = self.manifest["records"]
+        self._transaction: lmdb.Transaction | None = None
+        self._pid = -1
+        if self._length and self._get(record_key(self._length - 1)) is None:
+            raise UserError(f"{self.path}: fewer records than the {self._length} of its manifest; repack it again")
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, place: int) -> tuple[Regions, str]:
+        """Return regions and caption ("" where there is none), as views into the file: copy what outlives it."""
+        record = self._get(record_key(place))
+        if record is None:
+            raise BadRecord(f"{self.path}: record {place} is missing; repack it again")
+        try:
+            return self.codec.decode(record)
+        except ValueError as error:
+            raise BadRecord(f"{self.path}: record {place} is damaged ({error}); repack it again") from None
+
+    def place(self, image_id: str) -> int | None:
+        """Return the place of an image; None where it is not there."""
+        found = self._get(image_key(image_id)) if 0 < len(image_id.encode()) < 500 else None
+        if found is None:
+            return None
+        if len(found) != _PLACE.size:
+            raise BadRecord(f"{self.path}: the place of image {image_id!r} is damaged; repack it again")
+        return _PLACE.unpack(found)[0]
+
+    def damaged_blocks(self) -> list[int]:
+        """Return the places of the first record of each block whose checksum does not hold; reads everything."""
+        root = hashlib.sha256()
+        damaged = []
+        for first in range(0, self._length, BLOCK):
+            digest = hashlib.sha256()
+            for place in range(first, min(first + BLOCK, self._length)):
+                digest.update(self._get(record_key(place)) or b"")
+            stored = bytes(self._get(block_key(first // BLOCK)) or b"")
+            root.update(stored)
+            if digest.digest() != stored:
+                damaged.append(first)
+        if not damaged and root.hexdigest() != self.manifest["sha256"]:
+            raise UserError(f"{self.path / MANIFEST}: not the manifest of these records; repack the store again")
+        return damaged
+
+    def _get(self, key: bytes) -> memoryview | None:
+        if self._transaction is None or self._pid != os.getpid():
+            # kept open, so that the views which it gives stay valid; nobody writes into a finished store
+            self._transaction = environment(self.path, "a compact store").begin(buffers=True)
+            self._pid = os.getpid()
+        return self._transaction.get(key)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_transaction": None, "_pid": -1}
+
+
+class CompactPairs:
+    """A compact store of image-caption pairs, by index; the counterpart of ConcapFile.
+
+    in_memory: keep every decoded pair. Otherwise arrays are views into the file: copy what outlives it.
+    """
+
+    def __init__(self, path: str | Path, in_memory: bool = False) -> None:
+        self.path = Path(path)
+        self._file = CompactFile(path)
+        self._decoded: dict[int, tuple[Regions, str]] | None = {} if in_memory else None
+        if self._file.kind != "pairs":
+            raise UserError(f"{self.path}: holds images of a task; expected image-caption pairs for pre-training")
+
+    def __len__(self) -> int:
+        return len(self._file)
+
+    def __getitem__(self, index: int) -> tuple[Regions, str]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        if self._decoded is None:
+            return self._read(index)
+        if index not in self._decoded:
+            regions, caption = self._read(index)
+            self._decoded[index] = regions.copied(), caption
+        return self._decoded[index]
+
+    def _read(self, index: int) -> tuple[Regions, str]:
+        regions, caption = self._file[index]
+        try:
+            regions.check_inputs()
+        except ValueError as error:
+            raise BadRecord(f"{self.path}: record {index} is damaged ({error}); repack it again") from None
+        return regions, caption
+
+
+class CompactFeatures(FeatureStore):
+    """A compact store by image id."""
+
+    def __init__(
+        self, path: str | Path, feature_size: int | None = None, *, detections: bool = False, in_memory: bool = False
+    ) -> None:
+        super().__init__(path, feature_size, detections=detections, in_memory=in_memory)
+        self.file = CompactFile(path)
+        if self.file.kind != "images":
+            raise UserError(f"{self.path}: holds image-caption pairs for pre-training; expected images of a task")
+
+    def keys(self) -> list[str]:
+        """Return the image ids, in the file's order."""
+        return [self.file[place][0].image_id for place in range(len(self.file))]
+
+    def __len__(self) -> int:
+        return len(self.file)
+
+    def __contains__(self, image_id: object) -> bool:
+        return self.file.place(str(image_id)) is not None
+
+    def _read(self, image_id: str) -> Regions:
+        place = self.file.place(image_id)
+        assert place is not None
+        regions = self.file[place][0]
+        if regions.image_id != image_id:
+            raise BadRecord(f"{self.source(image_id)}: record {place} is image {regions.image_id!r}; repack it again")
+        return regions
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    file = path / MANIFEST
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); expected a compact store in {path}") from None
+    except ValueError as error:
+        raise UserError(f"{file}: not JSON ({error}); repack the store again") from None
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        raise UserError(f"{file}: format is {found!r}, expected {FORMAT!r}; repack the store with this version")
+    try:
+        RecordLayout(**manifest["layout"])
+        if not (isinstance(manifest["records"], int) and manifest["kind"] in ("images", "pairs")):
+            raise ValueError("records or kind")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file}: incomplete ({error}); repack the store again") from None
+    return manifest

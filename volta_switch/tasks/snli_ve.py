@@ -1,0 +1,48 @@
+"""SNLI-VE: does an image entail a sentence, contradict it, or neither?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from volta_switch.data.collate import Batch
+from volta_switch.data.snli_ve import load_snli_ve
+from volta_switch.data.vqa import VqaAnnotations
+from volta_switch.tasks.metrics import clear_choices
+from volta_switch.tasks.vqa import AnswerTask
+
+
+class SnliVeTask(AnswerTask):
+    """Binary cross-entropy per relation, averaged over the three, as in VOLTA.
+
+    A pair without a gold label is trained on as none of the three, as in VOLTA, but does not count in the accuracy.
+    With ``volta_compat`` it counts as wrong, as in VOLTA.
+    """
+
+    metric = "accuracy"
+    headline = ("accuracy",)
+
+    def annotations(self, split: str) -> VqaAnnotations:
+        """Pairs of a split."""
+        return load_snli_ve(self.spec.path(self.spec.dataroot), split, self.given_annotations(split))
+
+    def loss(self, scores: Tensor, batch: Batch) -> Tensor:
+        """Mean over pairs and relations of the binary cross-entropies."""
+        assert batch.target is not None
+        return F.binary_cross_entropy_with_logits(scores, batch.target)
+
+    def hits(self, scores: Tensor, batch: Batch) -> np.ndarray:
+        """(B',) whether the right relation scores strictly highest, of the pairs that count."""
+        assert batch.target is not None
+        target = batch.target.cpu().numpy()
+        gold = target.any(1)
+        right = gold & (clear_choices(scores.cpu().numpy()) == target.argmax(1))
+        return right if self.options.volta_compat else right[gold]
+
+    def results(self, scores: Tensor, batch: Batch) -> list[Any]:
+        """Per pair: its id and the relation predicted."""
+        pairs = zip(batch.ids, self.answers(scores), strict=True)
+        return [{"id": name, "prediction": relation} for name, relation in pairs]
