@@ -90,7 +90,8 @@ def test_bad_records_are_counted_and_the_first_named(tmp_path, capsys) -> None:
     env.close()
     code, out = check([tmp_path / "x_feat.lmdb"], capsys)
     assert code == 2 and "WRONG: 6 bad records" in out and "... and 1 more" in out
-    assert "image '101': features holds numbers that are not finite" in out and "non finite 2" in out
+    assert "image '101': features hold" in out and "not finite; extract its features again" in out
+    assert "non finite 2" in out
     assert "image '102': listed in 'keys', but its record is missing" in out
     assert out.endswith("1 checked: 1 with something wrong\n")
 

@@ -216,6 +216,15 @@ def test_what_exists_is_not_replaced(source, tmp_path) -> None:
     assert (tmp_path / "out").read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("to", "option"),
+    [("tsv", {"captions": "x.json"}), ("compact", {"captions": "x.json"}), ("compact", {"max_bad_records": 1})],
+)
+def test_options_that_a_target_has_no_use_for_are_refused(source, tmp_path, to, option) -> None:
+    with pytest.raises(UserError, match=f"--{next(iter(option)).replace('_', '-')}: "):
+        convert(source, tmp_path / "out", to, **option)
+
+
 def test_an_unknown_target_and_an_empty_source_are_refused(source, tmp_path) -> None:
     with pytest.raises(UserError, match="--to zip: expected one of tsv-lmdb, "):
         convert(source, tmp_path / "out", "zip")

@@ -13,6 +13,7 @@ from volta_switch.data.concap_lmdb import ConcapFile, write_concap
 from volta_switch.data.feature_files import open_features
 from volta_switch.data.feature_lmdb import write_features
 from volta_switch.data.lmdb_environment import environment, writing
+from volta_switch.data.lmdb_pages import LmdbPages
 from volta_switch.data.regions import Regions
 from volta_switch.errors import UserError
 
@@ -211,7 +212,21 @@ def test_a_damaged_feature_record_is_named(tmp_path) -> None:
             store[key]
 
 
-def test_another_lmdb_library_is_refused(monkeypatch, concap_directory) -> None:
+def test_another_lmdb_library_is_refused_where_it_would_write(monkeypatch, tmp_path, regions_of) -> None:
     monkeypatch.setattr(lmdb, "version", lambda: (1, 0, 0))
     with pytest.raises(UserError, match=r"lmdb library 1\.0\.0 cannot read LMDB 0\.9 files"):
-        ConcapFile(concap_directory / "training_feat_all.lmdb")
+        write_concap(tmp_path / "x.lmdb", [(regions_of("1"), "a dog")])
+
+
+@pytest.mark.parametrize("size", [0, 3, 40, 5000])
+def test_every_record_is_found_as_the_library_finds_it(tmp_path, size) -> None:
+    rng = np.random.default_rng(size)
+    written = {rng.bytes(int(rng.integers(1, 300))): rng.bytes(int(rng.integers(0, 3000))) for _ in range(size)}
+    with writing(tmp_path / "x.lmdb", directory=False) as put:
+        for key, value in written.items():
+            put(key, value)
+    pages = LmdbPages(tmp_path / "x.lmdb", "records")
+    assert pages.entries == len(written) == len(entries(tmp_path / "x.lmdb"))
+    assert all(pages.get(key) == value for key, value in written.items())
+    others = [key[:-1] for key in written] + [key + b"x" for key in written] + [b"", b"\0", b"\xff" * 511]
+    assert all(pages.get(key) is None for key in others if key not in written)

@@ -2,10 +2,8 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
 
 from volta_switch.data.collate import Layout
 from volta_switch.data.feature_files import open_features
@@ -20,30 +18,6 @@ MARVL = {"left_img": "marvl/sw/12-3.jpg", "right_img": "12-4.b.png", "caption": 
 def write_lines(path, *lines):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
-
-
-def test_statements_equal_voltas(volta_data, volta_reads, volta_tokenizer):
-    """VOLTA lays the two images one after the other in 74 slots; here they are two rows of 37."""
-    root = volta_data / "nlvr2"
-    features = root / "resnet101_faster_rcnn_genome_imgfeats/volta/nlvr2_feat.lmdb"
-    entries = load_nlvr2(root / "annotations", "train")
-    dataset = Nlvr2Dataset(entries, open_features(features, 2048), volta_tokenizer, num_locs=5, max_seq_length=40)
-    theirs = load_file(volta_reads / "nlvr2_train_locs5.safetensors")
-    assert {key.split("/")[0] for key in theirs} == set(map(str, range(len(dataset))))
-    for index in range(len(dataset)):
-        batch = dataset.collate([dataset[index]], Layout("first", text_length=40, num_boxes=36))
-        item = {name.split("/")[1]: value for name, value in theirs.items() if name.startswith(f"{index}/")}
-        assert item["question_id"] == index and batch.ids == [entries[index].identifier]
-        stored = batch.inputs["image_feat"].reshape(74, 2048).to(torch.float16).numpy()  # the precision of the record
-        assert np.array_equal(stored, item["features"])
-        assert np.abs(batch.inputs["image_loc"].reshape(74, 5).numpy() - item["spatials"]).max() <= 1e-6
-        assert np.array_equal(batch.inputs["image_attention_mask"].reshape(74).numpy(), item["image_mask"])
-        assert np.array_equal(batch.target[0].numpy(), item["target"])
-        for name, ours in (
-            ("text", "input_ids"), ("input_mask", "attention_mask"), ("segment_ids", "token_type_ids")
-        ):  # fmt: skip
-            for row in batch.inputs[ours]:
-                assert np.array_equal(row.numpy(), item[name]), name
 
 
 def test_the_images_of_a_statement_are_its_pairs(tmp_path):

@@ -78,8 +78,9 @@ class Batch:
     inputs: the model's keyword arguments. target: what the task compares the scores with, None without answers.
     ids: what each sample is called in results. candidates: (B, R) bool, the slots that may be answered, for
     referring expressions. global_weights: (B, R) float32, what each slot counts for the global region's feature, which
-    `to` puts into global_slot; None where it is there already. top_classes: what `to` expands into the input image_cls. passed_over: what was wrong with
-    the records that were left out; a batch may lose all its samples to that, and then has no inputs.
+    `to` puts into global_slot; None where it is there already. top_classes: what `to` expands into the input
+    image_cls. passed_over: what was wrong with the records that were left out; a batch may lose all its samples to
+    that, and then has no inputs.
     """
 
     inputs: dict[str, torch.Tensor]
@@ -97,9 +98,7 @@ class Batch:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Return the batch on a device, features and class scores expanded to float32 there."""
         batch = self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-        for name in ("image_feat", "image_feat_target"):
-            if name in batch.inputs:
-                batch.inputs[name] = batch.inputs[name].float()
+        batch.inputs = expanded(batch.inputs)
         if batch.global_weights is not None:
             features = batch.inputs["image_feat"]  # (B, R, F)
             features[:, batch.global_slot] = (batch.global_weights[:, None] @ features)[:, 0]
@@ -163,8 +162,8 @@ def collate_pretraining(samples: Sequence[Sample], layout: Layout) -> Batch:
     if not scores:
         return batch
     if isinstance(scores[0], TopScores):
-        parts = (_joined([getattr(rows, name) for rows in scores]) for name in ("ids", "scores", "rest"))
-        batch.top_classes = TopClasses(*parts, scores[0].width)
+        ids, kept, rest = (_joined([getattr(rows, name) for rows in scores]) for name in ("ids", "scores", "rest"))
+        batch.top_classes = TopClasses(ids, kept, rest, scores[0].width)
     else:
         inputs["image_cls"] = _joined(scores)
     return batch
@@ -232,6 +231,11 @@ def image_inputs(samples: Sequence[Mapping[str, Any]], layout: Layout) -> dict[s
     return {"image_feat": feat, "image_loc": loc, "image_attention_mask": mask}
 
 
+def expanded(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the model's inputs with the features in float32, where a compact store gave them as float16."""
+    return {name: tensor.float() if name.startswith("image_feat") else tensor for name, tensor in inputs.items()}
+
+
 def padded(arrays: Sequence[np.ndarray], length: int, fill: int, start: int = 0) -> torch.Tensor:
     """Put arrays (n, ...) under each other in a tensor (B, length, ...), from slot `start` on, `fill` elsewhere."""
     first = arrays[0]
@@ -262,7 +266,7 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype) -> torch.Tensor:
     if size < _SHARED_FROM or get_worker_info() is None:
         return torch.from_numpy(np.empty(shape, dtype=dtype))
     kind = torch.from_numpy(np.empty(0, dtype=dtype)).dtype
-    return torch.empty(0, dtype=kind).set_(torch.UntypedStorage._new_shared(size), 0, shape)
+    return torch.empty(0, dtype=kind).set_(torch.UntypedStorage._new_shared(size), 0, torch.Size(shape))  # type: ignore[call-overload]
 
 
 def _num_boxes(samples: Sequence[Mapping[str, Any]], layout: Layout) -> int:

@@ -15,19 +15,23 @@ import numpy as np
 from volta_switch.data.regions import Regions, Scores, TopScores
 
 _HEADER = struct.Struct("<5I")  # regions, image width, image height, bytes of the image id, bytes of the caption
+_FLOATS = {"float16": "<f2", "float32": "<f4"}
+_DETECTIONS = {"objects_id": "<i2", "objects_conf": "<f4", "attrs_id": "<i2", "attrs_conf": "<f4"}
+_MOST_CLASSES = 1 << 15  # columns that an int16 can name
 
 
 @dataclass(frozen=True)
 class RecordLayout:
     """The widths of a store's records.
 
-    feature_dtype: "float16" or "float32". feature_size: F. detections: object and attribute labels and confidences
-    are there. classes, attributes: C and A; 0 where the scores are not there. top_classes, top_attributes: k of each.
+    feature_dtype: "float16" or "float32", of features and kept scores. feature_size: F. detections: which of the labels
+    and confidences of objects and attributes are there, by name, with commas between. classes, attributes: C and A; 0
+    where the scores are not there. top_classes, top_attributes: k of each.
     """
 
     feature_dtype: str
     feature_size: int
-    detections: bool
+    detections: str
     classes: int
     top_classes: int
     attributes: int
@@ -35,18 +39,12 @@ class RecordLayout:
 
     @classmethod
     def of(cls, regions: Regions, feature_dtype: str, top_classes: int, top_attributes: int) -> RecordLayout:
-        """Return the layout that holds everything that such regions have."""
-        classes = 0 if regions.cls_prob is None else regions.cls_prob.shape[1]
-        attributes = 0 if regions.attr_scores is None else regions.attr_scores.shape[1]
-        return cls(
-            feature_dtype,
-            regions.features.shape[1],
-            regions.objects_id is not None,
-            classes,
-            min(top_classes, classes),
-            attributes,
-            min(top_attributes, attributes),
-        )
+        """Return the layout that holds everything that such regions have, of their scores the highest."""
+        there = ",".join(name for name in _DETECTIONS if getattr(regions, name) is not None)
+        classes, kept_classes = _widths(regions.cls_prob, top_classes)
+        attributes, kept_attributes = _widths(regions.attr_scores, top_attributes)
+        width = regions.features.shape[1]
+        return cls(feature_dtype, width, there, classes, kept_classes, attributes, kept_attributes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields for the manifest."""
@@ -54,19 +52,13 @@ class RecordLayout:
 
     def arrays(self) -> list[tuple[str, str, int]]:
         """Name, type and values per region of each block, in the record's order: the wider types first."""
-        wide: list[tuple[str, str, int]] = [("boxes", "<f4", 4)]
-        narrow: list[tuple[str, str, int]] = []
-        (wide if self.feature_dtype == "float32" else narrow).append(
-            ("features", "<f4" if self.feature_dtype == "float32" else "<f2", self.feature_size)
-        )
-        if self.detections:
-            wide += [("objects_conf", "<f4", 1), ("attrs_conf", "<f4", 1)]
-            narrow += [("objects_id", "<i2", 1), ("attrs_id", "<i2", 1)]
+        kind = _FLOATS[self.feature_dtype]
+        blocks = [("boxes", "<f4", 4), ("features", kind, self.feature_size)]
+        blocks += [(name, _DETECTIONS[name], 1) for name in self.detections.split(",") if name]
         for name, kept in (("cls_prob", self.top_classes), ("attr_scores", self.top_attributes)):
             if kept:
-                wide.append((f"{name}.rest", "<f4", 1))
-                narrow += [(f"{name}.ids", "<i2", kept), (f"{name}.scores", "<f2", kept)]
-        return wide + narrow
+                blocks += [(f"{name}.rest", "<f4", 1), (f"{name}.ids", "<i2", kept), (f"{name}.scores", kind, kept)]
+        return sorted(blocks, key=lambda block: -np.dtype(block[1]).itemsize)
 
 
 class RecordCodec:
@@ -81,23 +73,32 @@ class RecordCodec:
 
     def encode(self, regions: Regions, caption: str = "") -> bytes:
         """Return the record of one image. Raises ValueError for regions that the layout cannot hold."""
-        found = RecordLayout.of(regions, self.layout.feature_dtype, self.layout.top_classes, self.layout.top_attributes)
-        if found != self.layout:
-            raise ValueError(f"{_difference(found, self.layout)}, in the records before it")
-        values: dict[str, Any] = dict(regions.arrays())
-        for name, kept in (("cls_prob", self.layout.top_classes), ("attr_scores", self.layout.top_attributes)):
-            if kept:
-                top = top_scores(values[name], kept)
-                values |= {f"{name}.ids": top.ids, f"{name}.scores": top.scores, f"{name}.rest": top.rest}
         texts = regions.image_id.encode(), caption.encode()
-        header = _HEADER.pack(len(regions), regions.image_w, regions.image_h, *map(len, texts))
-        return b"".join([header, *(self._packed(name, kind, values[name]) for name, kind, _ in self._blocks), *texts])
+        try:
+            header = _HEADER.pack(len(regions), regions.image_w, regions.image_h, *map(len, texts))
+        except struct.error:
+            raise ValueError(f"the image is {regions.image_w} x {regions.image_h} pixels") from None
+        blocks = self._blocks_of(regions) if len(regions) else []  # without regions nothing says how wide they would be
+        return b"".join([header, *blocks, *texts])
+
+    def _blocks_of(self, regions: Regions) -> list[bytes]:
+        layout = self.layout
+        found = RecordLayout.of(regions, layout.feature_dtype, layout.top_classes, layout.top_attributes)
+        if found != layout:
+            raise ValueError(f"{_difference(found, layout)} in the records before it; a store holds one detector's")
+        values: dict[str, Any] = dict(regions.arrays())
+        for name, kept in (("cls_prob", layout.top_classes), ("attr_scores", layout.top_attributes)):
+            if kept:
+                top = top_scores(values[name], kept, layout.feature_dtype)
+                values |= {f"{name}.ids": top.ids, f"{name}.scores": top.scores, f"{name}.rest": top.rest}
+        return [self._packed(name, kind, values[name]) for name, kind, _ in self._blocks]
 
     @staticmethod
     def _packed(name: str, kind: np.dtype, array: np.ndarray) -> bytes:
-        packed = array.astype(kind)
-        if kind == "<f2" and name == "features" and np.isinf(packed).any():
-            raise ValueError(f"a feature is {np.abs(array).max()}, float16 ends at 65504; take --dtype float32")
+        with np.errstate(over="ignore"):  # told below
+            packed = array.astype(kind)
+        if kind == "<f2" and np.isinf(packed).any():
+            raise ValueError(f"{name} reach {np.abs(array).max():.6g}, float16 ends at 65504; take --dtype float32")
         if kind.kind == "i" and not np.array_equal(packed, array):
             raise ValueError(f"{name} holds labels beyond 32767")
         return packed.tobytes()
@@ -117,36 +118,49 @@ class RecordCodec:
         caption = str(record[at + id_bytes : expected], "utf-8")
         for name, width_of in (("cls_prob", self.layout.classes), ("attr_scores", self.layout.attributes)):
             if f"{name}.ids" in arrays:
-                top = [arrays.pop(f"{name}.{part}") for part in ("ids", "scores", "rest")]
-                arrays[name] = TopScores(*top, width_of)
+                ids, kept, rest = (arrays.pop(f"{name}.{part}") for part in ("ids", "scores", "rest"))
+                arrays[name] = TopScores(ids, kept, rest, width_of)
         return Regions(image_id=image_id, image_w=width, image_h=height, **arrays), caption
 
     def _kind(self, count: int) -> np.dtype:
         """Return the type of a record's blocks together, for a number of regions; images have few different ones."""
         if count not in self._kinds:
             shapes = [
-                (name, kind, (count,) if values == 1 and "." not in name or name.endswith(".rest") else (count, values))
+                (name, kind, (count,) if name in _DETECTIONS or name.endswith(".rest") else (count, values))
                 for name, kind, values in self._blocks
             ]
             self._kinds[count] = np.dtype(shapes)
         return self._kinds[count]
 
 
-def top_scores(scores: Scores, kept: int) -> TopScores:
-    """Keep the highest scores of each region, in falling order, as float16; equal ones in the order of their columns.
+def top_scores(scores: Scores, kept: int, dtype: str) -> TopScores:
+    """Keep the highest scores of each region, in falling order; equal ones in the order of their columns.
 
-    What float16 rounds off goes to the rest, so that a region's scores still sum to what they summed to.
+    What rounding to `dtype` takes away goes to the rest, so that a region's scores still sum to what they summed to.
     """
     if isinstance(scores, TopScores):
-        if scores.ids.shape[1] != kept:
-            raise ValueError(f"{scores.ids.shape[1]} scores of each region are kept, not {kept}")
-        return scores
-    ids = np.argsort(-scores, axis=1, kind="stable")[:, :kept]
-    highest = np.take_along_axis(scores, ids, axis=1).astype(np.float16)
-    rest = scores.sum(axis=1, dtype=np.float64) - highest.sum(axis=1, dtype=np.float64)
+        ids, everything, left = scores.ids[:, :kept], scores.scores, scores.rest
+        highest = everything[:, :kept]
+    else:
+        ids = np.argsort(-scores, axis=1, kind="stable")[:, :kept]
+        everything, left = scores, np.zeros(len(scores), dtype=np.float32)
+        highest = np.take_along_axis(scores, ids, axis=1)
+    with np.errstate(over="ignore"):  # the codec refuses infinite scores
+        highest = highest.astype(dtype)
+    rest = left + (everything.sum(axis=1, dtype=np.float64) - highest.sum(axis=1, dtype=np.float64))
     return TopScores(ids.astype(np.int16), highest, np.maximum(rest, 0).astype(np.float32), scores.shape[1])
+
+
+def _widths(scores: Scores | None, top: int) -> tuple[int, int]:
+    """Return how many columns scores have, and how many of them are kept."""
+    if scores is None:
+        return 0, 0
+    width = scores.shape[1]
+    if width > _MOST_CLASSES:
+        raise ValueError(f"scores have {width} columns, a compact store names {_MOST_CLASSES} at most")
+    return width, min(top, scores.ids.shape[1] if isinstance(scores, TopScores) else width)
 
 
 def _difference(found: RecordLayout, wanted: RecordLayout) -> str:
     pairs = zip(asdict(found).items(), asdict(wanted).values(), strict=True)
-    return next(f"{name} is {value}, but {other}" for (name, value), other in pairs if value != other)
+    return next(f"{name} is {value!r}, but {other!r}" for (name, value), other in pairs if value != other)

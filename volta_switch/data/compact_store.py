@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
 from pathlib import Path
 from typing import Any
 
-import lmdb
-
 from volta_switch.data.compact_record import RecordCodec, RecordLayout
 from volta_switch.data.feature_store import FeatureStore
-from volta_switch.data.lmdb_environment import environment
+from volta_switch.data.lmdb_pages import LmdbPages
 from volta_switch.data.regions import Regions
 from volta_switch.errors import BadRecord, UserError
 
 FORMAT = "volta_switch compact store 1"
 MANIFEST = "manifest.json"
 BLOCK = 128  # records under one checksum, written in one transaction
+LONGEST_ID = 510  # bytes: an LMDB's key has 511
 _PLACE = struct.Struct(">Q")
 
 
@@ -56,13 +54,12 @@ class CompactFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.manifest = _read_manifest(self.path)
+        self.manifest = read_manifest(self.path)
         self.kind: str = self.manifest["kind"]  # "images" or "pairs"
         self.codec = RecordCodec(RecordLayout(**self.manifest["layout"]))
         self._length: int = self.manifest["records"]
-        self._transaction: lmdb.Transaction | None = None
-        self._pid = -1
-        if self._length and self._get(record_key(self._length - 1)) is None:
+        self._file = LmdbPages(self.path, "a compact store")
+        if self._length and self._file.get(record_key(self._length - 1)) is None:
             raise UserError(f"{self.path}: fewer records than the {self._length} of its manifest; repack it again")
 
     def __len__(self) -> int:
@@ -70,7 +67,7 @@ class CompactFile:
 
     def __getitem__(self, place: int) -> tuple[Regions, str]:
         """Return regions and caption ("" where there is none), as views into the file: copy what outlives it."""
-        record = self._get(record_key(place))
+        record = self._file.get(record_key(place))
         if record is None:
             raise BadRecord(f"{self.path}: record {place} is missing; repack it again")
         try:
@@ -80,7 +77,7 @@ class CompactFile:
 
     def place(self, image_id: str) -> int | None:
         """Return the place of an image; None where it is not there."""
-        found = self._get(image_key(image_id)) if 0 < len(image_id.encode()) < 500 else None
+        found = self._file.get(image_key(image_id)) if 0 < len(image_id.encode()) <= LONGEST_ID else None
         if found is None:
             return None
         if len(found) != _PLACE.size:
@@ -94,24 +91,14 @@ class CompactFile:
         for first in range(0, self._length, BLOCK):
             digest = hashlib.sha256()
             for place in range(first, min(first + BLOCK, self._length)):
-                digest.update(self._get(record_key(place)) or b"")
-            stored = bytes(self._get(block_key(first // BLOCK)) or b"")
+                digest.update(self._file.get(record_key(place)) or b"")
+            stored = bytes(self._file.get(block_key(first // BLOCK)) or b"")
             root.update(stored)
             if digest.digest() != stored:
                 damaged.append(first)
         if not damaged and root.hexdigest() != self.manifest["sha256"]:
             raise UserError(f"{self.path / MANIFEST}: not the manifest of these records; repack the store again")
         return damaged
-
-    def _get(self, key: bytes) -> memoryview | None:
-        if self._transaction is None or self._pid != os.getpid():
-            # kept open, so that the views which it gives stay valid; nobody writes into a finished store
-            self._transaction = environment(self.path, "a compact store").begin(buffers=True)
-            self._pid = os.getpid()
-        return self._transaction.get(key)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_transaction": None, "_pid": -1}
 
 
 class CompactPairs:
@@ -124,6 +111,7 @@ class CompactPairs:
         self.path = Path(path)
         self._file = CompactFile(path)
         self._decoded: dict[int, tuple[Regions, str]] | None = {} if in_memory else None
+        self.layout = self._file.codec.layout
         if self._file.kind != "pairs":
             raise UserError(f"{self.path}: holds images of a task; expected image-caption pairs for pre-training")
 
@@ -179,7 +167,8 @@ class CompactFeatures(FeatureStore):
         return regions
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Return a store's manifest; raises UserError where it is missing, damaged, or of another version."""
     file = path / MANIFEST
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))

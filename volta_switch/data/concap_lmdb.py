@@ -5,17 +5,16 @@ A record is a msgpack list of 13: eight arrays in the form msgpack-numpy gives t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lmdb
 import msgpack
 import numpy as np
 
-from volta_switch.data.lmdb_environment import environment, writing
+from volta_switch.data.lmdb_environment import writing
+from volta_switch.data.lmdb_pages import LmdbPages
 from volta_switch.data.regions import Regions, TopScores
 from volta_switch.errors import BadRecord, UserError
 
@@ -55,8 +54,8 @@ def is_concap(path: str | Path) -> bool:
     data = path / "data.mdb" if path.is_dir() else path
     if not data.is_file() or not _looks_like_lmdb(data):
         return False
-    with environment(path, "image features").begin() as transaction:
-        return transaction.get(_KEYS) is not None or transaction.get(_FIRST) is not None
+    file = LmdbPages(path, "image features")
+    return file.get(_KEYS) is not None or file.get(_FIRST) is not None
 
 
 def _looks_like_lmdb(data: Path) -> bool:
@@ -76,14 +75,12 @@ class ConcapFile:
     def __init__(self, path: str | Path, in_memory: bool = False) -> None:
         self.path = Path(path)
         self._decoded: dict[int, tuple[Regions, str]] | None = {} if in_memory else None
-        self._transaction: lmdb.Transaction | None = None
-        self._pid = -1
+        self._file = LmdbPages(self.path, "Conceptual Captions features")
         self._places: _Places | None = None
-        listed = self._get(_KEYS)
-        entries = environment(self.path, "Conceptual Captions features").stat()["entries"]
-        self._length = entries - (listed is not None)
+        listed = self._file.get(_KEYS)
+        self._length = self._file.entries - (listed is not None)
         # records are named by their place, but a file may list other names
-        named_by_place = self._length == 0 or self._get(_FIRST) is not None
+        named_by_place = self._length == 0 or self._file.get(_FIRST) is not None
         if not named_by_place and listed is None:
             raise UserError(
                 f"{self.path}: no record 00000000 and no list of keys; expected VOLTA's Conceptual Captions format "
@@ -115,7 +112,7 @@ class ConcapFile:
 
     def _read(self, index: int) -> tuple[Regions, str]:
         key = f"{index:08d}".encode() if self._keys is None else self._keys[index]
-        value = self._get(key)
+        value = self._file.get(key)
         if value is None:
             raise BadRecord(f"{self.path}: record {key!r} is missing; write the file again")
         try:
@@ -145,16 +142,6 @@ class ConcapFile:
             raise ValueError(f"features have {len(arrays['features'])} rows, num_boxes is {num_boxes}")
         regions = Regions(image_id=image_id, image_w=int(float(image_w)), image_h=int(float(image_h)), **arrays)
         return regions, caption
-
-    def _get(self, key: bytes) -> memoryview | None:
-        if self._transaction is None or self._pid != os.getpid():
-            # kept open, so that the views which it gives stay valid; finished files are replaced, never written to
-            self._transaction = environment(self.path, "Conceptual Captions features").begin(buffers=True)
-            self._pid = os.getpid()
-        return self._transaction.get(key)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_transaction": None, "_pid": -1}
 
 
 @dataclass(frozen=True)

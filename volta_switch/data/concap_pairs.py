@@ -82,6 +82,8 @@ def open_pairs(features_path: str | Path, split: Literal["train", "valid"], in_m
     if missing:
         raise UserError(f"{folder}: {name}_part_{missing[0]}.lmdb is missing; copy all parts, or the one {whole.name}")
     parts = [_open(found[rank], in_memory) for rank in sorted(found)]
+    if len({part.layout if isinstance(part, CompactPairs) else None for part in parts}) > 1:
+        raise UserError(f"{folder}: the parts of {name} are stored in different ways; repack all of them, or none")
     return JoinedPairs(parts, folder / f"{name}_part_*.lmdb")
 
 

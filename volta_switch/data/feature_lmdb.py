@@ -5,18 +5,16 @@ VOLTA has three writers, which differ in how a record spells its arrays (feature
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
-
-import lmdb
+from typing import Literal
 
 from volta_switch.data import safe_pickle
 from volta_switch.data.feature_records import decode_record, encode_h5, encode_npy, encode_tsv
 from volta_switch.data.feature_store import FeatureStore
-from volta_switch.data.lmdb_environment import environment, writing
+from volta_switch.data.lmdb_environment import writing
+from volta_switch.data.lmdb_pages import LmdbPages
 from volta_switch.data.regions import Regions
 from volta_switch.errors import BadRecord, UserError
 
@@ -42,10 +40,8 @@ class LmdbFeatures(FeatureStore):
         self, path: str | Path, feature_size: int | None = None, *, detections: bool = False, in_memory: bool = False
     ) -> None:
         super().__init__(path, feature_size, detections=detections, in_memory=in_memory)
-        self._env: lmdb.Environment | None = None
-        self._pid = -1
-        with self._environment().begin() as transaction:
-            listed = transaction.get(_KEYS)
+        self._file = LmdbPages(self.path, "image features")
+        listed = self._file.get(_KEYS)
         if listed is None:
             raise UserError(
                 f"{self.path}: no entry 'keys'; expected the feature file of a VOLTA task "
@@ -68,25 +64,16 @@ class LmdbFeatures(FeatureStore):
 
     def _read(self, image_id: str) -> Regions:
         source = self.source(image_id)
-        with self._environment().begin(buffers=True) as transaction:
-            value = transaction.get(image_id.encode())
-            if value is None:
-                raise BadRecord(f"{source}: listed in 'keys', but its record is missing; write the file again")
-            try:
-                record = safe_pickle.loads(value, source)
-            except UserError as error:
-                raise BadRecord(str(error)) from error
+        value = self._file.get(image_id.encode())
+        if value is None:
+            raise BadRecord(f"{source}: listed in 'keys', but its record is missing; write the file again")
+        try:
+            record = safe_pickle.loads(value, source)
+        except UserError as error:
+            raise BadRecord(str(error)) from error
         try:
             return decode_record(image_id, record, self.detections)
         except Exception as error:  # a damaged record can fail in any way
             raise BadRecord(
                 f"{source}: not a record of a VOLTA task ({type(error).__name__}: {error}); write the file again"
             ) from error
-
-    def _environment(self) -> lmdb.Environment:
-        if self._env is None or self._pid != os.getpid():
-            self._env, self._pid = environment(self.path, "image features"), os.getpid()
-        return self._env
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_env": None, "_pid": -1}

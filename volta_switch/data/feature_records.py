@@ -56,7 +56,9 @@ def decode_record(image_id: str, record: Mapping[str, Any], detections: bool) ->
         if value is None or (isinstance(value, str) and not value and len(boxes)):
             continue  # an empty cell of a TSV file stands for nothing
         array = _array(value, kind)
-        found[name] = array.reshape(len(boxes), -1) if name in ("cls_prob", "attr_scores") and len(boxes) else array
+        if name in ("cls_prob", "attr_scores"):
+            array = array.reshape(len(boxes), -1 if len(boxes) else array.shape[-1])
+        found[name] = array
     return Regions(
         image_id=image_id,
         features=features.reshape(len(boxes), width),

@@ -72,9 +72,13 @@ def _run_convert(args: argparse.Namespace) -> None:
 def _add_repack(command: argparse.ArgumentParser) -> None:
     command.add_argument("inputs", nargs="+", metavar="IN", help="feature files of one kind and one detector")
     command.add_argument("out", metavar="OUT", help="the store's directory")
-    command.add_argument("--dtype", default="float16", choices=("float16", "float32"), help="of the features")
+    dtypes = ("float16", "float32")
+    command.add_argument("--dtype", default="float16", choices=dtypes, help="of the features and the scores")
     command.add_argument("--top-classes", type=_count, default=100, help="class scores kept of a region (default: 100)")
     command.add_argument("--top-attributes", type=_count, default=16, help="attribute scores kept (default: 16)")
+    command.add_argument(
+        "--max-bad-records", type=int, default=0, help="records left out before the run is stopped (default: 0)"
+    )
     command.set_defaults(run=_run_repack)
 
 
@@ -91,11 +95,14 @@ def _run_repack(args: argparse.Namespace) -> None:
             dtype=args.dtype,
             top_classes=args.top_classes,
             top_attributes=args.top_attributes,
+            max_bad_records=args.max_bad_records,
             progress=progress,
         )
     print(f"{args.out}: {manifest['records']} records, {manifest['regions']} regions, sha256 {manifest['sha256']}")
     for name, value in manifest["losses"].items():
         print(f"  {name.replace('_', ' ')}: {value:.3g}")
+    if manifest["passed_over"]:
+        print(f"  bad records passed over: {len(manifest['passed_over'])}")
 
 
 def _add_targets(command: argparse.ArgumentParser) -> None:

@@ -133,6 +133,8 @@ class Writer:
                 break
             except lmdb.MapFullError:  # the transaction was rolled back: repeat it in a larger map
                 self.env.set_mapsize(self.env.info()["map_size"] * 2)
+            except lmdb.Error as error:
+                raise UserError(f"{self.env.path()}: cannot be written ({error}); make room on the disk") from error
         self.env.sync(True)
         self._pending.clear()
         self._bytes = 0

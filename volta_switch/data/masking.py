@@ -49,8 +49,8 @@ class WordMasking:
     @staticmethod
     def _span(words: int, rng: np.random.Generator) -> np.ndarray:
         """Choose a start, and a length from 1 to the text's; the span ends with the text where it would run past it."""
-        length = rng.integers(1, words + 1)
-        start = rng.integers(words)
+        length = int(rng.integers(1, words + 1))
+        start = int(rng.integers(words))
         return np.arange(start, min(start + length, words)) + 1  # behind [CLS]
 
 

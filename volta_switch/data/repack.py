@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -21,15 +21,26 @@ from typing import Any
 import numpy as np
 
 from volta_switch.data.compact_record import RecordCodec, RecordLayout
-from volta_switch.data.compact_store import BLOCK, FORMAT, MANIFEST, block_key, image_key, is_compact, record_key
+from volta_switch.data.compact_store import (
+    BLOCK,
+    FORMAT,
+    LONGEST_ID,
+    MANIFEST,
+    block_key,
+    image_key,
+    is_compact,
+    read_manifest,
+    record_key,
+)
 from volta_switch.data.lmdb_environment import Writer
 from volta_switch.data.record_source import RecordSource, open_source
 from volta_switch.data.regions import Regions, TopScores
-from volta_switch.errors import UserError
+from volta_switch.errors import BadRecord, UserError
 from volta_switch.files import write_json
 
 _STATE = b"state"
 _PLACE_BYTES = 8
+_LOCK = "lock"
 
 
 @dataclass
@@ -37,7 +48,9 @@ class _State:
     """Where a repacking stands, in the unfinished store itself."""
 
     plan: dict[str, Any]  # sources and options: a continuation must have the same
-    records: int = 0
+    position: int = 0  # records of the sources that were read
+    records: int = 0  # and written
+    passed_over: list[str] = field(default_factory=list)  # what was wrong with the others
     regions: int = 0
     layout: dict[str, Any] | None = None
     losses: dict[str, float] = field(default_factory=dict)
@@ -50,16 +63,19 @@ def repack(
     dtype: str = "float16",
     top_classes: int = 100,
     top_attributes: int = 16,
+    max_bad_records: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Write the records of the inputs, one after the other, as one compact store; returns its manifest.
 
     inputs: feature files of one kind (images of tasks, or image-caption pairs), all from one detector.
-    dtype: "float16" or "float32", of the features. top_classes, top_attributes: scores kept of each region.
-    progress: called with (records written, records in all) after every block.
+    dtype: "float16" or "float32", of features and kept scores. top_classes, top_attributes: scores kept of each region.
+    max_bad_records: records that cannot be read or stored (other widths, numbers not finite) and are left out; each is
+    named on stderr and in the manifest. progress: called with (records read, records in all) after every block.
     The store appears whole, at the end. Where `out` already is the result, nothing is written. Raises UserError for
-    inputs that are missing, damaged, of different widths or with an image in common, for an `out` that holds anything
-    else, and for an unfinished store of other inputs or options.
+    inputs that are missing or with an image in common, for more bad records than allowed, for an `out` that holds
+    anything else, for an unfinished store of other inputs or options, or that another process is writing, and where
+    the disk is full; the same call then goes on from the last whole block.
     """
     out = Path(out)
     sources = [open_source(path) for path in inputs]
@@ -67,21 +83,30 @@ def repack(
     if out.exists():
         return _already_there(out, plan)
     unfinished = out.with_name(f"{out.name}.unfinished")
-    unfinished.mkdir(parents=True, exist_ok=True)
-    with _alone(unfinished):
-        manifest = _Repacking(unfinished, plan, sources).run(progress)
-        write_json(unfinished / MANIFEST, manifest)
-        (unfinished / "lock").unlink()
-        os.replace(unfinished, out)
+    try:
+        unfinished.mkdir(parents=True, exist_ok=True)
+        with _alone(unfinished):
+            if out.exists():  # another process has just finished it
+                (unfinished / _LOCK).unlink(missing_ok=True)
+                unfinished.rmdir()
+                return _already_there(out, plan)
+            manifest = _Repacking(unfinished, plan, sources, max_bad_records).run(progress)
+            write_json(unfinished / MANIFEST, manifest)
+            os.replace(unfinished, out)  # with the lock in it: until here nobody else may write
+            (out / _LOCK).unlink()
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or unfinished}: cannot be written ({error.strerror}); give the command again when it can"
+        ) from error
     return manifest
 
 
 class _Repacking:
     """One run over an unfinished store."""
 
-    def __init__(self, folder: Path, plan: dict[str, Any], sources: list[RecordSource]) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, plan: dict[str, Any], sources: list[RecordSource], max_bad_records: int) -> None:
         self._sources = sources
+        self._max_bad_records = max_bad_records
         self._total = sum(map(len, sources))
         self._writer = Writer(folder / "data.mdb", durable=True)
         stored = self._writer.get(_STATE)
@@ -92,15 +117,17 @@ class _Repacking:
                 f"{folder}: an unfinished store of other inputs or options ({_difference(self._state.plan, plan)}); "
                 "give the same as before, delete it to start anew, or give another OUT"
             )
-        self._codec = None if self._state.layout is None else RecordCodec(RecordLayout(**self._state.layout))
 
     def run(self, progress: Callable[[int, int], None]) -> dict[str, Any]:
         """Write what is missing and return the manifest."""
         try:
-            records = self._from(self._state.records)
-            while self._state.records < self._total:
+            if self._state.layout is None:
+                self._state.layout = self._first_layout().to_dict()
+            self._codec = RecordCodec(RecordLayout(**self._state.layout))
+            records = self._from(self._state.position)
+            while self._state.position < self._total:
                 self._write_block(records)
-                progress(self._state.records, self._total)
+                progress(self._state.position, self._total)
             return self._manifest()
         finally:
             self._writer.env.close()
@@ -112,39 +139,57 @@ class _Repacking:
                 yield source, own
             place = max(place - len(source), 0)
 
+    def _first_layout(self) -> RecordLayout:
+        """Return the layout of the first good record that has regions: only they say how wide they are."""
+        plan, empty, first_error = self._state.plan, None, ""
+        for source, own in self._from(0):
+            try:
+                regions, _ = _good(source, own)
+                layout = RecordLayout.of(regions, plan["dtype"], plan["top_classes"], plan["top_attributes"])
+            except (BadRecord, ValueError) as error:
+                first_error = first_error or str(error)
+                continue
+            if len(regions):
+                return layout
+            empty = empty or layout
+        if empty is None:
+            raise UserError(f"{first_error}; no record can be used")
+        return empty
+
     def _write_block(self, records: Iterator[tuple[RecordSource, int]]) -> None:
         state, digest = self._state, hashlib.sha256()
         first = state.records
         for source, own in records:
-            regions, caption = source[own]
-            record = self._encode(regions, caption, source, own)
+            state.position += 1
+            try:
+                regions, caption = _good(source, own)
+                record = _encoded(self._codec, regions, caption, source, own)
+            except BadRecord as error:
+                self._pass_over(str(error))
+                continue
             digest.update(record)
             self._writer.put(record_key(state.records), record)
             if source.kind == "images":
                 self._remember_image(regions.image_id, source)
+            _add_losses(state.losses, regions, self._codec.decode(record)[0])
             state.records += 1
             state.regions += len(regions)
             if state.records % BLOCK == 0:
                 break
-        self._writer.put(block_key(first // BLOCK), digest.digest())
+        if state.records > first:  # after the last whole block there may be bad records alone
+            self._writer.put(block_key(first // BLOCK), digest.digest())
         self._writer.put(_STATE, json.dumps(asdict(state)).encode())
         self._writer.commit()
 
-    def _encode(self, regions: Regions, caption: str, source: RecordSource, own: int) -> bytes:
-        options = self._state.plan
-        if self._codec is None:
-            layout = RecordLayout.of(regions, options["dtype"], options["top_classes"], options["top_attributes"])
-            self._codec, self._state.layout = RecordCodec(layout), layout.to_dict()
-        try:
-            regions.check()
-            record = self._codec.encode(regions, caption)
-        except ValueError as error:
-            raise UserError(
-                f"{source.path}, record {own} (image {regions.image_id!r}): {error}; "
-                "a store holds the records of one detector, repack the others into a store of their own"
-            ) from None
-        _add_losses(self._state.losses, regions, self._codec.decode(record)[0])
-        return record
+    def _pass_over(self, reason: str) -> None:
+        passed_over = self._state.passed_over
+        if len(passed_over) >= self._max_bad_records:
+            before = f" ({len(passed_over)} were passed over before)" if passed_over else ""
+            raise UserError(f"{reason}{before}; --max-bad-records N passes over N such records")
+        passed_over.append(reason)
+        print(
+            f"bad record passed over ({len(passed_over)} of at most {self._max_bad_records}): {reason}", file=sys.stderr
+        )
 
     def _remember_image(self, image_id: str, source: RecordSource) -> None:
         key = image_key(image_id)
@@ -167,8 +212,33 @@ class _Repacking:
             "layout": state.layout,
             "sha256": root.hexdigest(),
             "sources": state.plan["sources"],
+            "options": {name: value for name, value in state.plan.items() if name != "sources"},
             "losses": _means(state.losses),
+            "passed_over": state.passed_over,
         }
+
+
+def _good(source: RecordSource, own: int) -> tuple[Regions, str]:
+    """Read a record of a source; raises BadRecord where it cannot be used."""
+    regions, caption = source[own]
+    try:
+        regions.check()
+        if source.kind == "images" and not 0 < len(regions.image_id.encode()) <= LONGEST_ID:
+            raise ValueError(f"an image id has 1 to {LONGEST_ID} bytes here")
+    except ValueError as error:
+        raise BadRecord(_named(source, own, regions, error)) from None
+    return regions, caption
+
+
+def _encoded(codec: RecordCodec, regions: Regions, caption: str, source: RecordSource, own: int) -> bytes:
+    try:
+        return codec.encode(regions, caption)
+    except ValueError as error:
+        raise BadRecord(_named(source, own, regions, error)) from None
+
+
+def _named(source: RecordSource, own: int, regions: Regions, error: ValueError) -> str:
+    return f"{source.path}, record {own} (image {regions.image_id!r}): {error}"
 
 
 def _plan(sources: list[RecordSource], dtype: str, top_classes: int, top_attributes: int) -> dict[str, Any]:
@@ -189,25 +259,23 @@ def _plan(sources: list[RecordSource], dtype: str, top_classes: int, top_attribu
 def _already_there(out: Path, plan: dict[str, Any]) -> dict[str, Any]:
     if not is_compact(out):
         raise UserError(f"{out}: exists and is no compact store; give another OUT")
-    manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-    layout = manifest["layout"]
-    kept = {name: min(plan[name], layout[name.removeprefix("top_")]) for name in ("top_classes", "top_attributes")}
-    wanted = {"sources": plan["sources"], "feature_dtype": plan["dtype"], **kept}
-    found = {"sources": manifest["sources"], **{name: layout[name] for name in wanted if name != "sources"}}
-    if found != wanted:
+    manifest = read_manifest(out)
+    found = {"sources": manifest.get("sources"), **manifest.get("options", {})}
+    if found != plan:
         raise UserError(
-            f"{out}: a compact store of other inputs or options ({_difference(found, wanted)}); give another OUT"
+            f"{out}: a compact store of other inputs or options ({_difference(found, plan)}); give another OUT"
         )
+    (out / _LOCK).unlink(missing_ok=True)  # of a run that was killed right after the end
     return manifest
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Keep a second run off an unfinished store; the lock goes with its process, however that ends."""
-    with (folder / "lock").open("w") as lock:
+    with (folder / _LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise UserError(f"{folder}: another process is writing this store; wait for it") from None
         yield
 
@@ -241,8 +309,3 @@ def _means(losses: dict[str, float]) -> dict[str, float]:
         name.replace("_sum", "_mean"): value / regions if name.endswith("_sum") else value
         for name, value in named.items()
     }
-
-
-def remove_unfinished(out: str | Path) -> None:
-    """Delete what an interrupted `repack` to `out` left."""
-    shutil.rmtree(Path(out).with_name(f"{Path(out).name}.unfinished"), ignore_errors=True)

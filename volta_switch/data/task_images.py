@@ -15,7 +15,8 @@ from volta_switch.data.regions import Regions, global_feature, locations
 class TaskImage:
     """The regions that samples hold, and their inputs.
 
-    inputs: image_feat (n, F), image_loc (n, num_locs), global_feat (F,), all float32; not to be written into.
+    inputs: image_feat (n, F), as the store holds it, image_loc (n, num_locs), global_feat (F,), both float32; not to be
+    written into.
     """
 
     regions: Regions

@@ -20,6 +20,19 @@ from volta_switch.tasks.metrics import mean_std
 HEADINGS = {"accuracy": "accuracy", "vqa_score": "score", "ir_r1": "image R@1", "tr_r1": "text R@1"}
 
 
+BLIND_GUESSES = {  # task -> data set of a small world, and what it calls the best guess without looking
+    "VQA": ("vqa", "prior_by_kind"),
+    "RetrievalCOCO": ("coco", "chance_r1"),
+    "RetrievalFlickr30k": ("retrieval", "chance_r1"),
+    "refcoco": ("refcoco", "chance"),
+    "refcoco+": ("refer", "chance"),
+    "refcocog": ("refcocog", "chance"),
+    "NLVR2": ("nlvr2", "majority"),
+    "VisualEntailment": ("snli_ve", "majority"),
+    "GQA": ("gqa", "prior_by_kind"),
+}
+
+
 @dataclass(frozen=True)
 class Column:
     """One metric of one task."""
@@ -108,13 +121,14 @@ def _run_files(study: Study, where: Places, model: str) -> dict[str, dict[str, A
     stem, found = find_config(model).stem, {}
     for seed in study.seeds:
         folder = where.folder / stem / f"seed{seed}"
-        names = {f"pretraining/seed{seed}": stem} if study.pretraining else {}
+        runs = {f"pretraining/seed{seed}": (stem, "loss")} if study.pretraining else {}
         for task in study.tasks:
-            name = load_task(where.tasks_config_file, task).name
-            names[f"{name}/seed{seed}"] = f"{name}_{stem}"
-        for run, run_folder in names.items():
+            spec = load_task(where.tasks_config_file, task)
+            runs[f"{spec.name}/seed{seed}"] = f"{spec.name}_{stem}", TASKS[spec.type].metric
+        for run, (run_folder, metric) in runs.items():
             found[run] = _read(folder / run_folder / "run.json")
-            found[run]["metrics"] = _read(folder / run_folder / "metrics.json")
+            found[run]["last_validation"] = _read(folder / run_folder / "metrics.json")["last_validation"]
+            found[run]["metric"] = metric
     return found
 
 
@@ -148,10 +162,9 @@ def _soft_minus_hard(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """Task run -> how much better soft routes validate than hard ones after the last epoch, in points."""
     differences = {}
     for run, recorded in runs.items():
-        last = recorded["metrics"]["last_validation"]
-        for name, value in last.items():
-            if recorded["entry_point"] == "train_task" and name != "loss" and f"{name}_soft_routes" in last:
-                differences[run] = last[f"{name}_soft_routes"] - value
+        last, metric = recorded["last_validation"], recorded["metric"]
+        if recorded["entry_point"] == "train_task" and f"{metric}_soft_routes" in last:
+            differences[run] = last[f"{metric}_soft_routes"] - last[metric]
     return differences
 
 
@@ -167,20 +180,15 @@ def _shown(score: Mapping[str, Any]) -> str:
 def _chance(folder: Path, columns: list[Column]) -> list[float]:
     """What is reached without looking, in percent, per column; empty where the data are not a small world.
 
-    Referring expressions: a region at random; VQA: the commonest answer to each kind of question; retrieval: at random.
+    Referring expressions and retrieval: at random; VQA and GQA: the commonest answer to each kind of question; NLVR2
+    and SNLI-VE: the commonest label.
     """
     path = folder / "world" / "world.json"
     if not path.is_file():
         return []
     balance = json.loads(path.read_text(encoding="utf-8"))["balance"]
-    guesses = {
-        "accuracy": ("refer", "chance"),
-        "vqa_score": ("vqa", "prior_by_kind"),
-        "ir_r1": ("retrieval", "chance_r1"),
-        "tr_r1": ("retrieval", "chance_r1"),
-    }
     found = []
     for column in columns:
-        data, guess = guesses[column.metric]
+        data, guess = BLIND_GUESSES[column.task.name]
         found.append(100 * balance[data]["val" if column.split.startswith("val") else "test"][guess])
     return found

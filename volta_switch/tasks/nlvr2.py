@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ class Nlvr2Task(Task):
         sentences = [result["sentence"] for result in evaluation.results]
         hits = np.array([result["prediction"] == result["label"] for result in evaluation.results])
         evaluation.metrics["consistency"] = consistency(sentences, hits)
-        return evaluation
+        return replace(evaluation, submission=submission(evaluation.results))
 
 
 def submission(results: Iterable[dict[str, Any]]) -> str:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from volta_switch.data.collate import Batch
+from volta_switch.data.collate import Batch, expanded
 from volta_switch.data.retrieval import load_hard_negatives, load_retrieval
 from volta_switch.data.retrieval_dataset import RetrievalDataset, RetrievalPool
 from volta_switch.errors import UserError
@@ -131,4 +131,4 @@ class RetrievalTask(Task):
 
 
 def _to(inputs: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    return {name: tensor.to(device) for name, tensor in inputs.items()}
+    return expanded({name: tensor.to(device) for name, tensor in inputs.items()})

@@ -48,13 +48,15 @@ class DataOptions:
 class Evaluation:
     """Metrics in percent (``loss`` aside), the score that selects epochs, and results in submission format.
 
-    ``notes``: what else must be known to read the metrics, such as which boxes were the candidates.
+    ``notes``: what else must be known to read the metrics, such as which boxes were the candidates. ``submission``:
+    the CSV that a task's official evaluator takes, where that is not the JSON of the results.
     """
 
     score: float
     metrics: dict[str, float]
     results: list[Any]
     notes: dict[str, str] = field(default_factory=dict)
+    submission: str = ""
 
 
 class Task(ABC):

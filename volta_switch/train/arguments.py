@@ -93,7 +93,10 @@ def add_training_flags(flags: argparse.ArgumentParser, weight_decay: float, clip
     flags.set_defaults(from_pretrained="bert-base-uncased")
     training = flags.add_argument_group("training")
     training.add_argument("--logdir", default="logs", help="TensorBoard's folder")
-    fraction = "train on this share of the samples, 0 < share <= 1: the same samples for every model and --seed"
+    fraction = (
+        "train on this share of the samples, 0 < share <= 1: the same samples for every model and --seed; "
+        "negatives of retrieval come from all images of the split"
+    )
     training.add_argument("--data-fraction", "--data_fraction", type=_share, default=1.0, help=fraction)
     training.add_argument("--data-fraction-seed", "--data_fraction_seed", type=int, default=0, help="draws the share")
     training.add_argument("--resume_file", default="", help="continue from this pytorch_ckpt_latest.tar")

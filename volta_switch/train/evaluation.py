@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from volta_switch.errors import UserError
-from volta_switch.files import write_json
+from volta_switch.files import replacing, write_json
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks, switch_encoder
 from volta_switch.tasks import Evaluation, build_task
 from volta_switch.tasks.retrieval import RetrievalTask
@@ -83,6 +83,9 @@ def evaluate(args: argparse.Namespace, zero_shot: bool, only: type | None = None
         result = task.test(model, split, args.batch_size, device)  # type: ignore[arg-type]
     folder = Path(args.output_dir) / run_name(args, f"{spec.name}_")
     write_json(folder / f"{split}_result.json", result.results)
+    if result.submission:
+        with replacing(folder / f"{split}_submission.csv") as temporary:
+            temporary.write_text(result.submission, encoding="utf-8")
     write_json(
         folder / f"{split}_metrics.json",
         {

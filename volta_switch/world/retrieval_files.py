@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from volta_switch.data import safe_pickle
 from volta_switch.data.feature_lmdb import write_features
+from volta_switch.data.retrieval import write_hard_negatives
 from volta_switch.world.content import Captioned, World
 from volta_switch.world.json_files import write_json_lines
 from volta_switch.world.paths import RETRIEVAL, RETRIEVAL_FEATURES
@@ -37,11 +37,8 @@ def _write_captions(root: Path, splits: dict[str, list[Captioned]], name: str, l
     for split, written in (("train", "train"), ("val", "valid"), ("test", "test")):
         path = root / RETRIEVAL[name] / "annotations" / f"{written}_ann.jsonl"
         write_json_lines(path, [_captions(entry, name, lexicon) for entry in splits[split]])
-    pool = {
-        "train_hard_pool": hard_pool(splits["train"]).astype(np.float64),
-        "train_image_list": [entry.scene.image_id for entry in splits["train"]],
-    }
-    safe_pickle.dump(root / RETRIEVAL[name] / "hard_negative.pkl", pool)
+    image_ids = [entry.scene.image_id for entry in splits["train"]]
+    write_hard_negatives(root / RETRIEVAL[name] / "hard_negative.pkl", image_ids, hard_pool(splits["train"]))
 
 
 def _captions(entry: Captioned, name: str, lexicon: Lexicon) -> dict:
