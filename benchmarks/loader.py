@@ -40,7 +40,12 @@ from volta_switch.data.tokenizer import Tokenizer
 REGIONS, FEATURES, CLASSES, ATTRIBUTES = 36, 2048, 1601, 401
 WORDS = [f"{first}{second}" for first in "bdfgklmnprst" for second in ("a", "e", "i", "o", "u", "an", "el", "or")]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-NAMES = {"volta": "VOLTA's loader", "format": "ours, VOLTA's format", "compact": "ours, compact store"}
+NAMES = {
+    "volta": "VOLTA's loader",
+    "format": "ours, VOLTA's format",
+    "compact": "ours, compact store",
+    "expanded": "the same, float32 on the CPU",
+}
 CACHE = 500  # samples that VOLTA's loader shuffles among each other; its default, 10,000, only costs it memory
 WARM_UP = 8  # batches before the clock starts
 
@@ -131,37 +136,44 @@ def measured_apart(name: str, data: Path, batch: int, workers: int) -> dict[str,
 
 
 def measure(name: str, data: Path, batch: int, workers: int) -> dict[str, float]:
-    """Iterate a loader for about as many batches as the file has, and say how fast and how large it was."""
+    """Iterate a loader for one epoch, and say how fast and how large it was.
+
+    A batch counts when its tensors are in this process's memory, ready to be sent to a device; "expanded": when what a
+    compact store holds in short is float32, too, which a GPU would do.
+    """
     if name == "volta":
         batches: Iterable[Any] = volta_batches(data, batch, workers)
     else:
         batches = our_batches(data if name == "format" else data / "compact", batch, workers)
-    samples, largest, started = 0, 0.0, time.perf_counter()
-    first = 0.0
-    enough = max(int(json.loads((data / "caption_train.json").read_text()).__len__()) // batch, WARM_UP + 8)
+    samples, started, first, since = 0, time.perf_counter(), 0.0, 0.0
+    last = len(json.loads((data / "caption_train.json").read_text())) // batch - 1
     for number, loaded in enumerate(batches):
+        if name == "expanded":
+            loaded.to("cpu")
+        elif name != "volta":
+            loaded.complete()
+        samples += len(loaded[0]) if name == "volta" else len(loaded)
         if number == 0:
             first = time.perf_counter() - started
         if number == WARM_UP:
             since, samples = time.perf_counter(), 0
-        samples += len(loaded[0]) if isinstance(loaded, tuple) else len(loaded)
-        largest = max(largest, memory_of_workers()) if number % 8 == 7 else largest
-        if number >= WARM_UP + enough:
+        if number == last - 2:  # before the workers end
+            memory = memory_of_workers()
+        if number == last:
             break
-    return {"rate": samples / (time.perf_counter() - since), "first": first, "memory": largest}
+    return {"rate": samples / (time.perf_counter() - since), "first": first, "memory": memory}
 
 
 def our_batches(folder: Path, batch: int, workers: int) -> Iterator[Any]:
-    """Go through our loader epoch by epoch, as training does."""
+    """Go through an epoch of our loader."""
     tokenizer = Tokenizer(folder / "vocab.txt" if (folder / "vocab.txt").exists() else folder.parent / "vocab.txt")
     dataset = ConcapDataset(
         folder, folder, "train", tokenizer, num_locs=5, objective=1, max_seq_length=38, feature_targets=False
     )
     sampler = BatchSampler(dataset.text_lengths, batch, 0)
     loader = make_loader(dataset, sampler, partial(dataset.collate, layout=Layout("first")), workers)
-    for epoch in range(1000):
-        start_epoch(loader, epoch)
-        yield from loader
+    start_epoch(loader, 0)
+    return iter(loader)
 
 
 def volta_batches(folder: Path, batch: int, workers: int) -> Iterable[Any]:
@@ -230,17 +242,13 @@ class VoltaTokenizer:
 
 
 def memory_of_workers() -> float:
-    """Return the largest memory of a process started from this one, in GiB, without pages of files.
-
-    Pages of the data file are the system's cache, which it takes back when it needs them.
-    """
+    """Return the largest resident memory of a process started from this one, in GiB, mapped pages of files included."""
     largest = 0
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
             fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
             if os.getpgid(int(fields["Pid"])) == os.getpgid(0) and int(fields["Pid"]) != os.getpid():
-                own = sum(int(fields[name].split()[0]) for name in ("RssAnon", "RssShmem"))
-                largest = max(largest, own)
+                largest = max(largest, int(fields["VmRSS"].split()[0]))
         except (OSError, KeyError):
             continue  # it has ended
     return largest / 2**20
@@ -250,13 +258,14 @@ def bytes_per_record(data: Path, records: int) -> dict[str, float]:
     """Return the size of each file per record."""
     volta = (data / "training_feat_all.lmdb").stat().st_size / records
     compact = (data / "compact" / "training_feat_all.lmdb" / "data.mdb").stat().st_size / records
-    return {"volta": volta, "format": volta, "compact": compact}
+    return {"volta": volta, "format": volta, "compact": compact, "expanded": compact}
 
 
 def table(found: dict[str, list[dict[str, float]]], sizes: dict[str, float]) -> str:
     """Lay out medians, and ratios to VOLTA's loader where it was measured."""
     median = {
-        name: {key: statistics.median(one[key] for one in rounds) for key in rounds[0]} for name, rounds in found.items()
+        name: {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
+        for name, rounds in found.items()
     }
     rows = []
     for name, values in median.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,14 +28,11 @@ def volta_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def volta_reads() -> Path:
-    """What VOLTA's dataset classes return for it."""
-    return FIXTURES / "volta_reads"
+def volta_world(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A world at VOLTA's sizes (volta_datasets.py); for tests with VOLTA_HOME."""
+    from volta_datasets import two_worlds  # not at the top: most tests need none of what it imports
 
-
-@pytest.fixture(scope="session")
-def volta_tokenizer() -> Tokenizer:
-    return Tokenizer(FIXTURES / "volta_data" / "bert-tiny-tok")
+    return two_worlds(tmp_path_factory.mktemp("worlds"))
 
 
 @pytest.fixture(scope="session")

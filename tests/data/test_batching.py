@@ -10,6 +10,7 @@ import torch
 from volta_switch.data.batching import BatchSampler, make_loader, start_epoch
 from volta_switch.data.collate import Layout
 from volta_switch.data.concap_dataset import ConcapDataset
+from volta_switch.data.repack import repack
 
 LENGTHS = np.random.default_rng(0).integers(3, 38, size=1003)
 
@@ -99,6 +100,51 @@ def test_workers_and_resuming_change_no_batch(loader_of) -> None:
     resumed = loader_of()
     start_epoch(resumed, 3, start=2)
     assert same_batches(whole[2:], resumed) and len(resumed) == 3
+
+
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_batches_are_the_same_however_workers_are_started(
+    concap_directory, tokenizer, tmp_path, method, compact
+) -> None:
+    directory = concap_directory
+    if compact:
+        directory = tmp_path
+        repack([concap_directory / "training_feat_all.lmdb"], directory / "training_feat_all.lmdb", top_classes=3)
+    loaders = []
+    for num_workers in (0, 1, 2) if method == "fork" else (0, 2):
+        dataset = ConcapDataset(directory, concap_directory, "train", tokenizer, num_locs=5, seed=1)
+        sampler = BatchSampler(dataset.text_lengths, 8, seed=1)
+        collate = functools.partial(dataset.collate, layout=Layout("first"))
+        loaders.append(make_loader(dataset, sampler, collate, num_workers))
+        if num_workers:
+            loaders[-1].multiprocessing_context = method
+        start_epoch(loaders[-1], 2)
+    alone, *others = ([batch.to("cpu") for batch in loader] for loader in loaders)
+    assert alone[0].inputs["image_feat"].dtype == torch.float32 and "image_cls" in alone[0].inputs
+    assert len(alone) == 5 and all(same_batches(alone, other) for other in others)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("options", [{}, {"drop_last": True}, {"shuffle": False}])
+def test_ranks_share_the_batches_of_a_single_process(ranks, options) -> None:
+    for epoch, start in ((0, 0), (3, 7)):
+        samplers = [BatchSampler(LENGTHS, 16, 5, **options)]
+        samplers += [BatchSampler(LENGTHS, 16, 5, rank=rank, ranks=ranks, **options) for rank in range(ranks)]
+        for sampler in samplers:
+            sampler.set_epoch(epoch)
+            sampler.start = start
+        whole, *shares = map(list, samplers)
+        assert {len(share) for share in shares} == {len(whole)} == {len(samplers[-1])}
+        for batch, *parts in zip(whole, *shares, strict=True):
+            assert sorted(index for part in parts for index in part) == sorted(batch)
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_a_rank_that_there_is_not_is_refused() -> None:
+    for rank in (-1, 2):
+        with pytest.raises(ValueError, match=f"rank is {rank} of 2, expected 0 to 1"):
+            BatchSampler(LENGTHS, 16, 0, rank=rank, ranks=2)
 
 
 def test_a_loader_draws_nothing_from_the_global_generator(loader_of) -> None:

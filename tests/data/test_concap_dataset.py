@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from pretraining_samples import sample_of
 from volta_switch.data.collate import Layout
 from volta_switch.data.concap_dataset import ConcapDataset
 from volta_switch.data.concap_lmdb import write_concap
@@ -26,7 +27,7 @@ def epochs(dataset, count=30):
     for epoch in range(count):
         dataset.set_epoch(epoch)
         for index in range(len(dataset)):
-            yield index, dataset[index]
+            yield index, sample_of(dataset, index)
 
 
 def equal(left, right) -> bool:
@@ -41,11 +42,11 @@ def captions(directory, name="caption_train.json") -> list[str]:
 def test_a_sample_depends_on_seed_epoch_and_index_alone(dataset_of, masking) -> None:
     forward, backward = dataset_of(seed=3, masking=masking), dataset_of(seed=3, masking=masking, in_memory=True)
     forward.set_epoch(5)
-    samples = [forward[i] for i in range(40)]
+    samples = [sample_of(forward, i) for i in range(40)]
     backward.set_epoch(1)
-    _ = [backward[i] for i in (7, 7, 3)]
+    _ = [sample_of(backward, i) for i in (7, 7, 3)]
     backward.set_epoch(5)
-    assert all(equal(backward[i], samples[i]) for i in reversed(range(40)))
+    assert all(equal(sample_of(backward, i), samples[i]) for i in reversed(range(40)))
 
 
 @pytest.mark.parametrize("change", [{"seed": 4}, {"epoch": 6}])
@@ -53,7 +54,7 @@ def test_another_seed_or_epoch_hides_something_else(dataset_of, change) -> None:
     def labels(seed=3, epoch=5):
         dataset = dataset_of(seed=seed)
         dataset.set_epoch(epoch)
-        return [dataset[i]["image_label"].tolist() for i in range(40)]
+        return [sample_of(dataset, i)["image_label"].tolist() for i in range(40)]
 
     assert labels() == labels() and labels() != labels(**change)
 
@@ -108,7 +109,7 @@ def test_hidden_regions_are_zero_and_their_targets_are_not(dataset_of) -> None:
     for index, sample in epochs(dataset := dataset_of()):
         original = dataset.pairs[index][0].features
         predicted = sample["image_label"] == 1
-        features = dataset.collate([sample], Layout(None)).inputs["image_feat"][0].numpy()
+        features = sample["image_feat"]
         zero = (features == 0).all(axis=1)
         assert np.array_equal(zero, sample["zeroed"]) and np.array_equal(sample["image_feat_target"], original)
         assert not zero[~predicted].any() and set(sample["image_label"]) <= {1, IGNORED}
@@ -117,19 +118,15 @@ def test_hidden_regions_are_zero_and_their_targets_are_not(dataset_of) -> None:
     assert kept / (kept + zeroed) == pytest.approx(0.1, abs=0.03)
 
 
-def given_to_the_model(sample) -> np.ndarray:
-    return np.where(sample["zeroed"][:, None], np.float32(0), sample["image_feat"])
-
-
 @pytest.mark.parametrize(("where", "slot"), [("first", 0), ("last", -1)])
 def test_the_global_feature_is_the_mean_of_what_is_not_predicted(dataset_of, where, slot) -> None:
     dataset = dataset_of()
     for first in (0, 20):
-        samples = [dataset[i] for i in range(first, first + 20)]
-        features = dataset.collate(samples, Layout(where)).to("cpu").inputs["image_feat"].numpy()
-        for row, sample in zip(features, samples, strict=True):
+        batch = dataset.collate([dataset[i] for i in range(first, first + 20)], Layout(where)).to("cpu")
+        for row, index in zip(batch.inputs["image_feat"].numpy(), range(first, first + 20), strict=True):
+            sample = sample_of(dataset, index)
             visible = sample["image_label"] != 1
-            shown = given_to_the_model(sample)[visible] if visible.any() else given_to_the_model(sample)
+            shown = sample["image_feat"][visible] if visible.any() else sample["image_feat"]
             assert np.allclose(row[slot], shown.mean(axis=0), atol=1e-6)
 
 
@@ -139,10 +136,10 @@ def test_voltas_global_feature_is_restored_on_request(dataset_of) -> None:
     for index, sample in epochs(dataset := dataset_of(volta_compat=True), 5):
         boxes, predicted = dataset.pairs[index][0].boxes, sample["image_label"] == 1
         far = [box for box in range(len(boxes)) if not (pairwise_iou(boxes, boxes)[box, predicted] > 0.4).any()]
-        expected = given_to_the_model(sample).sum(axis=0) / max(len(far), 1)
-        assert np.allclose(sample["global_weights"] @ sample["image_feat"], expected, atol=1e-5)
+        expected = sample["image_feat"].sum(axis=0) / max(len(far), 1)
+        assert np.allclose(sample["global_feat"], expected, atol=1e-5)
         ours.set_epoch(dataset._epoch)
-        differs += not np.allclose(ours[index]["global_weights"], sample["global_weights"])
+        differs += not np.allclose(sample_of(ours, index)["global_feat"], sample["global_feat"])
     assert differs > 10
 
 
@@ -174,7 +171,7 @@ def test_objective_1_predicts_nothing_of_mismatched_pairs_in_validation_too(data
 
 def test_objective_1_hides_the_same_as_objective_0(dataset_of) -> None:
     for (_, zero), (_, one) in zip(epochs(dataset_of()), epochs(dataset_of(objective=1)), strict=True):
-        assert all(np.array_equal(zero[name], one[name]) for name in ("input_ids", "zeroed", "global_weights"))
+        assert all(np.array_equal(zero[name], one[name]) for name in ("input_ids", "zeroed", "global_feat"))
 
 
 def test_objective_2_mismatches_no_pair(dataset_of) -> None:
@@ -188,7 +185,7 @@ def test_text_lengths_are_those_of_the_epochs_samples_unless_a_negative_was_the_
     assert np.mean(dataset.text_lengths != dataset_of(masking=None).text_lengths) > 0.2
     for epoch in range(3):
         dataset.set_epoch(epoch)
-        lengths = np.array([len(dataset[i]["input_ids"]) for i in range(40)])
+        lengths = np.array([len(dataset[i].input_ids) for i in range(40)])
         assert (dataset.text_lengths != lengths).sum() <= 2  # 0.5 expected: one draw in 80
 
 
@@ -200,19 +197,19 @@ def test_captions_that_do_not_stand_in_the_order_of_the_pairs_are_read_from_the_
     reordered = dict(reversed(texts.items())) | {"extra": "a tree"}
     (tmp_path / "caption_train.json").write_text(json.dumps(reordered))
     dataset = dataset_of(directory=tmp_path, masking=None)
-    assert [dataset[i]["input_ids"].tolist() for i in range(40)] == [tokenizer.encode(t, 38) for t in texts.values()]
+    assert [dataset[i].input_ids.tolist() for i in range(40)] == [tokenizer.encode(t, 38) for t in texts.values()]
 
 
 def test_a_number_of_regions_can_be_set(dataset_of) -> None:
-    samples = [dataset_of(max_regions=2)[i] for i in range(5)]
+    samples = [sample_of(dataset_of(max_regions=2), i) for i in range(5)]
     assert [len(sample["image_feat"]) for sample in samples] == [1, 2, 2, 2, 2]
     assert {len(sample[name]) for sample in samples[1:] for name in ("zeroed", "image_label", "obj_labels")} == {2}
 
 
 def test_a_batch_has_the_models_keywords_and_shapes(dataset_of) -> None:
     dataset = dataset_of()
-    batch = dataset.collate([dataset[i] for i in range(5)], Layout("first"))
-    text = max(len(dataset[i]["input_ids"]) for i in range(5))
+    batch = dataset.collate([dataset[i] for i in range(5)], Layout("first")).to("cpu")
+    text = max(len(dataset[i].input_ids) for i in range(5))
     shapes = {name: tuple(tensor.shape) for name, tensor in batch.inputs.items()}
     assert shapes == {
         **dict.fromkeys(("input_ids", "token_type_ids", "attention_mask", "masked_lm_labels"), (5, text)),
@@ -230,9 +227,8 @@ def test_a_batch_has_the_models_keywords_and_shapes(dataset_of) -> None:
 
 def test_class_scores_are_those_of_the_predicted_boxes_in_the_batchs_order(dataset_of) -> None:
     dataset = dataset_of()
-    samples = [dataset[i] for i in range(12)]
-    batch = dataset.collate(samples, Layout("first"))
-    expected = [dataset.pairs[i][0].cls_prob[samples[i]["image_label"] == 1] for i in range(12)]
+    batch = dataset.collate([dataset[i] for i in range(12)], Layout("first"))
+    expected = [dataset.pairs[i][0].cls_prob[sample_of(dataset, i)["image_label"] == 1] for i in range(12)]
     assert sum(map(len, expected)) >= 2
     assert np.array_equal(batch.inputs["image_cls"].numpy(), np.concatenate(expected))
 
@@ -268,16 +264,15 @@ def test_parts_are_read_as_one_file(tmp_path, dataset_of, concap_directory) -> N
     assert len(parts) == 40
     for index in (0, 14, 15, 16, 39):
         assert parts.pairs[index][0].image_id == whole.pairs[index][0].image_id
-        assert np.array_equal(parts[index]["input_ids"], whole[index]["input_ids"])
+        assert equal(sample_of(parts, index), sample_of(whole, index))
     (tmp_path / "training_feat_part_1.lmdb").unlink()
     with pytest.raises(UserError, match=r"training_feat_part_1\.lmdb is missing"):
         dataset_of(directory=tmp_path)
 
 
 def test_targets_that_no_loss_reads_can_be_left_out(dataset_of) -> None:
-    with_targets, without = dataset_of(), dataset_of(feature_targets=False)
-    assert with_targets[0].keys() - without[0].keys() == {"image_feat_target"}
-    assert "image_feat_target" not in without.collate([without[0]], Layout("first")).inputs
+    with_targets, without = sample_of(dataset_of(), 0), sample_of(dataset_of(feature_targets=False), 0)
+    assert with_targets.keys() - without.keys() == {"image_feat_target"}
 
 
 def test_an_empty_split_is_named(tmp_path, dataset_of) -> None:

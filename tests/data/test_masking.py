@@ -11,9 +11,16 @@ TEXT = np.array([CLS, *range(100, 140), SEP])
 
 
 def masked_many_times(masking: WordMasking, times: int = 2000) -> tuple[np.ndarray, np.ndarray]:
+    return hide(masking, np.repeat(TEXT[None], times, axis=0))
+
+
+def hide(masking: WordMasking, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Masked ids and labels of texts (B, T), [CLS] first and [SEP] last."""
     rng = np.random.default_rng(0)
-    results = [masking(TEXT, rng) for _ in range(times)]
-    return np.stack([ids for ids, _ in results]), np.stack([labels for _, labels in results])
+    ids, words = ids.copy(), np.full(len(ids), ids.shape[1] - 2)
+    draws = rng.random((*ids.shape, 3))
+    draws[:, [0, -1]] = 1  # there is no word
+    return ids, masking(ids, words, draws, rng.random((len(ids), 2)))
 
 
 def test_fifteen_percent_of_words_are_chosen_and_eighty_ten_ten_replaced() -> None:
@@ -51,8 +58,13 @@ def test_a_span_is_one_run_of_any_length_cut_at_the_end() -> None:
 
 @pytest.mark.parametrize("span", [False, True])
 def test_a_text_without_words_is_left_alone(span) -> None:
-    ids, labels = WordMasking(MASK, VOCABULARY, rate=1.0, span=span)(np.array([CLS, SEP]), np.random.default_rng(0))
-    assert ids.tolist() == [CLS, SEP] and labels.tolist() == [IGNORED, IGNORED]
+    ids, labels = hide(WordMasking(MASK, VOCABULARY, rate=1.0, span=span), np.array([[CLS, SEP]]))
+    assert ids.tolist() == [[CLS, SEP]] and labels.tolist() == [[IGNORED, IGNORED]]
+
+
+def copies(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The boxes of as many images as asked for, all of them real."""
+    return np.repeat(BOXES[None], count, axis=0), np.ones((count, len(BOXES)), dtype=bool)
 
 
 BOXES = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [50, 50, 60, 60], [0, 5, 10, 15]], dtype=np.float32)
@@ -60,8 +72,7 @@ BOXES = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [50, 50, 60, 60], [0, 5, 10, 15
 
 def test_fifteen_percent_of_regions_are_chosen_and_a_tenth_of_them_keep_their_feature() -> None:
     rng = np.random.default_rng(0)
-    results = [RegionMasking()(BOXES, rng) for _ in range(5000)]
-    predicted, zeroed = (np.stack(part) for part in zip(*results, strict=True))
+    predicted, zeroed = RegionMasking()(*copies(5000), rng.random((5000, 4, 2)))
     assert predicted.mean() == pytest.approx(0.15, abs=0.01)
     assert zeroed[predicted].mean() == pytest.approx(0.9, abs=0.015)
     assert not zeroed[~predicted].any()
@@ -76,8 +87,7 @@ def test_overlapping_regions_are_hidden_together() -> None:
         [False, False, True, False],
         [False, False, False, True],
     ]
-    results = [masking(BOXES, rng) for _ in range(5000)]
-    predicted, zeroed = (np.stack(part) for part in zip(*results, strict=True))
+    predicted, zeroed = masking(*copies(5000), rng.random((5000, 4, 2)))
     assert np.array_equal(predicted, zeroed)
     assert np.array_equal(predicted[:, 0], predicted[:, 1])
     assert predicted[:, 0].mean() == pytest.approx(1 - 0.9**2, abs=0.015)
@@ -85,6 +95,17 @@ def test_overlapping_regions_are_hidden_together() -> None:
 
 
 @pytest.mark.parametrize("overlap", [None, 0.4])
+def test_padding_is_never_hidden(overlap) -> None:
+    boxes, real = copies(1000)
+    real[:, 2:] = False
+    draws = np.random.default_rng(0).random((1000, 4, 2))
+    draws[:, 2:] = 1
+    predicted, _ = RegionMasking(rate=0.5, overlap=overlap)(np.zeros_like(boxes), real, draws)  # all boxes are alike
+    assert predicted[:, :2].any() and not predicted[:, 2:].any()
+
+
+@pytest.mark.parametrize("overlap", [None, 0.4])
 def test_an_image_without_regions_is_left_alone(overlap) -> None:
-    predicted, zeroed = RegionMasking(rate=1.0, overlap=overlap)(np.zeros((0, 4)), np.random.default_rng(0))
-    assert predicted.shape == zeroed.shape == (0,)
+    nothing = np.zeros((1, 0, 4)), np.zeros((1, 0), dtype=bool), np.zeros((1, 0, 2))
+    predicted, zeroed = RegionMasking(rate=1.0, overlap=overlap)(*nothing)
+    assert predicted.shape == zeroed.shape == (1, 0)

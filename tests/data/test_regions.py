@@ -8,8 +8,6 @@ from volta_switch.data.regions import (
     global_feature,
     locations,
     pairwise_iou,
-    visible_weights,
-    volta_weights,
 )
 
 SQUARE = Regions(
@@ -41,23 +39,6 @@ def test_other_numbers_of_locations_are_refused() -> None:
 def test_the_global_feature_is_the_mean() -> None:
     assert global_feature(SQUARE.features).tolist() == [5.0, 4.0]
     assert global_feature(SQUARE.features.astype(np.float16)).dtype == np.float32
-
-
-def test_hidden_regions_count_nothing_for_the_global_region() -> None:
-    predicted, zeroed = np.array([False, False, True]), np.array([False, False, True])
-    assert (visible_weights(predicted, zeroed) @ SQUARE.features).tolist() == [3.0, 6.0]
-
-
-def test_where_every_region_is_hidden_the_global_region_is_the_mean_of_what_is_given() -> None:
-    predicted, zeroed = np.ones(3, dtype=bool), np.array([True, True, False])
-    assert np.allclose(visible_weights(predicted, zeroed) @ SQUARE.features, [3.0, 0.0])
-
-
-def test_voltas_weights_divide_by_the_boxes_that_overlap_no_predicted_one() -> None:
-    predicted, zeroed = np.array([False, False, True]), np.array([False, False, True])
-    assert np.allclose(volta_weights(predicted, zeroed, SQUARE.boxes), [1 / 2, 1 / 2, 0])  # overlaps of 0.25 at most
-    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [50, 50, 60, 60]])
-    assert np.allclose(volta_weights(np.array([True, False, False]), np.zeros(3, dtype=bool), boxes), [1, 1, 1])
 
 
 def test_overlap_counts_the_pixels_of_both_ends() -> None:

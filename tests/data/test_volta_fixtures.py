@@ -10,7 +10,18 @@ import torch
 import yaml
 from safetensors.numpy import load_file
 
-from volta_files import FEATURES, NLVR2, READS, REFER, TOKENIZER, captions, expressions, features, questions, statements
+from data.volta_files import (
+    FEATURES,
+    NLVR2,
+    READS,
+    REFER,
+    TOKENIZER,
+    captions,
+    expressions,
+    features,
+    questions,
+    statements,
+)
 from volta_items import alone, assert_same_captions, assert_same_item, assert_same_referent, recorded_items
 from volta_switch import load_config
 from volta_switch.data.collate import Layout
@@ -51,7 +62,9 @@ def test_the_global_region_answers_by_the_images_id_in_voltas_way_only(tmp_path,
     settings = {"name": "refcoco+", "type": "V-logit", "dataroot": str(REFER)}
     sizes = {"max_seq_length": 20, "max_region_num": 36, "num_labels": 1, "loss": "BCEWithLogitLoss", "batch_size": 2}
     entry = {**settings, **sizes, "features_h5path1": str(FEATURES["refcoco+"]), "lr": 1e-4, "num_epoch": 1}
-    (tmp_path / "tasks.yml").write_text(yaml.safe_dump({"TASK10": {**entry, "train_split": "train", "val_split": "val"}}))
+    (tmp_path / "tasks.yml").write_text(
+        yaml.safe_dump({"TASK10": {**entry, "train_split": "train", "val_split": "val"}})
+    )
     spec = load_task(tmp_path / "tasks.yml", "TASK10")
     task = build_task(spec, load_config("ctrl_uniter_base"), TOKENIZER, DataOptions(volta_compat=compat))
     dataset = task.dataset(split, training=False)

@@ -19,10 +19,9 @@ from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.data.vqa import load_vqa
 from volta_switch.data.vqa_dataset import VqaDataset
 
-FIXTURES = Path(__file__).parent.parent / "fixtures"
-VOCABULARY = FIXTURES / "volta_data" / "bert-tiny-tok"
-DATA = FIXTURES / "volta_data" / "datasets"
-READS = FIXTURES / "volta_reads"
+VOLTA_DATA = Path(__file__).parent.parent / "fixtures" / "volta_data"
+READS = VOLTA_DATA.with_name("volta_reads")
+DATA = VOLTA_DATA / "datasets"
 CONCAP, FLICKR, VQA = DATA / "conceptual_captions", DATA / "flickr30k", DATA / "vqa" / "annotations"
 REFER, NLVR2 = DATA / "refcoco+_unc" / "annotations", DATA / "nlvr2" / "annotations"
 FEATURES = {
@@ -31,7 +30,7 @@ FEATURES = {
     "nlvr2": DATA / "nlvr2" / DETECTIONS / "nlvr2_feat.lmdb",
     "refcoco+": DATA / "refcoco+_unc" / DETECTIONS / "refcoco+_unc_dets36_feat.lmdb",
 }
-TOKENIZER = Tokenizer(VOCABULARY)
+TOKENIZER = Tokenizer(VOLTA_DATA / "bert-tiny-tok")
 
 
 def features(name: str, in_memory: bool = False) -> FeatureStore:

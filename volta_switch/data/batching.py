@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from volta_switch.data.collate import Batch
+from volta_switch.data.collate import Batch, UnusableSamples
 from volta_switch.data.random_streams import ORDER, KeyedRandom
 from volta_switch.errors import BadRecord, UserError
 
@@ -241,6 +241,12 @@ class _Collate:
 
     def __call__(self, samples: Sequence[Any]) -> Batch:
         usable = [sample for sample in samples if not isinstance(sample, _Unusable)]
-        batch = self._collate(usable) if usable else Batch({}, None, [])
-        batch.passed_over = [sample.reason for sample in samples if isinstance(sample, _Unusable)]
+        reasons = [sample.reason for sample in samples if isinstance(sample, _Unusable)]
+        try:
+            batch = self._collate(usable) if usable else Batch({}, None, [])
+        except UnusableSamples as error:
+            reasons += error.places.values()
+            usable = [sample for place, sample in enumerate(usable) if place not in error.places]
+            batch = self._collate(usable) if usable else Batch({}, None, [])
+        batch.passed_over = reasons
         return batch

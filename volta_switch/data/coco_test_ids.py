@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -17,5 +16,8 @@ def load_coco_test_ids(dataroot: str | Path) -> set[int]:
         return {int(image_id) for image_id in np.load(path, allow_pickle=False)}
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); split mteval needs it, choose another") from error
-    except (ValueError, TypeError, EOFError, BadZipFile) as error:
-        raise UserError(f"{path}: expected an array of image ids ({error}); save it again as plain integers") from error
+    except Exception as error:  # a damaged file can fail in any way
+        raise UserError(
+            f"{path}: expected an array of image ids ({type(error).__name__}: {str(error)[:200]}); "
+            "save it again as plain integers"
+        ) from error

@@ -3,28 +3,27 @@
 Legend: B batch, T longest text, R regions with the global one, N boxes without it, F feature width, C object classes.
 
 Samples are dicts of NumPy arrays without padding. Every sample has
-    id: str; input_ids: (T,) int64; image_feat: (n, F), image_loc: (n, num_locs), both float32; of the global region
-    either the feature, global_feat (F,) float32, or how much each box counts for it, global_weights (n,) float32
-and what its task adds (see the collating functions). Features that a compact store holds as float16, and the scores
-that it holds as TopScores, travel as they are: `Batch.to` expands them on the device.
+    id: str; input_ids: (T,) int64; image_feat: (n, F), image_loc: (n, num_locs), global_feat: (F,), all float32
+and what its task adds (see the collating functions; pre-training has its own, in pretraining_batch.py). Features that
+a compact store holds as float16, and the scores that it holds as TopScores, travel as they are: `Batch.to` expands them
+on the device.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import get_worker_info
 
-from volta_switch.data.masking import IGNORED
-from volta_switch.data.regions import GlobalPlace, TopScores, global_location
+from volta_switch.data.padding import SHARED_FROM, padded
+from volta_switch.data.regions import GlobalPlace, global_location
+from volta_switch.data.stored_features import StoredFeatures
+from volta_switch.errors import BadRecord
 
 Sample = dict[str, Any]
-_SHARED_FROM = 1 << 20  # bytes from which a tensor of a worker's goes through shared memory
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,19 @@ class Layout:
     def boxes_from(self) -> int:
         """The slot of an image's first box."""
         return 1 if self.add_global_imgfeat == "first" else 0
+
+    @property
+    def global_slot(self) -> int:
+        """The slot of the global region, where there is one."""
+        return 0 if self.add_global_imgfeat == "first" else -1
+
+
+class UnusableSamples(BadRecord):
+    """Some samples of a batch cannot be used; places: what is wrong, by their place in the batch."""
+
+    def __init__(self, places: dict[int, str]) -> None:
+        super().__init__("; ".join(places.values()))
+        self.places = places
 
 
 @dataclass(frozen=True)
@@ -77,7 +89,8 @@ class Batch:
 
     inputs: the model's keyword arguments. target: what the task compares the scores with, None without answers.
     ids: what each sample is called in results. candidates: (B, R) bool, the slots that may be answered, for
-    referring expressions. global_weights: (B, R) float32, what each slot counts for the global region's feature, which
+    referring expressions. stored: features that are still in their file, which `pin_memory` or `to` copies from there
+    into the inputs. global_weights: (B, R) float32, what each slot counts for the global region's feature, which
     `to` puts into global_slot; None where it is there already. top_classes: what `to` expands into the input
     image_cls. passed_over: what was wrong with the records that were left out; a batch may lose all its samples to
     that, and then has no inputs.
@@ -87,6 +100,7 @@ class Batch:
     target: torch.Tensor | None
     ids: list[str]
     candidates: torch.Tensor | None = None
+    stored: StoredFeatures | None = None
     global_weights: torch.Tensor | None = None
     global_slot: int = 0
     top_classes: TopClasses | None = None
@@ -97,7 +111,7 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Return the batch on a device, features and class scores expanded to float32 there."""
-        batch = self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        batch = self.complete()._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
         batch.inputs = expanded(batch.inputs)
         if batch.global_weights is not None:
             features = batch.inputs["image_feat"]  # (B, R, F)
@@ -110,7 +124,7 @@ class Batch:
 
     def __getstate__(self) -> dict[str, Any]:
         """Send small tensors as bytes: each tensor in shared memory costs a file, opened on both sides."""
-        return self._map(lambda tensor: tensor.numpy() if tensor.nbytes < _SHARED_FROM else tensor).__dict__
+        return self._map(lambda tensor: tensor.numpy() if tensor.nbytes < SHARED_FROM else tensor).__dict__
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -119,7 +133,11 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory; called by the DataLoader."""
-        return self._map(torch.Tensor.pin_memory)
+        return self.complete()._map(torch.Tensor.pin_memory)
+
+    def complete(self) -> Batch:
+        """Return the batch with the features that are still in their file."""
+        return self if self.stored is None else replace(self, inputs=self.inputs | self.stored.read(), stored=None)
 
     def _map(self, move: Callable[[Any], Any]) -> Batch:
         return replace(
@@ -130,43 +148,6 @@ class Batch:
             global_weights=None if self.global_weights is None else move(self.global_weights),
             top_classes=None if self.top_classes is None else self.top_classes.map(move),
         )
-
-
-def collate_pretraining(samples: Sequence[Sample], layout: Layout) -> Batch:
-    """Add masked_lm_labels (B, T), the region labels (B, N) and next_sentence_label (B,) to the inputs.
-
-    Samples add masked_lm_labels (T,), image_label (n,), zeroed (n,) bool, the boxes whose features are hidden,
-    image_cls (K, C), scores of the boxes with image_label 1 alone, obj_labels, obj_confs, attr_labels, attr_confs (n,),
-    next_sentence_label int, and where asked for image_feat_target (n, F). None of the region labels has a place for
-    the global region. image_cls is that of all samples, one after the other; padding elsewhere: IGNORED in
-    masked_lm_labels and image_label, else 0.
-    """
-    inputs = text_inputs([s["input_ids"] for s in samples], layout) | image_inputs(samples, layout)
-    length, boxes = inputs["input_ids"].shape[1], _num_boxes(samples, layout)
-    start = layout.boxes_from
-    for features, sample in zip(inputs["image_feat"].numpy(), samples, strict=True):
-        for box in np.flatnonzero(sample["zeroed"]).tolist():
-            features[start + box] = 0
-    inputs["masked_lm_labels"] = padded([s["masked_lm_labels"] for s in samples], length, IGNORED)
-    inputs["image_label"] = padded([s["image_label"] for s in samples], boxes, IGNORED)
-    for name in ("obj_labels", "obj_confs", "attr_labels", "attr_confs", "image_feat_target"):
-        if name in samples[0]:
-            inputs[name] = padded([s[name] for s in samples], boxes, 0)
-    inputs["next_sentence_label"] = torch.tensor([s["next_sentence_label"] for s in samples], dtype=torch.int64)
-    batch = Batch(inputs, None, [s["id"] for s in samples])
-    if layout.add_global_imgfeat is not None:
-        slots = inputs["image_feat"].shape[1]
-        batch.global_weights = padded([s["global_weights"] for s in samples], slots, 0, layout.boxes_from)
-        batch.global_slot = _global_slot(layout)
-    scores = [s["image_cls"] for s in samples if "image_cls" in s]
-    if not scores:
-        return batch
-    if isinstance(scores[0], TopScores):
-        ids, kept, rest = (_joined([getattr(rows, name) for rows in scores]) for name in ("ids", "scores", "rest"))
-        batch.top_classes = TopClasses(ids, kept, rest, scores[0].width)
-    else:
-        inputs["image_cls"] = _joined(scores)
-    return batch
 
 
 def collate_labelled(samples: Sequence[Sample], layout: Layout) -> Batch:
@@ -192,7 +173,7 @@ def collate_grounding(samples: Sequence[Sample], layout: Layout) -> Batch:
         target[row, start:end] = sample["target"]
         candidates[row, start:end] = True
     if layout.add_global_imgfeat is not None:
-        target[:, _global_slot(layout)] = [s["global_target"] for s in samples]
+        target[:, layout.global_slot] = [s["global_target"] for s in samples]
     return Batch(inputs, torch.from_numpy(target), [s["id"] for s in samples], torch.from_numpy(candidates))
 
 
@@ -222,13 +203,19 @@ def image_inputs(samples: Sequence[Mapping[str, Any]], layout: Layout) -> dict[s
     feat = padded([s["image_feat"] for s in samples], size, 0, start)
     loc = padded([s["image_loc"] for s in samples], size, 0, start)
     mask = _mask([start + len(s["image_feat"]) for s in samples], size)
+    inputs = {"image_feat": feat, "image_loc": loc, "image_attention_mask": mask}
     if layout.add_global_imgfeat is not None:
-        slot = _global_slot(layout)
-        given = [s["global_feat"] for s in samples if "global_feat" in s]
-        feat[:, slot] = torch.from_numpy(np.stack(given)).to(feat.dtype) if given else 0
-        loc[:, slot] = torch.from_numpy(global_location(loc.shape[2]))
-        mask[:, slot] = 1
-    return {"image_feat": feat, "image_loc": loc, "image_attention_mask": mask}
+        feat[:, layout.global_slot] = torch.from_numpy(np.stack([s["global_feat"] for s in samples])).to(feat.dtype)
+    return place_global(inputs, layout)
+
+
+def place_global(inputs: dict[str, torch.Tensor], layout: Layout) -> dict[str, torch.Tensor]:
+    """Put the global region into its slot of image_loc and image_attention_mask; returns the inputs."""
+    if layout.add_global_imgfeat is not None:
+        loc = inputs["image_loc"]
+        loc[:, layout.global_slot] = torch.from_numpy(global_location(loc.shape[2]))
+        inputs["image_attention_mask"][:, layout.global_slot] = 1
+    return inputs
 
 
 def expanded(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -236,45 +223,8 @@ def expanded(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.float() if name.startswith("image_feat") else tensor for name, tensor in inputs.items()}
 
 
-def padded(arrays: Sequence[np.ndarray], length: int, fill: int, start: int = 0) -> torch.Tensor:
-    """Put arrays (n, ...) under each other in a tensor (B, length, ...), from slot `start` on, `fill` elsewhere."""
-    first = arrays[0]
-    batch = _empty((len(arrays), length, *first.shape[1:]), first.dtype)
-    rows = batch.numpy()
-    for row, array in zip(rows, arrays, strict=True):
-        end = start + len(array)
-        if end > length:
-            raise ValueError(
-                f"a sample of {len(array)} does not fit into {length - start} slots: raise the Layout's size"
-            )
-        row[:start] = fill
-        row[start:end] = array
-        row[end:] = fill
-    return batch
-
-
-def _joined(arrays: Sequence[np.ndarray]) -> torch.Tensor:
-    """Put arrays (n, ...) one after the other in one tensor."""
-    joined = _empty((sum(map(len, arrays)), *arrays[0].shape[1:]), arrays[0].dtype)
-    np.concatenate(arrays, out=joined.numpy())
-    return joined
-
-
-def _empty(shape: tuple[int, ...], dtype: np.dtype) -> torch.Tensor:
-    """Return a tensor to be filled; a large one of a worker's in shared memory, to be handed over without a copy."""
-    size = math.prod(shape) * dtype.itemsize
-    if size < _SHARED_FROM or get_worker_info() is None:
-        return torch.from_numpy(np.empty(shape, dtype=dtype))
-    kind = torch.from_numpy(np.empty(0, dtype=dtype)).dtype
-    return torch.empty(0, dtype=kind).set_(torch.UntypedStorage._new_shared(size), 0, torch.Size(shape))  # type: ignore[call-overload]
-
-
 def _num_boxes(samples: Sequence[Mapping[str, Any]], layout: Layout) -> int:
     return layout.num_boxes or max(len(s["image_feat"]) for s in samples)
-
-
-def _global_slot(layout: Layout) -> int:
-    return 0 if layout.add_global_imgfeat == "first" else -1
 
 
 def _mask(lengths: Sequence[int], size: int) -> torch.Tensor:

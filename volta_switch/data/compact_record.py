@@ -17,6 +17,7 @@ from volta_switch.data.regions import Regions, Scores, TopScores
 _HEADER = struct.Struct("<5I")  # regions, image width, image height, bytes of the image id, bytes of the caption
 _FLOATS = {"float16": "<f2", "float32": "<f4"}
 _DETECTIONS = {"objects_id": "<i2", "objects_conf": "<f4", "attrs_id": "<i2", "attrs_conf": "<f4"}
+_WIDEST = 1 << 20
 _MOST_CLASSES = 1 << 15  # columns that an int16 can name
 
 
@@ -36,6 +37,17 @@ class RecordLayout:
     top_classes: int
     attributes: int
     top_attributes: int
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what no store has: a manifest may say anything."""
+        if self.feature_dtype not in _FLOATS:
+            raise ValueError(f"feature_dtype {self.feature_dtype!r:.30}")
+        if not isinstance(self.detections, str) or not set(filter(None, self.detections.split(","))) <= {*_DETECTIONS}:
+            raise ValueError(f"detections {self.detections!r:.100}")
+        for name in ("feature_size", "classes", "top_classes", "attributes", "top_attributes"):
+            width = getattr(self, name)
+            if type(width) is not int or not 0 <= width <= _WIDEST:
+                raise ValueError(f"{name} {width!r:.30}")
 
     @classmethod
     def of(cls, regions: Regions, feature_dtype: str, top_classes: int, top_attributes: int) -> RecordLayout:

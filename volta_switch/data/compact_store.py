@@ -104,13 +104,15 @@ class CompactFile:
 class CompactPairs:
     """A compact store of image-caption pairs, by index; the counterpart of ConcapFile.
 
-    in_memory: keep every decoded pair. Otherwise arrays are views into the file: copy what outlives it.
+    in_memory: keep every decoded pair. Otherwise arrays are views into the file: copy what outlives it. check: False
+    leaves `Regions.check` to the caller, but for its shapes.
     """
 
-    def __init__(self, path: str | Path, in_memory: bool = False) -> None:
+    def __init__(self, path: str | Path, in_memory: bool = False, check: bool = True) -> None:
         self.path = Path(path)
         self._file = CompactFile(path)
         self._decoded: dict[int, tuple[Regions, str]] | None = {} if in_memory else None
+        self._check = check
         self.layout = self._file.codec.layout
         if self._file.kind != "pairs":
             raise UserError(f"{self.path}: holds images of a task; expected image-caption pairs for pre-training")
@@ -131,7 +133,7 @@ class CompactPairs:
     def _read(self, index: int) -> tuple[Regions, str]:
         regions, caption = self._file[index]
         try:
-            regions.check_inputs()
+            regions.check() if self._check else regions.check_shapes()
         except ValueError as error:
             raise BadRecord(f"{self.path}: record {index} is damaged ({error}); repack it again") from None
         return regions, caption
@@ -174,15 +176,16 @@ def read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); expected a compact store in {path}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not JSON ({error}); repack the store again") from None
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != FORMAT:
-        raise UserError(f"{file}: format is {found!r}, expected {FORMAT!r}; repack the store with this version")
+        raise UserError(f"{file}: format is {found!r:.50}, expected {FORMAT!r}; repack the store with this version")
     try:
         RecordLayout(**manifest["layout"])
-        if not (isinstance(manifest["records"], int) and manifest["kind"] in ("images", "pairs")):
-            raise ValueError("records or kind")
+        count, kind, digest = manifest["records"], manifest["kind"], manifest["sha256"]
+        if not (type(count) is int and 0 <= count < 2**63 and kind in ("images", "pairs") and isinstance(digest, str)):
+            raise ValueError("records, kind or sha256")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: incomplete ({error}); repack the store again") from None
     return manifest

@@ -6,19 +6,20 @@ Legend: T text tokens, n regions, F feature width, C object classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from volta_switch.data.collate import Sample, collate_pretraining
 from volta_switch.data.concap_pairs import ChosenPairs, open_pairs, subset
 from volta_switch.data.json_files import read_json
-from volta_switch.data.masking import IGNORED, RegionMasking, WordMasking
+from volta_switch.data.masking import RegionMasking, WordMasking
+from volta_switch.data.pretraining_batch import Hiding, PairSample, collate_pretraining
 from volta_switch.data.random_streams import MISMATCH, SAMPLE, KeyedRandom
-from volta_switch.data.regions import Regions, Scores, check_scores, locations, visible_weights, volta_weights
+from volta_switch.data.stored_features import Source
 from volta_switch.data.tokenizer import Tokenizer
-from volta_switch.errors import BadRecord, UserError
+from volta_switch.errors import UserError
 
 Masking = Literal["volta", "span"]
 _CAPTIONS = {"train": "caption_train.json", "valid": "caption_valid.json"}
@@ -51,7 +52,7 @@ class ConcapDataset:
     in_memory: keep decoded pairs (585 kB each at VOLTA's size).
     feature_targets: give image_feat_target, which only the visual targets that regress features (1, 2, 5) read.
     fraction, fraction_seed: take a random share of the pairs, and mismatched captions from that share alone.
-    volta_compat: VOLTA's global feature (`volta_weights`).
+    volta_compat: VOLTA's global feature.
 
     A sample depends on nothing but (seed, epoch, index): not on workers, ranks, batches or what was drawn before.
     Without `set_epoch`, as in validation, every epoch hides the same.
@@ -63,8 +64,6 @@ class ConcapDataset:
 
     Raises UserError for missing or damaged files, an empty split, and captions that are all alike.
     """
-
-    collate = staticmethod(collate_pretraining)
 
     def __init__(
         self,
@@ -85,7 +84,8 @@ class ConcapDataset:
         fraction_seed: int = 0,
         volta_compat: bool = False,
     ) -> None:
-        self.pairs = open_pairs(features_path, split, in_memory=in_memory)
+        # numbers are checked where a batch is made of them, when they are in the processor's cache
+        self.pairs = open_pairs(features_path, split, in_memory=in_memory, check=False)
         if not len(self.pairs):
             raise UserError(f"{self.pairs.path}: the split is empty; write image-caption pairs into it")
         self._recipe = None if masking is None else _RECIPES[masking]
@@ -102,17 +102,26 @@ class ConcapDataset:
             self.pairs = ChosenPairs(self.pairs, places)
         self._tokens = tokenizer.encode_all(self._captions, max_seq_length)
         self._tokenizer = tokenizer
-        self._num_locs = num_locs
-        self._objective = objective
         self._max_seq_length = max_seq_length
         self._max_regions = max_regions
         self._streams = KeyedRandom(seed, SAMPLE)
         self._mismatch_streams = KeyedRandom(seed, MISMATCH)
-        self._feature_targets = feature_targets
-        self._volta_compat = volta_compat
-        if self._recipe is not None:
-            span = self._recipe.word_span
-            self._mask_words = WordMasking(tokenizer.mask_id, tokenizer.vocab_size, rate=0.15, span=span)
+        recipe = self._recipe
+        words = None
+        if recipe is not None:
+            words = WordMasking(tokenizer.mask_id, tokenizer.vocab_size, rate=0.15, span=recipe.word_span)
+        hiding = Hiding(
+            words=words,
+            regions=None if recipe is None else recipe.regions,
+            objective=objective,
+            num_locs=num_locs,
+            feature_targets=feature_targets,
+            volta_compat=volta_compat,
+            max_regions=max_regions,
+            source=Source(self.pairs),
+            path=str(self.pairs.path),
+        )
+        self.collate = partial(collate_pretraining, hiding=hiding)
         self._mismatches = self._recipe is not None and objective != 2
         if self._mismatches and all(_same(self._tokens[0], self._tokens[i]) for i in range(len(self._tokens))):
             raise UserError(
@@ -142,57 +151,28 @@ class ConcapDataset:
         own = lengths if len(lengths) == len(self) else np.full(len(self), int(lengths.mean()))
         return np.where(self._mismatched, lengths[self._negative], own)
 
-    def __getitem__(self, index: int) -> Sample:
-        """Return one sample; the fields are described in collate.py."""
+    def __getitem__(self, index: int) -> PairSample:
+        """Return one pair with the draws that decide what `collate` hides of it."""
         regions, caption = self.pairs[index]
         regions = regions.first(self._max_regions)
-        rng = self._streams.at(self._epoch, index)
         input_ids = self._tokens_of(index, caption)  # (T,)
+        if self._recipe is None:
+            return PairSample(index, input_ids, mismatched=False, regions=regions)
+        rng = self._streams.at(self._epoch, index)
         mismatched = bool(self._mismatched[index])
         if mismatched:
             input_ids = self._other_caption(index, input_ids, rng)
-        labels = np.full(len(input_ids), IGNORED, dtype=np.int64)  # (T,)
-        predicted = zeroed = np.zeros(len(regions), dtype=bool)  # (n,)
-        if self._recipe is not None:
-            input_ids, labels = self._mask_words(input_ids, rng)
-            predicted, zeroed = self._recipe.regions(regions.boxes, rng)
-        if self._volta_compat:
-            weights = volta_weights(predicted, zeroed, regions.boxes)  # (n,)
-        else:
-            weights = visible_weights(predicted, zeroed)
-        if self._objective == 1 and mismatched:
-            labels[:] = IGNORED
-            predicted = np.zeros_like(predicted)
-        sample = {
-            "id": regions.image_id,
-            "input_ids": input_ids,
-            "masked_lm_labels": labels,
-            "next_sentence_label": int(mismatched),
-            "image_feat": regions.features,
-            "zeroed": zeroed,
-            "image_loc": locations(regions, self._num_locs),
-            "global_weights": weights,
-            "image_label": np.where(predicted, 1, IGNORED),
-            "image_cls": self._class_scores(regions, predicted),
-            "obj_labels": regions.objects_id,
-            "obj_confs": regions.objects_conf,
-            "attr_labels": regions.attrs_id,
-            "attr_confs": regions.attrs_conf,
-        }
-        if self._feature_targets:
-            sample["image_feat_target"] = regions.features
-        return {name: value for name, value in sample.items() if value is not None}
-
-    def _class_scores(self, regions: Regions, predicted: np.ndarray) -> Scores | None:
-        """Return the detector's scores of the boxes that are predicted, (K, C); None where the file has none."""
-        if regions.cls_prob is None:
-            return None
-        scores = regions.cls_prob[predicted]
-        try:
-            check_scores(scores, "cls_prob")
-        except ValueError as error:
-            raise BadRecord(f"{self.pairs.path}, image {regions.image_id!r}: {error}; write the file again") from None
-        return scores
+        words = max(len(input_ids) - 2, 0)
+        draws = rng.random(3 * words + 2 + 2 * len(regions))
+        return PairSample(
+            index,
+            input_ids,
+            mismatched,
+            regions,
+            word_draws=draws[: 3 * words].reshape(words, 3),
+            span_draws=draws[3 * words : 3 * words + 2][None],
+            region_draws=draws[3 * words + 2 :].reshape(len(regions), 2),
+        )
 
     def _tokens_of(self, index: int, caption: str) -> np.ndarray:
         """Look up the caption's tokens where the caption file has it at the pair's place, else make them."""

@@ -67,14 +67,15 @@ class ConcapFile:
     """Pairs of `Regions` and caption, by index. Can be handed to forked and spawned workers.
 
     in_memory: keep every decoded pair (585 kB each at VOLTA's size: for small files only). Otherwise arrays are views
-    into the file: copy what outlives it.
+    into the file: copy what outlives it. check: False leaves `Regions.check` to the caller, but for its shapes.
     Making one raises UserError where the file is missing, damaged or of another format; reading a pair raises
     BadRecord where it is damaged or holds numbers that are not finite.
     """
 
-    def __init__(self, path: str | Path, in_memory: bool = False) -> None:
+    def __init__(self, path: str | Path, in_memory: bool = False, check: bool = True) -> None:
         self.path = Path(path)
         self._decoded: dict[int, tuple[Regions, str]] | None = {} if in_memory else None
+        self._check = check
         self._file = LmdbPages(self.path, "Conceptual Captions features")
         self._places: _Places | None = None
         listed = self._file.get(_KEYS)
@@ -93,6 +94,8 @@ class ConcapFile:
             keys = msgpack.unpackb(listed)
             if not (isinstance(keys, list) and all(isinstance(key, bytes) for key in keys)):
                 raise ValueError("not a list of bytes")
+            if len(keys) != self._length:
+                raise ValueError(f"{len(keys)} keys for {self._length} records")
         except Exception as error:  # damaged bytes can fail in any way
             raise UserError(f"{self.path}: entry '__keys__' is damaged ({error}); write the file again") from error
         return keys
@@ -117,7 +120,7 @@ class ConcapFile:
             raise BadRecord(f"{self.path}: record {key!r} is missing; write the file again")
         try:
             regions, caption = self._decode(value)
-            regions.check_inputs()
+            regions.check() if self._check else regions.check_shapes()
         except Exception as error:  # a damaged record can fail in any way
             raise BadRecord(
                 f"{self.path}: record {key!r} is not a list of 13 in VOLTA's format "

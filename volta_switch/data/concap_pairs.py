@@ -62,8 +62,10 @@ class ChosenPairs:
         return self._pairs[int(self.places[index])]
 
 
-def open_pairs(features_path: str | Path, split: Literal["train", "valid"], in_memory: bool = False) -> Pairs:
-    """Open a split's pairs below VOLTA's features_path.
+def open_pairs(
+    features_path: str | Path, split: Literal["train", "valid"], in_memory: bool = False, check: bool = True
+) -> Pairs:
+    """Open a split's pairs below VOLTA's features_path; in_memory and check are those of ConcapFile.
 
     `training_feat_all.lmdb` or `validation_feat_all.lmdb` (VOLTA's file, or a compact store of that name), else every
     `..._part_<rank>.lmdb` (VOLTA writes one for each GPU), in the order of the ranks. Raises UserError where there is
@@ -77,18 +79,18 @@ def open_pairs(features_path: str | Path, split: Literal["train", "valid"], in_m
         if (match := re.search(r"_(\d+)\.", path.name))
     }
     if whole.exists() or not found:
-        return _open(whole, in_memory)
+        return _open(whole, in_memory, check)
     missing = sorted(set(range(max(found) + 1)) - set(found))
     if missing:
         raise UserError(f"{folder}: {name}_part_{missing[0]}.lmdb is missing; copy all parts, or the one {whole.name}")
-    parts = [_open(found[rank], in_memory) for rank in sorted(found)]
+    parts = [_open(found[rank], in_memory, check) for rank in sorted(found)]
     if len({part.layout if isinstance(part, CompactPairs) else None for part in parts}) > 1:
         raise UserError(f"{folder}: the parts of {name} are stored in different ways; repack all of them, or none")
     return JoinedPairs(parts, folder / f"{name}_part_*.lmdb")
 
 
-def _open(path: Path, in_memory: bool) -> Pairs:
-    return CompactPairs(path, in_memory) if is_compact(path) else ConcapFile(path, in_memory)
+def _open(path: Path, in_memory: bool, check: bool) -> Pairs:
+    return CompactPairs(path, in_memory, check) if is_compact(path) else ConcapFile(path, in_memory, check)
 
 
 def subset(count: int, fraction: float, seed: int) -> np.ndarray:

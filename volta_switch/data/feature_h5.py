@@ -45,6 +45,8 @@ class H5Features(FeatureStore):
     """An H5 file of VOLTA's, by image id, or by the name of its group (see `image_key`).
 
     Opened once per process. Raises UserError without h5py, and for groups whose names are one image's.
+    The HDF5 library reads the file: one that was damaged or written to do harm can make the library itself hang (as
+    seen with one in 5,000 damaged files) or worse, which cannot be told from here.
     """
 
     def __init__(

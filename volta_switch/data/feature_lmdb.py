@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from volta_switch.data import safe_pickle
 from volta_switch.data.feature_records import decode_record, encode_h5, encode_npy, encode_tsv
 from volta_switch.data.feature_store import FeatureStore
@@ -50,7 +52,10 @@ class LmdbFeatures(FeatureStore):
         names = safe_pickle.loads(listed, f"{self.path}, entry 'keys'")
         if not isinstance(names, list | tuple):
             raise UserError(f"{self.path}: entry 'keys' is a {type(names).__name__}, expected a list; write it again")
-        self._keys = {name.decode() if isinstance(name, bytes) else str(name): None for name in names}  # ordered set
+        try:
+            self._keys = dict.fromkeys(map(_image_id, names))  # an ordered set
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{self.path}: entry 'keys' holds no image ids ({error}); write it again") from None
 
     def keys(self) -> list[str]:
         """Return the image ids, in the file's order."""
@@ -77,3 +82,13 @@ class LmdbFeatures(FeatureStore):
             raise BadRecord(
                 f"{source}: not a record of a VOLTA task ({type(error).__name__}: {error}); write the file again"
             ) from error
+
+
+def _image_id(name: object) -> str:
+    """Return what a list of keys calls an image; raises TypeError or ValueError for what is no id."""
+    if isinstance(name, bytes):
+        return name.decode()
+    if not isinstance(name, str | int | np.integer):
+        raise TypeError(f"a {type(name).__name__}")
+    str(name).encode()  # a lone surrogate has no bytes
+    return str(name)

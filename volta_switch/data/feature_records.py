@@ -125,7 +125,10 @@ def dense(array: Scores) -> np.ndarray:
 def _array(value: Any, kind: str) -> np.ndarray:
     if isinstance(value, str | bytes):
         return np.frombuffer(base64.b64decode(value), dtype=kind)
-    return np.ascontiguousarray(value, dtype=kind)
+    if not isinstance(value, np.ndarray):  # lists can be nested and shared until there is no end to them
+        raise TypeError(f"a {type(value).__name__} instead of an array")
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused later
+        return np.ascontiguousarray(value, dtype=kind)
 
 
 def _base64(array: np.ndarray, kind: str) -> bytes:

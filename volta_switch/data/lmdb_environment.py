@@ -1,7 +1,8 @@
 """Opening and writing LMDB files: one environment per file and process, whole files or none.
 
-LMDB allows a file to be open once per process, and an environment must not cross a fork. Everything that reads goes
-through `environment`, which keeps one per file and opens anew in a forked or spawned process.
+LMDB allows a file to be open once per process, and an environment must not cross a fork: `environment` keeps one per
+file and opens anew in a forked or spawned process. It is for files of one's own, since the library trusts what it
+reads; files of others are read by `LmdbPages`.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ _KINDS = 0x6F  # the bits that say how a page is laid out
 _IN_OVERFLOW = 1  # a node whose value stands in pages of its own
 _NO_PAGE = 2**64 - 1
 _DEEPEST = 32  # levels, LMDB's own limit
+_MAPPED = 256 << 20  # bytes of records that a process keeps mapped: else a large file would count as its memory
 
 
 class LmdbPages:
@@ -42,6 +43,7 @@ class LmdbPages:
         self._path = Path(path)
         self._what = what
         self._map: mmap.mmap | None = None
+        self._given = 0  # bytes of records since the map was last emptied
         self._branches: dict[int, tuple[list[bytes], list[int]]] = {}  # page -> keys from the second on, children
 
     @property
@@ -91,7 +93,6 @@ class LmdbPages:
                 raise UserError(
                     f"{path}: {self._what} is not a readable LMDB file ({error}); copy or write it again"
                 ) from None
-            data.madvise(mmap.MADV_RANDOM)
             self._map = data
         return self._map
 
@@ -181,10 +182,14 @@ class LmdbPages:
             flags = 0
         if flags or start + size > end_of_page:
             raise _DamagedError(f"page {page} is damaged")
+        self._given += size
+        if self._given > _MAPPED:  # views stay valid: what they show is brought back from the system's cache
+            data.madvise(mmap.MADV_DONTNEED)
+            self._given = 0
         return memoryview(data)[start : start + size]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_path": self._path, "_what": self._what, "_map": None, "_branches": {}}
+        return {"_path": self._path, "_what": self._what, "_map": None, "_given": 0, "_branches": {}}
 
 
 class _DamagedError(Exception):

@@ -101,20 +101,20 @@ class Regions:
 
     def check(self) -> None:
         """Raise ValueError, saying what is wrong, for shapes that contradict each other and numbers not finite."""
-        self.check_inputs()
-        for name in ("objects_conf", "attrs_conf"):
+        self.check_shapes()
+        for name in ("features", "boxes", "objects_conf", "attrs_conf"):
             array = getattr(self, name)
-            if array is not None and not _all_finite(array):
-                raise ValueError(f"{name} holds numbers that are not finite")
+            if array is not None and not all_finite(array):
+                raise ValueError(f"{name} hold numbers that are not finite")
         for name in ("cls_prob", "attr_scores"):
             if getattr(self, name) is not None:
                 check_scores(getattr(self, name), name)
         for labels, scores in (("objects_id", self.cls_prob), ("attrs_id", self.attr_scores)):
-            if scores is not None and not _within(getattr(self, labels), scores.shape[1] - 1):  # no background
+            if scores is not None and not within(getattr(self, labels), scores.shape[1] - 1):  # no background
                 raise ValueError(f"{labels} holds labels beyond the {scores.shape[1] - 1} that have scores")
 
-    def check_inputs(self) -> None:
-        """`check` what every model reads, and leave what the detector said of the regions to who reads it."""
+    def check_shapes(self) -> None:
+        """The part of `check` that looks at no number of a region."""
         if self.image_w < 1 or self.image_h < 1:
             raise ValueError(f"the image is {self.image_w} x {self.image_h} pixels")
         if self.features.ndim != 2 or self.boxes.shape != (len(self.features), 4):
@@ -124,9 +124,6 @@ class Regions:
             array = getattr(self, name)
             if array is not None and len(array) != len(self.features):
                 raise ValueError(f"{name} has {len(array)} rows, features have {len(self.features)}")
-        for name, array in (("features", self.features), ("boxes", self.boxes)):
-            if not _all_finite(array):
-                raise ValueError(f"{name} hold numbers that are not finite")
 
 
 _PER_REGION = (
@@ -138,21 +135,21 @@ _PER_REGION = (
 def check_scores(scores: Scores, name: str) -> None:
     """Raise ValueError for scores that are not finite, or of columns that there are not."""
     if isinstance(scores, TopScores):
-        if not _within(scores.ids, scores.width):
+        if not within(scores.ids, scores.width):
             raise ValueError(f"{name} keeps scores of columns beyond its {scores.width}")
-        finite = _all_finite(scores.scores) and _all_finite(scores.rest)
+        finite = all_finite(scores.scores) and all_finite(scores.rest)
     else:
-        finite = _all_finite(scores)
+        finite = all_finite(scores)
     if not finite:
-        raise ValueError(f"{name} holds numbers that are not finite")
+        raise ValueError(f"{name} hold numbers that are not finite")
 
 
-def _within(labels: np.ndarray | None, count: int) -> bool:
+def within(labels: np.ndarray | None, count: int) -> bool:
     """Whether all labels are 0 to count - 1; read as unsigned numbers, negative ones are too large."""
     return labels is None or labels.size == 0 or int(labels.view(f"u{labels.itemsize}").max()) < count
 
 
-def _all_finite(numbers: np.ndarray) -> bool:
+def all_finite(numbers: np.ndarray) -> bool:
     """Whether no number is NaN or infinite, in one or two passes that the processor does many numbers at a time."""
     if numbers.size == 0:
         return True
@@ -162,21 +159,27 @@ def _all_finite(numbers: np.ndarray) -> bool:
 
 
 def locations(regions: Regions, num_locs: int) -> np.ndarray:
-    """Where each region lies, as shares of the image: (n, num_locs) float32.
+    """Where each region lies, as shares of the image: (n, num_locs) float32, see `box_locations`."""
+    return box_locations(regions.boxes, np.array([[regions.image_w, regions.image_h]]), num_locs)
+
+
+def box_locations(boxes: np.ndarray, sizes: np.ndarray, num_locs: int) -> np.ndarray:
+    """Where boxes (..., n, 4) lie, as shares of images of `sizes` (..., 1, 2) pixels: (..., n, num_locs) float32.
 
     4: x1/w, y1/h, x2/w, y2/h; 5: the same and the share of the image's area; 7: the four, width, height, area.
     The order of the float32 operations is VOLTA's, so that values are the same to the last bit or so.
     """
     if num_locs not in LOCATION_WIDTHS:
         raise ValueError(f"num_locs is {num_locs}, expected one of {LOCATION_WIDTHS}")
-    boxes = np.asarray(regions.boxes, dtype=np.float32)
-    width, height = float(regions.image_w), float(regions.image_h)
-    location = np.empty((len(boxes), num_locs), dtype=np.float32)
+    boxes = np.asarray(boxes, dtype=np.float32)
+    sizes = sizes.astype(np.float64)
+    location = np.empty((*boxes.shape[:-1], num_locs), dtype=np.float32)
     if num_locs >= 5:
-        location[:, -1] = (boxes[:, 3] - boxes[:, 1]) * (boxes[:, 2] - boxes[:, 0]) / (width * height)
-    np.divide(boxes, np.array([width, height, width, height], dtype=np.float32), out=location[:, :4])
+        areas = (boxes[..., 3] - boxes[..., 1]) * (boxes[..., 2] - boxes[..., 0])
+        location[..., -1] = areas / sizes.prod(axis=-1).astype(np.float32)
+    np.divide(boxes, np.concatenate([sizes, sizes], axis=-1).astype(np.float32), out=location[..., :4])
     if num_locs == 7:
-        location[:, 4:6] = location[:, 2:4] - location[:, 0:2]
+        location[..., 4:6] = location[..., 2:4] - location[..., 0:2]
     return location
 
 
@@ -199,38 +202,17 @@ def global_feature(features: np.ndarray) -> np.ndarray:
     return as_float32(features).sum(axis=0) / max(len(features), 1)
 
 
-def visible_weights(predicted: np.ndarray, zeroed: np.ndarray) -> np.ndarray:
-    """How much each box counts for the global feature in pre-training: (n,) float32.
-
-    The mean of the boxes that nothing is predicted for, or, if there is none, of what the model is given.
-    Differs from VOLTA (`volta_weights`).
-    """
-    visible = ~predicted
-    shown = visible.sum()
-    if shown == 0:
-        visible, shown = ~zeroed, len(predicted)
-    return visible / np.float32(max(shown, 1))
-
-
-def volta_weights(predicted: np.ndarray, zeroed: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """As `visible_weights`, in VOLTA's way: (n,) float32.
-
-    The sum over the boxes that are not zeroed, divided by the number of boxes that overlap no predicted box by an
-    intersection over union of more than 0.4 (1 if there is none).
-    """
-    near = (pairwise_iou(boxes, boxes[predicted]) > 0.4).any(axis=1)
-    return ~zeroed / np.float32(max(int((~near).sum()), 1))
-
-
 def pairwise_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Intersection over union of every box (n, 4) with every other (m, 4): (n, m) float32.
+    """Intersection over union of every box (..., n, 4) with every other (..., m, 4): (..., n, m) float32.
 
     Boxes are x1, y1, x2, y2 in pixels, both ends *included*, as in VOLTA (and the Faster R-CNN code before it): a side
     is x2 - x1 + 1 long, so that boxes a pixel apart still touch, and boxes given as shares of the image mean nothing.
     """
-    boxes = np.asarray(boxes, dtype=np.float32)[:, None]  # (n, 1, 4)
-    others = np.asarray(others, dtype=np.float32)[None]  # (1, m, 4)
-    sides = np.minimum(boxes[..., 2:], others[..., 2:]) - np.maximum(boxes[..., :2], others[..., :2]) + 1  # (n, m, 2)
+    boxes = np.asarray(boxes, dtype=np.float32)[..., :, None, :]  # (..., n, 1, 4)
+    others = np.asarray(others, dtype=np.float32)[..., None, :, :]  # (..., 1, m, 4)
+    sides = (
+        np.minimum(boxes[..., 2:], others[..., 2:]) - np.maximum(boxes[..., :2], others[..., :2]) + 1
+    )  # (..., n, m, 2)
     np.maximum(sides, 0, out=sides)
     intersection = sides[..., 0] * sides[..., 1]
     return intersection / (_area(boxes) + _area(others) - intersection)

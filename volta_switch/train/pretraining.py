@@ -161,7 +161,7 @@ def _check_widths(dataset: ConcapDataset, config: Config, max_bad_records: int) 
             regions, _ = dataset.pairs[index]
             break
         except BadRecord:
-            if index >= max_bad_records:
+            if index >= min(max_bad_records, len(dataset) - 1):
                 raise
     widths = {"v_feature_size": regions.features, "v_num_classes": regions.cls_prob}
     for key, array in widths.items():
