@@ -8,10 +8,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may wait for the network
 sys.path.insert(0, str(Path(__file__).parent))
 
+import msgpack
 import pytest
 import torch
 
 torch.set_num_threads(1)
+MSGPACK = dict(vars(msgpack))
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +22,17 @@ def world(tmp_path_factory):
     from small_world import write_small_world  # not at the top: most tests need none of what it imports
 
     return write_small_world(tmp_path_factory.mktemp("small") / "world")
+
+
+@pytest.fixture(autouse=True)
+def plain_msgpack(request):
+    """msgpack as it is installed, though some modules import tensorpack, which replaces its functions for good.
+
+    The tests of a module that says NUMPY_MSGPACK run as tensorpack and VOLTA leave it.
+    """
+    if getattr(request.module, "NUMPY_MSGPACK", False):
+        __import__("msgpack_numpy").patch()
+    else:
+        vars(msgpack).update(MSGPACK)
+    yield
+    vars(msgpack).update(MSGPACK)

@@ -29,6 +29,8 @@ from volta_switch.world import paths
 
 volta_home()
 
+NUMPY_MSGPACK = True  # as VOLTA's modules leave it
+
 
 # Conceptual Captions
 

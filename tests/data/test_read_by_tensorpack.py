@@ -17,6 +17,7 @@ os.environ["TENSORPACK_SERIALIZE"] = "msgpack"  # read when tensorpack is import
 dataflow = pytest.importorskip("tensorpack.dataflow")
 serialize = pytest.importorskip("tensorpack.utils.serialize")
 
+NUMPY_MSGPACK = True  # tensorpack cannot do without
 FIELDS = (
     *("features", "cls_prob", "objects_id", "objects_conf", "attrs_id", "attrs_conf", "attr_scores", "boxes"),
     *("num_boxes", "image_h", "image_w", "image_id", "caption"),

@@ -41,6 +41,8 @@ from volta_switch.world import paths
 
 volta_home()
 
+NUMPY_MSGPACK = True  # as VOLTA's modules leave it
+
 
 def ours_of(kind: type, annotations: Any, volta_world, features: Path, **options: Any) -> Any:
     store = open_features(volta_world.ours / features, 2048)
