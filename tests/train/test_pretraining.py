@@ -9,8 +9,10 @@ import torch
 from small_world import equal_weights, json_of, log_of, weights_of
 from train.short_runs import PRETRAINING
 from volta_switch import BertForVLPreTraining, UserError, load_config
+from volta_switch.data.masking import IGNORED
+from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.model.bert import switch_encoder
-from volta_switch.train.pretraining import OBJECTIVES, flags
+from volta_switch.train.pretraining import OBJECTIVES, flags, split_loader
 from volta_switch.weights import load_volta
 
 MODELS = ("ctrl_uniter", "switchbert")
@@ -160,6 +162,21 @@ def test_bf16_runs_on_a_cpu_and_leaves_float32_weights(world, tmp_path, model):
     first, last = log_of(run, "valid")
     assert last["mlm"] < first["mlm"] and json_of(run / "run.json")["precision"] == "bfloat16"
     assert not any(tensor.dtype == torch.bfloat16 for tensor in weights_of(run).values())
+
+
+@pytest.mark.parametrize("compat", [False, True])
+def test_voltas_validation_is_restored_on_request(world, tmp_path, compat):
+    given = world.flags("train_concap", tmp_path, "ctrl_uniter", add_global_imgfeat="last")
+    args = flags().parse_args([*given, "--objective", "1", *(["--volta-compat"] if compat else [])])
+    config = world.config("ctrl_uniter", add_global_imgfeat="last")
+    masked_of_mismatched, slots = {}, {}
+    for split in ("train", "valid"):
+        (batch,) = split_loader(args, config, Tokenizer(config.bert_model), split, 20)
+        mismatched = batch.inputs["next_sentence_label"] == 1
+        masked_of_mismatched[split] = bool((batch.inputs["masked_lm_labels"][mismatched] != IGNORED).any())
+        slots[split] = batch.global_slot
+    assert masked_of_mismatched == {"train": False, "valid": compat}
+    assert slots == {"train": -1, "valid": 0 if compat else -1}
 
 
 def test_a_second_run_in_the_folder_is_marked_in_the_log(world, tmp_path):

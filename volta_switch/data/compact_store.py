@@ -16,6 +16,7 @@ from typing import Any
 from volta_switch.data.compact_record import RecordCodec, RecordLayout
 from volta_switch.data.feature_store import FeatureStore
 from volta_switch.data.lmdb_pages import LmdbPages
+from volta_switch.data.pair_store import PairStore
 from volta_switch.data.regions import Regions
 from volta_switch.errors import BadRecord, UserError
 
@@ -101,18 +102,12 @@ class CompactFile:
         return damaged
 
 
-class CompactPairs:
-    """A compact store of image-caption pairs, by index; the counterpart of ConcapFile.
-
-    in_memory: keep every decoded pair. Otherwise arrays are views into the file: copy what outlives it. check: False
-    leaves `Regions.check` to the caller, but for its shapes.
-    """
+class CompactPairs(PairStore):
+    """A compact store of image-caption pairs; the counterpart of ConcapFile."""
 
     def __init__(self, path: str | Path, in_memory: bool = False, check: bool = True) -> None:
-        self.path = Path(path)
+        super().__init__(path, in_memory, check)
         self._file = CompactFile(path)
-        self._decoded: dict[int, tuple[Regions, str]] | None = {} if in_memory else None
-        self._check = check
         self.layout = self._file.codec.layout
         if self._file.kind != "pairs":
             raise UserError(f"{self.path}: holds images of a task; expected image-caption pairs for pre-training")
@@ -120,20 +115,10 @@ class CompactPairs:
     def __len__(self) -> int:
         return len(self._file)
 
-    def __getitem__(self, index: int) -> tuple[Regions, str]:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        if self._decoded is None:
-            return self._read(index)
-        if index not in self._decoded:
-            regions, caption = self._read(index)
-            self._decoded[index] = regions.copied(), caption
-        return self._decoded[index]
-
     def _read(self, index: int) -> tuple[Regions, str]:
         regions, caption = self._file[index]
         try:
-            regions.check() if self._check else regions.check_shapes()
+            self._check(regions)
         except ValueError as error:
             raise BadRecord(f"{self.path}: record {index} is damaged ({error}); repack it again") from None
         return regions, caption

@@ -12,11 +12,11 @@ from typing import Literal
 
 import numpy as np
 
-from volta_switch.data.concap_pairs import ChosenPairs, open_pairs, subset
+from volta_switch.data.concap_pairs import ChosenPairs, open_pairs
 from volta_switch.data.json_files import read_json
 from volta_switch.data.masking import RegionMasking, WordMasking
 from volta_switch.data.pretraining_batch import Hiding, PairSample, collate_pretraining
-from volta_switch.data.random_streams import MISMATCH, SAMPLE, KeyedRandom
+from volta_switch.data.random_streams import MISMATCH, SAMPLE, KeyedRandom, subset
 from volta_switch.data.stored_features import Source
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.errors import UserError

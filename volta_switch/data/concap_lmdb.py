@@ -15,6 +15,7 @@ import numpy as np
 
 from volta_switch.data.lmdb_environment import writing
 from volta_switch.data.lmdb_pages import LmdbPages
+from volta_switch.data.pair_store import PairStore
 from volta_switch.data.regions import Regions, TopScores
 from volta_switch.errors import BadRecord, UserError
 
@@ -63,19 +64,11 @@ def _looks_like_lmdb(data: Path) -> bool:
         return file.read(20)[16:20] == b"\xde\xc0\xef\xbe"  # the first page's magic number
 
 
-class ConcapFile:
-    """Pairs of `Regions` and caption, by index. Can be handed to forked and spawned workers.
-
-    in_memory: keep every decoded pair (585 kB each at VOLTA's size: for small files only). Otherwise arrays are views
-    into the file: copy what outlives it. check: False leaves `Regions.check` to the caller, but for its shapes.
-    Making one raises UserError where the file is missing, damaged or of another format; reading a pair raises
-    BadRecord where it is damaged or holds numbers that are not finite.
-    """
+class ConcapFile(PairStore):
+    """A file of VOLTA's."""
 
     def __init__(self, path: str | Path, in_memory: bool = False, check: bool = True) -> None:
-        self.path = Path(path)
-        self._decoded: dict[int, tuple[Regions, str]] | None = {} if in_memory else None
-        self._check = check
+        super().__init__(path, in_memory, check)
         self._file = LmdbPages(self.path, "Conceptual Captions features")
         self._places: _Places | None = None
         listed = self._file.get(_KEYS)
@@ -103,16 +96,6 @@ class ConcapFile:
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, index: int) -> tuple[Regions, str]:
-        if not 0 <= index < self._length:
-            raise IndexError(index)
-        if self._decoded is None:
-            return self._read(index)
-        if index not in self._decoded:
-            regions, caption = self._read(index)
-            self._decoded[index] = regions.copied(), caption
-        return self._decoded[index]
-
     def _read(self, index: int) -> tuple[Regions, str]:
         key = f"{index:08d}".encode() if self._keys is None else self._keys[index]
         value = self._file.get(key)
@@ -120,7 +103,7 @@ class ConcapFile:
             raise BadRecord(f"{self.path}: record {key!r} is missing; write the file again")
         try:
             regions, caption = self._decode(value)
-            regions.check() if self._check else regions.check_shapes()
+            self._check(regions)
         except Exception as error:  # a damaged record can fail in any way
             raise BadRecord(
                 f"{self.path}: record {key!r} is not a list of 13 in VOLTA's format "

@@ -10,7 +10,6 @@ import numpy as np
 
 from volta_switch.data.compact_store import CompactPairs, is_compact
 from volta_switch.data.concap_lmdb import ConcapFile
-from volta_switch.data.random_streams import SUBSET, KeyedRandom
 from volta_switch.data.regions import Regions
 from volta_switch.errors import UserError
 
@@ -91,12 +90,3 @@ def open_pairs(
 
 def _open(path: Path, in_memory: bool, check: bool) -> Pairs:
     return CompactPairs(path, in_memory, check) if is_compact(path) else ConcapFile(path, in_memory, check)
-
-
-def subset(count: int, fraction: float, seed: int) -> np.ndarray:
-    """Return the places, in order, of a random share of `count` samples: (round(count * fraction),) int64, at least 1.
-
-    It depends on (count, seed) alone, and a smaller share is part of every larger one.
-    """
-    chosen = KeyedRandom(seed, SUBSET).at(0).permutation(count)[: max(round(count * fraction), 1)]
-    return np.sort(chosen)

@@ -103,8 +103,8 @@ def convert(
 
     captions: for "concap" from images without captions, VOLTA's JSON {image id: caption}. dtype: of the features of a
     compact store. max_bad_records: records that cannot be read or written and are left out before nothing is written;
-    0 for "compact". Raises UserError for an `out` that exists, an unknown target, an option that the target has no use
-    for, and more bad records than allowed, by name.
+    0 for "compact" (see `repack`). Raises UserError for an `out` that exists, an unknown target, an option that the
+    target has no use for, and more bad records than allowed, by name.
     """
     out = Path(out)
     if to not in TARGETS:
@@ -112,7 +112,7 @@ def convert(
     if captions is not None and to != "concap":
         raise UserError(f"--captions: {to} holds none of its own; leave it out, or use --to concap")
     if max_bad_records and to == "compact":
-        raise UserError("--max-bad-records: a compact store holds every record of its source; convert to h5 first")
+        raise UserError("--max-bad-records: give it to `volta-switch data repack`, which writes compact stores")
     if out.exists():
         raise UserError(f"{out}: exists; delete it, or give another OUT")
     records = _Records(open_source(source), to, captions, max_bad_records)

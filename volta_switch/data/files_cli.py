@@ -83,6 +83,7 @@ def _add_repack(command: argparse.ArgumentParser) -> None:
 
 
 def _run_repack(args: argparse.Namespace) -> None:
+    finished = Path(args.out).exists()
     with tqdm(unit="record", leave=False, disable=None) as bar:
 
         def progress(done: int, total: int) -> None:
@@ -99,6 +100,8 @@ def _run_repack(args: argparse.Namespace) -> None:
             progress=progress,
         )
     print(f"{args.out}: {manifest['records']} records, {manifest['regions']} regions, sha256 {manifest['sha256']}")
+    if finished:
+        print("  it was there already; nothing was written")
     for name, value in manifest["losses"].items():
         print(f"  {name.replace('_', ' ')}: {value:.3g}")
     if manifest["passed_over"]:

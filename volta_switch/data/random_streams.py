@@ -26,3 +26,12 @@ class KeyedRandom:
         self._state["state"]["counter"][:] = 0, 0, index, epoch
         self._bits.state = self._state
         return self._generator
+
+
+def subset(count: int, fraction: float, seed: int) -> np.ndarray:
+    """Return the places, in order, of a random share of `count` samples: (round(count * fraction),) int64, at least 1.
+
+    It depends on (count, seed) alone, and a smaller share is part of every larger one.
+    """
+    chosen = KeyedRandom(seed, SUBSET).at(0).permutation(count)[: max(round(count * fraction), 1)]
+    return np.sort(chosen)

@@ -6,13 +6,13 @@ import argparse
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from volta_switch.config import Config
-from volta_switch.data.batching import BatchSampler, make_loader, start_epoch
+from volta_switch.data.batching import BatchSampler, Loader, make_loader, start_epoch
 from volta_switch.data.collate import Batch, Layout
 from volta_switch.data.concap_dataset import ConcapDataset
 from volta_switch.data.tokenizer import Tokenizer
@@ -33,6 +33,7 @@ from volta_switch.train.loop import Losses, Validation
 from volta_switch.train.optimisation import Hyperparameters
 from volta_switch.train.start import Run, start_run
 
+Split = Literal["train", "valid"]
 REGRESSED = ("1", "2", "5")  # the visual targets that read the features before masking
 OBJECTIVES = {
     0: "masked words and regions, matching",
@@ -53,25 +54,14 @@ def main(argv: Sequence[str]) -> Path:
         learning_rate=args.learning_rate,
         **shared_hyperparameters(args),
     )
-    datasets = {split: _dataset(args, config, tokenizer, split) for split in ("train", "valid")}
+    small_batch = hyper.batch_size // hyper.grad_acc_steps
+    splits: tuple[Split, Split] = ("train", "valid")
+    loaders = {split: split_loader(args, config, tokenizer, split, small_batch) for split in splits}
     torch.manual_seed(hyper.seed)
     model = BertForVLPreTraining(config)
     start = initial_weights(model, config, args.from_pretrained)
     model.to(device)
 
-    loaders = {
-        split: make_loader(
-            dataset,
-            BatchSampler(
-                dataset.text_lengths, hyper.batch_size // hyper.grad_acc_steps, hyper.seed, shuffle=split == "train"
-            ),
-            partial(dataset.collate, layout=_layout(config, volta_compat=args.volta_compat and split == "valid")),
-            args.num_workers,
-            pin_memory=device.type == "cuda",
-            max_bad_records=args.max_bad_records,
-        )
-        for split, dataset in datasets.items()
-    }
     start_epoch(loaders["valid"], 0)  # the same masks in every validation
     losses = partial(pretraining_losses, model, args.objective)
     run = Run(
@@ -126,20 +116,36 @@ def _whole(text: str) -> int:
     return int(number)
 
 
-def _layout(config: Config, volta_compat: bool) -> Layout:
-    """Where the global region stands; ``volta_compat``: first, as in VOLTA's validation whatever the model."""
-    where = "first" if volta_compat and config.add_global_imgfeat is not None else config.add_global_imgfeat
-    return Layout(where, pad_id=config.pad_token_id)  # type: ignore[arg-type]
+def split_loader(
+    args: argparse.Namespace, config: Config, tokenizer: Tokenizer, split: Split, batch_size: int
+) -> Loader:
+    """Batches of a split, as the flags of ``train_concap.py`` ask for.
+
+    ``--volta-compat``: in validation the global region stands first, whatever the model, and mismatched pairs keep
+    their masked losses.
+    """
+    dataset = _dataset(args, config, tokenizer, split)
+    where = config.add_global_imgfeat
+    if args.volta_compat and split == "valid" and where is not None:
+        where = "first"
+    layout = Layout(where, pad_id=config.pad_token_id)  # type: ignore[arg-type]
+    return make_loader(
+        dataset,
+        BatchSampler(dataset.text_lengths, batch_size, args.seed, shuffle=split == "train"),
+        partial(dataset.collate, layout=layout),
+        args.num_workers,
+        pin_memory=torch.cuda.is_available() and args.device != "cpu",
+        max_bad_records=args.max_bad_records,
+    )
 
 
-def _dataset(args: argparse.Namespace, config: Config, tokenizer: Tokenizer, split: Any) -> ConcapDataset:
+def _dataset(args: argparse.Namespace, config: Config, tokenizer: Tokenizer, split: Split) -> ConcapDataset:
     dataset = ConcapDataset(
         Path(args.features_path),
         Path(args.annotations_path),
         split,
         tokenizer,
         num_locs=config.num_locs,
-        # VOLTA's validation keeps the masked losses of mismatched pairs
         objective=0 if args.volta_compat and split == "valid" and args.objective == 1 else args.objective,
         masking=args.masking,
         max_seq_length=args.max_seq_length,
