@@ -29,12 +29,12 @@ import numpy as np
 from tabulate import tabulate
 from tokenizers import BertWordPieceTokenizer
 
-from volta_switch.data.batching import BatchSampler, make_loader, start_epoch
-from volta_switch.data.collate import Layout
-from volta_switch.data.concap_dataset import ConcapDataset
-from volta_switch.data.concap_lmdb import write_concap
+from volta_switch.data.batches.batching import BatchSampler, make_loader, start_epoch
+from volta_switch.data.batches.collate import Layout
+from volta_switch.data.batches.concap_dataset import ConcapDataset
+from volta_switch.data.files.concap_lmdb import write_concap
+from volta_switch.data.files.repack import repack
 from volta_switch.data.regions import Regions
-from volta_switch.data.repack import repack
 from volta_switch.data.tokenizer import Tokenizer
 
 REGIONS, FEATURES, CLASSES, ATTRIBUTES = 36, 2048, 1601, 401

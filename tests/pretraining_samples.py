@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from volta_switch.data.collate import Layout
-from volta_switch.data.concap_dataset import ConcapDataset
+from volta_switch.data.batches.collate import Layout
+from volta_switch.data.batches.concap_dataset import ConcapDataset
 
 WHOLE = ("next_sentence_label", "image_cls")  # not by token or region
 

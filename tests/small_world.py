@@ -19,7 +19,7 @@ import yaml
 
 from volta_switch import BertForVLTasks, Config, load_config
 from volta_switch.config import find_config
-from volta_switch.data import safe_pickle
+from volta_switch.data.files import safe_pickle
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.tasks import DataOptions, Task, build_task, load_task
 from volta_switch.train import evaluation, finetuning, pretraining

@@ -6,7 +6,7 @@ import pytest
 
 from small_world import ENTRY_POINTS, refusal, run_script, write_config
 from volta_switch import BertForVLPreTraining, BertForVLTasks
-from volta_switch.data import safe_pickle
+from volta_switch.data.files import safe_pickle
 from volta_switch.weights import to_volta, write_weights
 
 TRAINING = ["train_concap", "train_task"]
@@ -178,7 +178,7 @@ def test_a_split_without_questions(refused, world, tmp_path):
 
 
 def test_pretraining_pairs_that_are_not_there(refused, world, tmp_path):
-    from volta_switch.data.concap_lmdb import write_concap
+    from volta_switch.data.files.concap_lmdb import write_concap
 
     write_concap(tmp_path / "training_feat_all.lmdb", [])
     message = refused("train_concap", "--features_path", tmp_path)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from volta_switch.data.collate import Batch, Layout, Sample
+from volta_switch.data.batches.collate import Batch, Layout, Sample
 
 TASK_FIELDS = (  # of an item of VOLTA's task data sets, in its order
     *("features", "spatials", "image_mask", "text", "target", "input_mask", "segment_ids", "question_id", "index"),

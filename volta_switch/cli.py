@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from volta_switch import __version__
-from volta_switch.data.files_cli import add_data_commands
+from volta_switch.data.files.commands import add_data_commands
 from volta_switch.study.curves import draw_curves
 from volta_switch.study.plan import Study, load_study
 from volta_switch.study.run import run_study

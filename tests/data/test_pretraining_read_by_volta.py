@@ -20,11 +20,11 @@ from volta_items import (
     assert_same_images,
     named,
 )
-from volta_switch.data.collate import Layout, image_inputs
-from volta_switch.data.concap_dataset import ConcapDataset
-from volta_switch.data.feature_files import open_features
-from volta_switch.data.feature_lmdb import write_features
-from volta_switch.data.task_images import TaskImages
+from volta_switch.data.batches.collate import Layout, image_inputs
+from volta_switch.data.batches.concap_dataset import ConcapDataset
+from volta_switch.data.batches.task_images import TaskImages
+from volta_switch.data.files.feature_files import open_features
+from volta_switch.data.files.feature_lmdb import write_features
 from volta_switch.world import paths
 
 volta_home()

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from small_regions import DETECTIONS
-from volta_switch.data.concap_dataset import ConcapDataset
-from volta_switch.data.feature_files import open_features
-from volta_switch.data.feature_store import FeatureStore
-from volta_switch.data.nlvr2 import load_nlvr2
-from volta_switch.data.nlvr2_dataset import Nlvr2Dataset
-from volta_switch.data.refer import load_refer
-from volta_switch.data.refer_dataset import ReferDataset
-from volta_switch.data.retrieval import load_hard_negatives, load_retrieval
+from volta_switch.data.annotations.nlvr2 import load_nlvr2
+from volta_switch.data.annotations.refer import load_refer
+from volta_switch.data.annotations.retrieval import load_hard_negatives, load_retrieval
+from volta_switch.data.annotations.vqa import load_vqa
+from volta_switch.data.batches.concap_dataset import ConcapDataset
+from volta_switch.data.batches.nlvr2_dataset import Nlvr2Dataset
+from volta_switch.data.batches.refer_dataset import ReferDataset
+from volta_switch.data.batches.vqa_dataset import VqaDataset
+from volta_switch.data.files.feature_files import open_features
+from volta_switch.data.files.feature_store import FeatureStore
 from volta_switch.data.tokenizer import Tokenizer
-from volta_switch.data.vqa import load_vqa
-from volta_switch.data.vqa_dataset import VqaDataset
 
 VOLTA_DATA = Path(__file__).parent.parent / "fixtures" / "volta_data"
 READS = VOLTA_DATA.with_name("volta_reads")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from volta_switch.data import safe_pickle
+from volta_switch.data.files import safe_pickle
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.errors import UserError
 from volta_switch.tasks import DataOptions, TaskSpec, build_task

@@ -8,10 +8,10 @@ import torch
 
 from small_world import TASKS
 from volta_switch import BertForVLPreTraining, UserError
-from volta_switch.data.refer import load_refer
-from volta_switch.data.retrieval import load_retrieval
-from volta_switch.data.retrieval_dataset import RetrievalPool
-from volta_switch.data.vqa import load_vqa
+from volta_switch.data.annotations.refer import load_refer
+from volta_switch.data.annotations.retrieval import load_retrieval
+from volta_switch.data.annotations.vqa import load_vqa
+from volta_switch.data.batches.retrieval_dataset import RetrievalPool
 from volta_switch.tasks.metrics import retrieval_metrics
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from volta_switch.data.vqa_answers import normalised
+from volta_switch.data.annotations.vqa_answers import normalised
 from volta_switch.tasks.vqa_accuracy import agreement, answer_accuracy, vqa_accuracy
 
 # words that the normalisation maps onto each other, or not

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from volta_switch import UserError
+from volta_switch.data.annotations.vqa_answers import load_annotators
 from volta_switch.data.tokenizer import Tokenizer
-from volta_switch.data.vqa_answers import load_annotators
 from volta_switch.tasks import DataOptions, build_task, load_task
 from volta_switch.tasks.vqa_accuracy import answer_accuracy
 

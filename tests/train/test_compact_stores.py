@@ -11,11 +11,11 @@ import torch
 
 from small_world import TASKS, SmallWorld, log_of
 from volta_switch import BertForVLPreTraining, UserError
-from volta_switch.data.batching import BatchSampler, Loader, make_loader, start_epoch
-from volta_switch.data.collate import Layout
-from volta_switch.data.concap_dataset import ConcapDataset
-from volta_switch.data.concap_pairs import open_pairs
-from volta_switch.data.repack import repack
+from volta_switch.data.batches.batching import BatchSampler, Loader, make_loader, start_epoch
+from volta_switch.data.batches.collate import Layout
+from volta_switch.data.batches.concap_dataset import ConcapDataset
+from volta_switch.data.files.concap_pairs import open_pairs
+from volta_switch.data.files.repack import repack
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.tasks import load_task
 from volta_switch.train.pretraining import pretraining_losses

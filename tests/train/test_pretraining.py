@@ -9,7 +9,7 @@ import torch
 from small_world import equal_weights, json_of, log_of, weights_of
 from train.short_runs import PRETRAINING
 from volta_switch import BertForVLPreTraining, UserError, load_config
-from volta_switch.data.masking import IGNORED
+from volta_switch.data.batches.masking import IGNORED
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.model.bert import switch_encoder
 from volta_switch.train.pretraining import OBJECTIVES, flags, split_loader

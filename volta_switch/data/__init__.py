@@ -1,1 +1,10 @@
-"""VOLTA's data files and what the models are fed from them: readers, writers, samples, batches."""
+"""VOLTA's data files and what the models are fed from them.
+
+| read | to see |
+|---|---|
+| ``regions.py`` | what a detector saw in one image: what every feature file comes down to |
+| ``files/`` | files of every format: features by image id (``open_features``), image-caption pairs (``open_pairs``) |
+| ``annotations/`` | questions, expressions, captions: one reader for each data set |
+| ``batches/`` | samples, what pre-training hides of them, padded tensors, loaders (``batching.make_loader``) |
+| ``tokenizer.py``, ``random_streams.py`` | token ids; randomness by (seed, epoch, sample) |
+"""

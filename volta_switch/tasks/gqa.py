@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from volta_switch.data.collate import Batch
-from volta_switch.data.gqa import load_gqa
-from volta_switch.data.vqa import VqaAnnotations
+from volta_switch.data.annotations.gqa import load_gqa
+from volta_switch.data.annotations.vqa import VqaAnnotations
+from volta_switch.data.batches.collate import Batch
 from volta_switch.tasks.vqa import AnswerTask
 
 

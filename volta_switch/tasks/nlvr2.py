@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from volta_switch.data.collate import Batch
-from volta_switch.data.nlvr2 import load_nlvr2
-from volta_switch.data.nlvr2_dataset import Nlvr2Dataset
+from volta_switch.data.annotations.nlvr2 import load_nlvr2
+from volta_switch.data.batches.collate import Batch
+from volta_switch.data.batches.nlvr2_dataset import Nlvr2Dataset
 from volta_switch.model.bert import BertForVLTasks
 from volta_switch.tasks.metrics import clear_choices, consistency
 from volta_switch.tasks.task import Evaluation, Task

@@ -8,9 +8,9 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from volta_switch.data.collate import Batch
-from volta_switch.data.refer import ReferEntry, load_refer
-from volta_switch.data.refer_dataset import ReferDataset
+from volta_switch.data.annotations.refer import ReferEntry, load_refer
+from volta_switch.data.batches.collate import Batch
+from volta_switch.data.batches.refer_dataset import ReferDataset
 from volta_switch.errors import UserError
 from volta_switch.tasks.metrics import grounding_ceiling, grounding_hits
 from volta_switch.tasks.task import Task

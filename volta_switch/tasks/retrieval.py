@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from volta_switch.data.collate import Batch, expanded
-from volta_switch.data.retrieval import load_hard_negatives, load_retrieval
-from volta_switch.data.retrieval_dataset import RetrievalDataset, RetrievalPool
+from volta_switch.data.annotations.retrieval import load_hard_negatives, load_retrieval
+from volta_switch.data.batches.collate import Batch, expanded
+from volta_switch.data.batches.retrieval_dataset import RetrievalDataset, RetrievalPool
 from volta_switch.errors import UserError
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks
 from volta_switch.tasks.metrics import best_first, mean_of_folds, retrieval_metrics

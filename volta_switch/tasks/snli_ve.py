@@ -8,9 +8,9 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from volta_switch.data.collate import Batch
-from volta_switch.data.snli_ve import load_snli_ve
-from volta_switch.data.vqa import VqaAnnotations
+from volta_switch.data.annotations.snli_ve import load_snli_ve
+from volta_switch.data.annotations.vqa import VqaAnnotations
+from volta_switch.data.batches.collate import Batch
 from volta_switch.tasks.metrics import clear_choices
 from volta_switch.tasks.vqa import AnswerTask
 

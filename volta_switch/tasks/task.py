@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from volta_switch.config import Config
-from volta_switch.data.batching import BatchSampler, ChosenSamples, Loader, make_loader
-from volta_switch.data.collate import Batch, Layout
-from volta_switch.data.feature_files import open_features
-from volta_switch.data.feature_store import FeatureStore
+from volta_switch.data.batches.batching import BatchSampler, ChosenSamples, Loader, make_loader
+from volta_switch.data.batches.collate import Batch, Layout
+from volta_switch.data.files.feature_files import open_features
+from volta_switch.data.files.feature_store import FeatureStore
 from volta_switch.data.random_streams import subset
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.errors import UserError

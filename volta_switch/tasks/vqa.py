@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from volta_switch.data.collate import Batch
-from volta_switch.data.vqa import SPLITS, VqaAnnotations, annotations_path, load_vqa
-from volta_switch.data.vqa_answers import load_annotators
-from volta_switch.data.vqa_dataset import VqaDataset
+from volta_switch.data.annotations.vqa import SPLITS, VqaAnnotations, annotations_path, load_vqa
+from volta_switch.data.annotations.vqa_answers import load_annotators
+from volta_switch.data.batches.collate import Batch
+from volta_switch.data.batches.vqa_dataset import VqaDataset
 from volta_switch.errors import UserError
 from volta_switch.model.bert import BertForVLTasks
 from volta_switch.tasks.metrics import soft_accuracy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from volta_switch.data.vqa_answers import as_written, normalised
+from volta_switch.data.annotations.vqa_answers import as_written, normalised
 
 
 def vqa_accuracy(predictions: Mapping[int, str], annotators: Mapping[int, Sequence[str]]) -> float:

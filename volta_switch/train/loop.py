@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from volta_switch.data.batching import start_epoch
-from volta_switch.data.collate import Batch
+from volta_switch.data.batches.batching import start_epoch
+from volta_switch.data.batches.collate import Batch
 from volta_switch.errors import UserError
 from volta_switch.model.bert import switch_encoder
 from volta_switch.train.checkpoints import Progress, load_state, save_state

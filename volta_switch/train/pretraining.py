@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from volta_switch.config import Config
-from volta_switch.data.batching import BatchSampler, Loader, make_loader, start_epoch
-from volta_switch.data.collate import Batch, Layout
-from volta_switch.data.concap_dataset import ConcapDataset
+from volta_switch.data.batches.batching import BatchSampler, Loader, make_loader, start_epoch
+from volta_switch.data.batches.collate import Batch, Layout
+from volta_switch.data.batches.concap_dataset import ConcapDataset
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.errors import BadRecord, UserError
 from volta_switch.model.bert import BertForVLPreTraining

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from volta_switch.config import Config
-from volta_switch.data.collate import Batch
+from volta_switch.data.batches.collate import Batch
 from volta_switch.train.loop import Losses, Trainer, Validation
 from volta_switch.train.optimisation import Hyperparameters
 from volta_switch.train.run_folder import LATEST, RunFolder

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from volta_switch.data.lmdb_environment import environment
+from volta_switch.data.files.lmdb_environment import environment
 from volta_switch.errors import UserError
 from volta_switch.world.balance import balance
 from volta_switch.world.captions import Caption

@@ -5,8 +5,8 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from volta_switch.data import safe_pickle
-from volta_switch.data.feature_lmdb import write_features
+from volta_switch.data.files import safe_pickle
+from volta_switch.data.files.feature_lmdb import write_features
 from volta_switch.data.regions import Regions
 from volta_switch.world.balance import annotator_scores
 from volta_switch.world.content import World

@@ -1,0 +1,79 @@
+"""NLVR2's statements about pairs of images, and MaRVL's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from volta_switch.data.files.json_files import read_json_lines
+from volta_switch.errors import UserError
+
+SPLITS = ("train", "dev", "test")
+_TRUTH = {"True": 1, "False": 0, "1": 1, "0": 0}  # as NLVR2 and as MaRVL writes it
+
+
+@dataclass(frozen=True)
+class Nlvr2Entry:
+    """One statement about one pair: the names of the left and the right image; label 1 true, 0 false."""
+
+    identifier: str
+    image_ids: tuple[str, str]
+    sentence: str
+    label: int
+
+
+def load_nlvr2(dataroot: str | Path, split: str, path: Path | None = None) -> list[Nlvr2Entry]:
+    """Read train, dev or test from ``<split>.jsonl`` or ``<split>.json``, in the file's order.
+
+    path: another file, for any split; its lines may also have MaRVL's form (left_img, right_img, caption, label), whose
+    statements are called by their id or, without one, the number of their line from 0.
+    Raises UserError for a missing file, an empty one, a line of another form, and an identifier that stands twice.
+    """
+    path = path or _find(Path(dataroot), split)
+    entries = []
+    for number, line in enumerate(read_json_lines(path)):
+        try:
+            entries.append(_marvl_entry(line, number) if "left_img" in line else _nlvr2_entry(line))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path}, entry {number + 1}: expected identifier, sentence and label, or MaRVL's left_img, right_img, "
+                f"caption and label ({type(error).__name__}: {error})"
+            ) from error
+    if not entries:
+        raise UserError(f"{path}: the split is empty; expected a line of JSON for each statement")
+    seen: set[str] = set()
+    for entry in entries:
+        if entry.identifier in seen:
+            raise UserError(f"{path}: {entry.identifier} stands on two lines; expected one line for each statement")
+        seen.add(entry.identifier)
+    return entries
+
+
+def _nlvr2_entry(line: Mapping[str, Any]) -> Nlvr2Entry:
+    """The pair's name is the identifier without its last part, which counts the statements about the pair."""
+    identifier = str(line["identifier"])
+    pair, dash, _ = identifier.rpartition("-")
+    if not dash:
+        raise ValueError(f"identifier {identifier!r} has no parts")
+    return Nlvr2Entry(identifier, (f"{pair}-img0", f"{pair}-img1"), str(line["sentence"]), _label(line))
+
+
+def _marvl_entry(line: Mapping[str, Any], number: int) -> Nlvr2Entry:
+    left, right = (Path(str(line[side])).name.split(".")[0] for side in ("left_img", "right_img"))
+    return Nlvr2Entry(str(line.get("id", number)), (left, right), str(line["caption"]), _label(line))
+
+
+def _label(line: Mapping[str, Any]) -> int:
+    label = str(line["label"])
+    if label not in _TRUTH:
+        raise ValueError(f"label is {label!r}")
+    return _TRUTH[label]
+
+
+def _find(dataroot: Path, split: str) -> Path:
+    if split not in SPLITS:
+        raise UserError(f"{dataroot}: NLVR2 has no split {split!r}; expected {', '.join(SPLITS)}")
+    places = [dataroot / f"{split}.jsonl", dataroot / f"{split}.json"]
+    return next((place for place in places if place.is_file()), places[0])

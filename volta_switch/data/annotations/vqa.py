@@ -1,0 +1,181 @@
+"""VQAv2's questions and soft answers, as VOLTA keeps them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from volta_switch.data.annotations.coco_test_ids import load_coco_test_ids
+from volta_switch.data.files import safe_pickle
+from volta_switch.data.files.json_files import read_json
+from volta_switch.errors import UserError
+
+_MINVAL = 3000  # the last questions of val, which VOLTA keeps for validation when it trains on trainval
+SPLITS = {  # the official files that each split's questions come from
+    "train": ("train",),
+    "val": ("val",),
+    "trainval": ("train", "val"),
+    "minval": ("val",),
+    "mteval": ("train",),
+    "test": ("test",),
+    "test-dev": ("test-dev",),
+}
+
+
+@dataclass(frozen=True)
+class VqaEntry:
+    """One question. labels and scores: the answers' indices and their soft scores in 0..1; None where not given."""
+
+    question_id: int | str
+    image_id: int | str
+    question: str
+    labels: tuple[int, ...] | None
+    scores: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class VqaAnnotations:
+    """The questions of a split and the answer that each label stands for."""
+
+    entries: list[VqaEntry]
+    label2ans: list[str]
+
+
+def load_vqa(dataroot: str | Path, split: str, num_labels: int | None = None) -> VqaAnnotations:
+    """Read a split, ordered by question id.
+
+    split: train, val, trainval (train and val without its last 3,000 questions), minval (those 3,000), mteval (train's
+    questions on the images in cache/coco_test_ids.npy), test and test-dev (without answers unless there are targets
+    for them: VQAv2's are not public, a small world's are). Targets lie in cache/, or where VOLTA's documentation puts
+    them, one level up.
+    num_labels: the number of answers that the task's head has.
+    Raises UserError for missing or contradictory files, another number of answers, and an empty split.
+    """
+    dataroot = Path(dataroot)
+    if split not in SPLITS:
+        names = ", ".join(SPLITS)
+        raise UserError(f"{dataroot}: VQA has no split {split!r}; expected {names}")
+    label2ans = load_labels(dataroot, num_labels)
+    parts = {name: _load_part(dataroot, name, len(label2ans)) for name in SPLITS[split]}
+    if split == "trainval":
+        entries = parts["train"] + parts["val"][:-_MINVAL]
+    elif split == "minval":
+        entries = parts["val"][-_MINVAL:]
+    elif split == "mteval":
+        wanted = load_coco_test_ids(dataroot)
+        entries = [entry for entry in parts["train"] if entry.image_id in wanted]
+    else:
+        entries = parts[split]
+    if not entries:
+        raise UserError(f"{dataroot}: split {split!r} of VQA is empty; check its questions file")
+    return VqaAnnotations(entries, label2ans)
+
+
+def load_labels(dataroot: Path, num_labels: int | None = None) -> list[str]:
+    """Read the answer that each label stands for, from trainval_label2ans.pkl and its mirror, trainval_ans2label.pkl.
+
+    Raises UserError where one is missing or contradicts the other, or the number of answers is not num_labels.
+    """
+    path = dataroot / "trainval_ans2label.pkl"
+    ans2label = safe_pickle.load(path)
+    label2ans = safe_pickle.load(dataroot / "trainval_label2ans.pkl")
+    try:
+        mirrored = isinstance(label2ans, list) and all(isinstance(answer, str) for answer in label2ans)
+        mirrored = mirrored and ans2label == {answer: label for label, answer in enumerate(label2ans)}
+    except ValueError:  # arrays for labels
+        mirrored = False
+    if not mirrored:
+        raise UserError(f"{path}: does not mirror trainval_label2ans.pkl; take both files from one release")
+    if num_labels is not None and len(label2ans) != num_labels:
+        raise UserError(
+            f"{path}: {len(label2ans)} answers, but the task's head has {num_labels}; set num_labels in the task file"
+        )
+    return label2ans
+
+
+def load_targets(path: Path) -> list[dict[str, Any]]:
+    """Read a list of targets, ordered by question id. Raises UserError for another form."""
+    targets = safe_pickle.load(path)
+    try:
+        if not isinstance(targets, list) or not all(isinstance(target, dict) for target in targets):
+            raise TypeError("no list of dictionaries")
+        return sorted(targets, key=lambda target: target["question_id"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: expected targets with question_id, labels, scores ({error!r})") from error
+
+
+def soft_answer(target: Mapping[str, Any], num_labels: int, path: Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Return a target's labels and scores. Raises UserError where they are not there or do not fit."""
+    try:
+        labels, scores = tuple(operator.index(label) for label in target["labels"]), tuple(target["scores"])
+        fit = len(labels) == len(scores) and all(0 <= label < num_labels for label in labels)
+        fit = fit and all(0 <= score <= 1 for score in scores)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: expected targets with question_id, labels, scores ({error!r})") from error
+    if not fit:
+        raise UserError(
+            f"{path}: question {target['question_id']} has labels {labels} and scores {scores}; "
+            f"expected as many of each, labels below {num_labels}, scores from 0 to 1"
+        )
+    return labels, scores
+
+
+def questions_path(dataroot: Path, name: str) -> Path:
+    """Name the official file of train, val, test or test-dev."""
+    return dataroot / f"v2_OpenEnded_mscoco_{name}{_year(name)}_questions.json"
+
+
+def annotations_path(dataroot: Path, name: str) -> Path:
+    """Name the official file of the annotators' answers to the questions of train or val."""
+    return dataroot / f"v2_mscoco_{name}{_year(name)}_annotations.json"
+
+
+def _year(name: str) -> int:
+    return 2015 if name.startswith("test") else 2014
+
+
+def load_questions(path: Path) -> list[dict[str, Any]]:
+    """Read an official questions file, ordered by question id. Raises UserError for another form."""
+    try:
+        questions = [
+            {
+                "question_id": operator.index(item["question_id"]),
+                "image_id": operator.index(item["image_id"]),
+                "question": str(item["question"]),
+            }
+            for item in read_json(path)["questions"]
+        ]
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: expected VQAv2's questions with question_id, image_id, question ({error!r})"
+        ) from error
+    return sorted(questions, key=lambda question: question["question_id"])
+
+
+def _load_part(dataroot: Path, name: str, num_labels: int) -> list[VqaEntry]:
+    """Read the questions of one official file with their targets; those of a test may have none."""
+    questions = load_questions(questions_path(dataroot, name))
+    places = [folder / f"{name}_target.pkl" for folder in (dataroot / "cache", dataroot)]
+    path = next((place for place in places if place.is_file()), places[0])
+    if name.startswith("test") and not path.is_file():
+        return [VqaEntry(q["question_id"], q["image_id"], q["question"], None, None) for q in questions]
+    targets = load_targets(path)
+    if [q["question_id"] for q in questions] != [target["question_id"] for target in targets]:
+        raise UserError(
+            f"{path}: {len(targets)} targets do not have the ids of the {len(questions)} questions in "
+            f"{questions_path(dataroot, name).name}; take both files from one release"
+        )
+    entries = []
+    for question, target in zip(questions, targets, strict=True):
+        image_id = question["image_id"]
+        if str(target.get("image_id", image_id)) != str(image_id):
+            raise UserError(
+                f"{path}: question {question['question_id']} is about image {target['image_id']!r}, in "
+                f"{questions_path(dataroot, name).name} about {image_id}; take both files from one release"
+            )
+        labels, scores = soft_answer(target, num_labels, path)
+        entries.append(VqaEntry(**question, labels=labels, scores=scores))
+    return entries

@@ -1,0 +1,1 @@
+"""From files and annotations to the tensors of a batch."""

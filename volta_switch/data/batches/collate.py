@@ -1,0 +1,231 @@
+"""From the samples of a batch to the padded tensors that the models take.
+
+Legend: B batch, T longest text, R regions with the global one, N boxes without it, F feature width, C object classes.
+
+Samples are dicts of NumPy arrays without padding. Every sample has
+    id: str; input_ids: (T,) int64; image_feat: (n, F), image_loc: (n, num_locs), global_feat: (F,), all float32
+and what its task adds (see the collating functions; pre-training has its own, in pretraining_batch.py). Features that
+a compact store holds as float16, and the scores that it holds as TopScores, travel as they are: `Batch.to` expands them
+on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from volta_switch.data.batches.padding import SHARED_FROM, padded
+from volta_switch.data.batches.stored_features import StoredFeatures
+from volta_switch.data.regions import GlobalPlace, global_location
+from volta_switch.errors import BadRecord
+
+Sample = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a batch is laid out.
+
+    add_global_imgfeat: the global region stands in the first slot, in the last slot (after the padding: VL-BERT reads
+    slot R - 1), or (None) nowhere.
+    text_length, num_boxes: fixed sizes, or None for the largest in the batch; a larger sample raises ValueError.
+    pad_id: id of [PAD].
+    """
+
+    add_global_imgfeat: GlobalPlace | None = "first"
+    text_length: int | None = None
+    num_boxes: int | None = None
+    pad_id: int = 0
+
+    @property
+    def boxes_from(self) -> int:
+        """The slot of an image's first box."""
+        return 1 if self.add_global_imgfeat == "first" else 0
+
+    @property
+    def global_slot(self) -> int:
+        """The slot of the global region, where there is one."""
+        return 0 if self.add_global_imgfeat == "first" else -1
+
+
+class UnusableSamples(BadRecord):
+    """Some samples of a batch cannot be used; places: what is wrong, by their place in the batch."""
+
+    def __init__(self, places: dict[int, str]) -> None:
+        super().__init__("; ".join(places.values()))
+        self.places = places
+
+
+@dataclass(frozen=True)
+class TopClasses:
+    """The detector's class scores of K masked boxes as a compact store keeps them, see TopScores.
+
+    ids: (K, k) int16; scores: (K, k) float16; rest: (K,) float32. width: C.
+    """
+
+    ids: torch.Tensor
+    scores: torch.Tensor
+    rest: torch.Tensor
+    width: int
+
+    def map(self, move: Callable[[Any], Any]) -> TopClasses:
+        """Return the same with every tensor moved."""
+        return TopClasses(move(self.ids), move(self.scores), move(self.rest), self.width)
+
+    def dense(self) -> torch.Tensor:
+        """Return all scores, (K, C) float32."""
+        others = max(self.width - self.ids.shape[1], 1)
+        full = (self.rest / others)[:, None].repeat(1, self.width)
+        return full.scatter_(1, self.ids.long(), self.scores.float())
+
+
+@dataclass
+class Batch:
+    """One batch.
+
+    inputs: the model's keyword arguments. target: what the task compares the scores with, None without answers.
+    ids: what each sample is called in results. candidates: (B, R) bool, the slots that may be answered, for
+    referring expressions. stored: features that are still in their file, which `pin_memory` or `to` copies from there
+    into the inputs. global_weights: (B, R) float32, what each slot counts for the global region's feature, which
+    `to` puts into global_slot; None where it is there already. top_classes: what `to` expands into the input
+    image_cls. passed_over: what was wrong with the records that were left out; a batch may lose all its samples to
+    that, and then has no inputs.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    target: torch.Tensor | None
+    ids: list[str]
+    candidates: torch.Tensor | None = None
+    stored: StoredFeatures | None = None
+    global_weights: torch.Tensor | None = None
+    global_slot: int = 0
+    top_classes: TopClasses | None = None
+    passed_over: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Return the batch on a device, features and class scores expanded to float32 there."""
+        batch = self.complete()._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        batch.inputs = expanded(batch.inputs)
+        if batch.global_weights is not None:
+            features = batch.inputs["image_feat"]  # (B, R, F)
+            features[:, batch.global_slot] = (batch.global_weights[:, None] @ features)[:, 0]
+            batch.global_weights = None
+        if batch.top_classes is not None:
+            batch.inputs["image_cls"] = batch.top_classes.dense()
+            batch.top_classes = None
+        return batch
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Send small tensors as bytes: each tensor in shared memory costs a file, opened on both sides."""
+        return self._map(lambda tensor: tensor.numpy() if tensor.nbytes < SHARED_FROM else tensor).__dict__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        received = self._map(lambda sent: torch.from_numpy(sent) if isinstance(sent, np.ndarray) else sent)
+        self.__dict__.update(received.__dict__)
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in page-locked memory; called by the DataLoader."""
+        return self.complete()._map(torch.Tensor.pin_memory)
+
+    def complete(self) -> Batch:
+        """Return the batch with the features that are still in their file."""
+        return self if self.stored is None else replace(self, inputs=self.inputs | self.stored.read(), stored=None)
+
+    def _map(self, move: Callable[[Any], Any]) -> Batch:
+        return replace(
+            self,
+            inputs={name: move(tensor) for name, tensor in self.inputs.items()},
+            target=None if self.target is None else move(self.target),
+            candidates=None if self.candidates is None else move(self.candidates),
+            global_weights=None if self.global_weights is None else move(self.global_weights),
+            top_classes=None if self.top_classes is None else self.top_classes.map(move),
+        )
+
+
+def collate_labelled(samples: Sequence[Sample], layout: Layout) -> Batch:
+    """Stack the samples' `target`s (num_labels,) float32 into (B, num_labels); None where a sample has none."""
+    inputs = text_inputs([s["input_ids"] for s in samples], layout) | image_inputs(samples, layout)
+    target = None if samples[0]["target"] is None else torch.from_numpy(np.stack([s["target"] for s in samples]))
+    return Batch(inputs, target, [s["id"] for s in samples])
+
+
+def collate_grounding(samples: Sequence[Sample], layout: Layout) -> Batch:
+    """Give each slot the overlap with the box that is meant, as target (B, R) float32, and candidates (B, R) bool.
+
+    Samples add target (n,) float32 and global_target float, the overlap of the whole image: VOLTA trains on it too.
+    It is no candidate (differs from VOLTA, which may answer with the whole image). Padding: 0 and False.
+    """
+    inputs = text_inputs([s["input_ids"] for s in samples], layout) | image_inputs(samples, layout)
+    mask = inputs["image_attention_mask"]
+    target = np.zeros(mask.shape, dtype=np.float32)  # (B, R)
+    candidates = np.zeros(mask.shape, dtype=bool)  # (B, R)
+    start = layout.boxes_from
+    for row, sample in enumerate(samples):
+        end = start + len(sample["target"])
+        target[row, start:end] = sample["target"]
+        candidates[row, start:end] = True
+    if layout.add_global_imgfeat is not None:
+        target[:, layout.global_slot] = [s["global_target"] for s in samples]
+    return Batch(inputs, torch.from_numpy(target), [s["id"] for s in samples], torch.from_numpy(candidates))
+
+
+def collate_alternatives(samples: Sequence[Sequence[Sample]], layout: Layout) -> Batch:
+    """Lay the K alternatives of each sample one after the other: inputs have B * K rows; target (B,) int64, all 0."""
+    rows = [row for alternatives in samples for row in alternatives]
+    inputs = text_inputs([row["input_ids"] for row in rows], layout) | image_inputs(rows, layout)
+    ids = [alternatives[0]["id"] for alternatives in samples]
+    return Batch(inputs, torch.zeros(len(samples), dtype=torch.int64), ids)
+
+
+def text_inputs(texts: Sequence[np.ndarray], layout: Layout) -> dict[str, torch.Tensor]:
+    """Return input_ids, token_type_ids (all 0) and attention_mask, (B, T) int64, of token ids (T,)."""
+    length = layout.text_length or max(map(len, texts))
+    return {
+        "input_ids": padded(texts, length, layout.pad_id),
+        "token_type_ids": torch.zeros((len(texts), length), dtype=torch.int64),
+        "attention_mask": _mask([len(text) for text in texts], length),
+    }
+
+
+def image_inputs(samples: Sequence[Mapping[str, Any]], layout: Layout) -> dict[str, torch.Tensor]:
+    """Return image_feat (B, R, F), image_loc (B, R, num_locs) float32 and image_attention_mask (B, R) int64."""
+    boxes = _num_boxes(samples, layout)
+    size = boxes + (layout.add_global_imgfeat is not None)
+    start = layout.boxes_from
+    feat = padded([s["image_feat"] for s in samples], size, 0, start)
+    loc = padded([s["image_loc"] for s in samples], size, 0, start)
+    mask = _mask([start + len(s["image_feat"]) for s in samples], size)
+    inputs = {"image_feat": feat, "image_loc": loc, "image_attention_mask": mask}
+    if layout.add_global_imgfeat is not None:
+        feat[:, layout.global_slot] = torch.from_numpy(np.stack([s["global_feat"] for s in samples])).to(feat.dtype)
+    return place_global(inputs, layout)
+
+
+def place_global(inputs: dict[str, torch.Tensor], layout: Layout) -> dict[str, torch.Tensor]:
+    """Put the global region into its slot of image_loc and image_attention_mask; returns the inputs."""
+    if layout.add_global_imgfeat is not None:
+        loc = inputs["image_loc"]
+        loc[:, layout.global_slot] = torch.from_numpy(global_location(loc.shape[2]))
+        inputs["image_attention_mask"][:, layout.global_slot] = 1
+    return inputs
+
+
+def expanded(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the model's inputs with the features in float32, where a compact store gave them as float16."""
+    return {name: tensor.float() if name.startswith("image_feat") else tensor for name, tensor in inputs.items()}
+
+
+def _num_boxes(samples: Sequence[Mapping[str, Any]], layout: Layout) -> int:
+    return layout.num_boxes or max(len(s["image_feat"]) for s in samples)
+
+
+def _mask(lengths: Sequence[int], size: int) -> torch.Tensor:
+    return (torch.arange(size)[None] < torch.tensor(lengths)[:, None]).long()  # (B, size)

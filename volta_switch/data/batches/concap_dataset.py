@@ -1,0 +1,212 @@
+"""Pre-training samples of Conceptual Captions: pairs, half of them mismatched, with words and regions hidden.
+
+Legend: T text tokens, n regions, F feature width, C object classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from volta_switch.data.batches.masking import RegionMasking, WordMasking
+from volta_switch.data.batches.pretraining_batch import Hiding, PairSample, collate_pretraining
+from volta_switch.data.batches.stored_features import Source
+from volta_switch.data.files.concap_pairs import ChosenPairs, open_pairs
+from volta_switch.data.files.json_files import read_json
+from volta_switch.data.random_streams import MISMATCH, SAMPLE, KeyedRandom, subset
+from volta_switch.data.tokenizer import Tokenizer
+from volta_switch.errors import UserError
+
+Masking = Literal["volta", "span"]
+_CAPTIONS = {"train": "caption_train.json", "valid": "caption_valid.json"}
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """How one family of models hides words and regions, and among how many random captions it looks for a negative."""
+
+    word_span: bool
+    regions: RegionMasking
+    candidates: int
+
+
+_RECIPES: dict[Masking, _Recipe] = {
+    "volta": _Recipe(word_span=False, regions=RegionMasking(rate=0.15, kept=0.1), candidates=1),
+    "span": _Recipe(word_span=True, regions=RegionMasking(rate=0.1, kept=0.0, overlap=0.4), candidates=16),
+}
+
+
+class ConcapDataset:
+    """Image-caption pairs with VOLTA's three pre-training objectives, or InterBERT's.
+
+    features_path, annotations_path: directories that hold VOLTA's files (training_feat_all.lmdb, caption_train.json;
+    validation_feat_all.lmdb, caption_valid.json).
+    objective: 0 masked prediction and matching; 1 nothing is predicted of mismatched pairs; 2 no mismatched pairs.
+    masking: "volta" (words and regions one by one), "span" (InterBERT: a span of words, regions with all that overlap
+    them, hard negatives), None (nothing hidden, no mismatched pairs).
+    max_seq_length: tokens with [CLS] and [SEP]. max_regions: only the first ones of each image; None: all.
+    in_memory: keep decoded pairs (585 kB each at VOLTA's size).
+    feature_targets: give image_feat_target, which only the visual targets that regress features (1, 2, 5) read.
+    fraction, fraction_seed: take a random share of the pairs, and mismatched captions from that share alone.
+    volta_compat: VOLTA's global feature.
+
+    A sample depends on nothing but (seed, epoch, index): not on workers, ranks, batches or what was drawn before.
+    Without `set_epoch`, as in validation, every epoch hides the same.
+
+    Differs from VOLTA: a mismatched caption is never the image's own; the global feature is the mean of the regions
+    that nothing is predicted for; objective 1 holds in validation too.
+    The paper of InterBERT does not say how hard negatives are found; ours is the caption, of 16 random ones, that
+    shares the largest part of its tokens with the true one.
+
+    Raises UserError for missing or damaged files, an empty split, and captions that are all alike.
+    """
+
+    def __init__(
+        self,
+        features_path: str | Path,
+        annotations_path: str | Path,
+        split: Literal["train", "valid"],
+        tokenizer: Tokenizer,
+        *,
+        num_locs: int,
+        objective: int = 0,
+        masking: Masking | None = "volta",
+        max_seq_length: int = 38,
+        max_regions: int | None = None,
+        seed: int = 0,
+        in_memory: bool = False,
+        feature_targets: bool = True,
+        fraction: float = 1.0,
+        fraction_seed: int = 0,
+        volta_compat: bool = False,
+    ) -> None:
+        # numbers are checked where a batch is made of them, when they are in the processor's cache
+        self.pairs = open_pairs(features_path, split, in_memory=in_memory, check=False)
+        if not len(self.pairs):
+            raise UserError(f"{self.pairs.path}: the split is empty; write image-caption pairs into it")
+        self._recipe = None if masking is None else _RECIPES[masking]
+        captions_path = Path(annotations_path) / _CAPTIONS[split]
+        self._captions = _load_captions(captions_path)
+        if fraction < 1:
+            places = subset(len(self.pairs), fraction, fraction_seed)
+            own = (
+                places
+                if len(self._captions) == len(self.pairs)
+                else subset(len(self._captions), fraction, fraction_seed)
+            )
+            self._captions = [self._captions[place] for place in own]
+            self.pairs = ChosenPairs(self.pairs, places)
+        self._tokens = tokenizer.encode_all(self._captions, max_seq_length)
+        self._tokenizer = tokenizer
+        self._max_seq_length = max_seq_length
+        self._max_regions = max_regions
+        self._streams = KeyedRandom(seed, SAMPLE)
+        self._mismatch_streams = KeyedRandom(seed, MISMATCH)
+        recipe = self._recipe
+        words = None
+        if recipe is not None:
+            words = WordMasking(tokenizer.mask_id, tokenizer.vocab_size, rate=0.15, span=recipe.word_span)
+        hiding = Hiding(
+            words=words,
+            regions=None if recipe is None else recipe.regions,
+            objective=objective,
+            num_locs=num_locs,
+            feature_targets=feature_targets,
+            volta_compat=volta_compat,
+            max_regions=max_regions,
+            source=Source(self.pairs),
+            path=str(self.pairs.path),
+        )
+        self.collate = partial(collate_pretraining, hiding=hiding)
+        self._mismatches = self._recipe is not None and objective != 2
+        if self._mismatches and all(_same(self._tokens[0], self._tokens[i]) for i in range(len(self._tokens))):
+            raise UserError(
+                f"{captions_path}: all captions are alike, so that none can stand for a "
+                "mismatch; give different captions, or take objective 2"
+            )
+        self.set_epoch(0)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw which pairs are mismatched in an epoch, and the first candidate for the caption of each."""
+        self._epoch = epoch
+        rng = self._mismatch_streams.at(epoch)
+        self._mismatched = (rng.random(len(self)) < 0.5) & self._mismatches
+        self._negative = rng.integers(len(self._captions), size=len(self))
+
+    @property
+    def text_lengths(self) -> np.ndarray:
+        """Tokens of each sample in this epoch: (len,) int64; of the first candidate where a negative is chosen later.
+
+        Captions are taken to stand in the order of the pairs, as far as there are as many of both; where that does not
+        hold, batches are grouped less well, and nothing else changes.
+        """
+        lengths = self._tokens.lengths
+        own = lengths if len(lengths) == len(self) else np.full(len(self), int(lengths.mean()))
+        return np.where(self._mismatched, lengths[self._negative], own)
+
+    def __getitem__(self, index: int) -> PairSample:
+        """Return one pair with the draws that decide what `collate` hides of it."""
+        regions, caption = self.pairs[index]
+        regions = regions.first(self._max_regions)
+        input_ids = self._tokens_of(index, caption)  # (T,)
+        if self._recipe is None:
+            return PairSample(index, input_ids, mismatched=False, regions=regions)
+        rng = self._streams.at(self._epoch, index)
+        mismatched = bool(self._mismatched[index])
+        if mismatched:
+            input_ids = self._other_caption(index, input_ids, rng)
+        words = max(len(input_ids) - 2, 0)
+        draws = rng.random(3 * words + 2 + 2 * len(regions))
+        return PairSample(
+            index,
+            input_ids,
+            mismatched,
+            regions,
+            word_draws=draws[: 3 * words].reshape(words, 3),
+            span_draws=draws[3 * words : 3 * words + 2][None],
+            region_draws=draws[3 * words + 2 :].reshape(len(regions), 2),
+        )
+
+    def _tokens_of(self, index: int, caption: str) -> np.ndarray:
+        """Look up the caption's tokens where the caption file has it at the pair's place, else make them."""
+        if index < len(self._captions) and self._captions[index] == caption:
+            return self._tokens[index]
+        return np.array(self._tokenizer.encode(caption, self._max_seq_length), dtype=np.int64)
+
+    def _other_caption(self, index: int, own: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return the tokens of another caption: the one, of the recipe's candidates, that shares most with `own`."""
+        assert self._recipe is not None
+        first = int(self._negative[index])
+        more = rng.integers(len(self._captions), size=self._recipe.candidates - 1)
+        different = [tokens for c in (first, *more) if not _same(tokens := self._tokens[c], own)]
+        if not different:  # only the same text was drawn: walk on from there, another one exists
+            while _same(self._tokens[first], own):
+                first = (first + 1) % len(self._captions)
+            return self._tokens[first]
+        return different[0] if len(different) == 1 else max(different, key=lambda tokens: _overlap(tokens, own))
+
+
+def _load_captions(path: Path) -> list[str]:
+    captions = read_json(path)
+    if not isinstance(captions, dict) or not all(isinstance(caption, str) for caption in captions.values()):
+        raise UserError(f"{path}: expected one object of image id and caption; write it as VOLTA does")
+    if not captions:
+        raise UserError(f"{path}: there are no captions; write one for each image")
+    return list(captions.values())
+
+
+def _same(tokens: np.ndarray, other: np.ndarray) -> bool:
+    return len(tokens) == len(other) and bool((tokens == other).all())
+
+
+def _overlap(tokens: np.ndarray, other: np.ndarray) -> float:
+    """Return the share of the distinct tokens of both texts that stand in both."""
+    left, right = set(tokens.tolist()), set(other.tolist())
+    return len(left & right) / len(left | right)

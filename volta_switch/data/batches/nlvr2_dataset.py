@@ -1,0 +1,63 @@
+"""NLVR2: a statement and two images, of which it is true or false."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from volta_switch.data.annotations.nlvr2 import Nlvr2Entry
+from volta_switch.data.batches.collate import Batch, Layout, Sample, image_inputs, text_inputs
+from volta_switch.data.batches.task_images import TaskImages
+from volta_switch.data.files.feature_store import FeatureStore
+from volta_switch.data.tokenizer import Tokenizer
+
+
+def collate_pairs(samples: Sequence[Sample], layout: Layout) -> Batch:
+    """Lay the two images of each sample one after the other, each with the text: inputs have 2 B rows.
+
+    target is (B, 2) float32. VOLTA lays both images into one row and cuts it in two before the model; the model sees
+    the same rows.
+    """
+    texts = [sample["input_ids"] for sample in samples for _ in sample["images"]]
+    images = [image for sample in samples for image in sample["images"]]
+    inputs = text_inputs(texts, layout) | image_inputs(images, layout)
+    target = torch.from_numpy(np.stack([sample["target"] for sample in samples]))
+    return Batch(inputs, target, [sample["id"] for sample in samples])
+
+
+class Nlvr2Dataset:
+    """Samples have `images`, a left and a right one with the image's inputs, and `target`, (2,) float32, one-hot.
+
+    A sample's id is its statement's identifier.
+    """
+
+    collate = staticmethod(collate_pairs)
+
+    def __init__(
+        self,
+        entries: Sequence[Nlvr2Entry],
+        store: FeatureStore,
+        tokenizer: Tokenizer,
+        *,
+        num_locs: int,
+        max_seq_length: int = 40,
+        max_regions: int | None = None,
+    ) -> None:
+        self.entries = entries
+        self._images = TaskImages(store, num_locs, max_regions)
+        self._tokens = tokenizer.encode_all([entry.sentence for entry in entries], max_seq_length)
+        self.text_lengths = self._tokens.lengths
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Do nothing: samples are the same in every epoch."""
+
+    def __getitem__(self, index: int) -> Sample:
+        entry = self.entries[index]
+        images = [self._images[image_id].inputs for image_id in entry.image_ids]
+        target = np.eye(2, dtype=np.float32)[entry.label]
+        return {"id": entry.identifier, "input_ids": self._tokens[index], "images": images, "target": target}

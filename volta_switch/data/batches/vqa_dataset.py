@@ -1,0 +1,51 @@
+"""Visual question answering: a question, an image, soft scores over a fixed list of answers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from volta_switch.data.annotations.vqa import VqaAnnotations
+from volta_switch.data.batches.collate import Sample, collate_labelled
+from volta_switch.data.batches.task_images import TaskImages
+from volta_switch.data.files.feature_store import FeatureStore
+from volta_switch.data.tokenizer import Tokenizer
+
+
+class VqaDataset:
+    """Samples add `target`, the (num_labels,) float32 soft scores, or None for questions without answers.
+
+    A sample's id is its question id.
+    """
+
+    collate = staticmethod(collate_labelled)
+
+    def __init__(
+        self,
+        annotations: VqaAnnotations,
+        store: FeatureStore,
+        tokenizer: Tokenizer,
+        *,
+        num_locs: int,
+        max_seq_length: int = 23,
+        max_regions: int | None = None,
+    ) -> None:
+        self.entries = annotations.entries
+        self.label2ans = annotations.label2ans
+        self._images = TaskImages(store, num_locs, max_regions)
+        self._tokens = tokenizer.encode_all([entry.question for entry in self.entries], max_seq_length)
+        self.text_lengths = self._tokens.lengths
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Do nothing: samples are the same in every epoch."""
+
+    def __getitem__(self, index: int) -> Sample:
+        entry = self.entries[index]
+        target = None
+        if entry.labels is not None:
+            target = np.zeros(len(self.label2ans), dtype=np.float32)
+            target[list(entry.labels)] = entry.scores
+        image = self._images[entry.image_id]
+        return {"id": str(entry.question_id), "input_ids": self._tokens[index], "target": target, **image.inputs}

@@ -1,0 +1,223 @@
+"""Going through feature files and annotations, and saying what is wrong with them and how to mend it.
+
+Functions return a `Report`, which check_text.py prints. A damaged file is not raised but reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from volta_switch.data.files.compact_store import CompactFile, is_compact
+from volta_switch.data.files.concap_lmdb import is_concap
+from volta_switch.data.files.feature_files import FORMAT_NAMES, feature_format, holds_pairs, open_features
+from volta_switch.data.files.feature_store import FeatureStore
+from volta_switch.data.files.feature_tsv import TsvFeatures
+from volta_switch.data.files.record_source import open_source
+from volta_switch.data.regions import Regions
+from volta_switch.errors import BadRecord, UserError
+
+EXAMPLES = 5  # bad records and ids that a report names
+
+
+@dataclass
+class Report:
+    """What one file holds, and what is wrong with it.
+
+    counts: records, regions, widths. statistics: of all feature values. bad_records: unusable ones; bad_examples: the
+    first errors. problems: one line each, with the fix. notes: worth knowing, not wrong.
+    image_ids: of a feature file, its images (None for pairs); of annotations, the images of each split.
+    """
+
+    path: str
+    format: str
+    counts: dict[str, Any] = field(default_factory=dict)
+    statistics: dict[str, float] = field(default_factory=dict)
+    bad_records: int = 0
+    bad_examples: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    image_ids: dict[str, set[str]] = field(default_factory=dict)
+
+    @property
+    def fine(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems and not self.bad_records
+
+    def add_bad(self, error: str) -> None:
+        """Count an unusable record."""
+        self.bad_records += 1
+        if len(self.bad_examples) < EXAMPLES:
+            self.bad_examples.append(error)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the ids, for JSON."""
+        return {name: value for name, value in vars(self).items() if name != "image_ids"} | {"fine": self.fine}
+
+
+def is_feature_file(path: Path) -> bool:
+    """Whether a path holds region features or image-caption pairs, whole or damaged."""
+    try:
+        if is_concap(path):
+            return True
+        feature_format(path)
+    except UserError:
+        return path.suffix in (".lmdb", ".h5", ".hdf5", ".tsv") or (path / "data.mdb").exists()
+    return True
+
+
+def check_features(path: Path, sample: int | None = None) -> Report:
+    """Read the records of a feature file of any format: all, or `sample` of them spread evenly."""
+    try:
+        if holds_pairs(path):
+            return _check_pairs(path, sample)
+        report = Report(str(path), FORMAT_NAMES[feature_format(path)])
+        store = open_features(path, detections=True)
+    except UserError as error:
+        return Report(str(path), "unreadable", problems=[str(error)])
+    keys = store.keys()
+    report.image_ids[""] = set(keys)
+    report.counts["images"] = len(keys)
+    if isinstance(store, TsvFeatures) and store.repeated:
+        names = ", ".join(store.repeated[:EXAMPLES])
+        report.notes.append(f"{len(store.repeated)} lines repeat an image ({names}); the last of each counts")
+    chosen = _spread(keys, sample)
+    _measure(report, (_image(store, key, report) for key in chosen))
+    _note_sample(report, len(chosen), len(keys))
+    _check_blocks(path, report, sample)
+    return report
+
+
+def cross_check(annotations: Report, features: list[Report], setting: str = "", splits: Iterable[str] = ()) -> None:
+    """Add to an annotation report which of its images no feature file has, and how many features go unused.
+
+    features: reports of task features, together. setting: where a task file names them, such as "features_h5path1 of
+    TASK1". splits: those that matter; all where there are none.
+    """
+    wanted = set(splits) or set(annotations.image_ids)
+    needed = set().union(*(ids for split, ids in annotations.image_ids.items() if split in wanted))
+    present = set().union(*(report.image_ids.get("", set()) for report in features))
+    if not needed or not features:
+        return
+    names = ", ".join(Path(report.path).name for report in features)
+    missing = sorted(needed - present)
+    if missing:
+        where = setting or "the command"
+        fix = f"extract features of {', '.join(missing[:EXAMPLES])}{', ...' if len(missing) > EXAMPLES else ''}"
+        if len(missing) == len(needed):
+            example = f" (it has {', '.join(sorted(present)[:3])}, ...)" if present else ""
+            fix = f"point {where} at the feature file that belongs to these annotations{example}"
+        annotations.problems.append(f"{len(missing)} of {len(needed)} images have no features in {names}; {fix}")
+    unused = len(present - needed)
+    annotations.notes.append(f"{len(needed)} images needed, {unused} of the {len(present)} in {names} not among them")
+
+
+def _check_pairs(path: Path, sample: int | None) -> Report:
+    source = open_source(path)
+    report = Report(str(path), f"{FORMAT_NAMES[source.format]}, image-caption pairs")
+    chosen = _spread(range(len(source)), sample)
+    empty = 0
+
+    def regions() -> Iterator[Regions]:
+        nonlocal empty
+        for place in chosen:
+            try:
+                image, caption = source[place]
+                image.check()
+            except (BadRecord, ValueError) as error:
+                report.add_bad(str(error) if isinstance(error, BadRecord) else f"{path}, record {place}: {error}")
+                continue
+            empty += not caption.strip()
+            yield image
+
+    report.counts["pairs"] = len(source)
+    _measure(report, regions())
+    if empty:
+        report.problems.append(f"{empty} records have an empty caption; leave these pairs out")
+    _note_sample(report, len(chosen), len(source))
+    _check_blocks(path, report, sample)
+    return report
+
+
+def _image(store: FeatureStore, key: str, report: Report) -> Regions | None:
+    """Read one image; count it where it cannot be used, and the numbers that are not finite."""
+    try:
+        return store[key]
+    except BadRecord as error:
+        report.add_bad(str(error))
+    try:
+        values = store._read(key).features
+        report.statistics["non_finite"] = report.statistics.get("non_finite", 0) + int((~np.isfinite(values)).sum())
+    except BadRecord:
+        pass  # counted already
+    return None
+
+
+def _measure(report: Report, images: Iterable[Regions | None]) -> None:
+    """Add counts and feature statistics, one image in memory at a time."""
+    boxes: list[int] = []
+    widths: dict[str, set[int]] = {"feature_width": set(), "classes": set(), "attributes": set()}
+    values, zeros, total, squares = 0, 0, 0.0, 0.0
+    low, high = np.inf, -np.inf
+    for regions in tqdm(images, desc=Path(report.path).name, unit="record", leave=False, disable=None):
+        if regions is None:
+            continue
+        boxes.append(len(regions))
+        if not len(regions):
+            continue
+        features = np.asarray(regions.features, dtype=np.float32)
+        widths["feature_width"].add(features.shape[1])
+        for name, scores in (("classes", regions.cls_prob), ("attributes", regions.attr_scores)):
+            if scores is not None:
+                widths[name].add(scores.shape[1])
+        values += features.size
+        zeros += features.size - int(np.count_nonzero(features))
+        total += float(features.sum(dtype=np.float64))
+        squares += float(np.square(features, dtype=np.float64).sum())
+        low, high = min(low, float(features.min())), max(high, float(features.max()))
+    if boxes:
+        report.counts["boxes"] = {"min": min(boxes), "mean": sum(boxes) / len(boxes), "max": max(boxes)}
+    for name, found in widths.items():
+        if len(found) > 1:
+            report.problems.append(f"{name} differ between records: {sorted(found)}; extract all with one detector")
+        if found:
+            report.counts[name] = max(found)
+    if 0 in boxes:
+        report.notes.append(f"{boxes.count(0)} images have no region")
+    if values:
+        mean = total / values
+        deviation = max(squares / values - mean * mean, 0.0) ** 0.5
+        numbers = {"mean": mean, "std": deviation, "min": low, "max": high, "zeros": zeros / values}
+        report.statistics = {**numbers, "non_finite": report.statistics.get("non_finite", 0)}
+        if zeros == values:
+            report.problems.append("every feature value is 0; extract the features again")
+
+
+def _check_blocks(path: Path, report: Report, sample: int | None) -> None:
+    """Compare a compact store's checksums, unless only a sample is wanted."""
+    if sample is None and is_compact(path):
+        try:
+            for first in CompactFile(path).damaged_blocks():
+                report.problems.append(f"records from {first} on do not have their checksum; repack the store again")
+        except UserError as error:
+            report.problems.append(str(error))
+
+
+def _spread(items: Any, sample: int | None) -> Any:
+    """Choose `sample` of the items, evenly spread."""
+    count = len(items)
+    if sample is None or sample >= count:
+        return items
+    return [items[int(place)] for place in np.linspace(0, count - 1, sample)]
+
+
+def _note_sample(report: Report, read: int, total: int) -> None:
+    if read < total:
+        report.notes.append(f"read {read} of {total} records (--sample)")
+    if total == 0:
+        report.problems.append("no records; write the file again")

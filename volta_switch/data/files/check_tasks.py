@@ -1,0 +1,137 @@
+"""Checking whatever paths a user names together, and the data of every task of a task file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from volta_switch.data.files.check import Report, check_features, cross_check, is_feature_file
+from volta_switch.data.files.check_annotations import check_annotations, splits_in
+from volta_switch.errors import UserError
+from volta_switch.files import read_yaml
+from volta_switch.tasks.task_file import TaskSpec, load_task
+
+
+def check_paths(paths: Sequence[str | Path], sample: int | None = None) -> list[Report]:
+    """Check feature files, annotation files or directories and task files (.yml), and what they say of each other.
+
+    sample: records to read of each feature file; None for all. Annotations are compared with all feature files named,
+    those of a task file with its own.
+    """
+    features: dict[Path, Report] = {}
+    annotations: list[Report] = []
+    tasks: list[Report] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            annotations.append(Report(str(path), "missing", problems=["no such file or directory; check the path"]))
+        elif path.suffix in (".yml", ".yaml"):
+            tasks += _check_task_file(path, sample, features)
+        elif is_feature_file(path):
+            _features(path, sample, features)
+        else:
+            inside = _feature_files(path)
+            for file in inside:
+                _features(file, sample, features)
+            # a directory of features alone needs no annotations
+            annotations += [r for r in check_annotations(path) if not (inside and r.path == str(path))]
+    named = [report for report in features.values() if "" in report.image_ids]
+    for report in annotations:
+        cross_check(report, named)
+    return [*features.values(), *annotations, *tasks]
+
+
+def _feature_files(folder: Path) -> list[Path]:
+    """Return the feature files right in a directory, such as VOLTA's of Conceptual Captions."""
+    if not folder.is_dir():
+        return []
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.endswith("-lock"))
+    return [
+        entry for entry in entries if entry.suffix not in (".json", ".jsonl", ".p", ".pkl") and is_feature_file(entry)
+    ]
+
+
+def _features(path: Path, sample: int | None, done: dict[Path, Report]) -> Report:
+    """Check a feature file once, however many tasks name it."""
+    if path.resolve() not in done:
+        done[path.resolve()] = check_features(path, sample)
+    return done[path.resolve()]
+
+
+def _check_task_file(path: Path, sample: int | None, features: dict[Path, Report]) -> list[Report]:
+    entries = read_yaml(path, "no such task file")
+    if not isinstance(entries, Mapping):
+        return [Report(str(path), "unreadable", problems=["expected entries TASK<n>, each with settings"])]
+    reports = []
+    for key in map(str, entries):
+        try:
+            reports += _check_task(load_task(path, key), path, sample, features)
+        except UserError as error:
+            reports.append(Report(f"{path}, {key}", "task", problems=[str(error)]))
+    return reports
+
+
+def _check_task(spec: TaskSpec, path: Path, sample: int | None, features: dict[Path, Report]) -> list[Report]:
+    task = Report(f"{path}, {spec.key}", f"task {spec.name}")
+    annotations = _task_annotations(spec, task)
+    splits = {name: splits_in(name) for name in (spec.train_split, spec.val_split)}
+    for setting in ("features_h5path1", "features_h5path2"):
+        name = getattr(spec, setting)
+        if not name:
+            continue
+        if not spec.path(name).exists():
+            task.problems.append(
+                f"{setting}: {spec.path(name)} not found; extract the features, or point it at the file"
+            )
+            continue
+        report = _features(spec.path(name), sample, features)
+        wanted = set().union(*splits.values())
+        if _absent(annotations, report, splits[spec.train_split] - splits[spec.val_split]):
+            task.notes.append(f"{setting} has no image of {spec.train_split}: for testing only")
+            wanted = splits[spec.val_split]
+        for annotation in annotations:
+            cross_check(annotation, [report], f"{setting} of {spec.key}", wanted)
+    return [task, *annotations]
+
+
+def _absent(annotations: list[Report], features: Report, splits: set[str]) -> bool:
+    """Whether a feature file has none of the images of some splits, and some of the others."""
+    present = features.image_ids.get("", set())
+    inside = {split: bool(ids & present) for report in annotations for split, ids in report.image_ids.items() if ids}
+    others = [found for split, found in inside.items() if split not in splits]
+    return any(others) and not any(found for split, found in inside.items() if split in splits)
+
+
+def _task_annotations(spec: TaskSpec, task: Report) -> list[Report]:
+    """Report the annotation files of a task: those that it names, else those in its data root."""
+    reports: list[Report] = []
+    named = False
+    for part in ("train", "val"):
+        setting, split = f"{part}_annotations_jsonpath", getattr(spec, f"{part}_split")
+        name = getattr(spec, setting)
+        if name and spec.path(name).is_file():
+            reports += [_of_split(report, split) for report in check_annotations(spec.path(name))]
+        elif name:
+            task.problems.append(f"{setting}: {spec.path(name)} not found; copy the annotations there")
+        named = named or bool(name)
+    root = spec.path(spec.dataroot)
+    if (root / spec.name).is_dir():
+        root = root / spec.name  # REFER's files of this task, beside other tasks'
+    hard_negatives = root / "hard_negative.pkl"
+    if not root.is_dir():
+        task.problems.append(f"dataroot: {root} not found; copy the annotations there")
+    elif not named:
+        reports += check_annotations(root)
+        present = {split for report in reports for split, ids in report.image_ids.items() if ids}
+        for split in (spec.train_split, spec.val_split):
+            if not present & splits_in(split):
+                task.problems.append(f"dataroot: no annotations of split {split} in {root}; copy them there")
+    elif hard_negatives.is_file():
+        reports += check_annotations(hard_negatives)
+    return reports
+
+
+def _of_split(report: Report, split: str) -> Report:
+    """Say that a file is a split's, whatever its name."""
+    if report.image_ids:
+        report.image_ids = {min(splits_in(split)): set().union(*report.image_ids.values())}
+    return report

@@ -1,0 +1,129 @@
+"""``volta-switch data``: checking, converting and repacking data files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from tqdm import tqdm
+
+from volta_switch.data.annotations.vqa_targets import make_vqa_targets
+from volta_switch.data.files.check_tasks import check_paths
+from volta_switch.data.files.check_text import reports_text
+from volta_switch.data.files.convert import TARGETS, conversion_text, convert
+from volta_switch.data.files.repack import repack
+
+
+def add_data_commands(parser: argparse.ArgumentParser) -> None:
+    """Adds the commands below ``volta-switch data``."""
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_check(commands.add_parser("check", help="say what data files hold, and what is wrong with them"))
+    _add_convert(commands.add_parser("convert", help="turn one feature format into another, and measure what is lost"))
+    _add_repack(commands.add_parser("repack", help="write a compact store, a quarter of the size; resumable"))
+    _add_targets(commands.add_parser("vqa-targets", help="make VQAv2's soft targets from its official annotations"))
+
+
+def _add_check(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="feature files, annotation files or directories, task files (.yml); compared with each other",
+    )
+    command.add_argument(
+        "--sample", type=_count, metavar="N", help="read N records of each feature file (default: all)"
+    )
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=_run_check)
+
+
+def _run_check(args: argparse.Namespace) -> None:
+    reports = check_paths(args.paths, args.sample)
+    print(json.dumps([report.to_dict() for report in reports], indent=2) if args.json else reports_text(reports))
+    if not all(report.fine for report in reports):
+        raise SystemExit(2)
+
+
+def _add_convert(command: argparse.ArgumentParser) -> None:
+    command.add_argument("input", metavar="IN", help="a feature file of any format")
+    command.add_argument("out", metavar="OUT", help="must not exist")
+    command.add_argument("--to", required=True, choices=TARGETS)
+    command.add_argument("--captions", metavar="FILE", help="JSON {image id: caption}, for concap from images")
+    command.add_argument("--dtype", default="float16", choices=("float16", "float32"), help="of a compact store")
+    command.add_argument(
+        "--max-bad-records", type=int, default=0, help="records left out before nothing is written (default: 0)"
+    )
+    command.set_defaults(run=_run_convert)
+
+
+def _run_convert(args: argparse.Namespace) -> None:
+    result = convert(
+        args.input,
+        args.out,
+        args.to,
+        captions=args.captions,
+        dtype=args.dtype,
+        max_bad_records=args.max_bad_records,
+    )
+    print(conversion_text(result))
+
+
+def _add_repack(command: argparse.ArgumentParser) -> None:
+    command.add_argument("inputs", nargs="+", metavar="IN", help="feature files of one kind and one detector")
+    command.add_argument("out", metavar="OUT", help="the store's directory")
+    dtypes = ("float16", "float32")
+    command.add_argument("--dtype", default="float16", choices=dtypes, help="of the features and the scores")
+    command.add_argument("--top-classes", type=_count, default=100, help="class scores kept of a region (default: 100)")
+    command.add_argument("--top-attributes", type=_count, default=16, help="attribute scores kept (default: 16)")
+    command.add_argument(
+        "--max-bad-records", type=int, default=0, help="records left out before the run is stopped (default: 0)"
+    )
+    command.set_defaults(run=_run_repack)
+
+
+def _run_repack(args: argparse.Namespace) -> None:
+    finished = Path(args.out).exists()
+    with tqdm(unit="record", leave=False, disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        manifest = repack(
+            [Path(path) for path in args.inputs],
+            Path(args.out),
+            dtype=args.dtype,
+            top_classes=args.top_classes,
+            top_attributes=args.top_attributes,
+            max_bad_records=args.max_bad_records,
+            progress=progress,
+        )
+    print(f"{args.out}: {manifest['records']} records, {manifest['regions']} regions, sha256 {manifest['sha256']}")
+    if finished:
+        print("  it was there already; nothing was written")
+    for name, value in manifest["losses"].items():
+        print(f"  {name.replace('_', ' ')}: {value:.3g}")
+    if manifest["passed_over"]:
+        print(f"  bad records passed over: {len(manifest['passed_over'])}")
+
+
+def _add_targets(command: argparse.ArgumentParser) -> None:
+    command.add_argument("dataroot", metavar="DATAROOT", help="the folder of VQAv2's questions and annotations")
+    command.add_argument(
+        "--min-occurrences", type=_count, default=9, help="answers given less often have no label (default: 9)"
+    )
+    command.add_argument("--new-labels", action="store_true", help="make the label maps anew where they are there")
+    command.set_defaults(run=_run_targets)
+
+
+def _run_targets(args: argparse.Namespace) -> None:
+    counts = make_vqa_targets(args.dataroot, args.min_occurrences, keep_labels=not args.new_labels)
+    print(f"{args.dataroot}: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, found {text}")
+    return value

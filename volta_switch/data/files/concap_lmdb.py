@@ -1,0 +1,193 @@
+"""VOLTA's Conceptual Captions file: one LMDB record per image-caption pair, everything the detector said included.
+
+A record is a msgpack list of 13: eight arrays in the form msgpack-numpy gives them, then five strings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from volta_switch.data.files.lmdb_environment import writing
+from volta_switch.data.files.lmdb_pages import LmdbPages
+from volta_switch.data.files.pair_store import PairStore
+from volta_switch.data.regions import Regions, TopScores
+from volta_switch.errors import BadRecord, UserError
+
+_ARRAYS = (  # fields 0 to 7, in the file's order
+    ("features", "<f4"),
+    ("cls_prob", "<f4"),
+    ("objects_id", "<i8"),
+    ("objects_conf", "<f4"),
+    ("attrs_id", "<i8"),
+    ("attrs_conf", "<f4"),
+    ("attr_scores", "<f4"),
+    ("boxes", "<f4"),
+)
+_STRINGS = 5  # fields 8 to 12: num_boxes, image_h, image_w, image_id, caption
+_LIST_OF_STRINGS = bytes([0x90 + _STRINGS])  # msgpack's head of a list of five
+_KEYS = b"__keys__"
+_FIRST = b"00000000"
+
+
+def write_concap(path: str | Path, pairs: Iterable[tuple[Regions, str]]) -> None:
+    """Write pairs of regions and caption to a single-file LMDB as VOLTA's train_concap.py reads it.
+
+    Any number of regions and any widths F, C, A are written (VOLTA itself reads 36, 2048, 1601, 401 only). Raises
+    ValueError where a Regions lacks one of the detector's fields: the format has no place for a missing one.
+    """
+    with writing(path, directory=False) as put:
+        keys = []
+        for index, (regions, caption) in enumerate(pairs):
+            keys.append(f"{index:08d}".encode())
+            put(keys[-1], _encode(regions, caption))
+        put(_KEYS, msgpack.packb(keys, use_bin_type=True))
+
+
+def is_concap(path: str | Path) -> bool:
+    """Whether an LMDB file or directory holds Conceptual Captions records. Raises UserError where it is no LMDB."""
+    path = Path(path)
+    data = path / "data.mdb" if path.is_dir() else path
+    if not data.is_file() or not _looks_like_lmdb(data):
+        return False
+    file = LmdbPages(path, "image features")
+    return file.get(_KEYS) is not None or file.get(_FIRST) is not None
+
+
+def _looks_like_lmdb(data: Path) -> bool:
+    with data.open("rb") as file:
+        return file.read(20)[16:20] == b"\xde\xc0\xef\xbe"  # the first page's magic number
+
+
+class ConcapFile(PairStore):
+    """A file of VOLTA's."""
+
+    def __init__(self, path: str | Path, in_memory: bool = False, check: bool = True) -> None:
+        super().__init__(path, in_memory, check)
+        self._file = LmdbPages(self.path, "Conceptual Captions features")
+        self._places: _Places | None = None
+        listed = self._file.get(_KEYS)
+        self._length = self._file.entries - (listed is not None)
+        # records are named by their place, but a file may list other names
+        named_by_place = self._length == 0 or self._file.get(_FIRST) is not None
+        if not named_by_place and listed is None:
+            raise UserError(
+                f"{self.path}: no record 00000000 and no list of keys; expected VOLTA's Conceptual Captions format "
+                "(task features have another: see LmdbFeatures)"
+            )
+        self._keys: list[bytes] | None = None if named_by_place else self._listed_keys(listed)
+
+    def _listed_keys(self, listed: memoryview | None) -> list[bytes]:
+        try:
+            keys = msgpack.unpackb(listed)
+            if not (isinstance(keys, list) and all(isinstance(key, bytes) for key in keys)):
+                raise ValueError("not a list of bytes")
+            if len(keys) != self._length:
+                raise ValueError(f"{len(keys)} keys for {self._length} records")
+        except Exception as error:  # damaged bytes can fail in any way
+            raise UserError(f"{self.path}: entry '__keys__' is damaged ({error}); write the file again") from error
+        return keys
+
+    def __len__(self) -> int:
+        return self._length
+
+    def _read(self, index: int) -> tuple[Regions, str]:
+        key = f"{index:08d}".encode() if self._keys is None else self._keys[index]
+        value = self._file.get(key)
+        if value is None:
+            raise BadRecord(f"{self.path}: record {key!r} is missing; write the file again")
+        try:
+            regions, caption = self._decode(value)
+            self._check(regions)
+        except Exception as error:  # a damaged record can fail in any way
+            raise BadRecord(
+                f"{self.path}: record {key!r} is not a list of 13 in VOLTA's format "
+                f"({type(error).__name__}: {error}); write the file again"
+            ) from error
+        return regions, caption
+
+    def _decode(self, value: memoryview) -> tuple[Regions, str]:
+        """Take the arrays from where they stood in the last record; look for them only where that does not hold."""
+        places = self._places
+        if places is None or not places.fit(value):
+            places = self._places = _find_arrays(value)
+        arrays = {
+            name: np.frombuffer(value, kind, count, start).reshape(shape)
+            for name, kind, shape, count, start in places.arrays
+        }
+        strings = msgpack.unpackb(_LIST_OF_STRINGS + value[places.end :])
+        num_boxes, image_h, image_w, image_id, caption = strings
+        if not (isinstance(image_id, str) and isinstance(caption, str)):
+            raise ValueError("image id and caption are no strings")
+        if len(arrays["features"]) != int(num_boxes):
+            raise ValueError(f"features have {len(arrays['features'])} rows, num_boxes is {num_boxes}")
+        regions = Regions(image_id=image_id, image_w=int(float(image_w)), image_h=int(float(image_h)), **arrays)
+        return regions, caption
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the arrays of a record stand, and the bytes between them, which are the same in records of one shape.
+
+    arrays: name, type, shape, number of values and first byte of each; between: (from, to, bytes). end: the byte
+    after the last array.
+    """
+
+    arrays: list[tuple[str, str, tuple[int, ...], int, int]]
+    between: list[tuple[int, int, bytes]]
+    end: int
+
+    def fit(self, value: memoryview) -> bool:
+        """Whether a record has the same arrays in the same places."""
+        return len(value) > self.end and all(value[start:end] == bytes_ for start, end, bytes_ in self.between)
+
+
+def _find_arrays(value: memoryview) -> _Places:
+    """Walk through a record up to its last array. Raises whatever damaged bytes lead to."""
+    unpacker = msgpack.Unpacker(max_buffer_size=0, strict_map_key=False, raw=True)
+    unpacker.feed(value)
+    if unpacker.read_array_header() != len(_ARRAYS) + _STRINGS:
+        raise ValueError("it has another number of fields")
+    arrays: list[tuple[str, str, tuple[int, ...], int, int]] = []
+    between: list[tuple[int, int, bytes]] = []
+    end = 0
+    for name, kind in _ARRAYS:
+        described: dict[bytes, Any] = {}
+        for _ in range(unpacker.read_map_header()):
+            key = unpacker.unpack()
+            described[key] = unpacker.unpack()
+        if list(described)[-1] != b"data" or described[b"nd"] is not True:
+            raise ValueError(f"{name} is not an array as msgpack-numpy writes it")
+        if described[b"type"] != kind.encode():
+            raise ValueError(f"{name} is of type {described[b'type']!r}, expected {kind}")
+        shape = tuple(described[b"shape"])
+        count = int(np.prod(shape, dtype=np.int64))
+        length = len(described[b"data"])
+        if any(size < 0 for size in shape) or count * np.dtype(kind).itemsize != length:
+            raise ValueError(f"{name} of shape {shape} has {length} bytes")
+        start = unpacker.tell() - length
+        between.append((end, start, bytes(value[end:start])))
+        arrays.append((name, kind, shape, count, start))
+        end = start + length
+    return _Places(arrays, between, end)
+
+
+def _encode(regions: Regions, caption: str) -> bytes:
+    record: list[Any] = []
+    for name, kind in _ARRAYS:
+        array = getattr(regions, name)
+        if array is None:
+            raise ValueError(f"image {regions.image_id}: Conceptual Captions records hold {name}, which is None")
+        if isinstance(array, TopScores):
+            array = array.dense()
+        array = np.ascontiguousarray(array, dtype=kind)
+        shape = list(array.shape)
+        record.append({b"nd": True, b"type": kind, b"kind": b"", b"shape": shape, b"data": array.tobytes()})
+    numbers = (len(regions), regions.image_h, regions.image_w)
+    record += [*map(str, numbers), regions.image_id, caption]
+    return msgpack.packb(record, use_bin_type=True)

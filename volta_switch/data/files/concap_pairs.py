@@ -1,0 +1,92 @@
+"""The image-caption pairs of a pre-training split, in whatever files they lie."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from volta_switch.data.files.compact_store import CompactPairs, is_compact
+from volta_switch.data.files.concap_lmdb import ConcapFile
+from volta_switch.data.regions import Regions
+from volta_switch.errors import UserError
+
+_NAMES = {"train": "training_feat", "valid": "validation_feat"}
+
+
+class Pairs(Protocol):
+    """Regions and caption by index."""
+
+    @property
+    def path(self) -> Path:
+        """What errors name."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Regions, str]: ...
+
+
+class JoinedPairs:
+    """The pairs of several files, one file after the other."""
+
+    def __init__(self, parts: list[Pairs], path: Path) -> None:
+        self.path = path
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> tuple[Regions, str]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        return self._parts[part][index - int(self._ends[part]) + len(self._parts[part])]
+
+
+class ChosenPairs:
+    """Some pairs of another sequence, by their places in it."""
+
+    def __init__(self, pairs: Pairs, places: np.ndarray) -> None:
+        self.path = pairs.path
+        self._pairs = pairs
+        self.places = places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> tuple[Regions, str]:
+        return self._pairs[int(self.places[index])]
+
+
+def open_pairs(
+    features_path: str | Path, split: Literal["train", "valid"], in_memory: bool = False, check: bool = True
+) -> Pairs:
+    """Open a split's pairs below VOLTA's features_path; in_memory and check are those of ConcapFile.
+
+    `training_feat_all.lmdb` or `validation_feat_all.lmdb` (VOLTA's file, or a compact store of that name), else every
+    `..._part_<rank>.lmdb` (VOLTA writes one for each GPU), in the order of the ranks. Raises UserError where there is
+    neither, and for parts of which one is missing.
+    """
+    folder, name = Path(features_path), _NAMES[split]
+    whole = folder / f"{name}_all.lmdb"
+    found = {
+        int(match[1]): path
+        for path in folder.glob(f"{name}_part_*.lmdb")
+        if (match := re.search(r"_(\d+)\.", path.name))
+    }
+    if whole.exists() or not found:
+        return _open(whole, in_memory, check)
+    missing = sorted(set(range(max(found) + 1)) - set(found))
+    if missing:
+        raise UserError(f"{folder}: {name}_part_{missing[0]}.lmdb is missing; copy all parts, or the one {whole.name}")
+    parts = [_open(found[rank], in_memory, check) for rank in sorted(found)]
+    if len({part.layout if isinstance(part, CompactPairs) else None for part in parts}) > 1:
+        raise UserError(f"{folder}: the parts of {name} are stored in different ways; repack all of them, or none")
+    return JoinedPairs(parts, folder / f"{name}_part_*.lmdb")
+
+
+def _open(path: Path, in_memory: bool, check: bool) -> Pairs:
+    return CompactPairs(path, in_memory, check) if is_compact(path) else ConcapFile(path, in_memory, check)

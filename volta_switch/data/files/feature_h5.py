@@ -1,0 +1,125 @@
+"""VOLTA's H5 files of region features: one group per image, one data set per field.
+
+h5py is an optional package (`pip install 'volta-switch[h5]'`) and is imported when a file is opened.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from volta_switch.data.files.feature_records import decode_record, encode_h5, h5_names, image_key
+from volta_switch.data.files.feature_store import FeatureStore
+from volta_switch.data.regions import Regions
+from volta_switch.errors import BadRecord, UserError
+from volta_switch.files import replacing
+
+_LARGEST = 1 << 30  # bytes of one data set; a damaged or hostile header may promise any size
+
+
+def write_h5(path: str | Path, regions: Iterable[Regions]) -> None:
+    """Write an H5 file as VOLTA's extraction scripts do, whole or not at all.
+
+    Detector fields that are None are left out. Raises ValueError for an image id that stands twice, is empty or
+    holds "/", which H5 takes for a path.
+    """
+    h5py = _h5py(path)
+    with replacing(Path(path)) as unfinished, h5py.File(unfinished, "w") as file:
+        for image in regions:
+            group = file.create_group(h5_name(image.image_id))
+            for name, value in encode_h5(image).items():
+                if name != "img_id":  # the group's name
+                    group[name] = value
+
+
+def h5_name(image_id: str) -> str:
+    """Return an image id as the name of a group; raises ValueError where it cannot be one."""
+    if not image_id or "/" in image_id or image_id == ".":
+        raise ValueError(f"an H5 file cannot hold the image id {image_id!r}: its groups are named by ids without '/'")
+    return image_id
+
+
+class H5Features(FeatureStore):
+    """An H5 file of VOLTA's, by image id, or by the name of its group (see `image_key`).
+
+    Opened once per process. Raises UserError without h5py, and for groups whose names are one image's.
+    The HDF5 library reads the file: one that was damaged or written to do harm can make the library itself hang (as
+    seen with one in 5,000 damaged files) or worse, which cannot be told from here.
+    """
+
+    def __init__(
+        self, path: str | Path, feature_size: int | None = None, *, detections: bool = False, in_memory: bool = False
+    ) -> None:
+        super().__init__(path, feature_size, detections=detections, in_memory=in_memory)
+        self._file: Any = None
+        self._pid = -1
+        self._groups: dict[str, str] = {}  # image id -> name of its group
+        for name in self._names():
+            other = self._groups.setdefault(image_key(name), name)
+            if other != name:
+                raise UserError(f"{self.path}: groups {other!r} and {name!r} are one image; keep one of them")
+
+    def keys(self) -> list[str]:
+        """Return the image ids, in the order of the groups' names."""
+        return list(self._groups)
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __contains__(self, image_id: object) -> bool:
+        return image_key(str(image_id)) in self._groups
+
+    def _read(self, image_id: str) -> Regions:
+        image_id = image_key(image_id)
+        try:
+            group = self._open()[self._groups[image_id]]
+            record = {name: _values(group, name) for name in h5_names(self.detections) if name in group}
+            return decode_record(image_id, record, self.detections)
+        except Exception as error:  # a damaged group can fail in any way
+            raise BadRecord(
+                f"{self.source(image_id)}: not a group of VOLTA's H5 files ({type(error).__name__}: {error}); "
+                "write the file again"
+            ) from error
+
+    def _names(self) -> list[str]:
+        file = self._open()
+        try:
+            names = list(file)
+            if not all(isinstance(name, str) for name in names):
+                raise ValueError("a name that is not UTF-8")
+            return names
+        except Exception as error:  # a damaged file can fail in any way
+            raise UserError(f"{self.path}: its groups cannot be listed ({error}); copy or write it again") from error
+
+    def _open(self) -> Any:
+        # A file that a fork inherited is left alone and opened anew: HDF5's state is this process's own copy, and it
+        # reads at given places (pread), so that sharing the descriptor beneath does no harm.
+        if self._file is None or self._pid != os.getpid():
+            h5py = _h5py(self.path)
+            try:
+                self._file = h5py.File(self.path, "r", locking=False)  # locks fail on read-only network disks
+            except Exception as error:  # a damaged file can fail in any way
+                reason = str(error).split("\n")[0]
+                raise UserError(f"{self.path}: not a readable H5 file ({reason}); copy or write it again") from error
+            self._pid = os.getpid()
+        return self._file
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None, "_pid": -1}
+
+
+def _values(group: Any, name: str) -> Any:
+    dataset = group[name]
+    if dataset.size * dataset.dtype.itemsize > _LARGEST:
+        raise ValueError(f"{name} has shape {dataset.shape}")
+    return dataset[()]
+
+
+def _h5py(path: str | Path) -> Any:
+    try:
+        import h5py
+    except ImportError:
+        raise UserError(f"{path}: H5 files need h5py; pip install 'volta-switch[h5]'") from None
+    return h5py

@@ -1,0 +1,94 @@
+"""The feature files of VOLTA's tasks: one LMDB record per image, found by the image's key.
+
+VOLTA has three writers, which differ in how a record spells its arrays (feature_records.py); all three are read.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from volta_switch.data.files import safe_pickle
+from volta_switch.data.files.feature_records import decode_record, encode_h5, encode_npy, encode_tsv
+from volta_switch.data.files.feature_store import FeatureStore
+from volta_switch.data.files.lmdb_environment import writing
+from volta_switch.data.files.lmdb_pages import LmdbPages
+from volta_switch.data.regions import Regions
+from volta_switch.errors import BadRecord, UserError
+
+Variant = Literal["tsv", "h5", "npy"]
+_KEYS = b"keys"
+
+
+def write_features(path: str | Path, regions: Iterable[Regions], variant: Variant = "tsv") -> None:
+    """Write a directory LMDB as VOLTA's task readers expect it. Detector fields that are None are left out."""
+    encode = {"tsv": encode_tsv, "h5": encode_h5, "npy": encode_npy}[variant]
+    with writing(path, directory=True) as put:
+        keys = []
+        for image in regions:
+            keys.append(image.image_id.encode())
+            put(keys[-1], pickle.dumps(encode(image), protocol=4))
+        put(_KEYS, pickle.dumps(keys, protocol=4))
+
+
+class LmdbFeatures(FeatureStore):
+    """A task feature file of VOLTA's, any of the three variants."""
+
+    def __init__(
+        self, path: str | Path, feature_size: int | None = None, *, detections: bool = False, in_memory: bool = False
+    ) -> None:
+        super().__init__(path, feature_size, detections=detections, in_memory=in_memory)
+        self._file = LmdbPages(self.path, "image features")
+        listed = self._file.get(_KEYS)
+        if listed is None:
+            raise UserError(
+                f"{self.path}: no entry 'keys'; expected the feature file of a VOLTA task "
+                "(Conceptual Captions files have another format: see ConcapFile)"
+            )
+        names = safe_pickle.loads(listed, f"{self.path}, entry 'keys'")
+        if not isinstance(names, list | tuple):
+            raise UserError(f"{self.path}: entry 'keys' is a {type(names).__name__}, expected a list; write it again")
+        try:
+            self._keys = dict.fromkeys(map(_image_id, names))  # an ordered set
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{self.path}: entry 'keys' holds no image ids ({error}); write it again") from None
+
+    def keys(self) -> list[str]:
+        """Return the image ids, in the file's order."""
+        return list(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __contains__(self, image_id: object) -> bool:
+        return str(image_id) in self._keys
+
+    def _read(self, image_id: str) -> Regions:
+        source = self.source(image_id)
+        value = self._file.get(image_id.encode())
+        if value is None:
+            raise BadRecord(f"{source}: listed in 'keys', but its record is missing; write the file again")
+        try:
+            record = safe_pickle.loads(value, source)
+        except UserError as error:
+            raise BadRecord(str(error)) from error
+        try:
+            return decode_record(image_id, record, self.detections)
+        except Exception as error:  # a damaged record can fail in any way
+            raise BadRecord(
+                f"{source}: not a record of a VOLTA task ({type(error).__name__}: {error}); write the file again"
+            ) from error
+
+
+def _image_id(name: object) -> str:
+    """Return what a list of keys calls an image; raises TypeError or ValueError for what is no id."""
+    if isinstance(name, bytes):
+        return name.decode()
+    if not isinstance(name, str | int | np.integer):
+        raise TypeError(f"a {type(name).__name__}")
+    str(name).encode()  # a lone surrogate has no bytes
+    return str(name)
