@@ -11,8 +11,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 import msgpack
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
+# the same cases in every run, so that a failure is a change's; HYPOTHESIS_RANDOM=1 looks for new ones
+settings.register_profile("fixed", derandomize=not os.environ.get("HYPOTHESIS_RANDOM"))
+settings.load_profile("fixed")
 MSGPACK = dict(vars(msgpack))
 
 

@@ -184,6 +184,15 @@ def test_neither_the_global_region_nor_padding_is_an_answer():
     assert grounding_hits(scores, 1 - overlaps, candidates).tolist() == [False]
 
 
+def test_boxes_that_tie_for_the_best_must_all_be_right():
+    scores = np.array([[2.0, 2.0, 1.0]] * 3 + [[2.0, np.nan, 1.0]])
+    overlaps = np.array([[0.6, 0.9, 0.0], [0.6, 0.5, 0.9], [0.5, 0.6, 0.9], [0.9, 0.9, 0.9]])
+    everywhere = np.ones_like(scores, dtype=bool)
+    assert grounding_hits(scores, overlaps, everywhere).tolist() == [True, False, False, False]
+    voltas = grounding_hits(scores[:3], overlaps[:3], everywhere[:3], volta_ties=True)
+    assert voltas.tolist() == [True, True, False]  # the first of them counts
+
+
 def test_the_ceiling_is_whether_any_candidate_would_be_a_hit():
     overlaps = np.array([[0.9, 0.5, 0.2], [0.9, 0.1, 0.6], [0.9, 0.51, 0.0]])
     candidates = np.array([[False, True, True], [False, True, False], [False, True, True]])

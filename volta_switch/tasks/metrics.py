@@ -108,8 +108,12 @@ def consistency(groups: Sequence[str], hits: np.ndarray) -> float:
     return 100.0 * sum(right.values()) / len(right)
 
 
-def grounding_hits(scores: np.ndarray, overlaps: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+def grounding_hits(
+    scores: np.ndarray, overlaps: np.ndarray, candidates: np.ndarray, *, volta_ties: bool = False
+) -> np.ndarray:
     """Referring expressions: whether the best candidate overlaps the referent by more than 0.5.
+
+    Where several score highest, all of them must; ``volta_ties``: the first.
 
     Args:
         scores, overlaps: (samples, regions), the latter as IoU.
@@ -118,9 +122,13 @@ def grounding_hits(scores: np.ndarray, overlaps: np.ndarray, candidates: np.ndar
     Returns:
         (samples,) bool; False where a sample has no candidate.
     """
-    best = np.where(candidates, scores, -np.inf).argmax(1)
-    rows = np.arange(len(scores))
-    return (overlaps[rows, best] > 0.5) & candidates[rows, best]
+    asked = np.where(candidates, scores, -np.inf)
+    if volta_ties:
+        best = np.arange(scores.shape[1]) == asked.argmax(1)[:, None]
+    else:
+        best = asked == asked.max(1, keepdims=True)  # none, where a score is no number
+    best &= candidates
+    return best.any(1) & ((overlaps > 0.5) | ~best).all(1)
 
 
 def grounding_ceiling(overlaps: np.ndarray, candidates: np.ndarray) -> np.ndarray:

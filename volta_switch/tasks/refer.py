@@ -60,7 +60,7 @@ class ReferTask(Task):
         """(B,) whether the best candidate is right."""
         assert batch.target is not None
         arrays = (scores[..., 0], batch.target, self._candidates(batch))
-        return grounding_hits(*(array.cpu().numpy() for array in arrays))
+        return grounding_hits(*(array.cpu().numpy() for array in arrays), volta_ties=self.options.volta_compat)
 
     def measures(self, scores: Tensor, batch: Batch) -> dict[str, np.ndarray]:
         """Accuracy, its ceiling, and the accuracy on each part of the split."""

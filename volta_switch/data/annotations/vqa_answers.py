@@ -57,7 +57,7 @@ class AnnotatedQuestion:
 def load_annotators(path: str | Path) -> list[AnnotatedQuestion]:
     """Read an official annotation file (``v2_mscoco_train2014_annotations.json``), ordered by question id.
 
-    Raises UserError where it is missing, of another form, without an answer to a question, or has a question twice.
+    Raises UserError where it is missing, of another form, empty, without an answer to a question, or has a question twice.
     """
     content = read_json(path)
     try:
@@ -76,6 +76,8 @@ def load_annotators(path: str | Path) -> list[AnnotatedQuestion]:
             f"{path}: expected VQA's annotations with question_id, image_id, multiple_choice_answer, answers "
             f"({type(error).__name__}: {error}); take the official file"
         ) from error
+    if not questions:
+        raise UserError(f"{path}: there are no annotations in it; take the official file")
     for question in questions:
         if not question.answers:
             raise UserError(f"{path}: question {question.question_id} has no answers; take the official file")
