@@ -57,7 +57,8 @@ class AnnotatedQuestion:
 def load_annotators(path: str | Path) -> list[AnnotatedQuestion]:
     """Read an official annotation file (``v2_mscoco_train2014_annotations.json``), ordered by question id.
 
-    Raises UserError where it is missing, of another form, empty, without an answer to a question, or has a question twice.
+    Raises UserError where it is missing, of another form, empty, without an answer to a question, or names a question
+    twice.
     """
     content = read_json(path)
     try:
