@@ -127,6 +127,8 @@ def _array(value: Any, kind: str) -> np.ndarray:
         return np.frombuffer(base64.b64decode(value), dtype=kind)
     if not isinstance(value, np.ndarray):  # lists can be nested and shared until there is no end to them
         raise TypeError(f"a {type(value).__name__} instead of an array")
+    if value.dtype.kind not in "fiub":
+        raise TypeError(f"an array of {value.dtype} instead of numbers")
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused later
         return np.ascontiguousarray(value, dtype=kind)
 
