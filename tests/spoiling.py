@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from volta_switch.data.files.feature_files import open_features
+from volta_switch.data.files.feature_store import FeatureStore
 from volta_switch.data.regions import Regions
-from volta_switch.errors import UserError
+from volta_switch.errors import BadRecord, UserError
 
 CASES = settings(
     max_examples=500,
@@ -21,6 +23,10 @@ CASES = settings(
     database=None,
     phases=[Phase.generate],  # a failing case is small already
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+SOME_BYTES = given(  # changes: place as a share of the file, and value; kept: share of the file
+    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6),
+    kept=st.one_of(st.just(1.0), st.floats(0, 1)),
 )
 _MOST = 50  # records
 _BYTES = st.one_of(st.sampled_from([0, 1, 0x7F, 0x80, 0xFF]), st.integers(0, 255))
@@ -99,3 +105,25 @@ def read_all(path: Path, open_: Callable[[], Any], detections: bool = True) -> i
         if record is not None:
             count += holds(record[0] if isinstance(record, tuple) else record, detections)
     return count
+
+
+def read_with_changes(path: Path, whole: bytes, changes: list[tuple[float, int]], kept: float) -> FeatureStore | None:
+    """Read a feature file after SOME_BYTES were changed: every image holds together or gives one clear error.
+
+    Returns the store, None where it cannot be opened, which gives one clear error, too.
+    """
+    content = bytearray(whole)
+    for place, value in changes:
+        content[int(place * len(content))] = value
+    path.write_bytes(content[: int(kept * len(content))])
+    try:
+        store = open_features(path, detections=True)
+    except UserError as error:
+        assert "\n" not in str(error) and str(path) in str(error)
+        return None
+    for key in store:
+        try:
+            store[key].check()
+        except BadRecord as error:
+            assert "\n" not in str(error) and str(path) in str(error)
+    return store

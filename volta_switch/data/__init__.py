@@ -6,5 +6,5 @@
 | ``files/`` | files of every format: features by image id (``open_features``), image-caption pairs (``open_pairs``) |
 | ``annotations/`` | questions, expressions, captions: one reader for each data set |
 | ``batches/`` | samples, what pre-training hides of them, padded tensors, loaders (``batching.make_loader``) |
-| ``tokenizer.py``, ``random_streams.py`` | token ids; randomness by (seed, epoch, sample) |
+| ``tokenizer.py``, ``random_streams.py``, ``bad_records.py`` | token ids; randomness by (seed, epoch, sample); counts |
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,9 +10,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from volta_switch.data.bad_records import BadRecords
 from volta_switch.data.batches.collate import Batch, UnusableSamples
 from volta_switch.data.random_streams import ORDER, KeyedRandom
-from volta_switch.errors import BadRecord, UserError
+from volta_switch.errors import BadRecord
 
 _CHUNK = 50  # batches whose samples are sorted by length together: long enough to group, short enough to stay random
 
@@ -146,20 +146,16 @@ def start_epoch(loader: DataLoader, epoch: int, start: int = 0) -> None:
 
 
 class Loader(DataLoader):
-    """A DataLoader that counts the records which its workers could not use.
-
-    bad_records: what was wrong with each, so far.
-    """
+    """A DataLoader that counts the records which its workers could not use, in `bad_records`."""
 
     def __init__(self, *args: Any, max_bad_records: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.max_bad_records = max_bad_records
-        self.bad_records: dict[str, None] = {}  # an ordered set: every epoch meets the same ones
+        self.bad_records = BadRecords(max_bad_records)
 
     def __iter__(self) -> Any:
         for batch in super().__iter__():
             for reason in batch.passed_over:
-                self._count(reason)
+                self.bad_records.pass_over(reason)
             yield batch
 
     def check_first(self) -> None:
@@ -169,17 +165,7 @@ class Loader(DataLoader):
             sample = dataset[index]
             if not isinstance(sample, _Unusable):
                 return
-            self._count(sample.reason)
-
-    def _count(self, reason: str) -> None:
-        if reason in self.bad_records:
-            return
-        if len(self.bad_records) >= self.max_bad_records:
-            passed = f" ({len(self.bad_records)} were passed over before)" if self.bad_records else ""
-            raise UserError(f"{reason}{passed}; --max-bad-records N passes over N such records")
-        self.bad_records[reason] = None
-        count = f"{len(self.bad_records)} of at most {self.max_bad_records}"
-        print(f"bad record passed over ({count}): {reason}", file=sys.stderr)
+            self.bad_records.pass_over(sample.reason)
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,10 @@ class Layout:
         """The slot of an image's first box."""
         return 1 if self.add_global_imgfeat == "first" else 0
 
+    def slots(self, boxes: int) -> int:
+        """Return R, the slots that so many boxes and the global region need."""
+        return boxes + (self.add_global_imgfeat is not None)
+
     @property
     def global_slot(self) -> int:
         """The slot of the global region, where there is one."""
@@ -197,8 +201,7 @@ def text_inputs(texts: Sequence[np.ndarray], layout: Layout) -> dict[str, torch.
 
 def image_inputs(samples: Sequence[Mapping[str, Any]], layout: Layout) -> dict[str, torch.Tensor]:
     """Return image_feat (B, R, F), image_loc (B, R, num_locs) float32 and image_attention_mask (B, R) int64."""
-    boxes = _num_boxes(samples, layout)
-    size = boxes + (layout.add_global_imgfeat is not None)
+    size = layout.slots(layout.num_boxes or max(len(s["image_feat"]) for s in samples))
     start = layout.boxes_from
     feat = padded([s["image_feat"] for s in samples], size, 0, start)
     loc = padded([s["image_loc"] for s in samples], size, 0, start)
@@ -221,10 +224,6 @@ def place_global(inputs: dict[str, torch.Tensor], layout: Layout) -> dict[str, t
 def expanded(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return the model's inputs with the features in float32, where a compact store gave them as float16."""
     return {name: tensor.float() if name.startswith("image_feat") else tensor for name, tensor in inputs.items()}
-
-
-def _num_boxes(samples: Sequence[Mapping[str, Any]], layout: Layout) -> int:
-    return layout.num_boxes or max(len(s["image_feat"]) for s in samples)
 
 
 def _mask(lengths: Sequence[int], size: int) -> torch.Tensor:

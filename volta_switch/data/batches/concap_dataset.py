@@ -33,6 +33,10 @@ class _Recipe:
     regions: RegionMasking
     candidates: int
 
+    def words(self, tokenizer: Tokenizer) -> WordMasking:
+        """How words of the tokenizer's are hidden."""
+        return WordMasking(tokenizer.mask_id, tokenizer.vocab_size, rate=0.15, span=self.word_span)
+
 
 _RECIPES: dict[Masking, _Recipe] = {
     "volta": _Recipe(word_span=False, regions=RegionMasking(rate=0.15, kept=0.1), candidates=1),
@@ -88,30 +92,19 @@ class ConcapDataset:
         self.pairs = open_pairs(features_path, split, in_memory=in_memory, check=False)
         if not len(self.pairs):
             raise UserError(f"{self.pairs.path}: the split is empty; write image-caption pairs into it")
-        self._recipe = None if masking is None else _RECIPES[masking]
         captions_path = Path(annotations_path) / _CAPTIONS[split]
         self._captions = _load_captions(captions_path)
         if fraction < 1:
-            places = subset(len(self.pairs), fraction, fraction_seed)
-            own = (
-                places
-                if len(self._captions) == len(self.pairs)
-                else subset(len(self._captions), fraction, fraction_seed)
-            )
-            self._captions = [self._captions[place] for place in own]
-            self.pairs = ChosenPairs(self.pairs, places)
+            self._take_share(fraction, fraction_seed)
         self._tokens = tokenizer.encode_all(self._captions, max_seq_length)
         self._tokenizer = tokenizer
         self._max_seq_length = max_seq_length
         self._max_regions = max_regions
         self._streams = KeyedRandom(seed, SAMPLE)
         self._mismatch_streams = KeyedRandom(seed, MISMATCH)
-        recipe = self._recipe
-        words = None
-        if recipe is not None:
-            words = WordMasking(tokenizer.mask_id, tokenizer.vocab_size, rate=0.15, span=recipe.word_span)
+        self._recipe = recipe = None if masking is None else _RECIPES[masking]
         hiding = Hiding(
-            words=words,
+            words=None if recipe is None else recipe.words(tokenizer),
             regions=None if recipe is None else recipe.regions,
             objective=objective,
             num_locs=num_locs,
@@ -129,6 +122,14 @@ class ConcapDataset:
                 "mismatch; give different captions, or take objective 2"
             )
         self.set_epoch(0)
+
+    def _take_share(self, fraction: float, seed: int) -> None:
+        """Keep a share of the pairs, and their captions; where these are not as many, as large a share of them."""
+        places = subset(len(self.pairs), fraction, seed)
+        aligned = len(self._captions) == len(self.pairs)
+        own = places if aligned else subset(len(self._captions), fraction, seed)
+        self._captions = [self._captions[place] for place in own]
+        self.pairs = ChosenPairs(self.pairs, places)
 
     def __len__(self) -> int:
         return len(self.pairs)

@@ -9,7 +9,7 @@ import torch
 
 from volta_switch.data.annotations.nlvr2 import Nlvr2Entry
 from volta_switch.data.batches.collate import Batch, Layout, Sample, image_inputs, text_inputs
-from volta_switch.data.batches.task_images import TaskImages
+from volta_switch.data.batches.task_dataset import TaskDataset
 from volta_switch.data.files.feature_store import FeatureStore
 from volta_switch.data.tokenizer import Tokenizer
 
@@ -27,7 +27,7 @@ def collate_pairs(samples: Sequence[Sample], layout: Layout) -> Batch:
     return Batch(inputs, target, [sample["id"] for sample in samples])
 
 
-class Nlvr2Dataset:
+class Nlvr2Dataset(TaskDataset):
     """Samples have `images`, a left and a right one with the image's inputs, and `target`, (2,) float32, one-hot.
 
     A sample's id is its statement's identifier.
@@ -45,16 +45,9 @@ class Nlvr2Dataset:
         max_seq_length: int = 40,
         max_regions: int | None = None,
     ) -> None:
+        texts = [entry.sentence for entry in entries]
+        super().__init__(texts, store, tokenizer, num_locs, max_seq_length, max_regions)
         self.entries = entries
-        self._images = TaskImages(store, num_locs, max_regions)
-        self._tokens = tokenizer.encode_all([entry.sentence for entry in entries], max_seq_length)
-        self.text_lengths = self._tokens.lengths
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Do nothing: samples are the same in every epoch."""
 
     def __getitem__(self, index: int) -> Sample:
         entry = self.entries[index]

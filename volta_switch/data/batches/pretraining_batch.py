@@ -91,9 +91,9 @@ def collate_pretraining(samples: Sequence[PairSample], layout: Layout, hiding: H
     inputs = text_inputs([sample.input_ids for sample in samples], layout)
     words = _hide_words(samples, inputs["input_ids"].numpy(), hiding)  # (B, T)
     images = _Images(samples, layout, hiding)
-    if hiding.objective == 1:
-        words[mismatched] = IGNORED
-    asked = images.predicted & ~(mismatched[:, None] & (hiding.objective == 1))  # (B, N)
+    silent = mismatched & (hiding.objective == 1)  # (B,) nothing is predicted of these
+    words[silent] = IGNORED
+    asked = images.predicted & ~silent[:, None]  # (B, N)
     inputs |= images.inputs()
     inputs["masked_lm_labels"] = torch.from_numpy(words)
     inputs["image_label"] = torch.from_numpy(np.where(asked, 1, IGNORED))
@@ -127,7 +127,7 @@ class _Images:
         self._layout = layout
         self._hiding = hiding
         self._size = layout.num_boxes or max(map(len, self._regions))  # N
-        self._slots = self._size + (layout.add_global_imgfeat is not None)  # R
+        self._slots = layout.slots(self._size)  # R
         self._counts = np.array([len(regions) for regions in self._regions])
         self._boxes = self._padded("boxes").numpy()  # (B, N, 4)
         self.real = np.arange(self._size) < self._counts[:, None]  # (B, N)
@@ -202,7 +202,7 @@ class _Images:
             some = visible.any(axis=1)
             counted = np.where(some[:, None], visible, given)
             among = np.where(some, visible.sum(axis=1), self._counts)
-        weights = np.zeros((len(given), self._size + 1), dtype=np.float32)
+        weights = np.zeros((len(given), self._slots), dtype=np.float32)
         start = self._layout.boxes_from
         weights[:, start : start + self._size] = counted / np.maximum(among, 1).astype(np.float32)[:, None]
         return weights

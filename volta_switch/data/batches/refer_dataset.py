@@ -8,13 +8,13 @@ import numpy as np
 
 from volta_switch.data.annotations.refer import ReferEntry
 from volta_switch.data.batches.collate import Sample, collate_grounding
-from volta_switch.data.batches.task_images import TaskImages
+from volta_switch.data.batches.task_dataset import TaskDataset
 from volta_switch.data.files.feature_store import FeatureStore
 from volta_switch.data.regions import pairwise_iou
 from volta_switch.data.tokenizer import Tokenizer
 
 
-class ReferDataset:
+class ReferDataset(TaskDataset):
     """Samples add `target`, each region's overlap with the box that is meant ((n,) float32), and `global_target`.
 
     Overlaps are `pairwise_iou`s; global_target is that of the whole image. A sample's id is its sentence's (VOLTA
@@ -33,16 +33,9 @@ class ReferDataset:
         max_seq_length: int = 20,
         max_regions: int | None = None,
     ) -> None:
+        texts = [entry.caption for entry in entries]
+        super().__init__(texts, store, tokenizer, num_locs, max_seq_length, max_regions)
         self.entries = entries
-        self._images = TaskImages(store, num_locs, max_regions)
-        self._tokens = tokenizer.encode_all([entry.caption for entry in entries], max_seq_length)
-        self.text_lengths = self._tokens.lengths
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Do nothing: samples are the same in every epoch."""
 
     def __getitem__(self, index: int) -> Sample:
         entry = self.entries[index]

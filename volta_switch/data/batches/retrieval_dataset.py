@@ -9,7 +9,7 @@ import torch
 
 from volta_switch.data.annotations.retrieval import RetrievalAnnotations
 from volta_switch.data.batches.collate import Layout, Sample, collate_alternatives, image_inputs, text_inputs
-from volta_switch.data.batches.task_images import TaskImages
+from volta_switch.data.batches.task_dataset import TaskDataset
 from volta_switch.data.files.feature_store import FeatureStore
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.errors import UserError
@@ -17,7 +17,7 @@ from volta_switch.errors import UserError
 _ATTEMPTS = 8  # draws of a negative caption before one that reads like the true caption is taken after all
 
 
-class RetrievalDataset:
+class RetrievalDataset(TaskDataset):
     """A sample is a list of four: the pair, a random caption, a random image, a hard-negative caption.
 
     hard_negatives: (images, K) int64, the images that resemble each (`load_hard_negatives`); None, as in VOLTA's
@@ -45,19 +45,14 @@ class RetrievalDataset:
     ) -> None:
         if len(annotations.image_ids) < 2:
             raise UserError(f"{annotations.source}: one image gives no negatives; give a split of two images or more")
+        super().__init__(annotations.captions, store, tokenizer, num_locs, max_seq_length, max_regions)
         self.annotations = annotations
-        self._images = TaskImages(store, num_locs, max_regions)
-        self._tokens = tokenizer.encode_all(annotations.captions, max_seq_length)
-        self.text_lengths = self._tokens.lengths
         self._hard_negatives = hard_negatives
         # the captions of image i are those from _first[i] up to _first[i + 1]
         self._first = np.searchsorted(annotations.caption_image, np.arange(len(annotations.image_ids) + 1))
         self._volta_compat = volta_compat
         self._seed = seed
         self._epoch = 0
-
-    def __len__(self) -> int:
-        return len(self._tokens)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose which negatives are drawn."""
@@ -95,7 +90,7 @@ class RetrievalDataset:
         return caption
 
 
-class RetrievalPool:
+class RetrievalPool(TaskDataset):
     """All images and captions of a split, from which evaluation makes its pairs.
 
     image_ids: (images,) keys; caption_image: (captions,) int64, the index of each caption's image.
@@ -111,11 +106,9 @@ class RetrievalPool:
         max_seq_length: int = 30,
         max_regions: int | None = None,
     ) -> None:
+        super().__init__(annotations.captions, store, tokenizer, num_locs, max_seq_length, max_regions)
         self.image_ids = annotations.image_ids
         self.caption_image = annotations.caption_image
-        self._images = TaskImages(store, num_locs, max_regions)
-        self._tokens = tokenizer.encode_all(annotations.captions, max_seq_length)
-        self.text_lengths = self._tokens.lengths
 
     def image_inputs(self, images: Sequence[int], layout: Layout) -> dict[str, torch.Tensor]:
         """Return image_feat, image_loc and image_attention_mask of some images, by index."""

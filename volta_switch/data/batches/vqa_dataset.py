@@ -6,12 +6,12 @@ import numpy as np
 
 from volta_switch.data.annotations.vqa import VqaAnnotations
 from volta_switch.data.batches.collate import Sample, collate_labelled
-from volta_switch.data.batches.task_images import TaskImages
+from volta_switch.data.batches.task_dataset import TaskDataset
 from volta_switch.data.files.feature_store import FeatureStore
 from volta_switch.data.tokenizer import Tokenizer
 
 
-class VqaDataset:
+class VqaDataset(TaskDataset):
     """Samples add `target`, the (num_labels,) float32 soft scores, or None for questions without answers.
 
     A sample's id is its question id.
@@ -29,17 +29,10 @@ class VqaDataset:
         max_seq_length: int = 23,
         max_regions: int | None = None,
     ) -> None:
+        texts = [entry.question for entry in annotations.entries]
+        super().__init__(texts, store, tokenizer, num_locs, max_seq_length, max_regions)
         self.entries = annotations.entries
         self.label2ans = annotations.label2ans
-        self._images = TaskImages(store, num_locs, max_regions)
-        self._tokens = tokenizer.encode_all([entry.question for entry in self.entries], max_seq_length)
-        self.text_lengths = self._tokens.lengths
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Do nothing: samples are the same in every epoch."""
 
     def __getitem__(self, index: int) -> Sample:
         entry = self.entries[index]

@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from volta_switch.data.bad_records import BadRecords
 from volta_switch.data.files.compact_record import RecordCodec, RecordLayout
 from volta_switch.data.files.compact_store import (
     BLOCK,
@@ -106,7 +106,6 @@ class _Repacking:
 
     def __init__(self, folder: Path, plan: dict[str, Any], sources: list[RecordSource], max_bad_records: int) -> None:
         self._sources = sources
-        self._max_bad_records = max_bad_records
         self._total = sum(map(len, sources))
         self._writer = Writer(folder / "data.mdb", durable=True)
         stored = self._writer.get(_STATE)
@@ -117,6 +116,8 @@ class _Repacking:
                 f"{folder}: an unfinished store of other inputs or options ({_difference(self._state.plan, plan)}); "
                 "give the same as before, delete it to start anew, or give another OUT"
             )
+
+        self._bad_records = BadRecords(max_bad_records, self._state.passed_over)
 
     def run(self, progress: Callable[[int, int], None]) -> dict[str, Any]:
         """Write what is missing and return the manifest."""
@@ -165,7 +166,8 @@ class _Repacking:
                 regions, caption = _good(source, own)
                 record = _encoded(self._codec, regions, caption, source, own)
             except BadRecord as error:
-                self._pass_over(str(error))
+                self._bad_records.pass_over(str(error))
+                state.passed_over = list(self._bad_records)
                 continue
             digest.update(record)
             self._writer.put(record_key(state.records), record)
@@ -180,16 +182,6 @@ class _Repacking:
             self._writer.put(block_key(first // BLOCK), digest.digest())
         self._writer.put(_STATE, json.dumps(asdict(state)).encode())
         self._writer.commit()
-
-    def _pass_over(self, reason: str) -> None:
-        passed_over = self._state.passed_over
-        if len(passed_over) >= self._max_bad_records:
-            before = f" ({len(passed_over)} were passed over before)" if passed_over else ""
-            raise UserError(f"{reason}{before}; --max-bad-records N passes over N such records")
-        passed_over.append(reason)
-        print(
-            f"bad record passed over ({len(passed_over)} of at most {self._max_bad_records}): {reason}", file=sys.stderr
-        )
 
     def _remember_image(self, image_id: str, source: RecordSource) -> None:
         key = image_key(image_id)
