@@ -9,6 +9,7 @@ from pathlib import Path
 
 from volta_switch import __version__
 from volta_switch.data.files.commands import add_data_commands
+from volta_switch.plugin.commands import add_volta_arguments, run_volta
 from volta_switch.study.curves import draw_curves
 from volta_switch.study.plan import Study, load_study
 from volta_switch.study.run import run_study
@@ -31,6 +32,9 @@ def _run(argv: Sequence[str]) -> None:
     world.set_defaults(run=run_world)
     _add_study_commands(commands.add_parser("study", help="run a controlled comparison and print its table"))
     add_data_commands(commands.add_parser("data", help="check, convert and repack data files"))
+    volta = commands.add_parser("volta", help="run a script of a VOLTA checkout with Switch-BERT")
+    add_volta_arguments(volta)
+    volta.set_defaults(run=run_volta)
     args = parser.parse_args(argv)
     args.run(args)
 

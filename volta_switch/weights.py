@@ -173,7 +173,7 @@ def load_bert(model: nn.Module, config: Config, source: str | Path) -> list[str]
     own = model.state_dict()
     renamed = {}
     for name, tensor in given.items():
-        target = _volta_name(name, config)
+        target = volta_name(name, config)
         if target in own:
             renamed[target] = tensor
     types = "bert.embeddings.token_type_embeddings.weight"
@@ -221,7 +221,8 @@ def _modern_name(name: str) -> str:
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
-def _volta_name(name: str, config: Config) -> str | None:
+def volta_name(name: str, config: Config) -> str | None:
+    """VOLTA's name of a BERT weight (``bert.encoder.layer.0...``); None where the architecture has no place for it."""
     found = re.match(
         r"bert\.encoder\.layer\.(\d+)\.(attention\.self|attention\.output|intermediate|output)\.(.+)", name
     )

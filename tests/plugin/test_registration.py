@@ -9,8 +9,8 @@ import torch
 
 from golden_files import relative_error
 from model.small_models import embedded, switch_config, switch_model
-from volta_switch import UserError, plugin
-from volta_switch.plugin import VoltaSwitchEncoder, encoder_config, register, unregister
+from volta_switch import UserError
+from volta_switch.plugin import VoltaSwitchEncoder, encoder_config, register, registration, unregister
 
 STAND_IN = """
     from torch import nn
@@ -41,11 +41,14 @@ STAND_IN = """
             self.bert = BertModel(config)
 
     class BertForVLTasks(Pretrained):
-        def __init__(self, config):
+        def __init__(self, config, task_cfg, task_ids):
             super().__init__()
             self.bert = BertModel(config)
             self.apply(self.bert.init_weights)
 """
+
+
+TASKS = {"task_cfg": {"TASK8": {"process": "retrieval"}}, "task_ids": ["TASK8"]}
 
 
 class VoltaConfig:
@@ -131,7 +134,8 @@ def test_switchers_start_with_equal_options_however_often_volta_initialises(chec
 
     for kind in (encoders.BertForVLPreTraining, encoders.BertForVLTasks):
         torch.manual_seed(0)
-        parameters = dict(kind(volta_config()).named_parameters())
+        tasks = TASKS if kind is encoders.BertForVLTasks else {}
+        parameters = dict(kind(volta_config(), **tasks).named_parameters())
         for name, parameter in parameters.items():
             if ".options." in name:
                 assert not parameter.any(), name
@@ -154,14 +158,15 @@ def test_fine_tuning_from_other_weights_starts_the_temperature_anew(path, checko
     from volta import encoders
 
     def encoder_of(kind):
-        loaded = kind.from_pretrained(path, config=volta_config())
+        tasks = TASKS if kind is encoders.BertForVLTasks else {}
+        loaded = kind.from_pretrained(path, config=volta_config(), **tasks)
         return (loaded[0] if path == "with info" else loaded).bert.encoder
 
     tasks = encoder_of(encoders.BertForVLTasks)
     assert float(tasks.temperature) == 1.0 and int(tasks.switch_samples) == 0
     assert int(encoder_of(encoders.BertForVLPreTraining).switch_samples) == 10**9
     assert encoders.BertForVLTasks.from_pretrained("missing") is None
-    plain = encoders.BertForVLTasks.from_pretrained("file", config=VoltaConfig({}))
+    plain = encoders.BertForVLTasks.from_pretrained("file", config=VoltaConfig({}), **TASKS)
     assert type(plain.bert.encoder) is torch.nn.Identity
 
 
@@ -171,7 +176,7 @@ def test_fine_tuning_from_other_weights_starts_the_temperature_anew(path, checko
 def refused(home=None):
     with pytest.raises(UserError) as caught:
         register(home)
-    assert not plugin._undo and "\n" not in str(caught.value)
+    assert not registration._patches and "\n" not in str(caught.value)
     return str(caught.value)
 
 

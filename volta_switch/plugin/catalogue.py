@@ -1,0 +1,73 @@
+"""How repairs are listed and chosen; the repairs themselves are in ``repairs``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from volta_switch.errors import UserError
+from volta_switch.plugin.script import Script
+
+Mend = Callable[[Script], None]
+
+
+@dataclass(frozen=True)
+class Repair:
+    """One entry of the catalogue."""
+
+    name: str
+    where: str  # VOLTA's file and line
+    problem: str
+    stage: str  # when it is applied, one of script.STAGES
+    scripts: tuple[str, ...]  # which it concerns; () for all
+    needed: Callable[[], bool]  # on this machine
+    fixes_numbers: bool
+    mend: Mend
+
+    def concerns(self, script: Script) -> bool:
+        """Whether there is anything to mend, in this script and on this machine."""
+        return (not self.scripts or script.name in self.scripts) and self.needed()
+
+
+REPAIRS: list[Repair] = []
+
+
+def stops(
+    where: str, stage: str = "volta", scripts: tuple[str, ...] = (), needed: Callable[[], bool] = lambda: True
+) -> Callable[[Mend], Mend]:
+    """Lists a repair of what stops a run; applied unless ``--without`` names it."""
+    return _listed(where, stage, scripts, needed, fixes_numbers=False)
+
+
+def corrupts(where: str, stage: str = "volta", scripts: tuple[str, ...] = ()) -> Callable[[Mend], Mend]:
+    """Lists a repair of what changes numbers; applied only where ``--fix`` names it."""
+    return _listed(where, stage, scripts, lambda: True, fixes_numbers=True)
+
+
+def choose(without: Sequence[str] = (), fix: Sequence[str] = ()) -> list[Repair]:
+    """The repairs to apply: those of what stops a run except ``without``, and those of numbers in ``fix``.
+
+    Raises:
+        UserError: a name that there is not; the nearest is suggested.
+    """
+    for flag, given, fixes_numbers in (("--without", without, False), ("--fix", fix, True)):
+        known = [repair.name for repair in REPAIRS if repair.fixes_numbers == fixes_numbers]
+        for name in given:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ";"
+                raise UserError(f"{flag} {name}: no such repair{hint} --list-repairs prints them all")
+    return [one for one in REPAIRS if (one.name in fix if one.fixes_numbers else one.name not in without)]
+
+
+def _listed(
+    where: str, stage: str, scripts: tuple[str, ...], needed: Callable[[], bool], fixes_numbers: bool
+) -> Callable[[Mend], Mend]:
+    def add(mend: Mend) -> Mend:
+        problem = " ".join((mend.__doc__ or "").split()).rstrip(".")
+        name = mend.__name__.replace("_", "-")
+        REPAIRS.append(Repair(name, where, problem, stage, scripts, needed, fixes_numbers, mend))
+        return mend
+
+    return add

@@ -1,0 +1,63 @@
+"""``volta-switch volta``: runs a script of a VOLTA checkout with Switch-BERT and the repairs that it needs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from tabulate import tabulate
+
+from volta_switch.errors import UserError
+from volta_switch.plugin import repairs as _repairs  # noqa: F401  # fills the catalogue
+from volta_switch.plugin.catalogue import REPAIRS, choose
+from volta_switch.plugin.checkout import find_checkout
+from volta_switch.plugin.script import Script
+
+EXAMPLE = "volta-switch volta --home DIR train_concap.py --config_file switchbert.json ..."
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command by itself."""
+    parser = argparse.ArgumentParser(prog="python -m volta_switch.plugin", description=__doc__)
+    add_volta_arguments(parser)
+    run_volta(parser.parse_args(argv))
+
+
+def add_volta_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags that come before the script's name; what follows it is the script's own."""
+    parser.description, parser.epilog = __doc__, f"example: {EXAMPLE}"
+    parser.add_argument("--home", help="the checkout of github.com/e-bug/volta; by default VOLTA_HOME")
+    parser.add_argument("--list-repairs", action="store_true", help="print every repair, with VOLTA's file and line")
+    names = {"metavar": "NAME", "action": "append", "default": []}
+    parser.add_argument("--without", **names, help="leave out a repair; may be given several times")  # type: ignore[arg-type]
+    parser.add_argument("--fix", **names, help="mend also an error that changes numbers; several times")  # type: ignore[arg-type]
+    parser.add_argument("--no-plugin", action="store_true", help="repair VOLTA, but leave its models alone")
+    parser.add_argument("script", nargs="?", help="train_concap.py, train_task.py, eval_task.py, ...")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's own flags")
+
+
+def run_volta(args: argparse.Namespace) -> None:
+    """Runs the command.
+
+    Raises:
+        UserError: no checkout, no such script or repair, or VOLTA cannot be imported.
+    """
+    repairs = choose(args.without, args.fix)
+    if args.list_repairs:
+        print(list_repairs())
+        return
+    if not args.script:
+        raise UserError(f"which script? For example: {EXAMPLE}")
+    Script(find_checkout(args.home), args.script).run(repairs, args.arguments, plugin=not args.no_plugin)
+
+
+def list_repairs() -> str:
+    """Two tables: what is mended unless left out, and what is mended on request."""
+    tables = []
+    for fixes_numbers, title in (
+        (False, "Mended by default; --without NAME leaves one out"),
+        (True, "With --fix NAME"),
+    ):
+        rows = [(one.name, one.where, one.problem) for one in REPAIRS if one.fixes_numbers == fixes_numbers]
+        tables.append(f"{title}:\n\n{tabulate(rows, ('name', 'in VOLTA', 'what is wrong'), tablefmt='github')}")
+    return "\n\n".join(tables)

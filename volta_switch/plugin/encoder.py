@@ -1,0 +1,109 @@
+"""The switched encoder behind the signature of VOLTA's ``BertEncoder``.
+
+Legend: B batch, T text tokens, R regions, D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from volta_switch.config import Config, load_config
+from volta_switch.model.encoder import SwitchEncoder
+from volta_switch.model.switch import Routes, Switcher
+
+# What the encoder reads of a configuration; embeddings, poolers and heads are VOLTA's own.
+ENCODER_FIELDS = (
+    "hidden_size", "num_attention_heads", "intermediate_size", "hidden_act", "hidden_dropout_prob",
+    "attention_probs_dropout_prob", "layer_norm_eps", "initializer_range", "v_hidden_size", "v_num_attention_heads",
+    "v_intermediate_size", "v_hidden_act", "v_hidden_dropout_prob", "v_attention_probs_dropout_prob",
+    "tt_attn_sublayers", "tv_attn_sublayers", "vt_attn_sublayers", "vv_attn_sublayers", "t_ff_sublayers",
+    "v_ff_sublayers", "shared_sublayers", "single_ln_sublayers", "sublayer2attn_hidden_size",
+    "sublayer2num_attention_heads", "sublayer2intermediate_size", "sublayer2v_attn_hidden_size",
+    "sublayer2v_num_attention_heads", "sublayer2v_intermediate_size", "switch",
+)  # fmt: skip
+
+States = list[Tensor]
+
+
+class VoltaSwitchEncoder(SwitchEncoder):
+    """``SwitchEncoder`` with the signature of VOLTA's ``BertEncoder``.
+
+    In training mode it counts the samples of every forward pass, of all ranks and replicas, so that the temperature
+    anneals inside VOLTA's loop; the count lies in the state dict, so VOLTA's own checkpoints carry it. ``routes`` holds
+    the routes of the latest pass, except under ``DataParallel``, whose replicas end with it.
+    """
+
+    rows_per_sample = 1  # pairs of text and image that make one sample: 4 of retrieval, 2 of NLVR2
+
+    def __init__(self, config: Any):
+        """``config``: VOLTA's ``BertConfig``."""
+        super().__init__(encoder_config(config))
+        self.routes: Routes | None = None
+        self._replica_rows: list[int] = []  # DataParallel's replicas share it with this module
+
+    def forward(  # type: ignore[override]
+        self,
+        text: Tensor,
+        vision: Tensor,
+        text_mask: Tensor,
+        vision_mask: Tensor,
+        output_all_encoded_layers: bool = True,
+        output_all_attention_masks: bool = False,
+    ) -> tuple[States, States, tuple[list[None], list[None]]]:
+        """VOLTA's contract: lists that begin with the embeddings and end with the last states.
+
+        Args:
+            text, vision: (B, T, D) and (B, R, D) embeddings.
+            text_mask, vision_mask: (B, 1, 1, T or R), 0 at real positions and -10000 at padding.
+            output_all_encoded_layers: also the states after every sublayer.
+            output_all_attention_masks: accepted; the merged attention keeps no masks, each entry is None.
+        """
+        encoded = super().forward(text, vision, text_mask, vision_mask, keep_all=output_all_encoded_layers)
+        if encoded.routes is not None:
+            self.routes = Routes(encoded.routes.modes.detach(), encoded.routes.inputs.detach())
+        if self.training:
+            self._replica_rows.append(len(text))
+            if not getattr(self, "_is_replica", False):
+                self.count_samples()
+        masks: list[None] = [None] * (1 + len(self.layer) if output_all_attention_masks else 1)
+        if output_all_encoded_layers:
+            return encoded.all_text, encoded.all_vision, (masks, list(masks))
+        return [text, encoded.text], [vision, encoded.vision], (masks, list(masks))
+
+    def count_samples(self) -> None:
+        """Adds to the temperature's count what was passed through since it was called last."""
+        rows = sum(self._replica_rows)
+        self._replica_rows.clear()
+        self.switch_samples += rows // self.rows_per_sample * _ranks()
+
+    def apply(self, fn: Callable[[nn.Module], None]) -> VoltaSwitchEncoder:
+        """As ``nn.Module.apply``; after VOLTA's initialisation the switchers' options are equally probable again.
+
+        VOLTA's task models initialise the encoder a second time, with random weights for every linear layer.
+        """
+        super().apply(fn)
+        if getattr(fn, "__name__", "") == "init_weights":
+            for module in self.modules():
+                if isinstance(module, Switcher):
+                    module.reset()
+        return self
+
+
+def encoder_config(config: Any) -> Config:
+    """This project's configuration of the encoder that VOLTA's ``BertConfig`` describes.
+
+    Raises:
+        UserError: the ``switch`` section or the sublayer lists are wrong.
+    """
+    given = vars(config)
+    values = {name: given[name] for name in ENCODER_FIELDS if name in given}
+    return load_config({**values, "fusion_method": "none"})  # VOLTA checks its poolers' sizes itself
+
+
+def _ranks() -> int:
+    distributed = torch.distributed
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
