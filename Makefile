@@ -6,13 +6,18 @@ BIN := $(VENV)/bin
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint setup setup-test clean
+.PHONY: demo test test-volta lint setup setup-test setup-volta clean
 
 demo: setup
 	$(BIN)/volta-switch study run studies/demo.yaml --out runs/demo --jobs 2
 
 test: lint
 	$(BIN)/python -m pytest -n 2 -q
+
+# The tests that run VOLTA itself: VOLTA_HOME must name a checkout of github.com/e-bug/volta.
+test-volta: setup-volta
+	@test -n "$(VOLTA_HOME)" || { echo "error: set VOLTA_HOME to a checkout of github.com/e-bug/volta" >&2; exit 2; }
+	$(BIN)/python -m pytest -n 2 -q tests/plugin tests/data/test_read_by_volta.py tests/data/test_pretraining_read_by_volta.py
 
 lint: setup-test
 	$(BIN)/ruff check .
@@ -22,6 +27,8 @@ lint: setup-test
 setup: $(VENV)/.installed
 
 setup-test: $(VENV)/.installed-test
+
+setup-volta: $(VENV)/.installed-volta
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +40,10 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml setup.py constraints.txt
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test]"
+	touch $@
+
+$(VENV)/.installed-volta: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test,volta]"
 	touch $@
 
 clean:

@@ -7,13 +7,15 @@ import os
 
 import pytest
 import torch
+import transformers
+from torch.nn import functional as F
 
 from golden_files import load_golden, relative_error
 from model.small_models import perturb_switchers, switch_config
 from volta_switch import BertForVLPreTraining, BertForVLTasks, UserError, load_config
 from volta_switch.config.loading import CONFIG_FOLDERS
 from volta_switch.plugin import VoltaSwitchEncoder, register, unregister
-from volta_switch.weights import load_volta, read_weights, to_volta
+from volta_switch.weights import load_bert, load_volta, read_weights, to_volta
 
 if not os.environ.get("VOLTA_HOME"):
     pytest.skip("VOLTA_HOME is not set to a checkout of VOLTA", allow_module_level=True)
@@ -162,6 +164,74 @@ def test_a_checkpoint_crosses_over_and_fine_tuning_starts_the_temperature_anew(t
         with torch.no_grad():
             expected = there.eval()(text, features, places, task, *masks)[0]
             assert relative_error(here(task, **golden.inputs).scores, expected) < TOLERANCE, task
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("training", [False, True])
+def test_losses_and_gradients_of_tasks_are_equal(task, training):
+    """A loss over all scores, since VOLTA's own are made outside the model."""
+    golden = load_golden("ctrl_uniter")
+    torch.manual_seed(0)
+    ours = BertForVLTasks(load_config(values()), TASKS)
+    perturb_switchers(ours)
+    theirs = encoders.BertForVLTasks(BertConfig.from_dict(values()), task_cfg=TASKS, task_ids=list(TASKS))
+    theirs.load_state_dict(to_volta(ours))
+    theirs.dropout.p = ours.dropout.p = 0.0  # fixed at 0.1 in both
+    names = ("input_ids", "image_feat", "image_loc", "token_type_ids", "attention_mask", "image_attention_mask")
+    text, features, places, *masks = (golden.inputs[name] for name in names)
+    torch.manual_seed(5)
+    expected = theirs.train(training)(text, features, places, task, *masks)[0]
+    torch.manual_seed(5)
+    scores = ours.train(training)(task, **golden.inputs).scores
+    assert relative_error(scores, expected.detach()) < TOLERANCE
+    target = torch.linspace(0, 1, expected.numel()).view_as(expected)
+    losses = [F.binary_cross_entropy_with_logits(given, target) for given in (expected, scores)]
+    for loss in losses:
+        loss.backward()
+    assert relative_error(losses[1], losses[0].detach()) < TOLERANCE
+    gradients = dict(ours.named_parameters())
+    for name, parameter in theirs.named_parameters():
+        mine = gradients[name].grad
+        assert (parameter.grad is None) == (mine is None), name
+        assert mine is None or relative_error(mine, parameter.grad) < TOLERANCE, name
+
+
+def test_the_papers_model_has_the_papers_parameters_in_volta_too():
+    with torch.device("meta"):
+        theirs = encoders.BertForVLPreTraining(BertConfig.from_json_file(CONFIG_FOLDERS[0] / "switchbert.json"))
+    assert round(sum(parameter.numel() for parameter in theirs.parameters()) / 1e6, 1) == 130.6
+
+
+def test_bert_initialises_the_plug_in_as_it_does_our_model(tmp_path):
+    config = load_config(values())
+    sizes = ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings")
+    torch.manual_seed(3)
+    bert = transformers.BertForPreTraining(
+        transformers.BertConfig(
+            num_hidden_layers=len(config.bert_layer2attn_sublayer),
+            type_vocab_size=config.type_vocab_size,
+            **{name: getattr(config, name) for name in sizes},
+        )
+    )
+    torch.save(bert.state_dict(), tmp_path / "pytorch_model.bin")
+    ours = BertForVLPreTraining(config)
+    taken = load_bert(ours, config, tmp_path)
+    theirs = encoders.BertForVLPreTraining.from_pretrained(
+        str(tmp_path), config=BertConfig.from_dict(values()), from_hf=True
+    )
+    assert len([name for name in taken if ".layer." in name]) == 16 * len(config.bert_layer2attn_sublayer)
+    assert all(torch.equal(theirs.state_dict()[name], ours.state_dict()[name]) for name in taken)
+    assert theirs.cls.predictions.decoder.weight is theirs.bert.embeddings.word_embeddings.weight
+    assert not any(p.any() for name, p in theirs.named_parameters() if ".options." in name)
+
+
+def test_voltas_own_grouping_gives_the_switchers_their_rate_and_decay():
+    theirs, _ = theirs_and_ours()
+    names = [name for name, _ in theirs.named_parameters() if "switch" in name]
+    assert len(names) == 4 * (3 + 2) and all(name.startswith("bert.encoder.") for name in names)
+    for name in names:  # what VOLTA's scripts and its loading look for in names
+        assert not any(part in name for part in ("vil_", "LayerNorm", "gamma", "beta", ".layer."))
+        assert ("bias" in name) == name.endswith(".bias")
 
 
 # VisualBERT's forward pass in VOLTA needs CUDA: its model is built here, and its outputs are among the golden files.

@@ -276,6 +276,57 @@ def test_every_ranks_samples_are_counted(monkeypatch):
     assert int(encoder.switch_samples) == 32
 
 
+class OnTwoDevices(torch.nn.DataParallel):
+    """DataParallel's own forward pass, with two replicas on a machine without GPUs."""
+
+    def __init__(self, module):
+        super().__init__(module)
+        self.device_ids, self.src_device_obj, self.output_device = [0, 1], torch.device("cpu"), 0
+
+    def scatter(self, inputs, kwargs, device_ids):
+        parts = zip(*(tensor.split((3, 1)) for tensor in inputs), strict=True)
+        return tuple(parts), ({}, {})
+
+    def replicate(self, module, device_ids):
+        return [self._replica_of(module) for _ in device_ids]
+
+    def _replica_of(self, module):
+        replica = module._replicate_for_data_parallel()
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            setattr(replica, name, tensor.detach().clone() if tensor is not None else None)
+        for name, child in module._modules.items():
+            replica._modules[name] = self._replica_of(child)
+        return replica
+
+    def parallel_apply(self, replicas, inputs, kwargs):
+        return [replica(*given) for replica, given in zip(replicas, inputs, strict=True)]
+
+    def gather(self, outputs, output_device):
+        return torch.cat([vision[-1] for _, vision, _ in outputs])
+
+
+def test_the_samples_of_all_replicas_are_counted(checkout):
+    register(checkout)
+    encoder, _, inputs = encoder_and_inputs()
+    parallel = OnTwoDevices(encoder.train())
+    assert len(parallel(*inputs)) == 4 and int(encoder.switch_samples) == 4
+    parallel(*inputs)
+    assert int(encoder.switch_samples) == 8
+    parallel.eval()(*inputs)
+    assert int(encoder.switch_samples) == 8
+
+
+@pytest.mark.parametrize(("process", "rows"), [("retrieval", 4), ("nlvr", 2), ("normal", 1), (None, 1)])
+def test_rows_that_volta_makes_of_one_sample_count_once(process, rows, checkout):
+    register(checkout)
+    from volta import encoders
+
+    model = encoders.BertForVLTasks(volta_config(), {"TASK1": {"process": process} if process else {}}, ["TASK1"])
+    _, _, inputs = encoder_and_inputs()
+    model.bert.encoder.train()(*inputs)
+    assert int(model.bert.encoder.switch_samples) == 4 // rows
+
+
 def test_the_encoders_configuration_is_voltas():
     config = encoder_config(volta_config(hidden_dropout_prob=0.25, switch={"top_k": 2}))
     assert config.hidden_dropout_prob == 0.25 and config.hidden_size == 24 and config.switch.top_k == 2

@@ -51,13 +51,16 @@ def choose(without: Sequence[str] = (), fix: Sequence[str] = ()) -> list[Repair]
     Raises:
         UserError: a name that there is not; the nearest is suggested.
     """
-    for flag, given, fixes_numbers in (("--without", without, False), ("--fix", fix, True)):
-        known = [repair.name for repair in REPAIRS if repair.fixes_numbers == fixes_numbers]
+    fixes_numbers = {repair.name: repair.fixes_numbers for repair in REPAIRS}
+    for flag, given, wanted in (("--without", without, False), ("--fix", fix, True)):
         for name in given:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
+            if name not in fixes_numbers:
+                near = difflib.get_close_matches(name, list(fixes_numbers), n=1)
                 hint = f"; did you mean {near[0]}?" if near else ";"
                 raise UserError(f"{flag} {name}: no such repair{hint} --list-repairs prints them all")
+            if fixes_numbers[name] != wanted:
+                when = "only with --fix" if fixes_numbers[name] else "unless --without names it"
+                raise UserError(f"{flag} {name}: this one is applied {when}; leave the flag out")
     return [one for one in REPAIRS if (one.name in fix if one.fixes_numbers else one.name not in without)]
 
 

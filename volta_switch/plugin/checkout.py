@@ -11,7 +11,7 @@ from types import ModuleType
 
 from volta_switch.errors import UserError
 
-CHECKOUT = "a checkout of github.com/e-bug/volta"
+CHECKOUT = "a checkout of github.com/e-bug/volta (git clone https://github.com/e-bug/volta)"
 
 
 def find_checkout(home: str | Path | None = None) -> Path:

@@ -28,9 +28,8 @@ def add_volta_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = __doc__, f"example: {EXAMPLE}"
     parser.add_argument("--home", help="the checkout of github.com/e-bug/volta; by default VOLTA_HOME")
     parser.add_argument("--list-repairs", action="store_true", help="print every repair, with VOLTA's file and line")
-    names = {"metavar": "NAME", "action": "append", "default": []}
-    parser.add_argument("--without", **names, help="leave out a repair; may be given several times")  # type: ignore[arg-type]
-    parser.add_argument("--fix", **names, help="mend also an error that changes numbers; several times")  # type: ignore[arg-type]
+    for flag, help in (("--without", "leave out a repair"), ("--fix", "mend also an error that changes numbers")):
+        parser.add_argument(flag, metavar="NAME", action="append", default=[], help=f"{help}; several times if needed")
     parser.add_argument("--no-plugin", action="store_true", help="repair VOLTA, but leave its models alone")
     parser.add_argument("script", nargs="?", help="train_concap.py, train_task.py, eval_task.py, ...")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's own flags")
@@ -54,10 +53,8 @@ def run_volta(args: argparse.Namespace) -> None:
 def list_repairs() -> str:
     """Two tables: what is mended unless left out, and what is mended on request."""
     tables = []
-    for fixes_numbers, title in (
-        (False, "Mended by default; --without NAME leaves one out"),
-        (True, "With --fix NAME"),
-    ):
+    titles = {False: "Mended by default; --without NAME leaves one out", True: "Mended with --fix NAME"}
+    for fixes_numbers, title in titles.items():
         rows = [(one.name, one.where, one.problem) for one in REPAIRS if one.fixes_numbers == fixes_numbers]
         tables.append(f"{title}:\n\n{tabulate(rows, ('name', 'in VOLTA', 'what is wrong'), tablefmt='github')}")
     return "\n\n".join(tables)

@@ -15,7 +15,10 @@ from volta_switch.errors import UserError
 
 def _storage(data: bytes) -> Any:
     """What a pickled tensor asks for: its storage, in a file of PyTorch's own."""
-    return torch.load(io.BytesIO(data), weights_only=True)
+    try:
+        return torch.load(io.BytesIO(data), weights_only=True)
+    except pickle.UnpicklingError:  # PyTorch's own words advise to run the code
+        raise UserError("a tensor in the pickle is damaged, or asks for more than numbers; nothing was run") from None
 
 
 _NUMPY = {("numpy", "ndarray"), ("numpy", "dtype")} | {
@@ -23,7 +26,9 @@ _NUMPY = {("numpy", "ndarray"), ("numpy", "dtype")} | {
     for package in ("numpy.core", "numpy._core")  # NumPy 2 moved these; files name either place
     for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
 }
-_PLAIN = {("collections", "OrderedDict"), ("_codecs", "encode"), ("builtins", "set"), ("builtins", "bytearray")}
+_PLAIN = {("collections", "OrderedDict"), ("_codecs", "encode")} | {
+    (module, name) for module in ("builtins", "__builtin__") for name in ("set", "bytearray", "complex")
+}
 _TORCH = {("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor_v2, ("torch.storage", "_load_from_bytes"): _storage}
 
 

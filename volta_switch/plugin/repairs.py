@@ -11,6 +11,7 @@ Legend: B batch, R regions, C classes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 from torch.utils.data.distributed import DistributedSampler
 
@@ -253,7 +255,7 @@ def checkpoint_logger(script: Script) -> None:
         return (*start, tb_logger, score)
 
 
-@stops("volta/train_utils.py:30")
+@stops("volta/train_utils.py:29")
 def kept_log(script: Script) -> None:
     """A resumed run first empties its out.txt."""
 
@@ -267,6 +269,19 @@ def kept_log(script: Script) -> None:
 def lxmert_model(script: Script) -> None:
     """ctrl_lxmert.json has no key model: no weights can be loaded."""
     script.patches.set(script.volta("config").BertConfig, "model", "bert")
+
+
+@stops("volta/encoders.py:25")
+def hub_weights(script: Script) -> None:
+    """BERT's weights are asked for where they were in 2019; they are on the Hub, and in its cache where it was used."""
+    addresses = {address: name for name, address in script.volta("encoders").BERT_PRETRAINED_MODEL_ARCHIVE_MAP.items()}
+
+    @script.wrap(script.volta("utils"), "cached_path")
+    def cached_path(original: Any, address: str, *args: Any, **options: Any) -> str:
+        if address in addresses:
+            with contextlib.suppress(Exception):  # of many kinds: then as before
+                return hf_hub_download(addresses[address], "pytorch_model.bin")
+        return original(address, *args, **options)
 
 
 @stops("volta/utils.py:444")
@@ -404,7 +419,7 @@ def weight_names(script: Script) -> None:
 def seeds(script: Script) -> None:
     """--seed fixes neither order nor masks, which depend on time, process and workers; fixed, one process reads."""
     import tensorpack.dataflow as td
-    from tensorpack.utils.utils import fix_rng_seed
+    from tensorpack.utils import utils as tensorpack_utils
 
     script.patches.set(td, "PrefetchData", lambda ds, *sizes: ds)
     script.patches.set(td, "PrefetchDataZMQ", lambda ds, workers: td.FixedSizeData(ds, len(ds), keep_state=True))
@@ -412,7 +427,7 @@ def seeds(script: Script) -> None:
 
     @script.wrap(concap.ConceptCapLoaderTrain, "__init__")
     def init_loader(original: Any, self: Any, *args: Any, **options: Any) -> None:
-        fix_rng_seed(script.args.seed)
+        script.patches.set(tensorpack_utils, "_RNG_SEED", script.args.seed)  # which its fix_rng_seed sets, for good
         original(self, *args, **options)
 
     @script.wrap(concap.BertPreprocessBatch, "__init__")
@@ -502,6 +517,7 @@ def bert_rate(script: Script) -> None:
         with original(file, *args, **options) as listed:
             names = [f"bert.{name}" for name in json.load(listed)]
         names = names or list(read_weights(find_bert(script.args.from_pretrained)))
+        names = [name.replace("gamma", "weight").replace("beta", "bias") for name in names]  # as VOLTA's loader does
         config = load_config(script.args.config_file)
         cut = [name[12:] for name in (volta_name(name, config) for name in names) if name]  # as VOLTA cuts its own
         return io.StringIO(json.dumps(cut))
@@ -525,8 +541,13 @@ def embeddings_from_scratch(script: Script) -> None:
     def init(original: Any, self: Any, config: Any, *args: Any) -> None:
         original(self, config, *args)
         if self.shared_embeddings:
-            for name in ("word_embeddings", "position_embeddings", "token_type_embeddings"):
-                self.init_weights(getattr(self.embeddings, name))
+            for kind in ("word", "position", "token_type", "new_token_type", "image_token_type"):
+                if hasattr(self.embeddings, f"{kind}_embeddings"):
+                    self.init_weights(getattr(self.embeddings, f"{kind}_embeddings"))
+            if hasattr(self.embeddings, "end_embedding"):  # VL-BERT's
+                self.init_weights(self.embeddings.end_embedding)
+            if hasattr(self.embeddings, "special_initialize"):  # VisualBERT's visual ones begin as copies
+                self.embeddings.special_initialize()
 
 
 class _MaskedCrossEntropy(nn.CrossEntropyLoss):
@@ -646,24 +667,33 @@ def accumulated_loss(script: Script) -> None:
 
 @corrupts("volta/task_utils.py:667")
 def referred_region(script: Script) -> None:
-    """The global region, which is no box, may be the answer to a referring expression."""
+    """The global region and padding, which are no boxes, may be the answer to a referring expression."""
     task_utils = script.volta("task_utils")
 
-    @script.wrap(task_utils, "LoadLoss")
-    def load_loss(original: Any, args: Any, task_cfg: Any, task_id: str) -> Any:
-        criterion = original(args, task_cfg, task_id)
-        place = json.loads(Path(args.config_file).read_text(encoding="utf-8")).get("add_global_imgfeat")
-        if task_cfg[f"TASK{task_id}"]["type"] != "V-logit" or place is None:
-            return criterion
+    def hiding(criterion: Any, config: Any, mask: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        hidden = mask == 0  # (B, R)
+        if config.add_global_imgfeat == "first":
+            hidden[:, 0] = True
+        elif config.add_global_imgfeat == "last":  # after the boxes, before padding
+            hidden[torch.arange(len(mask)), mask.sum(1) - 1] = True
 
         def then_hide(scores: Tensor, target: Tensor) -> Tensor:
             """The loss of scores (B, R, 1), from which the answer is chosen after it."""
             loss = criterion(scores, target)
-            if not scores.requires_grad:
-                scores[:, 0 if place == "first" else -1] = -torch.inf
+            scores[hidden.to(scores.device)] = -torch.inf
             return loss
 
         return then_hide
+
+    for name, before in (("ForwardModelsVal", 6), ("EvaluatingModel", 7)):  # arguments before the criterion
+
+        @script.wrap(task_utils, name)
+        def forward(original: Any, *args: Any, before: int = before) -> Any:
+            config, task_cfg, _device, task_id, batch = args[:5]
+            if task_cfg[task_id]["type"] != "V-logit":
+                return original(*args)
+            criterion = hiding(args[before], config, batch[2])
+            return original(*args[:before], criterion, *args[before + 1 :])
 
 
 @corrupts("volta/task_utils.py:674")
@@ -710,9 +740,10 @@ def _is_list_of_weights(file: Any) -> bool:
 
 
 def _annotation_files(dataroot: str, annotations: str) -> list[Path]:
-    """The files that a data set's texts come from."""
+    """The files that a data set's texts and answers come from; VQA's targets lie among VOLTA's own caches."""
     if annotations:
         return [Path(annotations)]
     root = Path(dataroot)
     files = (file for pattern in ("*", "*/*") for file in root.glob(pattern) if file.is_file())
-    return sorted(file for file in files if file.parent.name != "cache" and file.suffix not in (".lmdb", ".mdb"))
+    sources = (file for file in files if file.parent.name != "cache" or file.name.endswith(("_target.pkl", ".npy")))
+    return sorted(file for file in sources if file.suffix not in (".lmdb", ".mdb"))

@@ -14,10 +14,10 @@ from types import ModuleType
 from typing import Any
 
 from volta_switch import __version__
-from volta_switch.config import find_config
 from volta_switch.errors import UserError
 from volta_switch.plugin import registration
 from volta_switch.plugin.checkout import import_volta
+from volta_switch.plugin.command_line import find_files
 from volta_switch.plugin.patches import Patches
 
 STAGES = ("packages", "volta", "script")  # before VOLTA is imported, before the script is, when it is about to run
@@ -51,7 +51,10 @@ class Script:
         """
         self.prepare(repairs, argv, plugin)
         assert self.module is not None
-        self.module.main()
+        try:
+            self.module.main()
+        except UserError as error:  # from a loader process it comes with the trace of that
+            raise UserError(str(error).rpartition("UserError: ")[2]) from None
 
     def prepare(self, repairs: Sequence[Any], argv: Sequence[str], plugin: bool = True) -> None:
         """Everything but running it; the command line is set, the script is loaded and repaired."""
@@ -62,7 +65,7 @@ class Script:
         sys.dont_write_bytecode = True  # the checkout stays as it is; worker processes inherit it
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
         self.patches.set(sys, "path", [str(self.home), *(place for place in sys.path if place != str(self.home))])
-        self.patches.set(sys, "argv", [str(path), *self._found(argv)])
+        self.patches.set(sys, "argv", [str(path), *find_files(self.home, argv)])
         for stage in STAGES:
             if stage == "volta" and plugin:
                 registration.register(self.home)
@@ -73,26 +76,6 @@ class Script:
                     repair.mend(self)
                     self.applied[repair.name] = repair
         self._tell(plugin)
-
-    def _found(self, argv: Sequence[str]) -> list[str]:
-        """The command line, with files that are in the checkout or are shipped here under their whole path."""
-        flags = {"--config_file": self._config, "--config": self._config, "--tasks_config_file": self._in_checkout}
-        found = list(argv)
-        for index, argument in enumerate(argv):
-            flag, equals, value = argument.partition("=")
-            if flag in flags and equals:
-                found[index] = f"{flag}={flags[flag](value)}"
-            elif flag in flags and index + 1 < len(argv):
-                found[index + 1] = flags[flag](argv[index + 1])
-        return found
-
-    def _config(self, name: str) -> str:
-        inside = self._in_checkout(name)
-        return inside if Path(inside).is_file() else str(find_config(name))
-
-    def _in_checkout(self, name: str) -> str:
-        inside = self.home / name
-        return str(inside) if not Path(name).is_file() and inside.is_file() else name
 
     def _load(self, path: Path) -> None:
         spec = importlib.util.spec_from_file_location(f"volta_script_{path.stem}", path)

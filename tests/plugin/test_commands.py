@@ -1,0 +1,121 @@
+"""``volta-switch volta``: what it says to mistakes, and that flags reach the script; with a stand-in for VOLTA."""
+
+import re
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from small_world import refusal
+from volta_switch.cli import _run
+from volta_switch.plugin import registration
+from volta_switch.plugin.catalogue import REPAIRS, choose
+from volta_switch.plugin.command_line import find_files
+from volta_switch.plugin.commands import main
+
+TASKS = "TASK8: {name: RetrievalFlickr30k}\nTASK10: {name: refcoco+}\n"
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A folder that looks like a checkout, and another one to work in."""
+    monkeypatch.delenv("VOLTA_HOME", raising=False)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if "volta" not in place or "switch" in place])
+    checkout, work = tmp_path / "checkout", tmp_path / "work"
+    files = {
+        "volta/encoders.py": "", "train_concap.py": "", "eval_task.py": "", "config/theirs.json": "{}",
+        "config_tasks/tasks.yml": TASKS,
+    }  # fmt: skip
+    for name, text in files.items():
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).write_text(textwrap.dedent(text))
+    work.mkdir()
+    monkeypatch.chdir(work)
+    return checkout
+
+
+# --- Mistakes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "which script"),
+        (["train_concap.py"], "give --home DIR or set VOLTA_HOME .*git clone https://github.com/e-bug/volta"),
+        (["--home", "/nowhere", "train_concap.py"], "--home /nowhere: holds no volta/encoders.py"),
+        (["--fix", "negative", "train_task.py"], "--fix negative: no such repair; did you mean negatives"),
+        (["--without", "xyz", "train_task.py"], "--without xyz: no such repair; --list-repairs prints them all"),
+        (["--without", "negatives", "train_task.py"], "negatives: .* applied only with --fix"),
+        (["--fix", "cpu", "train_task.py"], "cpu: .* applied unless --without"),
+    ],
+)
+@pytest.mark.usefixtures("home")
+def test_a_wrong_command_is_told_in_one_line(argv, message, capsys):
+    assert re.search(message, refusal(main, argv, capsys))
+    assert re.search(message, refusal(_run, ["volta", *argv], capsys))
+
+
+def test_a_script_that_is_not_there_is_told_with_those_that_are(home, capsys):
+    message = refusal(main, ["--home", home, "train_concept.py"], capsys)
+    assert "train_concept.py: no such script in the checkout; it has eval_task.py, train_concap.py" in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--config_file", "switchbrt"], "did you mean switchbert"),
+        (["--config_file=nowhere/switchbert.json"], "no such file or name"),
+        (["--tasks_config_file", "task.yml"], "--tasks_config_file task.yml: no such file, here or in .*checkout"),
+        (["--task", "9", "--tasks_config_file", "config_tasks/tasks.yml"], "--task 9: not in .* has the tasks 8, 10"),
+    ],
+)
+def test_a_file_or_task_that_is_nowhere_is_told_before_anything_is_imported(flags, message, home, capsys):
+    assert re.search(message, refusal(main, ["--home", home, "train_concap.py", *flags], capsys))
+    assert not registration._patches and "volta" not in sys.modules
+
+
+# --- Files are found ----------------------------------------------------------------------------------------------
+
+
+def test_files_are_found_here_then_in_the_checkout_then_among_the_shipped_ones(home, tmp_path):
+    flags = ["--config_file", "config/theirs.json", "--tasks_config_file=config_tasks/tasks.yml", "--seed", "3"]
+    found = find_files(home, flags)
+    tasks = f"--tasks_config_file={home / 'config_tasks/tasks.yml'}"
+    assert found == ["--config_file", str(home / "config/theirs.json"), tasks, "--seed", "3"]
+    (tmp_path / "work" / "config").mkdir()
+    (tmp_path / "work" / "config" / "theirs.json").write_text("{}")
+    assert find_files(home, flags[:2]) == flags[:2]
+    for spelling in ("switchbert.json", "switchbert"):
+        (shipped,) = find_files(home, [f"--config={spelling}"])
+        assert shipped.endswith("/config/switchbert.json") and str(home) not in shipped
+
+
+# --- The catalogue ------------------------------------------------------------------------------------------------
+
+
+def test_every_repair_is_listed_with_its_place_in_volta(capsys):
+    main(["--list-repairs"])
+    by_default, on_request = capsys.readouterr().out.split("Mended with --fix NAME")
+    assert len({repair.name for repair in REPAIRS}) == len(REPAIRS) > 40
+    for repair in REPAIRS:
+        line = next(line for line in (on_request if repair.fixes_numbers else by_default).splitlines()
+                    if line.startswith(f"| {repair.name} "))  # fmt: skip
+        assert repair.where in line and repair.problem in line
+        assert re.fullmatch(r"[\w/]+\.py:\d+(, [\w/]+\.py:\d+)*", repair.where)
+        assert repair.stage in ("packages", "volta", "script") and len(repair.problem) > 20
+
+
+def test_what_stops_is_mended_unless_left_out_and_numbers_only_on_request():
+    default = choose()
+    assert not any(repair.fixes_numbers for repair in default)
+    assert {repair.name for repair in default} - {repair.name for repair in choose(["cpu", "serializer"])} == {
+        "cpu", "serializer"
+    }  # fmt: skip
+    assert {repair.name for repair in choose((), ["seeds"])} - {repair.name for repair in default} == {"seeds"}
+
+
+def test_the_documentation_names_every_fix_of_numbers():
+    text = (Path(__file__).parents[2] / "docs" / "volta-differences.md").read_text().split("## Inside VOLTA")[1]
+    named = set(re.findall(r"`([a-z][a-z-]+)`", text)) - {"seed"}
+    assert named == {repair.name for repair in REPAIRS if repair.fixes_numbers}

@@ -1,0 +1,333 @@
+"""Every repair of what VOLTA cannot do on today's packages: its failure without the repair, and none with it.
+
+VOLTA's own errors are in ``test_stopping_repairs_of_volta``.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from torch import nn
+
+from plugin.volta_runs import CONCAP_FLAGS, volta_checkout
+from volta_switch import UserError
+from volta_switch.plugin import repairs as _repairs  # noqa: F401  # fills the catalogue
+from volta_switch.plugin.catalogue import REPAIRS
+from volta_switch.plugin.script import Script
+from volta_switch.plugin.stand_ins import installed
+
+HOME = volta_checkout()
+STOPPING = {one.name: one for one in REPAIRS if not one.fixes_numbers and one.stage == "packages"}
+TOKENS: dict[str, tuple[str, ...]] = {}  # by repair: a word of each of VOLTA's lines that it names
+ANSWER_WAITED_FOR = 5.0  # seconds in which a reader that works gives many batches of four
+PREPARED = """
+    import sys
+    from pathlib import Path
+
+    from volta_switch.plugin import repairs
+    from volta_switch.plugin.catalogue import choose
+    from volta_switch.plugin.script import Script
+
+    def prepared(script, *flags, without=()):
+        made = Script(Path(sys.argv[1]), script)
+        made.prepare(choose(without), flags)
+        return made
+"""
+READS_CAPTIONS = """
+    from transformers import AutoTokenizer
+
+    without, batches = sys.argv[2].split(), int(sys.argv[3])
+    script = prepared("train_concap.py", *sys.argv[4:], without=without)
+    args = script.module.parse_args()
+    loader = script.volta("datasets.concept_cap_dataset").ConceptCapLoaderTrain(
+        args.annotations_path, args.features_path, AutoTokenizer.from_pretrained("bert-world"),
+        args.max_seq_length, batch_size=4, num_workers=1,
+    )
+    reader = loader.ds.ds.ds.ds  # batches of parallel of preprocessed of records read ahead
+    print("places", reader.num_prefetch, reader.ds.q.maxlen, flush=True)
+    for number, batch in zip(range(batches), loader):
+        print("batch", tuple(batch[5].shape), flush=True)
+"""
+TRAINS_WITH_WORKERS = """
+    import multiprocessing
+
+    multiprocessing.set_start_method("forkserver")  # as Python 3.14 does on Linux
+    for without in (["forked-workers"], []):
+        script = prepared("train_task.py", *sys.argv[2:], without=without)
+        print("applied", "forked-workers" in script.applied, multiprocessing.get_start_method(), flush=True)
+        try:
+            script.module.main()
+            print("finished", flush=True)
+        except TypeError as error:
+            print("TypeError", error, flush=True)
+        script.patches.undo()
+"""
+
+
+def sees(name, *tokens, simulated=False):
+    """Notes that a test sees what a repair mends, and a word of each of VOLTA's lines that the repair names."""
+    TOKENS[name] = tokens
+    idle = not simulated and not STOPPING[name].needed()
+    return pytest.mark.skipif(idle, reason=f"{name}: nothing to mend on this machine")
+
+
+def python(world, code, *arguments):
+    """Starts Python code in the world, in a group of processes of its own."""
+    command = [sys.executable, "-c", textwrap.dedent(PREPARED) + textwrap.dedent(code), str(HOME)]
+    return subprocess.Popen(
+        [*command, *map(str, arguments)],
+        cwd=world.path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def read_captions(world, without="", batches=0, wait=120.0):
+    """VOLTA's own loader of Conceptual Captions in a fresh process: its exit code, None if it hangs, and its output."""
+    config = world.config("ctrl_uniter")
+    process = python(world, READS_CAPTIONS, without, batches, "--config_file", config, *CONCAP_FLAGS)
+    try:
+        output, _ = process.communicate(timeout=wait)
+        return process.returncode, output
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # the readers are in its group
+        return None, process.communicate()[0]
+
+
+@pytest.fixture(scope="module")
+def captions_read(volta_world):
+    """What the loader prints when nothing is left out."""
+    code, output = read_captions(volta_world, batches=2)
+    assert code == 0, output
+    return output
+
+
+@pytest.fixture
+def preparing(volta_world, monkeypatch):
+    """Applies repairs to a script as on a machine that is not this one; only the stage before VOLTA is imported."""
+    made = []
+
+    def prepare(name, *flags):
+        script = Script(HOME, "train_task.py")
+        monkeypatch.setattr(sys, "argv", ["train_task.py", *flags])
+        made.append(script)
+        if STOPPING[name].concerns(script):
+            STOPPING[name].mend(script)
+        return script
+
+    yield prepare
+    for script in reversed(made):
+        script.patches.undo()
+
+
+# --- The list -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", STOPPING)
+def test_every_repair_of_packages_has_a_test_that_sees_what_it_mends(name):
+    assert name in TOKENS, f"no test of this file is marked @sees({name!r}, ...): write one that runs VOLTA without it"
+
+
+@pytest.mark.parametrize("name", STOPPING)
+def test_the_lines_that_a_repair_names_are_in_the_checkout(name):
+    places = STOPPING[name].where.split(", ")
+    for place, token in zip(places, TOKENS.get(name, ()), strict=True):
+        file, line = place.split(":")
+        assert token in (HOME / file).read_text().splitlines()[int(line) - 1], place
+
+
+# --- What VOLTA imports ---------------------------------------------------------------------------------------------
+
+
+@sees("refer-masks", "skimage")
+def test_without_refer_masks_no_script_can_be_imported(volta_world, captions_read):
+    done = volta_world.run("train_task.py", options=("--without", "refer-masks"))
+    missing = "cannot import name '_mask'" if installed("skimage") else "No module named 'skimage'"
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(
+        f"error: volta/task_utils.py: VOLTA cannot be imported ({missing}"
+    )
+    assert "batch" in captions_read
+
+
+@sees("wikipedias", "load_dataset")
+def test_without_wikipedias_no_script_can_be_imported(volta_world, captions_read):
+    done = volta_world.run("eval_task.py", options=("--without", "wikipedias"))
+    assert done.returncode == 2
+    # The world's own folder datasets/, where VOLTA's files are, is found in the package's place.
+    assert "VOLTA cannot be imported (cannot import name 'load_dataset' from 'datasets'" in done.stderr.splitlines()[-1]
+    assert "batch" in captions_read
+
+
+def test_what_stands_in_for_a_package_tells_why_it_cannot_be_used(volta_world):
+    with volta_world.prepared("train_task.py") as script:
+        if "wikipedias" in script.applied:
+            with pytest.raises(UserError, match=r"datasets.load_dataset: .* pip install datasets"):
+                script.volta("datasets.wikipedias_dataset").load_dataset("wikipedia")
+        with pytest.raises(UserError, match=r"_mask.decode: segmentation masks are not needed"):
+            sys.modules["tools.refer.external.mask"].decode([{}])
+
+
+# --- Reading Conceptual Captions ------------------------------------------------------------------------------------
+
+
+@sees("serializer", "LMDBSerializer")
+def test_without_serializer_msgpack_is_read_as_a_pickle(volta_world, captions_read):
+    code, output = read_captions(volta_world, without="serializer")
+    assert code == 1
+    assert "pickle.UnpicklingError: invalid load key" in output
+    assert captions_read.count("batch (4, 36, 2048)") == 2
+
+
+def test_a_serializer_that_the_user_chose_stays(monkeypatch, preparing):
+    monkeypatch.setenv("TENSORPACK_SERIALIZE", "pickle")
+    preparing("serializer")
+    assert os.environ["TENSORPACK_SERIALIZE"] == "pickle"
+    monkeypatch.delenv("TENSORPACK_SERIALIZE")
+    script = preparing("serializer")
+    assert os.environ["TENSORPACK_SERIALIZE"] == "msgpack"
+    script.patches.undo()
+    assert "TENSORPACK_SERIALIZE" not in os.environ
+
+
+@sees("reader-process", "PrefetchData")
+def test_without_reader_process_the_first_batch_never_comes(volta_world, captions_read):
+    process = python(
+        volta_world, READS_CAPTIONS, "reader-process", 1,
+        "--config_file", volta_world.config("ctrl_uniter"), *CONCAP_FLAGS,
+    )  # fmt: skip
+    seen = []
+    try:
+        for line in process.stdout:  # ends with the process, or with the reader's error
+            seen.append(line)
+            if "can only start a process object created by current process" in line:
+                break
+        else:
+            pytest.fail("the reader did not fail: " + "".join(seen))
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.communicate(timeout=ANSWER_WAITED_FOR)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        rest = process.communicate()[0]
+    assert "batch" not in "".join(seen) + rest
+    assert captions_read.count("batch (4, 36, 2048)") == 2
+
+
+@sees("reader-memory", "LocallyShuffleData")
+def test_without_reader_memory_five_thousand_places_are_filled_from_twenty_records(volta_world, captions_read):
+    code, output = read_captions(volta_world, without="reader-memory")
+    assert code == 0
+    assert "places 5000 5000" in output
+    assert "places 20 20" in captions_read
+
+
+@sees("special-tokens", "build_inputs_with_special_tokens")
+def test_without_special_tokens_no_caption_is_read(volta_world):
+    from transformers import AutoTokenizer
+
+    assert tokens_of_a_caption(volta_world, AutoTokenizer)[:2] == ["[CLS]", "a"]
+    with pytest.raises(AttributeError, match="no attribute build_inputs_with_special_tokens"):
+        tokens_of_a_caption(volta_world, AutoTokenizer, without=("special-tokens",))
+
+
+def tokens_of_a_caption(world, tokenizers, without=()):
+    with world.prepared("train_concap.py", without=without) as script:
+        concap = script.volta("datasets.concept_cap_dataset")
+        tokenizer = tokenizers.from_pretrained("bert-world")
+        captions = f"{CONCAP_FLAGS[1]}/caption_train.json"
+        preprocess = concap.BertPreprocessBatch(captions, tokenizer, 24, 36, 1, visualization=True)  # nothing masked
+        example = concap.InputExample(
+            caption=tokenizer.encode("a ball", add_special_tokens=False), num_boxes=1, overlaps=torch.ones(1, 1),
+            image_feat=torch.zeros(36, 4), image_loc=None,
+        )  # fmt: skip
+        features = preprocess.convert_example_to_features(example, 24, tokenizer, 36)
+        return tokenizer.convert_ids_to_tokens(features.input_ids)
+
+
+# --- Devices and processes ------------------------------------------------------------------------------------------
+
+
+@sees("cpu", "cuda")
+def test_without_cpu_models_and_batches_ask_for_a_gpu(volta_world, tmp_path):
+    def run(without):
+        flags = volta_world.flags("eval_task.py", "ctrl_uniter", tmp_path, "vqa")
+        with volta_world.prepared("eval_task.py", *flags, without=without) as script:
+            script.module.BertForVLTasks.from_pretrained = lambda *args, **options: untrained(script, *args, **options)
+            script.module.main()
+
+    def untrained(script, path, config, task_cfg, task_ids):
+        return script.volta("encoders").BertForVLTasks(config, task_cfg, task_ids)
+
+    run(())
+    with pytest.raises((AssertionError, RuntimeError), match="CUDA|NVIDIA"):
+        run(("cpu",))
+
+
+@sees("apex-ddp", "apex.parallel")
+def test_without_apex_ddp_there_is_no_apex_and_with_it_torch_averages_the_gradients(volta_world, tmp_path):
+    with volta_world.prepared("train_task.py", without=("apex-ddp",)), pytest.raises(ModuleNotFoundError, match="apex"):
+        from apex.parallel import DistributedDataParallel
+    with volta_world.prepared("train_task.py"):
+        from apex.parallel import DistributedDataParallel
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        model = nn.ModuleDict({"used": nn.Linear(3, 2), "unused": nn.Linear(3, 2)})
+        model.forward = lambda rows: model["used"](rows)
+        wrapped = DistributedDataParallel(model, delay_allreduce=True)  # as VOLTA calls apex's
+        for _ in range(2):  # a second pass fails unless the unused parameters are known to have no gradient
+            wrapped(torch.ones(4, 3)).sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert isinstance(wrapped, nn.parallel.DistributedDataParallel)
+    assert torch.equal(model["used"].weight.grad, torch.full((2, 3), 8.0))
+    assert model["unused"].weight.grad is None or not model["unused"].weight.grad.any()
+
+
+@sees("local-rank", "local_rank", simulated=True)
+def test_without_local_rank_every_process_of_torchrun_trains_by_itself(volta_world, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for without, flags, expected in (
+        (("local-rank",), (), -1),
+        ((), (), 1),
+        ((), ("--local_rank", "0"), 0),  # one that is given counts
+    ):
+        with volta_world.prepared("train_task.py", *flags, without=without) as script:
+            assert script.module.parse_args().local_rank == expected
+    monkeypatch.delenv("LOCAL_RANK")
+    with volta_world.prepared("train_task.py") as script:
+        assert script.module.parse_args().local_rank == -1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_several_processes_without_gpus_are_refused_in_one_line(volta_world):
+    done = volta_world.run("train_task.py", LOCAL_RANK="0")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: several processes of VOLTA need one GPU each; start one process, without torchrun"
+    ]
+
+
+@sees("forked-workers", "features_path", simulated=True)
+def test_without_forked_workers_an_open_lmdb_would_have_to_be_sent_to_them(volta_world, tmp_path):
+    weights = tmp_path / "weights.bin"
+    torch.save({}, weights)
+    flags = volta_world.flags("train_task.py", "ctrl_uniter", tmp_path / "out", "vqa")
+    more = ("--num_workers", "1", "--num_epoch", "1", "--from_pretrained", weights)
+    process = python(volta_world, TRAINS_WITH_WORKERS, *flags, *more)
+    output, _ = process.communicate(timeout=120)
+    lines = [line for line in output.splitlines() if line.startswith(("applied", "TypeError", "finished"))]
+    assert lines == [
+        "applied False forkserver",
+        "TypeError cannot pickle 'Environment' object",
+        "applied True fork",
+        "finished",
+    ], output
