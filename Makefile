@@ -17,7 +17,7 @@ test: lint
 # The tests that run VOLTA itself: VOLTA_HOME must name a checkout of github.com/e-bug/volta.
 test-volta: setup-volta
 	@test -n "$(VOLTA_HOME)" || { echo "error: set VOLTA_HOME to a checkout of github.com/e-bug/volta" >&2; exit 2; }
-	$(BIN)/python -m pytest -n 2 -q tests/plugin tests/data/test_read_by_volta.py tests/data/test_pretraining_read_by_volta.py
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q tests/plugin tests/data/test_read_by_volta.py tests/data/test_pretraining_read_by_volta.py
 
 lint: setup-test
 	$(BIN)/ruff check .

@@ -18,10 +18,9 @@ TASKS = "TASK8: {name: RetrievalFlickr30k}\nTASK10: {name: refcoco+}\n"
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
+def home(tmp_path, monkeypatch, no_volta):
     """A folder that looks like a checkout, and another one to work in."""
-    monkeypatch.delenv("VOLTA_HOME", raising=False)
-    monkeypatch.setattr(sys, "path", [place for place in sys.path if "volta" not in place or "switch" in place])
+    monkeypatch.setattr(sys, "path", list(sys.path))  # a script that is refused late has changed it
     checkout, work = tmp_path / "checkout", tmp_path / "work"
     files = {
         "volta/encoders.py": "", "train_concap.py": "", "eval_task.py": "", "config/theirs.json": "{}",

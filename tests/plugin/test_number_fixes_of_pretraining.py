@@ -1,16 +1,13 @@
-"""Every fix of a wrong number of pre-training: VOLTA's number without it, and the right one with it.
+"""Every fix of a wrong number in pre-training's batches and losses: VOLTA's number without it, the right one with it.
 
 Set VOLTA_HOME to a checkout of github.com/e-bug/volta; without it these tests are skipped.
-Tolerances: 1e-6 of the largest feature for means; the deviation of random weights within a tenth; else exact.
+Tolerances: 1e-6 of the largest feature for means, 1e-6 of the loss computed by hand; all else is exact.
 Legend: B batch, R regions, F features of a region.
 """
 
 from __future__ import annotations
 
-import gc
-import json
-import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from plugin.volta_runs import CONCAP, VoltaWorld, volta_checkout
+from plugin.volta_runs import CONCAP, VoltaWorld, config_of, volta_checkout
 from volta_items import CONCAP_FIELDS
 from volta_switch.data.batches.collate import Layout
 from volta_switch.data.batches.concap_dataset import ConcapDataset
@@ -29,20 +26,17 @@ from volta_switch.plugin.script import Script
 
 volta_checkout()
 
+NUMPY_MSGPACK = True  # as VOLTA's modules leave it
 SCRIPT = "train_concap.py"
+VL_BERT = {"image_embeddings": "vl-bert", "v_coordinate_embeddings_dim": 256, "type_vocab_size": 3}
 GLOBAL_BOX = torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0])
 MASKED, LEFT = 0, 0.9  # draws that hide a region, and that do not
 Batches = list[dict[str, Any]]
 
 
-def flags_of(world: VoltaWorld, *more: Any, model: str = "ctrl_uniter", out: Path = Path("out"), **config: Any) -> list:
-    """A command line of train_concap.py; ``config`` are fields of the model's configuration."""
-    return [*world.flags(SCRIPT, model, out), "--config_file", world.config(model, **config), *more]
-
-
-def config_of(script: Script) -> Any:
-    """VOLTA's own object of the configuration that the script was given."""
-    return script.volta("config").BertConfig.from_json_file(script.module.parse_args().config_file)
+def flags_of(world: VoltaWorld, *more: Any, out: Path = Path("out"), **config: Any) -> list[Any]:
+    """A command line of train_concap.py for a small ctrl_uniter; ``config`` are fields of its configuration."""
+    return [*world.flags(SCRIPT, "ctrl_uniter", out), "--config_file", world.config("ctrl_uniter", **config), *more]
 
 
 def loader_of(script: Script, kind: str, batch_size: int = 5) -> Any:
@@ -67,10 +61,7 @@ def epochs_of(
     """What a loader gives in each epoch, with the images' ids."""
     with world.prepared(SCRIPT, *flags_of(world, *flags, **config), fix=fix) as script:
         loader = loader_of(script, kind)
-        read = [[dict(zip((*CONCAP_FIELDS, "ids"), batch, strict=True)) for batch in loader] for _ in range(epochs)]
-    del loader
-    gc.collect()  # ends tensorpack's own processes
-    return read
+        return [[dict(zip((*CONCAP_FIELDS, "ids"), batch, strict=True)) for batch in loader] for _ in range(epochs)]
 
 
 def same(one: Batches, other: Batches) -> bool:
@@ -83,37 +74,36 @@ def same(one: Batches, other: Batches) -> bool:
 # --- Order and masks ------------------------------------------------------------------------------------------------
 
 
-def test_one_seed_gives_the_same_batches_whatever_the_number_of_workers(volta_world):
+def test_one_seed_gives_the_same_batches_whatever_the_number_of_workers(world):
     seeded = {"fix": ("seeds",), "epochs": 2}
-    first = epochs_of(volta_world, "Train", "--seed", 3, **seeded)
-    again = epochs_of(volta_world, "Train", "--seed", 3, "--num_workers", 4, **seeded)
-    other = epochs_of(volta_world, "Train", "--seed", 4, **seeded)
+    first = epochs_of(world, "Train", "--seed", 3, **seeded)
+    again = epochs_of(world, "Train", "--seed", 3, "--num_workers", 4, **seeded)
+    other = epochs_of(world, "Train", "--seed", 4, **seeded)
     assert same(first[0], again[0]) and same(first[1], again[1])
     assert not same(first[0], other[0]) and not same(first[0], first[1])  # epochs differ from each other
     for epoch in first:
         assert len(epoch) == 4 and sum(len(batch["ids"]) for batch in epoch) == 20
     ids = [[image for batch in epoch for image in batch["ids"]] for epoch in (first[0], other[0])]
-    assert sorted(ids[0]) == sorted(ids[1]) and ids[0] != ids[1] and len(set(ids[0])) == 20
-    unseeded = [epochs_of(volta_world, "Train", "--seed", 3)[0] for _ in range(2)]
+    assert ids[0] != ids[1] and all(len(set(one)) > 10 for one in ids)  # tensorpack's shuffle is no permutation
+    unseeded = [epochs_of(world, "Train", "--seed", 3)[0] for _ in range(2)]
     assert not same(*unseeded)
-    assert not multiprocessing.active_children()
 
 
-def test_validation_is_the_same_in_every_epoch_of_one_seed(volta_world):
-    epochs = epochs_of(volta_world, "Val", fix=("seeds",), epochs=2)
-    later = epochs_of(volta_world, "Val", fix=("seeds",))
-    other = epochs_of(volta_world, "Val", "--seed", 1, fix=("seeds",))
+def test_validation_is_the_same_in_every_epoch_of_one_seed(world):
+    epochs = epochs_of(world, "Val", fix=("seeds",), epochs=2)
+    later = epochs_of(world, "Val", fix=("seeds",))
+    other = epochs_of(world, "Val", "--seed", 1, fix=("seeds",))
     assert same(epochs[0], epochs[1]) and same(epochs[0], later[0]) and not same(epochs[0], other[0])
-    assert not same(*epochs_of(volta_world, "Val", epochs=2))
+    assert not same(*epochs_of(world, "Val", epochs=2))
 
 
 # --- The global region ----------------------------------------------------------------------------------------------
 
 
-def test_validation_has_the_global_region_where_the_model_has_it(volta_world):
-    config = {"add_global_imgfeat": "last", "model": "ctrl_uniter"}
-    wrong = epochs_of(volta_world, "Val", fix=("seeds",), **config)[0]
-    right = epochs_of(volta_world, "Val", fix=("seeds", "global-last"), **config)[0]
+def test_validation_has_the_global_region_where_the_model_has_it(world):
+    config = {"add_global_imgfeat": "last"}
+    wrong = epochs_of(world, "Val", fix=("seeds",), **config)[0]
+    right = epochs_of(world, "Val", fix=("seeds", "global-last"), **config)[0]
     for without, batch in zip(wrong, right, strict=True):
         assert (without["image_loc"][:, 0] == GLOBAL_BOX).all() and (batch["image_loc"][:, -1] == GLOBAL_BOX).all()
         for name in ("image_feat", "image_loc", "image_mask"):
@@ -123,7 +113,7 @@ def test_validation_has_the_global_region_where_the_model_has_it(volta_world):
         assert hidden.any() and (batch["image_label"][hidden] == 1).all()
         misplaced = ~without["image_feat"][:, :-1].any(-1)
         assert not (without["image_label"][misplaced] == 1).all()
-    first = [epochs_of(volta_world, "Val", fix=("seeds", *more))[0] for more in ((), ("global-last",))]
+    first = [epochs_of(world, "Val", fix=("seeds", *more))[0] for more in ((), ("global-last",))]
     assert same(*first)  # nothing to mend
 
 
@@ -161,10 +151,10 @@ def expected_means(world: VoltaWorld, split: str, batch: dict[str, Any], volta_c
         ("Val", "last", ("global-last",), -1),
     ],
 )
-def test_the_global_feature_is_the_mean_of_what_is_not_masked(volta_world, kind, place, more, found):
-    config = {"add_global_imgfeat": place, "model": "ctrl_uniter"}
-    wrong = epochs_of(volta_world, kind, fix=("seeds", *more), **config)[0]
-    right = epochs_of(volta_world, kind, fix=("seeds", *more, "global-mean"), **config)[0]
+def test_the_global_feature_is_the_mean_of_what_is_not_masked(world, volta_world, kind, place, more, found):
+    config = {"add_global_imgfeat": place}
+    wrong = epochs_of(world, kind, fix=("seeds", *more), **config)[0]
+    right = epochs_of(world, kind, fix=("seeds", *more, "global-mean"), **config)[0]
     split = {"Train": "train", "Val": "valid"}[kind]
     for without, batch in zip(wrong, right, strict=True):
         largest = batch["image_feat"].abs().max()
@@ -181,9 +171,9 @@ def test_the_global_feature_is_the_mean_of_what_is_not_masked(volta_world, kind,
 # --- Losses ---------------------------------------------------------------------------------------------------------
 
 
-def test_validation_ignores_masks_of_mismatched_pairs_as_training_does(volta_world):
-    wrong = epochs_of(volta_world, "Val", "--objective", 1, fix=("seeds",))[0]
-    right = epochs_of(volta_world, "Val", "--objective", 1, fix=("seeds", "validation-objective"))[0]
+def test_validation_ignores_masks_of_mismatched_pairs_as_training_does(world):
+    wrong = epochs_of(world, "Val", "--objective", 1, fix=("seeds",))[0]
+    right = epochs_of(world, "Val", "--objective", 1, fix=("seeds", "validation-objective"))[0]
     labels = ("lm_label_ids", "image_label")
     for name in labels:
         assert any((batch[name][batch["is_next"] == 1] != -1).any() for batch in wrong)
@@ -196,15 +186,14 @@ def test_validation_ignores_masks_of_mismatched_pairs_as_training_does(volta_wor
             assert (batch[name][mismatched] == -1).all()
             assert torch.equal(batch[name][~mismatched], without[name][~mismatched])
     others = [
-        epochs_of(volta_world, "Val", "--objective", 0, fix=("seeds", *more))[0]
-        for more in ((), ("validation-objective",))
+        epochs_of(world, "Val", "--objective", 0, fix=("seeds", *more))[0] for more in ((), ("validation-objective",))
     ]
     assert same(*others)  # nothing to mend under another objective
 
 
-def words_loss(volta_world: VoltaWorld, empty: bool, fix: Sequence[str]) -> tuple[float, bool]:
-    """The loss of masked words of one batch, and whether every gradient of it is a number."""
-    with volta_world.prepared(SCRIPT, *flags_of(volta_world), fix=("seeds", *fix)) as script:
+def words_loss(world: VoltaWorld, empty: bool, fix: Sequence[str]) -> tuple[float, float]:
+    """The loss of masked words of one batch, and the largest entry of its gradient."""
+    with world.prepared(SCRIPT, *flags_of(world), fix=("seeds", *fix)) as script:
         torch.manual_seed(0)
         model = script.volta("encoders").BertForVLPreTraining(config_of(script)).eval()
         *batch, _ids = next(iter(loader_of(script, "Val")))
@@ -215,23 +204,22 @@ def words_loss(volta_world: VoltaWorld, empty: bool, fix: Sequence[str]) -> tupl
         loss.sum().backward()
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     assert loss.shape == (1,) and gradients
-    return loss.item(), all(gradient.isfinite().all() for gradient in gradients)
+    return loss.item(), max(gradient.abs().max().item() for gradient in gradients)
 
 
-def test_a_batch_without_masked_words_has_no_loss_of_them(volta_world):
-    loss, finite = words_loss(volta_world, empty=True, fix=())
-    assert np.isnan(loss) and not finite
-    assert words_loss(volta_world, empty=True, fix=("empty-words",)) == (0.0, True)
-    usual = words_loss(volta_world, empty=False, fix=())
-    assert usual[0] > 1 and usual[1] and usual == words_loss(volta_world, empty=False, fix=("empty-words",))
+def test_a_batch_without_masked_words_has_no_loss_of_them(world):
+    assert np.isnan(words_loss(world, empty=True, fix=())[0])
+    assert words_loss(world, empty=True, fix=("empty-words",)) == (0.0, 0.0)
+    usual = words_loss(world, empty=False, fix=())
+    assert usual[0] > 1 and usual[1] > 0 and usual == words_loss(world, empty=False, fix=("empty-words",))
 
 
-def test_hard_object_labels_are_counted_after_background(volta_world):
+def test_hard_object_labels_are_counted_after_background(world):
     scores = torch.randn(1, 2, 1601, generator=torch.Generator().manual_seed(0))
     chances = scores.log_softmax(-1)
     objects, label = torch.tensor([[0, 1599]]), torch.tensor([[1, 1]])
     for fix, shift in (((), 0), (("object-labels",), 1)):
-        with volta_world.prepared(SCRIPT, *flags_of(volta_world), fix=fix) as script:
+        with world.prepared(SCRIPT, *flags_of(world), fix=fix) as script:
             criterion = script.volta("encoders").pre_vis_criterions["6"]
             loss = criterion(scores, 2.0, label, None, None, objects, None, None, None)
             assert criterion(scores, 2.0, label, None, None, None, None, None, None) == 0  # without labels
@@ -239,11 +227,11 @@ def test_hard_object_labels_are_counted_after_background(volta_world):
         assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_vl_bert_leaves_the_features_that_it_is_given_alone(volta_world):
+def test_vl_bert_leaves_the_features_that_it_is_given_alone(world):
     outputs = []
     for fix in ((), ("vlbert-inputs",)):
-        flags = flags_of(volta_world, model="ctrl_vl-bert", v_coordinate_embeddings_dim=256)
-        with volta_world.prepared(SCRIPT, *flags, fix=fix) as script:
+        flags = flags_of(world, **VL_BERT)
+        with world.prepared(SCRIPT, *flags, fix=fix) as script:
             torch.manual_seed(0)
             embeddings = script.volta("embeddings").VLBertEmbeddings(config_of(script)).eval()
             torch.nn.init.ones_(embeddings.object_mask_visual_embedding.weight)  # as training makes it: not 0
@@ -259,180 +247,11 @@ def test_vl_bert_leaves_the_features_that_it_is_given_alone(volta_world):
     assert all(torch.equal(one, other) for one, other in zip(*outputs, strict=True))
 
 
-# --- Weights and their rates ----------------------------------------------------------------------------------------
-
-
-def embedding_values(
-    volta_world: VoltaWorld, model: str, fix: Sequence[str], **config: Any
-) -> tuple[torch.Tensor, Any]:
-    """All freshly made numbers of a model's embedding tables, and the configuration.
-
-    Of the words' table, VOLTA's heads make new ones after it; VL-BERT's other tables are made as they should be.
-    """
-    with volta_world.prepared(SCRIPT, *flags_of(volta_world, model=model, **config), fix=fix) as script:
-        torch.manual_seed(0)
-        read = config_of(script)
-        embeddings = script.volta("encoders").BertForVLPreTraining(read).bert.embeddings
-    left = ("word_embeddings", "object_linguistic_embeddings", "object_mask_word", "object_mask_visual")
-    tables = {
-        name: module.weight.detach()
-        for name, module in embeddings.named_modules()
-        if isinstance(module, torch.nn.Embedding) and not name.startswith(left)
-    }
-    if model == "ctrl_visualbert":  # the visual tables begin as copies
-        for kind in ("position_embeddings", "token_type_embeddings"):
-            assert torch.equal(tables[kind], tables.pop(f"{kind}_visual"))
-    return torch.cat([table.flatten() for table in tables.values()]), read
-
-
-@pytest.mark.parametrize("model", ["ctrl_uniter", "ctrl_visualbert", "ctrl_vl-bert"])
-def test_shared_embeddings_from_scratch_are_small(volta_world, model):
-    config = {"v_coordinate_embeddings_dim": 256} if model == "ctrl_vl-bert" else {}
-    for fix in ((), ("embeddings-from-scratch",)):
-        values, read = embedding_values(volta_world, model, fix, initializer_range=0.02, **config)
-        assert read.initializer_range == 0.02 and len(values) > 1000
-        assert float(values.std()) == pytest.approx(0.02 if fix else 1.0, rel=0.1)
-        assert abs(float(values.mean())) < 0.1 * float(values.std())
-
-
-@pytest.fixture(scope="module")
-def bert(volta_world) -> dict[str, str]:
-    """A small BERT's weights in a folder of the working directory: their names, and VOLTA's names of them."""
-    values = json.loads(Path(volta_world.config("ctrl_uniter")).read_text())
-    D, wide = values["hidden_size"], values["intermediate_size"]
-    shapes, there = {}, {}
-    for name, rows in (
-        ("word", "vocab_size"),
-        ("position", "max_position_embeddings"),
-        ("token_type", "type_vocab_size"),
-    ):
-        shapes[f"embeddings.{name}_embeddings.weight"] = (values[rows], D)
-    shapes |= {f"embeddings.LayerNorm.{kind}": (D,) for kind in ("gamma", "beta")}  # as older files have them
-    there = {name: name.replace("gamma", "weight").replace("beta", "bias") for name in shapes}
-    parts = {
-        **{f"attention.self.{one}": (D, D) for one in ("query", "key", "value")},
-        "attention.output.dense": (D, D),
-        "attention.output.LayerNorm": (D,),
-        "intermediate.dense": (wide, D),
-        "output.dense": (D, wide),
-        "output.LayerNorm": (D,),
-    }
-    for layer in range(4):
-        for part, shape in parts.items():
-            sublayer = 2 * layer + (not part.startswith("attention"))  # 0, 2, ... attend; 1, 3, ... feed forward
-            renamed = part.replace("attention.", "attention_")
-            for kind, size in (("weight", shape), ("bias", shape[:1])):
-                shapes[f"encoder.layer.{layer}.{part}.{kind}"] = size
-                there[f"encoder.layer.{layer}.{part}.{kind}"] = f"encoder.layer.{sublayer}.{renamed}.{kind}"
-    for folder in ("bert-small", "bert-listed"):
-        (volta_world.path / folder).mkdir()
-        weights = {f"bert.{name}": torch.full(shape, 0.25) for name, shape in shapes.items()}
-        weights["bert.pooler.dense.weight"] = torch.zeros(D, D)  # which VOLTA does not take
-        torch.save(weights, volta_world.path / folder / "pytorch_model.bin")
-    return {f"bert.{name}": f"bert.{other}" for name, other in there.items()}
-
-
-class OptimizerMade(Exception):
-    """Ends a run as soon as its optimizer would be made."""
-
-
-def rates_of(volta_world: VoltaWorld, source: str, fix: Sequence[str]) -> dict[str, float]:
-    """The rate of every weight, and which of them BERT's file has filled."""
-    groups: list[dict[str, Any]] = []
-    models: list[Any] = []
-
-    def no_optimizer(given: list[dict[str, Any]], **_options: Any) -> None:
-        groups.extend(given)
-        raise OptimizerMade
-
-    flags = flags_of(volta_world, "--from_pretrained", source, "--learning_rate", 0.001)
-    with volta_world.prepared(SCRIPT, *flags, fix=("seeds", *fix)) as script:
-        script.patches.set(script.module, "AdamW", no_optimizer)
-        script.patches.set(script.module, "freeze_layers", models.append)
-        with pytest.raises(OptimizerMade):
-            script.module.main()
-    names = {id(parameter): name for name, parameter in models[0].named_parameters()}
-    assert len(groups) == len(names)
-    rates = {names[id(group["params"][0])]: group["lr"] for group in groups}
-    filled = {name for name, parameter in models[0].named_parameters() if (parameter == 0.25).all()}
-    return {name: (rate, name in filled) for name, rate in rates.items()}
-
-
-def test_exactly_berts_weights_train_at_a_tenth_of_the_rate(volta_world, bert):
-    wrong, right = (rates_of(volta_world, "bert-small", fix) for fix in ((), ("bert-rate",)))
-    assert {rate for rate, _ in wrong.values()} == {0.001}
-    slow = {name for name, (rate, _) in right.items() if rate == pytest.approx(0.0001)}
-    assert slow == set(bert.values()) == {name for name, (_, filled) in right.items() if filled}
-    assert {rate for name, (rate, _) in right.items() if name not in slow} == {0.001} and len(right) > len(slow)
-
-
-def test_a_list_of_berts_weights_is_followed(volta_world, bert):
-    chosen = sorted(name for name in bert if ".layer.1." in name)
-    folder = volta_world.path / "config"
-    folder.mkdir(exist_ok=True)
-    (folder / "bert-listed_weight_name.json").write_text(json.dumps([name[len("bert.") :] for name in chosen]))
-    wrong, right = (rates_of(volta_world, "bert-listed", fix) for fix in ((), ("bert-rate",)))
-    assert {rate for rate, _ in wrong.values()} == {0.001}
-    slow = {name for name, (rate, _) in right.items() if rate == pytest.approx(0.0001)}
-    assert slow == {bert[name] for name in chosen} and len(slow) == 16
-
-
-# --- Resuming -------------------------------------------------------------------------------------------------------
-
-
-class Record:
-    """Takes what a checkpoint says of VOLTA's logger."""
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.state = state
-
-
-def checkpoint_of(run: Path) -> dict[str, Any]:
-    """A checkpoint of VOLTA's."""
-    with torch.serialization.safe_globals([(Record, "volta.train_utils.tbLogger")]):
-        return torch.load(run / "pytorch_ckpt_latest.tar", weights_only=True)
-
-
-@pytest.fixture(scope="module")
-def finished(volta_world, tmp_path_factory) -> Iterator[Path]:
-    """The checkpoint of a run of one epoch."""
-    out = tmp_path_factory.mktemp("finished")
-    flags = flags_of(volta_world, "--num_train_epochs", 1, out=out)
-    with volta_world.prepared(SCRIPT, *flags, fix=("seeds",)) as script:
-        script.module.main()
-    return out / "ctrl_uniter"
-
-
-def test_a_resumed_run_keeps_the_epoch_of_its_checkpoint(volta_world, finished, tmp_path):
-    before = checkpoint_of(finished)
-    assert before["epoch_id"] == 0 and before["global_step"] == 2
-    for fix, epoch in (((), -1), (("resume-epoch",), 0)):
-        out = tmp_path / f"out{epoch}"
-        flags = ["--num_train_epochs", 1, "--resume_file", finished / "pytorch_ckpt_latest.tar"]
-        (out / "ctrl_uniter").mkdir(parents=True)
-        (out / "ctrl_uniter" / "pytorch_ckpt_latest.tar").write_bytes(
-            (finished / "pytorch_ckpt_latest.tar").read_bytes()
-        )
-        with volta_world.prepared(SCRIPT, *flags_of(volta_world, *flags, out=out), fix=("seeds", *fix)) as script:
-            script.module.main()  # there is nothing left to train
-        after = checkpoint_of(out / "ctrl_uniter")
-        assert after["epoch_id"] == epoch and after["global_step"] == 2
-        assert (out / "ctrl_uniter" / "pytorch_model_-1.bin").exists() == (not fix)
-    fresh = tmp_path / "fresh"
-    flags = flags_of(volta_world, "--num_train_epochs", 0, out=fresh)
-    with volta_world.prepared(SCRIPT, *flags, fix=("seeds", "resume-epoch")) as script:
-        script.module.main()
-    assert checkpoint_of(fresh / "ctrl_uniter")["epoch_id"] == -1  # a run that begins is still saved
-
-
 SHOWN = {  # the fix -> the test that shows it
     "seeds": test_one_seed_gives_the_same_batches_whatever_the_number_of_workers,
     "global-last": test_validation_has_the_global_region_where_the_model_has_it,
     "global-mean": test_the_global_feature_is_the_mean_of_what_is_not_masked,
     "validation-objective": test_validation_ignores_masks_of_mismatched_pairs_as_training_does,
-    "bert-rate": test_exactly_berts_weights_train_at_a_tenth_of_the_rate,
-    "resume-epoch": test_a_resumed_run_keeps_the_epoch_of_its_checkpoint,
-    "embeddings-from-scratch": test_shared_embeddings_from_scratch_are_small,
     "empty-words": test_a_batch_without_masked_words_has_no_loss_of_them,
     "object-labels": test_hard_object_labels_are_counted_after_background,
     "vlbert-inputs": test_vl_bert_leaves_the_features_that_it_is_given_alone,

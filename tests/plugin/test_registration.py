@@ -2,7 +2,6 @@
 
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +10,8 @@ from golden_files import relative_error
 from model.small_models import embedded, switch_config, switch_model
 from volta_switch import UserError
 from volta_switch.plugin import VoltaSwitchEncoder, encoder_config, register, registration, unregister
+
+pytestmark = pytest.mark.usefixtures("no_volta")
 
 STAND_IN = """
     from torch import nn
@@ -56,24 +57,6 @@ class VoltaConfig:
 
     def __init__(self, values):
         self.__dict__.update(values)
-
-
-@pytest.fixture(autouse=True)
-def clean_imports(monkeypatch):
-    """No test leaves a volta behind, on the path, among the modules or registered."""
-    monkeypatch.delenv("VOLTA_HOME", raising=False)
-    path, modules = list(sys.path), {name: sys.modules.pop(name) for name in list(sys.modules) if is_volta(name)}
-    sys.path[:] = [folder for folder in path if not (Path(folder) / "volta").exists()]
-    yield
-    unregister()
-    sys.path[:] = path
-    for name in [name for name in sys.modules if is_volta(name)]:
-        del sys.modules[name]
-    sys.modules.update(modules)
-
-
-def is_volta(name):
-    return name == "volta" or name.startswith("volta.")
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from plugin.seen_failures import SeenFailures, failure_of
 from plugin.volta_runs import CONCAP_FLAGS, volta_checkout
 from volta_switch import UserError
 from volta_switch.plugin import repairs as _repairs  # noqa: F401  # fills the catalogue
@@ -21,8 +22,7 @@ from volta_switch.plugin.script import Script
 from volta_switch.plugin.stand_ins import installed
 
 HOME = volta_checkout()
-STOPPING = {one.name: one for one in REPAIRS if not one.fixes_numbers and one.stage == "packages"}
-TOKENS: dict[str, tuple[str, ...]] = {}  # by repair: a word of each of VOLTA's lines that it names
+sees = SeenFailures(one for one in REPAIRS if not one.fixes_numbers and one.stage == "packages")
 ANSWER_WAITED_FOR = 5.0  # seconds in which a reader that works gives many batches of four
 PREPARED = """
     import sys
@@ -45,7 +45,7 @@ READS_CAPTIONS = """
     args = script.module.parse_args()
     loader = script.volta("datasets.concept_cap_dataset").ConceptCapLoaderTrain(
         args.annotations_path, args.features_path, AutoTokenizer.from_pretrained("bert-world"),
-        args.max_seq_length, batch_size=4, num_workers=1,
+        args.max_seq_length, batch_size=4, num_workers=1, cache=5000,
     )
     reader = loader.ds.ds.ds.ds  # batches of parallel of preprocessed of records read ahead
     print("places", reader.num_prefetch, reader.ds.q.maxlen, flush=True)
@@ -68,20 +68,14 @@ TRAINS_WITH_WORKERS = """
 """
 
 
-def sees(name, *tokens, simulated=False):
-    """Notes that a test sees what a repair mends, and a word of each of VOLTA's lines that the repair names."""
-    TOKENS[name] = tokens
-    idle = not simulated and not STOPPING[name].needed()
-    return pytest.mark.skipif(idle, reason=f"{name}: nothing to mend on this machine")
-
-
 def python(world, code, *arguments):
     """Starts Python code in the world, in a group of processes of its own."""
+    environment = {name: value for name, value in os.environ.items() if name != "TENSORPACK_SERIALIZE"}
     command = [sys.executable, "-c", textwrap.dedent(PREPARED) + textwrap.dedent(code), str(HOME)]
     return subprocess.Popen(
         [*command, *map(str, arguments)],
         cwd=world.path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**environment, "OMP_NUM_THREADS": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -111,7 +105,14 @@ def captions_read(volta_world):
 
 
 @pytest.fixture
-def preparing(volta_world, monkeypatch):
+def weights(tmp_path):
+    """A file of no weights: VOLTA goes on from it with random ones."""
+    torch.save({}, tmp_path / "weights.bin")
+    return tmp_path / "weights.bin"
+
+
+@pytest.fixture
+def preparing(monkeypatch):
     """Applies repairs to a script as on a machine that is not this one; only the stage before VOLTA is imported."""
     made = []
 
@@ -119,8 +120,8 @@ def preparing(volta_world, monkeypatch):
         script = Script(HOME, "train_task.py")
         monkeypatch.setattr(sys, "argv", ["train_task.py", *flags])
         made.append(script)
-        if STOPPING[name].concerns(script):
-            STOPPING[name].mend(script)
+        if sees.repairs[name].concerns(script):
+            sees.repairs[name].mend(script)
         return script
 
     yield prepare
@@ -131,17 +132,9 @@ def preparing(volta_world, monkeypatch):
 # --- The list -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", STOPPING)
-def test_every_repair_of_packages_has_a_test_that_sees_what_it_mends(name):
-    assert name in TOKENS, f"no test of this file is marked @sees({name!r}, ...): write one that runs VOLTA without it"
-
-
-@pytest.mark.parametrize("name", STOPPING)
-def test_the_lines_that_a_repair_names_are_in_the_checkout(name):
-    places = STOPPING[name].where.split(", ")
-    for place, token in zip(places, TOKENS.get(name, ()), strict=True):
-        file, line = place.split(":")
-        assert token in (HOME / file).read_text().splitlines()[int(line) - 1], place
+@pytest.mark.parametrize("name", sees.repairs)
+def test_every_repair_of_packages_names_its_lines_and_has_a_test_that_sees_what_it_mends(name):
+    sees.check(name, HOME)
 
 
 # --- What VOLTA imports ---------------------------------------------------------------------------------------------
@@ -152,9 +145,7 @@ def test_without_refer_masks_no_script_can_be_imported(volta_world, captions_rea
     done = volta_world.run("train_task.py", options=("--without", "refer-masks"))
     missing = "cannot import name '_mask'" if installed("skimage") else "No module named 'skimage'"
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith(
-        f"error: volta/task_utils.py: VOLTA cannot be imported ({missing}"
-    )
+    assert done.stderr.splitlines()[-1].startswith(f"error: volta/task_utils.py: VOLTA cannot be imported ({missing}")
     assert "batch" in captions_read
 
 
@@ -179,7 +170,7 @@ def test_what_stands_in_for_a_package_tells_why_it_cannot_be_used(volta_world):
 # --- Reading Conceptual Captions ------------------------------------------------------------------------------------
 
 
-@sees("serializer", "LMDBSerializer")
+@sees("serializer", "LMDBSerializer", simulated=True)
 def test_without_serializer_msgpack_is_read_as_a_pickle(volta_world, captions_read):
     code, output = read_captions(volta_world, without="serializer")
     assert code == 1
@@ -256,19 +247,16 @@ def tokens_of_a_caption(world, tokenizers, without=()):
 
 
 @sees("cpu", "cuda")
-def test_without_cpu_models_and_batches_ask_for_a_gpu(volta_world, tmp_path):
-    def run(without):
-        flags = volta_world.flags("eval_task.py", "ctrl_uniter", tmp_path, "vqa")
-        with volta_world.prepared("eval_task.py", *flags, without=without) as script:
-            script.module.BertForVLTasks.from_pretrained = lambda *args, **options: untrained(script, *args, **options)
-            script.module.main()
-
-    def untrained(script, path, config, task_cfg, task_ids):
-        return script.volta("encoders").BertForVLTasks(config, task_cfg, task_ids)
-
-    run(())
-    with pytest.raises((AssertionError, RuntimeError), match="CUDA|NVIDIA"):
-        run(("cpu",))
+def test_without_cpu_models_and_batches_ask_for_a_gpu(world, weights, tmp_path):
+    flags = [*world.flags("eval_task.py", "ctrl_uniter", tmp_path, "vqa"), "--from_pretrained", weights]
+    world.run_here("eval_task.py", *flags)
+    failure = failure_of(world, "eval_task.py", *flags, without=("cpu",))
+    assert failure == "RuntimeError: Invalid device, must be cuda device"  # of a batch
+    with world.prepared("train_concap.py"):
+        assert nn.Linear(1, 1).cuda().weight.device.type == "cpu"
+    refused = pytest.raises((AssertionError, RuntimeError), match=r"not compiled with CUDA|no NVIDIA driver")
+    with world.prepared("train_concap.py", without=("cpu",)), refused:
+        nn.Linear(1, 1).cuda()
 
 
 @sees("apex-ddp", "apex.parallel")
@@ -316,10 +304,8 @@ def test_several_processes_without_gpus_are_refused_in_one_line(volta_world):
     ]
 
 
-@sees("forked-workers", "features_path", simulated=True)
-def test_without_forked_workers_an_open_lmdb_would_have_to_be_sent_to_them(volta_world, tmp_path):
-    weights = tmp_path / "weights.bin"
-    torch.save({}, weights)
+@sees("forked-workers", "lmdb.open", simulated=True)
+def test_without_forked_workers_an_open_lmdb_would_have_to_be_sent_to_them(volta_world, weights, tmp_path):
     flags = volta_world.flags("train_task.py", "ctrl_uniter", tmp_path / "out", "vqa")
     more = ("--num_workers", "1", "--num_epoch", "1", "--from_pretrained", weights)
     process = python(volta_world, TRAINS_WITH_WORKERS, *flags, *more)

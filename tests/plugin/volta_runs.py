@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -14,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import pytest
+import torch
 
 from small_world import SmallWorld
 from volta_datasets import WIDTHS
@@ -79,7 +82,8 @@ class VoltaWorld:
     ) -> subprocess.CompletedProcess[str]:
         """``volta-switch volta OPTIONS SCRIPT FLAGS`` in a process of its own."""
         command = [sys.executable, "-m", "volta_switch.cli", "volta", *options, script, *map(str, flags)]
-        given = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+        inherited = {name: value for name, value in os.environ.items() if name != "TENSORPACK_SERIALIZE"}
+        given = {**inherited, "OMP_NUM_THREADS": "1", **environment}
         return subprocess.run(
             command, cwd=self.path, env=given, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL
         )
@@ -99,18 +103,40 @@ class VoltaWorld:
         fix: Sequence[str] = (),
         plugin: bool = True,
     ) -> Iterator[Script]:
-        """A script of VOLTA in this process, repaired and about to run; everything is taken back afterwards."""
-        before, writes = Path.cwd(), sys.dont_write_bytecode
-        made = Script(volta_checkout(), script)
+        """A script of VOLTA in this process, repaired and about to run; everything is taken back afterwards.
+
+        LMDB files that it opened are closed and its readers ended: a process may not open one twice. This project's
+        own readers must have opened nothing of this world (``copy``).
+        """
+        before, writes, children = Path.cwd(), sys.dont_write_bytecode, multiprocessing.active_children()
+        made, opened = Script(volta_checkout(), script), []
         os.chdir(self.path)
         try:
             made.prepare(choose(without, fix), [str(flag) for flag in flags], plugin=plugin)
+
+            @made.wrap(lmdb, "open")
+            def open_and_note(original: Any, *args: Any, **options: Any) -> Any:
+                opened.append(original(*args, **options))
+                return opened[-1]
+
             yield made
         finally:
             os.chdir(before)
             sys.dont_write_bytecode = writes
             registration.unregister()
             made.patches.undo()
+            for environment in opened:
+                environment.close()
+            for child in multiprocessing.active_children():
+                if child not in children:  # tensorpack leaves its own until this process ends
+                    child.terminate()
+                    child.join()
+
+    def run_here(self, script: str, *flags: Any, without: Sequence[str] = (), fix: Sequence[str] = ()) -> None:
+        """Runs a script of VOLTA in this process to its end."""
+        with self.prepared(script, *flags, without=without, fix=fix) as made:
+            assert made.module is not None
+            made.module.main()
 
     def copy(self, to: Path) -> VoltaWorld:
         """A world of one's own, which may be spoilt."""
@@ -132,3 +158,21 @@ def fingerprint_of(folder: Path) -> str:
             digest.update(str(path.relative_to(folder)).encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def config_of(script: Script) -> Any:
+    """VOLTA's own object of the configuration that the script was given."""
+    return script.volta("config").BertConfig.from_json_file(script.module.parse_args().config_file)
+
+
+class _Logger:
+    """Takes what a checkpoint says of VOLTA's logger, and opens none of its files."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.state = state
+
+
+def checkpoint_of(run: Path) -> dict[str, Any]:
+    """The latest checkpoint of a run of VOLTA's."""
+    with torch.serialization.safe_globals([(_Logger, "volta.train_utils.tbLogger")]):
+        return torch.load(run / "pytorch_ckpt_latest.tar", weights_only=True)

@@ -145,7 +145,7 @@ def local_rank(script: Script) -> None:
 
 
 @stops(
-    "volta/datasets/_image_features_reader.py:50",
+    "volta/datasets/_image_features_reader.py:49",
     "packages",
     needed=lambda: multiprocessing.get_start_method() != "fork",
 )
@@ -309,7 +309,7 @@ def nlvr2_cache(script: Script) -> None:
         original(self, *args, **options)
 
 
-@stops("volta/datasets/concept_cap_dataset.py:437")
+@stops("volta/datasets/concept_cap_dataset.py:436")
 def box_count(script: Script) -> None:
     """A Conceptual Captions record with fewer or more than 36 boxes is a ValueError."""
     concap = script.volta(DATASETS + "concept_cap_dataset")
@@ -361,7 +361,7 @@ def safe_pickles(script: Script) -> None:
 
 @stops("volta/encoders.py:1142")
 def feature_targets(script: Script) -> None:
-    """Visual targets 1, 2 and 5 compare the regions' predictions with the regions and the global one."""
+    """Visual targets 1 and 5 compare the regions' predictions with the regions and the global one."""
     encoders = script.volta("encoders")
     place = None  # of the global region, among the features that the model is given
 
@@ -371,7 +371,7 @@ def feature_targets(script: Script) -> None:
         place = config.add_global_imgfeat
         original(self, config, *args)
 
-    for target in ("1", "2", "5"):
+    for target in ("1", "5"):
         criterion = encoders.pre_vis_criterions[target]
 
         def without_global(  # as VOLTA calls it
