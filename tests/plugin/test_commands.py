@@ -10,9 +10,9 @@ import pytest
 from small_world import refusal
 from volta_switch.cli import _run
 from volta_switch.plugin import registration
-from volta_switch.plugin.catalogue import REPAIRS, choose
 from volta_switch.plugin.command_line import find_files
 from volta_switch.plugin.commands import main
+from volta_switch.plugin.repairs import REPAIRS, choose
 
 TASKS = "TASK8: {name: RetrievalFlickr30k}\nTASK10: {name: refcoco+}\n"
 

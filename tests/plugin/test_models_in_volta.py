@@ -4,6 +4,8 @@ Set VOLTA_HOME to a checkout of github.com/e-bug/volta; without it these tests a
 """
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -267,3 +269,18 @@ def test_volta_builds_the_same_model_from_every_shipped_configuration(name):
     assert {key: t.shape for key, t in theirs.state_dict().items()} == {k: t.shape for k, t in to_volta(ours).items()}
     counts = [sum(parameter.numel() for parameter in model.parameters()) for model in (theirs, ours)]
     assert counts[0] == counts[1]
+
+
+def test_two_lines_put_the_switched_encoder_into_voltas_models(volta_world):
+    code = """
+import sys
+import volta_switch.plugin; volta_switch.plugin.register()
+from volta.config import BertConfig
+from volta.encoders import BertForVLPreTraining
+for path in sys.argv[1:]:
+    print(type(BertForVLPreTraining(BertConfig.from_json_file(path)).bert.encoder).__name__)
+"""
+    configs = [volta_world.config(model) for model in ("switchbert", "ctrl_uniter")]
+    command = [sys.executable, "-c", code, *configs]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
+    assert [line for line in shown.splitlines() if line.endswith("Encoder")] == ["VoltaSwitchEncoder", "BertEncoder"]

@@ -12,8 +12,7 @@ from plugin import test_number_fixes_of_tasks as of_tasks
 from plugin import test_number_fixes_of_weights as of_weights
 from plugin.volta_runs import volta_checkout
 from volta_switch import UserError
-from volta_switch.plugin import repairs as _repairs  # noqa: F401  # fills the catalogue
-from volta_switch.plugin.catalogue import REPAIRS, choose
+from volta_switch.plugin.repairs import REPAIRS, choose
 
 HOME = volta_checkout()
 FIXES = {repair.name: repair for repair in REPAIRS if repair.fixes_numbers}

@@ -335,21 +335,7 @@ def test_eval_retrieval_ranks_images_and_texts(volta_world, pretrained, finetune
     assert len(results) == 50 and all(sorted(best) == list(range(10)) for best in results)
 
 
-# --- From Python, and the checkout ----------------------------------------------------------------------------------
-
-
-def test_two_lines_put_the_switched_encoder_into_voltas_models(volta_world):
-    code = """
-import sys
-import volta_switch.plugin; volta_switch.plugin.register()
-from volta.config import BertConfig
-from volta.encoders import BertForVLPreTraining
-for path in sys.argv[1:]:
-    print(type(BertForVLPreTraining(BertConfig.from_json_file(path)).bert.encoder).__name__)
-"""
-    configs = [volta_world.config(model) for model in MODELS]
-    shown = run_python(volta_world, [sys.executable, "-c", code, *configs], VOLTA_HOME=str(HOME))
-    assert [line for line in shown.splitlines() if line.endswith("Encoder")] == ["VoltaSwitchEncoder", "BertEncoder"]
+# --- The checkout ----------------------------------------------------------------------------------------------------
 
 
 def test_the_checkout_is_as_it_was(finetuned, vqa_by_module, git_before):

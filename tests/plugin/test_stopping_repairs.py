@@ -16,8 +16,7 @@ from torch import nn
 from plugin.seen_failures import SeenFailures, failure_of
 from plugin.volta_runs import CONCAP_FLAGS, volta_checkout
 from volta_switch import UserError
-from volta_switch.plugin import repairs as _repairs  # noqa: F401  # fills the catalogue
-from volta_switch.plugin.catalogue import REPAIRS
+from volta_switch.plugin.repairs import REPAIRS
 from volta_switch.plugin.script import Script
 from volta_switch.plugin.stand_ins import installed
 
@@ -28,8 +27,7 @@ PREPARED = """
     import sys
     from pathlib import Path
 
-    from volta_switch.plugin import repairs
-    from volta_switch.plugin.catalogue import choose
+    from volta_switch.plugin.repairs import choose
     from volta_switch.plugin.script import Script
 
     def prepared(script, *flags, without=()):

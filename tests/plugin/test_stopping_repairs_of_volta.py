@@ -17,8 +17,7 @@ from plugin.seen_failures import SeenFailures, failure_of
 from plugin.volta_runs import CONCAP, volta_checkout
 from volta_switch import UserError
 from volta_switch.plugin import pickles
-from volta_switch.plugin import repairs as _repairs  # noqa: F401  # fills the catalogue
-from volta_switch.plugin.catalogue import REPAIRS
+from volta_switch.plugin.repairs import REPAIRS
 
 HOME = volta_checkout()
 TOLERANCE = 1e-5
@@ -82,9 +81,6 @@ def concap_flags(world, out):
 @pytest.mark.parametrize("name", sees.repairs)
 def test_every_repair_of_volta_names_its_lines_and_has_a_test_that_sees_what_it_mends(name):
     sees.check(name, HOME)
-
-
-# --- Pre-training ---------------------------------------------------------------------------------------------------
 
 
 @sees("validation-log", "step_val_CC")
@@ -177,9 +173,6 @@ def feature_loss(script, world, target, place):
     return loss, mean(seen[0][:, regions][label == 1], features[:, regions][label == 1])
 
 
-# --- Weights and checkpoints ----------------------------------------------------------------------------------------
-
-
 @sees("lxmert-model", "config.model")
 def test_without_lxmert_model_no_weights_are_loaded_into_ctrl_lxmert(world, flags):
     assert "model" not in json.loads((HOME / "config" / "ctrl_lxmert.json").read_text())
@@ -255,9 +248,6 @@ def test_without_kept_log_a_resumed_run_empties_its_log(world, flags, finetuned)
     assert emptied.count("Validation [VQA]") == 1
 
 
-# --- Tasks ----------------------------------------------------------------------------------------------------------
-
-
 @sees("task-format", '"format"')
 def test_without_task_format_no_task_is_trained(world, flags, finetuned):
     for file in sorted((HOME / "config_tasks").glob("ctrl_*_tasks.yml")):
@@ -330,9 +320,6 @@ def test_no_module_that_a_script_imports_can_read_a_pickle_otherwise(world):
     assert sum(value is pickles.SAFE for _, value in values) >= 10
     unsafe = (pickle, _pickle, pickle.load, pickle.loads)
     assert {module.__name__ for module, value in values if any(value is one for one in unsafe)} == set()
-
-
-# --- Retrieval ------------------------------------------------------------------------------------------------------
 
 
 @sees("retrieval-split", "val_split")

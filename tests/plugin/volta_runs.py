@@ -22,7 +22,7 @@ import torch
 from small_world import SmallWorld
 from volta_datasets import WIDTHS
 from volta_switch.plugin import registration
-from volta_switch.plugin.commands import choose
+from volta_switch.plugin.repairs import choose
 from volta_switch.plugin.script import Script
 from volta_switch.world import write_world
 

@@ -8,7 +8,7 @@ at all. VOLTA's files are never written to.
     registration  register() and unregister()
     checkout      where VOLTA is, and importing from it without leaving a trace
     patches       changing attributes of other people's modules, and taking the changes back
-    repairs       what stops VOLTA or corrupts its numbers, each mended by one function
+    repairs/      what stops VOLTA or corrupts its numbers, each mended by one function
     catalogue     how repairs are listed and chosen
     stand_ins     modules in place of packages that VOLTA imports but does not need here
     pickles       VOLTA's own caches and records, read without running code

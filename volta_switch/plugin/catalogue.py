@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from volta_switch.errors import UserError
 from volta_switch.plugin.script import Script
 
+CONCAP, TASK, EVALUATE, RETRIEVAL = "train_concap.py", "train_task.py", "eval_task.py", "eval_retrieval.py"
 Mend = Callable[[Script], None]
 
 

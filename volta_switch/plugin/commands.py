@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from tabulate import tabulate
 
 from volta_switch.errors import UserError
-from volta_switch.plugin import repairs as _repairs  # noqa: F401  # fills the catalogue
-from volta_switch.plugin.catalogue import REPAIRS, choose
 from volta_switch.plugin.checkout import find_checkout
+from volta_switch.plugin.repairs import REPAIRS, choose
 from volta_switch.plugin.script import Script
 
 EXAMPLE = "volta-switch volta --home DIR train_concap.py --config_file switchbert.json ..."
