@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from easydict import EasyDict
 
 from plugin.volta_runs import NAMES, TASKS, VoltaWorld, checkpoint_of, config_of, volta_checkout
 from volta_switch.data.files import safe_pickle
 from volta_switch.plugin.script import Script
 
 volta_checkout()
+easydict = pytest.importorskip("easydict")
 
 TRAIN, EVALUATE, RETRIEVAL = "train_task.py", "eval_task.py", "eval_retrieval.py"
 VQA = Path("datasets/vqa/annotations")
@@ -51,7 +51,7 @@ def weights(world, tmp_path_factory) -> list[Path]:
 def train_set(script: Script, task: str) -> Any:
     """VOLTA's training data set of a task, made as its script makes it."""
     args = script.module.parse_args()
-    tasks = EasyDict(yaml.safe_load(Path(args.tasks_config_file).read_text()))
+    tasks = easydict.EasyDict(yaml.safe_load(Path(args.tasks_config_file).read_text()))
     return script.volta("task_utils").LoadDataset(args, config_of(script), tasks, TASKS[task], "train")[2]
 
 
