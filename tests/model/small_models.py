@@ -9,9 +9,10 @@ from torch import Tensor
 
 from golden_files import Golden, load_golden
 from volta_switch import BertForVLPreTraining, Config, load_config
-from volta_switch.model.attention import KeyMask
+from volta_switch.model.embeddings import Inputs
 from volta_switch.model.encoder import SwitchEncoder
-from volta_switch.model.sublayers import Streams
+from volta_switch.model.rows import Rows
+from volta_switch.model.sublayers import Layout, Streams
 from volta_switch.weights import load_volta
 
 PAIRS_OF_MODE = {"SS": ("tt", "vv"), "SC": ("tt", "vt"), "CS": ("tv", "vv"), "J": ("tt", "tv", "vt", "vv")}
@@ -78,12 +79,19 @@ def encoder_of(model: BertForVLPreTraining) -> SwitchEncoder:
     return encoder
 
 
-def embedded(model: BertForVLPreTraining, batch: dict[str, Tensor]) -> tuple[Streams, KeyMask]:
-    """The embeddings and masks that enter a single-stream encoder."""
-    text, vision = model.bert.embeddings(
-        batch["input_ids"], batch["image_feat"], batch["image_loc"], batch["token_type_ids"]
-    )
-    return Streams(text, vision), KeyMask(batch["attention_mask"] == 1, batch["image_attention_mask"] == 1)
+def embedded(model: BertForVLPreTraining, batch: dict[str, Tensor]) -> tuple[Streams, Layout]:
+    """The embeddings that enter a single-stream encoder, packed, and where their rows lie."""
+    layout = Layout(Rows.of(batch["attention_mask"] == 1), Rows.of(batch["image_attention_mask"] == 1))
+    names = ("input_ids", "token_type_ids", "image_feat", "image_loc")
+    text, vision = model.bert.embeddings(Inputs(layout, *(batch[name] for name in names)))
+    return Streams(text, vision), layout
+
+
+def real_part(batch: dict[str, Tensor], key: str, value: Tensor) -> Tensor:
+    """An output at real positions only, (n, ...), where it has a row per position; else the whole of it."""
+    if key in ("sequence_t", "prediction_scores_t"):
+        return value[batch["attention_mask"] == 1]
+    return value[batch["image_attention_mask"] == 1] if key == "sequence_v" else value
 
 
 def random_batch(config: Config, B: int = 2, T: int = 7, boxes: int = 5, seed: int = 0) -> dict[str, Tensor]:

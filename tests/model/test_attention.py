@@ -83,12 +83,12 @@ def naive_mixture(query, key, value, weights, text, vision, modes, keep=None):
     return torch.stack(out)
 
 
-def both(case, keep=None):
+def both(case, keep=None, dropout=0.0):
     """Output and gradients (w.r.t. query, key, value, weights) of the merged form and of the naive sum."""
     merged_leaves = [tensor.clone().requires_grad_() for tensor in case.tensors]
     naive_leaves = [tensor.double().requires_grad_() for tensor in case.tensors]
     query, key, value, weights = merged_leaves
-    merged = attend_mixed(query, key, value, KeyMask(case.text, case.vision), weights, case.modes, 0.0)
+    merged = attend_mixed(query, key, value, KeyMask(case.text, case.vision), weights, case.modes, dropout)
     naive = naive_mixture(*naive_leaves, case.text, case.vision, case.modes, keep)
     direction = torch.randn(naive.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     (merged * direction.float()).sum().backward()
@@ -149,16 +149,11 @@ def test_merged_attention_equals_its_paths_at_any_shape(seed, sizes, modes, kind
 @pytest.mark.parametrize("kind", ["soft", "hard", "top2"])
 def test_one_dropout_mask_acts_on_every_mode(monkeypatch, kind):
     case = make_case(7, kind=kind)
-    keep = (torch.rand(3, 2, 9, 9, generator=torch.Generator().manual_seed(2)) > 0.3) / 0.7  # (B, H, S, S)
-    calls = []
-
-    def fixed_dropout(weights, p=0.5, training=True, inplace=False):
-        calls.append(p)
-        return weights * keep
-
-    monkeypatch.setattr(F, "dropout", fixed_dropout)
-    assert_equal(*both(case, keep.double()), tolerance=1e-5)
-    assert len(calls) == 1
+    kept = torch.rand(3, 2, 9, 9, generator=torch.Generator().manual_seed(2)) > 0.25  # (B, H, S, S)
+    blocks = [kept[..., :5].contiguous(), kept[..., 5:].contiguous()]  # text keys, then vision keys
+    monkeypatch.setattr("volta_switch.model.attention.keep_mask", lambda shape, rate, device: blocks.pop(0))
+    assert_equal(*both(case, kept.double() / 0.75, dropout=0.25), tolerance=1e-5)
+    assert not blocks
 
 
 def test_dropout_drops_the_share_that_is_asked_for():

@@ -15,6 +15,12 @@ def tasks_model(tasks, name="ctrl_uniter", **fields):
     return BertForVLTasks(load_config({**load_golden(name).config, **fields}), tasks).eval()
 
 
+def whole_run(model, inputs):
+    """The last states of all positions, (B, T, D) and (B, R, D), which a task does not compute, and what is pooled."""
+    encoded, out, _ = model.bert(**inputs)
+    return (*encoded.padded(), out)
+
+
 @pytest.mark.parametrize(
     ("task", "shape"),
     [
@@ -62,9 +68,10 @@ def test_region_scores_are_lowered_at_padding_only():
     assert padding.any()
     with torch.no_grad():
         out = model("TASK10", **inputs)
-        plain = model.clfs_dict["TASK10"](out.sequence_v)
-    assert torch.equal(out.scores[~padding], plain[~padding])
-    assert torch.allclose(out.scores[padding], plain[padding] - 10000)
+        plain = model.clfs_dict["TASK10"](whole_run(model, inputs)[1])
+    assert out.sequence_t is None and out.sequence_v is None
+    assert relative_error(out.scores[~padding], plain[~padding]) < TOLERANCE
+    assert torch.equal(out.scores[padding], torch.full_like(out.scores[padding], -10000))
 
 
 def test_boolean_masks_are_accepted():
@@ -107,10 +114,13 @@ def test_no_fusion_leaves_regions_to_score_but_nothing_to_classify():
 def test_poolers_read_the_first_position(activation):
     model = tasks_model({"TASK8": {"type": "VL-logit"}}, fusion_act=activation)
     with torch.no_grad():
-        out = model("TASK8", **load_golden("ctrl_uniter").inputs)
+        pruned = model("TASK8", **load_golden("ctrl_uniter").inputs)
         act = torch.relu if activation == "relu" else torch.tanh
-        text, vision = model.bert.t_pooler.dense(out.sequence_t[:, 0]), model.bert.v_pooler.dense(out.sequence_v[:, 0])
+        sequence_t, sequence_v, out = whole_run(model, load_golden("ctrl_uniter").inputs)
+        text, vision = model.bert.t_pooler.dense(sequence_t[:, 0]), model.bert.v_pooler.dense(sequence_v[:, 0])
     assert torch.equal(out.pooled_t, act(text)) and torch.equal(out.pooled_v, act(vision))
+    assert relative_error(pruned.pooled_t, out.pooled_t) < TOLERANCE
+    assert relative_error(pruned.pooled_v, out.pooled_v) < TOLERANCE
     assert (text < 0).any()
 
 
@@ -119,7 +129,8 @@ def test_vl_berts_vqa_pooler_reads_the_last_but_one_word():
     inputs = load_golden("ctrl_vl-bert").inputs
     with torch.no_grad():
         out = model("TASK1", **inputs)
-        rows = torch.stack([out.sequence_t[b, words - 2] for b, words in enumerate((9, 5, 3, 7))])
+        sequence_t, _, _ = whole_run(model, inputs)
+        rows = torch.stack([sequence_t[b, words - 2] for b, words in enumerate((9, 5, 3, 7))])
         assert torch.equal((inputs["input_ids"] != 0).sum(1), torch.tensor([9, 5, 3, 7]))
         assert relative_error(out.pooled_t, torch.relu(model.bert.t_pooler.dense(rows))) < TOLERANCE
 

@@ -53,6 +53,9 @@ def assert_same_real_positions(found, expected, batch):
     T, R = text.shape[1], vision.shape[1]
     assert relative_error(found.sequence_t[:, :T][text], expected.sequence_t[text]) < TOLERANCE
     assert relative_error(found.sequence_v[:, :R][vision], expected.sequence_v[vision]) < TOLERANCE
+    assert not expected.sequence_t[~text].any() and not expected.sequence_v[~vision].any()
+    assert not found.sequence_t[:, :T][~text].any() and not found.sequence_t[:, T:].any()
+    assert not found.sequence_v[:, :R][~vision].any() and not found.sequence_v[:, R:].any()
     for key in ("pooled_t", "pooled_v", "seq_relationship_score"):
         assert relative_error(getattr(found, key), getattr(expected, key)) < TOLERANCE, key
     if expected.routes is not None:

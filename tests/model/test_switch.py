@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from golden_files import load_golden, relative_error
-from model.small_models import embedded, encoder_of, static_model, switch_model
+from model.small_models import embedded, encoder_of, real_part, static_model, switch_model
 from volta_switch import UserError
-from volta_switch.model.sublayers import Streams
+from volta_switch.model.sublayers import Kept, Streams
 from volta_switch.weights import to_volta
 
 TOLERANCE = 1e-5
@@ -14,6 +14,7 @@ MODES = ("SS", "SC", "CS", "J")
 ROUTE = ["J", "SS", "SC", "CS"]
 FIXED = [0, 0, 0, 0]
 STATES = ("sequence_t", "sequence_v", "pooled_t", "pooled_v")
+LOSSES = ("loss_mlm", "loss_vision", "loss_itm")
 SCORES = ("prediction_scores_t", "seq_relationship_score")
 
 
@@ -42,8 +43,13 @@ def test_golden_route_is_reproduced_from_forced_modes(spelling):
     with torch.no_grad():
         out = model(**golden.inputs, modes=route_spellings()[spelling], inputs=FIXED)
     for key in (*STATES, *SCORES):
-        assert relative_error(getattr(out, key), expected[key]) < TOLERANCE, key
-    assert relative_error(out.prediction_scores_v["0"][..., :64], expected["prediction_scores_v/0"]) < TOLERANCE
+        found, reference = (real_part(golden.inputs, key, tensor) for tensor in (getattr(out, key), expected[key]))
+        assert relative_error(found, reference) < TOLERANCE, key
+    real = golden.inputs["image_attention_mask"] == 1
+    found, reference = out.prediction_scores_v["0"][real][:, :64], expected["prediction_scores_v/0"][real]
+    assert relative_error(found, reference) < TOLERANCE
+    assert not real.all() and not out.sequence_v[~real].any()
+    assert not out.sequence_t[golden.inputs["attention_mask"] == 0].any()
     assert torch.equal(out.routes.modes, route_spellings()["weights"])
 
 
@@ -66,8 +72,12 @@ def test_every_mode_forced_equals_the_static_encoder_of_that_mode(mode):
     found = model(**golden.part("input"), modes=[mode] * 4, inputs=FIXED)
     static = static_model([mode] * 4)
     expected = static(**golden.part("input"))
-    for key in (*STATES, "loss"):
+    for key in ("pooled_t", "pooled_v", *LOSSES, "loss"):
         assert relative_error(getattr(found, key), getattr(expected, key).detach()) < TOLERANCE, key
+    with torch.no_grad():  # all positions are computed without labels only
+        whole, reference = model(**golden.inputs, modes=[mode] * 4, inputs=FIXED), static(**golden.inputs)
+    for key in (*STATES, *SCORES):
+        assert relative_error(getattr(whole, key), getattr(reference, key)) < TOLERANCE, key
     found.loss.backward()
     expected.loss.backward()
     gradients = dict(model.named_parameters())
@@ -82,15 +92,17 @@ def test_soft_weights_mix_the_modes_outputs_before_the_residual():
     golden, model = switch_model()
     weights = torch.rand(4, 4, 4, generator=torch.Generator().manual_seed(0)).softmax(-1)  # (B, L, M)
     layer, encoder = encoder_of(model).layer[0], encoder_of(model)
-    states, real = embedded(model, golden.inputs)
-    found = layer(states, real, weights[:, 0], encoder.switch.modes).joined
+    states, layout = embedded(model, golden.inputs)
+    every = Kept(layout, None, None)
+    found = layer(states, layout, every, weights[:, 0], encoder.switch.modes).joined  # (n, D)
     # The projection is linear: undoing LayerNorm is not needed if the mixture is taken on its input.
     before_norm = []
     layer.attention_output.LayerNorm.register_forward_hook(lambda module, given, out: before_norm.append(given[0]))
     for index in range(4):
         one_hot = torch.eye(4)[index].expand(4, 4)
-        layer(states, real, one_hot, encoder.switch.modes)
-    mixed = sum(weights[:, 0, k, None, None] * before_norm[k] for k in range(4))
+        layer(states, layout, every, one_hot, encoder.switch.modes)
+    share = weights[layout.joined.sample, 0]  # (n, M)
+    mixed = sum(share[:, k, None] * before_norm[k] for k in range(4))
     assert relative_error(found, layer.attention_output.LayerNorm(mixed).detach()) < TOLERANCE
 
 
@@ -98,21 +110,26 @@ def test_soft_weights_mix_the_modes_outputs_before_the_residual():
 def test_switching_off_both_blocks_is_uniter_exactly(training):
     golden, model = switch_model("ctrl_uniter", ("switch.attention=false", "switch.input=false"))
     static = static_model(["J"] * 3, "ctrl_uniter")
-    outs = []
+    outs, whole = [], []
     for each in (model, static):
         each.train(training)
         torch.manual_seed(3)  # dropout
         outs.append(each(**golden.part("input")))
         outs[-1].loss.backward()
-    for key in (*STATES, "loss_mlm", "loss_vision", "loss_itm"):
+        whole.append(each(**golden.inputs))  # without labels: all positions
+    for key in ("pooled_t", "pooled_v", *LOSSES):
         assert torch.equal(getattr(outs[0], key), getattr(outs[1], key)), key
+    for key in (*STATES, *SCORES):
+        assert torch.equal(getattr(whole[0], key), getattr(whole[1], key)), key
     assert to_volta(static).keys() == {name for name in to_volta(model) if "switch" not in name}
     gradients = dict(model.named_parameters())
     for name, parameter in static.named_parameters():
         assert (parameter.grad is None) == (gradients[name].grad is None), name
         assert parameter.grad is None or torch.equal(gradients[name].grad, parameter.grad), name
     if not training:
-        assert relative_error(outs[0].sequence_t, golden.tensors["output/sequence_t"]) < TOLERANCE
+        for key in STATES:
+            tensors = (getattr(whole[0], key), golden.tensors[f"output/{key}"])
+            assert relative_error(*(real_part(golden.inputs, key, tensor) for tensor in tensors)) < TOLERANCE, key
 
 
 def test_samples_forced_apart_equal_samples_run_apart():
@@ -159,20 +176,20 @@ def test_routes_cannot_be_forced_on_a_static_encoder():
 
 def stack_by_hand(model, batch, candidates):
     """Joint layers run one after the other; ``candidates[b][l]``: METHOD's index of the input of layer l."""
-    states, real = embedded(model, batch)
-    layers = encoder_of(model).layer
+    states, layout = embedded(model, batch)
+    layers, every = encoder_of(model).layer, Kept(layout, None, None)
     text, vision = [states.text], [states.vision]  # t_0, t_1, ...
     for index in range(len(layers) // 2):
         t, v = text[-1].clone(), vision[-1].clone()
         for b, row in enumerate(candidates):
             if index > 0 and row[index] in (1, 3):
-                t[b] = text[-2][b]
+                t[layout.text.sample == b] = text[-2][layout.text.sample == b]
             if index > 0 and row[index] in (2, 3):
-                v[b] = vision[-2][b]
-        out = layers[2 * index + 1](layers[2 * index](Streams(t, v), real))
+                v[layout.vision.sample == b] = vision[-2][layout.vision.sample == b]
+        out = layers[2 * index + 1](layers[2 * index](Streams(t, v), layout, every))
         text.append(out.text)
         vision.append(out.vision)
-    return text[-1], vision[-1]
+    return layout.text.spread(text[-1]), layout.vision.spread(vision[-1])
 
 
 @pytest.mark.parametrize(
@@ -198,8 +215,8 @@ def test_forced_inputs_equal_layers_wired_by_hand(candidates):
 
 def test_candidate_three_skips_a_layer_whole():
     golden, model = switch_model(overrides=("switch.input_candidates=4",))
-    skipped = model(**golden.part("input"), modes=ROUTE, inputs=[0, 0, 3, 0])
-    skipped.loss.backward()
+    model(**golden.part("input"), modes=ROUTE, inputs=[0, 0, 3, 0]).loss.backward()
+    skipped = model(**golden.inputs, modes=ROUTE, inputs=[0, 0, 3, 0])
     layer = encoder_of(model).layer
     assert not any(p.grad is not None and p.grad.any() for number in (2, 3) for p in layer[number].parameters())
     assert all(p.grad.any() for number in (0, 1, 4, 5, 6, 7) for name, p in layer[number].named_parameters()
@@ -219,16 +236,17 @@ def test_soft_inputs_are_the_weighted_sum_of_the_candidates(candidates):
     pairs = ((1, 1), (0, 1), (1, 0), (0, 0))[:candidates]  # (text, vision): 1 layer l-1, 0 layer l-2
     with torch.no_grad():
         found = model(**golden.inputs, modes=["J"] * 4, inputs=weights)
-        states, real = embedded(model, golden.inputs)
-        layers = encoder_of(model).layer
-        first = layers[1](layers[0](states, real))
-        text = sum(weights[:, 1, k, None, None] * (states.text, first.text)[t] for k, (t, _) in enumerate(pairs))
-        vision = sum(weights[:, 1, k, None, None] * (states.vision, first.vision)[v] for k, (_, v) in enumerate(pairs))
+        states, layout = embedded(model, golden.inputs)
+        layers, every = encoder_of(model).layer, Kept(layout, None, None)
+        first = layers[1](layers[0](states, layout, every))
+        of_text, of_vision = weights[layout.text.sample, 1], weights[layout.vision.sample, 1]  # (n_t, C), (n_v, C)
+        text = sum(of_text[:, k, None] * (states.text, first.text)[t] for k, (t, _) in enumerate(pairs))
+        vision = sum(of_vision[:, k, None] * (states.vision, first.vision)[v] for k, (_, v) in enumerate(pairs))
         out = Streams(text, vision)
         for index in (1, 2, 3):
-            out = layers[2 * index + 1](layers[2 * index](out, real))
-    assert relative_error(found.sequence_t, out.text) < TOLERANCE
-    assert relative_error(found.sequence_v, out.vision) < TOLERANCE
+            out = layers[2 * index + 1](layers[2 * index](out, layout, every))
+    assert relative_error(found.sequence_t, layout.text.spread(out.text)) < TOLERANCE
+    assert relative_error(found.sequence_v, layout.vision.spread(out.vision)) < TOLERANCE
 
 
 def test_the_first_layers_input_is_ignored():

@@ -73,8 +73,8 @@ def test_routes_are_repeatable_under_a_seed_and_differ_under_another():
 def test_soft_and_hard_routing_can_be_asked_for_in_any_mode():
     golden, model = switch_model()
     encoder = encoder_of(model)
-    states, real = embedded(model, golden.inputs)
-    log_pi = encoder.attention_switch[0](states, real)  # (B, M), of the first layer
+    states, layout = embedded(model, golden.inputs)
+    log_pi = encoder.attention_switch[0](states, layout)  # (B, M), of the first layer
     for temperature in (5.0, 0.5):
         encoder.start_annealing(temperature)
         encoder.routing = "soft"
@@ -95,13 +95,14 @@ def test_soft_and_hard_routing_can_be_asked_for_in_any_mode():
 def test_the_switcher_averages_real_rows_only():
     golden, model = switch_model()
     switcher = encoder_of(model).attention_switch[0]
-    states, real = embedded(model, golden.inputs)
-    rows = [
-        torch.cat((states.text[b][real.text[b]].mean(0), states.vision[b][real.vision[b]].mean(0))) for b in range(4)
-    ]
+    states, layout = embedded(model, golden.inputs)
+    text, vision = layout.text.spread(states.text), layout.vision.spread(states.vision)  # (B, T, D) and (B, R, D)
+    masks = [golden.inputs[f"{kind}attention_mask"] == 1 for kind in ("", "image_")]
+    assert not masks[0].all() and not masks[1].all()
+    rows = [torch.cat((text[b][masks[0][b]].mean(0), vision[b][masks[1][b]].mean(0))) for b in range(4)]
     hidden = torch.nn.functional.gelu(switcher.hidden(torch.stack(rows)))
     expected = switcher.options(hidden).log_softmax(-1)
-    assert relative_error(switcher(states, real), expected.detach()) < TOLERANCE
+    assert relative_error(switcher(states, layout), expected.detach()) < TOLERANCE
 
 
 def test_switchers_start_with_equal_probabilities():

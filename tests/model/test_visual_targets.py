@@ -223,7 +223,9 @@ def test_the_global_region_is_never_predicted(where):
     with torch.no_grad():
         scores = model(**{key: batch[key] for key in list(batch)[:6]}).prediction_scores_v["0"]
         boxes = {"first": scores[:, 1:], "last": scores[:, :-1], None: scores}[where]
-        masked = batch["image_label"] == 1
-        expected = visual_loss({"0": boxes[masked]}, {"0": 1.0}, RegionLabels(
-            batch["image_label"], batch["image_cls"], None, None, None, None, None))  # fmt: skip
+        real = batch["image_attention_mask"] == 1
+        real = {"first": real[:, 1:], "last": real[:, :-1], None: real}[where]
+        labels = torch.where(real, batch["image_label"], -1)  # padding is never masked
+        expected = visual_loss({"0": boxes[labels == 1]}, {"0": 1.0}, RegionLabels(
+            labels, batch["image_cls"], None, None, None, None, None))  # fmt: skip
         assert relative_error(model(**batch).loss_vision, expected) < TOLERANCE

@@ -187,6 +187,8 @@ def test_losses_and_gradients_of_tasks_are_equal(task, training):
     scores = ours.train(training)(task, **golden.inputs).scores
     assert relative_error(scores, expected.detach()) < TOLERANCE
     target = torch.linspace(0, 1, expected.numel()).view_as(expected)
+    if TASKS[task]["type"] == "V-logit":  # padding is never the answer; its scores are constant in ours
+        target = target * golden.inputs["image_attention_mask"][..., None]
     losses = [F.binary_cross_entropy_with_logits(given, target) for given in (expected, scores)]
     for loss in losses:
         loss.backward()

@@ -9,6 +9,8 @@ import torch
 from golden_files import relative_error
 from model.small_models import embedded, switch_config, switch_model
 from volta_switch import UserError
+from volta_switch.model.rows import Rows
+from volta_switch.model.sublayers import Layout, Streams
 from volta_switch.plugin import VoltaSwitchEncoder, encoder_config, register, registration, unregister
 
 pytestmark = pytest.mark.usefixtures("no_volta")
@@ -213,25 +215,36 @@ def encoder_and_inputs():
     golden, model = switch_model()
     encoder = VoltaSwitchEncoder(VoltaConfig(model.config.to_dict())).eval()
     encoder.load_state_dict(model.bert.encoder.state_dict())
-    states, _ = embedded(model, golden.inputs)
+    states, layout = embedded(model, golden.inputs)
     masks = [(1.0 - golden.inputs[f"{kind}attention_mask"][:, None, None].float()) * -10000 for kind in ("", "image_")]
-    return encoder, model, (states.text.detach(), states.vision.detach(), *masks)
+    every = (layout.text.spread(states.text).detach(), layout.vision.spread(states.vision).detach())
+    for tensor, mask in zip(every, masks, strict=True):  # VOLTA embeds padding, too
+        tensor[mask[:, 0, 0] < 0] = 7.0
+    return encoder, model, (*every, *masks)
 
 
 @pytest.mark.parametrize("training", [False, True])
 def test_the_encoder_speaks_voltas_contract(training):
     encoder, model, inputs = encoder_and_inputs()
     encoder.train(training), model.train(training)
+    real = [mask[:, 0, 0] == 0 for mask in inputs[2:]]  # (B, T) and (B, R)
+    assert not real[0].all() and not real[1].all()
+    layout = Layout(*(Rows.of(mask) for mask in real))
+    states = Streams(layout.text.take(inputs[0]), layout.vision.take(inputs[1]))
     torch.manual_seed(0)
-    expected = model.bert.encoder(*inputs, keep_all=True)
+    expected = model.bert.encoder(states, layout, keep_all=True)
     torch.manual_seed(0)
     text, vision, (text_masks, vision_masks) = encoder(
         *inputs, output_all_encoded_layers=True, output_all_attention_masks=True
     )
     assert len(text) == len(vision) == len(text_masks) == len(vision_masks) == 1 + 8  # the embeddings, 8 sublayers
-    for found, wanted in ((text, expected.all_text), (vision, expected.all_vision)):
-        assert all(relative_error(mine, theirs.detach()) < 1e-6 for mine, theirs in zip(found, wanted, strict=True))
-    assert torch.equal(text[0], inputs[0]) and torch.equal(vision[-1], expected.vision)
+    all_text, all_vision = ([getattr(each, kind) for each in expected.history] for kind in ("text", "vision"))
+    for found, wanted, mask in ((text, all_text, real[0]), (vision, all_vision, real[1])):
+        for mine, theirs in zip(found, wanted, strict=True):
+            assert relative_error(mine[mask], theirs.detach()) < 1e-6
+        assert not any(mine[~mask].any() for mine in found[1:])  # zero at padding
+    assert torch.equal(text[0], inputs[0]) and torch.equal(vision[0], inputs[1])
+    assert torch.equal(vision[-1], expected.padded()[1])
     assert torch.equal(encoder.routes.modes, expected.routes.modes) and not encoder.routes.modes.requires_grad
     torch.manual_seed(0)
     encoder.switch_samples.zero_()

@@ -4,9 +4,16 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from volta_switch import BertForVLPreTraining, UserError
-from volta_switch.train.optimisation import Hyperparameters, build_optimizer, build_schedule, linear_schedule
+from volta_switch.train.optimisation import (
+    Hyperparameters,
+    build_optimizer,
+    build_schedule,
+    clipped_step,
+    linear_schedule,
+)
 
 HYPER = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3}
 
@@ -90,3 +97,24 @@ def test_accumulation_must_divide_the_batch():
 def test_hyperparameters_are_recorded_as_json_types():
     values = Hyperparameters(**HYPER).to_dict()
     assert values["adam_betas"] == [0.9, 0.999] and values["epochs"] == 2 and values["seed"] == 0
+
+
+@pytest.mark.parametrize("limit", [0.5, 1e9, 0.0])
+def test_a_clipped_step_is_clipping_and_then_a_step(limit):
+    weights = []
+    for clip_first in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(30, 40), nn.Linear(40, 5))
+        optimizer = build_optimizer(model, Hyperparameters(epochs=1, batch_size=1, learning_rate=1e-2))
+        for seed in range(3):
+            given = torch.randn(7, 30, generator=torch.Generator().manual_seed(seed))
+            (model(given) ** 2).sum().backward()
+            if clip_first:
+                if limit:
+                    assert nn.utils.clip_grad_norm_(model.parameters(), limit) > 0.5
+                optimizer.step()
+            else:
+                clipped_step(optimizer, limit)
+            optimizer.zero_grad()
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+    assert torch.allclose(*weights, atol=1e-6)

@@ -16,15 +16,19 @@ from torch import Tensor, nn
 
 from volta_switch.config import Config
 from volta_switch.errors import UserError
+from volta_switch.model.dropout import Dropout
 from volta_switch.model.embeddings import (
     DUAL_EMBEDDINGS,
     SHARED_EMBEDDINGS,
+    Inputs,
     TextEmbeddings,
     VisualBertEmbeddings,
     VLBertEmbeddings,
 )
-from volta_switch.model.encoder import SwitchEncoder, build_encoder
+from volta_switch.model.encoder import Encoded, Read, SwitchEncoder, build_encoder
 from volta_switch.model.heads import Pooler, PreTrainingHeads, fuse, task_head
+from volta_switch.model.rows import Rows
+from volta_switch.model.sublayers import Layout, Streams
 from volta_switch.model.switch import Forced, Routes, Switcher
 from volta_switch.model.visual_targets import RegionLabels, visual_loss
 
@@ -35,8 +39,8 @@ PADDED_SCORE = -10000.0  # added to the region scores at padding, as VOLTA does
 class Output:
     """What a model returns; a field that was not computed is None."""
 
-    sequence_t: Tensor  # (B, T, D)
-    sequence_v: Tensor  # (B, R, D_v)
+    sequence_t: Tensor | None  # (B, T, D), zero at padding; without labels and task
+    sequence_v: Tensor | None  # (B, R, D_v)
     pooled_t: Tensor | None  # (B, P)
     pooled_v: Tensor | None
     routes: Routes | None  # Switch-BERT only
@@ -83,8 +87,9 @@ class BertModel(nn.Module):
         image_attention_mask: Tensor | None = None,
         modes: Forced | None = None,
         inputs: Forced | None = None,
-    ) -> Output:
-        """Encodes a batch.
+        read: Read | None = None,
+    ) -> tuple[Encoded, Output, Tensor]:
+        """Encodes a batch: packed states, pooled vectors and routes in an output, and the table of words (V, D).
 
         Args:
             input_ids, token_type_ids, attention_mask: (B, T) int64; the mask is 1 at real tokens.
@@ -92,35 +97,43 @@ class BertModel(nn.Module):
             image_loc: (B, R, num_locs), normalised.
             image_attention_mask: (B, R), 1 at real regions.
             modes, inputs: Switch-BERT's routes, forced (``switch.forced_weights``).
+            read: the positions whose states are needed beside those that are pooled; all by default.
         """
         token_type_ids = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         if image_attention_mask is None:
             image_attention_mask = attention_mask.new_ones(image_feat.shape[:2])
-        if self.shared_embeddings:
-            text, vision = self.embeddings(input_ids, image_feat, image_loc, token_type_ids)
-        else:
-            text, vision = self.embeddings(input_ids, token_type_ids), self.v_embeddings(image_feat, image_loc)
-        masks = (_additive(attention_mask), _additive(image_attention_mask))
-        encoded = self.encoder(text, vision, *masks, modes=modes, inputs=inputs)
-        pooled_t = pooled_v = None
+        layout = Layout(Rows.of(attention_mask != 0), Rows.of(image_attention_mask != 0))
+        given = Inputs(layout, input_ids, token_type_ids, image_feat, image_loc)
+        text, vision = self.embeddings(given) if self.shared_embeddings else self._apart(given)
+        of_text, of_vision = self._summaries(input_ids)  # (B,) positions
+        if read is not None:
+            read = Read(_also(read.text, of_text), _also(read.vision, of_vision))
+        encoded = self.encoder(Streams(text, vision), layout, read, modes=modes, inputs=inputs)
+        out = Output(None, None, None, None, encoded.routes)
         if self.t_pooler is not None:
-            pooled_t = self.t_pooler(self._text_summary(encoded.text, input_ids))
+            out.pooled_t = self.t_pooler(encoded.layout.text.at(encoded.text, of_text))
         if self.v_pooler is not None:
-            pooled_v = self.v_pooler(encoded.vision[:, 0])
-        return Output(encoded.text, encoded.vision, pooled_t, pooled_v, encoded.routes)
+            out.pooled_v = self.v_pooler(encoded.layout.vision.at(encoded.vision, of_vision))
+        assert given.word_table is not None
+        return encoded, out, given.word_table
 
-    def _text_summary(self, text: Tensor, input_ids: Tensor) -> Tensor:
-        """The state that stands for the text, (B, D): ``[CLS]``, or for VL-BERT's VQA the last but one real token."""
-        if self.fusion_method != "vl-bert_vqa":
-            return text[:, 0]
-        last_but_one = (input_ids != 0).sum(1) - 2
-        return text[torch.arange(len(text), device=text.device), last_but_one]
+    def _apart(self, given: Inputs) -> tuple[Tensor, Tensor]:
+        return self.embeddings.text(given), self.v_embeddings(given)
+
+    def _summaries(self, input_ids: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Where the states lie that stand for the text and for the image, (B,); None where none is pooled.
+
+        ``[CLS]``, or for VL-BERT's VQA the last but one real token; the first region.
+        """
+        first = input_ids.new_zeros(len(input_ids))
+        of_text = (input_ids != 0).sum(1) - 2 if self.fusion_method == "vl-bert_vqa" else first
+        return None if self.t_pooler is None else of_text, None if self.v_pooler is None else first
 
 
-def _additive(mask: Tensor) -> Tensor:
-    """(B, N) of 1 and 0 to VOLTA's (B, 1, 1, N) of 0 and -10000."""
-    return (1.0 - mask[:, None, None, :].float()) * -10000.0
+def _also(read: Tensor, positions: Tensor | None) -> Tensor:
+    """The mask (B, N), True also at one position of every sample."""
+    return read if positions is None else read.scatter(1, positions[:, None], True)
 
 
 class BertForVLPreTraining(nn.Module):
@@ -156,33 +169,50 @@ class BertForVLPreTraining(nn.Module):
         """Scores without labels, losses with them.
 
         Args:
-            masked_lm_labels: (B, T), -1 ignored.
-            image_label: (B, N), 1 masked, -1 not; N boxes, the global region excluded.
+            masked_lm_labels: (B, T), -1 ignored, and what stands at padding.
+            image_label: (B, N), 1 masked, -1 not; N boxes, the global region excluded. Ignored at padding.
             image_cls: (B, N, C), index 0 background; or (K, C), the rows of the boxes whose image_label is 1 alone.
             obj_labels, obj_confs, attr_labels, attr_confs: (B, N).
             next_sentence_label: (B,), 0 aligned, 1 mismatched.
             image_feat_target: (B, N, F), the features before masking, for the visual targets that regress them;
                 without it the features of the input are taken, as VOLTA does.
         """
-        out = self.bert(
-            input_ids, image_feat, image_loc, token_type_ids, attention_mask, image_attention_mask, modes, inputs
+        labels = (masked_lm_labels, image_label, next_sentence_label)
+        with_losses = any(label is not None for label in labels)
+        read = None
+        if with_losses:
+            words, boxes = input_ids.new_zeros(input_ids.shape), input_ids.new_zeros(image_feat.shape[:2])
+            if masked_lm_labels is not None and attention_mask is not None:
+                masked_lm_labels = masked_lm_labels.masked_fill(attention_mask == 0, -1)
+            if image_label is not None and image_attention_mask is not None:
+                image_label = image_label.masked_fill(self._boxes(image_attention_mask) == 0, -1)
+            words = words.bool() if masked_lm_labels is None else masked_lm_labels != -1
+            boxes = boxes.bool() if image_label is None else self._with_global(image_label == 1)
+            read = Read(words, boxes)
+        encoded, out, word_table = self.bert(
+            *(input_ids, image_feat, image_loc, token_type_ids, attention_mask, image_attention_mask),
+            modes,
+            inputs,
+            read,
         )
         match = self.cls.match(fuse(out.pooled_t, out.pooled_v, self.config.fusion_method))
-        labels = (masked_lm_labels, image_label, next_sentence_label)
-        if all(label is None for label in labels):
-            out.prediction_scores_t = self.cls.predictions(out.sequence_t)
+        if read is None:
+            out.sequence_t, out.sequence_v = encoded.padded()
+            out.prediction_scores_t = self.cls.predictions(out.sequence_t, word_table)
             out.prediction_scores_v = self.cls.imagePredictions(out.sequence_v)
             out.seq_relationship_score = match
             return out
         if masked_lm_labels is not None:
-            out.loss_mlm = self._word_loss(out.sequence_t, masked_lm_labels)
+            out.loss_mlm = self._word_loss(
+                encoded.layout.text.where(encoded.text, read.text), masked_lm_labels, word_table
+            )
         if image_label is not None:
             if image_feat_target is None:
                 image_feat_target = self._boxes(image_feat)
             known = RegionLabels(
                 image_label, image_cls, image_feat_target, obj_labels, obj_confs, attr_labels, attr_confs
             )
-            states = self._boxes(out.sequence_v)[image_label == 1]  # (K, D_v): nothing else is read
+            states = encoded.layout.vision.where(encoded.vision, read.vision)  # (K, D_v)
             out.loss_vision = visual_loss(
                 self.cls.imagePredictions(states), dict(self.config.visual_target_weights), known
             )
@@ -190,10 +220,26 @@ class BertForVLPreTraining(nn.Module):
             out.loss_itm = F.cross_entropy(match.float(), next_sentence_label)
         return out
 
-    def _word_loss(self, sequence_t: Tensor, labels: Tensor) -> Tensor:
-        masked = labels != -1
-        scores = self.cls.predictions(sequence_t[masked])  # (K, V): nothing else is read
-        return F.cross_entropy(scores.float(), labels[masked], reduction="sum") / masked.sum().clamp(min=1)
+    def match_scores(self, **given: Tensor) -> Tensor | None:
+        """The two scores of image-text matching alone, (B, 2); None without such a head.
+
+        ``given``: what ``forward`` takes up to ``image_attention_mask``. The last layer computes what is pooled.
+        """
+        nothing = given["input_ids"].new_zeros(given["input_ids"].shape, dtype=torch.bool)
+        no_box = nothing.new_zeros(given["image_feat"].shape[:2])
+        _, out, _ = self.bert(**given, read=Read(nothing, no_box))
+        return self.cls.match(fuse(out.pooled_t, out.pooled_v, self.config.fusion_method))
+
+    def _word_loss(self, states: Tensor, labels: Tensor, word_table: Tensor) -> Tensor:
+        """Cross-entropy of the masked words' states, (K, D)."""
+        wanted = labels[labels != -1]
+        scores = self.cls.predictions(states, word_table)  # (K, V)
+        return F.cross_entropy(scores.float(), wanted, reduction="sum") / max(len(wanted), 1)
+
+    def _with_global(self, boxes: Tensor) -> Tensor:
+        """A mask of boxes (B, N) as one of regions (B, R), False at the global region."""
+        where = self.config.add_global_imgfeat
+        return boxes if where is None else F.pad(boxes, (1, 0) if where == "first" else (0, 1))
 
     def _boxes(self, regions: Tensor) -> Tensor:
         """Drops the global region, (B, R, ...) to (B, N, ...)."""
@@ -209,7 +255,7 @@ class BertForVLTasks(nn.Module):
         self.config = config
         self.tasks = {name: dict(task) for name, task in tasks.items()}
         self.bert = BertModel(config)
-        self.dropout = nn.Dropout(dropout_prob)
+        self.dropout = Dropout(dropout_prob)
         self.clfs_dict = nn.ModuleDict({name: task_head(config, name, task) for name, task in tasks.items()})
         initialise(self, config)
 
@@ -232,15 +278,19 @@ class BertForVLTasks(nn.Module):
         """
         if task not in self.tasks:
             raise UserError(f"task {task}: this model has heads for {', '.join(self.tasks)}")
-        out = self.bert(
-            input_ids, image_feat, image_loc, token_type_ids, attention_mask, image_attention_mask, modes, inputs
-        )
         kind, head = self.tasks[task]["type"], self.clfs_dict[task]
+        no_words = torch.zeros_like(input_ids, dtype=torch.bool)
+        boxes = image_feat.new_full(image_feat.shape[:2], kind == "V-logit", dtype=torch.bool)
+        encoded, out, _ = self.bert(
+            *(input_ids, image_feat, image_loc, token_type_ids, attention_mask, image_attention_mask),
+            modes,
+            inputs,
+            Read(no_words, boxes),
+        )
         if kind == "V-logit":
-            out.scores = head(self.dropout(out.sequence_v))
-            if image_attention_mask is not None:
-                padding = 1 - image_attention_mask[..., None].to(out.scores.dtype)  # (B, R, 1)
-                out.scores = out.scores + PADDED_SCORE * padding
+            rows = encoded.layout.vision
+            scores = rows.spread(head(self.dropout(encoded.vision)))  # (B, R, 1), of real regions alone
+            out.scores = scores + PADDED_SCORE * (rows.numbers < 0)[..., None]
             return out
         pooled = fuse(out.pooled_t, out.pooled_v, self.config.fusion_method)
         if pooled is None:

@@ -1,17 +1,58 @@
 """Text and image embeddings, under VOLTA's names.
 
 ``vilbert`` and ``lxmert`` embed regions apart from the text; ``uniter``, ``visualbert`` and ``vl-bert`` embed both in
-one module. Legend: B batch, T text tokens, R regions, D hidden, F feature width.
+one module. They see packed rows: no padding.
+
+Legend: B batch, T tokens as given, R regions as given, n_t and n_v packed rows, D hidden, F feature width.
 """
 
 from __future__ import annotations
 
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from volta_switch.config import Config
+from volta_switch.model.dropout import Dropout
+from volta_switch.model.sublayers import Layout
+
+
+@dataclass
+class Inputs:
+    """What is embedded: a batch as it was given, and its packed rows.
+
+    ``word_table`` (V, D) is filled in by the embeddings: who else reads the table takes it from here, so that its
+    gradient is made once and the looked-up rows are added to it, not to a second one of that size.
+    """
+
+    layout: Layout
+    input_ids: Tensor  # (B, T)
+    token_type_ids: Tensor  # (B, T)
+    image_feat: Tensor  # (B, R, F)
+    image_loc: Tensor  # (B, R, num_locs)
+    word_table: Tensor | None = None
+
+    @property
+    def words(self) -> Tensor:
+        """(n_t,)."""
+        return self.layout.text.take(self.input_ids)
+
+    @property
+    def types(self) -> Tensor:
+        """(n_t,)."""
+        return self.layout.text.take(self.token_type_ids)
+
+    @property
+    def features(self) -> Tensor:
+        """(n_v, F)."""
+        return self.layout.vision.take(self.image_feat)
+
+    @property
+    def locations(self) -> Tensor:
+        """(n_v, num_locs)."""
+        return self.layout.vision.take(self.image_loc)
 
 
 class TextEmbeddings(nn.Module):
@@ -24,17 +65,19 @@ class TextEmbeddings(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, D)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, D)
         self.LayerNorm = nn.LayerNorm(D, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
-    def sums(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
-        """The three embeddings added, (B, T) to (B, T, D), before LayerNorm."""
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        words = self.word_embeddings(input_ids)
-        return words + self.position_embeddings(positions) + self.token_type_embeddings(token_type_ids)
+    def look_up(self, given: Inputs) -> Tensor:
+        """The words' embeddings, (n_t, D)."""
+        rows, given.word_table = _LookUp.apply(
+            self.word_embeddings.weight, given.words, self.word_embeddings.padding_idx
+        )
+        return rows
 
-    def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
-        """(B, T) to (B, T, D)."""
-        return self.dropout(self.LayerNorm(self.sums(input_ids, token_type_ids)))
+    def text(self, given: Inputs) -> Tensor:
+        """(n_t, D)."""
+        words = self.look_up(given) + self.token_type_embeddings(given.types)
+        return self.dropout(self.LayerNorm(words + self.position_embeddings(given.layout.text.position)))
 
 
 class RegionProjection(nn.Module):
@@ -52,13 +95,12 @@ class ViLBertImageEmbeddings(RegionProjection):
     def __init__(self, config: Config):
         super().__init__(config)
         self.LayerNorm = nn.LayerNorm(config.v_hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.v_hidden_dropout_prob)
+        self.dropout = Dropout(config.v_hidden_dropout_prob)
 
-    def forward(self, image_feat: Tensor, image_loc: Tensor) -> Tensor:
-        """(B, R, F) and (B, R, num_locs) to (B, R, D)."""
-        return self.dropout(
-            self.LayerNorm(self.image_embeddings(image_feat) + self.image_location_embeddings(image_loc))
-        )
+    def forward(self, given: Inputs) -> Tensor:
+        """(n_v, D_v)."""
+        regions = self.image_embeddings(given.features) + self.image_location_embeddings(given.locations)
+        return self.dropout(self.LayerNorm(regions))
 
 
 class LxmertImageEmbeddings(RegionProjection):
@@ -68,12 +110,12 @@ class LxmertImageEmbeddings(RegionProjection):
         super().__init__(config)
         self.ImgLayerNorm = nn.LayerNorm(config.v_hidden_size, eps=config.layer_norm_eps)
         self.LocLayerNorm = nn.LayerNorm(config.v_hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.v_hidden_dropout_prob)
+        self.dropout = Dropout(config.v_hidden_dropout_prob)
 
-    def forward(self, image_feat: Tensor, image_loc: Tensor) -> Tensor:
-        """(B, R, F) and (B, R, num_locs) to (B, R, D)."""
-        features = self.ImgLayerNorm(self.image_embeddings(image_feat))
-        locations = self.LocLayerNorm(self.image_location_embeddings(image_loc))
+    def forward(self, given: Inputs) -> Tensor:
+        """(n_v, D_v)."""
+        features = self.ImgLayerNorm(self.image_embeddings(given.features))
+        locations = self.LocLayerNorm(self.image_location_embeddings(given.locations))
         return self.dropout((features + locations) / 2)
 
 
@@ -90,14 +132,12 @@ class UniterEmbeddings(TextEmbeddings):
         self.image_location_layer_norm = nn.LayerNorm(D, eps=eps)
         self.v_LayerNorm = nn.LayerNorm(D, eps=eps)
 
-    def forward(  # type: ignore[override]
-        self, input_ids: Tensor, image_feat: Tensor, image_loc: Tensor, token_type_ids: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Text (B, T, D) and regions (B, R, D)."""
-        features = self.image_layer_norm(self.image_embeddings(image_feat))
-        locations = self.image_location_layer_norm(self.image_location_embeddings(image_loc))
+    def forward(self, given: Inputs) -> tuple[Tensor, Tensor]:
+        """Text (n_t, D) and regions (n_v, D)."""
+        features = self.image_layer_norm(self.image_embeddings(given.features))
+        locations = self.image_location_layer_norm(self.image_location_embeddings(given.locations))
         regions = features + locations + self.token_type_embeddings.weight[1]
-        return super().forward(input_ids, token_type_ids), self.dropout(self.v_LayerNorm(regions))
+        return self.text(given), self.dropout(self.v_LayerNorm(regions))
 
 
 class VisualBertEmbeddings(TextEmbeddings):
@@ -116,16 +156,14 @@ class VisualBertEmbeddings(TextEmbeddings):
             self.token_type_embeddings_visual.weight.copy_(self.token_type_embeddings.weight)
             self.position_embeddings_visual.weight.copy_(self.position_embeddings.weight)
 
-    def forward(  # type: ignore[override]
-        self, input_ids: Tensor, image_feat: Tensor, image_loc: Tensor, token_type_ids: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Text (B, T, D) and regions (B, R, D); ``image_loc`` is not read."""
+    def forward(self, given: Inputs) -> tuple[Tensor, Tensor]:
+        """Text (n_t, D) and regions (n_v, D); locations are not read."""
         regions = (
-            self.projection(image_feat)
+            self.projection(given.features)
             + self.position_embeddings_visual.weight[0]
             + self.token_type_embeddings_visual.weight[1]
         )
-        return super().forward(input_ids, token_type_ids), self.dropout(self.LayerNorm(regions))
+        return self.text(given), self.dropout(self.LayerNorm(regions))
 
 
 class VLBertEmbeddings(TextEmbeddings):
@@ -142,7 +180,7 @@ class VLBertEmbeddings(TextEmbeddings):
         assert config.v_coordinate_embeddings_dim is not None  # checked by the configuration
         self.coordinate_dim = config.v_coordinate_embeddings_dim
         self.obj_downsample = nn.Sequential(
-            nn.Dropout(config.v_attention_probs_dropout_prob),
+            Dropout(config.v_attention_probs_dropout_prob),
             nn.Linear(2 * config.v_feature_size, config.v_hidden_size),
             nn.ReLU(),
         )
@@ -163,43 +201,74 @@ class VLBertEmbeddings(TextEmbeddings):
         nn.init.zeros_(self.visual_ln_text.weight)
         nn.init.zeros_(self.visual_ln_object.weight)
 
-    def forward(  # type: ignore[override]
-        self, input_ids: Tensor, image_feat: Tensor, image_loc: Tensor, token_type_ids: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Text (B, T, D) and regions (B, R, D)."""
-        R = image_feat.shape[1]
-        masked = (image_feat == 0).all(-1, keepdim=True)  # (B, R, 1)
-        features = torch.where(masked, self.object_mask_visual_embedding.weight[0], image_feat)
-        coordinates = _coordinates(image_loc, self.coordinate_dim)  # (B, R, 8 * dim)
-        appearance = self.obj_downsample(torch.cat((coordinates, features), -1))  # (B, R, D_v)
+    def forward(self, given: Inputs) -> tuple[Tensor, Tensor]:
+        """Text (n_t, D) and regions (n_v, D)."""
+        layout, R = given.layout, given.image_feat.shape[1]
+        features, locations = given.features, given.locations
+        masked = (features == 0).all(-1, keepdim=True)  # (n_v, 1)
+        appearance = self._appearance(features, masked, locations)  # (n_v, D_v)
         on_objects = appearance if self.visual_1x1_object is None else self.visual_1x1_object(appearance)
-        on_words = appearance[:, -1:] if self.visual_1x1_text is None else self.visual_1x1_text(appearance[:, -1:])
+        on_words = self._last_appearance(given, appearance)  # (B, D_v)
+        on_words = on_words if self.visual_1x1_text is None else self.visual_1x1_text(on_words)
 
-        is_end = torch.arange(R, device=image_feat.device) == R - 1  # (R,)
-        kinds = self.object_linguistic_embeddings.weight[0].expand(*image_feat.shape[:2], -1)  # (B, R, D)
+        is_end = layout.vision.position == R - 1  # (n_v,)
+        kinds = self.object_linguistic_embeddings.weight[0].expand(len(features), -1)  # (n_v, D)
         if self.object_mask_word_embedding is not None:
             kinds = torch.where(masked, self.object_mask_word_embedding.weight[0], kinds)
         kinds = torch.where(is_end[:, None], self.end_embedding.weight[0], kinds)
 
-        text_end = (input_ids != 0).sum(1, keepdim=True)  # (B, 1): the regions follow the last word
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
-        text_positions = torch.where(positions >= text_end.min(), positions + R, positions)
-        # Padded words lie behind the regions; what they hold is never read, so they may share the last position.
-        text_positions = text_positions.clamp(max=self.position_embeddings.num_embeddings - 1)
-        words = self.word_embeddings(input_ids) + self.visual_ln_text(on_words)
-        words = words + self.position_embeddings(text_positions) + self.token_type_embeddings(token_type_ids)
-        regions = kinds + self.visual_ln_object(on_objects) + self.position_embeddings(text_end + is_end)
+        text_end = (given.input_ids != 0).sum(1)  # (B,): the regions follow the last word
+        position = layout.text.position
+        # Words behind the shortest text of the batch are counted behind the regions, too, as in VOLTA.
+        position = torch.where(position >= text_end.min(), position + R, position)
+        position = position.clamp(max=self.position_embeddings.num_embeddings - 1)
+        words = self.look_up(given) + layout.text.per_row(self.visual_ln_text(on_words))
+        words = words + self.position_embeddings(position) + self.token_type_embeddings(given.types)
+        regions = kinds + self.visual_ln_object(on_objects)
+        regions = regions + self.position_embeddings(layout.vision.per_row(text_end) + is_end)
         regions = regions + self.token_type_embeddings.weight[2]
         return self.dropout(self.LayerNorm(words)), self.dropout(self.LayerNorm(regions))
 
+    def _appearance(self, features: Tensor, masked: Tensor, locations: Tensor) -> Tensor:
+        """(..., F) and (..., num_locs) to (..., D_v)."""
+        features = torch.where(masked, self.object_mask_visual_embedding.weight[0], features)
+        return self.obj_downsample(torch.cat((_coordinates(locations, self.coordinate_dim), features), -1))
+
+    def _last_appearance(self, given: Inputs, appearance: Tensor) -> Tensor:
+        """That of every sample's last slot, (B, D_v), which may be padding."""
+        vision = given.layout.vision
+        last = vision.numbers[:, -1]
+        if vision.whole or bool((last >= 0).all()):
+            return appearance.index_select(0, last)
+        features = given.image_feat[:, -1]
+        return self._appearance(features, (features == 0).all(-1, keepdim=True), given.image_loc[:, -1])
+
+
+class _LookUp(torch.autograd.Function):
+    """Rows of a table, and the table for whoever else reads it."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, words: Tensor, padding: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """(V, D) and (n,) to (n, D) and (V, D)."""
+        ctx.save_for_backward(words)
+        ctx.padding, ctx.size = padding, len(table)
+        return table.index_select(0, words), table.view_as(table)
+
+    @staticmethod
+    def backward(ctx: Any, of_rows: Tensor, of_table: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        """The gradient of the table; as in nn.Embedding, none comes from padding."""
+        (words,) = ctx.saved_tensors
+        of_rows = of_rows.masked_fill((words == ctx.padding)[:, None], 0)
+        return of_table.index_add_(0, words, of_rows.to(of_table.dtype)), None, None
+
 
 def _coordinates(boxes: Tensor, dim: int) -> Tensor:
-    """Sine and cosine of centre and size, (B, R, >= 4) corners in [0, 1] to (B, R, 4 * 2 * dim)."""
+    """Sine and cosine of centre and size, (n, >= 4) corners in [0, 1] to (n, 4 * 2 * dim)."""
     x1, y1, x2, y2 = boxes[..., :4].unbind(-1)
-    position = torch.stack(((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1), -1) * 100  # (B, R, 4)
+    position = torch.stack(((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1), -1) * 100  # (n, 4)
     wavelength = 1000 ** (torch.arange(dim, dtype=boxes.dtype, device=boxes.device) / dim)
-    angle = position.unsqueeze(-1) / wavelength  # (B, R, 4, dim)
-    return torch.cat((angle.sin(), angle.cos()), -1).flatten(2)
+    angle = position.unsqueeze(-1) / wavelength  # (n, 4, dim)
+    return torch.cat((angle.sin(), angle.cos()), -1).flatten(-2)
 
 
 DUAL_EMBEDDINGS = {"vilbert": ViLBertImageEmbeddings, "lxmert": LxmertImageEmbeddings}

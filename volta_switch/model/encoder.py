@@ -1,8 +1,10 @@
 """The encoder: VOLTA's stack of sublayers, static or switched.
 
-States and masks cross its boundary in VOLTA's shapes, so that the same module can stand in VOLTA.
+States are packed rows without padding (``rows``); after the last sublayer that attends to a modality, only the rows
+that somebody reads go on.
 
-Legend: B batch, T text tokens, R regions, D hidden, L layers (attention + feed-forward), M modes, C input candidates.
+Legend: B batch, n_t and n_v packed rows of text and vision, T tokens and R regions as given, D hidden, L layers
+(attention + feed-forward), M modes, C input candidates.
 """
 
 from __future__ import annotations
@@ -15,8 +17,7 @@ from torch import Tensor, nn
 
 from volta_switch.config import Config, SwitchConfig
 from volta_switch.errors import UserError
-from volta_switch.model.attention import KeyMask
-from volta_switch.model.sublayers import AttentionSublayer, FeedForwardSublayer, Streams
+from volta_switch.model.sublayers import AttentionSublayer, FeedForwardSublayer, Kept, Layout, Streams
 from volta_switch.model.switch import (
     Forced,
     Routes,
@@ -31,13 +32,25 @@ from volta_switch.model.switch import (
 
 @dataclass(frozen=True)
 class Encoded:
-    """Last states, and every sublayer's where asked for (the embeddings first)."""
+    """Last states of the rows of ``layout``, and every sublayer's where asked for (the embeddings first)."""
 
-    text: Tensor  # (B, T, D)
-    vision: Tensor  # (B, R, D_v)
+    text: Tensor  # (n_t, D)
+    vision: Tensor  # (n_v, D_v)
+    layout: Layout
     routes: Routes | None
-    all_text: list[Tensor]
-    all_vision: list[Tensor]
+    history: list[Streams]
+
+    def padded(self) -> tuple[Tensor, Tensor]:
+        """The last states as the batch was given, (B, T, D) and (B, R, D_v), zero at padding."""
+        return self.layout.text.spread(self.text), self.layout.vision.spread(self.vision)
+
+
+@dataclass(frozen=True)
+class Read:
+    """The positions whose last states are read, (B, T) and (B, R) as given; the others' are not computed."""
+
+    text: Tensor
+    vision: Tensor
 
 
 class Encoder(nn.Module):
@@ -51,13 +64,15 @@ class Encoder(nn.Module):
             AttentionSublayer(config, number) if number in attention else FeedForwardSublayer(config, number)
             for number in range(count)
         )
+        # From these sublayers on, nothing attends to a row of text, or of vision.
+        self._last_text = max((*config.tt_attn_sublayers, *config.vt_attn_sublayers), default=-1)
+        self._last_vision = max((*config.tv_attn_sublayers, *config.vv_attn_sublayers), default=-1)
 
     def forward(
         self,
-        text: Tensor,
-        vision: Tensor,
-        text_mask: Tensor,
-        vision_mask: Tensor,
+        states: Streams,
+        layout: Layout,
+        read: Read | None = None,
         modes: Forced | None = None,
         inputs: Forced | None = None,
         keep_all: bool = False,
@@ -65,22 +80,34 @@ class Encoder(nn.Module):
         """Encodes both modalities.
 
         Args:
-            text: (B, T, D) embeddings.
-            vision: (B, R, D_v) embeddings.
-            text_mask, vision_mask: (B, 1, 1, T or R), additive as in VOLTA: 0 at real positions, -10000 at padding.
+            states: the embeddings, packed.
+            layout: where their rows lie.
+            read: the positions whose last states are needed; all by default.
             modes, inputs: routes forced from outside; only for a switched encoder.
-            keep_all: also returns the states after every sublayer.
+            keep_all: also returns the states after every sublayer, of all rows; not with ``read``.
         """
         if modes is not None or inputs is not None:
             raise UserError("modes and inputs can be forced only where the configuration has a switch section")
-        real = KeyMask(text_mask[:, 0, 0, :] > -1, vision_mask[:, 0, 0, :] > -1)
-        states = Streams(text, vision)
         history = [states]
-        for sublayer in self.layer:
-            states = sublayer(states, real) if isinstance(sublayer, AttentionSublayer) else sublayer(states)
+        for number, sublayer in enumerate(self.layer):
+            if isinstance(sublayer, AttentionSublayer):
+                kept = self._kept(number, layout, read)
+                states, layout = sublayer(states, layout, kept), kept.layout
+            else:
+                states = sublayer(states)
             if keep_all:
                 history.append(states)
-        return _encoded(states, None, history)
+        return Encoded(states.text, states.vision, layout, None, history)
+
+    def _kept(self, number: int, layout: Layout, read: Read | None) -> Kept:
+        """The rows that go on from an attention sublayer: all, until nothing attends to a modality any more."""
+        text = vision = None
+        of_text, of_vision = layout.text, layout.vision
+        if read is not None and number == self._last_text:
+            of_text, text = layout.text.select(read.text)
+        if read is not None and number == self._last_vision:
+            of_vision, vision = layout.vision.select(read.vision)
+        return Kept(layout if text is None and vision is None else Layout(of_text, of_vision), text, vision)
 
 
 class SwitchEncoder(Encoder):
@@ -123,54 +150,54 @@ class SwitchEncoder(Encoder):
 
     def forward(
         self,
-        text: Tensor,
-        vision: Tensor,
-        text_mask: Tensor,
-        vision_mask: Tensor,
+        states: Streams,
+        layout: Layout,
+        read: Read | None = None,
         modes: Forced | None = None,
         inputs: Forced | None = None,
         keep_all: bool = False,
     ) -> Encoded:
         """As ``Encoder.forward``; forced routes as in ``forced_weights``, the first layer's input being ignored."""
-        B, L, device = text.shape[0], self.depth, text.device
-        real = KeyMask(text_mask[:, 0, 0, :] > -1, vision_mask[:, 0, 0, :] > -1)
+        B, L, device = layout.text.B, self.depth, states.text.device
         M, C = len(self.switch.modes), self.switch.input_candidates
         forced_modes = None if modes is None else forced_weights(modes, self.switch.modes, B, L, device, "modes")
         names = [str(candidate) for candidate in range(C)]
         forced_inputs = None if inputs is None else forced_weights(inputs, names, B, L, device, "inputs")
-        before = last = Streams(text, vision)  # outputs of layers l-2 and l-1
+        before = last = states  # outputs of layers l-2 and l-1
         history = [last]
         used_modes, used_inputs = [], []  # (B, M) and (B, C) per layer
         for index in range(L):
             states, from_inputs = last, None
             if index > 0:
-                from_inputs = self._inputs(index, last, real, forced_inputs)
-                states = last if from_inputs is None else switch_inputs(last, before, from_inputs)
-            weights = self._modes(index, states, real, forced_modes)
-            attended = cast(AttentionSublayer, self.layer[2 * index])(states, real, weights, self.switch.modes)
-            before, last = last, self.layer[2 * index + 1](attended)
+                from_inputs = self._inputs(index, last, layout, forced_inputs)
+                states = last if from_inputs is None else switch_inputs(last, before, from_inputs, layout)
+            weights = self._modes(index, states, layout, forced_modes)
+            kept = self._kept(2 * index, layout, read)
+            attention = cast(AttentionSublayer, self.layer[2 * index])
+            attended = attention(states, layout, kept, weights, self.switch.modes)
+            before, last, layout = last, self.layer[2 * index + 1](attended), kept.layout
             history += [attended, last] if keep_all else []
             used_modes.append(_one_hot(B, M, self._joint, device) if weights is None else weights)
             used_inputs.append(_one_hot(B, C, 0, device) if from_inputs is None else from_inputs)
         routes = Routes(torch.stack(used_modes, 1), torch.stack(used_inputs, 1))
-        return _encoded(last, routes, history)
+        return Encoded(last.text, last.vision, layout, routes, history)
 
-    def _modes(self, index: int, states: Streams, real: KeyMask, forced: Tensor | None) -> Tensor | None:
+    def _modes(self, index: int, states: Streams, layout: Layout, forced: Tensor | None) -> Tensor | None:
         """(B, M) weights of a layer's modes; None where the layer is simply joint."""
         if forced is not None:
             return forced[:, index]
         if not self.switch.attention:
             return None
-        return self._weigh(self.attention_switch[index](states, real), self.switch.active_modes)
+        return self._weigh(self.attention_switch[index](states, layout), self.switch.active_modes)
 
-    def _inputs(self, index: int, last: Streams, real: KeyMask, forced: Tensor | None) -> Tensor | None:
+    def _inputs(self, index: int, last: Streams, layout: Layout, forced: Tensor | None) -> Tensor | None:
         """(B, C) weights of a layer's input candidates; None where the input is the layer below."""
         if forced is not None:
             return forced[:, index]
         if not self.switch.input:
             return None
         # The alignment degree is taken from (l-1, l-1); differs from the paper: it does not say.
-        return self._weigh(self.input_switch[index - 1](last, real), self.switch.input_candidates)
+        return self._weigh(self.input_switch[index - 1](last, layout), self.switch.input_candidates)
 
     def _weigh(self, log_probabilities: Tensor, active: int) -> Tensor:
         if self.routing == "hard" or (self.routing == "auto" and not self.training):
@@ -188,8 +215,3 @@ def _one_hot(B: int, options: int, index: int, device: torch.device) -> Tensor:
 def build_encoder(config: Config) -> Encoder:
     """The encoder that a configuration describes."""
     return Encoder(config) if config.switch is None else SwitchEncoder(config)
-
-
-def _encoded(states: Streams, routes: Routes | None, history: list[Streams]) -> Encoded:
-    every = history if len(history) > 1 else []
-    return Encoded(states.text, states.vision, routes, [s.text for s in every], [s.vision for s in every])

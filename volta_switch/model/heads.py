@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from volta_switch.config import Config
@@ -73,9 +74,9 @@ class WordPredictions(nn.Module):
         self.decoder.weight = word_embeddings.weight
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
-    def forward(self, states: Tensor) -> Tensor:
-        """(..., D) to (..., V)."""
-        return self.decoder(self.transform(states)) + self.bias
+    def forward(self, states: Tensor, word_table: Tensor) -> Tensor:
+        """(..., D) to (..., V); ``word_table`` (V, D) is the decoder's weight, as the embeddings have given it out."""
+        return F.linear(self.transform(states), word_table, self.bias)
 
 
 class RegionPredictions(nn.Module):

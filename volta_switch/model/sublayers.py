@@ -2,12 +2,14 @@
 
 What a sublayer lacks is not built: a modality without the sublayer passes through unchanged.
 
-Legend: B batch, T text tokens, R regions, S = T + R, D hidden, H heads, d head width.
+Legend: B batch, n packed rows (n_t of text, n_v of vision), N slots of the longest sample (T of text, R of vision),
+Q slots of the rows that go on, D hidden, H heads, d head width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,43 +17,83 @@ from torch import Tensor, nn
 
 from volta_switch.config import Config, attention_size, intermediate_size
 from volta_switch.model.attention import KeyMask, attend, attend_mixed
+from volta_switch.model.dropout import dropout
+from volta_switch.model.rows import Rows
 
+Heads = tuple[Tensor, Tensor, Tensor]  # query (B, H, Q, d), key and value (B, H, N, d)
+Projections = tuple[nn.Linear, nn.Linear, nn.Linear]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "swish": F.silu}
 
 
-class Streams:
-    """The states of both modalities, kept joined (B, S, D) or apart, whichever was written last.
+class Layout:
+    """Where the packed rows of both modalities lie; ``joined`` has the text's first."""
 
-    Sublayers with shared weights read ``joined``; the others read ``text`` (B, T, D) and ``vision`` (B, R, D_v). Either
+    def __init__(self, text: Rows, vision: Rows):
+        self.text, self.vision = text, vision
+        self._joined: Rows | None = None
+
+    @property
+    def joined(self) -> Rows:
+        """The rows of both, each sample's side by side in the attention."""
+        if self._joined is None:
+            self._joined = Rows.beside(self.text, self.vision)
+        return self._joined
+
+    @property
+    def real(self) -> KeyMask:
+        """Which slots of the attention have a row."""
+        return KeyMask(self.text.real, self.vision.real)
+
+
+class Streams:
+    """The packed states of both modalities, kept joined (n, D) or apart, whichever was written last.
+
+    Sublayers with shared weights read ``joined``; the others read ``text`` (n_t, D) and ``vision`` (n_v, D_v). Either
     form is made from the other on demand, so that a single-stream encoder never splits and a dual one never joins.
     """
 
-    def __init__(self, text: Tensor | None, vision: Tensor | None, joined: Tensor | None = None, T: int = 0):
+    def __init__(self, text: Tensor | None, vision: Tensor | None, joined: Tensor | None = None, count: int = 0):
         self._apart = None if text is None or vision is None else (text, vision)
         self._joined = joined
-        self.T = T if text is None else text.shape[1]
+        self.count = count if text is None else len(text)  # rows of text
 
     @property
     def joined(self) -> Tensor:
-        """(B, S, D), text rows first."""
+        """(n, D), text rows first."""
         if self._joined is None:
             assert self._apart is not None
-            self._joined = torch.cat(self._apart, dim=1)
+            self._joined = torch.cat(self._apart)
         return self._joined
 
     @property
     def text(self) -> Tensor:
-        """(B, T, D)."""
-        return self._apart[0] if self._apart else self.joined[:, : self.T]
+        """(n_t, D)."""
+        return self._apart[0] if self._apart else self.joined[: self.count]
 
     @property
     def vision(self) -> Tensor:
-        """(B, R, D_v)."""
-        return self._apart[1] if self._apart else self.joined[:, self.T :]
+        """(n_v, D_v)."""
+        return self._apart[1] if self._apart else self.joined[self.count :]
 
     def rejoined(self, joined: Tensor) -> Streams:
-        """New states of the same lengths, joined."""
-        return Streams(None, None, joined, self.T)
+        """New states of the same rows, joined."""
+        return Streams(None, None, joined, self.count)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The rows that go on from an attention sublayer, and their numbers among those that came in; None: all of them."""
+
+    layout: Layout
+    text: Tensor | None
+    vision: Tensor | None
+
+    def of(self, states: Streams) -> Streams:
+        """The states of the rows that go on."""
+        if self.text is None and self.vision is None:
+            return states
+        text = states.text if self.text is None else states.text.index_select(0, self.text)
+        return Streams(text, states.vision if self.vision is None else states.vision.index_select(0, self.vision))
 
 
 class SelfAttention(nn.Module):
@@ -72,21 +114,15 @@ class SelfAttention(nn.Module):
             self.v_key = nn.Linear(config.v_hidden_size, width)
             self.v_value = nn.Linear(config.v_hidden_size, width)
 
-    def project_text(self, states: Tensor, heads: int) -> Tensor:
-        """(B, T, D) to query, key and value, (3, B, H, T, d)."""
-        return _project(states, (self.query, self.key, self.value), heads)
+    @property
+    def of_text(self) -> Projections:
+        """Query, key and value of text, (n, D) to (n, width) each."""
+        return self.query, self.key, self.value
 
-    def project_vision(self, states: Tensor, heads: int) -> Tensor:
-        """(B, R, D_v) to query, key and value, (3, B, H, R, d)."""
-        return _project(states, (self.v_query, self.v_key, self.v_value), heads)
-
-
-def _project(states: Tensor, projections: tuple[nn.Linear, ...], heads: int) -> Tensor:
-    # One product for all three: the weights stay apart under VOLTA's names and are joined here.
-    weight = torch.cat([projection.weight for projection in projections])
-    bias = torch.cat([projection.bias for projection in projections])
-    mixed = F.linear(states, weight, bias)  # (B, N, 3 * width)
-    return mixed.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, N, d)
+    @property
+    def of_vision(self) -> Projections:
+        """The same of vision."""
+        return self.v_query, self.v_key, self.v_value
 
 
 class ResidualOutput(nn.Module):
@@ -107,12 +143,12 @@ class ResidualOutput(nn.Module):
         self.v_dropout = config.v_hidden_dropout_prob
 
     def text(self, update: Tensor, states: Tensor) -> Tensor:
-        """Adds an update (B, T, width) to the text states (B, T, D); also joined rows where weights are shared."""
-        return self.LayerNorm(F.dropout(self.dense(update), self.dropout, self.training) + states)
+        """Adds an update (n, width) to the text states (n, D); also joined rows where weights are shared."""
+        return self.LayerNorm(dropout(self.dense(update), self.dropout, self.training) + states)
 
     def vision(self, update: Tensor, states: Tensor) -> Tensor:
-        """Adds an update (B, R, width) to the vision states (B, R, D_v)."""
-        return self.v_LayerNorm(F.dropout(self.v_dense(update), self.v_dropout, self.training) + states)
+        """Adds an update (n, width) to the vision states (n, D_v)."""
+        return self.v_LayerNorm(dropout(self.v_dense(update), self.v_dropout, self.training) + states)
 
 
 class AttentionSublayer(nn.Module):
@@ -135,54 +171,94 @@ class AttentionSublayer(nn.Module):
         self.attention_output = ResidualOutput(config, widths, self.shared)
 
     def forward(
-        self, states: Streams, real: KeyMask, weights: Tensor | None = None, modes: tuple[str, ...] = ()
+        self, states: Streams, layout: Layout, kept: Kept, weights: Tensor | None = None, modes: tuple[str, ...] = ()
     ) -> Streams:
-        """New states; with ``weights`` (B, M) over ``modes``, the switched mixture in place of the static pairs."""
+        """New states of the rows that are kept; all rows are attended to.
+
+        Args:
+            states: of the rows of ``layout``.
+            layout: where they lie.
+            kept: the rows that go on.
+            weights: (B, M) over ``modes``, the switched mixture in place of the static pairs.
+        """
+        going_on = kept.of(states)
         if self.shared:
-            query, key, value = self.attention_self.project_text(states.joined, self.heads)  # (B, H, S, d) each
-            dropout = self.dropout if self.training else 0.0
-            if weights is not None:
-                context = attend_mixed(query, key, value, real, weights, modes, dropout)
-            elif self.tt and self.tv and self.vt and self.vv:
-                context = attend(query, key, value, real.joint, dropout)
-            else:
-                every = torch.stack((query, key, value))  # (3, B, H, S, d)
-                text_context, vision_context = self._gated(every[..., : states.T, :], every[..., states.T :, :], real)
-                assert text_context is not None and vision_context is not None
-                context = torch.cat((text_context, vision_context), dim=2)
-            return states.rejoined(self.attention_output.text(_merge_heads(context), states.joined))
-        text, vision = states.text, states.vision
-        from_text = self.attention_self.project_text(text, self.heads) if self.has_text else None  # (3, B, H, T, d)
-        from_vision = self.attention_self.project_vision(vision, self.v_heads) if self.has_vision else None
-        text_context, vision_context = self._gated(from_text, from_vision, real)
+            context = self._shared(states, going_on, layout, kept.layout, weights, modes)
+            return going_on.rejoined(self.attention_output.text(context, going_on.joined))
+        text, vision = going_on.text, going_on.vision
+        own, rows, ahead = self.attention_self, layout, kept.layout
+        from_text = from_vision = None
+        if self.has_text:
+            from_text = self._heads(own.of_text, states.text, text, rows.text, ahead.text, self.heads)
+        if self.has_vision:
+            from_vision = self._heads(own.of_vision, states.vision, vision, rows.vision, ahead.vision, self.v_heads)
+        text_context, vision_context = self._gated(from_text, from_vision, layout.real)
         if text_context is not None:
-            text = self.attention_output.text(_merge_heads(text_context), text)
+            text = self.attention_output.text(ahead.text.merge_heads(text_context), text)
         if vision_context is not None:
-            vision = self.attention_output.vision(_merge_heads(vision_context), vision)
+            vision = self.attention_output.vision(ahead.vision.merge_heads(vision_context), vision)
         return Streams(text, vision)
 
-    def _gated(self, text: Tensor | None, vision: Tensor | None, real: KeyMask) -> tuple[Tensor | None, Tensor | None]:
-        """Each modality's context, (B, H, T or R, d), over the keys that the sublayer lists allow it.
+    def _shared(
+        self,
+        states: Streams,
+        going_on: Streams,
+        layout: Layout,
+        kept: Layout,
+        weights: Tensor | None,
+        modes: tuple[str, ...],
+    ) -> Tensor:
+        """The context of the rows that go on, (n, H * d), where both modalities share their weights."""
+        heads = self._heads(
+            self.attention_self.of_text, states.joined, going_on.joined, layout.joined, kept.joined, self.heads
+        )
+        rate, real = self.dropout if self.training else 0.0, layout.real
+        if weights is not None:
+            context = attend_mixed(*heads, real, weights, modes, rate, kept.text.N)
+        elif self.tt and self.tv and self.vt and self.vv:
+            context = attend(*heads, real.joint, rate)
+        else:
+            Q, T = kept.text.N, layout.text.N
+            (query, key, value) = heads
+            text = (query[:, :, :Q], key[:, :, :T], value[:, :, :T])
+            contexts = self._gated(text, (query[:, :, Q:], key[:, :, T:], value[:, :, T:]), real)
+            context = torch.cat([part for part in contexts if part is not None], dim=2)
+        return kept.joined.merge_heads(context)
 
-        ``text`` and ``vision`` are query, key and value, (3, B, H, T or R, d); None where the modality passes through.
+    def _heads(
+        self, project: Projections, states: Tensor, going_on: Tensor, rows: Rows, kept: Rows, heads: int
+    ) -> Heads:
+        """Query (B, H, Q, d) of the rows that go on, key and value (B, H, N, d) of all."""
+        query, key, value = project
+        return (
+            kept.split_heads(query(going_on), heads),
+            rows.split_heads(key(states), heads),
+            rows.split_heads(value(states), heads),
+        )
+
+    def _gated(self, text: Heads | None, vision: Heads | None, real: KeyMask) -> tuple[Tensor | None, Tensor | None]:
+        """Each modality's context, (B, H, Q, d), over the keys that the sublayer lists allow it.
+
+        ``text`` and ``vision`` are query, key and value; None where the modality passes through.
         """
         contexts: list[Tensor | None] = []
         for own, to_text, to_vision, rate in (
             (text, self.tt, self.tv, self.dropout),
             (vision, self.vt, self.vv, self.v_dropout),
         ):
-            if own is None:
+            if own is None or not (to_text or to_vision):
                 contexts.append(None)
                 continue
             sources = [source for source, allowed in ((text, to_text), (vision, to_vision)) if allowed]
-            keys = [keys for keys, allowed in ((real.text, to_text), (real.vision, to_vision)) if allowed]
-            key, value = torch.cat([source[1:] for source in sources if source is not None], dim=3)  # (B, H, K, d)
-            contexts.append(attend(own[0], key, value, torch.cat(keys, 1), rate if self.training else 0.0))
+            masks = [mask for mask, allowed in ((real.text, to_text), (real.vision, to_vision)) if allowed]
+            key, value = (_side_by_side([source[part] for source in sources if source is not None]) for part in (1, 2))
+            mask = masks[0] if len(masks) == 1 else real.joint
+            contexts.append(attend(own[0], key, value, mask, rate if self.training else 0.0))
         return contexts[0], contexts[1]
 
 
-def _merge_heads(context: Tensor) -> Tensor:
-    return context.transpose(1, 2).flatten(2)  # (B, H, N, d) -> (B, N, H * d)
+def _side_by_side(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
 class Intermediate(nn.Module):
@@ -200,11 +276,11 @@ class Intermediate(nn.Module):
         self.activation, self.v_activation = ACTIVATIONS[config.hidden_act], ACTIVATIONS[config.v_hidden_act]
 
     def text(self, states: Tensor) -> Tensor:
-        """(B, T, D) to (B, T, width); also joined rows where weights are shared."""
+        """(n, D) to (n, width); also joined rows where weights are shared."""
         return self.activation(self.dense(states))
 
     def vision(self, states: Tensor) -> Tensor:
-        """(B, R, D_v) to (B, R, width)."""
+        """(n, D_v) to (n, width)."""
         return self.v_activation(self.v_dense(states))
 
 

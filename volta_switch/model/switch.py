@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from volta_switch.config import SwitchConfig
 from volta_switch.errors import UserError
-from volta_switch.model.attention import KeyMask
-from volta_switch.model.sublayers import Streams
+from volta_switch.model.sublayers import Layout, Streams
 
 # (which text state, which vision state) of each input candidate: 0 is layer l-1's output, 1 is layer l-2's.
 INPUT_CANDIDATES = ((0, 0), (1, 0), (0, 1), (1, 1))
@@ -55,17 +54,11 @@ class Switcher(nn.Module):
         nn.init.zeros_(self.options.weight)
         nn.init.zeros_(self.options.bias)
 
-    def forward(self, states: Streams, real: KeyMask) -> Tensor:
+    def forward(self, states: Streams, layout: Layout) -> Tensor:
         """log pi, (B, O) float32."""
-        text, vision = _mean(states.text, real.text), _mean(states.vision, real.vision)  # (B, D) each; eq. 5
+        text, vision = layout.text.mean(states.text), layout.vision.mean(states.vision)  # (B, D) each; eq. 5
         alignment = torch.cat((text, vision), -1) if self.alignment == "concat" else text * vision
         return self.options(F.gelu(self.hidden(alignment))).float().log_softmax(-1)  # eq. 6
-
-
-def _mean(states: Tensor, real: Tensor) -> Tensor:
-    """Mean over real rows, (B, N, D) to (B, D); padding never counts."""
-    share = real / real.sum(1, keepdim=True).clamp(min=1)  # (B, N)
-    return (share.to(states.dtype).unsqueeze(1) @ states).squeeze(1)
 
 
 def hard_weights(log_probabilities: Tensor) -> Tensor:
@@ -145,13 +138,13 @@ def forced_weights(forced: Forced, options: Sequence[str], B: int, L: int, devic
     return weights
 
 
-def switch_inputs(last: Streams, before: Streams, weights: Tensor) -> Streams:
+def switch_inputs(last: Streams, before: Streams, weights: Tensor, layout: Layout) -> Streams:
     """Weighted sum of the input candidates (section 2.3.2); ``weights`` (B, C), ``before`` is layer l-2's output.
 
     Every candidate pairs one of two text states with one of two vision states, so the sum needs one coefficient per
     modality: the total weight of the candidates that take it from layer l-1.
     """
-    T, R = last.T, last.joined.shape[1] - last.T
     newest = weights.new_tensor(INPUT_CANDIDATES[: weights.shape[1]]).eq(0).to(weights.dtype)  # (C, 2)
-    share = (weights @ newest).repeat_interleave(torch.tensor([T, R], device=weights.device), 1, output_size=T + R)
-    return last.rejoined(before.joined.lerp(last.joined, share.to(last.joined.dtype).unsqueeze(-1)))  # (B, S, D)
+    share = (weights @ newest).to(last.joined.dtype)  # (B, 2)
+    per_row = torch.cat((layout.text.per_row(share[:, :1]), layout.vision.per_row(share[:, 1:])))  # (n, 1)
+    return last.rejoined(before.joined.lerp(last.joined, per_row))  # (n, D)

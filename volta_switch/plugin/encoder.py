@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from volta_switch.config import Config, load_config
 from volta_switch.model.encoder import SwitchEncoder
+from volta_switch.model.rows import Rows
+from volta_switch.model.sublayers import Layout, Streams
 from volta_switch.model.switch import Routes, Switcher
 
 # What the encoder reads of a configuration; embeddings, poolers and heads are VOLTA's own.
@@ -54,7 +56,7 @@ class VoltaSwitchEncoder(SwitchEncoder):
         output_all_encoded_layers: bool = True,
         output_all_attention_masks: bool = False,
     ) -> tuple[States, States, tuple[list[None], list[None]]]:
-        """VOLTA's contract: lists that begin with the embeddings and end with the last states.
+        """VOLTA's contract: lists that begin with the embeddings and end with the last states, zero at padding.
 
         Args:
             text, vision: (B, T, D) and (B, R, D) embeddings.
@@ -62,7 +64,9 @@ class VoltaSwitchEncoder(SwitchEncoder):
             output_all_encoded_layers: also the states after every sublayer.
             output_all_attention_masks: accepted; the merged attention keeps no masks, each entry is None.
         """
-        encoded = super().forward(text, vision, text_mask, vision_mask, keep_all=output_all_encoded_layers)
+        layout = Layout(Rows.of(text_mask[:, 0, 0] > -1), Rows.of(vision_mask[:, 0, 0] > -1))
+        states = Streams(layout.text.take(text), layout.vision.take(vision))
+        encoded = super().forward(states, layout, keep_all=output_all_encoded_layers)
         if encoded.routes is not None:
             self.routes = Routes(encoded.routes.modes.detach(), encoded.routes.inputs.detach())
         if self.training:
@@ -70,9 +74,10 @@ class VoltaSwitchEncoder(SwitchEncoder):
             if not getattr(self, "_is_replica", False):
                 self.count_samples()
         masks: list[None] = [None] * (1 + len(self.layer) if output_all_attention_masks else 1)
-        if output_all_encoded_layers:
-            return encoded.all_text, encoded.all_vision, (masks, list(masks))
-        return [text, encoded.text], [vision, encoded.vision], (masks, list(masks))
+        after = encoded.history[1:] if output_all_encoded_layers else [Streams(encoded.text, encoded.vision)]
+        every_text = [text, *(layout.text.spread(states.text) for states in after)]
+        every_vision = [vision, *(layout.vision.spread(states.vision) for states in after)]
+        return every_text, every_vision, (masks, list(masks))
 
     def count_samples(self) -> None:
         """Adds to the temperature's count what was passed through since it was called last."""

@@ -108,7 +108,7 @@ class RetrievalTask(Task):
     def _pair_scores(self, model: BertForVLTasks | BertForVLPreTraining, inputs: dict[str, Tensor]) -> Tensor:
         if isinstance(model, BertForVLTasks):
             return model(self.spec.key, **inputs).scores[:, 0].float()
-        match = model(**inputs).seq_relationship_score
+        match = model.match_scores(**inputs)
         if match is None:
             raise UserError("zero-shot retrieval needs a model with a matching head (fusion_method is none)")
         return match.float().softmax(-1)[:, 0]

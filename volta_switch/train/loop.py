@@ -19,7 +19,7 @@ from volta_switch.data.batches.collate import Batch
 from volta_switch.errors import UserError
 from volta_switch.model.bert import switch_encoder
 from volta_switch.train.checkpoints import Progress, load_state, save_state
-from volta_switch.train.optimisation import Hyperparameters, build_optimizer, build_schedule
+from volta_switch.train.optimisation import Hyperparameters, build_optimizer, build_schedule, clipped_step
 from volta_switch.train.run_folder import BEST, LATEST, RunFolder
 from volta_switch.weights import to_volta, write_weights
 
@@ -116,9 +116,7 @@ class Trainer:
         return {name: loss.detach() for name, loss in losses.items()}
 
     def _step(self) -> None:
-        if self.hyper.clip_grad_norm > 0:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.hyper.clip_grad_norm)
-        self.optimizer.step()
+        clipped_step(self.optimizer, self.hyper.clip_grad_norm)
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1

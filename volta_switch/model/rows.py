@@ -1,0 +1,199 @@
+"""Rows without padding: the states of a batch lie packed, one row per real token or region.
+
+Everything but the attention itself works row by row, so that padding costs nothing there. The attention sees the rows
+of each sample side by side, as short as the longest sample of the batch allows.
+
+Legend: B batch, W width of the batch as it was given, N longest sample, n packed rows, H heads, d head width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Rows:
+    """Where the packed rows of one modality, or of both, come from and where they stand in the attention.
+
+    ``sample`` (n,) is the sample of each row, ``position`` (n,) its place in that sample as given, ``slot`` (n,) its
+    place among the sample's packed rows. Rows are ordered by modality, sample and position.
+    """
+
+    def __init__(self, sample: Tensor, position: Tensor, slot: Tensor, B: int, W: int, N: int):
+        self.sample, self.position, self.slot = sample, position, slot
+        self.B, self.W, self.N = B, W, N
+        self.count = len(sample)
+        self.whole = self.count == B * W  # nothing was left out
+        self.full = self.count == B * N  # all samples are of one length
+        self._kept: dict[Any, Any] = {}  # index tensors and masks, made once per forward pass
+
+    @classmethod
+    def of(cls, real: Tensor) -> Rows:
+        """The rows at which ``real`` (B, W) is True."""
+        sample, position = real.nonzero(as_tuple=True)
+        lengths = real.sum(1)
+        before = lengths.cumsum(0) - lengths  # rows of earlier samples
+        slot = torch.arange(len(sample), device=real.device) - before[sample]
+        B, W = real.shape
+        return cls(sample, position, slot, B, W, max(1, int(lengths.max())))
+
+    @classmethod
+    def beside(cls, first: Rows, second: Rows) -> Rows:
+        """The rows of two modalities, each sample's of the second behind its longest of the first."""
+        slot = torch.cat((first.slot, second.slot + first.N))
+        position = torch.cat((first.position, second.position + first.W))
+        sample = torch.cat((first.sample, second.sample))
+        joined = cls(sample, position, slot, first.B, first.W + second.W, first.N + second.N)
+        if first.B > 1:  # the second modality lies behind all of the first: no view has a sample's rows side by side
+            joined.whole = joined.full = False
+        return joined
+
+    @property
+    def real(self) -> Tensor:
+        """(B, N) True where a slot has a row."""
+        if "real" not in self._kept:
+            slots = torch.zeros(self.B * self.N, dtype=torch.bool, device=self.sample.device)
+            self._kept["real"] = slots.index_fill(0, self._cells(self.slot, self.N), True).view(self.B, self.N)
+        return self._kept["real"]
+
+    @property
+    def numbers(self) -> Tensor:
+        """(B, W) the row at each position as given; -1 where there is none."""
+        if "numbers" not in self._kept:
+            cells = torch.full((self.B * self.W,), -1, device=self.sample.device)
+            rows = torch.arange(self.count, device=self.sample.device)
+            self._kept["numbers"] = cells.index_copy(0, self._cells(self.position, self.W), rows).view(self.B, self.W)
+        return self._kept["numbers"]
+
+    def take(self, given: Tensor) -> Tensor:
+        """Packs what was given for every position, (B, W, ...) to (n, ...)."""
+        flat = given.flatten(0, 1)
+        return flat if self.whole else _Take.apply(flat, self._cells(self.position, self.W))
+
+    def spread(self, rows: Tensor, width: int | None = None) -> Tensor:
+        """Puts rows where they came from, (n, ...) to (B, W, ...), zero elsewhere; ``width`` replaces W."""
+        width = self.W if width is None else width
+        if self.whole and width == self.W:
+            return rows.unflatten(0, (self.B, self.W))
+        cells = rows.new_zeros((self.B * width, *rows.shape[1:]))
+        return cells.index_copy(0, self._cells(self.position, width), rows).unflatten(0, (self.B, width))
+
+    def select(self, wanted: Tensor) -> tuple[Rows, Tensor]:
+        """The rows at the positions ``wanted`` (B, W), and their numbers among the present ones."""
+        numbers = self.numbers
+        chosen = wanted & (numbers >= 0)
+        return Rows.of(chosen), numbers[chosen]
+
+    def at(self, rows: Tensor, positions: Tensor) -> Tensor:
+        """The row at one position of every sample, (n, D) and (B,) to (B, D); zero where there is none."""
+        if self.count == 0:
+            return rows.new_zeros((self.B, *rows.shape[1:])) + rows.sum()  # the sum of nothing, for the gradient's sake
+        numbers = self.numbers.gather(1, positions[:, None]).squeeze(1)
+        return rows.index_select(0, numbers.clamp(min=0)) * (numbers >= 0).to(rows.dtype)[:, None]
+
+    def where(self, rows: Tensor, wanted: Tensor) -> Tensor:
+        """The rows at the positions ``wanted`` (B, W), all of which there are, (n, D) to (K, D)."""
+        return rows.index_select(0, self.numbers[wanted])
+
+    def mean(self, rows: Tensor) -> Tensor:
+        """Mean of each sample's rows, (n, D) to (B, D); zero for a sample without any."""
+        return _Mean.apply(rows, self)
+
+    def per_row(self, values: Tensor) -> Tensor:
+        """What every sample has, for each of its rows, (B, ...) to (n, ...)."""
+        return values.index_select(0, self.sample)
+
+    def split_heads(self, rows: Tensor, heads: int) -> Tensor:
+        """Projected rows (n, H * d) to (B, H, N, d); what stands in empty slots is not to be read."""
+        if self.full:
+            return rows.view(self.B, self.N, heads, -1).transpose(1, 2)
+        if self.count == 0:
+            return rows.new_zeros((self.B, heads, self.N, rows.shape[1] // heads)) + rows.sum()
+        there, back = self._head_index(heads)
+        cells = _Regroup.apply(rows.reshape(self.count * heads, -1), there, back)
+        return cells.view(self.B, heads, self.N, -1)
+
+    def merge_heads(self, context: Tensor) -> Tensor:
+        """(B, H, N, d) to (n, H * d)."""
+        merged = context.transpose(1, 2).reshape(self.B * self.N, -1)  # (B * N, H * d)
+        return merged if self.full else _Take.apply(merged, self._cells(self.slot, self.N))
+
+    def lengths(self, dtype: torch.dtype) -> Tensor:
+        """(B, 1) how many rows each sample has, but at least 1."""
+        return self.real.sum(1, keepdim=True).clamp(min=1).to(dtype)
+
+    def side_by_side(self, rows: Tensor) -> Tensor:
+        """(n, D) to (B, N, D), zero in empty slots."""
+        if self.full:
+            return rows.unflatten(0, (self.B, self.N))
+        cells = rows.new_zeros((self.B * self.N, *rows.shape[1:]))
+        return cells.index_copy(0, self._cells(self.slot, self.N), rows).unflatten(0, (self.B, self.N))
+
+    def _cells(self, place: Tensor, width: int) -> Tensor:
+        """(n,) index into a (B, width) layout, flat."""
+        key = ("position" if place is self.position else "slot", width)
+        if key not in self._kept:
+            self._kept[key] = self.sample * width + place
+        return self._kept[key]
+
+    def _head_index(self, H: int) -> tuple[Tensor, Tensor]:
+        """Which (row, head) stands in each (sample, head, slot), and the other way round."""
+        if ("heads", H) not in self._kept:
+            device = self.sample.device
+            numbers = torch.zeros(self.B * self.N, dtype=torch.long, device=device)  # an empty slot shows any row
+            numbers = numbers.index_copy(0, self._cells(self.slot, self.N), torch.arange(self.count, device=device))
+            head = torch.arange(H, device=device)
+            there = numbers.view(self.B, 1, self.N) * H + head[:, None]
+            back = (self.sample[:, None] * H + head) * self.N + self.slot[:, None]  # (n, H)
+            self._kept["heads", H] = there.flatten(), back.flatten()
+        return self._kept["heads", H]
+
+
+class _Mean(torch.autograd.Function):
+    """Means of samples; a row's gradient is its sample's share, made in one pass."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, rows: Rows) -> Tensor:  # type: ignore[override]
+        """(n, D) to (B, D)."""
+        ctx.rows = rows
+        return rows.side_by_side(states).sum(1) / rows.lengths(states.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        """(B, D) to (n, D)."""
+        return ctx.rows.per_row(grad / ctx.rows.lengths(grad.dtype)), None
+
+
+class _Take(torch.autograd.Function):
+    """Different rows of a matrix; their gradients are put back, not added up."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, index: Tensor) -> Tensor:  # type: ignore[override]
+        """(m, ...) and (n,) to (n, ...)."""
+        ctx.save_for_backward(index)
+        ctx.size = len(matrix)
+        return matrix.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        """(n, ...) to (m, ...), zero where nothing was taken."""
+        (index,) = ctx.saved_tensors
+        return grad.new_zeros((ctx.size, *grad.shape[1:])).index_copy(0, index, grad), None
+
+
+class _Regroup(torch.autograd.Function):
+    """Rows to cells that each show one row; cells that ``back`` does not name are never read."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, there: Tensor, back: Tensor) -> Tensor:  # type: ignore[override]
+        """(n, d) to (cells, d)."""
+        ctx.save_for_backward(back)
+        return rows.index_select(0, there)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        """(cells, d) to (n, d)."""
+        (back,) = ctx.saved_tensors
+        return grad.index_select(0, back), None, None
