@@ -21,14 +21,14 @@ def dropout(states: Tensor, rate: float, training: bool = True) -> Tensor:
     """
     if not training or rate == 0.0:
         return states
-    if states.device.type != "cpu" or rate == 1.0:
+    if not _shares_draws(rate, states.device):
         return F.dropout(states, rate)
     return _Drop.apply(states, drawn_rate(rate, states.device))
 
 
 def drawn_rate(rate: float, device: torch.device) -> float:
     """The probability that ``keep_mask`` has: on a CPU the nearest multiple of 1 / 65536 (0.100006 for 0.1)."""
-    return rate if device.type != "cpu" or rate == 1.0 else min(round(rate * STEPS), STEPS - 1) / STEPS
+    return min(round(rate * STEPS), STEPS - 1) / STEPS if _shares_draws(rate, device) else rate
 
 
 class Dropout(nn.Module):
@@ -51,12 +51,17 @@ def keep_mask(shape: Sequence[int], rate: float, device: torch.device) -> Tensor
     """Which elements of a tensor of this shape stay, bool; None where all do."""
     if rate == 0.0:
         return None
-    if device.type != "cpu" or rate == 1.0:
+    if not _shares_draws(rate, device):
         return torch.rand(tuple(shape), device=device) >= rate
     count = math.prod(shape)
     bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     lowest_kept = round(drawn_rate(rate, device) * STEPS) - STEPS // 2
     return (bits.view(torch.int16)[:count] >= lowest_kept).view(tuple(shape))
+
+
+def _shares_draws(rate: float, device: torch.device) -> bool:
+    """Whether four elements share one draw: on a CPU, where nothing is compiled, which knows only plain draws."""
+    return device.type == "cpu" and rate < 1.0 and not torch.compiler.is_compiling()
 
 
 class _Drop(torch.autograd.Function):
