@@ -9,12 +9,12 @@ matrix; ``naive`` one attention for each mode. Random queries, keys and values, 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 
 import torch
+from interleaved import flags, in_turn, table
 from torch import Tensor
-from train_step import attend_each, table, timed
+from train_step import attend_each
 
 from volta_switch.model.attention import KeyMask, attend, attend_mixed
 
@@ -23,16 +23,11 @@ MODES = ("SS", "SC", "CS", "J")
 
 def main() -> None:
     """Make the inputs, attend in turn, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags(__doc__, batch=32, rounds=7)
     parser.add_argument("--text", type=int, default=38)
     parser.add_argument("--regions", type=int, default=37)
-    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--heads", type=int, default=12)
     parser.add_argument("--width", type=int, default=64, help="of a head")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -59,13 +54,7 @@ def main() -> None:
         return step
 
     steps = {name: step_of(way) for name, way in ways.items()}
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for round_ in range(args.rounds + 1):
-        for name, step in steps.items():
-            taken = timed(step, device)
-            if round_:  # the first only warms up
-                times[name].append(taken)
-    print(table(times, args.batch, "joint"))
+    print(table(in_turn(steps, device, args.rounds), args.batch, "joint"))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,9 @@ from volta_switch.data.files.concap_lmdb import write_concap
 from volta_switch.data.files.repack import repack
 from volta_switch.data.regions import Regions
 from volta_switch.data.tokenizer import Tokenizer
+from volta_switch.plugin.checkout import find_checkout
+from volta_switch.plugin.repairs import REPAIRS
+from volta_switch.plugin.script import Script
 
 REGIONS, FEATURES, CLASSES, ATTRIBUTES = 36, 2048, 1601, 401
 WORDS = [f"{first}{second}" for first in "bdfgklmnprst" for second in ("a", "e", "i", "o", "u", "an", "el", "or")]
@@ -183,7 +186,10 @@ def volta_batches(folder: Path, batch: int, workers: int) -> Iterable[Any]:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    _start_reader_before(module.td)
+    script = Script(find_checkout(), "train_concap.py")
+    for repair in REPAIRS:
+        if repair.name == "reader-process" and repair.concerns(script):
+            repair.mend(script)
     return module.ConceptCapLoaderTrain(
         str(folder),
         str(folder),
@@ -196,24 +202,6 @@ def volta_batches(folder: Path, batch: int, workers: int) -> Iterable[Any]:
         num_locs=5,
         add_global_imgfeat="first",
     )
-
-
-def _start_reader_before(td: Any) -> None:
-    """Start PrefetchData's process where it is made, as tensorpack did up to 0.9.8."""
-    version = tuple(int(part) for part in importlib.import_module("tensorpack").__version__.split(".")[:3])
-    if version < (0, 9, 9):
-        return
-    Original = td.PrefetchData
-
-    class StartedBefore(Original):  # type: ignore[misc, valid-type]
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            super().reset_state()
-
-        def reset_state(self) -> None:
-            """Do nothing: the process runs."""
-
-    td.PrefetchData = StartedBefore
 
 
 class VoltaTokenizer:

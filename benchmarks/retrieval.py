@@ -10,12 +10,12 @@ a CPU they are CPU seconds of this process.
 
 from __future__ import annotations
 
-import argparse
 import os
 
 import torch
+from interleaved import Step, autocast, flags, in_turn, table
 from torch import Tensor
-from train_step import Step, autocast, shortened, some_batch, table, timed
+from train_step import shortened, some_batch
 
 from volta_switch import BertForVLTasks, load_config
 
@@ -25,14 +25,9 @@ TASKS = {"TASK8": {"type": "VL-logit", "process": "retrieval"}}
 
 def main() -> None:
     """Make the pairs, score them in turn, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags(__doc__, batch=128, rounds=5)
     parser.add_argument("--model", default="ctrl_uniter_base")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of this project's side")
-    parser.add_argument("--batch", type=int, default=128, help="pairs at once")
     parser.add_argument("--layers", type=int, default=0, help="fewer layers than configured, single-stream models only")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
@@ -40,13 +35,7 @@ def main() -> None:
     sides = {args.model: our_pairs(args.model, args.layers, batch, device, dtype)}
     if os.environ.get("VOLTA_HOME"):
         sides["VOLTA"] = volta_pairs(args.model, args.layers, batch, device)
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for round_ in range(args.rounds + 1):
-        for name, step in sides.items():
-            taken = timed(step, device)
-            if round_:  # the first only warms up
-                times[name].append(taken)
-    print(table(times, args.batch, args.model))
+    print(table(in_turn(sides, device, args.rounds), args.batch, args.model))
 
 
 def our_pairs(name: str, layers: int, batch: dict[str, Tensor], device: torch.device, dtype: torch.dtype) -> Step:

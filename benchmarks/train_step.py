@@ -6,22 +6,17 @@
 
 Both sides get the same batch: captions of 12 +- 4 word pieces in 38 slots, 36 regions and a global one, at VOLTA's
 sizes, random weights, dropout as configured. ``volta`` is VOLTA's own model, losses and optimiser, stepped as its
-training script does; ``uniter`` this project's UNITER; ``naive`` Switch-BERT with one attention for each mode. On a CPU
-the times are CPU seconds of this process, so that others on the machine count less.
+training script does; ``uniter`` this project's UNITER; ``naive`` Switch-BERT with one attention for each mode. bfloat16
+is autocast, on both sides. On a CPU the times are CPU seconds of this process, so that others on the machine count
+less.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import gc
-import statistics
-import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from tabulate import tabulate
+from interleaved import Step, autocast, flags, in_turn, table
 from torch import Tensor
 
 from volta_switch import BertForVLPreTraining, load_config
@@ -31,20 +26,14 @@ from volta_switch.model.attention import MODE_PAIRS, KeyMask, attend
 from volta_switch.train.optimisation import Hyperparameters, build_optimizer, clipped_step
 
 SLOTS, BOXES, CLASSES = 38, 36, 1601
-Step = Callable[[], Tensor]
 
 
 def main() -> None:
     """Build both sides, step them in turn, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags(__doc__, batch=32, rounds=5)
     parser.add_argument("--model", default="ctrl_uniter_base", help="a configuration of this project")
     parser.add_argument("--against", choices=("volta", "uniter", "naive", "none"), default="none")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16: autocast, both")
-    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--layers", type=int, default=0, help="fewer layers than configured, single-stream models only")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
@@ -56,13 +45,7 @@ def main() -> None:
         sides["ctrl_uniter_base"] = our_step("ctrl_uniter_base", args.layers, batch, device, dtype)
     elif args.against == "naive":
         sides["naive"] = naively(our_step(args.model, args.layers, batch, device, dtype))
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for round_ in range(args.rounds + 1):
-        for name, step in sides.items():
-            taken = timed(step, device)
-            if round_:  # the first only warms up
-                times[name].append(taken)
-    print(table(times, args.batch, args.model))
+    print(table(in_turn(sides, device, args.rounds), args.batch, args.model))
 
 
 def some_batch(B: int, seed: int = 0) -> dict[str, Tensor]:
@@ -196,38 +179,6 @@ def shortened(name: str, layers: int) -> dict[str, Any]:
     for kind, first in (("attn", 0), ("ff", 1)):
         values[f"bert_layer2{kind}_sublayer"] = {str(layer): 2 * layer + first for layer in range(layers)}
     return values
-
-
-def timed(step: Step, device: torch.device) -> float:
-    """Take one step; seconds."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
-    started = clock()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return clock() - started
-
-
-@contextlib.contextmanager
-def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Run in mixed precision unless in float32."""
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        yield
-
-
-def table(times: dict[str, list[float]], B: int, ours: str) -> str:
-    """Lay out medians, and how many times as long the other side takes."""
-    median = {name: statistics.median(taken) for name, taken in times.items()}
-    rows = [
-        (name, f"{median[name]:.3f}", f"{min(taken):.3f} to {max(taken):.3f}", f"{B / median[name]:.1f}",
-         f"{median[name] / median[ours]:.3f}")
-        for name, taken in times.items()
-    ]  # fmt: skip
-    heads = ("step of", "seconds", "range", "samples/s", f"x {ours}")
-    return tabulate(rows, heads, tablefmt="github", disable_numparse=True)
 
 
 if __name__ == "__main__":

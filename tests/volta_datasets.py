@@ -1,7 +1,7 @@
 """VOLTA's dataset classes, unmodified, from the checkout that VOLTA_HOME names, and a world for them to read.
 
 `volta.datasets` imports everything that VOLTA ever read, and tools of its own that must be compiled; here each module
-is loaded by itself, and what is only needed for drawing and segmentation masks is stood in for.
+is loaded by itself, and what is only needed for segmentation masks is stood in for, as the plug-in's repair does.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from volta_switch.data.tokenizer import Tokenizer
+from volta_switch.plugin.repairs.packages import refer_masks
+from volta_switch.plugin.script import Script
+from volta_switch.plugin.stand_ins import package
 from volta_switch.world import write_world
 
 LENGTH = 24  # word pieces of a text
@@ -39,12 +42,14 @@ def volta_home() -> Path:
 
 def volta_module(name: str) -> Any:
     """A module of VOLTA's `volta/datasets`."""
-    folder = str(Path(os.environ["VOLTA_HOME"]) / "volta" / "datasets")
-    sys.modules.setdefault(PACKAGE, _empty_package(PACKAGE, folder))
-    with pytest.MonkeyPatch.context() as patch:
-        for stand_in, module in _refer_modules().items():
-            patch.setitem(sys.modules, stand_in, module)
+    folder = Path(os.environ["VOLTA_HOME"]) / "volta" / "datasets"
+    sys.modules.setdefault(PACKAGE, package(PACKAGE, folder))
+    script = Script(Path(os.environ["VOLTA_HOME"]), "train_task.py")
+    refer_masks(script)
+    try:
         return importlib.import_module(f"{PACKAGE}.{name}")
+    finally:
+        script.patches.undo()
 
 
 def hugging_face_tokenizer(directory: Path) -> Any:
@@ -101,24 +106,3 @@ def theirs_of(
         add_global_imgfeat=place,
         **options,
     )
-
-
-def _refer_modules() -> dict[str, ModuleType]:
-    """`tools.refer` as a package, with stand-ins for what its reading of references and boxes does not use."""
-    tools = str(Path(os.environ["VOLTA_HOME"]) / "tools")
-    external = _empty_package("tools.refer.external", f"{tools}/refer/external")
-    skimage = _empty_package("skimage", "")
-    external.mask = skimage.io = None  # type: ignore[attr-defined]
-    return {
-        "tools": _empty_package("tools", tools),
-        "tools.refer": _empty_package("tools.refer", f"{tools}/refer"),
-        "tools.refer.external": external,
-        "skimage": skimage,
-        "skimage.io": ModuleType("skimage.io"),
-    }
-
-
-def _empty_package(name: str, folder: str) -> ModuleType:
-    package = ModuleType(name)
-    package.__path__ = [folder]
-    return package

@@ -108,7 +108,7 @@ class VoltaWorld:
         LMDB files that it opened are closed and its readers ended: a process may not open one twice. This project's
         own readers must have opened nothing of this world (``copy``).
         """
-        before, writes, children = Path.cwd(), sys.dont_write_bytecode, multiprocessing.active_children()
+        before, children = Path.cwd(), multiprocessing.active_children()
         made, opened = Script(volta_checkout(), script), []
         os.chdir(self.path)
         try:
@@ -122,7 +122,6 @@ class VoltaWorld:
             yield made
         finally:
             os.chdir(before)
-            sys.dont_write_bytecode = writes
             registration.unregister()
             made.patches.undo()
             for environment in opened:

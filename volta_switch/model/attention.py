@@ -203,6 +203,6 @@ def _coefficients(weights: Tensor, modes: tuple[str, ...], T: int, R: int) -> tu
         for modality, (to_text, to_vision) in enumerate(((tt, tv), (vt, vv))):
             rows[2 if to_text and to_vision else (0 if to_text else 1), modality, index] = 1
     shares = torch.einsum("bm,kqm->kbq", weights, rows)  # (3, B, 2)
-    per_row = shares.repeat_interleave(torch.tensor([T, R], device=weights.device), dim=2, output_size=T + R)
+    per_row = torch.cat((shares[..., :1].expand(-1, -1, T), shares[..., 1:].expand(-1, -1, R)), 2)  # (3, B, T + R)
     base_text, base_vision, joint = per_row[:, :, None, :, None]  # (3, B, 1, T + R, 1)
     return base_text, base_vision, joint

@@ -136,6 +136,18 @@ def _also(read: Tensor, positions: Tensor | None) -> Tensor:
     return read if positions is None else read.scatter(1, positions[:, None], True)
 
 
+def _read(input_ids: Tensor, image_feat: Tensor, words: Tensor | None = None, boxes: Tensor | None = None) -> Read:
+    """What is read beside what is pooled: ``words`` (B, T), ``boxes`` (B, R) bool; None: nothing."""
+    nothing = torch.zeros_like(input_ids, dtype=torch.bool)
+    no_boxes = nothing.new_zeros(image_feat.shape[:2])
+    return Read(nothing if words is None else words, no_boxes if boxes is None else boxes)
+
+
+def _without_padding(labels: Tensor | None, mask: Tensor | None) -> Tensor | None:
+    """The labels with -1, which is ignored, where the mask of real positions is 0."""
+    return labels if labels is None or mask is None else labels.masked_fill(mask == 0, -1)
+
+
 class BertForVLPreTraining(nn.Module):
     """Masked words, masked regions and image-text matching (paper section 2.4.3)."""
 
@@ -177,18 +189,14 @@ class BertForVLPreTraining(nn.Module):
             image_feat_target: (B, N, F), the features before masking, for the visual targets that regress them;
                 without it the features of the input are taken, as VOLTA does.
         """
-        labels = (masked_lm_labels, image_label, next_sentence_label)
-        with_losses = any(label is not None for label in labels)
+        masked_lm_labels = _without_padding(masked_lm_labels, attention_mask)
+        if image_attention_mask is not None:
+            image_label = _without_padding(image_label, self._boxes(image_attention_mask))
         read = None
-        if with_losses:
-            words, boxes = input_ids.new_zeros(input_ids.shape), input_ids.new_zeros(image_feat.shape[:2])
-            if masked_lm_labels is not None and attention_mask is not None:
-                masked_lm_labels = masked_lm_labels.masked_fill(attention_mask == 0, -1)
-            if image_label is not None and image_attention_mask is not None:
-                image_label = image_label.masked_fill(self._boxes(image_attention_mask) == 0, -1)
-            words = words.bool() if masked_lm_labels is None else masked_lm_labels != -1
-            boxes = boxes.bool() if image_label is None else self._with_global(image_label == 1)
-            read = Read(words, boxes)
+        if any(label is not None for label in (masked_lm_labels, image_label, next_sentence_label)):
+            words = None if masked_lm_labels is None else masked_lm_labels != -1
+            boxes = None if image_label is None else self._with_global(image_label == 1)
+            read = _read(input_ids, image_feat, words, boxes)
         encoded, out, word_table = self.bert(
             *(input_ids, image_feat, image_loc, token_type_ids, attention_mask, image_attention_mask),
             modes,
@@ -203,19 +211,13 @@ class BertForVLPreTraining(nn.Module):
             out.seq_relationship_score = match
             return out
         if masked_lm_labels is not None:
-            out.loss_mlm = self._word_loss(
-                encoded.layout.text.where(encoded.text, read.text), masked_lm_labels, word_table
-            )
+            words = encoded.layout.text.where(encoded.text, read.text)  # (K, D)
+            out.loss_mlm = self._word_loss(words, masked_lm_labels, word_table)
         if image_label is not None:
-            if image_feat_target is None:
-                image_feat_target = self._boxes(image_feat)
-            known = RegionLabels(
-                image_label, image_cls, image_feat_target, obj_labels, obj_confs, attr_labels, attr_confs
-            )
-            states = encoded.layout.vision.where(encoded.vision, read.vision)  # (K, D_v)
-            out.loss_vision = visual_loss(
-                self.cls.imagePredictions(states), dict(self.config.visual_target_weights), known
-            )
+            features = self._boxes(image_feat) if image_feat_target is None else image_feat_target
+            known = RegionLabels(image_label, image_cls, features, obj_labels, obj_confs, attr_labels, attr_confs)
+            boxes = encoded.layout.vision.where(encoded.vision, read.vision)  # (K, D_v)
+            out.loss_vision = self._region_loss(boxes, known)
         if next_sentence_label is not None and match is not None:
             out.loss_itm = F.cross_entropy(match.float(), next_sentence_label)
         return out
@@ -225,9 +227,7 @@ class BertForVLPreTraining(nn.Module):
 
         ``given``: what ``forward`` takes up to ``image_attention_mask``. The last layer computes what is pooled.
         """
-        nothing = given["input_ids"].new_zeros(given["input_ids"].shape, dtype=torch.bool)
-        no_box = nothing.new_zeros(given["image_feat"].shape[:2])
-        _, out, _ = self.bert(**given, read=Read(nothing, no_box))
+        _, out, _ = self.bert(**given, read=_read(given["input_ids"], given["image_feat"]))
         return self.cls.match(fuse(out.pooled_t, out.pooled_v, self.config.fusion_method))
 
     def _word_loss(self, states: Tensor, labels: Tensor, word_table: Tensor) -> Tensor:
@@ -235,6 +235,10 @@ class BertForVLPreTraining(nn.Module):
         wanted = labels[labels != -1]
         scores = self.cls.predictions(states, word_table)  # (K, V)
         return F.cross_entropy(scores.float(), wanted, reduction="sum") / max(len(wanted), 1)
+
+    def _region_loss(self, states: Tensor, known: RegionLabels) -> Tensor:
+        """The visual targets' loss of the masked boxes' states, (K, D_v)."""
+        return visual_loss(self.cls.imagePredictions(states), dict(self.config.visual_target_weights), known)
 
     def _with_global(self, boxes: Tensor) -> Tensor:
         """A mask of boxes (B, N) as one of regions (B, R), False at the global region."""
@@ -279,13 +283,12 @@ class BertForVLTasks(nn.Module):
         if task not in self.tasks:
             raise UserError(f"task {task}: this model has heads for {', '.join(self.tasks)}")
         kind, head = self.tasks[task]["type"], self.clfs_dict[task]
-        no_words = torch.zeros_like(input_ids, dtype=torch.bool)
-        boxes = image_feat.new_full(image_feat.shape[:2], kind == "V-logit", dtype=torch.bool)
+        boxes = input_ids.new_ones(image_feat.shape[:2], dtype=torch.bool) if kind == "V-logit" else None
         encoded, out, _ = self.bert(
             *(input_ids, image_feat, image_loc, token_type_ids, attention_mask, image_attention_mask),
             modes,
             inputs,
-            Read(no_words, boxes),
+            _read(input_ids, image_feat, boxes=boxes),
         )
         if kind == "V-logit":
             rows = encoded.layout.vision

@@ -18,16 +18,17 @@ class Rows:
     """Where the packed rows of one modality, or of both, come from and where they stand in the attention.
 
     ``sample`` (n,) is the sample of each row, ``position`` (n,) its place in that sample as given, ``slot`` (n,) its
-    place among the sample's packed rows. Rows are ordered by modality, sample and position.
+    place among the sample's packed rows. Rows are ordered by modality, sample and position: of two modalities, the
+    second's lie behind all of the first's, and no view has a sample's rows side by side (``by_sample`` is False).
     """
 
-    def __init__(self, sample: Tensor, position: Tensor, slot: Tensor, B: int, W: int, N: int):
+    def __init__(self, sample: Tensor, position: Tensor, slot: Tensor, B: int, W: int, N: int, by_sample: bool = True):
         self.sample, self.position, self.slot = sample, position, slot
         self.B, self.W, self.N = B, W, N
         self.count = len(sample)
-        self.whole = self.count == B * W  # nothing was left out
-        self.full = self.count == B * N  # all samples are of one length
-        self._kept: dict[Any, Any] = {}  # index tensors and masks, made once per forward pass
+        self.whole = by_sample and self.count == B * W  # nothing was left out
+        self.full = by_sample and self.count == B * N  # all samples are of one length
+        self._kept: dict[Any, Any] = {}  # made once per forward pass; torch.compile does not trace cached_property
 
     @classmethod
     def of(cls, real: Tensor) -> Rows:
@@ -45,10 +46,8 @@ class Rows:
         slot = torch.cat((first.slot, second.slot + first.N))
         position = torch.cat((first.position, second.position + first.W))
         sample = torch.cat((first.sample, second.sample))
-        joined = cls(sample, position, slot, first.B, first.W + second.W, first.N + second.N)
-        if first.B > 1:  # the second modality lies behind all of the first: no view has a sample's rows side by side
-            joined.whole = joined.full = False
-        return joined
+        B, W, N = first.B, first.W + second.W, first.N + second.N
+        return cls(sample, position, slot, B, W, N, by_sample=B == 1)
 
     @property
     def real(self) -> Tensor:

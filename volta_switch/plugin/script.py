@@ -62,8 +62,8 @@ class Script:
         if not path.is_file():
             scripts = ", ".join(sorted(file.name for file in self.home.glob("*.py") if file.name != "setup.py"))
             raise UserError(f"{path}: no such script in the checkout; it has {scripts}")
-        sys.dont_write_bytecode = True  # the checkout stays as it is; worker processes inherit it
-        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+        self.patches.set(sys, "dont_write_bytecode", True)  # the checkout stays as it is
+        self.patches.set_item(os.environ, "PYTHONDONTWRITEBYTECODE", "1")  # for processes that it starts
         self.patches.set(sys, "path", [str(self.home), *(place for place in sys.path if place != str(self.home))])
         self.patches.set(sys, "argv", [str(path), *find_files(self.home, argv)])
         for stage in STAGES:
