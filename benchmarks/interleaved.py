@@ -1,4 +1,7 @@
-"""What the benchmarks of models share: flags, taking steps in turn (A B A B ...), and the table of medians."""
+"""What the benchmarks of models share: flags, steps in turn (A B A B ...), the ceiling of matrix products, memory.
+
+Times are CPU seconds of this process on a CPU, so that others on the machine count less; seconds on a GPU.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,20 @@ import argparse
 import contextlib
 import gc
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from tabulate import tabulate
-from torch import Tensor
 
-Step = Callable[[], Tensor]
+from volta_switch.errors import UserError
+from volta_switch.train.memory import keep_freed_memory
+
+Step = Callable[[int], Any]  # of the batch of a number; sides take the same ones
 
 
 def flags(description: str | None, batch: int, rounds: int) -> argparse.ArgumentParser:
@@ -27,27 +36,156 @@ def flags(description: str | None, batch: int, rounds: int) -> argparse.Argument
     return parser
 
 
-def in_turn(steps: Mapping[str, Step], device: torch.device, rounds: int) -> dict[str, list[float]]:
-    """Take each step once a round; seconds, without those of a first round that only warms up."""
+def add_volta(parser: argparse.ArgumentParser, dtype: str | None) -> None:
+    """Add the flags of VOLTA's side; its type by default, None being that of the others."""
+    choices = ("float32", "bfloat16")
+    parser.add_argument("--volta-dtype", choices=choices, default=dtype, help="default: as --dtype, but for retrieval")
+    memory = "what the CPU's allocator does with memory that VOLTA's side has freed; this project's runs keep it"
+    parser.add_argument("--volta-memory", choices=("default", "kept"), default="default", help=memory)
+
+
+def add_measures(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of what is measured beside a step's time."""
+    parser.add_argument("--steps", type=int, default=1, help="taken at once and timed together; on a GPU at least 10")
+    parser.add_argument("--memory", action="store_true", help="also measure each side's peak, in a process of its own")
+    parser.add_argument("--peak-of", default="", help=argparse.SUPPRESS)  # one side's peak, in this process
+
+
+def in_turn(
+    steps: Mapping[str, Step],
+    device: torch.device,
+    rounds: int,
+    *,
+    at_once: int = 1,
+    warm_up: int = 1,
+    around: Callable[[], Any] | None = None,
+    giving_back: Container[str] = (),
+) -> dict[str, list[float]]:
+    """Take the steps in turn, each ``at_once`` times a round; seconds of one.
+
+    Before the first round each is taken ``warm_up`` times. ``around`` is called at the beginning and at the end of
+    every round. On a CPU freed memory is kept, as in this project's runs, but for the sides ``giving_back``, which are
+    run with the allocator's default; the first of the others behind one of them takes a step untimed.
+    """
+    memory = Memory(device, giving_back)
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for round_ in range(rounds + 1):
+    for name, step in steps.items():
+        memory.for_side(name)
+        for number in range(warm_up):
+            step(number)
+    for first in range(warm_up, warm_up + rounds * at_once, at_once):
+        if around is not None:
+            around()
         for name, step in steps.items():
-            taken = _timed(step, device)
-            if round_:
-                times[name].append(taken)
+            gc.collect()  # what the side before has left
+            if memory.for_side(name):
+                step(first)
+            times[name].append(timed(step, device, first, at_once))
+        if around is not None:
+            around()
     return times
 
 
-def table(times: dict[str, list[float]], B: int, ours: str) -> str:
-    """Lay out medians, and how many times as long the other side takes."""
+class Memory:
+    """What the CPU's allocator does with freed memory while a side runs."""
+
+    def __init__(self, device: torch.device, giving_back: Container[str]):
+        self._device, self._giving_back = device, giving_back
+        self._kept = False
+
+    def for_side(self, name: str) -> bool:
+        """Set it for a side; whether memory is kept from now on, after it was not."""
+        before, self._kept = self._kept, name not in self._giving_back
+        if self._device.type != "cpu" or before == self._kept:
+            return False
+        keep_freed_memory(self._kept)
+        return self._kept
+
+
+def table(
+    times: Mapping[str, Sequence[float]], B: int, ours: str, further: Mapping[str, Mapping[str, str]] | None = None
+) -> str:
+    """Lay out medians, how many times as long as ours each takes, and further columns (heading, then name)."""
     median = {name: statistics.median(taken) for name, taken in times.items()}
+    columns = further or {}
     rows = [
-        (name, f"{median[name]:.3f}", f"{min(taken):.3f} to {max(taken):.3f}", f"{B / median[name]:.1f}",
-         f"{median[name] / median[ours]:.3f}")
+        (name, f"{median[name]:.4g}", f"{min(taken):.4g} to {max(taken):.4g}", f"{B / median[name]:.1f}",
+         f"{median[name] / median[ours]:.3f}", *(column.get(name, "") for column in columns.values()))
         for name, taken in times.items()
     ]  # fmt: skip
-    heads = ("step of", "seconds", "range", "samples/s", f"x {ours}")
+    heads = ("step of", "seconds", "range", "samples/s", f"x {ours}", *columns)
     return tabulate(rows, heads, tablefmt="github", disable_numparse=True)
+
+
+class Ceiling:
+    """The rate of matrix products alone, FLOP/s: the best over those of one feed-forward layer.
+
+    ``(rows, width) x (width, inner)`` and the two products of its backward pass, in the memory layouts of a linear
+    layer; each is timed three times (on a GPU 20 products at once) whenever this is called.
+    """
+
+    def __init__(self, rows: int, width: int, inner: int, device: torch.device, dtype: torch.dtype):
+        shapes = ((rows, width), (inner, width), (rows, inner))
+        states, weight, grad = (torch.randn(shape, device=device).to(dtype) for shape in shapes)
+        self._pairs = ((states, weight.t()), (grad, weight), (grad.t(), states))
+        self._flops = 2.0 * rows * width * inner
+        self._device, self._at_once = device, 20 if device.type == "cuda" else 1
+        self.rates: list[float] = []
+        self()
+        self.rates.clear()
+
+    def __call__(self) -> None:
+        """Measure once more."""
+        taken = [
+            timed(lambda _, pair=pair: torch.mm(*pair), self._device, 0, self._at_once)  # type: ignore[misc]
+            for pair in self._pairs
+            for _ in range(3)
+        ]
+        self.rates.append(self._flops / max(min(taken), 1e-9))
+
+    def of_round(self, index: int) -> float:
+        """The better of a round's two measurements."""
+        return max(self.rates[2 * index : 2 * index + 2])
+
+    def __str__(self) -> str:
+        """The median over rounds, and the range."""
+        rates = [self.of_round(index) / 1e9 for index in range(len(self.rates) // 2)]
+        return f"{statistics.median(rates):.0f} GFLOP/s ({min(rates):.0f} to {max(rates):.0f})"
+
+
+def utilisation(work: Sequence[float], times: Sequence[float], ceiling: Ceiling) -> str:
+    """Per cent of the same round's ceiling, the median over rounds; ``work`` in FLOPs of a step of each round."""
+    rates = [flops / taken for flops, taken in zip(work, times, strict=True)]
+    return f"{100 * statistics.median(rate / ceiling.of_round(index) for index, rate in enumerate(rates)):.1f}"
+
+
+def peak_apart(side: str) -> str:
+    """GiB at the peak of one side of this benchmark, whose own command line runs again in a process of its own."""
+    command = [sys.executable, *sys.argv, "--peak-of", side]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"--memory: {side} failed in a process of its own: {done.stderr.strip().splitlines()[-1:]}")
+    return f"{float(done.stdout.split()[-1]):.2f}"
+
+
+def peak(build: Callable[[], Step], device: torch.device) -> float:
+    """GiB that a side's building and two of its steps need at most, above what the process held before.
+
+    The second step has the optimiser's state beside the activations. On a CPU it is resident memory at its highest
+    (VmHWM), so that the process must not have held more earlier; on a GPU what PyTorch allocated.
+    """
+    before = _status("VmRSS") if device.type == "cpu" else torch.cuda.memory_allocated(device)
+    step = build()
+    step(0)
+    step(1)
+    highest = _status("VmHWM") if device.type == "cpu" else torch.cuda.max_memory_allocated(device)
+    return (highest - before) / 2**30
+
+
+def _status(field: str) -> int:
+    """Bytes in a field of /proc/self/status."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 @contextlib.contextmanager
@@ -57,14 +195,15 @@ def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
         yield
 
 
-def _timed(step: Step, device: torch.device) -> float:
-    """Take one step; seconds."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
+def timed(step: Step, device: torch.device, first: int, at_once: int) -> float:
+    """Take the steps of so many batches, from ``first`` on; seconds of one."""
+    on_gpu = device.type == "cuda"
+    clock = time.perf_counter if on_gpu else time.process_time
+    if on_gpu:
+        torch.cuda.synchronize(device)
     started = clock()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return clock() - started
+    for number in range(first, first + at_once):
+        step(number)
+    if on_gpu:
+        torch.cuda.synchronize(device)
+    return (clock() - started) / at_once

@@ -29,7 +29,7 @@ import numpy as np
 from tabulate import tabulate
 from tokenizers import BertWordPieceTokenizer
 
-from volta_switch.data.batches.batching import BatchSampler, make_loader, start_epoch
+from volta_switch.data.batches.batching import BatchSampler, ChosenSamples, make_loader, start_epoch
 from volta_switch.data.batches.collate import Layout
 from volta_switch.data.batches.concap_dataset import ConcapDataset
 from volta_switch.data.files.concap_lmdb import write_concap
@@ -167,14 +167,15 @@ def measure(name: str, data: Path, batch: int, workers: int) -> dict[str, float]
     return {"rate": samples / (time.perf_counter() - since), "first": first, "memory": memory}
 
 
-def our_batches(folder: Path, batch: int, workers: int) -> Iterator[Any]:
-    """Go through an epoch of our loader."""
+def our_batches(folder: Path, batch: int, workers: int, repeats: int = 1, pinned: bool = False) -> Iterator[Any]:
+    """Go through an epoch of our loader, all records so many times in it; pinned: into page-locked memory."""
     tokenizer = Tokenizer(folder / "vocab.txt" if (folder / "vocab.txt").exists() else folder.parent / "vocab.txt")
     dataset = ConcapDataset(
         folder, folder, "train", tokenizer, num_locs=5, objective=1, max_seq_length=38, feature_targets=False
     )
-    sampler = BatchSampler(dataset.text_lengths, batch, 0)
-    loader = make_loader(dataset, sampler, partial(dataset.collate, layout=Layout("first")), workers)
+    samples = ChosenSamples(dataset, np.tile(np.arange(len(dataset)), repeats))
+    sampler = BatchSampler(samples.text_lengths, batch, 0)
+    loader = make_loader(samples, sampler, partial(dataset.collate, layout=Layout("first")), workers, pinned)
     start_epoch(loader, 0)
     return iter(loader)
 

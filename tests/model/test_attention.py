@@ -149,11 +149,11 @@ def test_merged_attention_equals_its_paths_at_any_shape(seed, sizes, modes, kind
 @pytest.mark.parametrize("kind", ["soft", "hard", "top2"])
 def test_one_dropout_mask_acts_on_every_mode(monkeypatch, kind):
     case = make_case(7, kind=kind)
-    kept = torch.rand(3, 2, 9, 9, generator=torch.Generator().manual_seed(2)) > 0.25  # (B, H, S, S)
-    blocks = [kept[..., :5].contiguous(), kept[..., 5:].contiguous()]  # text keys, then vision keys
-    monkeypatch.setattr("volta_switch.model.attention.keep_mask", lambda shape, rate, device: blocks.pop(0))
+    kept = torch.rand(3, 2, 9, 9, generator=torch.Generator().manual_seed(2)) > 0.25  # (B, H, queries, keys)
+    drawn = [kept.transpose(2, 3).contiguous()]
+    monkeypatch.setattr("volta_switch.model.attention.keep_mask", lambda shape, rate, device: drawn.pop(0))
     assert_equal(*both(case, kept.double() / 0.75, dropout=0.25), tolerance=1e-5)
-    assert not blocks
+    assert not drawn
 
 
 def test_dropout_drops_the_share_that_is_asked_for():

@@ -74,7 +74,7 @@ def test_soft_and_hard_routing_can_be_asked_for_in_any_mode():
     golden, model = switch_model()
     encoder = encoder_of(model)
     states, layout = embedded(model, golden.inputs)
-    log_pi = encoder.attention_switch[0](states, layout)  # (B, M), of the first layer
+    log_pi = encoder.attention_switch[0](*layout.means(states.joined))  # (B, M), of the first layer
     for temperature in (5.0, 0.5):
         encoder.start_annealing(temperature)
         encoder.routing = "soft"
@@ -102,7 +102,7 @@ def test_the_switcher_averages_real_rows_only():
     rows = [torch.cat((text[b][masks[0][b]].mean(0), vision[b][masks[1][b]].mean(0))) for b in range(4)]
     hidden = torch.nn.functional.gelu(switcher.hidden(torch.stack(rows)))
     expected = switcher.options(hidden).log_softmax(-1)
-    assert relative_error(switcher(states, layout), expected.detach()) < TOLERANCE
+    assert relative_error(switcher(*layout.means(states.joined)), expected.detach()) < TOLERANCE
 
 
 def test_switchers_start_with_equal_probabilities():

@@ -1,6 +1,8 @@
 """Evaluation counts every sample once; results are in submission format; all pairs are scored as one by one."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from volta_switch import BertForVLPreTraining, UserError
 from volta_switch.data.annotations.refer import load_refer
 from volta_switch.data.annotations.retrieval import load_retrieval
 from volta_switch.data.annotations.vqa import load_vqa
-from volta_switch.data.batches.retrieval_dataset import RetrievalPool
+from volta_switch.tasks import score_matrix
 from volta_switch.tasks.metrics import retrieval_metrics
 
 CPU = torch.device("cpu")
@@ -129,13 +131,28 @@ def few(world, tmp_path):
     return str(path)
 
 
-@pytest.mark.parametrize("model", ["ctrl_uniter", "ctrl_lxmert"])
-def test_the_score_matrix_is_that_of_every_pair_by_itself(world, few, model):
+@pytest.mark.parametrize(
+    ("model", "batch_size"),
+    [("ctrl_uniter", 7), ("ctrl_lxmert", 7), ("switchbert", 7), ("ctrl_uniter", 1), ("ctrl_uniter", 1000)],
+)
+def test_the_score_matrix_is_that_of_every_pair_by_itself(world, few, model, batch_size, monkeypatch):
+    monkeypatch.setattr(score_matrix, "PART_IMAGES", 3)  # the second part has a single image
     task = world.task("retrieval", world.config(model), val_annotations=few)
     network = world.task_model(task)
-    matrix, one_by_one = pairs(task, network, lambda inputs: network("TASK8", **inputs).scores[0, 0])
+    matrix, one_by_one = pairs(task, network, lambda inputs: network("TASK8", **inputs).scores[0, 0], batch_size)
     np.testing.assert_allclose(matrix, one_by_one, rtol=1e-4, atol=1e-5)
-    assert matrix.shape[1] == 4 < matrix.shape[0] and matrix.std() > 1e-3
+    assert matrix.shape[1] == 4 < matrix.shape[0] and matrix.std() > 1e-3 and matrix.dtype == np.float32
+    caption_image = task.pool("test").caption_image
+    assert retrieval_metrics(matrix, caption_image) == retrieval_metrics(one_by_one, caption_image)
+
+
+def test_one_caption_and_one_image_make_a_matrix(world, config, tmp_path, few):
+    line = json.loads(Path(few).read_text().splitlines()[0])
+    (tmp_path / "one.jsonl").write_text(json.dumps(line | {"sentences": line["sentences"][:1]}))
+    task = world.task("retrieval", config, val_annotations=str(tmp_path / "one.jsonl"))
+    network = world.task_model(task)
+    matrix, one_by_one = pairs(task, network, lambda inputs: network("TASK8", **inputs).scores[0, 0])
+    assert matrix.shape == (1, 1) and matrix == pytest.approx(one_by_one, rel=1e-4)
 
 
 def test_zero_shot_scores_are_the_matching_heads_probabilities(world, config, few):
@@ -151,10 +168,10 @@ def test_zero_shot_scores_are_the_matching_heads_probabilities(world, config, fe
     assert 0 < matrix.min() < matrix.max() < 1
 
 
-def pairs(task, network, score):
+def pairs(task, network, score, batch_size=7):
     """The score matrix, and the same matrix made pair by pair without padding."""
-    pool = pool_of(task)
-    matrix = task.score_matrix(network, pool, 7, CPU)
+    pool = task.pool("test")
+    matrix = task.scorer(network, pool, batch_size, CPU).whole()
     single = np.empty_like(matrix)
     with torch.inference_mode():
         for caption, image in np.ndindex(matrix.shape):
@@ -163,18 +180,12 @@ def pairs(task, network, score):
     return matrix, single
 
 
-def pool_of(task):
-    annotations = load_retrieval(task._annotations("test"))
-    length = task.spec.max_seq_length
-    return RetrievalPool(annotations, task.store(), task.tokenizer, num_locs=5, max_seq_length=length)
-
-
 def test_the_retrieval_test_is_over_all_pairs(world, config):
     task = world.task("retrieval", config)
     network = world.task_model(task)
     evaluation = task.test(network, "test", 16, CPU)
-    pool = pool_of(task)
-    scores = task.score_matrix(network, pool, 16, CPU)
+    pool = task.pool("test")
+    scores = task.scorer(network, pool, 16, CPU).whole()
     assert evaluation.metrics == retrieval_metrics(scores, pool.caption_image)
     assert evaluation.score == evaluation.metrics["ir_r1"]
     images = len(pool.image_ids)

@@ -5,24 +5,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from volta_switch import UserError
 from volta_switch.tasks import retrieval
 from volta_switch.tasks.metrics import mean_of_folds, retrieval_metrics
 
-CPU = torch.device("cpu")
-
 
 @pytest.fixture(scope="module")
 def config(world):
     return world.config("ctrl_uniter")
-
-
-def with_scores(task, scores):
-    """The task with scores as a model might give them."""
-    task.score_matrix = lambda model, pool, batch_size, device: scores
-    return task
 
 
 @pytest.fixture
@@ -34,24 +25,23 @@ def captions_of(world, config):
 def test_a_multiple_of_the_fold_is_also_ranked_fold_by_fold(world, config, captions_of, monkeypatch):
     images = int(captions_of.max()) + 1
     scores = np.random.default_rng(0).random((len(captions_of), images), dtype=np.float32)
-    task = with_scores(world.task("retrieval", config), scores)
+    task = world.task("retrieval", config)
     whole = retrieval_metrics(scores, captions_of)
-    assert images % 2 == 0 and task.test(None, "test", 16, CPU).metrics == whole  # 1000 are a fold
+    assert images % 2 == 0 and task.ranked(scores, captions_of).metrics == whole  # 1000 are a fold
     monkeypatch.setattr(retrieval, "FOLD", images)
-    assert task.test(None, "test", 16, CPU).metrics == whole  # one fold is the whole
+    assert task.ranked(scores, captions_of).metrics == whole  # one fold is the whole
     monkeypatch.setattr(retrieval, "FOLD", images // 2)
     folds = {f"{name}_1k": value for name, value in mean_of_folds(scores, captions_of, images // 2).items()}
-    assert task.test(None, "test", 16, CPU).metrics == whole | folds and folds["ir_r1_1k"] > whole["ir_r1"]
+    assert task.ranked(scores, captions_of).metrics == whole | folds and folds["ir_r1_1k"] > whole["ir_r1"]
     monkeypatch.setattr(retrieval, "FOLD", images - 1)
-    assert task.test(None, "test", 16, CPU).metrics == whole  # no multiple
+    assert task.ranked(scores, captions_of).metrics == whole  # no multiple
 
 
 def test_ties_are_no_wins_unless_voltas_sorting_is_asked_for(world, config, captions_of, monkeypatch):
     images = int(captions_of.max()) + 1
     scores = np.zeros((len(captions_of), images), dtype=np.float32)
     ours, voltas = (
-        with_scores(world.task("retrieval", config, volta_compat=compat), scores).test(None, "test", 16, CPU)
-        for compat in (False, True)
+        world.task("retrieval", config, volta_compat=compat).ranked(scores, captions_of) for compat in (False, True)
     )
     assert ours.metrics["ir_r1"] == 0 and ours.metrics["ir_mean_rank"] == images
     assert voltas.metrics == retrieval_metrics(scores, captions_of, volta_ties=True)
@@ -59,7 +49,7 @@ def test_ties_are_no_wins_unless_voltas_sorting_is_asked_for(world, config, capt
     assert ours.results[0] == list(range(min(images, 20)))
     assert voltas.results[0] == np.argsort(-scores[0].astype(np.float64))[:20].tolist()
     monkeypatch.setattr(retrieval, "FOLD", 1)
-    assert with_scores(world.task("retrieval", config), scores).test(None, "test", 16, CPU).metrics["ir_r1_1k"] == 100
+    assert world.task("retrieval", config).ranked(scores, captions_of).metrics["ir_r1_1k"] == 100
 
 
 @pytest.mark.parametrize("compat", [False, True])

@@ -139,16 +139,8 @@ def test_zero_shot_retrieval_takes_half_precision_features(world, tmp_path) -> N
         task = world.task("retrieval", config, features=store)
         if not store:
             repack([task.spec.path(task.features_path())], tmp_path / "store")
-        captured = {}
-        whole = type(task).score_matrix
-
-        def keep(*arguments, whole=whole, task=task, captured=captured):
-            captured["scores"] = whole(task, *arguments)
-            return captured["scores"]
-
-        task.score_matrix = keep
-        task.test(model, "test", 16, torch.device("cpu"))
-        scores.append(captured["scores"])
+        scorer = task.scorer(model, task.pool("test"), 16, torch.device("cpu"))
+        scores.append(scorer.whole())
     assert not np.array_equal(*scores) and scores[1] == pytest.approx(scores[0], abs=1e-3)
 
 

@@ -46,8 +46,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, real: Tensor, dropout: flo
     Returns:
         (B, H, Q, d) in the dtype of ``value``; the softmax itself is taken in float32.
     """
-    context = _Attend.apply(query, key, value, real, None, None, dropout)
-    return context * real.any(-1)[:, None, None, None]
+    any_key = real.any(-1)[:, None, None, None].to(torch.promote_types(query.dtype, torch.float32))  # (B, 1, 1, 1)
+    return _Attend.apply(query, key, value, real, None, any_key, dropout)
 
 
 def attend_mixed(
@@ -85,21 +85,22 @@ def attend_mixed(
     """
     T = real.text.shape[1]
     of_text = T if text_queries is None else text_queries
-    base_text, base_vision, joint = _coefficients(weights, modes, of_text, query.shape[2] - of_text)  # (B, 1, Q, 1)
+    base_text, base_vision, joint = _coefficients(weights, modes, of_text, query.shape[2] - of_text)  # (B, 1, 1, Q)
     has_text, has_vision = (mask.any(-1)[:, None, None, None] for mask in (real.text, real.vision))
     # An empty block has no output: whatever the softmax makes of its masked scores is multiplied by zero.
     coefficients = torch.stack((base_text * has_text, joint * has_text, base_vision * has_vision, joint * has_vision))
-    return _Attend.apply(query, key, value, real.joint, T, coefficients, dropout)
+    return _Attend.apply(query, key, value, real.text, real.vision, coefficients, dropout)
 
 
 class _Attend(torch.autograd.Function):
     """Attention over all keys, or over text and over vision apart, mixed row by row.
 
     Of each block of keys, with scores S: ``lse = log sum exp S``, ``P = exp(S - lse)``, ``O = P V``. Over all keys,
-    the output is O. Mixed, it is ``a_T O_T + a_V O_V`` with ``a_T = base_T + joint_T w``, ``a_V = base_V + joint_V
-    (1 - w)`` and ``w = sigmoid(lse_T - lse_V)``. The backward pass is written by hand: the softmax's row sums are those
-    of dO * O, so that P is read once; P is kept without its denominator, which goes to the rows of O and dO. It stays
-    finite at any scores. Softmaxes and coefficients are float32.
+    the output is ``a O`` with a given ``a``. Mixed, it is ``a_T O_T + a_V O_V`` with ``a_T = base_T + joint_T w``,
+    ``a_V = base_V + joint_V (1 - w)`` and ``w = sigmoid(lse_T - lse_V)``. The weights of both blocks stand in one
+    matrix, so that each product with Q, K or V is one; the backward pass is written by hand and stays finite at any
+    scores. A column holds the weights of a query: a block is then a run of rows, contiguous in memory. P is kept
+    without its denominator, ``share`` is one over it. Softmaxes and coefficients are float32.
     """
 
     @staticmethod
@@ -109,100 +110,101 @@ class _Attend(torch.autograd.Function):
         key: Tensor,
         value: Tensor,
         real: Tensor,
-        T: int | None,
-        coefficients: Tensor | None,
+        vision: Tensor | None,
+        coefficients: Tensor,
         dropout: float,
     ) -> Tensor:
-        """(B, H, Q, d) and (B, H, K, d) to (B, H, Q, d); ``coefficients`` (4, B, 1, Q, 1) of a mixture split at T."""
+        """(B, H, Q, d) and (B, H, K, d) to (B, H, Q, d).
+
+        ``real`` (B, K) and ``coefficients`` (B, 1, 1, 1); of a mixture, ``real`` (B, T) and ``vision`` (B, R) with
+        K = T + R, and ``coefficients`` (4, B, 1, 1, Q).
+        """
         wide, dropout = torch.promote_types(query.dtype, torch.float32), drawn_rate(dropout, query.device)
-        ctx.blocks = (slice(None),) if T is None else (slice(0, T), slice(T, None))
-        raised, shares, kept, outputs, lse = [], [], [], [], []
-        for block in ctx.blocks:
-            scores = _scores(query, key[:, :, block], real[:, block]).to(wide)  # (B, H, Q, N)
-            highest = scores.amax(-1, keepdim=True)
-            # A weight of 1e-30 beside one of 1 is nothing; on a CPU, what underflows is slow to make and to multiply.
-            raised.append(F.threshold(scores.sub_(highest).clamp_(min=-70).exp_(), 1e-30, 0.0, inplace=True))
-            total = raised[-1].sum(-1, keepdim=True)  # (B, H, Q, 1)
-            lse.append(highest + total.log())
-            shares.append(total.mul_(1 - dropout).reciprocal_())
-            kept.append(keep_mask(scores.shape, dropout, scores.device))
-            weights = _dropped(raised[-1], kept[-1]).to(value.dtype)
-            outputs.append((weights @ value[:, :, block]).to(wide).mul_(shares[-1]))  # (B, H, Q, d)
-        ctx.dropout = dropout
-        if coefficients is None:
-            mixed, gates = outputs[0], []
-        else:
-            gap = lse[0] - lse[1]  # (B, H, Q, 1)
+        masks = (real,) if vision is None else (real, vision)
+        raised = _scores(query, key, torch.cat(masks, 1)).to(wide)  # (B, H, K, Q)
+        highest = [block.amax(2, keepdim=True) for block in _blocks(raised, masks)]  # (B, H, 1, Q) each
+        for block, high in zip(_blocks(raised, masks), highest, strict=True):
+            block.sub_(high)
+        # A weight of 1e-30 beside one of 1 is nothing; on a CPU, what underflows is slow to make and to multiply.
+        raised = F.threshold(raised.clamp_(min=-70).exp_(), 1e-30, 0.0, inplace=True)
+        totals = [block.sum(2, keepdim=True) for block in _blocks(raised, masks)]
+        shares = torch.stack(totals).reciprocal_()  # (blocks, B, H, 1, Q)
+        scaled = shares / (1 - dropout)  # with dropout's scale
+        gap: Tensor | None = None
+        on: tuple[Tensor, ...] = (coefficients,)
+        if vision is not None:
+            gap = highest[0] - highest[1] + (totals[0] / totals[1]).log()  # of the log-sum-exps, (B, H, 1, Q)
             base_text, joint_text, base_vision, joint_vision = coefficients
-            on_text = base_text + joint_text * torch.sigmoid(gap)
-            on_vision = base_vision + joint_vision * torch.sigmoid(-gap)
-            mixed = torch.addcmul(on_text * outputs[0], on_vision, outputs[1])
-            gates = [gap, on_text, on_vision, joint_text, joint_vision]
-        masks = [mask for mask in kept if mask is not None]
-        ctx.save_for_backward(query, key, value, *raised, *shares, *outputs, *gates, *masks)
-        return mixed.to(query.dtype)
+            on = (base_text + joint_text * torch.sigmoid(gap), base_vision + joint_vision * torch.sigmoid(-gap))
+        kept = keep_mask(raised.shape, dropout, raised.device)
+        weights = _dropped(raised, kept) if any(ctx.needs_input_grad) or kept is not None else raised
+        for block, a, share in zip(_blocks(weights, masks), on, scaled, strict=True):
+            block.mul_(a * share)
+        ctx.save_for_backward(query, key, value, real, vision, raised, kept, shares, scaled, coefficients, gap, *on)
+        return weights.to(value.dtype).transpose(-1, -2) @ value
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """Gradients of query, key, value and the coefficients."""
-        query, key, value, *saved = ctx.saved_tensors
-        n = len(ctx.blocks)
-        raised, shares, outputs, rest = saved[:n], saved[n : 2 * n], saved[2 * n : 3 * n], saved[3 * n :]
-        wide = grad.to(raised[0].dtype)
-        sums = [(wide * output).sum(-1, keepdim=True) for output in outputs]  # d loss / d a, (B, H, Q, 1)
-        of_coefficients, on, of_lse = None, [None], [torch.zeros_like(sums[0])]
-        if n == 2:
-            gap, *on, joint_text, joint_vision = rest[:5]
-            rest = rest[5:]
+        """Gradients of query, key, value and the mixture's coefficients."""
+        query, key, value, real, vision, raised, kept, shares, scaled, coefficients, gap, *on = ctx.saved_tensors
+        masks = (real,) if vision is None else (real, vision)
+        grad = grad.contiguous()
+        weights = _dropped(raised, kept)
+        of_scores = (value @ grad.transpose(-1, -2)).to(raised.dtype).mul_(weights)  # (B, H, K, Q)
+        sums = [  # d loss / d a, (B, H, 1, Q)
+            block.sum(2, keepdim=True) * share for block, share in zip(_blocks(of_scores, masks), scaled, strict=True)
+        ]
+        of_lse: list[Tensor | float] = [0.0]
+        of_coefficients = None
+        if gap is not None:
             w, other = torch.sigmoid(gap), torch.sigmoid(-gap)
-            of_gap = (joint_text * sums[0] - joint_vision * sums[1]) * w * other
+            of_gap = (coefficients[1] * sums[0] - coefficients[3] * sums[1]) * w * other
             of_lse = [of_gap, -of_gap]
             each = (sums[0], sums[0] * w, sums[1], sums[1] * other)
             of_coefficients = torch.stack([one.sum(1, keepdim=True) for one in each])
-        kept = rest or [None] * n
-        of_query, of_key, of_value = None, torch.empty_like(key), torch.empty_like(value)
-        for index, block in enumerate(ctx.blocks):
-            into, row_sum = wide * shares[index], sums[index]  # of one row of raised V; d loss / d O . O
-            if on[index] is not None:
-                into, row_sum = into.mul_(on[index]), row_sum * on[index]
-            into = into.to(value.dtype)
-            weights = _dropped(raised[index], kept[index]).to(value.dtype)
-            of_value[:, :, block] = weights.transpose(-1, -2) @ into
-            of_raised = _dropped((into @ value[:, :, block].transpose(-1, -2)).to(wide.dtype), kept[index])
-            # the share holds the dropout's scale as well, which the row sum has in it already
-            less = (row_sum - of_lse[index]) * shares[index] * (1 - ctx.dropout)
-            of_scores = of_raised.sub_(less).mul_(raised[index]).to(query.dtype)  # (B, H, Q, N)
-            part = of_scores @ key[:, :, block]
-            of_query = part if of_query is None else of_query.add_(part)
-            of_key[:, :, block] = of_scores.transpose(-1, -2) @ query
         scale = query.shape[-1] ** -0.5
-        assert of_query is not None
-        return of_query.mul_(scale), of_key.mul_(scale), of_value, None, None, of_coefficients, None
+        blocks = zip(*(_blocks(matrix, masks) for matrix in (weights, of_scores, raised)), strict=True)
+        for index, (weight, of_score, exponentials) in enumerate(blocks):
+            a = on[index]
+            weight.mul_(a * scaled[index])
+            of_score.mul_(a * scaled[index] * scale)
+            of_score.addcmul_(exponentials, (of_lse[index] - a * sums[index]) * shares[index] * scale)
+        of_scores = of_scores.to(query.dtype)
+        of_value = weights.to(value.dtype) @ grad
+        return of_scores.transpose(-1, -2) @ key, of_scores @ query, of_value, None, None, of_coefficients, None
+
+
+def _blocks(matrix: Tensor, masks: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The rows of each mask's keys, out of (B, H, K, Q)."""
+    T = masks[0].shape[1]
+    return (matrix,) if len(masks) == 1 else (matrix[:, :, :T], matrix[:, :, T:])
 
 
 def _dropped(weights: Tensor, kept: Tensor | None) -> Tensor:
-    return weights if kept is None else weights * kept.view(torch.uint8)
+    """The weights that are kept, in a tensor of their own."""
+    return weights.clone() if kept is None else weights * kept.view(torch.uint8)
 
 
 def _scores(query: Tensor, key: Tensor, real: Tensor) -> Tensor:
-    """(B, H, Q, K) scaled scores; far below any other at keys that are not real."""
+    """(B, H, K, Q) scaled scores; far below any other at keys that are not real."""
     B, H, Q, d = query.shape
     # Finite, so that a row without any key gives neither NaN nor a NaN gradient.
     lowest = torch.finfo(query.dtype).min / 2
     masked = torch.zeros(real.shape, dtype=query.dtype, device=query.device).masked_fill(~real, lowest)
-    bias = masked[:, None, None, :].expand(B, H, 1, -1).flatten(0, 1)  # (B * H, 1, K)
-    product = torch.baddbmm(bias, query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2), alpha=d**-0.5)
-    return product.view(B, H, Q, -1)
+    bias = masked[:, None, :, None].expand(B, H, -1, 1).flatten(0, 1)  # (B * H, K, 1)
+    product = torch.baddbmm(bias, key.flatten(0, 1), query.flatten(0, 1).transpose(1, 2), alpha=d**-0.5)
+    return product.view(B, H, -1, Q)
 
 
 def _coefficients(weights: Tensor, modes: tuple[str, ...], T: int, R: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights of 'text alone', 'vision alone' and 'both' for T text and R vision queries, (B, 1, T + R, 1) each."""
-    rows = weights.new_zeros(3, 2, len(modes))  # (block, query modality, M)
-    for index, mode in enumerate(modes):
-        tt, tv, vt, vv = MODE_PAIRS[mode]
-        for modality, (to_text, to_vision) in enumerate(((tt, tv), (vt, vv))):
-            rows[2 if to_text and to_vision else (0 if to_text else 1), modality, index] = 1
-    shares = torch.einsum("bm,kqm->kbq", weights, rows)  # (3, B, 2)
-    per_row = torch.cat((shares[..., :1].expand(-1, -1, T), shares[..., 1:].expand(-1, -1, R)), 2)  # (3, B, T + R)
-    base_text, base_vision, joint = per_row[:, :, None, :, None]  # (3, B, 1, T + R, 1)
-    return base_text, base_vision, joint
+    """Weights of 'text alone', 'vision alone' and 'both' for T text and R vision queries, (B, 1, 1, T + R) each."""
+    of_modes = list(zip(modes, weights.unbind(1), strict=True))
+    per_query = []
+    for seen in ((1, 0), (0, 1), (1, 1)):  # text alone, vision alone, both
+        parts = []
+        for first, length in ((0, T), (2, R)):  # text queries, vision queries
+            chosen = [weight for mode, weight in of_modes if MODE_PAIRS[mode][first : first + 2] == seen]
+            share = torch.stack(chosen).sum(0) if chosen else torch.zeros_like(weights[:, 0])  # (B,)
+            parts.append(share[:, None].expand(-1, length))
+        per_query.append(torch.cat(parts, 1)[:, None, None])
+    return per_query[0], per_query[1], per_query[2]

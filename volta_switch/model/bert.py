@@ -27,7 +27,7 @@ from volta_switch.model.embeddings import (
 )
 from volta_switch.model.encoder import Encoded, Read, SwitchEncoder, build_encoder
 from volta_switch.model.heads import Pooler, PreTrainingHeads, fuse, task_head
-from volta_switch.model.rows import Rows
+from volta_switch.model.rows import Rows, sent
 from volta_switch.model.sublayers import Layout, Streams
 from volta_switch.model.switch import Forced, Routes, Switcher
 from volta_switch.model.visual_targets import RegionLabels, visual_loss
@@ -92,10 +92,11 @@ class BertModel(nn.Module):
         """Encodes a batch: packed states, pooled vectors and routes in an output, and the table of words (V, D).
 
         Args:
-            input_ids, token_type_ids, attention_mask: (B, T) int64; the mask is 1 at real tokens.
+            input_ids, token_type_ids: (B, T) int64.
             image_feat: (B, R, F).
             image_loc: (B, R, num_locs), normalised.
-            image_attention_mask: (B, R), 1 at real regions.
+            attention_mask, image_attention_mask: (B, T) and (B, R), 1 at real tokens and regions. They are read on the
+                host: where they stay on the CPU, nobody waits for the device.
             modes, inputs: Switch-BERT's routes, forced (``switch.forced_weights``).
             read: the positions whose states are needed beside those that are pooled; all by default.
         """
@@ -103,10 +104,11 @@ class BertModel(nn.Module):
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         if image_attention_mask is None:
             image_attention_mask = attention_mask.new_ones(image_feat.shape[:2])
-        layout = Layout(Rows.of(attention_mask != 0), Rows.of(image_attention_mask != 0))
+        device = input_ids.device
+        layout = Layout(Rows.of(attention_mask != 0, device), Rows.of(image_attention_mask != 0, device))
         given = Inputs(layout, input_ids, token_type_ids, image_feat, image_loc)
-        text, vision = self.embeddings(given) if self.shared_embeddings else self._apart(given)
-        of_text, of_vision = self._summaries(input_ids)  # (B,) positions
+        text, vision = self.embed(given)
+        of_text, of_vision = self.summaries(input_ids)  # (B,) positions
         if read is not None:
             read = Read(_also(read.text, of_text), _also(read.vision, of_vision))
         encoded = self.encoder(Streams(text, vision), layout, read, modes=modes, inputs=inputs)
@@ -118,16 +120,19 @@ class BertModel(nn.Module):
         assert given.word_table is not None
         return encoded, out, given.word_table
 
-    def _apart(self, given: Inputs) -> tuple[Tensor, Tensor]:
+    def embed(self, given: Inputs) -> tuple[Tensor, Tensor]:
+        """The packed embeddings of words (n_t, D) and regions (n_v, D_v)."""
+        if self.shared_embeddings:
+            return self.embeddings(given)
         return self.embeddings.text(given), self.v_embeddings(given)
 
-    def _summaries(self, input_ids: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Where the states lie that stand for the text and for the image, (B,); None where none is pooled.
+    def summaries(self, input_ids: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Where the states lie that stand for the text and for the image, (B,) on the CPU; None where none is pooled.
 
         ``[CLS]``, or for VL-BERT's VQA the last but one real token; the first region.
         """
-        first = input_ids.new_zeros(len(input_ids))
-        of_text = (input_ids != 0).sum(1) - 2 if self.fusion_method == "vl-bert_vqa" else first
+        first = torch.zeros(len(input_ids), dtype=torch.long)
+        of_text = (input_ids.cpu() != 0).sum(1) - 2 if self.fusion_method == "vl-bert_vqa" else first
         return None if self.t_pooler is None else of_text, None if self.v_pooler is None else first
 
 
@@ -138,14 +143,16 @@ def _also(read: Tensor, positions: Tensor | None) -> Tensor:
 
 def _read(input_ids: Tensor, image_feat: Tensor, words: Tensor | None = None, boxes: Tensor | None = None) -> Read:
     """What is read beside what is pooled: ``words`` (B, T), ``boxes`` (B, R) bool; None: nothing."""
-    nothing = torch.zeros_like(input_ids, dtype=torch.bool)
-    no_boxes = nothing.new_zeros(image_feat.shape[:2])
-    return Read(nothing if words is None else words, no_boxes if boxes is None else boxes)
+    no_words = torch.zeros(input_ids.shape, dtype=torch.bool)
+    no_boxes = torch.zeros(image_feat.shape[:2], dtype=torch.bool)
+    return Read(no_words if words is None else words, no_boxes if boxes is None else boxes)
 
 
 def _without_padding(labels: Tensor | None, mask: Tensor | None) -> Tensor | None:
-    """The labels with -1, which is ignored, where the mask of real positions is 0."""
-    return labels if labels is None or mask is None else labels.masked_fill(mask == 0, -1)
+    """The labels on the CPU, with -1, which is ignored, where the mask of real positions is 0."""
+    if labels is None or mask is None:
+        return None if labels is None else labels.cpu()
+    return labels.cpu().masked_fill(mask.cpu() == 0, -1)
 
 
 class BertForVLPreTraining(nn.Module):
@@ -185,13 +192,14 @@ class BertForVLPreTraining(nn.Module):
             image_label: (B, N), 1 masked, -1 not; N boxes, the global region excluded. Ignored at padding.
             image_cls: (B, N, C), index 0 background; or (K, C), the rows of the boxes whose image_label is 1 alone.
             obj_labels, obj_confs, attr_labels, attr_confs: (B, N).
-            next_sentence_label: (B,), 0 aligned, 1 mismatched.
+            next_sentence_label: (B,), 0 aligned, 1 mismatched. Which words and boxes are masked is read on the host, as
+                the attention masks are.
             image_feat_target: (B, N, F), the features before masking, for the visual targets that regress them;
                 without it the features of the input are taken, as VOLTA does.
         """
         masked_lm_labels = _without_padding(masked_lm_labels, attention_mask)
-        if image_attention_mask is not None:
-            image_label = _without_padding(image_label, self._boxes(image_attention_mask))
+        real_boxes = None if image_attention_mask is None else self._boxes(image_attention_mask)
+        image_label = _without_padding(image_label, real_boxes)
         read = None
         if any(label is not None for label in (masked_lm_labels, image_label, next_sentence_label)):
             words = None if masked_lm_labels is None else masked_lm_labels != -1
@@ -222,17 +230,9 @@ class BertForVLPreTraining(nn.Module):
             out.loss_itm = F.cross_entropy(match.float(), next_sentence_label)
         return out
 
-    def match_scores(self, **given: Tensor) -> Tensor | None:
-        """The two scores of image-text matching alone, (B, 2); None without such a head.
-
-        ``given``: what ``forward`` takes up to ``image_attention_mask``. The last layer computes what is pooled.
-        """
-        _, out, _ = self.bert(**given, read=_read(given["input_ids"], given["image_feat"]))
-        return self.cls.match(fuse(out.pooled_t, out.pooled_v, self.config.fusion_method))
-
     def _word_loss(self, states: Tensor, labels: Tensor, word_table: Tensor) -> Tensor:
         """Cross-entropy of the masked words' states, (K, D)."""
-        wanted = labels[labels != -1]
+        wanted = sent(labels[labels != -1], states.device)
         scores = self.cls.predictions(states, word_table)  # (K, V)
         return F.cross_entropy(scores.float(), wanted, reduction="sum") / max(len(wanted), 1)
 
@@ -283,7 +283,7 @@ class BertForVLTasks(nn.Module):
         if task not in self.tasks:
             raise UserError(f"task {task}: this model has heads for {', '.join(self.tasks)}")
         kind, head = self.tasks[task]["type"], self.clfs_dict[task]
-        boxes = input_ids.new_ones(image_feat.shape[:2], dtype=torch.bool) if kind == "V-logit" else None
+        boxes = torch.ones(image_feat.shape[:2], dtype=torch.bool) if kind == "V-logit" else None
         encoded, out, _ = self.bert(
             *(input_ids, image_feat, image_loc, token_type_ids, attention_mask, image_attention_mask),
             modes,
@@ -293,7 +293,7 @@ class BertForVLTasks(nn.Module):
         if kind == "V-logit":
             rows = encoded.layout.vision
             scores = rows.spread(head(self.dropout(encoded.vision)))  # (B, R, 1), of real regions alone
-            out.scores = scores + PADDED_SCORE * (rows.numbers < 0)[..., None]
+            out.scores = scores + PADDED_SCORE * sent(rows.numbers < 0, scores.device)[..., None]
             return out
         pooled = fuse(out.pooled_t, out.pooled_v, self.config.fusion_method)
         if pooled is None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from volta_switch.config import Config
 from volta_switch.model.dropout import Dropout
+from volta_switch.model.rows import sent
 from volta_switch.model.sublayers import Layout
 
 
@@ -239,7 +240,7 @@ class VLBertEmbeddings(TextEmbeddings):
         vision = given.layout.vision
         last = vision.numbers[:, -1]
         if vision.whole or bool((last >= 0).all()):
-            return appearance.index_select(0, last)
+            return appearance.index_select(0, sent(last, appearance.device))
         features = given.image_feat[:, -1]
         return self._appearance(features, (features == 0).all(-1, keepdim=True), given.image_loc[:, -1])
 

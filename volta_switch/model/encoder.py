@@ -25,6 +25,7 @@ from volta_switch.model.switch import (
     annealed_temperature,
     forced_weights,
     hard_weights,
+    newest_shares,
     soft_weights,
     switch_inputs,
 )
@@ -65,8 +66,8 @@ class Encoder(nn.Module):
             for number in range(count)
         )
         # From these sublayers on, nothing attends to a row of text, or of vision.
-        self._last_text = max((*config.tt_attn_sublayers, *config.vt_attn_sublayers), default=-1)
-        self._last_vision = max((*config.tv_attn_sublayers, *config.vv_attn_sublayers), default=-1)
+        self.last_text = max((*config.tt_attn_sublayers, *config.vt_attn_sublayers), default=-1)
+        self.last_vision = max((*config.tv_attn_sublayers, *config.vv_attn_sublayers), default=-1)
 
     def forward(
         self,
@@ -103,9 +104,9 @@ class Encoder(nn.Module):
         """The rows that go on from an attention sublayer: all, until nothing attends to a modality any more."""
         text = vision = None
         of_text, of_vision = layout.text, layout.vision
-        if read is not None and number == self._last_text:
+        if read is not None and number == self.last_text:
             of_text, text = layout.text.select(read.text)
-        if read is not None and number == self._last_vision:
+        if read is not None and number == self.last_vision:
             of_vision, vision = layout.vision.select(read.vision)
         return Kept(layout if text is None and vision is None else Layout(of_text, of_vision), text, vision)
 
@@ -163,43 +164,52 @@ class SwitchEncoder(Encoder):
         forced_modes = None if modes is None else forced_weights(modes, self.switch.modes, B, L, device, "modes")
         names = [str(candidate) for candidate in range(C)]
         forced_inputs = None if inputs is None else forced_weights(inputs, names, B, L, device, "inputs")
+        decides = (self.switch.attention and modes is None) or (self.switch.input and inputs is None)
         before = last = states  # outputs of layers l-2 and l-1
+        mean_before: Tensor | None = None  # of their rows, (2, B, D)
         history = [last]
         used_modes, used_inputs = [], []  # (B, M) and (B, C) per layer
         for index in range(L):
-            states, from_inputs = last, None
-            if index > 0:
-                from_inputs = self._inputs(index, last, layout, forced_inputs)
-                states = last if from_inputs is None else switch_inputs(last, before, from_inputs, layout)
-            weights = self._modes(index, states, layout, forced_modes)
+            mean = mean_last = layout.means(last.joined) if decides else None
+            from_inputs = self._inputs(index, mean_last, forced_inputs) if index > 0 else None
+            if from_inputs is not None:
+                shares = newest_shares(from_inputs)  # (2, B)
+                states = switch_inputs(last, before, shares, layout)
+                if mean_before is not None and mean_last is not None:  # the mean of the sum is the sum of the means
+                    mean = mean_before.lerp(mean_last, shares[..., None].to(mean_last.dtype))
+            else:
+                states = last
+            weights = self._modes(index, mean, forced_modes)
             kept = self._kept(2 * index, layout, read)
             attention = cast(AttentionSublayer, self.layer[2 * index])
             attended = attention(states, layout, kept, weights, self.switch.modes)
             before, last, layout = last, self.layer[2 * index + 1](attended), kept.layout
+            mean_before = mean_last
             history += [attended, last] if keep_all else []
             used_modes.append(_one_hot(B, M, self._joint, device) if weights is None else weights)
             used_inputs.append(_one_hot(B, C, 0, device) if from_inputs is None else from_inputs)
         routes = Routes(torch.stack(used_modes, 1), torch.stack(used_inputs, 1))
         return Encoded(last.text, last.vision, layout, routes, history)
 
-    def _modes(self, index: int, states: Streams, layout: Layout, forced: Tensor | None) -> Tensor | None:
+    def _modes(self, index: int, means: Tensor | None, forced: Tensor | None) -> Tensor | None:
         """(B, M) weights of a layer's modes; None where the layer is simply joint."""
         if forced is not None:
             return forced[:, index]
-        if not self.switch.attention:
+        if not self.switch.attention or means is None:
             return None
-        return self._weigh(self.attention_switch[index](states, layout), self.switch.active_modes)
+        return self.weigh(self.attention_switch[index](*means), self.switch.active_modes)
 
-    def _inputs(self, index: int, last: Streams, layout: Layout, forced: Tensor | None) -> Tensor | None:
+    def _inputs(self, index: int, means: Tensor | None, forced: Tensor | None) -> Tensor | None:
         """(B, C) weights of a layer's input candidates; None where the input is the layer below."""
         if forced is not None:
             return forced[:, index]
-        if not self.switch.input:
+        if not self.switch.input or means is None:
             return None
         # The alignment degree is taken from (l-1, l-1); differs from the paper: it does not say.
-        return self._weigh(self.input_switch[index - 1](last, layout), self.switch.input_candidates)
+        return self.weigh(self.input_switch[index - 1](*means), self.switch.input_candidates)
 
-    def _weigh(self, log_probabilities: Tensor, active: int) -> Tensor:
+    def weigh(self, log_probabilities: Tensor, active: int) -> Tensor:
+        """(B, O) weights of a switcher's options, ``active`` of them, as ``routing`` says."""
         if self.routing == "hard" or (self.routing == "auto" and not self.training):
             return hard_weights(log_probabilities)
         noise = self.routing == "auto"

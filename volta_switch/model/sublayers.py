@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from volta_switch.config import Config, attention_size, intermediate_size
 from volta_switch.model.attention import KeyMask, attend, attend_mixed
 from volta_switch.model.dropout import dropout
-from volta_switch.model.rows import Rows
+from volta_switch.model.rows import Once, Rows
 
 Heads = tuple[Tensor, Tensor, Tensor]  # query (B, H, Q, d), key and value (B, H, N, d)
 Projections = tuple[nn.Linear, nn.Linear, nn.Linear]
@@ -30,19 +31,47 @@ class Layout:
 
     def __init__(self, text: Rows, vision: Rows):
         self.text, self.vision = text, vision
-        self._joined: Rows | None = None
+        self._once = Once()
 
     @property
     def joined(self) -> Rows:
         """The rows of both, each sample's side by side in the attention."""
-        if self._joined is None:
-            self._joined = Rows.beside(self.text, self.vision)
-        return self._joined
+        return self._once("joined", lambda: Rows.beside(self.text, self.vision))
+
+    @property
+    def side(self) -> Tensor:
+        """(n,) which side of which sample each joined row belongs to: 0 to B - 1 its text, B to 2 B - 1 its vision."""
+        return self._once("side", lambda: torch.cat((self.text.sample, self.vision.sample + self.text.B)))
+
+    def means(self, joined: Tensor) -> Tensor:
+        """Mean state of every sample's text and of its vision, (n, D) to (2, B, D); zero where there is no row."""
+        return _Means.apply(joined, self)
+
+    def per_row(self, values: Tensor) -> Tensor:
+        """What every side of a sample has, for each of its joined rows, (2, B, ...) to (n, ...)."""
+        return values.flatten(0, 1).index_select(0, self.side)
 
     @property
     def real(self) -> KeyMask:
         """Which slots of the attention have a row."""
-        return KeyMask(self.text.real, self.vision.real)
+        return self._once("real", lambda: KeyMask(self.text.real, self.vision.real))
+
+
+class _Means(torch.autograd.Function):
+    """Means of both sides of every sample; a row's gradient is its side's share, made in one pass."""
+
+    @staticmethod
+    def forward(ctx: Any, joined: Tensor, layout: Layout) -> Tensor:  # type: ignore[override]
+        """(n, D) to (2, B, D)."""
+        ctx.layout, count = layout, layout.text.count
+        return torch.stack((layout.text.mean(joined[:count]), layout.vision.mean(joined[count:])))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        """(2, B, D) to (n, D)."""
+        layout = ctx.layout
+        lengths = torch.stack((layout.text.lengths(grad.dtype), layout.vision.lengths(grad.dtype)))  # (2, B, 1)
+        return layout.per_row(grad / lengths), None
 
 
 class Streams:

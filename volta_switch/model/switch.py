@@ -54,9 +54,8 @@ class Switcher(nn.Module):
         nn.init.zeros_(self.options.weight)
         nn.init.zeros_(self.options.bias)
 
-    def forward(self, states: Streams, layout: Layout) -> Tensor:
-        """log pi, (B, O) float32."""
-        text, vision = layout.text.mean(states.text), layout.vision.mean(states.vision)  # (B, D) each; eq. 5
+    def forward(self, text: Tensor, vision: Tensor) -> Tensor:
+        """log pi, (B, O) float32, from the mean states of text and vision (eq. 5), (B, D) each."""
         alignment = torch.cat((text, vision), -1) if self.alignment == "concat" else text * vision
         return self.options(F.gelu(self.hidden(alignment))).float().log_softmax(-1)  # eq. 6
 
@@ -138,13 +137,18 @@ def forced_weights(forced: Forced, options: Sequence[str], B: int, L: int, devic
     return weights
 
 
-def switch_inputs(last: Streams, before: Streams, weights: Tensor, layout: Layout) -> Streams:
-    """Weighted sum of the input candidates (section 2.3.2); ``weights`` (B, C), ``before`` is layer l-2's output.
+def newest_shares(weights: Tensor) -> Tensor:
+    """How much of the text's and of the vision's input comes from layer l-1, (B, C) to (2, B); the rest from l-2.
 
-    Every candidate pairs one of two text states with one of two vision states, so the sum needs one coefficient per
-    modality: the total weight of the candidates that take it from layer l-1.
+    Every candidate pairs one of two text states with one of two vision states, so that a weighted sum of candidates
+    (section 2.3.2) needs one coefficient per modality: the total weight of those that take it from layer l-1.
     """
-    newest = weights.new_tensor(INPUT_CANDIDATES[: weights.shape[1]]).eq(0).to(weights.dtype)  # (C, 2)
-    share = (weights @ newest).to(last.joined.dtype)  # (B, 2)
-    per_row = torch.cat((layout.text.per_row(share[:, :1]), layout.vision.per_row(share[:, 1:])))  # (n, 1)
+    of_candidates = list(zip(INPUT_CANDIDATES, weights.unbind(1), strict=False))
+    sides = [[weight for candidate, weight in of_candidates if candidate[side] == 0] for side in (0, 1)]
+    return torch.stack([torch.stack(newest).sum(0) for newest in sides])
+
+
+def switch_inputs(last: Streams, before: Streams, shares: Tensor, layout: Layout) -> Streams:
+    """Weighted sum of the input candidates; ``shares`` as in ``newest_shares``, ``before`` is layer l-2's output."""
+    per_row = layout.per_row(shares).to(last.joined.dtype)[:, None]  # (n, 1)
     return last.rejoined(before.joined.lerp(last.joined, per_row))  # (n, D)

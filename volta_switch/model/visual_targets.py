@@ -24,6 +24,7 @@ from torch import Tensor
 
 from volta_switch.config import Config
 from volta_switch.errors import UserError
+from volta_switch.model.rows import sent
 
 NEGATIVES = 128  # of target 2: 70 % from other images of the batch, 30 % from the same image
 
@@ -32,7 +33,7 @@ NEGATIVES = 128  # of target 2: 70 % from other images of the batch, 30 % from t
 class RegionLabels:
     """What is known of the boxes of a batch; each field may be missing if no active target reads it."""
 
-    image_label: Tensor  # (B, N) 1 masked, -1 not
+    image_label: Tensor  # (B, N) 1 masked, -1 not; on the CPU
     image_cls: Tensor | None  # (B, N, C), index 0 background; or (K, C), of the masked regions alone
     image_feat: Tensor | None  # (B, N, F)
     obj_labels: Tensor | None  # (B, N)
@@ -45,7 +46,10 @@ class RegionLabels:
         values = getattr(self, name)
         if values is None:
             raise UserError(f"visual target {target} needs {name} in the batch")
-        return values if name == "image_cls" and values.dim() == 2 else values[self.image_label == 1]
+        if name == "image_cls" and values.dim() == 2:
+            return values
+        chosen = (self.image_label == 1).flatten().nonzero().squeeze(1)  # (K,)
+        return values.flatten(0, 1).index_select(0, sent(chosen, values.device))
 
 
 def target_widths(config: Config) -> dict[str, int]:
@@ -74,10 +78,10 @@ def visual_loss(scores: dict[str, Tensor], weights: dict[str, float], labels: Re
     Returns:
         A scalar; 0 where no region is masked.
     """
-    total = labels.image_label.new_zeros((), dtype=torch.float32)
-    for target, prediction in scores.items():
-        total = total + weights[target] * LOSSES[target](prediction.float(), labels)
-    return total
+    losses = [weights[target] * LOSSES[target](prediction.float(), labels) for target, prediction in scores.items()]
+    if not losses:
+        return torch.zeros((), device=None if labels.image_feat is None else labels.image_feat.device)
+    return torch.stack(losses).sum()
 
 
 def _class_divergence(scores: Tensor, labels: RegionLabels) -> Tensor:
@@ -98,7 +102,7 @@ def _contrast(scores: Tensor, labels: RegionLabels) -> Tensor:
     positive = labels.masked("image_feat", "2")  # (K, F)
     assert labels.image_feat is not None
     B, N, _ = labels.image_feat.shape
-    image, box = (labels.image_label == 1).nonzero(as_tuple=True)  # (K,) each
+    image, box = sent((labels.image_label == 1).nonzero().t(), scores.device)  # (K,) each
     across, inside = int(NEGATIVES * 0.7), NEGATIVES - int(NEGATIVES * 0.7)
     if B < 2 or N < 2 or len(image) == 0:
         return scores.sum() * 0  # no negatives to contrast with

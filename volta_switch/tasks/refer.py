@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -86,7 +87,7 @@ class ReferTask(Task):
 
     def _candidates(self, batch: Batch) -> Tensor:
         """(B, R) the slots that may be answered."""
-        if self.options.volta_compat:
-            return batch.inputs["image_attention_mask"].bool()
         assert batch.candidates is not None
+        if self.options.volta_compat:
+            return batch.inputs["image_attention_mask"].to(batch.candidates.device, torch.bool)
         return batch.candidates

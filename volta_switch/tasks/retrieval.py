@@ -9,14 +9,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from volta_switch.data.annotations.retrieval import load_hard_negatives, load_retrieval
-from volta_switch.data.batches.collate import Batch, expanded
+from volta_switch.data.batches.collate import Batch
 from volta_switch.data.batches.retrieval_dataset import RetrievalDataset, RetrievalPool
 from volta_switch.errors import UserError
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks
 from volta_switch.tasks.metrics import best_first, mean_of_folds, retrieval_metrics
+from volta_switch.tasks.score_matrix import PairScorer
 from volta_switch.tasks.task import Evaluation, Task
 
 ALTERNATIVES = 4  # the pair, a random caption, a random image, a hard-negative caption
@@ -67,51 +67,43 @@ class RetrievalTask(Task):
         A pre-training model is tested zero-shot, by the probability that its matching head gives to "aligned".
         Results hold the indices of the 20 best images per caption, as VOLTA's.
         """
-        annotations = load_retrieval(self._annotations(split), self._id_key())
-        pool = RetrievalPool(
-            annotations,
-            self.store(),
-            self.tokenizer,
-            **self.sizes,
-        )
-        scores = self.score_matrix(model, pool, batch_size, device)
-        right, ties = annotations.caption_image, self.options.volta_compat
-        metrics = retrieval_metrics(scores, right, volta_ties=ties)
-        if scores.shape[1] > FOLD and scores.shape[1] % FOLD == 0:
-            folds = mean_of_folds(scores, right, FOLD, volta_ties=ties)
-            metrics |= {f"{name}_1k": value for name, value in folds.items()}
-        best = best_first(scores) if ties else np.argsort(-scores, axis=1, kind="stable")
-        return Evaluation(metrics["ir_r1"], metrics, best[:, :20].tolist())
+        self.check_model(model)
+        pool = self.pool(split)
+        return self.ranked(self.scorer(model, pool, batch_size, device).whole(), pool.caption_image)
 
-    def score_matrix(
+    def check_model(self, model: BertForVLTasks | BertForVLPreTraining) -> None:
+        """Refuses a model that cannot score a pair.
+
+        Raises:
+            UserError: a pre-training model without a matching head.
+        """
+        if isinstance(model, BertForVLPreTraining) and model.config.fusion_method == "none":
+            raise UserError("zero-shot retrieval needs a model with a matching head (fusion_method is none)")
+
+    def pool(self, split: str) -> RetrievalPool:
+        """All captions and images of a split."""
+        annotations = load_retrieval(self._annotations(split), self._id_key())
+        return RetrievalPool(annotations, self.store(), self.tokenizer, **self.sizes)
+
+    def scorer(
         self,
         model: BertForVLTasks | BertForVLPreTraining,
         pool: RetrievalPool,
         batch_size: int,
         device: torch.device,
-    ) -> np.ndarray:
-        """(captions, images) scores; batches hold one image against captions of similar length, so padding is small."""
-        captions = np.argsort(pool.text_lengths, kind="stable")
-        chunks = [captions[start : start + batch_size] for start in range(0, len(captions), batch_size)]
-        texts = [_to(pool.text_inputs(chunk.tolist(), self.layout), device) for chunk in chunks]
-        images = len(pool.image_ids)
-        scores = np.empty((len(captions), images), dtype=np.float32)
-        model.eval()
-        with torch.inference_mode():
-            for image in tqdm(range(images), desc="all pairs", unit="image", disable=None):
-                regions = _to(pool.image_inputs([image], self.layout), device)
-                for chunk, text in zip(chunks, texts, strict=True):
-                    row = {name: tensor.expand(len(chunk), *tensor.shape[1:]) for name, tensor in regions.items()}
-                    scores[chunk, image] = self._pair_scores(model, {**text, **row}).cpu().numpy()
-        return scores
+    ) -> PairScorer:
+        """What scores the pairs of a pool, ``batch_size`` of them at once."""
+        return PairScorer(model, pool, self.layout, self.spec.key, batch_size, device)
 
-    def _pair_scores(self, model: BertForVLTasks | BertForVLPreTraining, inputs: dict[str, Tensor]) -> Tensor:
-        if isinstance(model, BertForVLTasks):
-            return model(self.spec.key, **inputs).scores[:, 0].float()
-        match = model.match_scores(**inputs)
-        if match is None:
-            raise UserError("zero-shot retrieval needs a model with a matching head (fusion_method is none)")
-        return match.float().softmax(-1)[:, 0]
+    def ranked(self, scores: np.ndarray, caption_image: np.ndarray) -> Evaluation:
+        """The metrics of scores (captions, images), where ``caption_image`` is the index of each caption's image."""
+        ties = self.options.volta_compat
+        metrics = retrieval_metrics(scores, caption_image, volta_ties=ties)
+        if scores.shape[1] > FOLD and scores.shape[1] % FOLD == 0:
+            folds = mean_of_folds(scores, caption_image, FOLD, volta_ties=ties)
+            metrics |= {f"{name}_1k": value for name, value in folds.items()}
+        best = best_first(scores) if ties else np.argsort(-scores, axis=1, kind="stable")
+        return Evaluation(metrics["ir_r1"], metrics, best[:, :20].tolist())
 
     def _annotations(self, split: str) -> Path:
         """The jsonl of a split: the task file's for training and validation, ``<split>_ann.jsonl`` beside it else.
@@ -128,7 +120,3 @@ class RetrievalTask(Task):
 
     def _id_key(self) -> Literal["img_path", "id"]:
         return "id" if "COCO" in self.spec.name else "img_path"
-
-
-def _to(inputs: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    return expanded({name: tensor.to(device) for name, tensor in inputs.items()})

@@ -16,6 +16,7 @@ from volta_switch.config import Config, find_config, load_config
 from volta_switch.data.tokenizer import Tokenizer, check_vocab_size
 from volta_switch.errors import UserError
 from volta_switch.tasks import DataOptions, TaskSpec, load_task
+from volta_switch.train.memory import keep_freed_memory
 
 # Flags that VOLTA's scripts take and that mean nothing here; accepted so that its command lines run unchanged.
 WITHOUT_EFFECT = {
@@ -43,8 +44,9 @@ def run_command(main: Callable[[Sequence[str]], object], argv: Sequence[str] | N
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("interrupted; run the same command with --resume to continue from the last checkpoint", file=sys.stderr)
+    except KeyboardInterrupt as interruption:
+        resume = "interrupted; run the same command with --resume to continue from the last checkpoint"
+        print(str(interruption) or resume, file=sys.stderr)
         raise SystemExit(130) from None
 
 
@@ -173,25 +175,33 @@ def _truth(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"expected true or false, found {text}")
 
 
-def prepare_device(args: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
+def prepare_device(args: argparse.Namespace, several: bool = False) -> tuple[torch.device, torch.dtype]:
     """The device and the precision of the forward pass.
 
+    Args:
+        args: the flags.
+        several: processes may share the work; each takes the GPU of its number on this machine (``LOCAL_RANK``).
+
     Raises:
-        UserError: a device that is not there, or several processes.
+        UserError: a device that is not there, or several processes where one is meant.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("several processes are not supported yet; start one process, without torchrun")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not several:
+        raise UserError("several processes are for eval_retrieval.py alone; start one process, without torchrun")
     if args.threads:
         torch.set_num_threads(args.threads)
     name = args.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and several:
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {args.device}: {reason}; choose cpu, or cuda on a machine with a GPU") from None
+    if device.type == "cpu":
+        keep_freed_memory()
     bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported() if args.precision == "auto" else None
     precision = torch.bfloat16 if bf16 or args.precision == "bf16" else torch.float32
     return device, precision

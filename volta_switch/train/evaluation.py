@@ -5,16 +5,22 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from volta_switch import __version__
+from volta_switch.data.batches.retrieval_dataset import RetrievalPool
 from volta_switch.errors import UserError
 from volta_switch.files import replacing, write_json
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks, switch_encoder
-from volta_switch.tasks import Evaluation, build_task
+from volta_switch.tasks import Evaluation, Task, build_task
 from volta_switch.tasks.retrieval import RetrievalTask
+from volta_switch.tasks.score_parts import ScoreParts, Share, inputs_identity, write_matrix
 from volta_switch.train.arguments import (
     add_task_flags,
     data_options,
@@ -25,50 +31,127 @@ from volta_switch.train.arguments import (
     prepare_device,
     run_name,
 )
-from volta_switch.weights import load_volta, read_weights
+from volta_switch.train.ranks import Ranks, ranks
+from volta_switch.weights import fingerprint, load_volta, read_weights
 
 
 def main(argv: Sequence[str]) -> Evaluation:
     """Evaluates one model on one split; writes ``<split>_result.json`` and ``<split>_metrics.json``."""
-    return evaluate(flags("Evaluates one model on one task.", batch_size=256).parse_args(argv), zero_shot=False)
+    args = flags("Evaluates one model on one task.", batch_size=256).parse_args(argv)
+    run = prepare(args)
+    with _interruptible("interrupted; nothing was written"), run.autocast():
+        result = run.task.test(run.model, run.split, args.batch_size, run.device)  # type: ignore[arg-type]
+    run.write(result)
+    return result
 
 
-def main_retrieval(argv: Sequence[str]) -> Evaluation:
-    """As ``main`` for retrieval over all pairs; ``--zero_shot`` reads a pre-training model's matching head."""
-    result = flags("Evaluates image-text retrieval over all pairs.", batch_size=128)
-    result.add_argument("--zero_shot", action="store_true", help="score pairs by the pre-training matching head")
-    args = result.parse_args(argv)
-    return evaluate(args, args.zero_shot, only=RetrievalTask)
+def main_retrieval(argv: Sequence[str]) -> Evaluation | None:
+    """As ``main`` for retrieval over all pairs; ``--zero_shot`` reads a pre-training model's matching head.
+
+    None of a process that leaves the results to another one: of a shard, and of all ranks but the first.
+    """
+    args = retrieval_flags().parse_args(argv)
+    with ranks() as rank:
+        return evaluate_pairs(args, rank)
 
 
 def flags(description: str, batch_size: int) -> argparse.ArgumentParser:
     """VOLTA's flags of the two evaluation scripts."""
     result = parser(description, seed=42)
     add_task_flags(result)
-    result.set_defaults(output_dir="results")
+    result.set_defaults(output_dir="results", zero_shot=False)
     result.add_argument("--split", default="", help="default: the task file's validation split")
     result.add_argument("--batch_size", type=int, default=batch_size)
     result.add_argument("--routing", default="hard", choices=("hard", "soft"), help="how Switch-BERT's routes are read")
     return result
 
 
-def evaluate(args: argparse.Namespace, zero_shot: bool, only: type | None = None) -> Evaluation:
-    """Runs an evaluation that the flags describe."""
+def retrieval_flags() -> argparse.ArgumentParser:
+    """The flags of retrieval over all pairs."""
+    result = flags("Evaluates image-text retrieval over all pairs.", batch_size=128)
+    result.add_argument("--zero_shot", action="store_true", help="score pairs by the pre-training matching head")
+    pairs = result.add_argument_group("all pairs")
+    pairs.add_argument("--restart", action="store_true", help="discard the scores of an interrupted run")
+    shard = "score the K-th of N shares of the pairs alone; a run without it takes what is there and writes the results"
+    pairs.add_argument("--shard", type=_shard, default=None, metavar="K/N", help=shard)
+    pairs.add_argument("--keep_scores", action="store_true", help="also write all scores, <split>_scores.npy")
+    return result
+
+
+def _shard(text: str) -> Share:
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise argparse.ArgumentTypeError(f"expected K/N with K from 1 to N, found {text}")
+    return Share(int(number) - 1, int(count))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One evaluation: a task, a model with its weights, where they run and where the results go."""
+
+    task: Task
+    split: str
+    model: BertForVLTasks | BertForVLPreTraining
+    device: torch.device
+    precision: torch.dtype
+    weights: str  # the file
+    folder: Path
+
+    def autocast(self) -> torch.autocast:
+        """The forward pass's precision."""
+        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+
+    def write(self, result: Evaluation) -> None:
+        """Writes results and metrics, and says the metrics."""
+        spec = self.task.spec
+        write_json(self.folder / f"{self.split}_result.json", result.results)
+        if result.submission:
+            with replacing(self.folder / f"{self.split}_submission.csv") as temporary:
+                temporary.write_text(result.submission, encoding="utf-8")
+        write_json(
+            self.folder / f"{self.split}_metrics.json",
+            {
+                "task": spec.key,
+                "name": spec.name,
+                "split": self.split,
+                "weights": self.weights,
+                **result.notes,
+                **result.metrics,
+            },
+        )
+        shown = "  ".join(f"{name} {value:.2f}" for name, value in result.metrics.items())
+        shown += "".join(f"  {name}: {value}" for name, value in result.notes.items())
+        print(f"{spec.name} {self.split}: {shown}", file=sys.stderr)
+        print(f"written to {self.folder}", file=sys.stderr)
+
+
+def prepare(args: argparse.Namespace, pairs: bool = False) -> Run:
+    """Builds the task and the model that the flags describe; nothing is written.
+
+    Args:
+        args: the flags.
+        pairs: for retrieval over all pairs, which several processes may share.
+
+    Raises:
+        UserError: the flags name something that is not there, or is not meant for this script.
+    """
     spec = load_task_spec(args)
     split = args.split or spec.val_split
     if args.val_annotations_jsonpath:
         spec = dataclasses.replace(spec, val_split=split)
     config = load_model_config(args, spec.fusion_method)
-    device, precision = prepare_device(args)
+    device, precision = prepare_device(args, several=pairs)
     options = data_options(args, args.val_features_lmdbpath, args.num_val_workers)
     task = build_task(spec, config, load_tokenizer(config, spec.max_seq_length), options)
-    if only is not None and not isinstance(task, only):
+    if pairs and not isinstance(task, RetrievalTask):
         raise UserError(f"{spec.key} ({spec.name}) is no retrieval task; evaluate it with eval_task.py")
+    if args.batch_size < 1:
+        raise UserError(f"--batch_size: expected 1 or more, found {args.batch_size}")
     if not args.from_pretrained:
         raise UserError("--from_pretrained: name the weights to evaluate, for example <run>/pytorch_model_best.bin")
     state = read_weights(args.from_pretrained)
     model: BertForVLTasks | BertForVLPreTraining
-    if zero_shot:
+    if args.zero_shot:
         model = BertForVLPreTraining(config)
         load_volta(model, state, source=args.from_pretrained)
     else:
@@ -78,27 +161,83 @@ def evaluate(args: argparse.Namespace, zero_shot: bool, only: type | None = None
     switched = switch_encoder(model)
     if switched is not None:
         switched.routing = args.routing
-
-    with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-        result = task.test(model, split, args.batch_size, device)  # type: ignore[arg-type]
     folder = Path(args.output_dir) / run_name(args, f"{spec.name}_")
-    write_json(folder / f"{split}_result.json", result.results)
-    if result.submission:
-        with replacing(folder / f"{split}_submission.csv") as temporary:
-            temporary.write_text(result.submission, encoding="utf-8")
-    write_json(
-        folder / f"{split}_metrics.json",
-        {
-            "task": spec.key,
-            "name": spec.name,
-            "split": split,
-            "weights": args.from_pretrained,
-            **result.notes,
-            **result.metrics,
-        },
-    )
-    shown = "  ".join(f"{name} {value:.2f}" for name, value in result.metrics.items())
-    shown += "".join(f"  {name}: {value}" for name, value in result.notes.items())
-    print(f"{spec.name} {split}: {shown}", file=sys.stderr)
-    print(f"written to {folder}", file=sys.stderr)
+    return Run(task, split, model, device, precision, args.from_pretrained, folder)
+
+
+def evaluate_pairs(args: argparse.Namespace, rank: Ranks) -> Evaluation | None:
+    """Scores all pairs, or this process's share of them, part by part, and ranks them when all are there.
+
+    Raises:
+        UserError: the flags contradict each other, or the parts that are there belong to another computation.
+    """
+    if args.shard and rank.count > 1:
+        raise UserError("--shard: torchrun divides the pairs among its processes; give one or the other")
+    run = prepare(args, pairs=True)
+    task, folder = run.task, run.folder / f"{run.split}_scores"
+    assert isinstance(task, RetrievalTask)
+    if args.shard and args.restart:
+        raise UserError(f"--restart would discard the other shards' scores, too; delete {folder} instead, once")
+    task.check_model(run.model)
+    pool = task.pool(run.split)
+    parts = ScoreParts(folder, _identity(args, run, pool), len(pool), len(pool.image_ids))
+    if rank.first:
+        parts.open(args.restart)
+    rank.wait()
+    if not rank.first:
+        parts.open()
+    scorer = task.scorer(run.model, pool, args.batch_size, run.device)
+    share = args.shard or Share(rank.number, rank.count)
+    kept = f"interrupted; finished parts are kept in {folder}, and the same command goes on"
+    with _interruptible(kept), run.autocast():
+        parts.fill(scorer, share, _name(share), shown=rank.first)
+        rank.wait()
+    if args.shard:
+        print(_after_shard(parts, share), file=sys.stderr)
+    if args.shard or not rank.first:
+        return None
+    scores = parts.matrix()
+    if args.keep_scores:
+        write_matrix(run.folder / f"{run.split}_scores.npy", scores)
+    result = task.ranked(scores, pool.caption_image)
+    run.write(result)
+    parts.remove()
     return result
+
+
+def _identity(args: argparse.Namespace, run: Run, pool: RetrievalPool) -> dict[str, Any]:
+    """What decides the scores of all pairs; what a user is likely to have changed stands first."""
+    spec = run.task.spec
+    return {
+        "volta_switch": __version__,
+        "task": f"{spec.key} ({spec.name})",
+        "split": run.split,
+        "zero_shot": args.zero_shot,
+        "routing": args.routing,
+        "precision": str(run.precision).removeprefix("torch."),
+        "max_seq_length": spec.max_seq_length,
+        "max_region_num": spec.max_region_num,
+        "config": run.task.config.to_dict(),
+        "weights": fingerprint(run.model),
+        **inputs_identity(pool, run.task.layout),
+    }
+
+
+def _after_shard(parts: ScoreParts, share: Share) -> str:
+    missing, shard = len(parts.missing()), f"{_name(share)} is finished"
+    if missing:
+        return f"{shard}; {missing} of all {len(parts.parts)} parts are still missing: run the other shards"
+    return f"{shard}, and so are all others; the same command without --shard writes the results"
+
+
+def _name(share: Share) -> str:
+    return "all pairs" if share.count == 1 else f"shard {share.number + 1}/{share.count}"
+
+
+@contextmanager
+def _interruptible(message: str) -> Iterator[None]:
+    """Gives Ctrl-C inside the block the line that `run_command` prints."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(message) from None

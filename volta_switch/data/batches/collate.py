@@ -24,6 +24,8 @@ from volta_switch.data.regions import GlobalPlace, global_location
 from volta_switch.errors import BadRecord
 
 Sample = dict[str, Any]
+# Inputs that the models read on the host, to know which rows there are without waiting for the device.
+ON_HOST = frozenset({"attention_mask", "image_attention_mask", "masked_lm_labels", "image_label"})
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,12 @@ class Batch:
         return len(self.ids)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """Return the batch on a device, features and class scores expanded to float32 there."""
-        batch = self.complete()._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-        batch.inputs = expanded(batch.inputs)
+        """Return the batch on a device, features and class scores expanded to float32 there; masks stay on the host."""
+        batch = self.complete()
+        on_host = {name: tensor for name, tensor in batch.inputs.items() if name in ON_HOST}
+        batch = replace(batch, inputs={name: t for name, t in batch.inputs.items() if name not in ON_HOST})
+        batch = batch._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        batch.inputs = expanded(batch.inputs) | on_host
         if batch.global_weights is not None:
             features = batch.inputs["image_feat"]  # (B, R, F)
             features[:, batch.global_slot] = (batch.global_weights[:, None] @ features)[:, 0]

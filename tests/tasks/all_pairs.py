@@ -1,0 +1,52 @@
+"""What tests of retrieval over all pairs share: where things lie, how a run is stopped, what a finished one leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from small_world import json_of
+from volta_switch.tasks import score_matrix
+from volta_switch.tasks.score_matrix import PairScorer
+
+PART = 3  # images of a part in these tests
+PARTS = 4  # of the test split, which has ten images
+RUN = Path("RetrievalFlickr30k_ctrl_uniter")
+
+
+def annotations_of_the_test_split(world):
+    return world.path / "datasets/flickr30k/annotations/test_ann.jsonl"
+
+
+def scores_in(out):
+    return np.load(out / RUN / "test_scores.npy", allow_pickle=False)
+
+
+def check_finished(out, result, whole):
+    """The same results and the same scores, bit for bit, and no part left."""
+    assert result == whole.result and np.array_equal(scores_in(out), whole.scores)
+    assert json_of(out / RUN / "test_result.json") == whole.result.results
+    assert sorted(path.name for path in (out / RUN).iterdir()) == [
+        "test_metrics.json", "test_result.json", "test_scores.npy"
+    ]  # fmt: skip
+
+
+def stop_in_part(number, error, monkeypatch):
+    """Raises an error in the middle of a part."""
+    score_pairs, part = score_matrix.score_pairs, PairScorer.part
+    now = SimpleNamespace(part=-1, block=0)
+
+    def counted(scorer, images, progress):
+        now.part, now.block = now.part + 1, 0
+        return part(scorer, images, progress)
+
+    def scores(*given):
+        now.block += 1
+        if (now.part, now.block) == (number, 3):
+            raise error
+        return score_pairs(*given)
+
+    monkeypatch.setattr(PairScorer, "part", counted)
+    monkeypatch.setattr(score_matrix, "score_pairs", scores)

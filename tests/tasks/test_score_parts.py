@@ -1,0 +1,214 @@
+"""Parts of a score matrix on disk: taken where they fit, refused or computed again where they do not."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from small_world import refusal
+from tasks.all_pairs import RUN, annotations_of_the_test_split, check_finished, stop_in_part
+from volta_switch import BertForVLPreTraining, UserError
+from volta_switch.tasks import score_matrix, score_parts
+from volta_switch.train import evaluation
+
+pytestmark = pytest.mark.usefixtures("small_parts")
+
+
+def of_another_shape(path):
+    np.save(path, np.load(path)[:-1])
+
+
+def of_doubles(path):
+    np.save(path, np.load(path).astype(np.float64))
+
+
+def without_a_number(path):
+    scores = np.load(path)
+    scores[3, 1] = np.nan
+    np.save(path, scores)
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def of_objects(path):
+    path.write_bytes(b"")
+    with path.open("wb") as file:
+        np.save(file, np.array([Trap()], dtype=object), allow_pickle=True)
+
+
+class Trap:
+    """Ends the process where it is unpickled."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+SPOILT = {
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("no array"),
+    "pickle": lambda path: path.write_bytes(pickle.dumps(Trap())),
+    "archive": lambda path: np.savez(path.open("wb"), np.zeros(3)),
+    "vast": lambda path: path.write_bytes(path.read_bytes().replace(b", 3), ", b", 9**9), "[:10])),
+    "cut short": cut_short,
+    "objects": of_objects,
+    "shape": of_another_shape,
+    "float64": of_doubles,
+    "nan": without_a_number,
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_spoilt_part_is_computed_again_and_named_once(evaluate, whole, tmp_path, monkeypatch, scored, capsys, how):
+    with monkeypatch.context() as patch:
+        stop_in_part(3, KeyboardInterrupt(), patch)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(tmp_path)
+    path = tmp_path / RUN / "test_scores" / "part_00001.npy"
+    before = path.read_bytes()
+    SPOILT[how](path)
+    assert path.read_bytes() != before
+    scored.clear()
+    capsys.readouterr()
+    check_finished(tmp_path, evaluate(tmp_path), whole)
+    assert scored == [3, 9]
+    named = [line for line in capsys.readouterr().err.splitlines() if str(path) in line]
+    assert len(named) == 1 and named[0].endswith("; it is computed again")
+
+
+@pytest.mark.parametrize("identity", [None, "", "[]", '{"volta_switch'])
+def test_parts_of_unknown_origin_are_not_used(evaluate, whole, tmp_path, scored, capsys, identity):
+    folder = tmp_path / RUN / "test_scores"
+    folder.mkdir(parents=True)
+    scores = np.zeros((len(whole.scores), 3), dtype=np.float32)
+    np.save(folder / "part_00000.npy", scores)
+    np.save((folder / ".part_00001.npy.killed").open("wb"), scores)
+    if identity is not None:
+        (folder / "identity.json").write_text(identity)
+    scored.clear()
+    check_finished(tmp_path, evaluate(tmp_path), whole)
+    assert scored == [0, 3, 6, 9]
+    said = f"{folder}: parts are computed again, 1 in all; no readable identity.json says what they are scores of"
+    assert said in capsys.readouterr().err
+
+
+def other_weights(world, tmp_path):
+    model = world.task_model(world.task("retrieval", world.config("ctrl_uniter")), seed=1)
+    torch.save(model.state_dict(), tmp_path / "other.bin")
+    return ["--from_pretrained", tmp_path / "other.bin"]
+
+
+def zero_shot(world, tmp_path):
+    torch.save(BertForVLPreTraining(world.config("ctrl_uniter")).state_dict(), tmp_path / "pretrained.bin")
+    return ["--from_pretrained", tmp_path / "pretrained.bin", "--zero_shot"]
+
+
+def another_caption(world, tmp_path):
+    lines = annotations_of_the_test_split(world).read_text().splitlines()
+    first = json.loads(lines[0])
+    first["sentences"][0] = first["sentences"][1]
+    (tmp_path / "other.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]))
+    return ["--val_annotations_jsonpath", tmp_path / "other.jsonl"]
+
+
+def fewer_images(world, tmp_path):
+    (tmp_path / "fewer.jsonl").write_text("\n".join(annotations_of_the_test_split(world).read_text().splitlines()[:-1]))
+    return ["--val_annotations_jsonpath", tmp_path / "fewer.jsonl"]
+
+
+def rounded_features(world, tmp_path):
+    from volta_switch.data.files.repack import repack
+
+    task = world.task("retrieval", world.config("ctrl_uniter"))
+    repack([task.spec.path(task.features_path())], tmp_path / "half", dtype="float16")
+    return ["--val_features_lmdbpath", tmp_path / "half"]
+
+
+def shorter_texts(world, tmp_path):
+    other = world.copy(tmp_path / "world", max_seq_length=9)
+    return ["--tasks_config_file", other.tasks_file]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda world, tmp_path: ["--precision", "bf16"], "precision (float32 there, bfloat16 now)"),
+        (lambda world, tmp_path: ["--routing", "soft"], "routing (hard there, soft now)"),
+        (lambda world, tmp_path: ["--set", "layer_norm_eps=0.1"], "config.layer_norm_eps (1e-12 there, 0.1 now)"),
+        (other_weights, "weights ("),
+        (zero_shot, "zero_shot (False there, True now), weights ("),
+        (another_caption, "captions.checksum ("),
+        (fewer_images, "captions.count ("),
+        (rounded_features, "images.checksum ("),
+        (shorter_texts, "max_seq_length (17 there, 9 now), captions.checksum ("),
+    ],
+)
+def test_parts_of_another_computation_are_refused(world, command, begun, tmp_path, capsys, change, named):
+    before = {path: path.read_bytes() for path in (begun / RUN / "test_scores").iterdir()}
+    message = refusal(evaluation.main_retrieval, command(begun, *change(world, tmp_path)), capsys)
+    start = f"{begun / RUN / 'test_scores'}: holds scores of another computation, which differs in {named}"
+    assert message.startswith(start), message
+    assert message.endswith("; discard them with --restart, or give another --save_name")
+    assert {path: path.read_bytes() for path in (begun / RUN / "test_scores").iterdir()} == before
+
+
+def test_another_version_or_size_of_parts_is_refused(command, begun, capsys, monkeypatch):
+    monkeypatch.setattr(score_matrix, "PART_IMAGES", 4)
+    assert "differs in part_images (3 there, 4 now);" in refusal(evaluation.main_retrieval, command(begun), capsys)
+    monkeypatch.setattr(evaluation, "__version__", "99")
+    assert "differs in volta_switch (" in refusal(evaluation.main_retrieval, command(begun), capsys)
+
+
+def test_where_the_files_lie_is_no_part_of_the_identity(world, weights, evaluate, begun, whole, tmp_path, scored):
+    shutil.copy(weights, tmp_path / "moved.bin")
+    other = world.copy(tmp_path / "world")
+    scored.clear()
+    flags = ("--tasks_config_file", other.tasks_file, "--from_pretrained", tmp_path / "moved.bin")
+    check_finished(begun, evaluate(begun, *flags), whole)
+    assert scored == [6, 9]
+
+
+def test_restart_discards_what_is_there(evaluate, begun, whole, scored):
+    scored.clear()
+    np.save(begun / RUN / "test_scores" / "part_00000.npy", np.zeros_like(whole.scores[:, :3]))  # would be taken
+    check_finished(begun, evaluate(begun, "--restart"), whole)
+    assert scored == [0, 3, 6, 9]
+
+
+def test_files_of_others_in_the_folder_are_left_alone(evaluate, begun, whole):
+    theirs = begun / RUN / "test_scores" / "notes.txt"
+    theirs.write_text("mine")
+    assert evaluate(begun) == whole.result
+    assert [path.name for path in theirs.parent.iterdir()] == ["notes.txt"]
+
+
+def test_scores_are_kept_on_request_only(world, evaluate, command, whole, tmp_path):
+    captions = world.task("retrieval", world.config("ctrl_uniter")).pool("test").caption_image
+    assert whole.scores.shape == (len(captions), 10) and whole.scores.dtype == np.float32
+    plain = [flag for flag in command(tmp_path / "plain") if flag != "--keep_scores"]
+    assert evaluation.main_retrieval(plain) == whole.result
+    files = {path.name for path in (tmp_path / "plain" / RUN).iterdir()}
+    assert files == {"test_metrics.json", "test_result.json"}
+
+
+def test_a_full_disk_is_named_and_keeps_what_is_finished(command, tmp_path, monkeypatch, capsys):
+    plain, path = score_parts.write_matrix, tmp_path / RUN / "test_scores" / "part_00001.npy"
+
+    def full(to, scores):
+        if to == path:
+            raise OSError(28, "No space left on device")
+        plain(to, scores)
+
+    monkeypatch.setattr(score_parts, "write_matrix", full)
+    with pytest.raises(UserError) as caught:
+        evaluation.main_retrieval(command(tmp_path))
+    said = "No space left on device; finished parts are kept, and the same command goes on"
+    assert str(caught.value) == f"{path}: {said}"
+    assert path.with_name("part_00000.npy").is_file() and not path.exists()

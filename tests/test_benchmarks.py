@@ -1,0 +1,174 @@
+"""Every benchmark runs at a tiny size, through its own command line."""
+
+import argparse
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+needs_volta = pytest.mark.skipif(not os.environ.get("VOLTA_HOME"), reason="VOLTA_HOME names no VOLTA checkout")
+needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA GPU is here")
+
+
+@pytest.fixture
+def printed(monkeypatch, capsys):
+    """Runs a benchmark as its command line would: printed("attention", "--batch", "2") -> what it printed."""
+
+    def run(name, *flags):
+        script = BENCHMARKS / f"{name}.py"
+        monkeypatch.syspath_prepend(str(BENCHMARKS))
+        monkeypatch.setattr(sys, "argv", [str(script), *flags])
+        runpy.run_path(str(script), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+def rows_of(printed):
+    """The tables' rows, the names of their sides first: name -> cells."""
+    lines = [line.strip("|").split("|") for line in printed.splitlines() if line.startswith("|")]
+    return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines}
+
+
+@pytest.fixture
+def narrow(tmp_path):
+    """Writes a shipped configuration with small sizes: narrow("switchbert") -> its path."""
+
+    def write(name):
+        values = json.loads((BENCHMARKS.parent / "config" / f"{name}.json").read_text())
+        sizes = {"hidden_size": 48, "intermediate_size": 96, "pooler_size": 32}
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(values | sizes | {f"v_{key}": size for key, size in sizes.items()}))
+        return str(path)
+
+    return write
+
+
+def test_a_training_step_beside_others(printed, narrow):
+    switched, uniter = narrow("switchbert"), narrow("ctrl_uniter_base")
+    flags = ("--against", "naive", "--layers", "2", "--batch", "2", "--rounds", "1", "--steps", "2")
+    out = printed("train_step", "--model", switched, uniter, *flags)
+    rows = rows_of(out)
+    assert list(rows)[2:] == [switched, uniter, f"{switched}, naive"]
+    assert rows["step of"][-2:] == ["GFLOP", "% of ceiling"]
+    for name in list(rows)[2:]:
+        assert all(float(cell) > 0 for cell in rows[name][-2:])
+    agreements = re.findall(r"([\d.]+) GFLOP by arithmetic, ([\d.]+) counted", out)
+    assert len(agreements) == 2
+    for expected, count in agreements:
+        assert float(count) == pytest.approx(float(expected), rel=0.01)
+
+
+def test_a_training_step_in_bfloat16_with_its_memory(printed, narrow):
+    model = narrow("ctrl_vilbert_base")
+    out = printed("train_step", "--model", model, "--batch", "2", "--rounds", "1", "--dtype", "bfloat16", "--memory")
+    rows = rows_of(out)
+    assert "ceiling in bfloat16" in out and rows["step of"][-1] == "peak GiB" and float(rows[model][-1]) > 0
+
+
+@needs_volta
+def test_training_steps_beside_voltas(printed, narrow):
+    model = narrow("ctrl_lxmert")
+    flags = ("--against", "volta", "--batch", "2", "--rounds", "1", "--dtype", "bfloat16", "--volta-dtype", "float32")
+    out = printed("train_step", "--model", model, *flags)
+    assert list(rows_of(out))[2:] == [model, f"VOLTA {model}"]
+    assert "ceiling in float32" in out and "ceiling in bfloat16" in out
+
+
+@needs_volta
+def test_switchbert_stands_beside_voltas_uniter(printed):
+    flags = ("--against", "volta", "uniter", "--layers", "1", "--batch", "2", "--rounds", "1")
+    out = printed("train_step", "--model", "switchbert", *flags)
+    assert list(rows_of(out))[2:] == ["switchbert", "ctrl_uniter_base", "VOLTA ctrl_uniter_base"]
+
+
+def test_naive_modes_of_a_static_model_are_refused_in_one_line(printed, capsys):
+    with pytest.raises(SystemExit) as end:
+        printed("train_step", "--model", "ctrl_lxmert", "--against", "naive")
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.startswith("error: --against naive: ctrl_lxmert") and said.count("\n") == 1
+
+
+def test_the_attention_core(printed):
+    flags = ("--text", "5", "--regions", "6", "--batch", "2", "--rounds", "1", "--heads", "2")
+    rows = rows_of(printed("attention", *flags))
+    assert list(rows)[2:] == ["joint", "merged", "naive"]
+    executed = rows["step of"].index("GFLOP executed")
+    assert float(rows["merged"][executed]) <= 1.1 * float(rows["joint"][executed])
+
+
+def test_retrieval(printed, narrow):
+    model = narrow("ctrl_uniter_base")
+    flags = (
+        "--model",
+        model,
+        "--against",
+        "expanded",
+        "--layers",
+        "1",
+        "--captions",
+        "4",
+        "--images",
+        "4",
+        "--batch",
+        "4",
+    )
+    rows = rows_of(printed("retrieval", *flags, "--rounds", "1"))
+    assert list(rows)[2:] == [model, f"{model}, expanded"]
+
+
+def test_the_loader(monkeypatch, printed):
+    monkeypatch.delenv("VOLTA_HOME", raising=False)
+    out = printed("loader", "--records", "64", "--batch", "4", "--workers", "1", "--rounds", "1")
+    assert list(rows_of(out))[2:] == ["ours, VOLTA's format", "ours, compact store", "the same, float32 on the CPU"]
+
+
+def test_waiting_for_data(printed, narrow):
+    flags = ["--model", narrow("switchbert"), "--records", "8"]
+    flags += ["--layers", "1", "--batch", "2", "--rounds", "1", "--steps", "1"]
+    out = printed("data_wait", *flags)
+    assert re.search(r"waiting for data: -?[\d.]+ % of a step", out)
+    assert list(rows_of(out))[2:] == ["from the loader", "at hand"]
+
+
+@needs_no_gpu
+def test_the_script_for_a_gpu_says_in_one_line_that_there_is_none():
+    script = ["bash", str(BENCHMARKS / "gpu.sh"), sys.executable]
+    done = subprocess.run(script, cwd="/", capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: no CUDA device") and done.stderr.count("\n") == 1
+
+
+def test_the_script_for_a_gpu_goes_on_after_a_failure_and_gives_flags_that_exist(tmp_path, monkeypatch):
+    """Python is replaced by a recorder, the retrieval's part fails; the recorded command lines are then parsed."""
+    recorder, record = tmp_path / "python", tmp_path / "record"
+    recorder.write_text(
+        f'#!/bin/sh\n[ "$1" = -c ] && exit\necho "$@" >> {record}\ncase $1 in *retrieval.py) exit 3; esac\n'
+    )
+    recorder.chmod(0o755)
+    script = BENCHMARKS / "gpu.sh"
+    done = subprocess.run(["bash", str(script), str(recorder)], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr.split()) == (1, ["failed:", "Retrieval"])
+    commands = [line.split() for line in record.read_text().splitlines()]
+    assert {Path(script).stem for script, *_ in commands} == {"train_step", "attention", "retrieval", "data_wait"}
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(self, args):
+        parse(self, args)
+        raise EOFError("parsed")
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+    for command in commands:
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(EOFError, match="parsed"):
+            runpy.run_path(command[0], run_name="__main__")
+    limits = [int(limit) for limit in re.findall(r"^bench (\d+) ", script.read_text(), re.MULTILINE)]
+    assert len(limits) == len(commands) and sum(limits) <= 9 * 60

@@ -1,0 +1,212 @@
+"""Finished parts of a score matrix on disk, so that an interrupted evaluation goes on and several processes share one.
+
+| file | content |
+|---|---|
+| ``identity.json`` | what the scores are of: a part counts only where this agrees |
+| ``part_<number>.npy`` | all captions with the images of one part, (C, n) float32 |
+
+Every file is written whole or not at all. Processes that share a folder divide the parts among themselves and need not
+know of each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from volta_switch.data.batches.collate import Layout
+from volta_switch.data.batches.retrieval_dataset import RetrievalPool
+from volta_switch.errors import UserError
+from volta_switch.files import replacing, write_json
+from volta_switch.tasks.score_matrix import PairScorer, Progress, parts_of
+
+IDENTITY = "identity.json"
+_PARTS = "part_*.npy"
+_UNFINISHED = (f".{_PARTS}.*", f".{IDENTITY}.*")  # what killed processes leave; or what others are writing
+_SHOWN = 3  # differences that an error names
+
+
+@dataclass(frozen=True)
+class Share:
+    """One process's share of the parts: number ``number``, from 0, of ``count``."""
+
+    number: int = 0
+    count: int = 1
+
+
+class ScoreParts:
+    """A folder of parts.
+
+    Args:
+        folder: is made by ``open``.
+        identity: what decides the scores, JSON's types alone; a nested dictionary is compared field by field.
+        captions, images: the matrix's sizes C and N.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any], captions: int, images: int):
+        self.folder, self.captions, self.images = folder, captions, images
+        self.parts = parts_of(images)
+        self._identity = json.loads(json.dumps({**identity, "part_images": len(self.parts[0])}))
+
+    def open(self, restart: bool = False) -> None:
+        """Makes the folder, or takes what is there.
+
+        Args:
+            restart: discard what is there first.
+
+        Raises:
+            UserError: the parts that are there are scores of something else, or the folder cannot be written.
+        """
+        try:
+            if restart:
+                self.remove()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            found = self._found_identity()
+            if found is None:
+                self._remove_unknown()
+                write_json(self.folder / IDENTITY, self._identity)
+                return
+        except OSError as error:
+            raise UserError(f"{self.folder}: {error.strerror}; give another --output_dir") from None
+        different = list(_differences(found, self._identity))
+        if different:
+            more = f" and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
+            raise UserError(
+                f"{self.folder}: holds scores of another computation, which differs in {', '.join(different[:_SHOWN])}"
+                f"{more}; discard them with --restart, or give another --save_name"
+            )
+
+    def fill(self, scorer: PairScorer, share: Share, name: str = "all pairs", shown: bool = True) -> None:
+        """Scores the parts of a share that are not there yet; ``name`` and ``shown`` as ``Progress`` takes them.
+
+        Raises:
+            UserError: a part cannot be written.
+        """
+        own = range(share.number, len(self.parts), share.count)
+        missing = self.missing(own)
+        pairs, left = (self.captions * sum(len(self.parts[number]) for number in some) for some in (own, missing))
+        if shown and len(missing) < len(own):
+            print(f"{self.folder}: {len(own) - len(missing)} of {len(own)} parts are finished", file=sys.stderr)
+        with Progress(pairs, pairs - left, name, shown) as progress:
+            for number in missing:
+                self._write(number, scorer.part(self.parts[number], progress))
+
+    def missing(self, numbers: Sequence[int] | None = None) -> list[int]:
+        """The parts that are not there, or not usable: of some, or of all."""
+        numbers = range(len(self.parts)) if numbers is None else numbers
+        return [number for number in numbers if self._read(number) is None]
+
+    def matrix(self) -> np.ndarray:
+        """All scores, (C, N) float32.
+
+        Raises:
+            UserError: a part is not there.
+        """
+        whole = np.empty((self.captions, self.images), dtype=np.float32)
+        for number, images in enumerate(self.parts):
+            part = self._read(number)
+            if part is None:
+                raise UserError(
+                    f"{self._path(number)}: missing after all processes have finished; they must share one disk for "
+                    "--output_dir, and nothing may discard its files while they run"
+                )
+            whole[:, images.start : images.stop] = part
+        return whole
+
+    def remove(self) -> None:
+        """Discards all parts and the folder, unless it holds anything else."""
+        for path in [path for pattern in (_PARTS, *_UNFINISHED, IDENTITY) for path in self.folder.glob(pattern)]:
+            path.unlink(missing_ok=True)
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _remove_unknown(self) -> None:
+        """Discards parts of which nothing says what they are; not what another process may be about to finish."""
+        there = list(self.folder.glob(_PARTS))
+        if there:
+            why = f"no readable {IDENTITY} says what they are scores of"
+            print(f"{self.folder}: parts are computed again, {len(there)} in all; {why}", file=sys.stderr)
+        for path in there:
+            path.unlink(missing_ok=True)
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"part_{number:05d}.npy"
+
+    def _write(self, number: int, scores: np.ndarray) -> None:
+        try:
+            write_matrix(self._path(number), scores)
+        except OSError as error:
+            raise UserError(
+                f"{self._path(number)}: {error.strerror}; finished parts are kept, and the same command goes on"
+            ) from None
+
+    def _read(self, number: int) -> np.ndarray | None:
+        """A part's scores, (C, n) float32; None where it is missing, or unusable, which is said."""
+        path, shape = self._path(number), (self.captions, len(self.parts[number]))
+        try:
+            # a memory map takes no more memory than the file is long, whatever its header says, and reads no pickles
+            stored = np.lib.format.open_memmap(path, mode="r")
+            if stored.shape != shape or stored.dtype != np.float32:
+                raise ValueError(f"{stored.dtype} of shape {list(stored.shape)}, expected float32 of {list(shape)}")
+            scores = np.array(stored)
+            if not np.isfinite(scores).all():
+                raise ValueError("holds numbers that are not finite")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, OverflowError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            print(f"{path}: no finished part ({reason}); it is computed again", file=sys.stderr)
+            return None
+        return scores
+
+    def _found_identity(self) -> dict[str, Any] | None:
+        try:
+            found = json.loads((self.folder / IDENTITY).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+
+def write_matrix(path: Path, scores: np.ndarray) -> None:
+    """Writes a matrix as .npy, whole or not at all."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, scores, allow_pickle=False)
+
+
+def inputs_identity(pool: RetrievalPool, layout: Layout) -> dict[str, Any]:
+    """Checksums of what a model reads of a pool: its captions' tokens and its images' regions.
+
+    Reads every image once, so that one that cannot be used is named before anything is scored.
+    """
+    captions, images = range(len(pool)), range(len(pool.image_ids))
+    regions = (tensor for image in images for tensor in pool.image_inputs([image], layout).values())
+    return {
+        "captions": {"count": len(captions), "checksum": _checksum(pool.text_inputs(captions, layout).values())},
+        "images": {"count": len(images), "checksum": _checksum(regions)},
+    }
+
+
+def _checksum(tensors: Iterable[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {list(tensor.shape)} ".encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    """The fields in which two identities differ, each with both values."""
+    for name in [*wanted, *(name for name in found if name not in wanted)]:
+        there, here = found.get(name), wanted.get(name)
+        if isinstance(there, dict) and isinstance(here, dict):
+            yield from _differences(there, here, f"{above}{name}.")
+        elif there != here or (name in found) != (name in wanted):
+            yield f"{above}{name} ({there} there, {here} now)"
