@@ -118,10 +118,11 @@ def table(
 
 
 class Ceiling:
-    """The rate of matrix products alone, FLOP/s: the best over those of one feed-forward layer.
+    """The rate of matrix products alone, FLOP/s: the best of those of one feed-forward layer.
 
     ``(rows, width) x (width, inner)`` and the two products of its backward pass, in the memory layouts of a linear
-    layer; each is timed three times (on a GPU 20 products at once) whenever this is called.
+    layer; each is timed five times (on a GPU 20 products at once) whenever this is called, and its median counts: what
+    products alone reach on the machine as it is, beside whatever else runs on it.
     """
 
     def __init__(self, rows: int, width: int, inner: int, device: torch.device, dtype: torch.dtype):
@@ -137,15 +138,14 @@ class Ceiling:
     def __call__(self) -> None:
         """Measure once more."""
         taken = [
-            timed(lambda _, pair=pair: torch.mm(*pair), self._device, 0, self._at_once)  # type: ignore[misc]
+            statistics.median(timed(lambda _, p=pair: torch.mm(*p), self._device, 0, self._at_once) for _ in range(5))
             for pair in self._pairs
-            for _ in range(3)
         ]
         self.rates.append(self._flops / max(min(taken), 1e-9))
 
     def of_round(self, index: int) -> float:
-        """The better of a round's two measurements."""
-        return max(self.rates[2 * index : 2 * index + 2])
+        """The mean of a round's two measurements."""
+        return statistics.mean(self.rates[2 * index : 2 * index + 2])
 
     def __str__(self) -> str:
         """The median over rounds, and the range."""

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from volta_switch.model.dropout import STEPS, Dropout, dropout
+from volta_switch.model.dropout import STEPS, Dropout, add_dropped, dropout
 
 COUNT = 400_003  # not a multiple of 4
 DTYPES = [torch.float32, torch.bfloat16, torch.float64]
@@ -133,3 +133,18 @@ def test_all_patterns_of_four_neighbours_come_up_as_often_as_they_should():
     counts = torch.bincount((draws * torch.tensor([8, 4, 2, 1])).sum(1), minlength=16).double()
     expected = len(draws) / 16
     assert float(((counts - expected) ** 2 / expected).sum()) < 37.7  # 15 degrees of freedom, 0.1 %
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.float32), (torch.float32, torch.bfloat16)], ids=str)
+def test_adding_what_is_dropped_equals_dropping_and_adding(dtypes, rate):
+    states, update = (torch.rand(7, 9).to(dtype).requires_grad_() for dtype in dtypes)
+    outcomes = []
+    for way in (lambda: add_dropped(states, update, rate), lambda: states + dropout(update, rate)):
+        torch.manual_seed(0)
+        out = way()
+        outcomes.append((out, *torch.autograd.grad(out.square().sum(), (states, update))))
+    for found, expected in zip(*outcomes, strict=True):
+        assert found.dtype == expected.dtype
+        assert torch.allclose(found.float(), expected.float(), rtol=0.02 if update.dtype is torch.bfloat16 else 1e-6)
+    assert torch.equal(add_dropped(states, update, rate, training=False), states + update)

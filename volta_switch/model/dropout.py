@@ -23,7 +23,14 @@ def dropout(states: Tensor, rate: float, training: bool = True) -> Tensor:
         return states
     if not _shares_draws(rate, states.device):
         return F.dropout(states, rate)
-    return _Drop.apply(states, drawn_rate(rate, states.device))
+    return _Drop.apply(states, None, drawn_rate(rate, states.device))
+
+
+def add_dropped(states: Tensor, update: Tensor, rate: float, training: bool = True) -> Tensor:
+    """``states + dropout(update)``, in one pass less; of one shape."""
+    if not training or rate == 0.0 or not _shares_draws(rate, update.device):
+        return dropout(update, rate, training) + states
+    return _Drop.apply(update, states, drawn_rate(rate, update.device))
 
 
 def drawn_rate(rate: float, device: torch.device) -> float:
@@ -65,21 +72,20 @@ def _shares_draws(rate: float, device: torch.device) -> bool:
 
 
 class _Drop(torch.autograd.Function):
+    """Elements that are zeroed with a probability, the others scaled; added to ``onto`` where that is given."""
+
     @staticmethod
-    def forward(ctx: Any, states: Tensor, rate: float) -> Tensor:  # type: ignore[override]
-        """Zeroes elements with the probability ``rate``, and scales the others."""
-        kept = keep_mask(states.shape, rate, states.device)
-        ctx.scale = 1 / (1 - rate)
+    def forward(ctx: Any, values: Tensor, onto: Tensor | None, rate: float) -> Tensor:  # type: ignore[override]
+        """Any shape."""
+        kept = keep_mask(values.shape, rate, values.device)
+        assert kept is not None
+        ctx.scale, ctx.onto = 1 / (1 - rate), onto is not None
         ctx.save_for_backward(kept)
-        return _scaled(states, kept, ctx.scale)
+        left = values * kept.view(torch.uint8)
+        return left.mul_(ctx.scale) if onto is None else torch.add(onto, left, alpha=ctx.scale)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        """The same elements."""
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:  # type: ignore[override]
+        """Through the same elements."""
         (kept,) = ctx.saved_tensors
-        return _scaled(grad, kept, ctx.scale), None
-
-
-def _scaled(values: Tensor, kept: Tensor | None, scale: float) -> Tensor:
-    assert kept is not None
-    return kept.to(values.dtype).mul_(scale).mul_(values)
+        return (grad * kept.view(torch.uint8)).mul_(ctx.scale), grad if ctx.onto else None, None

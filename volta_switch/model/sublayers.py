@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from volta_switch.config import Config, attention_size, intermediate_size
 from volta_switch.model.attention import KeyMask, attend, attend_mixed
-from volta_switch.model.dropout import dropout
+from volta_switch.model.dropout import add_dropped
 from volta_switch.model.rows import Once, Rows
 
 Heads = tuple[Tensor, Tensor, Tensor]  # query (B, H, Q, d), key and value (B, H, N, d)
@@ -173,11 +173,11 @@ class ResidualOutput(nn.Module):
 
     def text(self, update: Tensor, states: Tensor) -> Tensor:
         """Adds an update (n, width) to the text states (n, D); also joined rows where weights are shared."""
-        return self.LayerNorm(dropout(self.dense(update), self.dropout, self.training) + states)
+        return self.LayerNorm(add_dropped(states, self.dense(update), self.dropout, self.training))
 
     def vision(self, update: Tensor, states: Tensor) -> Tensor:
         """Adds an update (n, width) to the vision states (n, D_v)."""
-        return self.v_LayerNorm(dropout(self.v_dense(update), self.v_dropout, self.training) + states)
+        return self.v_LayerNorm(add_dropped(states, self.v_dense(update), self.v_dropout, self.training))
 
 
 class AttentionSublayer(nn.Module):
