@@ -168,12 +168,15 @@ def peak_apart(side: str) -> str:
     return f"{float(done.stdout.split()[-1]):.2f}"
 
 
-def peak(build: Callable[[], Step], device: torch.device) -> float:
+def peak(build: Callable[[], Step], device: torch.device, giving_back: bool = False) -> float:
     """GiB that a side's building and two of its steps need at most, above what the process held before.
 
     The second step has the optimiser's state beside the activations. On a CPU it is resident memory at its highest
-    (VmHWM), so that the process must not have held more earlier; on a GPU what PyTorch allocated.
+    (VmHWM), so that the process must not have held more earlier; on a GPU what PyTorch allocated. ``giving_back``: the
+    side gives freed memory back, as in ``in_turn``.
     """
+    if device.type == "cpu" and not giving_back:
+        keep_freed_memory()
     before = _status("VmRSS") if device.type == "cpu" else torch.cuda.memory_allocated(device)
     step = build()
     step(0)

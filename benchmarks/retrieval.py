@@ -76,8 +76,9 @@ def main(argv: Sequence[str]) -> None:
     count = min(len(every), args.rounds * args.steps)
     blocks = [every[(2 * number + 1) * len(every) // (2 * count)] for number in range(count)]
     makers = sides_of(args, device)
+    giving_back = [name for name in makers if name.startswith("VOLTA") and args.volta_memory == "default"]
     if args.peak_of:
-        print(peak(lambda: step_of(makers[args.peak_of](), blocks), device))
+        print(peak(lambda: step_of(makers[args.peak_of](), blocks), device, args.peak_of in giving_back))
         return
     scores = {name: make() for name, make in makers.items()}
     for name in [name for name in scores if name in (f"{args.model}, expanded", f"VOLTA {args.model}")]:
@@ -94,7 +95,7 @@ def main(argv: Sequence[str]) -> None:
         at_once=args.steps,
         warm_up=warm_up,
         around=ceiling,
-        giving_back=[name for name in scores if name.startswith("VOLTA") and args.volta_memory == "default"],
+        giving_back=giving_back,
     )
     work = [float(counted(partial(scores[args.model], *block))) for block in blocks]
     done = in_rounds(work, args.rounds, args.steps, warm_up)
