@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,11 @@ def add_measures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peak-of", default="", help=argparse.SUPPRESS)  # one side's peak, in this process
 
 
+def giving_back(sides: Iterable[str], args: argparse.Namespace) -> list[str]:
+    """The sides that run with the allocator's default, see ``in_turn``: VOLTA's, unless ``--volta-memory kept``."""
+    return [name for name in sides if name.startswith("VOLTA") and args.volta_memory == "default"]
+
+
 def in_turn(
     steps: Mapping[str, Step],
     device: torch.device,
@@ -59,15 +64,15 @@ def in_turn(
     at_once: int = 1,
     warm_up: int = 1,
     around: Callable[[], Any] | None = None,
-    giving_back: Container[str] = (),
+    by_default: Container[str] = (),
 ) -> dict[str, list[float]]:
     """Take the steps in turn, each ``at_once`` times a round; seconds of one.
 
     Before the first round each is taken ``warm_up`` times. ``around`` is called at the beginning and at the end of
-    every round. On a CPU freed memory is kept, as in this project's runs, but for the sides ``giving_back``, which are
+    every round. On a CPU freed memory is kept, as in this project's runs, but for the sides ``by_default``, which are
     run with the allocator's default; the first of the others behind one of them takes a step untimed.
     """
-    memory = Memory(device, giving_back)
+    memory = Memory(device, by_default)
     times: dict[str, list[float]] = {name: [] for name in steps}
     for name, step in steps.items():
         memory.for_side(name)
@@ -89,13 +94,13 @@ def in_turn(
 class Memory:
     """What the CPU's allocator does with freed memory while a side runs."""
 
-    def __init__(self, device: torch.device, giving_back: Container[str]):
-        self._device, self._giving_back = device, giving_back
+    def __init__(self, device: torch.device, by_default: Container[str]):
+        self._device, self._by_default = device, by_default
         self._kept = False
 
     def for_side(self, name: str) -> bool:
         """Set it for a side; whether memory is kept from now on, after it was not."""
-        before, self._kept = self._kept, name not in self._giving_back
+        before, self._kept = self._kept, name not in self._by_default
         if self._device.type != "cpu" or before == self._kept:
             return False
         keep_freed_memory(self._kept)
@@ -168,14 +173,14 @@ def peak_apart(side: str) -> str:
     return f"{float(done.stdout.split()[-1]):.2f}"
 
 
-def peak(build: Callable[[], Step], device: torch.device, giving_back: bool = False) -> float:
+def peak(build: Callable[[], Step], device: torch.device, by_default: bool = False) -> float:
     """GiB that a side's building and two of its steps need at most, above what the process held before.
 
     The second step has the optimiser's state beside the activations. On a CPU it is resident memory at its highest
-    (VmHWM), so that the process must not have held more earlier; on a GPU what PyTorch allocated. ``giving_back``: the
-    side gives freed memory back, as in ``in_turn``.
+    (VmHWM), so that the process must not have held more earlier; on a GPU what PyTorch allocated. ``by_default``: the
+    side runs with the allocator's default, as in ``in_turn``.
     """
-    if device.type == "cpu" and not giving_back:
+    if device.type == "cpu" and not by_default:
         keep_freed_memory()
     before = _status("VmRSS") if device.type == "cpu" else torch.cuda.memory_allocated(device)
     step = build()

@@ -35,6 +35,7 @@ from interleaved import (
     add_volta,
     autocast,
     flags,
+    giving_back,
     in_turn,
     peak,
     peak_apart,
@@ -76,9 +77,9 @@ def main(argv: Sequence[str]) -> None:
     count = min(len(every), args.rounds * args.steps)
     blocks = [every[(2 * number + 1) * len(every) // (2 * count)] for number in range(count)]
     makers = sides_of(args, device)
-    giving_back = [name for name in makers if name.startswith("VOLTA") and args.volta_memory == "default"]
+    by_default = giving_back(makers, args)
     if args.peak_of:
-        print(peak(lambda: step_of(makers[args.peak_of](), blocks), device, args.peak_of in giving_back))
+        print(peak(lambda: step_of(makers[args.peak_of](), blocks), device, args.peak_of in by_default))
         return
     scores = {name: make() for name, make in makers.items()}
     for name in [name for name in scores if name in (f"{args.model}, expanded", f"VOLTA {args.model}")]:
@@ -95,7 +96,7 @@ def main(argv: Sequence[str]) -> None:
         at_once=args.steps,
         warm_up=warm_up,
         around=ceiling,
-        giving_back=giving_back,
+        by_default=by_default,
     )
     work = [float(counted(partial(scores[args.model], *block))) for block in blocks]
     done = in_rounds(work, args.rounds, args.steps, warm_up)

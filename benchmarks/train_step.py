@@ -31,6 +31,7 @@ from interleaved import (
     add_volta,
     autocast,
     flags,
+    giving_back,
     in_turn,
     peak,
     peak_apart,
@@ -84,11 +85,11 @@ def main(argv: Sequence[str]) -> None:
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     sides = planned(args, device)
-    giving_back = [name for name in sides if name.startswith("VOLTA") and args.volta_memory == "default"]
+    by_default = giving_back(sides, args)
     batches = [some_batch(args.batch, seed) for seed in range(BATCHES)]
     if args.peak_of:
         setting, make = sides[args.peak_of]
-        print(peak(partial(make, setting, batches), device, args.peak_of in giving_back))
+        print(peak(partial(make, setting, batches), device, args.peak_of in by_default))
         return
     steps = {name: make(setting, batches) for name, (setting, make) in sides.items()}
     counts = {name: step.count() for name, step in steps.items() if type(step) is OurStep}
@@ -102,7 +103,7 @@ def main(argv: Sequence[str]) -> None:
         at_once=args.steps,
         warm_up=warm_up,
         around=lambda: [ceiling() for ceiling in ceilings.values()],
-        giving_back=giving_back,
+        by_default=by_default,
     )
     further: dict[str, dict[str, str]] = {"GFLOP": {}, "% of ceiling": {}}
     for name, (setting, _) in sides.items():

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from volta_switch.model.attention import MODE_PAIRS, KeyMask, attend, attend_mixed
-from volta_switch.model.rows import Rows, sent
+from volta_switch.model.rows import Rows, also, sent
 from volta_switch.model.sublayers import AttentionSublayer, FeedForwardSublayer, Projections, Streams
 
 # What a modality attends to in a pair: nothing, itself, the other one, both in one softmax, or a mixture of these.
@@ -51,10 +51,8 @@ class Bank:
 
     def last_read(self) -> Bank:
         """The rows that are pooled alone."""
-        wanted = torch.zeros_like(self.rows.numbers, dtype=torch.bool)
-        if self.pooled is not None:
-            wanted = wanted.scatter(1, self.pooled[:, None], True)
-        rows, numbers = self.rows.select(wanted)
+        nothing = torch.zeros_like(self.rows.numbers, dtype=torch.bool)
+        rows, numbers = self.rows.select(also(nothing, self.pooled))
         return replace(self, rows=rows, states=self.states.index_select(0, numbers))
 
     def means(self) -> Tensor:

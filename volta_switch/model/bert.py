@@ -27,7 +27,7 @@ from volta_switch.model.embeddings import (
 )
 from volta_switch.model.encoder import Encoded, Read, SwitchEncoder, build_encoder
 from volta_switch.model.heads import Pooler, PreTrainingHeads, fuse, task_head
-from volta_switch.model.rows import Rows, sent
+from volta_switch.model.rows import Rows, also, sent
 from volta_switch.model.sublayers import Layout, Streams
 from volta_switch.model.switch import Forced, Routes, Switcher
 from volta_switch.model.visual_targets import RegionLabels, visual_loss
@@ -110,7 +110,7 @@ class BertModel(nn.Module):
         text, vision = self.embed(given)
         of_text, of_vision = self.summaries(input_ids)  # (B,) positions
         if read is not None:
-            read = Read(_also(read.text, of_text), _also(read.vision, of_vision))
+            read = Read(also(read.text, of_text), also(read.vision, of_vision))
         encoded = self.encoder(Streams(text, vision), layout, read, modes=modes, inputs=inputs)
         out = Output(None, None, None, None, encoded.routes)
         if self.t_pooler is not None:
@@ -134,11 +134,6 @@ class BertModel(nn.Module):
         first = torch.zeros(len(input_ids), dtype=torch.long)
         of_text = (input_ids.cpu() != 0).sum(1) - 2 if self.fusion_method == "vl-bert_vqa" else first
         return None if self.t_pooler is None else of_text, None if self.v_pooler is None else first
-
-
-def _also(read: Tensor, positions: Tensor | None) -> Tensor:
-    """The mask (B, N), True also at one position of every sample."""
-    return read if positions is None else read.scatter(1, positions[:, None], True)
 
 
 def _read(input_ids: Tensor, image_feat: Tensor, words: Tensor | None = None, boxes: Tensor | None = None) -> Read:

@@ -237,9 +237,8 @@ class VLBertEmbeddings(TextEmbeddings):
 
     def _last_appearance(self, given: Inputs, appearance: Tensor) -> Tensor:
         """That of every sample's last slot, (B, D_v), which may be padding."""
-        vision = given.layout.vision
-        last = vision.numbers[:, -1]
-        if vision.whole or bool((last >= 0).all()):
+        last = given.layout.vision.numbers[:, -1]
+        if bool((last >= 0).all()):
             return appearance.index_select(0, sent(last, appearance.device))
         features = given.image_feat[:, -1]
         return self._appearance(features, (features == 0).all(-1, keepdim=True), given.image_loc[:, -1])
@@ -252,7 +251,7 @@ class _LookUp(torch.autograd.Function):
     def forward(ctx: Any, table: Tensor, words: Tensor, padding: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """(V, D) and (n,) to (n, D) and (V, D)."""
         ctx.save_for_backward(words)
-        ctx.padding, ctx.size = padding, len(table)
+        ctx.padding = padding
         return table.index_select(0, words), table.view_as(table)
 
     @staticmethod

@@ -189,6 +189,11 @@ class Rows:
         return there.flatten(), back.flatten()
 
 
+def also(mask: Tensor, positions: Tensor | None) -> Tensor:
+    """A mask (B, W), True also at one position (B,) of every sample; None: as it is."""
+    return mask if positions is None else mask.scatter(1, positions[:, None], True)
+
+
 def sent(host: Tensor, device: torch.device) -> Tensor:
     """A tensor of the CPU on a device; nobody waits for the copy."""
     if device.type != "cuda":

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from volta_switch.data.batches.collate import ON_HOST, Layout, expanded
+from volta_switch.data.batches.collate import Layout, on_device
 from volta_switch.data.batches.retrieval_dataset import RetrievalPool
 from volta_switch.errors import UserError
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks
@@ -100,7 +100,7 @@ class PairScorer:
             return np.concatenate([self.part(part, progress) for part in parts], axis=1)
 
     def _on_device(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        return expanded({n: tensor if n in ON_HOST else tensor.to(self._device) for n, tensor in inputs.items()})
+        return on_device(inputs, self._device)
 
 
 class Progress:

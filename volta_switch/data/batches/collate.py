@@ -117,11 +117,9 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Return the batch on a device, features and class scores expanded to float32 there; masks stay on the host."""
-        batch = self.complete()
-        on_host = {name: tensor for name, tensor in batch.inputs.items() if name in ON_HOST}
-        batch = replace(batch, inputs={name: t for name, t in batch.inputs.items() if name not in ON_HOST})
-        batch = batch._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-        batch.inputs = expanded(batch.inputs) | on_host
+        inputs = on_device(self.complete().inputs, device, non_blocking)
+        batch = replace(self, inputs={}, stored=None)._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        batch.inputs = inputs
         if batch.global_weights is not None:
             features = batch.inputs["image_feat"]  # (B, R, F)
             features[:, batch.global_slot] = (batch.global_weights[:, None] @ features)[:, 0]
@@ -226,9 +224,15 @@ def place_global(inputs: dict[str, torch.Tensor], layout: Layout) -> dict[str, t
     return inputs
 
 
-def expanded(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the model's inputs with the features in float32, where a compact store gave them as float16."""
-    return {name: tensor.float() if name.startswith("image_feat") else tensor for name, tensor in inputs.items()}
+def on_device(
+    inputs: Mapping[str, torch.Tensor], device: torch.device | str, non_blocking: bool = False
+) -> dict[str, torch.Tensor]:
+    """Send a model's inputs to a device: features in float32 there, what is read on the host stays on the host."""
+    sent = {
+        name: tensor if name in ON_HOST else tensor.to(device, non_blocking=non_blocking)
+        for name, tensor in inputs.items()
+    }
+    return {name: tensor.float() if name.startswith("image_feat") else tensor for name, tensor in sent.items()}
 
 
 def _mask(lengths: Sequence[int], size: int) -> torch.Tensor:
