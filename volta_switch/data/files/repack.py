@@ -36,7 +36,7 @@ from volta_switch.data.files.lmdb_environment import Writer
 from volta_switch.data.files.record_source import RecordSource, open_source
 from volta_switch.data.regions import Regions, TopScores
 from volta_switch.errors import BadRecord, UserError
-from volta_switch.files import write_json
+from volta_switch.files import remove_unfinished, write_json
 
 _STATE = b"state"
 _PLACE_BYTES = 8
@@ -90,6 +90,7 @@ def repack(
                 (unfinished / _LOCK).unlink(missing_ok=True)
                 unfinished.rmdir()
                 return _already_there(out, plan)
+            remove_unfinished(unfinished)
             manifest = _Repacking(unfinished, plan, sources, max_bad_records).run(progress)
             write_json(unfinished / MANIFEST, manifest)
             os.replace(unfinished, out)  # with the lock in it: until here nobody else may write
