@@ -1,4 +1,4 @@
-"""Samples per second of the pre-training loader: VOLTA's format, a compact store, and VOLTA's own loader beside them.
+"""Samples per second of the pre-training loader: VOLTA's format, a compact store, shards, and VOLTA's own loader.
 
     [VOLTA_HOME=...] python benchmarks/loader.py [--records 2048] [--workers 1 2] [--rounds 5]
 
@@ -34,6 +34,8 @@ from volta_switch.data.batches.collate import Layout
 from volta_switch.data.batches.concap_dataset import ConcapDataset
 from volta_switch.data.files.concap_lmdb import write_concap
 from volta_switch.data.files.repack import repack
+from volta_switch.data.files.shard import shard
+from volta_switch.data.files.shard_index import WINDOW
 from volta_switch.data.regions import Regions
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.plugin.checkout import find_checkout
@@ -47,9 +49,11 @@ NAMES = {
     "volta": "VOLTA's loader",
     "format": "ours, VOLTA's format",
     "compact": "ours, compact store",
+    "shards": "ours, shards in a folder",
     "expanded": "the same, float32 on the CPU",
 }
 CACHE = 500  # samples that VOLTA's loader shuffles among each other; its default, 10,000, only costs it memory
+SHARD = 8 << 20  # bytes: few pairs here, but more shards than one window
 WARM_UP = 8  # batches before the clock starts
 
 
@@ -81,15 +85,17 @@ def main() -> None:
 
 def make_data(folder: Path, records: int) -> None:
     """Write the records in VOLTA's format, the same as a compact store, the captions and a vocabulary."""
-    if (folder / "compact" / "training_feat_all.lmdb").exists():
+    if (folder / "shards" / "training").exists():
         return
     (folder / "compact").mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join([*SPECIAL, *WORDS]) + "\n", encoding="utf-8")
     captions: dict[str, str] = {}
     write_concap(folder / "training_feat_all.lmdb", some_pairs(records, captions))
-    for place in (folder, folder / "compact"):
+    (folder / "shards").mkdir(exist_ok=True)
+    for place in (folder, folder / "compact", folder / "shards"):
         (place / "caption_train.json").write_text(json.dumps(captions), encoding="utf-8")
     repack([folder / "training_feat_all.lmdb"], folder / "compact" / "training_feat_all.lmdb")
+    shard([folder / "training_feat_all.lmdb"], folder / "shards", "train", shard_size=SHARD)
 
 
 def some_pairs(count: int, captions: dict[str, str]) -> Iterator[tuple[Regions, str]]:
@@ -147,7 +153,8 @@ def measure(name: str, data: Path, batch: int, workers: int) -> dict[str, float]
     if name == "volta":
         batches: Iterable[Any] = volta_batches(data, batch, workers)
     else:
-        batches = our_batches(data if name == "format" else data / "compact", batch, workers)
+        folder = {"format": data, "shards": data / "shards"}.get(name, data / "compact")
+        batches = our_batches(folder, batch, workers)
     samples, started, first, since = 0, time.perf_counter(), 0.0, 0.0
     last = len(json.loads((data / "caption_train.json").read_text())) // batch - 1
     for number, loaded in enumerate(batches):
@@ -174,7 +181,8 @@ def our_batches(folder: Path, batch: int, workers: int, repeats: int = 1, pinned
         folder, folder, "train", tokenizer, num_locs=5, objective=1, max_seq_length=38, feature_targets=False
     )
     samples = ChosenSamples(dataset, np.tile(np.arange(len(dataset)), repeats))
-    sampler = BatchSampler(samples.text_lengths, batch, 0)
+    blocks = dataset.pairs.blocks if repeats == 1 else None
+    sampler = BatchSampler(samples.text_lengths, batch, 0, blocks=blocks, window=WINDOW)
     loader = make_loader(samples, sampler, partial(dataset.collate, layout=Layout("first")), workers, pinned)
     start_epoch(loader, 0)
     return iter(loader)
@@ -247,7 +255,8 @@ def bytes_per_record(data: Path, records: int) -> dict[str, float]:
     """Return the size of each file per record."""
     volta = (data / "training_feat_all.lmdb").stat().st_size / records
     compact = (data / "compact" / "training_feat_all.lmdb" / "data.mdb").stat().st_size / records
-    return {"volta": volta, "format": volta, "compact": compact, "expanded": compact}
+    shards = sum(path.stat().st_size for path in (data / "shards" / "training").iterdir()) / records
+    return {"volta": volta, "format": volta, "compact": compact, "shards": shards, "expanded": compact}
 
 
 def table(found: dict[str, list[dict[str, float]]], sizes: dict[str, float]) -> str:

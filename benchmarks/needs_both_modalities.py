@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,18 @@ import torch
 from tabulate import tabulate
 
 from volta_switch import BertForVLTasks, load_config
+from volta_switch.data.batches.collate import Batch
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.tasks import DataOptions, Task, build_task, load_task
 from volta_switch.train.arguments import run_command
-from volta_switch.train.checkpoints import initial_weights
+from volta_switch.train.checkpoints import CheckpointStore
+from volta_switch.train.finetuning import FineTuning
+from volta_switch.train.initial_weights import initial_weights
 from volta_switch.train.loop import Trainer, Validation
 from volta_switch.train.optimisation import Hyperparameters
-from volta_switch.train.run_folder import RunFolder
+from volta_switch.train.ranks import Ranks
+from volta_switch.train.replicas import Replicas
+from volta_switch.train.run_folder import CHECKPOINTS, RunFolder
 
 TASKS = {"TASK10": "test", "TASK1": "val", "TASK8": "test"}
 CPU = torch.device("cpu")
@@ -61,20 +66,21 @@ def _score(args: argparse.Namespace, key: str, view: str) -> float:
     model.register_forward_pre_hook(lambda _, given, named: (given, hide(named, tokenizer)), with_kwargs=True)
     validation = task.loader(spec.val_split, 256, training=False)
 
-    def validate() -> Validation:
-        found = task.evaluate(model, validation, CPU)
+    def validate(batches: Iterable[Batch]) -> Validation:
+        found = task.evaluate(model, batches, CPU)
         return Validation(found.score, found.metrics)
 
     with tempfile.TemporaryDirectory() as folder:
         hyper = Hyperparameters(args.epochs, 64, 1e-3, weight_decay=1e-4, clip_grad_norm=1.0)
         run = RunFolder(Path(folder))
         trainer = Trainer(
-            model=model,
-            losses=lambda batch: {"loss": task.loss(task.scores(model, batch), batch)},
+            replicas=Replicas(FineTuning(model, task), Ranks(), CPU),
             loader=task.loader(spec.train_split, hyper.batch_size, training=True),
+            validation=validation,
             validate=validate,
             hyper=hyper,
             run=run,
+            store=CheckpointStore(Path(folder) / CHECKPOINTS),
             device=CPU,
             precision=torch.float32,
             identity={},

@@ -38,7 +38,7 @@ from interleaved import (
     table,
     utilisation,
 )
-from torch import Tensor, nn
+from torch import Tensor
 
 from volta_switch import BertForVLPreTraining, Config, load_config
 from volta_switch.config import find_config
@@ -46,6 +46,7 @@ from volta_switch.data.batches.collate import Batch
 from volta_switch.errors import UserError
 from volta_switch.model import sublayers
 from volta_switch.model.attention import MODE_PAIRS, KeyMask, attend
+from volta_switch.model.compiling import compile_layers
 from volta_switch.train.arguments import run_command
 from volta_switch.train.optimisation import Hyperparameters, build_optimizer, clipped_step
 
@@ -244,13 +245,6 @@ def as_loaded(batch: Tensors, device: torch.device) -> Batch:
     return loaded.pin_memory() if device.type == "cuda" else loaded
 
 
-def compile_layers(model: nn.Module) -> None:
-    """Compile each sublayer in place, for any number of rows."""
-    torch._dynamo.config.recompile_limit = 64  # all sublayers of a kind share one limit
-    for layer in model.bert.encoder.layer:
-        layer.compile(dynamic=True)
-
-
 class VoltaStep:
     """A step as VOLTA's train_concap.py does it: its model, its losses, one parameter group for each parameter."""
 
@@ -299,6 +293,7 @@ def attend_each(
     modes: tuple[str, ...],
     dropout: float,
     text_queries: int,
+    noise_keys: None,
 ) -> Tensor:
     """Attend in every mode by itself and mix the outputs, as the paper describes it."""
     T = real.text.shape[1]

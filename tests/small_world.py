@@ -212,10 +212,10 @@ def interrupted_at(step: int) -> Iterator[None]:
 
     take = Trainer._step
 
-    def stopping(trainer: Any) -> None:
+    def stopping(trainer: Any, *given: Any) -> None:
         if trainer.progress.step == step:
             raise KeyboardInterrupt
-        take(trainer)
+        take(trainer, *given)
 
     Trainer._step = stopping  # type: ignore[method-assign]
     try:

@@ -260,10 +260,9 @@ def test_a_device_that_is_not_there(refused, entry, device):
     ("entry", "flags", "message"),
     [
         ("train_concap", ("--train_batch_size", 0), "batch_size: expected 1 or more, found 0"),
-        ("train_concap", ("--gradient_accumulation_steps", 3), "not a multiple of gradient_accumulation_steps 3"),
+        ("train_concap", ("--gradient_accumulation_steps", 300), "lower one of these or raise the batch size"),
         ("train_task", ("--lr", -1), "learning_rate: expected 0 or more, found -1.0"),
         ("train_task", ("--adam_betas", 0.9, 1.5), "adam_betas: expected two numbers from 0 to below 1"),
-        ("train_task", ("--batch_size", 512, "--gradient_accumulation_steps", 256), "lower --gradient_accumulation"),
     ],
 )
 def test_a_hyperparameter_out_of_range(refused, entry, flags, message):
@@ -296,7 +295,8 @@ def test_resuming_with_other_settings_changes_nothing(world, tmp_path, capsys, e
     argv = [*world.flags(entry, tmp_path, "ctrl_uniter", TASK[entry]), *map(str, QUICK[entry])]
     run = ENTRY_POINTS[entry](argv)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    message = refusal(ENTRY_POINTS[entry], [*argv, "--resume_file", run / "pytorch_ckpt_latest.tar", *flags], capsys)
+    checkpoint = next((run / "checkpoints").iterdir())
+    message = refusal(ENTRY_POINTS[entry], [*argv, "--resume_file", checkpoint, *flags], capsys)
     assert named in message and "use the same settings" in message
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 

@@ -7,6 +7,8 @@ import zipfile
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from golden_files import load_golden
 from model.small_models import encoder_of, static_model, switch_config, switch_model
@@ -224,7 +226,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(suffix, tmp_path, monke
     path = tmp_path / f"weights{suffix}"
     write_weights(path, {"a": torch.zeros(3)})
 
-    def full_disk(tensors, target):
+    def full_disk(tensors, target, metadata=None):
         with open(target, "wb") as half:
             half.write(b"half")
         raise OSError(28, "No space left on device")
@@ -244,9 +246,52 @@ def test_a_write_over_a_folder_fails_and_leaves_no_other_file(tmp_path):
     assert os.listdir(tmp_path) == ["weights.bin"]
 
 
-def test_written_bin_files_store_a_shared_weight_once(tmp_path):
+@pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
+def test_written_files_store_a_shared_weight_once(suffix, tmp_path):
     model = static_model(["J"] * 3, "ctrl_uniter")
-    write_weights(tmp_path / "weights.bin", to_volta(model))
+    path = tmp_path / f"weights{suffix}"
+    write_weights(path, to_volta(model))
     plain = io.BytesIO()
     torch.save(model.state_dict(), plain)
-    assert (tmp_path / "weights.bin").stat().st_size < 1.05 * len(plain.getvalue())
+    assert path.stat().st_size < 1.05 * len(plain.getvalue())
+    found = read_weights(path)
+    for names in shared_names(model):
+        assert len({found[name].data_ptr() for name in names}) == 1
+
+
+def test_weights_that_were_read_do_not_hang_on_their_file(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    write_weights(path, {"a": torch.ones(100_000)})
+    found = read_weights(path)
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))  # in place, as a copying program may do
+    assert torch.equal(found["a"], torch.ones(100_000))
+
+
+def test_equal_weights_that_are_not_shared_stay_apart(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    write_weights(path, {"a": torch.ones(3), "b": torch.ones(3), "c": torch.ones(6)[::2], "d": torch.zeros(0)})
+    with safe_open(path, framework="pt") as file:
+        assert set(file.keys()) == {"a", "b", "c", "d"}
+    assert torch.equal(read_weights(path)["c"], torch.ones(3))
+
+
+def test_two_views_of_one_memory_are_two_weights(tmp_path):
+    path, memory = tmp_path / "weights.safetensors", torch.arange(12.0)
+    state = {"flat": memory, "square": memory.view(3, 4), "half": memory[:6], "turned": memory.view(3, 4).t()}
+    write_weights(path, state)
+    found = read_weights(path)
+    assert found.keys() == state.keys() and all(torch.equal(found[name], tensor) for name, tensor in state.items())
+
+
+def test_safetensors_of_other_programs_are_read(tmp_path):
+    for metadata in (None, {"format": "pt"}):
+        save_file({"a": torch.arange(3.0)}, tmp_path / "model.safetensors", metadata)
+        assert torch.equal(read_weights(tmp_path / "model.safetensors")["a"], torch.arange(3.0))
+
+
+@pytest.mark.parametrize("shared", ["[]", "1", '{"b": "c"}', '{"a": "a"}', '{"b": 1}', '{"b": ["a"]}', "not JSON"])
+def test_a_table_of_shared_weights_that_makes_no_sense_is_refused(shared, tmp_path):
+    save_file({"a": torch.arange(3.0)}, tmp_path / "model.safetensors", {"shared": shared})
+    with pytest.raises(UserError, match=r"model\.safetensors: could not be read as weights"):
+        read_weights(tmp_path / "model.safetensors")

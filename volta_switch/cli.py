@@ -31,7 +31,7 @@ def _run(argv: Sequence[str]) -> None:
     add_world_arguments(world)
     world.set_defaults(run=run_world)
     _add_study_commands(commands.add_parser("study", help="run a controlled comparison and print its table"))
-    add_data_commands(commands.add_parser("data", help="check, convert and repack data files"))
+    add_data_commands(commands.add_parser("data", help="check, convert, repack and shard data files"))
     volta = commands.add_parser("volta", help="run a script of a VOLTA checkout with Switch-BERT")
     add_volta_arguments(volta)
     volta.set_defaults(run=run_volta)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +16,40 @@ import yaml
 
 from volta_switch.errors import UserError
 
-_UNFINISHED = ".unfinished"
+UNFINISHED = ".unfinished"
+
+
+class CannotWrite(UserError, OSError):
+    """A file could not be written: the disk is full, a quota is spent, or a permission is missing.
+
+    It is the system's error, for callers that have a better word, and a line for the user where none has.
+    """
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        reason = error.strerror or str(error)
+        super().__init__(
+            f"{path}: cannot be written ({reason}); what stood there is unharmed; make room or change the permissions, "
+            "then give the same command again (a training run: with --resume)"
+        )
+        self.errno, self.strerror, self.filename = error.errno, reason, str(path)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` that takes its place when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_UNFINISHED)
-    os.close(handle)
-    temporary = Path(name)
+    """A temporary name beside ``path`` that takes its place when the block ends without an error.
+
+    Raises:
+        CannotWrite: the system refused to write; ``path`` is what it was and the temporary file is gone.
+    """
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
@@ -32,14 +57,45 @@ def replacing(path: Path) -> Iterator[Path]:
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)  # what open() would have given; mkstemp's files are private
         temporary.replace(path)
+    except OSError as error:
+        if isinstance(error, UserError) or not _concerns(error, path, temporary):
+            raise
+        raise CannotWrite(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            with suppress(OSError):  # it is gone already, or the disk has become read-only; the first error counts
+                temporary.unlink()
+
+
+def _concerns(error: OSError, path: Path, temporary: Path | None) -> bool:
+    """Whether an error is one of writing; a block may also read other files, whose errors name them."""
+    return error.filename is None or temporary is None or str(error.filename) in (str(path), str(temporary))
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes left behind in ``replacing``; only where no other process writes to the folder."""
-    for left in folder.glob(f".*{_UNFINISHED}"):
-        left.unlink(missing_ok=True)
+    """Remove what killed processes left behind under unfinished names; only where no other process writes there."""
+    for left in folder.glob(f".*{UNFINISHED}"):
+        remove(left)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder; nothing where nothing is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def flush_folder(folder: Path) -> None:
+    """Send a folder's entries to the disk: names given and taken away before will survive a loss of power."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems know nothing of it
+            raise
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -6,17 +6,20 @@ every name and shape: what is missing, left over, misshapen or contradictory rai
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import json
+import os
 import pickle
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from volta_switch.config import Config
@@ -24,6 +27,7 @@ from volta_switch.errors import UserError
 from volta_switch.files import replacing
 
 State = Mapping[str, Tensor]
+_SHARED = "shared"  # the key of a safetensors file's metadata that says what stands under several names
 
 
 def to_volta(model: nn.Module) -> dict[str, Tensor]:
@@ -102,14 +106,27 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"{path}: no such weight file; give a .safetensors or .bin file that a run has written")
     if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError, ValueError):
-            raise UserError(f"{path}: could not be read as weights (damaged or not a safetensors file)") from None
+        return _read_safetensors(path)
     state = load_plain(path, "weights")
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise UserError(f"{path}: expected a dictionary of tensors, as torch.save(model.state_dict()) writes it")
     return dict(state)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    """A safetensors file's tensors, those that ``write_weights`` stored once under each of their names."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            # copies: the file's own tensors are read only when they are used, from a file that may have changed or gone
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
+            also = json.loads((file.metadata() or {}).get(_SHARED, "{}"))
+    except Exception:  # safetensors, torch and JSON raise many kinds for damaged files
+        raise UserError(f"{path}: could not be read as weights (damaged or not a safetensors file)") from None
+    if not isinstance(also, dict) or any(
+        name in tensors or not isinstance(stored, str) or stored not in tensors for name, stored in also.items()
+    ):
+        raise UserError(f"{path}: could not be read as weights (its table of shared weights names none of its own)")
+    return tensors | {name: tensors[stored] for name, stored in also.items()}
 
 
 def load_plain(path: Path, what: str) -> Any:
@@ -132,22 +149,41 @@ def load_plain(path: Path, what: str) -> Any:
 def write_weights(path: str | Path, state: State) -> None:
     """Writes weights whole or not at all; ``.safetensors``, or for any other suffix a PyTorch file that VOLTA reads.
 
-    In safetensors each shared weight is stored under every name, since the format has no notion of sharing.
+    Either holds a shared weight once. In safetensors, which has no notion of sharing, its other names stand in the
+    metadata (``shared``: a JSON object, name -> name under which it is stored), where ``read_weights`` finds them.
+
+    Raises:
+        UserError: the system refused to write (``CannotWrite``); the file that stood there is unharmed.
     """
     path = Path(path)
-    safe = path.suffix == ".safetensors"
     tensors: dict[str, Tensor] = {}
-    copies: dict[tuple[object, ...], Tensor] = {}  # a PyTorch file holds what is shared once
+    first: dict[tuple[object, ...], str] = {}  # by place in memory: the name under which it is stored
+    also: dict[str, str] = {}
     for name, tensor in state.items():
-        place = (name,) if safe else (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-        if place not in copies:
-            copies[place] = tensor.detach().cpu().clone().contiguous()
-        tensors[name] = copies[place]
-    with replacing(path) as temporary:
-        if safe:
-            save_file(tensors, temporary)
+        place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        if place in first:
+            also[name] = first[place]
         else:
-            torch.save(tensors, temporary)
+            first[place] = name
+            tensors[name] = tensor.detach().cpu().clone().contiguous()
+    with replacing(path) as temporary:
+        if path.suffix == ".safetensors":
+            _save(temporary, lambda: save_file(tensors, temporary, metadata={_SHARED: json.dumps(also)}))
+        else:
+            whole = {name: tensors[also.get(name, name)] for name in state}  # torch.save sees what is one tensor
+            _save(temporary, lambda: torch.save(whole, temporary))
+
+
+def _save(temporary: Path, write: Callable[[], None]) -> None:
+    """Runs one library's writer; what the system refused is raised as the system's error."""
+    try:
+        write()
+    except (SafetensorError, RuntimeError) as error:
+        if found := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors
+            raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+        with temporary.open("ab") as file:  # PyTorch does not say why: what refused it refuses this
+            file.write(bytes(2**20))
+        raise OSError(errno.EIO, _first_line(error)) from error
 
 
 def load_bert(model: nn.Module, config: Config, source: str | Path) -> list[str]:

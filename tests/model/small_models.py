@@ -11,8 +11,8 @@ from golden_files import Golden, load_golden
 from volta_switch import BertForVLPreTraining, Config, load_config
 from volta_switch.model.embeddings import Inputs
 from volta_switch.model.encoder import SwitchEncoder
+from volta_switch.model.layout import Layout, Streams
 from volta_switch.model.rows import Rows
-from volta_switch.model.sublayers import Layout, Streams
 from volta_switch.weights import load_volta
 
 PAIRS_OF_MODE = {"SS": ("tt", "vv"), "SC": ("tt", "vt"), "CS": ("tv", "vv"), "J": ("tt", "tv", "vt", "vv")}
@@ -84,7 +84,7 @@ def embedded(model: BertForVLPreTraining, batch: dict[str, Tensor]) -> tuple[Str
     layout = Layout(Rows.of(batch["attention_mask"] == 1), Rows.of(batch["image_attention_mask"] == 1))
     names = ("input_ids", "token_type_ids", "image_feat", "image_loc")
     text, vision = model.bert.embeddings(Inputs(layout, *(batch[name] for name in names)))
-    return Streams(text, vision), layout
+    return Streams((text, vision)), layout
 
 
 def real_part(batch: dict[str, Tensor], key: str, value: Tensor) -> Tensor:

@@ -5,22 +5,33 @@ import torch
 from torch import _dynamo as dynamo
 
 from model.small_models import embedded, static_model, switch_model
-from volta_switch.model.sublayers import Kept
+from volta_switch.model.compiling import compile_layers
+from volta_switch.model.encoder import encoder_of
+from volta_switch.model.layout import Kept, Layout
+from volta_switch.model.noise import Noise, sample_keys
 
 ROUTE = ["J", "SS", "SC", "CS"]
 
 
-def layer_of(kind):
-    """A layer over joined rows (n, D), with its mixture of modes where it is switched, and the rows that enter it."""
+def layer_of(kind, keyed=False):
+    """A layer over joined rows (n, D), with its mixture of modes where it is switched, and the rows that enter it.
+
+    ``keyed``: its noise is a function of the samples.
+    """
     golden, switched = switch_model()
     model = switched if kind == "switched" else static_model(ROUTE)
     states, layout = embedded(model, golden.inputs)
+    if keyed:
+        keys = sample_keys(0, 0, ["a", "b", "c", "d"], 4)
+        layout = Layout(layout.text, layout.vision, Noise.of(keys, layout.text, layout.vision))
     attention, feed_forward = model.bert.encoder.layer[:2]
     weights = torch.rand(4, 4, generator=torch.Generator().manual_seed(0)).softmax(-1)
     mixture = (weights, switched.bert.encoder.switch.modes) if kind == "switched" else ()
 
     def layer(joined):
-        return feed_forward(attention(states.rejoined(joined), layout, Kept(layout, None, None), *mixture)).joined
+        return feed_forward(
+            attention(states.rejoined(joined), layout, Kept(layout, None, None), *mixture), layout
+        ).joined
 
     return model, layer, states.joined.detach().requires_grad_()
 
@@ -32,11 +43,11 @@ def compiled_anew():
     dynamo.reset()
 
 
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("noise", ["none", "drawn", "keyed"])
 @pytest.mark.parametrize("kind", ["switched", "static"])
-def test_a_layer_is_one_graph(kind, training):
-    model, layer, rows = layer_of(kind)
-    model.train(training)
+def test_a_layer_is_one_graph(kind, noise):
+    model, layer, rows = layer_of(kind, noise == "keyed")
+    model.train(noise != "none")
     explained = dynamo.explain(layer)(rows)
     assert explained.graph_count == 1 and explained.graph_break_count == 0, explained.break_reasons
 
@@ -66,3 +77,21 @@ def test_compiled_layers_give_the_same_at_any_number_of_rows_without_being_compi
         graphs.append(dynamo.utils.counters["stats"]["unique_graphs"])
         assert torch.allclose(found[0], states, atol=1e-6) and torch.allclose(found[1], gradient, atol=1e-4)
     assert graphs[1] == graphs[2]
+
+
+def test_a_compiled_layer_draws_the_same_keyed_noise():
+    model, layer, rows = layer_of("static", keyed=True)
+    model.train()
+    before = torch.get_rng_state()
+    plain, compiled = layer(rows), torch.compile(layer, backend="aot_eager", fullgraph=True)(rows)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.allclose(compiled, plain, atol=1e-6)
+    found, expected = (torch.autograd.grad(out.square().sum(), rows)[0] for out in (compiled, plain))
+    assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_compile_layers_compiles_each_sublayer_in_place():
+    model = static_model(ROUTE)
+    compile_layers(model)
+    assert all(layer._compiled_call_impl is not None for layer in encoder_of(model).layer)
+    assert not hasattr(model, "_orig_mod")

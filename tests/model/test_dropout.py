@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from volta_switch.model.dropout import STEPS, Dropout, add_dropped, dropout
+from volta_switch.model.dropout import Dropout, add_dropped, dropout
+from volta_switch.model.noise import STEPS
 
 COUNT = 400_003  # not a multiple of 4
 DTYPES = [torch.float32, torch.bfloat16, torch.float64]

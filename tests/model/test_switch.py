@@ -6,7 +6,7 @@ import torch
 from golden_files import load_golden, relative_error
 from model.small_models import embedded, encoder_of, real_part, static_model, switch_model
 from volta_switch import UserError
-from volta_switch.model.sublayers import Kept, Streams
+from volta_switch.model.layout import Kept, Streams
 from volta_switch.weights import to_volta
 
 TOLERANCE = 1e-5
@@ -186,7 +186,7 @@ def stack_by_hand(model, batch, candidates):
                 t[layout.text.sample == b] = text[-2][layout.text.sample == b]
             if index > 0 and row[index] in (2, 3):
                 v[layout.vision.sample == b] = vision[-2][layout.vision.sample == b]
-        out = layers[2 * index + 1](layers[2 * index](Streams(t, v), layout, every))
+        out = layers[2 * index + 1](layers[2 * index](Streams((t, v)), layout, every), layout)
         text.append(out.text)
         vision.append(out.vision)
     return layout.text.spread(text[-1]), layout.vision.spread(vision[-1])
@@ -238,13 +238,13 @@ def test_soft_inputs_are_the_weighted_sum_of_the_candidates(candidates):
         found = model(**golden.inputs, modes=["J"] * 4, inputs=weights)
         states, layout = embedded(model, golden.inputs)
         layers, every = encoder_of(model).layer, Kept(layout, None, None)
-        first = layers[1](layers[0](states, layout, every))
+        first = layers[1](layers[0](states, layout, every), layout)
         of_text, of_vision = weights[layout.text.sample, 1], weights[layout.vision.sample, 1]  # (n_t, C), (n_v, C)
         text = sum(of_text[:, k, None] * (states.text, first.text)[t] for k, (t, _) in enumerate(pairs))
         vision = sum(of_vision[:, k, None] * (states.vision, first.vision)[v] for k, (_, v) in enumerate(pairs))
-        out = Streams(text, vision)
+        out = Streams((text, vision))
         for index in (1, 2, 3):
-            out = layers[2 * index + 1](layers[2 * index](out, layout, every))
+            out = layers[2 * index + 1](layers[2 * index](out, layout, every), layout)
     assert relative_error(found.sequence_t, layout.text.spread(out.text)) < TOLERANCE
     assert relative_error(found.sequence_v, layout.vision.spread(out.vision)) < TOLERANCE
 

@@ -9,8 +9,8 @@ import torch
 from golden_files import relative_error
 from model.small_models import embedded, switch_config, switch_model
 from volta_switch import UserError
+from volta_switch.model.layout import Layout, Streams
 from volta_switch.model.rows import Rows
-from volta_switch.model.sublayers import Layout, Streams
 from volta_switch.plugin import VoltaSwitchEncoder, encoder_config, register, registration, unregister
 
 pytestmark = pytest.mark.usefixtures("no_volta")
@@ -230,7 +230,7 @@ def test_the_encoder_speaks_voltas_contract(training):
     real = [mask[:, 0, 0] == 0 for mask in inputs[2:]]  # (B, T) and (B, R)
     assert not real[0].all() and not real[1].all()
     layout = Layout(*(Rows.of(mask) for mask in real))
-    states = Streams(layout.text.take(inputs[0]), layout.vision.take(inputs[1]))
+    states = Streams((layout.text.take(inputs[0]), layout.vision.take(inputs[1])))
     torch.manual_seed(0)
     expected = model.bert.encoder(states, layout, keep_all=True)
     torch.manual_seed(0)

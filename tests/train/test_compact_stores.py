@@ -18,7 +18,7 @@ from volta_switch.data.files.concap_pairs import open_pairs
 from volta_switch.data.files.repack import repack
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.tasks import load_task
-from volta_switch.train.pretraining import pretraining_losses
+from volta_switch.train.pretraining import Pretraining
 
 TARGETS = {"0": 1, "1": 1, "3": 1}  # class scores, features, the highest class
 
@@ -53,7 +53,7 @@ def losses(world: SmallWorld, features, config) -> list[dict[str, float]]:
     model = BertForVLPreTraining(config).eval()
     loader = loader_of(world, features, config)
     with torch.no_grad():
-        found = [pretraining_losses(model, 1, batch.to("cpu")) for batch in loader]
+        found = [Pretraining(model, 1)(batch.to("cpu")) for batch in loader]
     return [{name: float(loss) for name, loss in named.items()} for named in found]
 
 

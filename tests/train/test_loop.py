@@ -8,51 +8,75 @@ import torch
 from torch import nn
 
 from volta_switch import UserError, load_config
-from volta_switch.train.loop import LOG_EVERY, Meter, Trainer, Validation, routed
-from volta_switch.train.optimisation import Hyperparameters
+from volta_switch.data.batches.collate import Batch
+from volta_switch.train.checkpoints import CheckpointStore
+from volta_switch.train.learner import Learner
+from volta_switch.train.loop import LOG_EVERY, Trainer, Validation, routed
+from volta_switch.train.meter import Meter
+from volta_switch.train.optimisation import Hyperparameters, clipped_step
+from volta_switch.train.ranks import Ranks
+from volta_switch.train.replicas import Replicas
 from volta_switch.train.run_folder import RunFolder
 
 
-class Samples(list):
-    """A batch of numbers."""
+class Numbers(Learner):
+    """A weight of 1 that is pulled down by its own value, times the mean of a batch's numbers."""
 
-    def to(self, device, non_blocking=False):
-        return self
+    losses = ("loss",)
+
+    def __init__(self):
+        super().__init__(nn.Linear(1, 1, bias=False))
+        nn.init.ones_(self.model.weight)
+
+    def forward(self, batch):
+        return {"loss": self.model.weight.sum() * batch.inputs["numbers"].mean()}
+
+    def counts(self, batch):
+        return {"loss": len(batch)}
+
+
+def batch_of(*numbers):
+    return Batch({"numbers": torch.tensor(numbers)}, None, [f"{number}" for number in numbers])
+
+
+ONES = (batch_of(1.0, 1.0),)
 
 
 class Loader:
-    """Batches of two numbers; the interface that the loop uses."""
+    """Batches of two numbers, in parts; the interface that the loop uses."""
 
-    def __init__(self, batches):
-        self.batches, self.dataset, self.started = batches, self, []
-        self.batch_sampler = SimpleNamespace(batches_per_epoch=batches, set_epoch=lambda epoch: None)
+    def __init__(self, batches, parts):
+        self.batches, self.parts, self.dataset, self.started = batches, parts, self, []
+        self.batch_sampler = SimpleNamespace(batches_per_epoch=batches, set_epoch=lambda epoch: None, start=0)
         self.text_lengths = []
 
     def set_epoch(self, epoch):
         self.started.append(epoch)
 
     def __iter__(self):
-        return iter([Samples([1.0, 1.0])] * self.batches)
+        for _ in range(self.batches - self.batch_sampler.start):
+            yield from self.parts
 
 
-def trainer(tmp_path, scores=(0.0, 0.0), batches=2, **changes):
-    """A trainer of one weight that is pulled down by its own value, validated with the scores given."""
-    model = nn.Linear(1, 1, bias=False)
-    nn.init.ones_(model.weight)
+def trainer(tmp_path, scores=(0.0, 0.0), batches=2, parts=ONES, max_skipped=10, **changes):
+    """A trainer of one weight, validated with the scores given."""
     found = iter(scores)
     settings = {"epochs": len(scores), "batch_size": 2, "learning_rate": 0.1, "warmup_proportion": 0.0, **changes}
     run = RunFolder(tmp_path / "run")
     run.start(load_config("demo/ctrl_uniter"), [], {}, resumed=False, step=0)
     return Trainer(
-        model=model,
-        losses=lambda batch: {"loss": model.weight.sum() * sum(batch) / len(batch)},
-        loader=Loader(batches),
-        validate=lambda: Validation(next(found), {}),
+        replicas=Replicas(Numbers(), Ranks(), torch.device("cpu")),
+        loader=Loader(batches, parts),
+        validation=(),
+        validate=lambda _: Validation(next(found), {}),
         hyper=Hyperparameters(**settings),
         run=run,
+        store=CheckpointStore(run.path / "checkpoints"),
         device=torch.device("cpu"),
         precision=torch.float32,
         identity={},
+        accumulate=len(parts),
+        max_skipped=max_skipped,
     )
 
 
@@ -77,26 +101,53 @@ def test_progress_is_logged_every_twenty_steps_and_at_the_epochs_end(tmp_path):
     assert [line["samples"] for line in lines(made, "train")] == [40, 80, 90]
 
 
-def test_gradients_are_clipped_after_they_are_gathered(tmp_path, monkeypatch):
+def test_parts_of_a_step_count_by_their_samples_and_are_clipped_together(tmp_path, monkeypatch):
     seen = []
 
     def step(optimizer, limit):
         seen.append((optimizer.param_groups[0]["params"][0].grad.item(), limit))
-        optimizer.step()
+        return clipped_step(optimizer, limit)
 
     monkeypatch.setattr("volta_switch.train.loop.clipped_step", step)
-    trainer(tmp_path, scores=(0.0,), batches=6, batch_size=6, grad_acc_steps=3, clip_grad_norm=0.5).fit()
-    assert seen == [(pytest.approx(1.0), 0.5)] * 2  # the mean of three parts, each of gradient 1
+    parts = (batch_of(1.0, 2.0, 3.0), batch_of(10.0))
+    trainer(tmp_path, scores=(0.0,), parts=parts, batch_size=4, clip_grad_norm=0.5).fit()
+    assert seen == [(4.0, 0.5)] * 2  # the mean of the four numbers
 
 
 def test_the_model_trains_in_training_mode_and_is_validated_in_evaluation_mode(tmp_path):
     made = trainer(tmp_path, scores=(0.0, 0.0))
     modes = []
-    losses, validate = made.losses, made.validate
-    made.losses = lambda batch: modes.append(made.model.training) or losses(batch)
-    made.validate = lambda: modes.append(made.model.training) or validate()
+    made.learner.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    validate = made.validate
+    made.validate = lambda batches: modes.append(made.learner.training) or validate(batches)
     made.fit()
     assert modes == [True, True, False] * 2
+
+
+def test_a_step_that_is_not_finite_is_left_out_and_its_samples_are_named(tmp_path, capsys):
+    made = trainer(tmp_path, scores=(0.0,), batches=3, parts=(batch_of(1.0, float("inf")),))
+    progress = made.fit()
+    assert (progress.step, progress.skipped) == (3, 3) and made.learner.model.weight.item() == 1.0
+    assert made.optimizer.state[made.learner.model.weight]["exp_avg"].item() == 0.0
+    assert [(line["step"], line["ids"]) for line in lines(made, "skipped")] == [(n, ["1.0", "inf"]) for n in (1, 2, 3)]
+    assert "step 1 left out: loss or gradient not finite (1.0, inf)" in capsys.readouterr().err
+
+
+def test_too_many_steps_that_are_not_finite_stop_the_run(tmp_path):
+    made = trainer(tmp_path, scores=(0.0,), batches=5, parts=(batch_of(float("nan")),), max_skipped=2)
+    with pytest.raises(UserError, match=r"3 steps had .* not finite, the last one step 3 \(samples nan\); lower the"):
+        made.fit()
+
+
+def test_running_out_of_memory_names_the_setting_that_keeps_the_batch(tmp_path):
+    made = trainer(tmp_path, scores=(0.0,), parts=(batch_of(1.0), batch_of(2.0)))
+
+    def full(*_):
+        torch.empty(2**55)
+
+    made.learner.register_forward_pre_hook(full)
+    with pytest.raises(UserError, match=r"out of memory: .*--gradient_accumulation_steps 4 halves them and keeps the"):
+        made.fit()
 
 
 def test_every_epoch_is_drawn_anew(tmp_path):
@@ -105,24 +156,19 @@ def test_every_epoch_is_drawn_anew(tmp_path):
     assert made.loader.started == [0, 1, 2]
 
 
-def test_an_incomplete_last_group_is_left_out(tmp_path):
-    made = trainer(tmp_path, scores=(0.0, 0.0), batches=5, batch_size=4, grad_acc_steps=2)
-    progress = made.fit()
-    assert (progress.step, progress.samples) == (4, 16)
-
-
-def test_too_few_batches_for_one_step_are_refused(tmp_path):
-    with pytest.raises(UserError, match="gives 1 batches, fewer than one optimiser step needs"):
-        trainer(tmp_path, batches=1, batch_size=4, grad_acc_steps=2)
-
-
 def test_the_meter_gives_means_since_the_last_reading():
     meter = Meter(torch.device("cpu"))
     for value in (1.0, 3.0):
-        meter.add({"loss": torch.tensor(value), "mlm": torch.tensor(2 * value)}, 5)
+        for _ in range(2):  # parts
+            meter.add({"itm": torch.tensor(value / 2), "mlm": torch.tensor(value)})
+        meter.step_done(5)
+    with meter.waiting():
+        pass
     values = meter.read()
-    assert (values["loss"], values["mlm"]) == (2.0, 4.0) and values["samples_per_second"] > 0
-    meter.add({"loss": torch.tensor(7.0)}, 5)
+    assert (values["itm"], values["mlm"], values["loss"]) == (2.0, 4.0, 6.0) and values["samples_per_second"] > 0
+    assert 0 < values["memory_gib"] < 1000 and 0 <= values["data_wait"] <= 1
+    meter.add({"loss": torch.tensor(7.0)})
+    meter.step_done(1)
     assert meter.read()["loss"] == 7.0 and meter.samples == 0
 
 

@@ -78,7 +78,7 @@ def test_the_first_step_is_bias_corrected():
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("epochs", 0), ("batch_size", 0), ("grad_acc_steps", 0), ("schedule_epochs", 0), ("learning_rate", -1e-3),
+        ("epochs", 0), ("batch_size", 0), ("schedule_epochs", 0), ("learning_rate", -1e-3),
         ("learning_rate", math.nan), ("weight_decay", math.inf), ("warmup_proportion", 1.5), ("warmup_steps", -1),
         ("adam_epsilon", -1e-6), ("clip_grad_norm", -1.0), ("adam_betas", (0.9, 1.0)),
     ],
@@ -87,11 +87,6 @@ def test_a_hyperparameter_out_of_range_is_named(name, value):
     with pytest.raises(UserError, match=rf"^{name}: expected .*, found ") as caught:
         Hyperparameters(**{**HYPER, name: value})
     assert "\n" not in str(caught.value)
-
-
-def test_accumulation_must_divide_the_batch():
-    with pytest.raises(UserError, match="batch_size 8 is not a multiple of gradient_accumulation_steps 3"):
-        Hyperparameters(**HYPER, grad_acc_steps=3)
 
 
 def test_hyperparameters_are_recorded_as_json_types():

@@ -18,7 +18,7 @@ from volta_switch.weights import load_volta
 MODELS = ("ctrl_uniter", "switchbert")
 FILES = {
     "config.json", "run.json", "command.txt", "log.jsonl", "metrics.json", "pytorch_model_best.bin",
-    "pytorch_ckpt_latest.tar", *(f"pytorch_model_{epoch}.bin" for epoch in range(5)),
+    "checkpoints", ".lock", *(f"pytorch_model_{epoch}.bin" for epoch in range(5)),
 }  # fmt: skip
 
 
@@ -38,8 +38,14 @@ def test_the_folder_tells_what_was_run(world, pretrained, model):
     assert record["entry_point"] == "train_concap" and record["start"] == "random initial weights"
     hyper = record["hyperparameters"]
     assert (hyper["epochs"], hyper["batch_size"], hyper["learning_rate"], hyper["seed"]) == (5, 5, 5e-3, 7)
-    data = {"volta_compat": False, "data_fraction": 1.0, "data_fraction_seed": 0}
-    assert record["settings"] == {"objective": 1, "masking": "volta", "max_seq_length": 38, **data}
+    data = {"volta_compat": False, "data_fraction": 1.0, "data_fraction_seed": 0, "deterministic": False}
+    assert record["settings"] == {
+        "objective": 1,
+        "masking": "volta",
+        "max_seq_length": 38,
+        "deterministic": False,
+        **data,
+    }
     assert record["precision"] == "float32" and "torch" in record["environment"]["versions"]
     weights = BertForVLPreTraining(world.config(model))
     assert record["parameters"] == sum(parameter.numel() for parameter in weights.parameters())
@@ -185,9 +191,9 @@ def test_a_second_run_in_the_folder_is_marked_in_the_log(world, tmp_path):
     assert [line["resumed"] for line in log_of(run, "start")] == [False, False]
 
 
-def test_fewer_batches_than_accumulation_steps_are_refused_before_anything_is_written(world, tmp_path):
-    flags = ("--train_batch_size", 32, "--gradient_accumulation_steps", 32)
-    with pytest.raises(UserError, match="20 batches, fewer than one optimiser step needs"):
+def test_a_batch_smaller_than_its_parts_is_refused_before_anything_is_written(world, tmp_path):
+    flags = ("--train_batch_size", 32, "--gradient_accumulation_steps", 33)
+    with pytest.raises(UserError, match="a batch of 32 cannot be divided into 33 parts"):
         world.run("train_concap", tmp_path / "out", "ctrl_uniter", *flags)
     assert not (tmp_path / "out").exists()
 

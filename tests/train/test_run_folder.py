@@ -1,11 +1,14 @@
 """A run's folder is touched when the run starts and not before; its log is read line by line."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from volta_switch import UserError, load_config
-from volta_switch.train.run_folder import RunFolder
+from volta_switch.train.run_folder import RunFolder, lines_of
 
 CONFIG = load_config("demo/switchbert")
 
@@ -52,3 +55,45 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, spoilt):
     (tmp_path / spoilt).write_text("a file")
     with pytest.raises(UserError, match=rf"{spoilt}.*give another --output_dir or --logdir"):
         started(tmp_path / "run")
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    run = started(tmp_path / "run")
+    script = (
+        "import sys\nfrom train.test_run_folder import started\nfrom pathlib import Path\n"
+        "from volta_switch import UserError\n"
+        "try:\n    started(Path(sys.argv[1]))\nexcept UserError as error:\n    print(error)\n"
+    )
+    command = [sys.executable, "-c", script, str(run.path)]
+    held = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=True)
+    assert held.stdout.startswith(f"{run.path}: another process is training in this folder")
+    assert json.loads((run.path / "run.json").read_text())["command"] and len(lines_of(run.path / "log.jsonl")) == 1
+    run.close()
+    assert not subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=True).stdout
+
+
+def test_a_line_cut_short_is_passed_over_and_what_follows_is_read(tmp_path):
+    run = started(tmp_path / "run")
+    run.log("train", 20, {"loss": 1.5})
+    run.close()
+    with (run.path / "log.jsonl").open("a") as log:
+        log.write('{"kind": "train", "st')
+    again = started(run.path)
+    again.log("train", 20, {"loss": 2.5})
+    assert [line.get("loss") for line in lines_of(run.path / "log.jsonl")] == [None, 2.5]
+
+
+def test_what_was_logged_behind_the_checkpoint_gives_way_to_what_is_logged_anew(tmp_path):
+    log = tmp_path / "log.jsonl"
+    start, resumed = {"kind": "start", "step": 0, "resumed": False}, {"kind": "start", "step": 20, "resumed": True}
+    train, later, valid = ({"kind": kind, "step": step} for kind, step in (("train", 20), ("train", 40), ("valid", 40)))
+
+    def standing(*lines):
+        log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return lines_of(log)
+
+    assert standing(start, train, later, resumed, later, valid) == [start, train, resumed, later, valid]
+    keeps = {**resumed, "keeps": 1}  # the line of step 20 had not been written
+    assert standing(start, train, later, keeps, train) == [start, keeps, train]
+    assert standing(start, train, {**resumed, "keeps": 9}) == [start, train, {**resumed, "keeps": 9}]
+    assert standing(start, train, start, later) == [start, later]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from volta_switch.model.dropout import drawn_rate, keep_mask
+from volta_switch.model.noise import drawn_rate, keep_mask
 
 # Who attends to whom: (text row to text, text row to vision, vision row to text, vision row to vision); paper table 1.
 MODE_PAIRS = {"SS": (1, 0, 0, 1), "SC": (1, 0, 1, 0), "CS": (0, 1, 0, 1), "J": (1, 1, 1, 1)}
@@ -34,7 +34,9 @@ class KeyMask:
         return torch.cat((self.text, self.vision), dim=1)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, real: Tensor, dropout: float) -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, real: Tensor, dropout: float, noise_keys: Tensor | None = None
+) -> Tensor:
     """Softmax attention over the real keys; a sample without any real key gets zeros.
 
     Args:
@@ -42,12 +44,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, real: Tensor, dropout: flo
         key, value: (B, H, K, d).
         real: (B, K) bool, True at the keys that may be attended to.
         dropout: probability of dropping an attention weight (0 outside training).
+        noise_keys: (B, K, Q) what is dropped follows from these; None: it is drawn from PyTorch's generator.
 
     Returns:
         (B, H, Q, d) in the dtype of ``value``; the softmax itself is taken in float32.
     """
     any_key = real.any(-1)[:, None, None, None].to(torch.promote_types(query.dtype, torch.float32))  # (B, 1, 1, 1)
-    return _Attend.apply(query, key, value, real, None, any_key, dropout)
+    return _Attend.apply(query, key, value, real, None, any_key, dropout, noise_keys)
 
 
 def attend_mixed(
@@ -59,6 +62,7 @@ def attend_mixed(
     modes: tuple[str, ...],
     dropout: float,
     text_queries: int | None = None,
+    noise_keys: Tensor | None = None,
 ) -> Tensor:
     """Mixture of attention modes, ``sum_k p_k o_k`` (paper eq. 8), at the price of one joint attention.
 
@@ -79,6 +83,7 @@ def attend_mixed(
         modes: the M names.
         dropout: as in ``attend``.
         text_queries: how many of the Q rows are text; T by default.
+        noise_keys: as in ``attend``.
 
     Returns:
         (B, H, Q, d). An empty block (a modality that is all padding) contributes zero.
@@ -89,7 +94,7 @@ def attend_mixed(
     has_text, has_vision = (mask.any(-1)[:, None, None, None] for mask in (real.text, real.vision))
     # An empty block has no output: whatever the softmax makes of its masked scores is multiplied by zero.
     coefficients = torch.stack((base_text * has_text, joint * has_text, base_vision * has_vision, joint * has_vision))
-    return _Attend.apply(query, key, value, real.text, real.vision, coefficients, dropout)
+    return _Attend.apply(query, key, value, real.text, real.vision, coefficients, dropout, noise_keys)
 
 
 class _Attend(torch.autograd.Function):
@@ -113,13 +118,14 @@ class _Attend(torch.autograd.Function):
         vision: Tensor | None,
         coefficients: Tensor,
         dropout: float,
+        noise_keys: Tensor | None,
     ) -> Tensor:
         """(B, H, Q, d) and (B, H, K, d) to (B, H, Q, d).
 
         ``real`` (B, K) and ``coefficients`` (B, 1, 1, 1); of a mixture, ``real`` (B, T) and ``vision`` (B, R) with
         K = T + R, and ``coefficients`` (4, B, 1, 1, Q).
         """
-        wide, dropout = torch.promote_types(query.dtype, torch.float32), drawn_rate(dropout, query.device)
+        wide = torch.promote_types(query.dtype, torch.float32)
         masks = (real,) if vision is None else (real, vision)
         raised = _scores(query, key, torch.cat(masks, 1)).to(wide)  # (B, H, K, Q)
         highest = [block.amax(2, keepdim=True) for block in _blocks(raised, masks)]  # (B, H, 1, Q) each
@@ -129,14 +135,14 @@ class _Attend(torch.autograd.Function):
         raised = F.threshold(raised.clamp_(min=-70).exp_(), 1e-30, 0.0, inplace=True)
         totals = [block.sum(2, keepdim=True) for block in _blocks(raised, masks)]
         shares = torch.stack(totals).reciprocal_()  # (blocks, B, H, 1, Q)
-        scaled = shares / (1 - dropout)  # with dropout's scale
+        scaled = shares / (1 - drawn_rate(dropout, query.device, noise_keys is not None))  # with dropout's scale
         gap: Tensor | None = None
         on: tuple[Tensor, ...] = (coefficients,)
         if vision is not None:
             gap = highest[0] - highest[1] + (totals[0] / totals[1]).log()  # of the log-sum-exps, (B, H, 1, Q)
             base_text, joint_text, base_vision, joint_vision = coefficients
             on = (base_text + joint_text * torch.sigmoid(gap), base_vision + joint_vision * torch.sigmoid(-gap))
-        kept = keep_mask(raised.shape, dropout, raised.device)
+        kept = keep_mask(raised.shape, dropout, raised.device, noise_keys, along=1)
         weights = _dropped(raised, kept) if any(ctx.needs_input_grad) or kept is not None else raised
         for block, a, share in zip(_blocks(weights, masks), on, scaled, strict=True):
             block.mul_(a * share)
@@ -171,7 +177,7 @@ class _Attend(torch.autograd.Function):
             of_score.addcmul_(exponentials, (of_lse[index] - a * sums[index]) * shares[index] * scale)
         of_scores = of_scores.to(query.dtype)
         of_value = weights.to(value.dtype) @ grad
-        return of_scores.transpose(-1, -2) @ key, of_scores @ query, of_value, None, None, of_coefficients, None
+        return of_scores.transpose(-1, -2) @ key, of_scores @ query, of_value, None, None, of_coefficients, None, None
 
 
 def _blocks(matrix: Tensor, masks: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

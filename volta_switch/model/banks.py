@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from volta_switch.model.attention import MODE_PAIRS, KeyMask, attend, attend_mixed
+from volta_switch.model.layout import Layout, Streams
 from volta_switch.model.rows import Rows, also, sent
-from volta_switch.model.sublayers import AttentionSublayer, FeedForwardSublayer, Projections, Streams
+from volta_switch.model.sublayers import AttentionSublayer, FeedForwardSublayer, Projections
 
 # What a modality attends to in a pair: nothing, itself, the other one, both in one softmax, or a mixture of these.
 NOTHING, ALONE, CROSS, JOINT, MIXED = range(5)
@@ -83,7 +84,7 @@ def choose_input(last: Bank, before: Bank, share: Tensor) -> Bank:
 
 def feed_forward(sublayer: FeedForwardSublayer, text: Bank, vision: Bank) -> tuple[Bank, Bank]:
     """Both banks after a feed-forward sublayer."""
-    states = sublayer(Streams(text.states, vision.states))
+    states = sublayer(Streams((text.states, vision.states)), Layout(text.rows, vision.rows))
     return replace(text, states=states.text), replace(vision, states=states.vision)
 
 

@@ -5,7 +5,6 @@ Legend: B batch, T text tokens, R regions (the global region included), D hidden
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,20 +15,20 @@ from torch import Tensor, nn
 
 from volta_switch.config import Config
 from volta_switch.errors import UserError
-from volta_switch.model.dropout import Dropout
+from volta_switch.model.dropout import Dropout, through
 from volta_switch.model.embeddings import (
     DUAL_EMBEDDINGS,
     SHARED_EMBEDDINGS,
     Inputs,
     TextEmbeddings,
-    VisualBertEmbeddings,
-    VLBertEmbeddings,
 )
 from volta_switch.model.encoder import Encoded, Read, SwitchEncoder, build_encoder
 from volta_switch.model.heads import Pooler, PreTrainingHeads, fuse, task_head
+from volta_switch.model.initialisation import initialise
+from volta_switch.model.layout import Layout, Streams
+from volta_switch.model.noise import Noise, Site
 from volta_switch.model.rows import Rows, also, sent
-from volta_switch.model.sublayers import Layout, Streams
-from volta_switch.model.switch import Forced, Routes, Switcher
+from volta_switch.model.switch import Forced, Routes
 from volta_switch.model.visual_targets import RegionLabels, visual_loss
 
 PADDED_SCORE = -10000.0  # added to the region scores at padding, as VOLTA does
@@ -57,6 +56,11 @@ class Output:
         """Sum of the losses that labels were given for."""
         given = [loss for loss in (self.loss_mlm, self.loss_vision, self.loss_itm) if loss is not None]
         return torch.stack(given).sum() if given else None
+
+
+# What wraps a model (DDP's and FSDP's hooks) finds the tensors in what it returns.
+for _returned in (Output, Routes):
+    torch.export.register_dataclass(_returned)
 
 
 class BertModel(nn.Module):
@@ -88,6 +92,7 @@ class BertModel(nn.Module):
         modes: Forced | None = None,
         inputs: Forced | None = None,
         read: Read | None = None,
+        noise_keys: Tensor | None = None,
     ) -> tuple[Encoded, Output, Tensor]:
         """Encodes a batch: packed states, pooled vectors and routes in an output, and the table of words (V, D).
 
@@ -99,19 +104,22 @@ class BertModel(nn.Module):
                 host: where they stay on the CPU, nobody waits for the device.
             modes, inputs: Switch-BERT's routes, forced (``switch.forced_weights``).
             read: the positions whose states are needed beside those that are pooled; all by default.
+            noise_keys: (B,) int64 of ``noise.sample_keys``: in training, dropout and Gumbel noise follow from these;
+                without them they are drawn from PyTorch's generators.
         """
         token_type_ids = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         if image_attention_mask is None:
             image_attention_mask = attention_mask.new_ones(image_feat.shape[:2])
         device = input_ids.device
-        layout = Layout(Rows.of(attention_mask != 0, device), Rows.of(image_attention_mask != 0, device))
+        rows = Rows.of(attention_mask != 0, device), Rows.of(image_attention_mask != 0, device)
+        layout = Layout(*rows, Noise.of(noise_keys, *rows) if self.training and noise_keys is not None else None)
         given = Inputs(layout, input_ids, token_type_ids, image_feat, image_loc)
         text, vision = self.embed(given)
         of_text, of_vision = self.summaries(input_ids)  # (B,) positions
         if read is not None:
             read = Read(also(read.text, of_text), also(read.vision, of_vision))
-        encoded = self.encoder(Streams(text, vision), layout, read, modes=modes, inputs=inputs)
+        encoded = self.encoder(Streams((text, vision)), layout, read, modes=modes, inputs=inputs)
         out = Output(None, None, None, None, encoded.routes)
         if self.t_pooler is not None:
             out.pooled_t = self.t_pooler(encoded.layout.text.at(encoded.text, of_text))
@@ -179,6 +187,7 @@ class BertForVLPreTraining(nn.Module):
         image_feat_target: Tensor | None = None,
         modes: Forced | None = None,
         inputs: Forced | None = None,
+        noise_keys: Tensor | None = None,
     ) -> Output:
         """Scores without labels, losses with them.
 
@@ -205,8 +214,10 @@ class BertForVLPreTraining(nn.Module):
             modes,
             inputs,
             read,
+            noise_keys,
         )
-        match = self.cls.match(fuse(out.pooled_t, out.pooled_v, self.config.fusion_method))
+        pooled = fuse(out.pooled_t, out.pooled_v, self.config.fusion_method)
+        match = self.cls.match(pooled, encoded.layout.sample_keys(Site.MATCH))
         if read is None:
             out.sequence_t, out.sequence_v = encoded.padded()
             out.prediction_scores_t = self.cls.predictions(out.sequence_t, word_table)
@@ -269,6 +280,7 @@ class BertForVLTasks(nn.Module):
         image_attention_mask: Tensor | None = None,
         modes: Forced | None = None,
         inputs: Forced | None = None,
+        noise_keys: Tensor | None = None,
     ) -> Output:
         """Scores of one task.
 
@@ -284,50 +296,20 @@ class BertForVLTasks(nn.Module):
             modes,
             inputs,
             _read(input_ids, image_feat, boxes=boxes),
+            noise_keys,
         )
         if kind == "V-logit":
-            rows = encoded.layout.vision
-            scores = rows.spread(head(self.dropout(encoded.vision)))  # (B, R, 1), of real regions alone
+            rows, layout = encoded.layout.vision, encoded.layout
+            states = through(self.dropout, encoded.vision, layout.vision_keys(Site.TASK))
+            scores = rows.spread(through(head, states, layout.vision_keys(Site.HEAD)))  # (B, R, 1), of real ones alone
             out.scores = scores + PADDED_SCORE * sent(rows.numbers < 0, scores.device)[..., None]
             return out
         pooled = fuse(out.pooled_t, out.pooled_v, self.config.fusion_method)
         if pooled is None:
             raise UserError(f"{task}: fusion_method none leaves nothing to classify; set another fusion_method")
-        pooled = self.dropout(pooled)
+        pooled = through(self.dropout, pooled, encoded.layout.sample_keys(Site.TASK))
         out.scores = head(pooled.reshape(-1, 2 * pooled.shape[1]) if kind == "VL-binary-classifier" else pooled)
         return out
-
-
-def initialise(model: nn.Module, config: Config) -> None:
-    """BERT's start: normal weights (``initializer_range``), zero biases, unit LayerNorms.
-
-    Pre-training heads start from Xavier's uniform distribution, as in VOLTA; the switchers' last layers and VL-BERT's
-    appearance at zero. Shared embeddings are included (VOLTA leaves theirs at standard deviation 1).
-    """
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding) or (isinstance(module, nn.Linear) and not name.startswith("cls.")):
-            nn.init.normal_(module.weight, std=config.initializer_range)
-        elif isinstance(module, nn.Linear) and not name.endswith("predictions.decoder"):  # that one is the word table
-            nn.init.xavier_uniform_(module.weight)
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
-    for module in model.modules():
-        if isinstance(module, VisualBertEmbeddings):
-            module.copy_text_tables()
-        elif isinstance(module, VLBertEmbeddings):
-            module.start()
-        elif isinstance(module, Switcher):
-            module.reset()
-
-
-def start_from_prior(head: nn.Module, probability: float) -> None:
-    """Sets the last layer's bias so that every output of a task head starts near a probability.
-
-    With many answers of which few are right, binary cross-entropy first has to unlearn a start at 0.5; the prior start
-    of Lin et al. (Focal Loss, section 4.1) spares that. 0.5 leaves VOLTA's zero bias.
-    """
-    last = [module for module in head.modules() if isinstance(module, nn.Linear)][-1]
-    nn.init.constant_(last.bias, math.log(probability / (1 - probability)))
 
 
 def switch_encoder(model: nn.Module) -> SwitchEncoder | None:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from volta_switch.config import Config
-from volta_switch.model.dropout import Dropout
+from volta_switch.model.dropout import Dropout, through
+from volta_switch.model.layout import Layout
+from volta_switch.model.noise import Site
 from volta_switch.model.rows import sent
-from volta_switch.model.sublayers import Layout
 
 
 @dataclass
@@ -78,7 +79,8 @@ class TextEmbeddings(nn.Module):
     def text(self, given: Inputs) -> Tensor:
         """(n_t, D)."""
         words = self.look_up(given) + self.token_type_embeddings(given.types)
-        return self.dropout(self.LayerNorm(words + self.position_embeddings(given.layout.text.position)))
+        words = self.LayerNorm(words + self.position_embeddings(given.layout.text.position))
+        return through(self.dropout, words, given.layout.text_keys(Site.EMBEDDINGS))
 
 
 class RegionProjection(nn.Module):
@@ -101,7 +103,7 @@ class ViLBertImageEmbeddings(RegionProjection):
     def forward(self, given: Inputs) -> Tensor:
         """(n_v, D_v)."""
         regions = self.image_embeddings(given.features) + self.image_location_embeddings(given.locations)
-        return self.dropout(self.LayerNorm(regions))
+        return through(self.dropout, self.LayerNorm(regions), given.layout.vision_keys(Site.EMBEDDINGS))
 
 
 class LxmertImageEmbeddings(RegionProjection):
@@ -117,7 +119,7 @@ class LxmertImageEmbeddings(RegionProjection):
         """(n_v, D_v)."""
         features = self.ImgLayerNorm(self.image_embeddings(given.features))
         locations = self.LocLayerNorm(self.image_location_embeddings(given.locations))
-        return self.dropout((features + locations) / 2)
+        return through(self.dropout, (features + locations) / 2, given.layout.vision_keys(Site.EMBEDDINGS))
 
 
 class UniterEmbeddings(TextEmbeddings):
@@ -138,7 +140,8 @@ class UniterEmbeddings(TextEmbeddings):
         features = self.image_layer_norm(self.image_embeddings(given.features))
         locations = self.image_location_layer_norm(self.image_location_embeddings(given.locations))
         regions = features + locations + self.token_type_embeddings.weight[1]
-        return self.text(given), self.dropout(self.v_LayerNorm(regions))
+        keys = given.layout.vision_keys(Site.EMBEDDINGS)
+        return self.text(given), through(self.dropout, self.v_LayerNorm(regions), keys)
 
 
 class VisualBertEmbeddings(TextEmbeddings):
@@ -164,7 +167,8 @@ class VisualBertEmbeddings(TextEmbeddings):
             + self.position_embeddings_visual.weight[0]
             + self.token_type_embeddings_visual.weight[1]
         )
-        return self.text(given), self.dropout(self.LayerNorm(regions))
+        keys = given.layout.vision_keys(Site.EMBEDDINGS)
+        return self.text(given), through(self.dropout, self.LayerNorm(regions), keys)
 
 
 class VLBertEmbeddings(TextEmbeddings):
@@ -207,7 +211,8 @@ class VLBertEmbeddings(TextEmbeddings):
         layout, R = given.layout, given.image_feat.shape[1]
         features, locations = given.features, given.locations
         masked = (features == 0).all(-1, keepdim=True)  # (n_v, 1)
-        appearance = self._appearance(features, masked, locations)  # (n_v, D_v)
+        keys = layout.vision_keys(Site.APPEARANCE)
+        appearance = self._appearance(features, masked, locations, keys)  # (n_v, D_v)
         on_objects = appearance if self.visual_1x1_object is None else self.visual_1x1_object(appearance)
         on_words = self._last_appearance(given, appearance)  # (B, D_v)
         on_words = on_words if self.visual_1x1_text is None else self.visual_1x1_text(on_words)
@@ -228,12 +233,15 @@ class VLBertEmbeddings(TextEmbeddings):
         regions = kinds + self.visual_ln_object(on_objects)
         regions = regions + self.position_embeddings(layout.vision.per_row(text_end) + is_end)
         regions = regions + self.token_type_embeddings.weight[2]
-        return self.dropout(self.LayerNorm(words)), self.dropout(self.LayerNorm(regions))
+        of_text, of_vision = layout.text_keys(Site.EMBEDDINGS), layout.vision_keys(Site.EMBEDDINGS)
+        words, regions = self.LayerNorm(words), self.LayerNorm(regions)
+        return through(self.dropout, words, of_text), through(self.dropout, regions, of_vision)
 
-    def _appearance(self, features: Tensor, masked: Tensor, locations: Tensor) -> Tensor:
-        """(..., F) and (..., num_locs) to (..., D_v)."""
+    def _appearance(self, features: Tensor, masked: Tensor, locations: Tensor, keys: Tensor | None) -> Tensor:
+        """(n, F) and (n, num_locs) to (n, D_v); ``keys`` (n,): of the dropout."""
         features = torch.where(masked, self.object_mask_visual_embedding.weight[0], features)
-        return self.obj_downsample(torch.cat((_coordinates(locations, self.coordinate_dim), features), -1))
+        located = torch.cat((_coordinates(locations, self.coordinate_dim), features), -1)
+        return through(self.obj_downsample, located, keys)
 
     def _last_appearance(self, given: Inputs, appearance: Tensor) -> Tensor:
         """That of every sample's last slot, (B, D_v), which may be padding."""
@@ -241,7 +249,8 @@ class VLBertEmbeddings(TextEmbeddings):
         if bool((last >= 0).all()):
             return appearance.index_select(0, sent(last, appearance.device))
         features = given.image_feat[:, -1]
-        return self._appearance(features, (features == 0).all(-1, keepdim=True), given.image_loc[:, -1])
+        keys = given.layout.sample_keys(Site.LAST_APPEARANCE)
+        return self._appearance(features, (features == 0).all(-1, keepdim=True), given.image_loc[:, -1], keys)
 
 
 class _LookUp(torch.autograd.Function):

@@ -9,15 +9,20 @@ Legend: B batch, n_t and n_v packed rows of text and vision, T tokens and R regi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils.checkpoint import checkpoint
 
 from volta_switch.config import Config, SwitchConfig
 from volta_switch.errors import UserError
-from volta_switch.model.sublayers import AttentionSublayer, FeedForwardSublayer, Kept, Layout, Streams
+from volta_switch.model.layout import Kept, Layout, Streams
+from volta_switch.model.noise import Site
+from volta_switch.model.sublayers import AttentionSublayer, FeedForwardSublayer
 from volta_switch.model.switch import (
     Forced,
     Routes,
@@ -55,7 +60,11 @@ class Read:
 
 
 class Encoder(nn.Module):
-    """A static encoder, driven by VOLTA's sublayer lists (``layer.<number>`` under VOLTA's names)."""
+    """A static encoder, driven by VOLTA's sublayer lists (``layer.<number>`` under VOLTA's names).
+
+    With ``checkpointing``, the backward pass computes each layer again from what came into it, and nothing within a
+    layer is kept until then. Noise is drawn as it was.
+    """
 
     def __init__(self, config: Config):
         super().__init__()
@@ -68,6 +77,10 @@ class Encoder(nn.Module):
         # From these sublayers on, nothing attends to a row of text, or of vision.
         self.last_text = max((*config.tt_attn_sublayers, *config.vt_attn_sublayers), default=-1)
         self.last_vision = max((*config.tv_attn_sublayers, *config.vv_attn_sublayers), default=-1)
+        starts = [number for number in range(count) if number == 0 or number in attention]
+        # Of each layer, an attention sublayer and what follows up to the next, the sublayers' numbers.
+        self._layers = [range(*ends) for ends in zip(starts, [*starts[1:], count], strict=True)]
+        self.checkpointing = False
 
     def forward(
         self,
@@ -90,15 +103,39 @@ class Encoder(nn.Module):
         if modes is not None or inputs is not None:
             raise UserError("modes and inputs can be forced only where the configuration has a switch section")
         history = [states]
-        for number, sublayer in enumerate(self.layer):
-            if isinstance(sublayer, AttentionSublayer):
-                kept = self._kept(number, layout, read)
-                states, layout = sublayer(states, layout, kept), kept.layout
-            else:
-                states = sublayer(states)
-            if keep_all:
-                history.append(states)
+        for numbers in self._layers:
+            kept = self._kept(numbers[0], layout, read)
+            after = self._maybe_again(partial(self._layer, numbers, layout, kept), states)
+            states, layout = after[-1], kept.layout
+            history += after if keep_all else []
         return Encoded(states.text, states.vision, layout, None, history)
+
+    def _layer(
+        self,
+        numbers: range,
+        layout: Layout,
+        kept: Kept,
+        states: Streams,
+        weights: Tensor | None = None,
+        modes: tuple[str, ...] = (),
+    ) -> list[Streams]:
+        """The states after each sublayer of a layer; arguments as those of ``AttentionSublayer``."""
+        after = [states]
+        for number in numbers:
+            sublayer = self.layer[number]
+            if isinstance(sublayer, AttentionSublayer):
+                after.append(sublayer(after[-1], layout, kept, weights, modes))
+            else:
+                after.append(sublayer(after[-1], kept.layout))
+        return after[1:]
+
+    def _maybe_again(self, layer: Callable[..., list[Streams]], *states: Streams) -> list[Streams]:
+        """``layer(*states)``, to be computed again in the backward pass where ``checkpointing`` asks for that."""
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            return layer(*states)
+        # Only tensors go in: the states make other forms of themselves on demand, and must do so again.
+        tensors, spec = tree_flatten(states)
+        return checkpoint(lambda *given: layer(*tree_unflatten(given, spec)), *tensors, use_reentrant=False)
 
     def _kept(self, number: int, layout: Layout, read: Read | None) -> Kept:
         """The rows that go on from an attention sublayer: all, until nothing attends to a modality any more."""
@@ -108,7 +145,10 @@ class Encoder(nn.Module):
             of_text, text = layout.text.select(read.text)
         if read is not None and number == self.last_vision:
             of_vision, vision = layout.vision.select(read.vision)
-        return Kept(layout if text is None and vision is None else Layout(of_text, of_vision), text, vision)
+        if text is None and vision is None:
+            return Kept(layout, None, None)
+        noise = None if layout.noise is None else layout.noise.select(text, vision)
+        return Kept(Layout(of_text, of_vision, noise), text, vision)
 
 
 class SwitchEncoder(Encoder):
@@ -171,49 +211,62 @@ class SwitchEncoder(Encoder):
         used_modes, used_inputs = [], []  # (B, M) and (B, C) per layer
         for index in range(L):
             mean = mean_last = layout.means(last.joined) if decides else None
-            from_inputs = self._inputs(index, mean_last, forced_inputs) if index > 0 else None
-            if from_inputs is not None:
-                shares = newest_shares(from_inputs)  # (2, B)
-                states = switch_inputs(last, before, shares, layout)
-                if mean_before is not None and mean_last is not None:  # the mean of the sum is the sum of the means
-                    mean = mean_before.lerp(mean_last, shares[..., None].to(mean_last.dtype))
-            else:
-                states = last
-            weights = self._modes(index, mean, forced_modes)
+            from_inputs = self._inputs(index, mean_last, forced_inputs, layout) if index > 0 else None
+            shares = None if from_inputs is None else newest_shares(from_inputs)  # (2, B)
+            if shares is not None and mean_before is not None and mean_last is not None:
+                # The mean of the sum is the sum of the means.
+                mean = mean_before.lerp(mean_last, shares[..., None].to(mean_last.dtype))
+            weights = self._modes(index, mean, forced_modes, layout)
             kept = self._kept(2 * index, layout, read)
-            attention = cast(AttentionSublayer, self.layer[2 * index])
-            attended = attention(states, layout, kept, weights, self.switch.modes)
-            before, last, layout = last, self.layer[2 * index + 1](attended), kept.layout
+            layer = partial(self._switched_layer, index, layout, kept, shares, weights)
+            after = self._maybe_again(layer, last, before)
+            before, last, layout = last, after[-1], kept.layout
             mean_before = mean_last
-            history += [attended, last] if keep_all else []
+            history += after if keep_all else []
             used_modes.append(_one_hot(B, M, self._joint, device) if weights is None else weights)
             used_inputs.append(_one_hot(B, C, 0, device) if from_inputs is None else from_inputs)
         routes = Routes(torch.stack(used_modes, 1), torch.stack(used_inputs, 1))
         return Encoded(last.text, last.vision, layout, routes, history)
 
-    def _modes(self, index: int, means: Tensor | None, forced: Tensor | None) -> Tensor | None:
+    def _switched_layer(
+        self,
+        index: int,
+        layout: Layout,
+        kept: Kept,
+        shares: Tensor | None,
+        weights: Tensor | None,
+        last: Streams,
+        before: Streams,
+    ) -> list[Streams]:
+        """As ``_layer``, of the input that the shares (2, B) say; None: the layer below."""
+        states = last if shares is None else switch_inputs(last, before, shares, layout)
+        return self._layer(self._layers[index], layout, kept, states, weights, self.switch.modes)
+
+    def _modes(self, index: int, means: Tensor | None, forced: Tensor | None, layout: Layout) -> Tensor | None:
         """(B, M) weights of a layer's modes; None where the layer is simply joint."""
         if forced is not None:
             return forced[:, index]
         if not self.switch.attention or means is None:
             return None
-        return self.weigh(self.attention_switch[index](*means), self.switch.active_modes)
+        keys = layout.sample_keys(Site.MODE, index)
+        return self.weigh(self.attention_switch[index](*means), self.switch.active_modes, keys)
 
-    def _inputs(self, index: int, means: Tensor | None, forced: Tensor | None) -> Tensor | None:
+    def _inputs(self, index: int, means: Tensor | None, forced: Tensor | None, layout: Layout) -> Tensor | None:
         """(B, C) weights of a layer's input candidates; None where the input is the layer below."""
         if forced is not None:
             return forced[:, index]
         if not self.switch.input or means is None:
             return None
         # The alignment degree is taken from (l-1, l-1); differs from the paper: it does not say.
-        return self.weigh(self.input_switch[index - 1](*means), self.switch.input_candidates)
+        keys = layout.sample_keys(Site.INPUT, index)
+        return self.weigh(self.input_switch[index - 1](*means), self.switch.input_candidates, keys)
 
-    def weigh(self, log_probabilities: Tensor, active: int) -> Tensor:
-        """(B, O) weights of a switcher's options, ``active`` of them, as ``routing`` says."""
+    def weigh(self, log_probabilities: Tensor, active: int, keys: Tensor | None = None) -> Tensor:
+        """(B, O) weights of a switcher's options, ``active`` of them, as ``routing`` says; ``keys`` (B,): of noise."""
         if self.routing == "hard" or (self.routing == "auto" and not self.training):
             return hard_weights(log_probabilities)
         noise = self.routing == "auto"
-        return soft_weights(log_probabilities, self.temperature, active, noise)
+        return soft_weights(log_probabilities, self.temperature, active, noise, keys)
 
 
 def _one_hot(B: int, options: int, index: int, device: torch.device) -> Tensor:
@@ -225,3 +278,8 @@ def _one_hot(B: int, options: int, index: int, device: torch.device) -> Tensor:
 def build_encoder(config: Config) -> Encoder:
     """The encoder that a configuration describes."""
     return Encoder(config) if config.switch is None else SwitchEncoder(config)
+
+
+def encoder_of(model: nn.Module) -> Encoder:
+    """A model's encoder."""
+    return next(module for module in model.modules() if isinstance(module, Encoder))

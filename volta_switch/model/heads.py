@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from volta_switch.config import Config
 from volta_switch.errors import UserError
+from volta_switch.model.dropout import through
 from volta_switch.model.sublayers import ACTIVATIONS
 from volta_switch.model.visual_targets import target_widths
 
@@ -113,11 +114,14 @@ class PreTrainingHeads(nn.Module):
         self.imagePredictions = RegionPredictions(config)
         self.dropout = nn.Dropout(0.1)
 
-    def match(self, pooled: Tensor | None) -> Tensor | None:
-        """Fused vector (B, P) to the two scores of image-text matching (B, 2), 0 aligned; None without a head."""
+    def match(self, pooled: Tensor | None, keys: Tensor | None = None) -> Tensor | None:
+        """Fused vector (B, P) to the two scores of image-text matching (B, 2), 0 aligned; None without a head.
+
+        ``keys`` (B,): of the dropout.
+        """
         if pooled is None or self.bi_seq_relationship is None:
             return None
-        return self.bi_seq_relationship(self.dropout(pooled))
+        return self.bi_seq_relationship(through(self.dropout, pooled, keys))
 
 
 class SimpleClassifier(nn.Module):

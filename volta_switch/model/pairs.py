@@ -21,8 +21,9 @@ from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks, BertMo
 from volta_switch.model.embeddings import Inputs, VLBertEmbeddings
 from volta_switch.model.encoder import SwitchEncoder
 from volta_switch.model.heads import Pooler, fuse
+from volta_switch.model.layout import Layout
 from volta_switch.model.rows import Rows
-from volta_switch.model.sublayers import AttentionSublayer, FeedForwardSublayer, Layout
+from volta_switch.model.sublayers import AttentionSublayer, FeedForwardSublayer
 from volta_switch.model.switch import Switcher, newest_shares
 
 
@@ -123,7 +124,9 @@ def _embedded(bert: BertModel, texts: dict[str, Tensor], images: dict[str, Tenso
         given, of_text = expand_pairs(texts, images), torch.arange(c * i)
         of_image = of_text
     words, features, device = given["input_ids"], given["image_feat"], given["image_feat"].device
-    layout = Layout(*(Rows.of(given[mask] != 0, device) for mask in ("attention_mask", "image_attention_mask")))
+    real = (given[mask] != 0 for mask in ("attention_mask", "image_attention_mask"))
+    text_rows, vision_rows = (Rows.of(mask, device) for mask in real)
+    layout = Layout(text_rows, vision_rows)
     text, vision = bert.embed(Inputs(layout, words, given["token_type_ids"], features, given["image_loc"]))
     pooled, _ = bert.summaries(words)
     v_pooled = None if bert.v_pooler is None else torch.zeros(len(features), dtype=torch.long)

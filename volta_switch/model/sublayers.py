@@ -9,120 +9,22 @@ Q slots of the rows that go on, D hidden, H heads, d head width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from volta_switch.config import Config, attention_size, intermediate_size
-from volta_switch.model.attention import KeyMask, attend, attend_mixed
+from volta_switch.model.attention import attend, attend_mixed
 from volta_switch.model.dropout import add_dropped
-from volta_switch.model.rows import Once, Rows
+from volta_switch.model.layout import Kept, Layout, Streams
+from volta_switch.model.noise import Site
+from volta_switch.model.rows import Rows
 
 Heads = tuple[Tensor, Tensor, Tensor]  # query (B, H, Q, d), key and value (B, H, N, d)
 Projections = tuple[nn.Linear, nn.Linear, nn.Linear]
+BOTH = ("text", "vision")
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "swish": F.silu}
-
-
-class Layout:
-    """Where the packed rows of both modalities lie; ``joined`` has the text's first."""
-
-    def __init__(self, text: Rows, vision: Rows):
-        self.text, self.vision = text, vision
-        self._once = Once()
-
-    @property
-    def joined(self) -> Rows:
-        """The rows of both, each sample's side by side in the attention."""
-        return self._once("joined", lambda: Rows.beside(self.text, self.vision))
-
-    @property
-    def side(self) -> Tensor:
-        """(n,) which side of which sample each joined row belongs to: 0 to B - 1 its text, B to 2 B - 1 its vision."""
-        return self._once("side", lambda: torch.cat((self.text.sample, self.vision.sample + self.text.B)))
-
-    def means(self, joined: Tensor) -> Tensor:
-        """Mean state of every sample's text and of its vision, (n, D) to (2, B, D); zero where there is no row."""
-        return _Means.apply(joined, self)
-
-    def per_row(self, values: Tensor) -> Tensor:
-        """What every side of a sample has, for each of its joined rows, (2, B, ...) to (n, ...)."""
-        return values.flatten(0, 1).index_select(0, self.side)
-
-    @property
-    def real(self) -> KeyMask:
-        """Which slots of the attention have a row."""
-        return self._once("real", lambda: KeyMask(self.text.real, self.vision.real))
-
-
-class _Means(torch.autograd.Function):
-    """Means of both sides of every sample; a row's gradient is its side's share, made in one pass."""
-
-    @staticmethod
-    def forward(ctx: Any, joined: Tensor, layout: Layout) -> Tensor:  # type: ignore[override]
-        """(n, D) to (2, B, D)."""
-        ctx.layout, count = layout, layout.text.count
-        return torch.stack((layout.text.mean(joined[:count]), layout.vision.mean(joined[count:])))
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        """(2, B, D) to (n, D)."""
-        layout = ctx.layout
-        lengths = torch.stack((layout.text.lengths(grad.dtype), layout.vision.lengths(grad.dtype)))  # (2, B, 1)
-        return layout.per_row(grad / lengths), None
-
-
-class Streams:
-    """The packed states of both modalities, kept joined (n, D) or apart, whichever was written last.
-
-    Sublayers with shared weights read ``joined``; the others read ``text`` (n_t, D) and ``vision`` (n_v, D_v). Either
-    form is made from the other on demand, so that a single-stream encoder never splits and a dual one never joins.
-    """
-
-    def __init__(self, text: Tensor | None, vision: Tensor | None, joined: Tensor | None = None, count: int = 0):
-        self._apart = None if text is None or vision is None else (text, vision)
-        self._joined = joined
-        self.count = count if text is None else len(text)  # rows of text
-
-    @property
-    def joined(self) -> Tensor:
-        """(n, D), text rows first."""
-        if self._joined is None:
-            assert self._apart is not None
-            self._joined = torch.cat(self._apart)
-        return self._joined
-
-    @property
-    def text(self) -> Tensor:
-        """(n_t, D)."""
-        return self._apart[0] if self._apart else self.joined[: self.count]
-
-    @property
-    def vision(self) -> Tensor:
-        """(n_v, D_v)."""
-        return self._apart[1] if self._apart else self.joined[self.count :]
-
-    def rejoined(self, joined: Tensor) -> Streams:
-        """New states of the same rows, joined."""
-        return Streams(None, None, joined, self.count)
-
-
-@dataclass(frozen=True)
-class Kept:
-    """The rows that go on from an attention sublayer, and their numbers among those that came in; None: all of them."""
-
-    layout: Layout
-    text: Tensor | None
-    vision: Tensor | None
-
-    def of(self, states: Streams) -> Streams:
-        """The states of the rows that go on."""
-        if self.text is None and self.vision is None:
-            return states
-        text = states.text if self.text is None else states.text.index_select(0, self.text)
-        return Streams(text, states.vision if self.vision is None else states.vision.index_select(0, self.vision))
 
 
 class SelfAttention(nn.Module):
@@ -171,13 +73,16 @@ class ResidualOutput(nn.Module):
         self.dropout = config.hidden_dropout_prob
         self.v_dropout = config.v_hidden_dropout_prob
 
-    def text(self, update: Tensor, states: Tensor) -> Tensor:
-        """Adds an update (n, width) to the text states (n, D); also joined rows where weights are shared."""
-        return self.LayerNorm(add_dropped(states, self.dense(update), self.dropout, self.training))
+    def text(self, update: Tensor, states: Tensor, keys: Tensor | None = None) -> Tensor:
+        """Adds an update (n, width) to the text states (n, D); also joined rows where weights are shared.
 
-    def vision(self, update: Tensor, states: Tensor) -> Tensor:
+        ``keys`` (n,): of the dropout.
+        """
+        return self.LayerNorm(add_dropped(states, self.dense(update), self.dropout, self.training, keys))
+
+    def vision(self, update: Tensor, states: Tensor, keys: Tensor | None = None) -> Tensor:
         """Adds an update (n, width) to the vision states (n, D_v)."""
-        return self.v_LayerNorm(add_dropped(states, self.v_dense(update), self.v_dropout, self.training))
+        return self.v_LayerNorm(add_dropped(states, self.v_dense(update), self.v_dropout, self.training, keys))
 
 
 class AttentionSublayer(nn.Module):
@@ -185,6 +90,7 @@ class AttentionSublayer(nn.Module):
 
     def __init__(self, config: Config, number: int):
         super().__init__()
+        self.number = number
         self.tt = number in config.tt_attn_sublayers
         self.tv = number in config.tv_attn_sublayers
         self.vt = number in config.vt_attn_sublayers
@@ -213,7 +119,8 @@ class AttentionSublayer(nn.Module):
         going_on = kept.of(states)
         if self.shared:
             context = self._shared(states, going_on, layout, kept.layout, weights, modes)
-            return going_on.rejoined(self.attention_output.text(context, going_on.joined))
+            keys = kept.layout.joined_keys(Site.OUTPUT, self.number)
+            return going_on.rejoined(self.attention_output.text(context, going_on.joined, keys))
         text, vision = going_on.text, going_on.vision
         own, rows, ahead = self.attention_self, layout, kept.layout
         from_text = from_vision = None
@@ -221,12 +128,14 @@ class AttentionSublayer(nn.Module):
             from_text = self._heads(own.of_text, states.text, text, rows.text, ahead.text, self.heads)
         if self.has_vision:
             from_vision = self._heads(own.of_vision, states.vision, vision, rows.vision, ahead.vision, self.v_heads)
-        text_context, vision_context = self._gated(from_text, from_vision, layout.real)
+        text_context, vision_context = self._gated(from_text, from_vision, layout, ahead)
         if text_context is not None:
-            text = self.attention_output.text(ahead.text.merge_heads(text_context), text)
+            keys = ahead.text_keys(Site.OUTPUT, self.number)
+            text = self.attention_output.text(ahead.text.merge_heads(text_context), text, keys)
         if vision_context is not None:
-            vision = self.attention_output.vision(ahead.vision.merge_heads(vision_context), vision)
-        return Streams(text, vision)
+            keys = ahead.vision_keys(Site.OUTPUT, self.number)
+            vision = self.attention_output.vision(ahead.vision.merge_heads(vision_context), vision, keys)
+        return Streams((text, vision))
 
     def _shared(
         self,
@@ -243,14 +152,15 @@ class AttentionSublayer(nn.Module):
         )
         rate, real = self.dropout if self.training else 0.0, layout.real
         if weights is not None:
-            context = attend_mixed(*heads, real, weights, modes, rate, kept.text.N)
+            keys = layout.weight_keys(kept, BOTH, BOTH, self.number)
+            context = attend_mixed(*heads, real, weights, modes, rate, kept.text.N, keys)
         elif self.tt and self.tv and self.vt and self.vv:
-            context = attend(*heads, real.joint, rate)
+            context = attend(*heads, real.joint, rate, layout.weight_keys(kept, BOTH, BOTH, self.number))
         else:
             Q, T = kept.text.N, layout.text.N
             (query, key, value) = heads
             text = (query[:, :, :Q], key[:, :, :T], value[:, :, :T])
-            contexts = self._gated(text, (query[:, :, Q:], key[:, :, T:], value[:, :, T:]), real)
+            contexts = self._gated(text, (query[:, :, Q:], key[:, :, T:], value[:, :, T:]), layout, kept)
             context = torch.cat([part for part in contexts if part is not None], dim=2)
         return kept.joined.merge_heads(context)
 
@@ -265,15 +175,19 @@ class AttentionSublayer(nn.Module):
             rows.split_heads(value(states), heads),
         )
 
-    def _gated(self, text: Heads | None, vision: Heads | None, real: KeyMask) -> tuple[Tensor | None, Tensor | None]:
+    def _gated(
+        self, text: Heads | None, vision: Heads | None, layout: Layout, kept: Layout
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Each modality's context, (B, H, Q, d), over the keys that the sublayer lists allow it.
 
-        ``text`` and ``vision`` are query, key and value; None where the modality passes through.
+        ``text`` and ``vision`` are query, key and value; None where the modality passes through. The keys lie as
+        ``layout`` says, the queries as ``kept``.
         """
+        real = layout.real
         contexts: list[Tensor | None] = []
-        for own, to_text, to_vision, rate in (
-            (text, self.tt, self.tv, self.dropout),
-            (vision, self.vt, self.vv, self.v_dropout),
+        for side, own, to_text, to_vision, rate in (
+            ("text", text, self.tt, self.tv, self.dropout),
+            ("vision", vision, self.vt, self.vv, self.v_dropout),
         ):
             if own is None or not (to_text or to_vision):
                 contexts.append(None)
@@ -282,7 +196,9 @@ class AttentionSublayer(nn.Module):
             masks = [mask for mask, allowed in ((real.text, to_text), (real.vision, to_vision)) if allowed]
             key, value = (_side_by_side([source[part] for source in sources if source is not None]) for part in (1, 2))
             mask = masks[0] if len(masks) == 1 else real.joint
-            contexts.append(attend(own[0], key, value, mask, rate if self.training else 0.0))
+            seen = tuple(name for name, allowed in zip(BOTH, (to_text, to_vision), strict=True) if allowed)
+            noise_keys = layout.weight_keys(kept, (side,), seen, self.number)
+            contexts.append(attend(own[0], key, value, mask, rate if self.training else 0.0, noise_keys))
         return contexts[0], contexts[1]
 
 
@@ -318,6 +234,7 @@ class FeedForwardSublayer(nn.Module):
 
     def __init__(self, config: Config, number: int):
         super().__init__()
+        self.number = number
         self.has_text, self.has_vision = number in config.t_ff_sublayers, number in config.v_ff_sublayers
         self.shared = self.has_text and self.has_vision and number in config.shared_sublayers
         widths = (
@@ -327,14 +244,16 @@ class FeedForwardSublayer(nn.Module):
         self.intermediate = Intermediate(config, widths, self.shared)
         self.output = ResidualOutput(config, widths, self.shared)
 
-    def forward(self, states: Streams) -> Streams:
-        """New states; a modality without this sublayer passes through."""
+    def forward(self, states: Streams, layout: Layout) -> Streams:
+        """New states of the rows of ``layout``; a modality without this sublayer passes through."""
         if self.shared:
-            joined = states.joined
-            return states.rejoined(self.output.text(self.intermediate.text(joined), joined))
+            joined, keys = states.joined, layout.joined_keys(Site.OUTPUT, self.number)
+            return states.rejoined(self.output.text(self.intermediate.text(joined), joined, keys))
         text, vision = states.text, states.vision
         if self.has_text:
-            text = self.output.text(self.intermediate.text(text), text)
+            keys = layout.text_keys(Site.OUTPUT, self.number)
+            text = self.output.text(self.intermediate.text(text), text, keys)
         if self.has_vision:
-            vision = self.output.vision(self.intermediate.vision(vision), vision)
-        return Streams(text, vision)
+            keys = layout.vision_keys(Site.OUTPUT, self.number)
+            vision = self.output.vision(self.intermediate.vision(vision), vision, keys)
+        return Streams((text, vision))

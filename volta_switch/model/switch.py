@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from volta_switch.config import SwitchConfig
 from volta_switch.errors import UserError
-from volta_switch.model.sublayers import Layout, Streams
+from volta_switch.model.layout import Layout, Streams
+from volta_switch.model.noise import exponential
 
 # (which text state, which vision state) of each input candidate: 0 is layer l-1's output, 1 is layer l-2's.
 INPUT_CANDIDATES = ((0, 0), (1, 0), (0, 1), (1, 1))
@@ -65,7 +66,9 @@ def hard_weights(log_probabilities: Tensor) -> Tensor:
     return F.one_hot(log_probabilities.argmax(-1), log_probabilities.shape[-1]).float()
 
 
-def soft_weights(log_probabilities: Tensor, temperature: Tensor, active: int, noise: bool) -> Tensor:
+def soft_weights(
+    log_probabilities: Tensor, temperature: Tensor, active: int, noise: bool, keys: Tensor | None = None
+) -> Tensor:
     """Gumbel-softmax weights (eq. 7) of the ``active`` most probable options, renormalised (section 3.4.5).
 
     With one active option its renormalised weight is the constant 1, so the gradient passes straight through: forward
@@ -76,13 +79,14 @@ def soft_weights(log_probabilities: Tensor, temperature: Tensor, active: int, no
         temperature: tau, a scalar tensor.
         active: K.
         noise: adds Gumbel noise (training); False gives the noiseless soft routes.
+        keys: (B,) the noise follows from these; None: it is drawn from PyTorch's generator.
 
     Returns:
         (B, O), rows sum to 1.
     """
     logits = log_probabilities
     if noise:
-        logits = logits - torch.empty_like(logits).exponential_().clamp(min=1e-30).log()  # g = -log(-log u)
+        logits = logits - exponential(logits, keys).clamp(min=1e-30).log()  # g = -log(-log u)
     weights = (logits / temperature).softmax(-1)
     if active >= weights.shape[-1]:
         return weights

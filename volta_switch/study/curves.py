@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from volta_switch.config import find_config
 from volta_switch.files import replacing
 from volta_switch.study.plan import Study, places
 from volta_switch.tasks import load_task
+from volta_switch.train.run_folder import lines_of
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -57,8 +57,5 @@ def draw_curves(study: Study, folder: Path) -> Path:
 
 
 def _read_log(path: Path) -> list[dict[str, Any]]:
-    """The validations of a run, the last of each epoch; what an earlier run in the same folder logged is left out."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    starts = [number for number, line in enumerate(lines) if line["kind"] == "start" and not line["resumed"]]
-    lines = lines[starts[-1] :] if starts else lines
-    return list({line["epoch"]: line for line in lines if line["kind"] == "valid"}.values())
+    """The validations of a run, the last of each epoch."""
+    return list({line["epoch"]: line for line in lines_of(path) if line["kind"] == "valid"}.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -55,12 +55,19 @@ class Nlvr2Task(Task):
             for name, choice, label in zip(batch.ids, choices, labels, strict=True)
         ]
 
-    def evaluate(self, model: BertForVLTasks, batches: Iterable[Batch], device: torch.device) -> Evaluation:
+    def evaluate(
+        self,
+        model: BertForVLTasks,
+        batches: Iterable[Batch],
+        device: torch.device,
+        gathered: Callable[[Any], list[Any]] = lambda value: [value],
+    ) -> Evaluation:
         """Accuracy and consistency."""
-        evaluation = super().evaluate(model, batches, device)
-        sentences = [result["sentence"] for result in evaluation.results]
-        hits = np.array([result["prediction"] == result["label"] for result in evaluation.results])
-        evaluation.metrics["consistency"] = consistency(sentences, hits)
+        evaluation = super().evaluate(model, batches, device, gathered)
+        own = [(result["sentence"], result["prediction"] == result["label"]) for result in evaluation.results]
+        everywhere = [pair for part in gathered(own) for pair in part]  # a sentence's statements may lie anywhere
+        hits = np.array([hit for _, hit in everywhere])
+        evaluation.metrics["consistency"] = consistency([sentence for sentence, _ in everywhere], hits)
         return replace(evaluation, submission=submission(evaluation.results))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -42,6 +42,10 @@ class DataOptions:
     max_bad_records: int = 0  # records that cannot be used and are passed over before the run is stopped
     data_fraction: float = 1.0  # of the training samples, drawn by data_fraction_seed
     data_fraction_seed: int = 0
+    rank: int = 0  # of so many processes that share each batch,
+    ranks: int = 1
+    parts: int = 1  # in training one part after the other
+    worker_timeout: float = 0.0  # seconds without a batch; 0: never
 
 
 @dataclass(frozen=True)
@@ -132,34 +136,69 @@ class Task(ABC):
         if training and options.data_fraction < 1:
             places = subset(len(dataset), options.data_fraction, options.data_fraction_seed)
             dataset = ChosenSamples(dataset, places)
-        sampler = BatchSampler(dataset.text_lengths, batch_size, options.seed, shuffle=training)
-        return make_loader(dataset, sampler, collate, options.num_workers, max_bad_records=options.max_bad_records)
+        sampler = BatchSampler(
+            dataset.text_lengths,
+            batch_size,
+            options.seed,
+            shuffle=training,
+            rank=options.rank,
+            ranks=options.ranks,
+            parts=options.parts if training else 1,
+        )
+        return make_loader(
+            dataset,
+            sampler,
+            collate,
+            options.num_workers,
+            max_bad_records=options.max_bad_records,
+            timeout=options.worker_timeout,
+        )
 
     def scores(self, model: BertForVLTasks, batch: Batch) -> Tensor:
         """The head's scores for a batch."""
         return model(self.spec.key, **batch.inputs).scores
 
-    def evaluate(self, model: BertForVLTasks, batches: Iterable[Batch], device: torch.device) -> Evaluation:
+    def evaluate(
+        self,
+        model: BertForVLTasks,
+        batches: Iterable[Batch],
+        device: torch.device,
+        gathered: Callable[[Any], list[Any]] = lambda value: [value],
+    ) -> Evaluation:
         """Mean loss and measures over all samples, each counted once; results where the samples have ids.
 
         Splits without answers give results and a score of NaN.
+
+        Args:
+            model: in evaluation mode after this.
+            batches: of the whole split, or of this process's share of it.
+            device: the model's.
+            gathered: gives what every process found, where several share a split; results stay this one's.
         """
         losses, results, samples = 0.0, [], 0
         measured: dict[str, list[np.ndarray]] = {}
         model.eval()
         with torch.inference_mode():
-            for batch in filter(len, batches):  # a batch is empty where all its records were passed over
+            for batch in batches:
+                if not batch.inputs:  # all its records were passed over
+                    continue
                 batch = batch.to(device)
-                scores = self.scores(model, batch).float()
+                scores = self.scores(model, batch).float()  # of a stand-in, too: of a divided model all have a part
+                if not len(batch):
+                    continue
                 results += self.results(scores, batch)
                 samples += len(batch)
                 if batch.target is not None:
                     losses += float(self.loss(scores, batch)) * len(batch)
                     for name, values in self.measures(scores, batch).items():
                         measured.setdefault(name, []).append(values)
-        metrics = {self.metric: float("nan"), "loss": losses / max(samples, 1)}
-        for name, parts in measured.items():
-            metrics[name] = 100.0 * float(np.concatenate(parts).mean())
+        own = {name: np.concatenate(parts).tolist() for name, parts in measured.items()}
+        everywhere = gathered([losses, samples, own])
+        metrics = {self.metric: float("nan")}
+        metrics["loss"] = sum(part[0] for part in everywhere) / max(sum(part[1] for part in everywhere), 1)
+        for name in dict.fromkeys(name for _, _, found in everywhere for name in found):
+            values = np.concatenate([np.asarray(found.get(name, []), np.float64) for _, _, found in everywhere])
+            metrics[name] = 100.0 * float(values.mean())
         return Evaluation(metrics[self.metric], metrics, results, self.notes())
 
     def notes(self) -> dict[str, str]:

@@ -17,11 +17,13 @@ from volta_switch.data.tokenizer import Tokenizer, check_vocab_size
 from volta_switch.errors import UserError
 from volta_switch.tasks import DataOptions, TaskSpec, load_task
 from volta_switch.train.memory import keep_freed_memory
+from volta_switch.train.ranks import Ranks
+from volta_switch.train.stopping import Stopped
 
 # Flags that VOLTA's scripts take and that mean nothing here; accepted so that its command lines run unchanged.
 WITHOUT_EFFECT = {
-    "local_rank": "one process for now",
-    "distributed": "one process for now",
+    "local_rank": "torchrun says it by its variables",
+    "distributed": "torchrun says it by its variables",
     "cache": "samples are shuffled over the whole epoch",
     "adam_correct_bias": "AdamW is always bias-corrected",
     "use_chunk": "unused in VOLTA too",
@@ -32,6 +34,7 @@ WITHOUT_EFFECT = {
     "max_val_batches": "the whole split is validated",
     "save_every_num_epochs": "--save_best_only keeps one",
 }
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Flags of VOLTA's that would change what is computed, with the only value supported here.
 FIXED = {"optim": "AdamW", "lr_scheduler": "warmup_linear", "loss": "", "is_m3p": ""}
 
@@ -44,6 +47,9 @@ def run_command(main: Callable[[Sequence[str]], object], argv: Sequence[str] | N
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except Stopped as stopped:
+        print(str(stopped), file=sys.stderr)
+        raise SystemExit(128 + stopped.signal) from None
     except KeyboardInterrupt as interruption:
         resume = "interrupted; run the same command with --resume to continue from the last checkpoint"
         print(str(interruption) or resume, file=sys.stderr)
@@ -81,7 +87,7 @@ def parser(description: str, seed: int) -> argparse.ArgumentParser:
     machine.add_argument("--num_workers", type=int, default=0, help="loader processes; 0 reads in this process")
     machine.add_argument("--in_memory", nargs="?", const=True, default=False, type=_truth, help="keep images decoded")
     machine.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
-    machine.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="auto: bf16 on CUDA")
+    machine.add_argument("--precision", default="auto", choices=(*PRECISIONS, "auto"), help="auto: bf16 on CUDA")
     machine.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves PyTorch's default")
     for name, reason in WITHOUT_EFFECT.items():
         flags.add_argument(f"--{name}", nargs="?", help=f"accepted and ignored: {reason}", default=argparse.SUPPRESS)
@@ -101,22 +107,56 @@ def add_training_flags(flags: argparse.ArgumentParser, weight_decay: float, clip
     )
     training.add_argument("--data-fraction", "--data_fraction", type=_share, default=1.0, help=fraction)
     training.add_argument("--data-fraction-seed", "--data_fraction_seed", type=int, default=0, help="draws the share")
-    training.add_argument("--resume_file", default="", help="continue from this pytorch_ckpt_latest.tar")
-    training.add_argument("--resume", action="store_true", help="continue from the run folder's latest checkpoint")
-    training.add_argument("--gradient_accumulation_steps", dest="grad_acc_steps", type=int, default=1)
+    resume = "go on from the run folder's newest checkpoint, or start where there is none"
+    training.add_argument("--resume", action="store_true", help=resume)
+    training.add_argument("--resume_file", default="", help="go on from this checkpoint, a folder checkpoints/step-…")
     training.add_argument("--warmup_proportion", type=float, default=0.1)
     training.add_argument("--warmup_steps", type=float, default=None, help="overrides --warmup_proportion")
     training.add_argument("--adam_epsilon", type=float, default=1e-6)
     training.add_argument("--adam_betas", type=float, nargs=2, default=(0.9, 0.999))
     training.add_argument("--weight_decay", type=float, default=weight_decay)
     training.add_argument("--clip_grad_norm", type=float, default=clip_grad_norm, help="0: none")
-    training.add_argument("--save_steps", type=int, default=0, help="also save the state every so many steps")
     training.add_argument("--save_best_only", action="store_true", help="do not keep every epoch's weights")
+    _add_survival_flags(flags)
+    _add_division_flags(flags)
+
+
+def _add_survival_flags(flags: argparse.ArgumentParser) -> None:
+    survival = flags.add_argument_group("checkpoints and watchfulness")
+    every = (
+        "write a checkpoint every so many optimiser steps (500) or minutes (30m), beside those at epochs' ends; 0: none"
+    )
+    survival.add_argument("--save-every", "--save_every", type=_saving, default="30m", metavar="N|Nm", help=every)
+    kept = "how many of the newest checkpoints are kept"
+    survival.add_argument("--keep-checkpoints", "--keep_checkpoints", type=_positive, default=2, help=kept)
+    skipped = "optimiser steps left out because a loss or gradient was not finite, before the run is stopped"
+    survival.add_argument("--max-skipped-steps", "--max_skipped_steps", type=int, default=10, help=skipped)
+    late = "seconds without a batch from the loader's processes, after which the run is stopped; 0: wait for ever"
+    survival.add_argument("--worker-timeout", "--worker_timeout", type=float, default=600, help=late)
+    survival.add_argument(
+        *("--log-every", "--log_every"), type=_positive, default=20, metavar="N", help="optimiser steps of a line"
+    )
+    survival.add_argument("--log-ids", "--log_ids", action="store_true", help="write every step's samples down")
+
+
+def _add_division_flags(flags: argparse.ArgumentParser) -> None:
+    division = flags.add_argument_group("dividing a step (torchrun starts several processes)")
+    parts = "parts, one after the other, that each process's share of a batch is divided into"
+    division.add_argument("--gradient_accumulation_steps", dest="accumulate", type=_positive, default=1, help=parts)
+    division.add_argument("--fsdp", action="store_true", help="divide the model, too, among the processes (FSDP2)")
+    exact = (
+        "dropout and Gumbel noise by seed, epoch, sample and layer, so that the same is learnt however a step is "
+        "divided; takes more time"
+    )
+    division.add_argument("--deterministic", action="store_true", help=exact)
+    again = "compute each layer again in the backward pass rather than keep its activations"
+    division.add_argument("--gradient-checkpointing", "--gradient_checkpointing", action="store_true", help=again)
+    division.add_argument("--compile", action="store_true", help="compile the layers (torch.compile); slow to start")
 
 
 def shared_hyperparameters(args: argparse.Namespace) -> dict[str, Any]:
     """The fields of ``Hyperparameters`` that both training entry points take from flags of one name."""
-    names = ("warmup_proportion", "warmup_steps", "adam_epsilon", "weight_decay", "clip_grad_norm", "grad_acc_steps")
+    names = ("warmup_proportion", "warmup_steps", "adam_epsilon", "weight_decay", "clip_grad_norm")
     return {name: getattr(args, name) for name in (*names, "seed")} | {"adam_betas": tuple(args.adam_betas)}
 
 
@@ -140,9 +180,14 @@ def load_task_spec(args: argparse.Namespace) -> TaskSpec:
     return dataclasses.replace(spec, **{name: getattr(args, name) for name in names if getattr(args, name)})
 
 
-def data_options(args: argparse.Namespace, features: str, num_workers: int | None = None) -> DataOptions:
+def data_options(
+    args: argparse.Namespace, features: str, num_workers: int | None = None, ranks: Ranks | None = None
+) -> DataOptions:
     """How a task's data are read, by the flags; ``features`` and ``num_workers`` where given replace what they say."""
     return DataOptions(
+        rank=0 if ranks is None else ranks.number,
+        ranks=1 if ranks is None else ranks.count,
+        parts=getattr(args, "accumulate", 1),
         seed=args.seed,
         num_workers=args.num_workers if num_workers is None else num_workers,
         in_memory=args.in_memory,
@@ -150,6 +195,7 @@ def data_options(args: argparse.Namespace, features: str, num_workers: int | Non
         boxes=args.boxes,
         volta_compat=args.volta_compat,
         max_bad_records=args.max_bad_records,
+        worker_timeout=getattr(args, "worker_timeout", 0.0),
         data_fraction=getattr(args, "data_fraction", 1.0),
         data_fraction_seed=getattr(args, "data_fraction_seed", 0),
     )
@@ -175,25 +221,44 @@ def _truth(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"expected true or false, found {text}")
 
 
-def prepare_device(args: argparse.Namespace, several: bool = False) -> tuple[torch.device, torch.dtype]:
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, found {text}")
+    return int(text)
+
+
+def _saving(text: str) -> tuple[int, float]:
+    """Optimiser steps and minutes between checkpoints; 0: not by these."""
+    number, in_minutes = text.removesuffix("m"), text.endswith("m")
+    try:
+        value = float(number) if in_minutes else int(number)
+    except ValueError:
+        value = -1
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected steps (500) or minutes (30m), found {text}")
+    return (0, value) if in_minutes else (int(value), 0.0)
+
+
+def prepare_device(args: argparse.Namespace, ranks: Ranks | None = None) -> tuple[torch.device, torch.dtype]:
     """The device and the precision of the forward pass.
 
     Args:
         args: the flags.
-        several: processes may share the work; each takes the GPU of its number on this machine (``LOCAL_RANK``).
+        ranks: the processes that share the work; each takes the GPU of its number on its machine. None: this script
+            is for one process.
 
     Raises:
         UserError: a device that is not there, or several processes where one is meant.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not several:
-        raise UserError("several processes are for eval_retrieval.py alone; start one process, without torchrun")
+    if ranks is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("several processes are for training and eval_retrieval.py; start one process, without torchrun")
     if args.threads:
         torch.set_num_threads(args.threads)
     name = args.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and several:
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    if name == "cuda" and ranks is not None and ranks.count > 1:
+        name = f"cuda:{ranks.on_this_machine}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -202,9 +267,12 @@ def prepare_device(args: argparse.Namespace, several: bool = False) -> tuple[tor
         raise UserError(f"--device {args.device}: {reason}; choose cpu, or cuda on a machine with a GPU") from None
     if device.type == "cpu":
         keep_freed_memory()
-    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported() if args.precision == "auto" else None
-    precision = torch.bfloat16 if bf16 or args.precision == "bf16" else torch.float32
-    return device, precision
+    else:
+        torch.cuda.set_device(device)
+    if args.precision == "auto":
+        bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return device, torch.bfloat16 if bf16 else torch.float32
+    return device, PRECISIONS[args.precision]
 
 
 def load_model_config(args: argparse.Namespace, fusion_method: str | None = None) -> Config:

@@ -1,119 +1,217 @@
-"""Checkpoints: weights that VOLTA loads too, and the state that continues a run."""
+"""Checkpoints: the folders ``step-00000120`` from which a run goes on, whole or not there at all.
+
+| file | content |
+|---|---|
+| ``model.safetensors`` | weights under VOLTA's names; ``--from_pretrained`` takes it too |
+| ``training.safetensors`` | the optimiser's state by ``<kind>/<parameter name>``, random states |
+| ``manifest.json`` | format, progress, identity, plain values, sizes and checksums |
+
+A checkpoint is written under a name that starts with a dot, flushed to the disk and then renamed. Nothing in it is a
+pickle, so that reading one runs no code.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import os
+import re
+import shlex
+import stat
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor
 
-from volta_switch.config import Config
 from volta_switch.errors import UserError
-from volta_switch.files import replacing
-from volta_switch.model.bert import switch_encoder
-from volta_switch.weights import load_bert, load_plain, load_volta, read_weights, to_volta
+from volta_switch.files import UNFINISHED, flush_folder, remove, remove_unfinished
+from volta_switch.train.manifest import (
+    FORMAT,
+    MANIFEST,
+    Manifest,
+    Progress,
+    Unusable,
+    encoded,
+    measured,
+    read_manifest,
+    regular_size,
+    write_manifest,
+)
+from volta_switch.weights import read_weights, write_weights
 
-FORMAT = "volta_switch training state 1"
+__all__ = ["FORMAT", "CheckpointStore", "Progress", "Saved", "check_identity"]
+
+MODEL, TRAINING = "model.safetensors", "training.safetensors"
+_REPLACED = "-replaced"  # a whole checkpoint that makes way for another of the same step
+_STEP = re.compile(rf"step-(\d{{8,18}})({_REPLACED})?")
+_ABANDONED = "abandoned-"
 
 
-@dataclass
-class Progress:
-    """Where a run stands."""
+@dataclass(frozen=True)
+class Saved:
+    """What one checkpoint holds."""
 
-    epoch: int = 0  # the epoch under way
-    batch: int = 0  # batches of it that are done
-    step: int = 0  # optimiser steps
-    samples: int = 0  # training samples seen
-    best_score: float = float("-inf")
-    best_epoch: int = -1
+    path: Path
+    progress: Progress
+    identity: dict[str, Any]  # what must agree when the run goes on
+    plain: dict[str, Any]  # JSON values: schedule, loss scale, number of ranks
+    model: dict[str, Tensor]  # under VOLTA's names, shared weights repeated
+    training: dict[str, Tensor]  # the optimiser's state by "<kind>/<parameter name>", random states
 
 
-def initial_weights(model: nn.Module, config: Config, source: str) -> str:
-    """Sets a model's start: from nothing (``""``), another run's weights, or a Hugging Face BERT.
+class CheckpointStore:
+    """The checkpoints of one run, in ``<run>/checkpoints/``; the last ``keep`` stay.
 
-    Returns:
-        What was done, in words for the log.
+    At every moment, also while one is replaced or removed, each folder with a complete name is a whole checkpoint.
+    A new one is written before an old one goes, so that the disk needs room for ``keep`` + 1. One process writes.
     """
-    if not source:
-        return "random initial weights"
-    path = Path(source)
-    if path.suffix in (".bin", ".safetensors", ".pt") or path.is_file():
-        state = read_weights(path)
-        if any(".attention_self." in name for name in state):
-            return _from_run(model, state, path)
-    load_bert(model, config, source)
-    return f"text side from {source}"
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        if keep < 1:
+            raise UserError(f"at least 1 checkpoint must be kept, not {keep}")
+        self.folder, self.keep = folder, keep
+
+    def save(
+        self,
+        progress: Progress,
+        identity: Mapping[str, Any],
+        plain: Mapping[str, Any],
+        model: Mapping[str, Tensor],
+        training: Mapping[str, Tensor],
+    ) -> Path:
+        """Writes a checkpoint, whole or not at all, and then removes all but the last ``keep``.
+
+        ``identity`` and ``plain`` hold JSON values; tuples come back as lists.
+
+        Raises:
+            UserError: the system refused to write; says which checkpoint to go on from, and nothing has changed.
+            TypeError, ValueError: ``identity`` or ``plain`` holds what JSON cannot; nothing has changed.
+        """
+        target = self.folder / f"step-{progress.step:08d}"
+        unfinished = self.folder / f".{target.name}{UNFINISHED}"
+        encoded([identity, plain])  # what JSON cannot hold is found before anything is written
+        try:
+            remove(unfinished)  # a killed process's
+            unfinished.mkdir(parents=True)
+            write_weights(unfinished / MODEL, model)
+            write_weights(unfinished / TRAINING, training)
+            files = {name: measured(unfinished / name) for name in (MODEL, TRAINING)}
+            write_manifest(unfinished, Manifest(progress, dict(identity), dict(plain), files))
+            flush_folder(unfinished)
+            self._put(unfinished, target)
+        except OSError as error:
+            raise UserError(self._cannot_save(target, error)) from error
+        finally:
+            with suppress(OSError):
+                remove(unfinished)
+        self._prune(target)
+        return target
+
+    def newest(self) -> Path | None:
+        """The checkpoint of the latest step, not verified; None where there is none."""
+        found = _checkpoints_in(self.folder)
+        return found[-1] if found else None
+
+    def load(self, path: str | Path) -> Saved:
+        """Reads a checkpoint of this run or another's, after verifying all of it.
+
+        Raises:
+            UserError: it cannot be used; says why, and which is the newest good one before it.
+        """
+        path = Path(path)
+        try:
+            return _read(path)
+        except Unusable as error:
+            raise UserError(f"{path}: {error}; {self._offer(path)}") from None
+
+    def abandon_after(self, step: int) -> None:
+        """Renames the checkpoints of later steps to ``abandoned-step-…``, for a run that goes back or starts anew (-1).
+
+        They stay until someone removes them, and ``newest`` passes them over.
+
+        Raises:
+            UserError: one cannot be renamed.
+        """
+        later = [path for path in _checkpoints_in(self.folder) if not _is_before(path, step + 1)]
+        for path in later:
+            name, again = f"{_ABANDONED}{path.name}", 1
+            while os.path.lexists(self.folder / name):
+                again += 1
+                name = f"{_ABANDONED}{path.name}-{again}"
+            try:
+                path.rename(self.folder / name)
+                flush_folder(self.folder)
+            except OSError as error:
+                raise UserError(f"{path}: cannot be renamed to {name} ({error.strerror}); move it away") from None
+
+    def clear_unfinished(self) -> None:
+        """Ends what a killed process left half done: removes unfinished checkpoints, gives a replaced one its name.
+
+        Raises:
+            UserError: something cannot be removed or renamed.
+        """
+        try:
+            for path in _checkpoints_in(self.folder):
+                target = path.with_name(path.name.removesuffix(_REPLACED))
+                if not target.exists():
+                    path.rename(target)
+                elif target != path:
+                    _discard(path)
+            remove_unfinished(self.folder)
+        except OSError as error:
+            raise UserError(f"{error.filename or self.folder}: cannot be cleared away ({error.strerror})") from None
+
+    def _put(self, unfinished: Path, target: Path) -> None:
+        """Gives a written checkpoint its name; where one has it already, that one keeps a complete name until then."""
+        replaced = target.with_name(target.name + _REPLACED)
+        was_there = target.exists()
+        if was_there:
+            _discard(replaced)
+            target.rename(replaced)
+        try:
+            unfinished.rename(target)
+        except OSError:
+            if was_there:
+                replaced.rename(target)
+            raise
+        flush_folder(self.folder)
+        flush_folder(self.folder.parent)  # where the store's folder may be new
+        if was_there:
+            _drop(replaced)
+
+    def _prune(self, newest: Path) -> None:
+        """Removes all but the last ``keep``; ``newest`` stays whatever its number is."""
+        others = [path for path in _checkpoints_in(self.folder) if path != newest]
+        for path in others[: max(len(others) + 1 - self.keep, 0)]:
+            _drop(path)
+
+    def _cannot_save(self, target: Path, error: OSError) -> str:
+        good = _newest_good(self.folder)
+        kept = f"{good} is whole, and nothing after it is lost but time" if good else "there is no earlier one"
+        return (
+            f"{target}: the checkpoint cannot be written ({error.strerror or error}); {kept}; make room or change the "
+            f"permissions, then give the same command{' with --resume' if good else ''} again"
+        )
+
+    def _offer(self, path: Path) -> str:
+        """What to do instead of going on from a checkpoint that cannot be used."""
+        step = _step_of(path)
+        for folder in (path, path.parent, self.folder):
+            if good := _newest_good(folder, step):
+                return f"{good.name} is good: add --resume_file {shlex.quote(str(good))}"
+        return "no earlier checkpoint is good: leave out --resume and --resume_file to start anew"
 
 
-def _from_run(model: nn.Module, state: dict[str, torch.Tensor], path: Path) -> str:
-    heads = ("clfs_dict",) if hasattr(model, "clfs_dict") else ()
-    switched = switch_encoder(model)
-    fresh = (*heads, "switch") if switched is not None and not any("switch" in name for name in state) else heads
-    left = ("cls.",) if heads else ("clfs_dict",)
-    kept = load_volta(model, state, fresh=fresh, unused=left, source=str(path))
-    if switched is not None:  # another run's weights: the temperature starts anew, lower
-        switched.start_annealing(switched.switch.finetune_temperature)
-    started = sorted({name.split(".")[0] if "switch" not in name else "switchers" for name in kept})
-    return f"weights from {path}" + (f"; fresh: {', '.join(started)}" if started else "")
-
-
-def save_state(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LambdaLR,
-    progress: Progress,
-    identity: dict[str, Any],
-) -> None:
-    """Writes everything that a run needs to go on; ``identity`` must be the same when it does."""
-    state = {
-        "format": FORMAT,
-        "model_state_dict": to_volta(model),
-        "optimizer_state_dict": optimizer.state_dict(),
-        "scheduler_state_dict": {"last_epoch": scheduler.last_epoch},
-        "progress": asdict(progress),
-        "rng": {
-            "cpu": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        },
-        "identity": identity,
-    }
-    with replacing(path) as temporary:
-        torch.save(state, temporary)
-
-
-def load_state(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LambdaLR,
-    identity: dict[str, Any],
-) -> Progress:
-    """Continues where ``save_state`` left off.
-
-    Raises:
-        UserError: the file is missing, damaged, of another program, or of a run with other settings (named).
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no checkpoint to resume from; leave out --resume and --resume_file to start anew")
-    state = load_plain(path, "a checkpoint")
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise UserError(f"{path}: not a training state of this program; start from weights with --from_pretrained")
-    if difference := _difference("", state["identity"], identity):
+def check_identity(saved: Saved, identity: dict[str, Any]) -> None:
+    """Raises UserError, which names the first setting that differs, unless a checkpoint is of the same run."""
+    if difference := _difference("", encoded(saved.identity), encoded(identity)):
         name, before, now = difference
         raise UserError(
-            f"{path}: the run was started with {name} = {before}, now it is {now}; use the same settings, or leave out "
-            "--resume and --resume_file to start anew"
+            f"{saved.path}: the run was started with {name} = {before}, now it is {now}; use the same settings, or "
+            "leave out --resume and --resume_file to start anew"
         )
-    load_volta(model, state["model_state_dict"], source=str(path))
-    optimizer.load_state_dict(state["optimizer_state_dict"])  # the present rates are in it
-    scheduler.last_epoch = state["scheduler_state_dict"]["last_epoch"]
-    torch.set_rng_state(state["rng"]["cpu"])
-    if state["rng"]["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["rng"]["cuda"])
-    return Progress(**state["progress"])
 
 
 def _difference(name: str, before: Any, now: Any) -> tuple[str, Any, Any] | None:
@@ -123,3 +221,94 @@ def _difference(name: str, before: Any, now: Any) -> tuple[str, Any, Any] | None
         inside = (_difference(f"{name}.{key}".lstrip("."), before.get(key), now.get(key)) for key in keys)
         return next(filter(None, inside), None)
     return None if before == now else (name, before, now)
+
+
+def _checkpoints_in(folder: Path) -> list[Path]:
+    """A folder's checkpoints by step; of two of one step, the newer last."""
+    found = [path for path in folder.glob("step-*") if _STEP.fullmatch(path.name) and os.path.isdir(path)]
+    return sorted(found, key=lambda path: (_step_of(path), not path.name.endswith(_REPLACED)))
+
+
+def _step_of(path: Path) -> int | None:
+    """The step in a checkpoint's name, an abandoned one's too; None where there is none."""
+    found = _STEP.match(path.name.removeprefix(_ABANDONED))
+    return int(found[1]) if found else None
+
+
+def _is_before(path: Path, step: int | None) -> bool:
+    """Whether a checkpoint is of an earlier step; None stands for the end of time."""
+    own = _step_of(path)
+    return step is None or (own is not None and own < step)
+
+
+def _newest_good(folder: Path, before: int | None = None) -> Path | None:
+    """The last checkpoint in a folder, before a step, that can be used."""
+    for path in reversed(_checkpoints_in(folder)):
+        if _is_before(path, before):
+            with suppress(Unusable):
+                return _read(path).path
+    return None
+
+
+def _discard(path: Path) -> None:
+    """Removes a checkpoint; killed in the middle, no half of one keeps a complete name."""
+    if os.path.lexists(path):
+        leaving = path.with_name(f".{path.name}{UNFINISHED}")
+        remove(leaving)
+        path.rename(leaving)
+        remove(leaving)
+
+
+def _drop(path: Path) -> None:
+    """Removes a checkpoint that is no longer needed; a run goes on where that fails."""
+    try:
+        _discard(path)
+    except OSError as error:
+        print(f"{path}: cannot be removed ({error.strerror}); remove it by hand", file=sys.stderr)
+
+
+def _read(path: Path) -> Saved:
+    """Reads a checkpoint after verifying all of it; raises Unusable."""
+    try:
+        folder = stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        raise Unusable("no checkpoint to resume from") from None
+    except OSError as error:
+        raise Unusable(f"could not be read as a checkpoint ({error.strerror})") from None
+    if path.name in (MODEL, TRAINING, MANIFEST):
+        raise Unusable("is a file of a checkpoint; give its folder")
+    if not folder:
+        raise Unusable(
+            "could not be read as a checkpoint (expected a folder such as checkpoints/step-00000120; of VOLTA's and "
+            "earlier versions' training states only weights can be used: pytorch_model_*.bin, with --from_pretrained)"
+        )
+    manifest = read_manifest(path)
+    step = _step_of(path)
+    if step is not None and step != manifest.progress.step:
+        raise Unusable(f"{MANIFEST} is that of step {manifest.progress.step}")
+    if manifest.files.keys() != {MODEL, TRAINING}:
+        raise Unusable(f"{MANIFEST} describes other files than {MODEL} and {TRAINING}")
+    for name, expected in manifest.files.items():
+        _verify(path / name, expected)
+    tensors = [_tensors(path / name) for name in (MODEL, TRAINING)]
+    return Saved(path, manifest.progress, manifest.identity, manifest.plain, *tensors)
+
+
+def _verify(path: Path, expected: Any) -> None:
+    """Raises Unusable unless a file is the one that the manifest describes."""
+    if not isinstance(expected, dict) or expected.keys() != {"bytes", "sha256"}:
+        raise Unusable(f"{MANIFEST} does not say how large {path.name} is and what its sha256 is")
+    if (size := regular_size(path)) != expected["bytes"]:
+        raise Unusable(f"{path.name} is damaged (it has {size} bytes, {str(expected['bytes'])[:20]} were written)")
+    try:
+        if measured(path) != expected:
+            raise Unusable(f"{path.name} is damaged (its sha256 is not the manifest's)")
+    except OSError as error:
+        raise Unusable(f"{path.name} cannot be read ({error.strerror})") from None
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return read_weights(path)
+    except UserError as error:
+        raise Unusable(str(error).removeprefix(f"{path.parent}{os.sep}")) from None

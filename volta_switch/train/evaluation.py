@@ -125,12 +125,12 @@ class Run:
         print(f"written to {self.folder}", file=sys.stderr)
 
 
-def prepare(args: argparse.Namespace, pairs: bool = False) -> Run:
+def prepare(args: argparse.Namespace, ranks_of_pairs: Ranks | None = None) -> Run:
     """Builds the task and the model that the flags describe; nothing is written.
 
     Args:
         args: the flags.
-        pairs: for retrieval over all pairs, which several processes may share.
+        ranks_of_pairs: for retrieval over all pairs, the processes that share them.
 
     Raises:
         UserError: the flags name something that is not there, or is not meant for this script.
@@ -140,10 +140,10 @@ def prepare(args: argparse.Namespace, pairs: bool = False) -> Run:
     if args.val_annotations_jsonpath:
         spec = dataclasses.replace(spec, val_split=split)
     config = load_model_config(args, spec.fusion_method)
-    device, precision = prepare_device(args, several=pairs)
+    device, precision = prepare_device(args, ranks_of_pairs)
     options = data_options(args, args.val_features_lmdbpath, args.num_val_workers)
     task = build_task(spec, config, load_tokenizer(config, spec.max_seq_length), options)
-    if pairs and not isinstance(task, RetrievalTask):
+    if ranks_of_pairs is not None and not isinstance(task, RetrievalTask):
         raise UserError(f"{spec.key} ({spec.name}) is no retrieval task; evaluate it with eval_task.py")
     if args.batch_size < 1:
         raise UserError(f"--batch_size: expected 1 or more, found {args.batch_size}")
@@ -173,7 +173,7 @@ def evaluate_pairs(args: argparse.Namespace, rank: Ranks) -> Evaluation | None:
     """
     if args.shard and rank.count > 1:
         raise UserError("--shard: torchrun divides the pairs among its processes; give one or the other")
-    run = prepare(args, pairs=True)
+    run = prepare(args, rank)
     task, folder = run.task, run.folder / f"{run.split}_scores"
     assert isinstance(task, RetrievalTask)
     if args.shard and args.restart:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import cast
 
 import torch
 
-from volta_switch.model.bert import BertForVLTasks, start_from_prior, switch_encoder
+from volta_switch.data.batches.collate import Batch
+from volta_switch.model.bert import BertForVLTasks, switch_encoder
+from volta_switch.model.initialisation import start_from_prior
 from volta_switch.tasks import Task, TaskSpec, build_task
 from volta_switch.train.arguments import (
     add_task_flags,
@@ -24,25 +28,51 @@ from volta_switch.train.arguments import (
     run_name,
     shared_hyperparameters,
 )
-from volta_switch.train.checkpoints import initial_weights
+from volta_switch.train.initial_weights import initial_weights
+from volta_switch.train.learner import Counts, Learner, Losses
 from volta_switch.train.loop import Validation
 from volta_switch.train.optimisation import Hyperparameters
+from volta_switch.train.ranks import Ranks, ranks
 from volta_switch.train.start import Run, start_run
 
 
 def main(argv: Sequence[str]) -> Path:
     """Fine-tunes one model on one task; returns its run folder."""
     args = flags().parse_args(argv)
+    with ranks() as rank:
+        return _finetune(args, argv, rank)
+
+
+class FineTuning(Learner):
+    """The loss of one task: a mean over samples."""
+
+    losses = ("loss",)
+
+    def __init__(self, model: BertForVLTasks, task: Task):
+        super().__init__(model)
+        self.task = task
+
+    def forward(self, batch: Batch) -> Losses:
+        """As ``Learner.forward``."""
+        scores = self.task.scores(cast(BertForVLTasks, self.model), batch)
+        return {"loss": self.task.loss(scores.float(), batch)}
+
+    def counts(self, batch: Batch) -> Counts:
+        """As ``Learner.counts``."""
+        return {"loss": len(batch)}
+
+
+def _finetune(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Path:
     spec = load_task_spec(args)
     config = load_model_config(args, spec.fusion_method)
-    device, precision = prepare_device(args)
+    device, precision = prepare_device(args, rank)
     hyper = _hyperparameters(args, spec)
     tokenizer = load_tokenizer(config, spec.max_seq_length)
-    task = build_task(spec, config, tokenizer, data_options(args, args.train_features_lmdbpath))
-    val_options = data_options(args, args.val_features_lmdbpath, args.num_val_workers)
+    task = build_task(spec, config, tokenizer, data_options(args, args.train_features_lmdbpath, ranks=rank))
+    val_options = data_options(args, args.val_features_lmdbpath, args.num_val_workers, rank)
     val_task = build_task(spec, config, tokenizer, val_options)
     train_split, val_split = args.train_split or spec.train_split, args.val_split or spec.val_split
-    loader = task.loader(train_split, hyper.batch_size // hyper.grad_acc_steps, training=True)
+    loader = task.loader(train_split, hyper.batch_size, training=True)
     val_loader = val_task.loader(
         val_split, args.eval_batch_size or spec.eval_batch_size or spec.batch_size, training=False
     )
@@ -56,14 +86,13 @@ def main(argv: Sequence[str]) -> Path:
     switched = switch_encoder(model)
     if switched is not None:
         switched.start_annealing(switched.switch.finetune_temperature)
-    model.to(device)
 
     run = Run(
         entry_point="train_task",
         name=run_name(args, f"{spec.name}_"),
         config=config,
         hyper=hyper,
-        model=model,
+        learner=FineTuning(model, task),
         start=start,
         settings={
             "task": spec.key,
@@ -73,14 +102,15 @@ def main(argv: Sequence[str]) -> Path:
             **data_settings(args),
         },
         data={"tasks_config_file": args.tasks_config_file, "dataroot": spec.dataroot},
-        losses=lambda batch: {"loss": task.loss(task.scores(model, batch).float(), batch)},
         loader=loader,
-        validate=lambda: _validate(val_task, model, val_loader, device),
+        val_loader=val_loader,
+        validate=lambda batches: _validate(val_task, model, batches, device, rank),
     )
-    trainer = start_run(args, argv, run, device, precision)
-    progress = trainer.fit()
-    print(f"best validation score: {progress.best_score:.3f} (epoch {progress.best_epoch + 1})", file=sys.stderr)
-    trainer.run.close()
+    trainer = start_run(args, argv, run, device, precision, rank)
+    with closing(trainer.run):
+        progress = trainer.fit()
+    if rank.first:
+        print(f"best validation score: {progress.best_score:.3f} (epoch {progress.best_epoch + 1})", file=sys.stderr)
     return trainer.run.path
 
 
@@ -113,6 +143,8 @@ def _hyperparameters(args: argparse.Namespace, spec: TaskSpec) -> Hyperparameter
     )
 
 
-def _validate(task: Task, model: BertForVLTasks, batches: object, device: torch.device) -> Validation:
-    evaluation = task.evaluate(model, batches, device)  # type: ignore[arg-type]
+def _validate(
+    task: Task, model: BertForVLTasks, batches: Iterable[Batch], device: torch.device, rank: Ranks
+) -> Validation:
+    evaluation = task.evaluate(model, batches, device, rank.gathered)
     return Validation(evaluation.score, evaluation.metrics)

@@ -1,31 +1,41 @@
-"""The training loop, shared by pre-training and fine-tuning."""
+"""The training loop, shared by pre-training and fine-tuning.
+
+One optimiser step learns from one global batch. Its samples are divided among the processes and, within each, among
+accumulation steps; the losses of the parts are weighted so that their sum is the loss of the whole.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import signal
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import Tensor
 from tqdm import tqdm
 
-from volta_switch.data.batches.batching import start_epoch
+from volta_switch.data.batches.batching import Loader, lost_workers_explained, start_epoch
 from volta_switch.data.batches.collate import Batch
 from volta_switch.errors import UserError
 from volta_switch.model.bert import switch_encoder
-from volta_switch.train.checkpoints import Progress, load_state, save_state
+from volta_switch.model.noise import sample_keys
+from volta_switch.train.checkpoints import CheckpointStore, Progress, Saved
+from volta_switch.train.failures import out_of_memory_explained
+from volta_switch.train.learner import Counts
+from volta_switch.train.meter import Meter
 from volta_switch.train.optimisation import Hyperparameters, build_optimizer, build_schedule, clipped_step
-from volta_switch.train.run_folder import BEST, LATEST, RunFolder
-from volta_switch.weights import to_volta, write_weights
+from volta_switch.train.random_state import random_states, restore_random_states
+from volta_switch.train.replicas import Replicas
+from volta_switch.train.run_folder import BEST, RunFolder
+from volta_switch.train.stopping import Stopped, StopRequest
+from volta_switch.weights import write_weights
 
 LOG_EVERY = 20  # optimiser steps, as VOLTA
-
-Losses = dict[str, Tensor]  # named scalars; the one under "loss" is descended
 
 
 @dataclass(frozen=True)
@@ -36,99 +46,211 @@ class Validation:
     metrics: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Saving:
+    """When checkpoints are written, beside those of every epoch's end and of a stop, and what is kept."""
+
+    steps: int = 0  # every so many optimiser steps; 0: by the clock alone
+    minutes: float = 0.0  # since the last one; 0: not by the clock
+    epochs_weights: bool = True  # keeps each epoch's weights
+
+
 @dataclass
 class Trainer:
-    """One run: descend ``losses`` over ``loader``, validate after every epoch, keep the best and the latest.
+    """One run: descend a learner's losses, validate after every epoch, keep the best, and be able to go on.
 
-    ``losses`` maps a batch to named scalars, each a mean over the batch. ``validate`` is called in evaluation mode,
-    for Switch-BERT with hard and with soft routes. ``identity`` must agree when a run is resumed.
+    ``validate`` is called in evaluation mode with the batches of validation, for Switch-BERT with hard and with soft
+    routes. ``identity`` must agree when a run is resumed. All processes call the same methods in the same order.
     """
 
-    model: nn.Module
-    losses: Callable[[Batch], Losses]
-    loader: DataLoader
-    validate: Callable[[], Validation]
+    replicas: Replicas
+    loader: Loader
+    validation: Iterable[Batch]
+    validate: Callable[[Iterable[Batch]], Validation]
     hyper: Hyperparameters
     run: RunFolder
+    store: CheckpointStore
     device: torch.device
     precision: torch.dtype
     identity: dict[str, Any]
-    save_steps: int = 0  # also saves the latest state every so many optimiser steps
-    keep_epochs: bool = True  # keeps each epoch's weights
+    accumulate: int = 1  # parts of a process's share of a step
+    deterministic: bool = False  # dropout and Gumbel noise by sample
+    max_skipped: int = 10  # steps left out for numbers that are not finite, before the run is stopped
+    saving: Saving = field(default_factory=Saving)
+    log_every: int = LOG_EVERY  # optimiser steps
 
     def __post_init__(self) -> None:
-        self.switch = switch_encoder(self.model)
-        self.optimizer = build_optimizer(self.model, self.hyper)
+        self.learner, self.ranks = self.replicas.learner, self.replicas.ranks
+        self.switch = switch_encoder(self.learner.model)
+        self.optimizer = build_optimizer(self.learner.model, self.hyper)
         sampler: Any = self.loader.batch_sampler
-        self.steps_per_epoch = sampler.batches_per_epoch // self.hyper.grad_acc_steps
-        if self.steps_per_epoch == 0:
-            raise UserError(
-                f"the training split gives {sampler.batches_per_epoch} batches, fewer than one optimiser step needs "
-                f"({self.hyper.grad_acc_steps}); lower --gradient_accumulation_steps or the batch size"
-            )
+        self.steps_per_epoch: int = sampler.batches_per_epoch
         self.scheduler = build_schedule(self.optimizer, self.hyper, self.steps_per_epoch)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         self.progress = Progress()
+        self.meter = Meter(self.device, self.ranks)
+        self.stop = StopRequest()
+        self.suspects: list[tuple[int, list[str], Tensor]] = []  # step, ids here, whether it was left out
+        self.saved_at = time.monotonic()
 
-    def resume(self, path: Path) -> None:
-        """Continues from a saved state."""
-        self.progress = load_state(path, self.model, self.optimizer, self.scheduler, self.identity)
+    def resume(self, saved: Saved) -> None:
+        """Goes on where a checkpoint was written; the model has its weights already."""
+        self.progress = saved.progress
+        optimizer = {name: value for name, value in saved.training.items() if not name.startswith("rng/")}
+        self.replicas.restore_optimizer(self.optimizer, optimizer)
+        self.scheduler.last_epoch = self.progress.step
+        factors = (schedule(self.progress.step) for schedule in self.scheduler.lr_lambdas)
+        for group, base, factor in zip(self.optimizer.param_groups, self.scheduler.base_lrs, factors, strict=True):
+            group["lr"] = base * factor
+        self.meter.restore(saved.plain["meter"])
+        if self.scaler.is_enabled() and saved.plain["loss_scale"]:
+            self.scaler.load_state_dict(saved.plain["loss_scale"])
+        restore_random_states(saved.training, self.hyper.seed, self.progress.step, self.ranks)
 
     def fit(self) -> Progress:
-        """Trains to the last epoch; returns where the run stands."""
-        while self.progress.epoch < self.hyper.epochs:
-            self._epoch()
-            self._finish_epoch()
+        """Trains to the last epoch; returns where the run stands.
+
+        Raises:
+            Stopped: somebody asked for it, and a checkpoint was written.
+            UserError: of the data, the memory, the disk, another process, or numbers that are not finite.
+        """
+        with self.stop.listening(), self.ranks.together(), lost_workers_explained():
+            while self.progress.epoch < self.hyper.epochs:
+                self._epoch()
+                self._finish_epoch()
         return self.progress
 
     def _epoch(self) -> None:
         """The rest of the epoch under way."""
-        progress, accumulate = self.progress, self.hyper.grad_acc_steps
+        progress = self.progress
         start_epoch(self.loader, progress.epoch, progress.batch)
-        self.model.train()
-        meter = Meter(self.device)
+        self.learner.train()
         label = f"epoch {progress.epoch + 1}/{self.hyper.epochs}"
-        batches = self.steps_per_epoch * accumulate  # an incomplete last group is left out
-        with tqdm(total=batches, initial=progress.batch, desc=label, unit="batch", disable=None) as bar:
-            for batch in self.loader:
-                if progress.batch >= batches:
-                    break
-                if len(batch):  # else all its records were passed over
-                    meter.add(self._backward(batch.to(self.device, non_blocking=True)), len(batch))
-                progress.batch += 1
-                progress.samples += len(batch)
-                if progress.batch % accumulate == 0:
-                    self._step()
-                    if progress.step % LOG_EVERY == 0:
-                        self._log(meter, bar)
-                    if self.save_steps and progress.step % self.save_steps == 0:
-                        self._save_latest()
+        shown = None if self.ranks.first else True
+        batches = iter(self.loader)
+        self.meter.start_clock()
+        with (
+            tqdm(total=self.steps_per_epoch, initial=progress.batch, desc=label, unit="step", disable=shown) as bar,
+            contextlib.closing(batches),
+        ):  # type: ignore[type-var]
+            while progress.batch < self.steps_per_epoch:
+                with self.meter.waiting():
+                    parts = self._parts(batches)
+                with out_of_memory_explained(lambda: self._memory_advice(max(map(len, parts)))):  # noqa: B023
+                    self._step(parts)
+                if progress.step % self.log_every == 0:
+                    self._log(bar)
+                if self.saving.steps and progress.step % self.saving.steps == 0:
+                    self._save()
                 bar.update()
-            if meter.samples:
-                self._log(meter, bar)
+            if self.meter.steps:
+                self._log(bar)
 
-    def _backward(self, batch: Batch) -> Losses:
+    def _parts(self, batches: Iterator[Batch]) -> list[Batch]:
+        """This process's parts of the next step; none where it was asked to stop while it waited for them."""
+        try:
+            return list(itertools.islice(batches, self.accumulate))
+        except (UserError, RuntimeError):
+            if self.stop.signal:  # which may have reached the loader's processes, too
+                return []
+            raise
+
+    def _step(self, parts: list[Batch]) -> None:
+        """One optimiser step over all parts of all processes."""
+        progress, own = self.progress, [self.learner.counts(batch) for batch in parts]
+        samples, total = self._agreed(parts, own)
+        for number, (batch, counts) in enumerate(zip(parts, own, strict=True)):
+            if batch.inputs:  # else all its records were passed over
+                with self.replicas.accumulating(last=number == len(parts) - 1):
+                    self._backward(batch, counts, total)
+        scaled = self.scaler.is_enabled() and self.scaler.get_scale() > 1
+        left_out = self._update()
+        progress.step += 1
+        progress.batch += 1
+        progress.samples += samples
+        self.meter.step_done(samples)
+        self.run.log_ids(progress.epoch, progress.step, [batch.ids for batch in parts])
+        if not scaled:  # an overflow of scaled gradients is no fault of the batch
+            self.suspects.append((progress.step, [name for batch in parts for name in batch.ids], left_out))
+        if self.device.type == "cpu":
+            self._look_at_suspects()
+
+    def _agreed(self, parts: list[Batch], own: list[Counts]) -> tuple[int, Counts]:
+        """The samples and the counts of the whole step, over all processes; here they stop and save together."""
+        names = self.learner.losses
+        due = self.saving.minutes and time.monotonic() - self.saved_at > 60 * self.saving.minutes
+        asked = [float(self.stop.signal), float(bool(due) and self.ranks.first)]
+        sums = self.ranks.sums([*asked, sum(map(len, parts)), *(sum(each[name] for each in own) for name in names)])
+        self._stop_if(sums[0])
+        if sums[1]:
+            self._save()
+        return int(sums[2]), {name: int(count) for name, count in zip(names, sums[3:], strict=True)}
+
+    def _backward(self, batch: Batch, counts: Counts, total: Counts) -> None:
+        """Adds the gradients of one part, and its share of the step's losses."""
         if self.switch is not None:
             self.switch.switch_samples.fill_(self.progress.samples)
-        mixed = torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
-        with mixed:
-            losses = self.losses(batch)
-        (losses["loss"] / self.hyper.grad_acc_steps).backward()
-        return {name: loss.detach() for name, loss in losses.items()}
+        batch = batch.to(self.device, non_blocking=True)
+        if self.deterministic:
+            rows = len(batch.inputs["input_ids"])
+            ids = batch.ids or [""]  # a stand-in's noise changes nothing
+            batch.inputs["noise_keys"] = sample_keys(self.hyper.seed, self.progress.epoch, ids, rows).to(self.device)
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            losses = self.replicas(batch)
+        shares = {name: loss * (counts[name] / max(total[name], 1)) for name, loss in losses.items()}
+        loss = torch.stack(list(shares.values())).sum()
+        self.scaler.scale(loss * self.ranks.count).backward()  # the processes' gradients are averaged
+        self.meter.add({name: share.detach() for name, share in shares.items()})
 
-    def _step(self) -> None:
-        clipped_step(self.optimizer, self.hyper.clip_grad_norm)
-        self.scheduler.step()
+    def _update(self) -> Tensor:
+        """The optimiser's step with the gradients of all parts; returns whether it was left out (``clipped_step``)."""
+        scaled = self.scaler.is_enabled() and any(parameter.grad is not None for parameter in self.learner.parameters())
+        if scaled:
+            self.scaler.unscale_(self.optimizer)
+        left_out = clipped_step(self.optimizer, self.hyper.clip_grad_norm)
+        if scaled:
+            self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.progress.step += 1
+        self.scheduler.step()
+        return left_out
 
-    def _log(self, meter: Meter, bar: tqdm) -> None:
-        values = meter.read()
+    def _look_at_suspects(self) -> None:
+        """Names the steps that were left out since this was asked last, which waits for the device.
+
+        Raises:
+            UserError: there have been too many.
+        """
+        found = [(step, ids) for step, ids, left_out in self.suspects if float(left_out)]
+        self.suspects.clear()
+        for step, ids in found:  # the same ones on all processes, whose gradients are the same
+            everywhere = [name for each in self.ranks.gathered(ids) for name in each]
+            self.progress.skipped += 1
+            self.run.log("skipped", step, {"epoch": self.progress.epoch, "ids": everywhere})
+            if self.ranks.first:
+                tqdm.write(
+                    f"step {step} left out: its loss or gradient is not finite ({_some(everywhere)})", sys.stderr
+                )
+            if self.progress.skipped > self.max_skipped:
+                raise UserError(
+                    f"{self.run.path}: {self.progress.skipped} steps had losses or gradients that are not finite, the "
+                    f"last one step {step} (samples {_some(everywhere)}); lower the learning rate or look at these "
+                    "samples, or raise --max_skipped_steps"
+                )
+
+    def _log(self, bar: tqdm) -> None:
+        self._look_at_suspects()
+        values = self.meter.read()
         values |= {"epoch": self.progress.epoch, "samples": self.progress.samples}
-        values["lr"] = self.scheduler.get_last_lr()[0]
+        values["lr"] = self.optimizer.param_groups[0]["lr"]
         rate = f"{values['samples_per_second']:.0f}"
-        bar.set_postfix({"loss": f"{values['loss']:.3f}", "lr": f"{values['lr']:.1e}", "samples/s": rate})
+        wait = f"{values['data_wait']:.0%}"
+        bar.set_postfix(
+            {"loss": f"{values['loss']:.3f}", "lr": f"{values['lr']:.1e}", "samples/s": rate, "data wait": wait}
+        )
         if self.switch is not None:
             values["temperature"] = float(self.switch.temperature)
+        if self.scaler.is_enabled():
+            values["loss_scale"] = self.scaler.get_scale()
         self.run.log("train", self.progress.step, values)
 
     def _finish_epoch(self) -> None:
@@ -138,60 +260,73 @@ class Trainer:
         values = {"epoch": progress.epoch, "samples": progress.samples, "score": validation.score}
         values |= validation.metrics
         self.run.log("valid", progress.step, values)
-        tqdm.write(f"validation after epoch {progress.epoch + 1}: {_shown(validation.metrics)}")
+        if self.ranks.first:
+            tqdm.write(f"validation after epoch {progress.epoch + 1}: {_shown(validation.metrics)}")
         improved = validation.score > progress.best_score
         if improved:
             progress.best_score, progress.best_epoch = validation.score, progress.epoch
-            write_weights(self.run.path / BEST, to_volta(self.model))
-            self.run.record("best_validation", values)
-        if self.keep_epochs:
-            write_weights(self.run.path / f"pytorch_model_{progress.epoch}.bin", to_volta(self.model))
+        if improved or self.saving.epochs_weights:
+            weights = self.replicas.weights()
+            if improved and self.ranks.first:
+                write_weights(self.run.path / BEST, weights)
+                self.run.record("best_validation", values)
+            if self.saving.epochs_weights and self.ranks.first:
+                write_weights(self.run.path / f"pytorch_model_{progress.epoch}.bin", weights)
         self.run.record("last_validation", values)
         progress.epoch += 1
         progress.batch = 0
-        self._save_latest()
+        self._save()
 
     def _validation(self) -> Validation:
         """One validation; for Switch-BERT the score is that of hard routes, soft routes are logged beside it."""
-        self.model.eval()
+        self.learner.eval()
         if self.switch is None:
-            return self.validate()
+            return self.validate(self._until_stopped())
         with routed(self.switch, "soft"):
-            soft = self.validate()
+            soft = self.validate(self._until_stopped())
         with routed(self.switch, "hard"):
-            hard = self.validate()
+            hard = self.validate(self._until_stopped())
         extra = {f"{name}_soft_routes": value for name, value in soft.metrics.items()}
         return Validation(hard.score, {**hard.metrics, **extra})
 
-    def _save_latest(self) -> None:
-        save_state(self.run.path / LATEST, self.model, self.optimizer, self.scheduler, self.progress, self.identity)
+    def _until_stopped(self) -> Iterator[Batch]:
+        """The batches of validation; a stop leaves the epoch to be validated when the run goes on."""
+        for batch in self.validation:
+            self._stop_if(self.ranks.sums([float(self.stop.signal)])[0])
+            yield batch
 
+    def _stop_if(self, asked: float) -> None:
+        """``asked``: the signals that all processes got, added up."""
+        if asked:
+            path = self._save()
+            raise Stopped(
+                f"stopped after step {self.progress.step}; {path} is written: the same command with --resume goes on",
+                self.stop.signal or signal.SIGTERM,  # another process was asked
+            )
 
-class Meter:
-    """Running means that are read from the device only when logged."""
+    def _save(self) -> Any:
+        """Writes a checkpoint; returns its path on the first process."""
+        self._look_at_suspects()
+        plain = {
+            "processes": self.ranks.count,
+            "loss_scale": self.scaler.state_dict(),
+            "meter": self.meter.state(),
+            "log_lines": self.run.log_lines,
+        }
+        training = self.replicas.optimizer_state(self.optimizer) | random_states(self.ranks)
+        weights = self.replicas.weights()
+        self.saved_at = time.monotonic()
+        if not self.ranks.first:
+            return self.store.folder
+        return self.store.save(self.progress, self.identity, plain, weights, training)
 
-    def __init__(self, device: torch.device):
-        self.device = device
-        self._reset()
-
-    def _reset(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.batches = self.samples = 0
-        self.since = time.perf_counter()
-
-    def add(self, losses: Losses, samples: int) -> None:
-        """Counts one batch."""
-        for name, loss in losses.items():
-            self.sums[name] = self.sums.get(name, torch.zeros((), device=self.device)) + loss.float()
-        self.batches += 1
-        self.samples += samples
-
-    def read(self) -> dict[str, Any]:
-        """Means since the last reading, and samples per second."""
-        values: dict[str, Any] = {name: float(total) / self.batches for name, total in self.sums.items()}
-        values["samples_per_second"] = self.samples / max(time.perf_counter() - self.since, 1e-9)
-        self._reset()
-        return values
+    def _memory_advice(self, samples: int) -> str:
+        parts = 2 * self.accumulate
+        return (
+            f"{samples} samples at once are too many for {self.device}; --gradient_accumulation_steps {parts} halves "
+            f"them and keeps the global batch of {self.hyper.batch_size} (with --resume the run goes on from its last "
+            "checkpoint), --gradient_checkpointing takes less memory and more time"
+        )
 
 
 @contextlib.contextmanager
@@ -206,3 +341,8 @@ def routed(switch: Any, routing: str) -> Any:
 
 def _shown(metrics: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+
+
+def _some(ids: list[str], shown: int = 8) -> str:
+    more = f" and {len(ids) - shown} more" if len(ids) > shown else ""
+    return ", ".join(ids[:shown]) + more

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate
 
 from volta_switch.errors import UserError
 
@@ -17,11 +18,12 @@ from volta_switch.errors import UserError
 class Hyperparameters:
     """Everything that may change what a run learns, the model's configuration and the data aside.
 
-    Two runs are compared only where these agree.
+    Two runs are compared only where these agree. How a step is divided among processes and accumulation steps is not
+    among them: it changes nothing but rounding and which random numbers are drawn (``--deterministic``: not these).
     """
 
     epochs: int
-    batch_size: int  # samples per optimiser step, all accumulation steps together
+    batch_size: int  # samples per optimiser step, of all processes and accumulation steps
     learning_rate: float  # the peak
     warmup_proportion: float = 0.1  # of all optimiser steps
     warmup_steps: float | None = None  # overrides the proportion
@@ -30,12 +32,11 @@ class Hyperparameters:
     adam_epsilon: float = 1e-6
     weight_decay: float = 0.01  # none on biases and LayerNorm
     clip_grad_norm: float = 0.0  # 0: none
-    grad_acc_steps: int = 1
     seed: int = 0
     head_prior: float = 0.5  # fine-tuning: the probability that a task head's outputs start from (0.5: zero bias)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "grad_acc_steps", "schedule_epochs"):
+        for name in ("epochs", "batch_size", "schedule_epochs"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name}: expected 1 or more, found {value}")
@@ -50,10 +51,6 @@ class Hyperparameters:
             raise UserError(f"head_prior: expected a probability between 0 and 1, found {self.head_prior}")
         if not all(0 <= beta < 1 for beta in self.adam_betas):
             raise UserError(f"adam_betas: expected two numbers from 0 to below 1, found {self.adam_betas}")
-        if self.batch_size % self.grad_acc_steps:
-            raise UserError(
-                f"batch_size {self.batch_size} is not a multiple of gradient_accumulation_steps {self.grad_acc_steps}"
-            )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
@@ -79,19 +76,33 @@ def build_optimizer(model: nn.Module, hyper: Hyperparameters) -> torch.optim.Ada
     )
 
 
-def clipped_step(optimizer: torch.optim.AdamW, limit: float) -> None:
+def clipped_step(optimizer: torch.optim.AdamW, limit: float) -> Tensor:
     """An optimiser step with the gradients scaled down to a total norm of ``limit``; 0: as they are.
 
     As ``clip_grad_norm_`` before the step, but the fused kernel scales each gradient as it reads it: no pass over all
-    gradients, and nothing is read back from the device.
+    gradients, and nothing is read back from the device. Gradients that are not finite change nothing, neither the
+    weights nor what the optimiser keeps.
+
+    Returns:
+        1 where the step was left out for that, else 0; a float32 scalar on the gradients' device.
     """
-    if limit > 0:
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norms = torch._foreach_norm(gradients)
-        norm = torch.linalg.vector_norm(torch.stack(norms))
-        optimizer.grad_scale = ((norm + 1e-6) / limit).clamp(min=1.0)  # type: ignore[attr-defined]  # divides
-        optimizer.found_inf = torch.zeros_like(norm)  # type: ignore[attr-defined]
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if not gradients:
+        return torch.zeros(())
+    norms = torch._foreach_norm(gradients)
+    norm = torch.linalg.vector_norm(torch.stack(norms))
+    if isinstance(norm, DTensor):  # of divided parameters: every process has a share of the squares
+        norm = norm.full_tensor()
+    scale = ((norm + 1e-6) / limit).clamp(min=1.0) if limit > 0 else torch.ones_like(norm)
+    left_out = (~torch.isfinite(norm)).float()
+    optimizer.grad_scale, optimizer.found_inf = scale, left_out  # type: ignore[attr-defined]  # divides; leaves out
+    if isinstance(gradients[0], DTensor):
+        mesh = gradients[0].device_mesh
+        optimizer.grad_scale, optimizer.found_inf = (  # type: ignore[attr-defined]
+            DTensor.from_local(value, mesh, [Replicate()], run_check=False) for value in (scale, left_out)
+        )
     optimizer.step()
+    return left_out
 
 
 def build_schedule(

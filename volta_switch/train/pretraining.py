@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor
 
 from volta_switch.config import Config
 from volta_switch.data.batches.batching import BatchSampler, Loader, make_loader, start_epoch
 from volta_switch.data.batches.collate import Batch, Layout
 from volta_switch.data.batches.concap_dataset import ConcapDataset
+from volta_switch.data.files.shard_cache import GIB, ShardCache, default_cache_folder
+from volta_switch.data.files.shard_index import WINDOW
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.errors import BadRecord, UserError
 from volta_switch.model.bert import BertForVLPreTraining
@@ -28,9 +31,11 @@ from volta_switch.train.arguments import (
     run_name,
     shared_hyperparameters,
 )
-from volta_switch.train.checkpoints import initial_weights
-from volta_switch.train.loop import Losses, Validation
+from volta_switch.train.initial_weights import initial_weights
+from volta_switch.train.learner import Counts, Learner, Losses
+from volta_switch.train.loop import Validation
 from volta_switch.train.optimisation import Hyperparameters
+from volta_switch.train.ranks import Ranks, ranks
 from volta_switch.train.start import Run, start_run
 
 Split = Literal["train", "valid"]
@@ -45,8 +50,42 @@ OBJECTIVES = {
 def main(argv: Sequence[str]) -> Path:
     """Pre-trains one model; returns its run folder."""
     args = flags().parse_args(argv)
+    with ranks() as rank:
+        return _pretrain(args, argv, rank)
+
+
+class Pretraining(Learner):
+    """The three losses of paper section 2.4.3: means over masked words, masked regions and samples."""
+
+    losses = ("itm", "mlm", "vision")
+
+    def __init__(self, model: BertForVLPreTraining, objective: int):
+        super().__init__(model)
+        self.objective = objective  # 2 leaves out matching
+
+    def forward(self, batch: Batch) -> Losses:
+        """As ``Learner.forward``."""
+        inputs = dict(batch.inputs)
+        if self.objective == 2:
+            del inputs["next_sentence_label"]
+        out = self.model(**inputs)
+        named = {"mlm": out.loss_mlm, "vision": out.loss_vision, "itm": out.loss_itm}
+        return {name: loss for name, loss in named.items() if loss is not None}
+
+    def counts(self, batch: Batch) -> Counts:
+        """As ``Learner.counts``."""
+        if not len(batch):
+            return dict.fromkeys(self.losses, 0)
+        return {
+            "itm": len(batch),
+            "mlm": int((batch.inputs["masked_lm_labels"] != -1).sum()),
+            "vision": int((batch.inputs["image_label"] == 1).sum()),
+        }
+
+
+def _pretrain(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Path:
     config = load_model_config(args)
-    device, precision = prepare_device(args)
+    device, precision = prepare_device(args, rank)
     tokenizer = load_tokenizer(config, args.max_seq_length)
     hyper = Hyperparameters(
         epochs=args.num_train_epochs,
@@ -54,37 +93,36 @@ def main(argv: Sequence[str]) -> Path:
         learning_rate=args.learning_rate,
         **shared_hyperparameters(args),
     )
-    small_batch = hyper.batch_size // hyper.grad_acc_steps
     splits: tuple[Split, Split] = ("train", "valid")
-    loaders = {split: split_loader(args, config, tokenizer, split, small_batch) for split in splits}
+    loaders = {split: split_loader(args, config, tokenizer, split, hyper.batch_size, rank) for split in splits}
     torch.manual_seed(hyper.seed)
     model = BertForVLPreTraining(config)
     start = initial_weights(model, config, args.from_pretrained)
-    model.to(device)
 
     start_epoch(loaders["valid"], 0)  # the same masks in every validation
-    losses = partial(pretraining_losses, model, args.objective)
+    learner = Pretraining(model, args.objective)
     run = Run(
         entry_point="train_concap",
         name=run_name(args),
         config=config,
         hyper=hyper,
-        model=model,
+        learner=learner,
         start=start,
         settings={
             "objective": args.objective,
             "masking": args.masking,
             "max_seq_length": args.max_seq_length,
+            "shards": _shard_order(loaders["train"]),
             **data_settings(args),
         },
         data={"features_path": args.features_path, "annotations_path": args.annotations_path},
-        losses=losses,
         loader=loaders["train"],
-        validate=lambda: validate(losses, loaders["valid"], device),
+        val_loader=loaders["valid"],
+        validate=lambda batches: validate(learner, batches, device, rank),
     )
-    trainer = start_run(args, argv, run, device, precision)
-    trainer.fit()
-    trainer.run.close()
+    trainer = start_run(args, argv, run, device, precision, rank)
+    with closing(trainer.run):
+        trainer.fit()
     return trainer.run.path
 
 
@@ -97,8 +135,11 @@ def flags() -> argparse.ArgumentParser:
     data.add_argument(
         "--features_path",
         default=f"{root}/resnet101_faster_rcnn_genome_imgfeats/volta",
-        help="training_feat_all.lmdb and validation_feat_all.lmdb",
+        help="training_feat_all.lmdb and validation_feat_all.lmdb; or shards, in a folder or at https://, s3://, ...",
     )
+    cache = "where shards that are fetched are kept; default: a folder below $XDG_CACHE_HOME or the temporary folder"
+    data.add_argument("--shard_cache", default="", help=cache)
+    data.add_argument("--shard_cache_gib", type=float, default=16.0, help="the largest size of --shard_cache, in GiB")
     data.add_argument("--max_seq_length", type=int, default=38, help="word pieces, [CLS] and [SEP] included")
     data.add_argument("--objective", type=int, default=1, choices=sorted(OBJECTIVES), help=f"{OBJECTIVES}")
     data.add_argument("--masking", default="volta", choices=("volta", "span"), help="span: InterBERT's segments")
@@ -117,9 +158,14 @@ def _whole(text: str) -> int:
 
 
 def split_loader(
-    args: argparse.Namespace, config: Config, tokenizer: Tokenizer, split: Split, batch_size: int
+    args: argparse.Namespace,
+    config: Config,
+    tokenizer: Tokenizer,
+    split: Split,
+    batch_size: int,
+    rank: Ranks | None = None,
 ) -> Loader:
-    """Batches of a split, as the flags of ``train_concap.py`` ask for.
+    """Batches of a split, as the flags of ``train_concap.py`` ask for; of several processes, this one's shares.
 
     ``--volta-compat``: in validation the global region stands first, whatever the model, and mismatched pairs keep
     their masked losses.
@@ -129,20 +175,43 @@ def split_loader(
     if args.volta_compat and split == "valid" and where is not None:
         where = "first"
     layout = Layout(where, pad_id=config.pad_token_id)  # type: ignore[arg-type]
+    rank = rank or Ranks()
+    sampler = BatchSampler(
+        dataset.text_lengths,
+        batch_size,
+        args.seed,
+        shuffle=split == "train",
+        rank=rank.number,
+        ranks=rank.count,
+        parts=args.accumulate if split == "train" else 1,
+        blocks=dataset.pairs.blocks,
+        window=WINDOW,
+    )
     return make_loader(
         dataset,
-        BatchSampler(dataset.text_lengths, batch_size, args.seed, shuffle=split == "train"),
+        sampler,
         partial(dataset.collate, layout=layout),
         args.num_workers,
         pin_memory=torch.cuda.is_available() and args.device != "cpu",
         max_bad_records=args.max_bad_records,
+        timeout=args.worker_timeout,
     )
+
+
+def _shard_order(loader: Loader) -> str | None:
+    """What the samples' order owes to shards, in short; None where they are shuffled as if there were none."""
+    sampler = loader.batch_sampler
+    assert isinstance(sampler, BatchSampler)
+    if len(sampler.blocks) <= sampler.window:
+        return None
+    sizes = ",".join(map(str, sampler.blocks.tolist()))
+    return f"{len(sampler.blocks)} of {hashlib.sha256(sizes.encode()).hexdigest()[:16]}"
 
 
 def _dataset(args: argparse.Namespace, config: Config, tokenizer: Tokenizer, split: Split) -> ConcapDataset:
     dataset = ConcapDataset(
-        Path(args.features_path),
-        Path(args.annotations_path),
+        args.features_path,
+        args.annotations_path,
         split,
         tokenizer,
         num_locs=config.num_locs,
@@ -155,13 +224,18 @@ def _dataset(args: argparse.Namespace, config: Config, tokenizer: Tokenizer, spl
         fraction=args.data_fraction if split == "train" else 1.0,
         fraction_seed=args.data_fraction_seed,
         volta_compat=args.volta_compat,
+        shard_cache=ShardCache(Path(args.shard_cache or default_cache_folder()), int(args.shard_cache_gib * GIB)),
     )
     _check_widths(dataset, config, args.max_bad_records)
     return dataset
 
 
 def _check_widths(dataset: ConcapDataset, config: Config, max_bad_records: int) -> None:
-    """Raises UserError unless the first pair that can be read has regions as wide as the model expects."""
+    """Raises UserError unless the pairs, or the first that can be read, have regions as wide as the model expects."""
+    layout = dataset.pairs.layout
+    if layout is not None:  # then nothing has to be read, and no shard to be fetched
+        _compare_widths(dataset, config, {"v_feature_size": layout.feature_size, "v_num_classes": layout.classes})
+        return
     for index in range(len(dataset)):
         try:
             regions, _ = dataset.pairs[index]
@@ -170,8 +244,13 @@ def _check_widths(dataset: ConcapDataset, config: Config, max_bad_records: int) 
             if index >= min(max_bad_records, len(dataset) - 1):
                 raise
     widths = {"v_feature_size": regions.features, "v_num_classes": regions.cls_prob}
-    for key, array in widths.items():
-        found, expected = 0 if array is None else array.shape[1], getattr(config, key)
+    found = {key: 0 if array is None else array.shape[1] for key, array in widths.items()}
+    _compare_widths(dataset, config, found)
+
+
+def _compare_widths(dataset: ConcapDataset, config: Config, widths: dict[str, int]) -> None:
+    for key, found in widths.items():
+        expected = getattr(config, key)
         if found != expected:
             raise UserError(
                 f"{dataset.pairs.path}: regions are {found} wide in what {key} counts, the model expects {expected}; "
@@ -179,24 +258,23 @@ def _check_widths(dataset: ConcapDataset, config: Config, max_bad_records: int) 
             )
 
 
-def pretraining_losses(model: BertForVLPreTraining, objective: int, batch: Batch) -> Losses:
-    """The three losses of paper section 2.4.3 and their sum; objective 2 leaves out matching."""
-    inputs = dict(batch.inputs)
-    if objective == 2:
-        del inputs["next_sentence_label"]
-    out = model(**inputs)
-    named = {"mlm": out.loss_mlm, "vision": out.loss_vision, "itm": out.loss_itm, "loss": out.loss}
-    return {name: loss for name, loss in named.items() if loss is not None}
-
-
-def validate(losses: Any, batches: Iterable[Batch], device: torch.device) -> Validation:
-    """Mean losses over the samples; the score is minus their sum."""
-    totals: dict[str, Tensor] = {}
-    samples = 0
+def validate(
+    learner: Learner, batches: Iterable[Batch], device: torch.device, ranks: Ranks | None = None
+) -> Validation:
+    """Mean losses over all words, regions and samples of the batches of all processes; the score is minus their sum."""
+    ranks = ranks or Ranks()
+    totals = dict.fromkeys(learner.losses, 0.0)
+    counted = dict.fromkeys(learner.losses, 0)
     with torch.inference_mode():
-        for batch in filter(len, batches):  # a batch is empty where all its records were passed over
-            samples += len(batch)
-            for name, loss in losses(batch.to(device)).items():
-                totals[name] = totals.get(name, torch.zeros((), device=device)) + loss.float() * len(batch)
-    means = {name: float(total) / samples for name, total in totals.items()}
+        for batch in batches:
+            if not batch.inputs:  # all its records were passed over
+                continue
+            counts = learner.counts(batch)
+            for name, loss in learner(batch.to(device)).items():
+                counted[name] += counts[name]
+                totals[name] += float(loss) * counts[name]
+    names = learner.losses
+    sums = ranks.sums([*(totals[name] for name in names), *(counted[name] for name in names)])
+    means = {name: total / count for name, total, count in zip(names, sums, sums[len(names) :], strict=False) if count}
+    means["loss"] = sum(means.values())
     return Validation(-means["loss"], means)

@@ -1,4 +1,4 @@
-"""Several processes that divide one evaluation: started by torchrun, or by anything that sets its variables.
+"""Several processes that share one job: started by torchrun, or by anything that sets its variables.
 
 A process that fails ends with a line of its own. torchrun then stops the others at once; without torchrun they notice
 the closed connection when they next wait for each other, and end with one line, too.
@@ -6,18 +6,23 @@ the closed connection when they next wait for each other, and end with one line,
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
+import torch
 import torch.distributed as distributed
 
 from volta_switch.errors import UserError
 
 # Nothing is said between two waits, and the slowest process decides: the time is for a machine that went away silently.
 _TIMEOUT = timedelta(days=1)
+# What a process finds when another one has gone, in the words of gloo, NCCL and the store through which they meet.
+_GONE = ("Connection closed", "Connection reset", "Broken pipe", "remote process", "NCCL", "gloo", "Gloo", "TCPStore")
 
 
 @dataclass(frozen=True)
@@ -29,29 +34,68 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that puts together what all have done."""
+        """Whether this is the process that puts together what all have done, and alone writes."""
         return self.number == 0
 
+    @property
+    def on_this_machine(self) -> int:
+        """This process's number among those of its machine."""
+        return int(os.environ.get("LOCAL_RANK", "0"))
+
     def wait(self) -> None:
-        """Returns when all processes have come here.
+        """Returns when all processes have come here."""
+        if self.count > 1:
+            with self.together():
+                distributed.barrier()
+
+    def sums(self, values: Sequence[float]) -> list[float]:
+        """Each value added up over all processes, in float64."""
+        if self.count == 1:
+            return list(values)
+        total = torch.tensor(list(values), dtype=torch.float64)
+        with self.together():
+            distributed.all_reduce(total)
+        return total.tolist()
+
+    def gathered(self, value: Any) -> list[Any]:
+        """What every process gives, in the order of their numbers; JSON values."""
+        if self.count == 1:
+            return [value]
+        own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        with self.together():
+            lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.count)]
+            distributed.all_gather(lengths, torch.tensor([len(own)]))
+            longest = max(map(int, lengths))
+            sent = torch.nn.functional.pad(own, (0, longest - len(own)))
+            received = [torch.empty_like(sent) for _ in range(self.count)]
+            distributed.all_gather(received, sent)
+        pairs = zip(received, lengths, strict=True)
+        return [json.loads(part[: int(length)].numpy().tobytes()) for part, length in pairs]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A block in which the processes wait for each other.
 
         Raises:
-            UserError: one of them has ended.
+            UserError: another one has ended.
         """
-        if self.count > 1:
-            try:
-                distributed.barrier()
-            except RuntimeError as error:
-                reason = str(error).splitlines()[0].split(". ")[0][:200]
-                raise UserError(
-                    f"process {self.number} of {self.count}: another one has ended, and its own lines say why "
-                    f"({reason}); finished parts are kept, and the same command goes on"
-                ) from None
+        try:
+            yield
+        except RuntimeError as error:
+            if self.count == 1 or not any(word in str(error) for word in _GONE):
+                raise
+            reason = str(error).splitlines()[0].split(". ")[0][:200]
+            raise UserError(
+                f"process {self.number} of {self.count}: another one has ended, and its own lines say why "
+                f"({reason}); what was finished is kept, and the same command goes on (training: with --resume)"
+            ) from None
 
 
 @contextmanager
 def ranks() -> Iterator[Ranks]:
     """Meets the other processes that the environment names, if it names any, and parts from them at the end.
+
+    Tensors of the CPU travel by gloo, those of GPUs by NCCL.
 
     Raises:
         UserError: they cannot meet.
@@ -59,8 +103,9 @@ def ranks() -> Iterator[Ranks]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks()
         return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        distributed.init_process_group("gloo", timeout=_TIMEOUT)
+        distributed.init_process_group(backend, timeout=_TIMEOUT)
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0].split(". ")[0][:200]
         raise UserError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but the processes cannot meet ({reason})") from None

@@ -8,54 +8,87 @@
 | ``log.jsonl`` | one JSON object per start, logged step and validation |
 | ``metrics.json`` | the last and the best validation |
 | ``pytorch_model_<epoch>.bin``, ``pytorch_model_best.bin`` | weights that VOLTA loads |
-| ``pytorch_ckpt_latest.tar`` | weights, optimiser, schedule, random state: what ``--resume`` reads |
+| ``checkpoints/step-<steps>/`` | weights, optimiser, random states, progress: what ``--resume`` reads |
+| ``.lock`` | empty; held by the process that trains in the folder |
+| ``ids-<process>.jsonl`` | with ``--log_ids``: the samples of every step |
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import platform
 import shlex
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from volta_switch.config import Config
 from volta_switch.errors import UserError
-from volta_switch.files import replacing, write_json
+from volta_switch.files import remove_unfinished, replacing, write_json
+from volta_switch.train.event_file import EventFile
+from volta_switch.train.ranks import Ranks
 
-LATEST = "pytorch_ckpt_latest.tar"
+CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
 BEST = "pytorch_model_best.bin"
 
 
 class RunFolder:
-    """Writes a run's folder; every file is written whole or not at all, the log line by line.
+    """Writes a run's folder; every file is written whole or not at all, the logs line by line.
 
-    Nothing is touched before ``start``: a run that is refused leaves nothing behind, and no record overwritten.
+    Nothing is touched before ``start``: a run that is refused leaves nothing behind, and no record overwritten. Of
+    several processes the first writes; the others' calls change nothing, but for ``log_ids``.
     """
 
-    def __init__(self, path: Path, logdir: Path | None = None):
-        self.path, self.logdir = path, logdir
-        self._events: SummaryWriter | None = None
+    def __init__(self, path: Path, logdir: Path | None = None, ranks: Ranks | None = None):
+        """``ranks``: the processes of the run."""
+        self.path, self.logdir, self.ranks = path, logdir, ranks or Ranks()
+        self._events: EventFile | None = None
+        self._log: TextIO | None = None
+        self._ids: TextIO | None = None
+        self._lock: TextIO | None = None
+        self.log_lines = 0  # of this run, those that stand (``lines_of``)
 
-    def start(self, config: Config, argv: list[str], settings: dict[str, Any], resumed: bool, step: int) -> None:
-        """Makes the folder, writes what is about to run and opens the logs (``log.jsonl`` is continued).
+    def start(
+        self,
+        config: Config,
+        argv: list[str],
+        settings: dict[str, Any],
+        resumed: bool,
+        step: int,
+        log_lines: int = 0,
+        with_ids: bool = False,
+    ) -> None:
+        """Makes the folder, writes what is about to run and opens the logs, which are continued.
+
+        ``log_lines``: as many lines of the log as the checkpoint that a run goes on from knew of.
 
         Raises:
             UserError: the folder cannot be made.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._events = None if self.logdir is None else SummaryWriter(str(self.logdir))
-            self._log = (self.path / "log.jsonl").open("a", encoding="utf-8", buffering=1)
+            self._hold()
+            if with_ids:
+                self._open_ids({"kind": "start", "step": step, "resumed": resumed})
+            if not self.ranks.first:
+                return
+            if self.logdir is not None:  # what was drawn behind the checkpoint is drawn anew
+                self._events = EventFile(self.logdir, step if resumed else None)
+            self._log = _appended(self.path / "log.jsonl")
         except OSError as error:
             raise UserError(f"{error.filename}: {error.strerror}; give another --output_dir or --logdir") from None
-        self.log("start", step, {"resumed": resumed})
+        remove_unfinished(self.path)
+        self.log("start", step, {"resumed": resumed} | ({"keeps": log_lines} if resumed else {}))
+        self.log_lines = len(lines_of(self.path / "log.jsonl"))
         write_json(self.path / "config.json", config.to_dict())
         write_json(self.path / "run.json", {"command": argv, **settings, "environment": environment()})
         with replacing(self.path / "command.txt") as temporary:
@@ -63,11 +96,47 @@ class RunFolder:
 
     def log(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """One line of ``log.jsonl``, and numbers to TensorBoard under ``<kind>/<name>``."""
-        self._log.write(json.dumps({"kind": kind, "step": step, "time": round(time.time(), 3), **values}) + "\n")
+        if self._log is None:
+            return
+        _write_line(self._log, {"kind": kind, "step": step, "time": round(time.time(), 3), **values})
+        self.log_lines += 1
         if self._events is not None:
-            for name, value in values.items():
-                if isinstance(value, int | float) and not isinstance(value, bool):
-                    self._events.add_scalar(f"{kind}/{name}", value, step)
+            numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+            with _one_line(str(self.logdir)):
+                self._events.add({f"{kind}/{name}": float(value) for name, value in numbers.items()}, step)
+
+    def _hold(self) -> None:
+        """Keeps other runs out of the folder until this process ends.
+
+        Raises:
+            UserError: one is in it.
+        """
+        if not self.ranks.first:
+            return
+        self._lock = (self.path / LOCK).open("w")
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which the loader's processes do not inherit
+        except (BlockingIOError, PermissionError):
+            self._lock.close()
+            raise UserError(
+                f"{self.path}: another process is training in this folder; wait for it, or give another --save_name"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+
+    def _open_ids(self, start: dict[str, Any]) -> None:
+        """Opens this process's file of samples; those of processes that are no more are told of the start, too."""
+        self._ids = _appended(self.path / f"ids-{self.ranks.number}.jsonl")
+        _write_line(self._ids, start)
+        for path in self.path.glob("ids-*.jsonl") if self.ranks.first else ():
+            if int(path.stem.removeprefix("ids-")) >= self.ranks.count:
+                with _appended(path) as left:
+                    _write_line(left, start)
+
+    def log_ids(self, epoch: int, step: int, ids: list[list[str]]) -> None:
+        """The samples of a step that this process was given, part by part, where they are asked for."""
+        if self._ids is not None:
+            _write_line(self._ids, {"epoch": epoch, "step": step, "ids": ids})
 
     def metrics(self) -> dict[str, Any]:
         """What ``metrics.json`` holds; empty before the first validation."""
@@ -76,13 +145,61 @@ class RunFolder:
 
     def record(self, name: str, values: Any) -> None:
         """Sets one entry of ``metrics.json``."""
+        if not self.ranks.first:
+            return
         write_json(self.path / "metrics.json", {**self.metrics(), name: values})
 
     def close(self) -> None:
         """Flushes and closes the logs."""
-        self._log.close()
-        if self._events is not None:
-            self._events.close()
+        for log in (self._log, self._ids, self._events, self._lock):
+            if log is not None:
+                log.close()
+
+
+def lines_of(log: Path) -> list[dict[str, Any]]:
+    """What a log holds that stands: the lines of the last run in a folder, without those that were written anew.
+
+    A run that goes on from a checkpoint writes again what had been written behind it; its start says how many lines
+    the checkpoint knew of, or, of samples, which steps.
+    """
+    lines: list[dict[str, Any]] = []
+    for text in log.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:  # the machine stopped while it was written
+            continue
+        if line.get("kind") == "start":
+            known = lines[: line["keeps"]] if "keeps" in line else lines
+            lines = [before for before in known if before["step"] <= line["step"]] if line["resumed"] else []
+        lines.append(line)
+    return lines
+
+
+def _appended(path: Path) -> TextIO:
+    """A file opened for more lines; the last one, where it was cut short, is ended."""
+    log = path.open("a+b")
+    if log.tell():
+        log.seek(-1, os.SEEK_END)
+        if log.read(1) != b"\n":
+            log.write(b"\n")
+    log.close()
+    return path.open("a", encoding="utf-8", buffering=1)
+
+
+def _write_line(log: TextIO, values: dict[str, Any]) -> None:
+    with _one_line(log.name):
+        log.write(json.dumps(values) + "\n")
+
+
+@contextmanager
+def _one_line(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{name}: cannot be written ({error.strerror}); what was complete is kept: free some space, then the same "
+            "command with --resume goes on"
+        ) from None
 
 
 def environment() -> dict[str, Any]:

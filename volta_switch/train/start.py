@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.data import DataLoader
 
 from volta_switch.config import Config
+from volta_switch.data.batches.batching import Loader
 from volta_switch.data.batches.collate import Batch
-from volta_switch.train.loop import Losses, Trainer, Validation
+from volta_switch.errors import UserError
+from volta_switch.model.compiling import compile_layers
+from volta_switch.model.noise import batch_dependent
+from volta_switch.train.checkpoints import CheckpointStore, Saved, check_identity
+from volta_switch.train.learner import Learner
+from volta_switch.train.loop import Saving, Trainer, Validation
 from volta_switch.train.optimisation import Hyperparameters
-from volta_switch.train.run_folder import LATEST, RunFolder
-from volta_switch.weights import fingerprint
+from volta_switch.train.random_state import seed_process
+from volta_switch.train.ranks import Ranks
+from volta_switch.train.replicas import Replicas
+from volta_switch.train.run_folder import CHECKPOINTS, RunFolder
+from volta_switch.weights import fingerprint, load_volta
 
 
 @dataclass(frozen=True)
@@ -29,57 +37,117 @@ class Run:
     name: str  # the run folder's
     config: Config
     hyper: Hyperparameters
-    model: nn.Module
+    learner: Learner
     start: str  # where the model's weights come from, in words
     settings: dict[str, Any]  # beside the hyperparameters; must agree when the run is resumed
     data: dict[str, str]  # where the data lie
-    losses: Callable[[Batch], Losses]
-    loader: DataLoader
-    validate: Callable[[], Validation]
+    loader: Loader
+    val_loader: Loader
+    validate: Callable[[Iterable[Batch]], Validation]
 
 
 def start_run(
-    args: argparse.Namespace, argv: Sequence[str], run: Run, device: torch.device, precision: torch.dtype
+    args: argparse.Namespace, argv: Sequence[str], run: Run, device: torch.device, precision: torch.dtype, ranks: Ranks
 ) -> Trainer:
     """Builds the trainer, resumes where asked, and only then writes the run folder's first files.
 
     Raises:
-        UserError: the run cannot be resumed, or its folder cannot be made; nothing is written.
+        UserError: the run cannot be resumed, or its folder cannot be made, or the flags contradict each other; nothing
+            is written.
     """
-    hyper = run.hyper.to_dict()
-    parameters = sum(parameter.numel() for parameter in run.model.parameters())
-    folder = RunFolder(Path(args.output_dir) / run.name, Path(args.logdir) / run.name)
+    _check_flags(args, run, precision, ranks)
+    model = run.learner.model
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    settings = {**run.settings, "deterministic": args.deterministic}
+    identity = {
+        "config": run.config.to_dict(),
+        "hyperparameters": run.hyper.to_dict(),
+        "start": fingerprint(model),
+        **settings,
+    }
+    folder = RunFolder(Path(args.output_dir) / run.name, Path(args.logdir) / run.name, ranks)
+    store = CheckpointStore(folder.path / CHECKPOINTS, args.keep_checkpoints)
+    saved = _saved(args, store, identity, ranks)
+    if saved is not None:
+        load_volta(model, saved.model, source=str(saved.path))
+    model.to(device)
+    _prepare(args, model)
+    seed_process(run.hyper.seed, ranks)
+    steps, minutes = args.save_every
     trainer = Trainer(
-        model=run.model,
-        losses=run.losses,
+        replicas=Replicas(run.learner, ranks, device, args.fsdp),
         loader=run.loader,
+        validation=run.val_loader,
         validate=run.validate,
         hyper=run.hyper,
         run=folder,
+        store=store,
         device=device,
         precision=precision,
-        identity={
-            "config": run.config.to_dict(),
-            "hyperparameters": hyper,
-            "start": fingerprint(run.model),
-            **run.settings,
-        },
-        save_steps=args.save_steps,
-        keep_epochs=not args.save_best_only,
+        identity=identity,
+        accumulate=args.accumulate,
+        deterministic=args.deterministic,
+        max_skipped=args.max_skipped_steps,
+        saving=Saving(steps, minutes, not args.save_best_only),
+        log_every=args.log_every,
     )
-    latest = Path(args.resume_file) if args.resume_file else folder.path / LATEST
-    resumed = bool(args.resume_file) or (args.resume and latest.is_file())
-    if resumed:
-        trainer.resume(latest)
+    if saved is not None:
+        trainer.resume(saved)
+    step = trainer.progress.step
     described = {
         "entry_point": run.entry_point,
         "start": run.start,
-        "hyperparameters": hyper,
-        "settings": run.settings,
+        "hyperparameters": run.hyper.to_dict(),
+        "settings": settings,
         "data": run.data,
         "precision": str(precision).removeprefix("torch."),
         "parameters": parameters,
+        "processes": ranks.count,
+        "accumulation_steps": args.accumulate,
     }
-    folder.start(run.config, [f"{run.entry_point}.py", *argv], described, resumed, trainer.progress.step)
-    print(f"{folder.path}: {parameters / 1e6:.2f} M parameters, {run.start}, on {device}", file=sys.stderr)
+    lines = saved.plain["log_lines"] if saved is not None else 0
+    folder.start(run.config, [f"{run.entry_point}.py", *argv], described, saved is not None, step, lines, args.log_ids)
+    ranks.wait()  # all have read what they go on from
+    if ranks.first:
+        store.clear_unfinished()
+        store.abandon_after(step)
+        where = f"on {device}" + (f", {ranks.count} processes" if ranks.count > 1 else "")
+        goes_on = f", goes on from {saved.path}" if saved is not None else ""
+        print(f"{folder.path}: {parameters / 1e6:.2f} M parameters, {run.start}, {where}{goes_on}", file=sys.stderr)
     return trainer
+
+
+def _check_flags(args: argparse.Namespace, run: Run, precision: torch.dtype, ranks: Ranks) -> None:
+    parts = args.accumulate * ranks.count
+    if parts > run.hyper.batch_size:
+        raise UserError(
+            f"a batch of {run.hyper.batch_size} cannot be divided into {parts} parts ({ranks.count} processes times "
+            f"--gradient_accumulation_steps {args.accumulate}); lower one of these or raise the batch size"
+        )
+    if args.fsdp and precision == torch.float16:
+        raise UserError("--fsdp with --precision fp16: a divided model's loss cannot be scaled here; take bf16")
+    reason = batch_dependent(run.config) if args.deterministic and parts > 1 else ""
+    if reason:
+        raise UserError(f"--deterministic with {parts} parts: {reason}; give one process and one accumulation step")
+
+
+def _saved(args: argparse.Namespace, store: CheckpointStore, identity: dict[str, Any], ranks: Ranks) -> Saved | None:
+    """The checkpoint that the flags ask to go on from, read and checked; the first process chooses it."""
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0  # by torchrun, after a process had ended
+    newest = store.newest() if args.resume or restarted else None
+    chosen = ranks.gathered(args.resume_file or (str(newest) if newest else ""))[0]
+    if not chosen:
+        return None
+    saved = store.load(Path(chosen))
+    check_identity(saved, identity)
+    return saved
+
+
+def _prepare(args: argparse.Namespace, model: torch.nn.Module) -> None:
+    """What the flags say of how layers are computed."""
+    if args.deterministic and next(model.parameters()).is_cuda:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    if args.gradient_checkpointing:
+        model.bert.encoder.checkpointing = True  # type: ignore[union-attr]
+    if args.compile:
+        compile_layers(model)

@@ -11,7 +11,7 @@ import pytest
 
 from stored_records import Stopped, content, images, refused, stop_after
 from volta_switch.cli import main
-from volta_switch.data.files import repack as repacking
+from volta_switch.data.files import packing
 from volta_switch.data.files.check import check_features
 from volta_switch.data.files.compact_store import CompactFeatures, CompactPairs
 from volta_switch.data.files.concap_lmdb import write_concap
@@ -48,7 +48,7 @@ def test_no_room_for_the_manifest_is_named(source, tmp_path, monkeypatch) -> Non
         raise OSError(28, "No space left on device", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(repacking, "write_json", full)
+        patch.setattr(packing, "write_json", full)
         message = refused([source], tmp_path / "store")
     assert message.startswith(f"{tmp_path / 'store.unfinished' / 'manifest.json'}: cannot be written (No space left")
     assert repack([source], tmp_path / "store")["records"] == 4

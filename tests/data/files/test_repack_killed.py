@@ -15,7 +15,7 @@ import pytest
 from small_regions import some_regions
 from stored_records import content
 from volta_switch.cli import main
-from volta_switch.data.files import repack as repacking
+from volta_switch.data.files import packing
 from volta_switch.data.files.feature_lmdb import write_features
 from volta_switch.data.files.lmdb_environment import Writer
 
@@ -113,10 +113,10 @@ def killed_at(owner, name: str, call: int, when: str):
         (Writer, "put", 700, "after"),  # inside a block
         (Writer, "commit", 3, "after"),  # between two blocks
         (Writer, "commit", 5, "after"),  # after the last
-        (repacking, "write_json", 1, "before"),
+        (packing, "write_json", 1, "before"),
         (Path, "chmod", 1, "before"),  # the manifest is written and has its temporary name
-        (repacking, "write_json", 1, "after"),  # between the manifest and the store's appearance
-        (repacking.os, "replace", 2, "after"),  # the first is the manifest's, the second the store's
+        (packing, "write_json", 1, "after"),  # between the manifest and the store's appearance
+        (packing.os, "replace", 2, "after"),  # the first is the manifest's, the second the store's
     ],
 )
 def test_killed_at_the_edges_the_result_is_the_same(large, tmp_path, owner, name, call, when) -> None:

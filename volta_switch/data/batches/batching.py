@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
+from torch.utils.data._utils.signal_handling import _remove_worker_pids
 
 from volta_switch.data.bad_records import BadRecords
 from volta_switch.data.batches.collate import Batch, UnusableSamples
 from volta_switch.data.random_streams import ORDER, KeyedRandom
-from volta_switch.errors import BadRecord
+from volta_switch.errors import BadRecord, UserError
 
 _CHUNK = 50  # batches whose samples are sorted by length together: long enough to group, short enough to stay random
 
@@ -39,8 +44,12 @@ class BatchSampler:
     lengths: (samples,) the text length of each. group_by_length: put samples of similar length together.
     shuffle: random batches in a random order; with both False the order is the data's.
     drop_last: leave out a batch of fewer than batch_size.
-    rank, ranks: of each batch, every process takes its share, samples rank, rank + ranks and so on; batch_size is that
-    of the whole batch, which does not depend on the number of processes.
+    rank, ranks, parts: every process divides its share of each batch into so many lists, one after the other. Sample i
+    of a batch is in part p of process r where i = r + ranks * p modulo ranks * parts; a list may be empty. batch_size
+    is that of the whole batch: which samples it has does not depend on how it is divided.
+    blocks, window: the sizes of runs of samples, (runs,), and how many runs are shuffled among each other, so that only
+    so many need to be at hand at once: the runs come in a random order, and a batch has samples of one such window, or
+    of two that follow each other. Without blocks, and with no more of them than the window, all samples are one window.
     start: the batches of the epoch to pass over, for a run that goes on in the middle of one; `set_epoch` sets it to 0.
     """
 
@@ -55,9 +64,12 @@ class BatchSampler:
         drop_last: bool = False,
         rank: int = 0,
         ranks: int = 1,
+        parts: int = 1,
+        blocks: np.ndarray | None = None,
+        window: int = 1,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, expected 1 or more")
+        if batch_size < 1 or parts < 1:
+            raise ValueError(f"batch_size is {batch_size} in {parts} parts, expected 1 or more of both")
         if not 0 <= rank < ranks:
             raise ValueError(f"rank is {rank} of {ranks}, expected 0 to {ranks - 1}")
         self.lengths = np.asarray(lengths)
@@ -68,19 +80,24 @@ class BatchSampler:
         self.drop_last = drop_last
         self.rank = rank
         self.ranks = ranks
+        self.parts = parts
+        self.blocks = np.array([len(self.lengths)]) if blocks is None else np.asarray(blocks)
+        self.window = window
+        if self.blocks.sum() != len(self.lengths) or window < 1:
+            raise ValueError(f"{self.blocks.sum()} of {len(self.lengths)} samples in blocks, {window} a window")
         self._streams = KeyedRandom(seed, ORDER)
         self.epoch = 0
         self.start = 0
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches of a whole epoch, wherever this one starts."""
+        """Whole batches of an epoch, wherever this one starts."""
         whole, rest = divmod(len(self.lengths), self.batch_size)
         return whole + (rest > 0 and not self.drop_last)
 
     def __len__(self) -> int:
-        """Return the batches that are left in this epoch from `start` on."""
-        return max(self.batches_per_epoch - self.start, 0)
+        """Return the lists that are left in this epoch from the batch `start` on."""
+        return max(self.batches_per_epoch - self.start, 0) * self.parts
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of an epoch."""
@@ -89,24 +106,45 @@ class BatchSampler:
 
     def __iter__(self) -> Iterator[list[int]]:
         for batch in self._batches()[self.start :]:
-            yield batch[self.rank :: self.ranks]
+            for part in range(self.parts):
+                yield batch[self.rank + self.ranks * part :: self.ranks * self.parts]
 
     def _batches(self) -> list[list[int]]:
         rng = self._streams.at(self.epoch)
-        order = rng.permutation(len(self.lengths)) if self.shuffle else np.arange(len(self.lengths))
+        windows = self._windows(rng)
+        order, ends = np.concatenate(windows), np.cumsum([len(window) for window in windows])
         if self.drop_last:
             order = order[: self.batches_per_epoch * self.batch_size]
+            ends = np.minimum(ends, len(order))
         if self.group_by_length and len(order):
-            order = self._grouped(order)
+            order = self._grouped(order, ends)
         batches = [order[i : i + self.batch_size].tolist() for i in range(0, len(order), self.batch_size)]
         if self.group_by_length and self.shuffle:
-            batches = [batches[i] for i in rng.permutation(len(batches))]
+            whole = [*(ends[:-1] // self.batch_size), len(batches)]  # a batch of two windows stays between theirs
+            for start, end in zip([0, *-(-ends[:-1] // self.batch_size)], whole, strict=True):
+                batches[start:end] = [batches[start + i] for i in rng.permutation(max(end - start, 0))]
         return batches
 
-    def _grouped(self, order: np.ndarray) -> np.ndarray:
-        """Sort each chunk by length; within a length the random order stays."""
+    def _windows(self, rng: np.random.Generator) -> list[np.ndarray]:
+        """Return the samples of each window, in a random order where they are shuffled."""
+        ends, count = np.cumsum(self.blocks), len(self.blocks)
+        runs = rng.permutation(count) if self.shuffle and count > self.window else np.arange(count)
+        windows = []
+        for chosen in np.array_split(runs, -(-count // self.window)):
+            window = np.concatenate([np.arange(ends[run] - self.blocks[run], ends[run]) for run in np.sort(chosen)])
+            windows.append(window[rng.permutation(len(window))] if self.shuffle else window)
+        return windows
+
+    def _grouped(self, order: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """Sort each chunk of a window by length; within a length the random order stays."""
         size = _CHUNK * self.batch_size
-        chunks = [order[i : i + size] for i in range(0, len(order), size)]
+        chunks = []
+        for start, end in zip([0, *ends[:-1]], ends, strict=True):
+            first = (
+                -(-start // self.batch_size) * self.batch_size
+            )  # what is before it ends the last window's last batch
+            edges = [start, *range(first + size * (first == start), end, size), end]
+            chunks += [order[i:j] for i, j in itertools.pairwise(edges)]
         return np.concatenate([chunk[np.argsort(self.lengths[chunk], kind="stable")] for chunk in chunks])
 
 
@@ -117,10 +155,13 @@ def make_loader(
     num_workers: int = 0,
     pin_memory: bool = False,
     max_bad_records: int = 0,
+    timeout: float = 0,
 ) -> Loader:
     """Return a DataLoader of `Batch`es. Making its iterator draws nothing from the global random generator.
 
-    Workers start anew in every epoch, so that `start_epoch` reaches them.
+    Workers start anew in every epoch, so that `start_epoch` reaches them, and leave signals to the process that
+    iterates.
+    timeout: seconds after which a batch that has not come raises UserError; 0: never.
     max_bad_records: samples of so many different records that cannot be used are left out of their batches, each
     reported once; the next one raises UserError, in the process that iterates.
     """
@@ -131,6 +172,8 @@ def make_loader(
         collate_fn=_Collate(collate),
         num_workers=num_workers,
         pin_memory=pin_memory,
+        timeout=timeout if num_workers else 0,
+        worker_init_fn=_leave_signals,
         generator=torch.Generator().manual_seed(sampler.seed),
     )
 
@@ -146,26 +189,83 @@ def start_epoch(loader: DataLoader, epoch: int, start: int = 0) -> None:
 
 
 class Loader(DataLoader):
-    """A DataLoader that counts the records which its workers could not use, in `bad_records`."""
+    """A DataLoader that counts the records which its workers could not use, in `bad_records`.
+
+    Where several processes share the batches, each is given as many as the others: in place of an empty one it gets a
+    stand-in, with the inputs of one sample and no ids.
+    """
 
     def __init__(self, *args: Any, max_bad_records: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.bad_records = BadRecords(max_bad_records)
+        self._stand_in: Batch | None = None
 
     def __iter__(self) -> Any:
-        for batch in super().__iter__():
+        sampler: Any = self.batch_sampler
+        for batch in self._received():
             for reason in batch.passed_over:
                 self.bad_records.pass_over(reason)
-            yield batch
+            yield batch if len(batch) or sampler.ranks == 1 else self._a_stand_in()
+
+    def _received(self) -> Iterator[Batch]:
+        """The workers' batches; raises UserError where one does not come."""
+        workers: Any = super().__iter__()
+        try:
+            with lost_workers_explained():
+                yield from workers
+        except UserError:
+            if getattr(workers, "_worker_pids_set", False):  # else PyTorch lets whatever comes next fail
+                _remove_worker_pids(id(workers))
+                workers._worker_pids_set = False
+            for worker in getattr(workers, "_workers", ()):
+                worker.kill()  # one that hangs would keep this process from ending
+            raise
+
+    def _a_stand_in(self) -> Batch:
+        if self._stand_in is None:
+            collate: Any = self.collate_fn
+            self._stand_in = replace(collate([self._first_usable()]), ids=[])
+        return self._stand_in
 
     def check_first(self) -> None:
         """Read the first sample that can be used; raises UserError where too many before it cannot."""
+        self._first_usable()
+
+    def _first_usable(self) -> Any:
         dataset: Any = self.dataset
         for index in range(len(dataset)):
             sample = dataset[index]
             if not isinstance(sample, _Unusable):
-                return
+                return sample
             self.bad_records.pass_over(sample.reason)
+        raise UserError("no sample can be used; write the data again")
+
+
+@contextmanager
+def lost_workers_explained() -> Iterator[None]:
+    """Raises UserError where PyTorch finds a loader's worker late or gone: gone also between two batches."""
+    try:
+        yield
+    except RuntimeError as error:
+        message = str(error).splitlines()[0] if str(error) else ""
+        if not message.startswith("DataLoader"):  # PyTorch's words; it has no class for them
+            raise
+        late = re.search(r"timed out after (\d+)", message)
+        if late:
+            raise UserError(
+                f"a data worker has given nothing for {late[1]} s; look at the disk that the features lie on, or raise "
+                "--worker_timeout"
+            ) from None
+        raise UserError(
+            f"a data worker was ended from outside ({message.split('. ')[0]}); where memory ran out, take fewer "
+            "--num_workers"
+        ) from None
+
+
+def _leave_signals(worker: int) -> None:
+    """Ctrl-C and SIGTERM reach a whole group of processes; the first of them decides when the workers end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)

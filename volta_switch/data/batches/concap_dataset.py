@@ -17,6 +17,7 @@ from volta_switch.data.batches.pretraining_batch import Hiding, PairSample, coll
 from volta_switch.data.batches.stored_features import Source
 from volta_switch.data.files.concap_pairs import ChosenPairs, open_pairs
 from volta_switch.data.files.json_files import read_json
+from volta_switch.data.files.shard_cache import ShardCache
 from volta_switch.data.random_streams import MISMATCH, SAMPLE, KeyedRandom, subset
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.errors import UserError
@@ -48,7 +49,8 @@ class ConcapDataset:
     """Image-caption pairs with VOLTA's three pre-training objectives, or InterBERT's.
 
     features_path, annotations_path: directories that hold VOLTA's files (training_feat_all.lmdb, caption_train.json;
-    validation_feat_all.lmdb, caption_valid.json).
+    validation_feat_all.lmdb, caption_valid.json); features_path may also name shards, by their directory or address.
+    shard_cache: where shards are kept that have to be fetched; None: `default_cache_folder`.
     objective: 0 masked prediction and matching; 1 nothing is predicted of mismatched pairs; 2 no mismatched pairs.
     masking: "volta" (words and regions one by one), "span" (InterBERT: a span of words, regions with all that overlap
     them, hard negatives), None (nothing hidden, no mismatched pairs).
@@ -87,9 +89,10 @@ class ConcapDataset:
         fraction: float = 1.0,
         fraction_seed: int = 0,
         volta_compat: bool = False,
+        shard_cache: ShardCache | None = None,
     ) -> None:
         # numbers are checked where a batch is made of them, when they are in the processor's cache
-        self.pairs = open_pairs(features_path, split, in_memory=in_memory, check=False)
+        self.pairs = open_pairs(features_path, split, in_memory=in_memory, check=False, cache=shard_cache)
         if not len(self.pairs):
             raise UserError(f"{self.pairs.path}: the split is empty; write image-caption pairs into it")
         captions_path = Path(annotations_path) / _CAPTIONS[split]

@@ -19,6 +19,8 @@ from volta_switch.data.files.feature_files import FORMAT_NAMES, feature_format, 
 from volta_switch.data.files.feature_store import FeatureStore
 from volta_switch.data.files.feature_tsv import TsvFeatures
 from volta_switch.data.files.record_source import open_source
+from volta_switch.data.files.shard_index import is_sharded
+from volta_switch.data.files.shard_pairs import ShardPairs
 from volta_switch.data.regions import Regions
 from volta_switch.errors import BadRecord, UserError
 
@@ -63,7 +65,7 @@ class Report:
 def is_feature_file(path: Path) -> bool:
     """Whether a path holds region features or image-caption pairs, whole or damaged."""
     try:
-        if is_concap(path):
+        if is_sharded(path) or is_concap(path):
             return True
         feature_format(path)
     except UserError:
@@ -120,7 +122,8 @@ def cross_check(annotations: Report, features: list[Report], setting: str = "", 
 def _check_pairs(path: Path, sample: int | None) -> Report:
     source = open_source(path)
     report = Report(str(path), f"{FORMAT_NAMES[source.format]}, image-caption pairs")
-    chosen = _spread(range(len(source)), sample)
+    places = _check_shards(path, report, sample) if is_sharded(path) else range(len(source))
+    chosen = _spread(places, sample)
     empty = 0
 
     def regions() -> Iterator[Regions]:
@@ -139,7 +142,7 @@ def _check_pairs(path: Path, sample: int | None) -> Report:
     _measure(report, regions())
     if empty:
         report.problems.append(f"{empty} records have an empty caption; leave these pairs out")
-    _note_sample(report, len(chosen), len(source))
+    _note_sample(report, len(chosen), len(places))
     _check_blocks(path, report, sample)
     return report
 
@@ -206,6 +209,22 @@ def _check_blocks(path: Path, report: Report, sample: int | None) -> None:
                 report.problems.append(f"records from {first} on do not have their checksum; repack the store again")
         except UserError as error:
             report.problems.append(str(error))
+
+
+def _check_shards(path: Path, report: Report, sample: int | None) -> list[int]:
+    """Report what is wrong with shards as files; return the places of the pairs in the others."""
+    pairs = ShardPairs(path)
+    report.counts["shards"] = len(pairs.index.shards)
+    usable: list[int] = []
+    first = 0
+    for number, shard in enumerate(pairs.index.shards):
+        try:
+            pairs.check_shard(number, whole=sample is None)
+            usable += range(first, first + shard.records)
+        except UserError as error:
+            report.problems.append(str(error))
+        first += shard.records
+    return usable
 
 
 def _spread(items: Any, sample: int | None) -> Any:

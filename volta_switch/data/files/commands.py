@@ -1,10 +1,13 @@
-"""``volta-switch data``: checking, converting and repacking data files."""
+"""``volta-switch data``: checking, converting, repacking and sharding data files."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -13,6 +16,8 @@ from volta_switch.data.files.check_tasks import check_paths
 from volta_switch.data.files.check_text import reports_text
 from volta_switch.data.files.convert import TARGETS, conversion_text, convert
 from volta_switch.data.files.repack import repack
+from volta_switch.data.files.shard import shard
+from volta_switch.data.files.shard_index import FOLDERS
 
 
 def add_data_commands(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +26,7 @@ def add_data_commands(parser: argparse.ArgumentParser) -> None:
     _add_check(commands.add_parser("check", help="say what data files hold, and what is wrong with them"))
     _add_convert(commands.add_parser("convert", help="turn one feature format into another, and measure what is lost"))
     _add_repack(commands.add_parser("repack", help="write a compact store, a quarter of the size; resumable"))
+    _add_shard(commands.add_parser("shard", help="write WebDataset shards of image-caption pairs; resumable"))
     _add_targets(commands.add_parser("vqa-targets", help="make VQAv2's soft targets from its official annotations"))
 
 
@@ -72,6 +78,20 @@ def _run_convert(args: argparse.Namespace) -> None:
 def _add_repack(command: argparse.ArgumentParser) -> None:
     command.add_argument("inputs", nargs="+", metavar="IN", help="feature files of one kind and one detector")
     command.add_argument("out", metavar="OUT", help="the store's directory")
+    _add_packing_flags(command)
+    command.set_defaults(run=_run_repack)
+
+
+def _add_shard(command: argparse.ArgumentParser) -> None:
+    command.add_argument("inputs", nargs="+", metavar="IN", help="files of image-caption pairs of one detector")
+    command.add_argument("out", metavar="OUT", help="gets the folder training or validation")
+    command.add_argument("--split", required=True, choices=sorted(FOLDERS.values()), help="what the pairs are for")
+    command.add_argument("--shard-size", type=_count, default=256, metavar="MIB", help="of one shard (default: 256)")
+    _add_packing_flags(command)
+    command.set_defaults(run=_run_shard)
+
+
+def _add_packing_flags(command: argparse.ArgumentParser) -> None:
     dtypes = ("float16", "float32")
     command.add_argument("--dtype", default="float16", choices=dtypes, help="of the features and the scores")
     command.add_argument("--top-classes", type=_count, default=100, help="class scores kept of a region (default: 100)")
@@ -79,27 +99,42 @@ def _add_repack(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--max-bad-records", type=int, default=0, help="records left out before the run is stopped (default: 0)"
     )
-    command.set_defaults(run=_run_repack)
 
 
 def _run_repack(args: argparse.Namespace) -> None:
     finished = Path(args.out).exists()
+    manifest = _packed(args, partial(repack, args.inputs, args.out))
+    print(f"{args.out}: {manifest['records']} records, {manifest['regions']} regions, sha256 {manifest['sha256']}")
+    _print_packed(manifest, finished)
+
+
+def _run_shard(args: argparse.Namespace) -> None:
+    split = next(split for split, folder in FOLDERS.items() if folder == args.split)
+    out = Path(args.out) / args.split
+    finished = out.exists()
+    manifest = _packed(args, partial(shard, args.inputs, args.out, split, shard_size=args.shard_size << 20))
+    print(f"{out}: {manifest['records']} records, {manifest['regions']} regions, {len(manifest['shards'])} shards")
+    _print_packed(manifest, finished)
+
+
+def _packed(args: argparse.Namespace, write: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """Write with the flags that `repack` and `shard` have in common, and a bar; returns the manifest."""
     with tqdm(unit="record", leave=False, disable=None) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        manifest = repack(
-            [Path(path) for path in args.inputs],
-            Path(args.out),
+        return write(
             dtype=args.dtype,
             top_classes=args.top_classes,
             top_attributes=args.top_attributes,
             max_bad_records=args.max_bad_records,
             progress=progress,
         )
-    print(f"{args.out}: {manifest['records']} records, {manifest['regions']} regions, sha256 {manifest['sha256']}")
+
+
+def _print_packed(manifest: dict[str, Any], finished: bool) -> None:
     if finished:
         print("  it was there already; nothing was written")
     for name, value in manifest["losses"].items():

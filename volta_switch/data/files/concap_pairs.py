@@ -8,8 +8,13 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from volta_switch.data.files.compact_record import RecordLayout
 from volta_switch.data.files.compact_store import CompactPairs, is_compact
 from volta_switch.data.files.concap_lmdb import ConcapFile
+from volta_switch.data.files.shard_cache import ShardCache
+from volta_switch.data.files.shard_fetching import is_address
+from volta_switch.data.files.shard_index import FOLDERS, is_sharded
+from volta_switch.data.files.shard_pairs import open_shards
 from volta_switch.data.regions import Regions
 from volta_switch.errors import UserError
 
@@ -20,8 +25,16 @@ class Pairs(Protocol):
     """Regions and caption by index."""
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Path | str:
         """What errors name."""
+
+    @property
+    def layout(self) -> RecordLayout | None:
+        """The widths of all records, where the files say them."""
+
+    @property
+    def blocks(self) -> np.ndarray | None:
+        """The sizes of the runs of pairs that lie in one shard each: (runs,); None where there are no shards."""
 
     def __len__(self) -> int: ...
 
@@ -33,6 +46,7 @@ class JoinedPairs:
 
     def __init__(self, parts: list[Pairs], path: Path) -> None:
         self.path = path
+        self.layout, self.blocks = parts[0].layout, None
         self._parts = parts
         self._ends = np.cumsum([len(part) for part in parts])
 
@@ -50,7 +64,8 @@ class ChosenPairs:
     """Some pairs of another sequence, by their places in it."""
 
     def __init__(self, pairs: Pairs, places: np.ndarray) -> None:
-        self.path = pairs.path
+        self.path, self.layout = pairs.path, pairs.layout
+        self.blocks = None if pairs.blocks is None else _chosen_of(pairs.blocks, places)
         self._pairs = pairs
         self.places = places
 
@@ -61,15 +76,29 @@ class ChosenPairs:
         return self._pairs[int(self.places[index])]
 
 
+def _chosen_of(blocks: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return how many places, in rising order, are in each block, without the blocks that have none."""
+    before = np.searchsorted(places, np.cumsum(blocks))
+    counts = np.diff(before, prepend=0)
+    return counts[counts > 0]
+
+
 def open_pairs(
-    features_path: str | Path, split: Literal["train", "valid"], in_memory: bool = False, check: bool = True
+    features_path: str | Path,
+    split: Literal["train", "valid"],
+    in_memory: bool = False,
+    check: bool = True,
+    cache: ShardCache | None = None,
 ) -> Pairs:
-    """Open a split's pairs below VOLTA's features_path; in_memory and check are those of ConcapFile.
+    """Open a split's pairs below VOLTA's features_path; in_memory and check are those of ConcapFile, cache ShardPairs'.
 
     `training_feat_all.lmdb` or `validation_feat_all.lmdb` (VOLTA's file, or a compact store of that name), else every
-    `..._part_<rank>.lmdb` (VOLTA writes one for each GPU), in the order of the ranks. Raises UserError where there is
-    neither, and for parts of which one is missing.
+    `..._part_<rank>.lmdb` (VOLTA writes one for each GPU), in the order of the ranks, else shards. An address
+    (https://..., s3://..., ...) has shards. Raises UserError where there is none of them, and for parts of which one is
+    missing.
     """
+    if is_address(features_path):
+        return open_shards(features_path, split, in_memory, check, cache)
     folder, name = Path(features_path), _NAMES[split]
     whole = folder / f"{name}_all.lmdb"
     found = {
@@ -77,13 +106,15 @@ def open_pairs(
         for path in folder.glob(f"{name}_part_*.lmdb")
         if (match := re.search(r"_(\d+)\.", path.name))
     }
+    if not whole.exists() and not found and is_sharded(folder / FOLDERS[split]):
+        return open_shards(folder, split, in_memory, check)
     if whole.exists() or not found:
         return _open(whole, in_memory, check)
     missing = sorted(set(range(max(found) + 1)) - set(found))
     if missing:
         raise UserError(f"{folder}: {name}_part_{missing[0]}.lmdb is missing; copy all parts, or the one {whole.name}")
     parts = [_open(found[rank], in_memory, check) for rank in sorted(found)]
-    if len({part.layout if isinstance(part, CompactPairs) else None for part in parts}) > 1:
+    if len({part.layout for part in parts}) > 1:
         raise UserError(f"{folder}: the parts of {name} are stored in different ways; repack all of them, or none")
     return JoinedPairs(parts, folder / f"{name}_part_*.lmdb")
 

@@ -11,6 +11,7 @@ from volta_switch.data.files.feature_h5 import H5Features
 from volta_switch.data.files.feature_lmdb import LmdbFeatures
 from volta_switch.data.files.feature_store import FeatureStore
 from volta_switch.data.files.feature_tsv import TsvFeatures
+from volta_switch.data.files.shard_index import is_sharded
 from volta_switch.errors import UserError
 
 FeatureFormat = Literal["lmdb", "compact", "h5", "tsv"]
@@ -18,6 +19,7 @@ FORMAT_NAMES = {
     "lmdb": "features of a task (LMDB)",
     "concap": "Conceptual Captions (LMDB)",
     "compact": "compact store",
+    "shards": "WebDataset shards",
     "h5": "features of a task (H5)",
     "tsv": "features of a task (TSV)",
 }
@@ -77,8 +79,10 @@ def feature_format(path: str | Path) -> FeatureFormat:
 
 
 def holds_pairs(path: str | Path) -> bool:
-    """Whether a file or directory holds image-caption pairs: Conceptual Captions, or a compact store of them."""
+    """Whether a file or directory holds image-caption pairs: Conceptual Captions, a compact store or shards."""
     path = Path(path)
+    if is_sharded(path):
+        return True
     return CompactFile(path).kind == "pairs" if is_compact(path) else is_concap(path)
 
 

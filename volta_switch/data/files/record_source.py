@@ -9,6 +9,8 @@ from typing import Any, Literal
 from volta_switch.data.files.compact_store import CompactFile, is_compact
 from volta_switch.data.files.concap_lmdb import ConcapFile, is_concap
 from volta_switch.data.files.feature_files import feature_format, open_features
+from volta_switch.data.files.shard_index import is_sharded
+from volta_switch.data.files.shard_pairs import ShardPairs
 from volta_switch.data.regions import Regions
 from volta_switch.errors import BadRecord
 
@@ -23,11 +25,14 @@ class RecordSource:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._pairs: ConcapFile | CompactFile | None = None
+        self._pairs: ConcapFile | CompactFile | ShardPairs | None = None
         if is_compact(self.path):
             self._pairs = CompactFile(self.path)
             self.format = "compact"
             self.kind: Literal["images", "pairs"] = "pairs" if self._pairs.kind == "pairs" else "images"
+        elif is_sharded(self.path):
+            self._pairs = ShardPairs(self.path)
+            self.format, self.kind = "shards", "pairs"
         elif is_concap(self.path):
             self._pairs = ConcapFile(self.path)
             self.format, self.kind = "concap", "pairs"

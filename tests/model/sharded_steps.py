@@ -1,0 +1,96 @@
+"""One step of training on two processes (gloo, CPU): what ``test_sharded`` compares with one process's."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from model.parts_of_batches import IDS, LOSSES, B, batch_of, counts_of, model_of, part, share_of_losses
+from volta_switch.model.encoder import SwitchEncoder, encoder_of
+from volta_switch.model.noise import sample_keys
+from volta_switch.model.sharding import shard
+
+RANKS = 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, how it is divided, and what is done with it."""
+
+    name: str
+    sharded: bool
+    checkpointing: bool = False
+    routing: str = "auto"
+    nothing_masked: bool = False  # in the second process's part
+
+    def __str__(self) -> str:
+        flags = (key for key in ("checkpointing", "nothing_masked") if getattr(self, key))
+        return " ".join([self.name, "fsdp" if self.sharded else "ddp", self.routing, *flags])
+
+
+CASES = [
+    *(Case(name, True, again) for name in ("ctrl_uniter", "ctrl_vilbert", "switch") for again in (False, True)),
+    Case("switch", True, nothing_masked=True, routing="hard"),
+    *(Case(name, False) for name in ("ctrl_uniter", "ctrl_vilbert")),
+    Case("switch", False, checkpointing=True),
+    *(Case("switch", False, nothing_masked=True, routing=routing) for routing in ("auto", "hard")),
+]
+
+
+def step(case: Case, rank: int | None) -> dict[str, dict[str, Tensor]]:
+    """Losses, gradients and new weights, whole; ``rank`` None: of one process with the whole batch."""
+    model = copy.deepcopy(model_of(case.name))
+    encoder = encoder_of(model)
+    encoder.checkpointing = case.checkpointing and rank is not None
+    if isinstance(encoder, SwitchEncoder):
+        encoder.routing = case.routing
+    called: nn.Module = model
+    if rank is not None and case.sharded:
+        shard(model, init_device_mesh("cpu", (RANKS,)))
+    elif rank is not None:
+        called = DistributedDataParallel(model, find_unused_parameters=True, gradient_as_bucket_view=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    batch, keys = batch_of(case.name), sample_keys(3, 1, IDS, B)
+    if case.nothing_masked:
+        batch["masked_lm_labels"][1::RANKS] = -1
+        batch["image_label"][1::RANKS] = -1
+    totals = counts_of(batch, case.name)
+    rows = slice(None) if rank is None else slice(rank, None, RANKS)
+    given = part(batch, rows)
+    out = called(**given, noise_keys=keys[rows])
+    shares = share_of_losses(out, counts_of(given, case.name), totals)
+    losses = torch.stack([shares[key].detach() for key in LOSSES])
+    # Gradients are averaged over the processes.
+    (torch.stack(list(shares.values())).sum() * (1 if rank is None else RANKS)).backward()
+    if rank is not None:
+        dist.all_reduce(losses)
+    gradients = {
+        name: _whole(parameter.grad) for name, parameter in model.named_parameters() if parameter.grad is not None
+    }
+    optimizer.step()
+    weights = {name: _whole(parameter.detach()) for name, parameter in model.named_parameters()}
+    return {"losses": dict(zip(LOSSES, losses, strict=True)), "gradients": gradients, "weights": weights}
+
+
+def run(rank: int, folder: Path) -> None:
+    """One of the processes: every case, the results of the first process's written to a file of the case's name."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/rendezvous", timedelta(seconds=240), world_size=RANKS, rank=rank)
+    for case in CASES:
+        found = step(case, rank)
+        if rank == 0:
+            torch.save(found, folder / f"{case}.pt")
+    dist.destroy_process_group()
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.clone()

@@ -1,0 +1,50 @@
+"""Stopping when asked: a run that gets SIGTERM, as schedulers send it, or Ctrl-C, first writes a checkpoint."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+ASKING = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(KeyboardInterrupt):
+    """A run that was asked to stop has written what it needs to go on; ``signal`` is what it was asked by."""
+
+    def __init__(self, message: str, by: int) -> None:
+        super().__init__(message)
+        self.signal = by
+
+
+class StopRequest:
+    """Whether somebody has asked this process to stop, and by which signal (0: nobody)."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Notes the first signal inside the block; a second one does what it does by default.
+
+        Only the main thread can listen; elsewhere the block changes nothing.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in ASKING}
+
+        def note(number: int, frame: FrameType | None) -> None:
+            self.signal = number
+            for each in ASKING:
+                signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)
+
+        for number in ASKING:
+            signal.signal(number, note)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
