@@ -6,13 +6,19 @@ BIN := $(VENV)/bin
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-volta lint setup setup-test setup-volta clean
+.PHONY: demo test test-survival test-volta lint setup setup-test setup-volta clean
 
 demo: setup
 	$(BIN)/volta-switch study run studies/demo.yaml --out runs/demo --jobs 2
 
 test: lint
 	$(BIN)/python -m pytest -n 2 -q
+
+# The tests that kill, corrupt and fill disks, in their long forms (docs/reliability.md); half an hour.
+test-survival: setup-test
+	KILLS=20 TERMINATIONS=5 CORRUPTIONS=1000 FULL_DISK_POINTS=100 $(BIN)/python -m pytest -n 2 -q -s \
+		tests/train/test_killed_training.py tests/train/test_corrupted_checkpoints.py tests/train/test_full_disk.py \
+		tests/train/test_runs_on_full_disks.py tests/train/test_several_processes.py
 
 # The tests that run VOLTA itself: VOLTA_HOME must name a checkout of github.com/e-bug/volta.
 test-volta: setup-volta

@@ -1,19 +1,22 @@
 """Strong scaling from one process to two on this machine: a pre-training step of one global batch, piece by piece.
 
     python benchmarks/scaling.py --models ctrl_uniter_base switchbert [--batch 32 --rounds 5]
+    python benchmarks/scaling.py --checkpoint                                     # one process writes and reads one
     python benchmarks/scaling.py --arithmetic [--assume utilisation=0.3 ...]      # the tables of docs/scaling.md
 
 Two processes (gloo, the CPU, one thread each) hold the model whole (DDP) and divided (FSDP2), through the classes that
-training uses, and step in turn, medians over rounds:
+training uses, beside a plain one, and step in turn, medians over rounds (15 GB in all with 12 layers, 10 with 6):
 
 - 1 process: the first one takes the whole batch, the other waits;
 - 2, no exchange: each takes its half and its optimiser's step, and sends nothing: what computing alone takes;
 - 2, DDP and 2, FSDP2: as training does; what they take longer is communication, and waiting for each other;
 - the same with each half in ``--parts`` accumulation steps;
-- all-reduce: as many numbers as the model has parameters, by itself.
+- all-reduce: as many numbers as the model has parameters, by itself;
+- 100 agreements: what the processes tell each other at the beginning of a step, the samples' and the losses' counts.
 
-Seconds are wall-clock ones, both processes included; CPU seconds are a process's own (the mean of both). What others on
-the machine take meanwhile is counted (/proc/stat), and so are the bytes that travel on the loopback (/proc/net/dev).
+Seconds are wall-clock ones, from a barrier to the next; CPU seconds those of the process that had more to do, waiting
+left out, so that others on the machine count less. What these took meanwhile is counted (/proc/stat), and so are the
+bytes that travel on the loopback (/proc/net/dev).
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -42,15 +46,17 @@ from volta_switch.config import Config
 from volta_switch.data.batches.collate import Batch
 from volta_switch.errors import UserError
 from volta_switch.train.arguments import run_command
+from volta_switch.train.checkpoints import CheckpointStore, Progress
 from volta_switch.train.memory import keep_freed_memory
 from volta_switch.train.optimisation import Hyperparameters, build_optimizer, clipped_step
 from volta_switch.train.pretraining import Pretraining
 from volta_switch.train.ranks import Ranks, ranks
 from volta_switch.train.replicas import Replicas
+from volta_switch.weights import to_volta
 
 CPU = torch.device("cpu")
 PROCESSES = 2
-ALONE, APART, ALL_REDUCE = "1 process", "2, no exchange", "all-reduce"
+ALONE, APART, ALL_REDUCE, AGREEMENTS = "1 process", "2, no exchange", "all-reduce", "100 agreements"
 Found = dict[str, list[dict[str, float]]]  # by way: a measurement of each round
 
 
@@ -60,6 +66,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--models", nargs="+", default=[UNITER, "switchbert"], help="configurations of this project")
     parser.add_argument("--layers", type=int, default=0, help="fewer layers than configured, single-stream models only")
     parser.add_argument("--parts", type=int, default=2, help="accumulation steps where there are several")
+    writing = "measure instead how long a checkpoint takes to write and read, in a temporary folder"
+    parser.add_argument("--checkpoint", action="store_true", help=writing)
     parser.add_argument("--arithmetic", action="store_true", help="measure nothing, print the tables of the paper side")
     put_in = "another number for the tables, such as utilisation=0.3; may be repeated"
     parser.add_argument("--assume", action="append", default=[], metavar="NAME=VALUE", help=put_in)
@@ -71,13 +79,15 @@ def main(argv: Sequence[str]) -> None:
         print("\n\n".join(tables(assumed(args.assume))))
     elif args.as_worker:
         work(args)
+    elif args.checkpoint:
+        print(checkpoints(args))
     else:
         for model in args.models:
             found = measured(model, argv)
             size = Size.of(load_config(shortened(model, args.layers)))
             layers = f", {args.layers} layers" if args.layers else ""
             print(f"\n{model}{layers}, {size.parameters / 1e6:.1f} M parameters, global batch {args.batch}:\n")
-            print(report(found, size, args.parts))
+            print(report(found, size, args.parts), flush=True)
 
 
 def assumed(pairs: Sequence[str]) -> Assumptions:
@@ -126,7 +136,7 @@ def work(args: argparse.Namespace) -> None:
             print(json.dumps(found), flush=True)
 
 
-def all_ways(args: argparse.Namespace, rank: Ranks) -> dict[str, Callable[[int], None]]:
+def all_ways(args: argparse.Namespace, rank: Ranks) -> dict[str, Callable[[int], Any]]:
     """What is done in turn, by name; each is given the number of the round."""
     config = load_config(shortened(args.models[-1], args.layers))
     batches = [some_batch(args.batch, seed) for seed in range(BATCHES)]
@@ -139,24 +149,25 @@ def all_ways(args: argparse.Namespace, rank: Ranks) -> dict[str, Callable[[int],
         ]
 
     whole, half, parted = shares(0, 1, 1), shares(rank.number, 2, 1), shares(rank.number, 2, args.parts)
-    ddp, fsdp = (Side(config, rank, sharded) for sharded in (False, True))
+    plain, ddp, fsdp = Side(config, Ranks()), Side(config, rank), Side(config, rank, sharded=True)
     numbers = torch.zeros(Size.of(config).parameters)
     parts = f", {args.parts} parts"
     return {
-        ALONE: lambda number: ddp.step(whole[number % BATCHES], exchange=False) if rank.first else None,
-        APART: lambda number: ddp.step(half[number % BATCHES], exchange=False),
+        ALONE: lambda number: plain.step(whole[number % BATCHES]) if rank.first else None,
+        APART: lambda number: plain.step(half[number % BATCHES]),
         "2, DDP": lambda number: ddp.step(half[number % BATCHES]),
         "2, FSDP2": lambda number: fsdp.step(half[number % BATCHES]),
         f"2, DDP{parts}": lambda number: ddp.step(parted[number % BATCHES]),
         f"2, FSDP2{parts}": lambda number: fsdp.step(parted[number % BATCHES]),
         ALL_REDUCE: lambda number: distributed.all_reduce(numbers),
+        AGREEMENTS: lambda number: [rank.sums([0.0] * 6) for _ in range(100)],
     }
 
 
 class Side:
-    """A model on both processes with its optimiser, stepped as the training loop steps it."""
+    """A model with its optimiser, stepped as the training loop steps it: on both processes, or on this one alone."""
 
-    def __init__(self, config: Config, rank: Ranks, sharded: bool):
+    def __init__(self, config: Config, rank: Ranks, sharded: bool = False):
         torch.manual_seed(0)
         self.learner = Pretraining(BertForVLPreTraining(config), objective=1)
         self.replicas = Replicas(self.learner, rank, CPU, sharded)
@@ -165,14 +176,14 @@ class Side:
         )
         self.learner.train()
 
-    def step(self, parts: list[Batch], exchange: bool = True) -> None:
-        """One optimiser step on this process's parts; without exchange, as if there were no other process."""
+    def step(self, parts: list[Batch]) -> None:
+        """One optimiser step on this process's parts."""
         own, names = [self.learner.counts(batch) for batch in parts], self.learner.losses
         sums = [float(sum(counts[name] for counts in own)) for name in names]
-        rank = self.replicas.ranks if exchange else Ranks()
+        rank = self.replicas.ranks
         total = dict(zip(names, rank.sums(sums), strict=True))
         for number, (batch, counts) in enumerate(zip(parts, own, strict=True)):
-            with self.replicas.accumulating(last=exchange and number == len(parts) - 1):
+            with self.replicas.accumulating(last=number == len(parts) - 1):
                 losses = self.replicas(batch.to(CPU))
                 shares = [loss * (counts[name] / max(total[name], 1)) for name, loss in losses.items()]
                 (torch.stack(shares).sum() * rank.count).backward()
@@ -180,7 +191,7 @@ class Side:
         self.optimizer.zero_grad(set_to_none=True)
 
 
-def timed(way: Callable[[], None], rank: Ranks) -> dict[str, float]:
+def timed(way: Callable[[], Any], rank: Ranks) -> dict[str, float]:
     """Run it on both processes, from one barrier to the next."""
     rank.wait()
     started, own, busy, sent = time.perf_counter(), time.process_time(), busy_seconds(), loopback_bytes()
@@ -188,11 +199,12 @@ def timed(way: Callable[[], None], rank: Ranks) -> dict[str, float]:
     own = time.process_time() - own
     rank.wait()
     seconds = time.perf_counter() - started
-    of_both = rank.sums([own])[0]
+    busy = busy_seconds() - busy
+    of_each = rank.gathered(own)
     return {
         "seconds": seconds,
-        "cpu": of_both / rank.count,
-        "others": max(busy_seconds() - busy - of_both, 0.0) / seconds,
+        "cpu": max(of_each),
+        "others": max(busy - sum(of_each), 0.0) / seconds,
         "sent": (loopback_bytes() - sent) / rank.count,
     }
 
@@ -216,37 +228,83 @@ def report(found: Mapping[str, Sequence[Mapping[str, float]]], size: Size, parts
     rows = []
     for name, each in found.items():
         seconds = [one["seconds"] for one in each]
-        gained = "" if name == ALL_REDUCE else f"{_ratio(found, ALONE, name):.2f}"
+        gained = [f"{_ratio(found, ALONE, name, key):.2f}" for key in ("seconds", "cpu")]
+        if name in (ALL_REDUCE, AGREEMENTS):
+            gained = ["", ""]
         megabytes = [f"{count / 1e6:.1f}" for count in (_median(each, "sent"), expected[name])]
-        row = [f"{statistics.median(seconds):.3f}", f"{min(seconds):.3f} to {max(seconds):.3f}", gained]
-        rows.append([name, *row, f"{_median(each, 'cpu'):.3f}", f"{_median(each, 'others'):.2f}", *megabytes])
-    heads = ["step of", "seconds", "range", "times as fast", "CPU s each", "cores of others", "MB counted", "computed"]
+        row = [f"{statistics.median(seconds):.3f}", f"{min(seconds):.3f} to {max(seconds):.3f}", gained[0]]
+        row += [f"{_median(each, 'cpu'):.3f}", gained[1], f"{_median(each, 'others'):.2f}"]
+        rows.append([name, *row, *megabytes])
+    heads = [
+        "step of",
+        "seconds",
+        "range",
+        "times as fast",
+        "CPU s",
+        "times as fast by CPU",
+        "cores of others",
+        "MB counted",
+        "computed",
+    ]
     lines = [tabulate(rows, heads, tablefmt="github", disable_numparse=True), ""]
-    lines.append(f"half a batch, nothing exchanged, takes {1 / _ratio(found, ALONE, APART):.3f} of a whole one's time")
+    computing = [1 / _ratio(found, ALONE, APART, key) for key in ("seconds", "cpu")]
+    lines.append(
+        f"half a batch, nothing exchanged: {computing[0]:.3f} of a whole one's time, {computing[1]:.3f} by CPU"
+    )
     for name in ("2, DDP", "2, FSDP2"):
         more, cpu = (_median(found[name], key) - _median(found[APART], key) for key in ("seconds", "cpu"))
-        lines.append(f"{name}: communication and waiting take {more:.3f} s of a step, {cpu:.3f} s of it computing")
+        lines.append(f"{name}: communication and waiting take {more:.3f} s of a step, and {cpu:.3f} CPU s")
     rate = expected[ALL_REDUCE] / _median(found[ALL_REDUCE], "seconds")
     lines.append(f"all-reduce by itself sends {rate / 1e9:.2f} GB/s from each process")
+    lines.append(f"an agreement takes {10 * _median(found[AGREEMENTS], 'seconds'):.2f} ms")
     return "\n".join(lines)
 
 
 def expected_bytes(size: Size, parts: int) -> dict[str, float]:
-    """Bytes that a process sends in each way, in closed form."""
+    """Bytes that a process sends in each way, in closed form; gloo's reduce-scatter is an all-reduce."""
     ddp = ddp_bytes(size, PROCESSES)
+    fsdp, in_parts = (fsdp_bytes(size, PROCESSES, number) + ddp / 2 for number in (1, parts))
     return {
-        **{ALONE: 0.0, APART: 0.0, "2, DDP": ddp, f"2, DDP, {parts} parts": ddp, ALL_REDUCE: ddp},
-        **{"2, FSDP2": fsdp_bytes(size, PROCESSES), f"2, FSDP2, {parts} parts": fsdp_bytes(size, PROCESSES, parts)},
+        **{ALONE: 0.0, APART: 0.0, "2, DDP": ddp, f"2, DDP, {parts} parts": ddp},
+        **{ALL_REDUCE: ddp, AGREEMENTS: 100 * 6 * 8.0},
+        **{"2, FSDP2": fsdp, f"2, FSDP2, {parts} parts": in_parts},
     }
+
+
+def checkpoints(args: argparse.Namespace) -> str:
+    """A table of what a checkpoint of each model takes; medians over the rounds."""
+    torch.set_num_threads(args.threads)
+    rows = []
+    for name in args.models:
+        model = BertForVLPreTraining(load_config(shortened(name, args.layers)))
+        named = dict(model.named_parameters())
+        moments = {
+            f"{kind}/{key}": value.detach().clone()
+            for kind in ("exp_avg", "exp_avg_sq")
+            for key, value in named.items()
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            store, times = CheckpointStore(Path(folder), keep=1), []
+            for step in range(args.rounds):
+                started = time.perf_counter()
+                path = store.save(Progress(step=step), {}, {}, to_volta(model), moments)
+                written = time.perf_counter()
+                store.load(path)
+                times.append((written - started, time.perf_counter() - written))
+            size = sum(file.stat().st_size for file in path.iterdir())
+        writing, reading = (statistics.median(each) for each in zip(*times, strict=True))
+        rows.append([name, f"{size / 1e9:.3f}", f"{writing:.2f}", f"{size / writing / 1e9:.2f}", f"{reading:.2f}"])
+    heads = ["checkpoint of", "GB", "seconds to write", "GB/s", "seconds to read"]
+    return tabulate(rows, heads, tablefmt="github", disable_numparse=True)
 
 
 def _median(each: Sequence[Mapping[str, float]], key: str) -> float:
     return statistics.median(one[key] for one in each)
 
 
-def _ratio(found: Mapping[str, Sequence[Mapping[str, Any]]], slow: str, fast: str) -> float:
+def _ratio(found: Mapping[str, Sequence[Mapping[str, Any]]], slow: str, fast: str, key: str) -> float:
     """How many times as fast, in the same rounds; the median."""
-    return statistics.median(a["seconds"] / b["seconds"] for a, b in zip(found[slow], found[fast], strict=True))
+    return statistics.median(a[key] / max(b[key], 1e-9) for a, b in zip(found[slow], found[fast], strict=True))
 
 
 if __name__ == "__main__":

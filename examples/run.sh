@@ -1,17 +1,27 @@
 # Sourced by every script below this folder: where things lie, and the command lines that all tasks share.
 # From the environment: MODEL, a name in config/ or a path; OUT, where runs are written; TASKS, the task file; WEIGHTS,
-# what to start from or to test; PYTHON, the interpreter.
+# what to start from or to test; PROCESSES, how many share a training run (one a GPU); PYTHON, the interpreter.
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 MODEL=${MODEL:-switchbert}
 NAME=$(basename "${MODEL%.json}")
 OUT=${OUT:-checkpoints}
 PYTHON=${PYTHON:-python}
+PROCESSES=${PROCESSES:-1}
+
+# train SCRIPT [flags]: in one process, or in several that torchrun starts.
+train() {
+  local launcher=()
+  if [ "$PROCESSES" -gt 1 ]; then
+    launcher=(-m torch.distributed.run --standalone --nproc_per_node "$PROCESSES")
+  fi
+  "$PYTHON" ${launcher[@]+"${launcher[@]}"} "$@"
+}
 
 # fine_tune FOLDER TASK [flags]: from the pre-trained model, with the hyperparameters of VOLTA's controlled set-up.
 fine_tune() {
   local folder=$1 task=$2
   shift 2
-  "$PYTHON" train_task.py --config_file "$MODEL" \
+  train train_task.py --config_file "$MODEL" \
     --from_pretrained "${WEIGHTS-$OUT/concap/$NAME/pytorch_model_best.bin}" \
     --tasks_config_file "${TASKS:-config_tasks/ctrl_trainval_tasks.yml}" --task "$task" \
     --adam_epsilon 1e-6 --adam_betas 0.9 0.999 --weight_decay 0.0001 --warmup_proportion 0.1 --clip_grad_norm 1.0 \

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from volta_switch import load_config
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 needs_volta = pytest.mark.skipif(not os.environ.get("VOLTA_HOME"), reason="VOLTA_HOME names no VOLTA checkout")
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA GPU is here")
@@ -127,7 +129,12 @@ def test_retrieval(printed, narrow):
 def test_the_loader(monkeypatch, printed):
     monkeypatch.delenv("VOLTA_HOME", raising=False)
     out = printed("loader", "--records", "64", "--batch", "4", "--workers", "1", "--rounds", "1")
-    assert list(rows_of(out))[2:] == ["ours, VOLTA's format", "ours, compact store", "the same, float32 on the CPU"]
+    assert list(rows_of(out))[2:] == [
+        "ours, VOLTA's format",
+        "ours, compact store",
+        "ours, shards in a folder",
+        "the same, float32 on the CPU",
+    ]
 
 
 def test_waiting_for_data(printed, narrow):
@@ -136,6 +143,61 @@ def test_waiting_for_data(printed, narrow):
     out = printed("data_wait", *flags)
     assert re.search(r"waiting for data: -?[\d.]+ % of a step", out)
     assert list(rows_of(out))[2:] == ["from the loader", "at hand"]
+
+
+def test_scaling_from_one_process_to_two(printed, narrow):
+    model = narrow("switchbert")
+    out = printed("scaling", "--models", model, "--layers", "1", "--batch", "4", "--rounds", "1", "--parts", "2")
+    rows = rows_of(out)
+    whole, divided = ["2, DDP", "2, FSDP2"], ["2, DDP, 2 parts", "2, FSDP2, 2 parts"]
+    assert list(rows)[2:] == ["1 process", "2, no exchange", *whole, *divided, "all-reduce", "100 agreements"]
+    counted, computed = (rows["step of"].index(head) for head in ("MB counted", "computed"))
+    for cells in (rows[name] for name in [*whole, *divided, "all-reduce"]):
+        assert float(cells[counted]) > 0.95 * float(cells[computed]) > 1  # other programs' bytes only add to it
+    assert float(rows["2, FSDP2, 2 parts"][computed]) > float(rows["2, FSDP2"][computed])
+    assert "communication and waiting" in out and "an agreement takes" in out
+
+
+def test_what_a_checkpoint_takes(printed, narrow):
+    model = narrow("ctrl_uniter_base")
+    rows = rows_of(printed("scaling", "--checkpoint", "--models", model, "--layers", "1", "--rounds", "1"))
+    assert float(rows[model][0]) == pytest.approx(3 * 4 * parameters_of(model, layers=1) / 1e9, rel=0.1)
+
+
+def parameters_of(model, layers):
+    from scaling_on_paper import Size
+    from train_step import shortened
+
+    return Size.of(load_config(shortened(model, layers))).parameters
+
+
+def test_the_tables_of_the_page_on_scaling_are_those_that_are_computed(printed):
+    page = (BENCHMARKS.parent / "docs" / "scaling.md").read_text()
+    tables = printed("scaling", "--arithmetic").strip().split("\n\n")
+    assert len(tables) == 6 and [table for table in tables if table not in page] == []
+
+
+def test_an_assumption_replaces_a_number(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from scaling import Assumptions, assumed
+
+    assert assumed(["utilisation=0.2", "products=5e14"]).flops == 1e14 and assumed([]) == Assumptions()
+
+
+def test_the_operators_that_the_page_on_scaling_counts_with(monkeypatch, narrow):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from scaling_on_paper import Assumptions, operators_of_a_step
+
+    assert operators_of_a_step(load_config(narrow("switchbert"))) == pytest.approx(Assumptions().operators, rel=0.1)
+    assert operators_of_a_step(load_config(narrow("ctrl_uniter_base"))) == pytest.approx(1500, rel=0.1)
+
+
+@pytest.mark.parametrize("pair", ["utilization=0.3", "utilisation=much"])
+def test_an_assumption_that_cannot_be_made_is_refused_in_one_line(printed, capsys, pair):
+    with pytest.raises(SystemExit) as end:
+        printed("scaling", "--arithmetic", "--assume", pair)
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.startswith(f"error: --assume {pair}: expected") and said.count("\n") == 1
 
 
 @needs_no_gpu

@@ -58,11 +58,11 @@ def example(world, tmp_path_factory):
         "BERT": "",
     }
 
-    def run(script, *flags):
+    def run(script, *flags, **changes):
         name, _, kind = script.partition("/")
         own = ["--logdir", out / "logs"] if kind == "train" else ["--output_dir", out / "results" / name]
         command = ["bash", ROOT / "examples" / f"{script}.sh", *own, *flags]
-        done = shell([str(part) for part in command], **places)
+        done = shell([str(part) for part in command], **places | changes)
         assert done.returncode == 0, done.stderr
         return out
 
@@ -97,6 +97,18 @@ def test_a_task_trains_from_concap_and_is_tested(pretrained, example, name):
     assert metrics["weights"] == str(out / "checkpoints" / name / RUNS[name] / "pytorch_model_best.bin")
     assert json_of(out / "results" / name / RUNS[name] / "test_result.json")
     assert outputs_in_the_repository() == BEFORE
+
+
+def test_two_processes_fine_tune_to_the_metrics_of_one(pretrained, example):
+    name = "nlvr2"  # whose consistency is over statements that lie on both
+    flags = ("--num_epoch", "1", "--batch_size", "16", "--eval_batch_size", "9", "--deterministic")
+    found = []
+    for processes in (1, 2):
+        out = example(f"{name}/train", *flags, "--save_name", f"of{processes}", PROCESSES=str(processes))
+        run = out / "checkpoints" / name / f"{RUNS[name]}-of{processes}"
+        assert json_of(run / "run.json")["processes"] == processes
+        found.append(json_of(run / "metrics.json")["last_validation"])
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
 
 
 def test_no_script_is_left_out():

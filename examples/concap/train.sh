@@ -6,7 +6,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../run.sh"
 
 DATA=${DATA:-datasets/conceptual_captions}
-"$PYTHON" train_concap.py --config_file "$MODEL" --from_pretrained "${BERT-bert-base-uncased}" \
+train train_concap.py --config_file "$MODEL" --from_pretrained "${BERT-bert-base-uncased}" \
   --annotations_path "$DATA/annotations" --features_path "$DATA/resnet101_faster_rcnn_genome_imgfeats/volta" \
   --train_batch_size 256 --learning_rate 1e-4 --num_train_epochs 10 --max_seq_length 38 --objective 1 \
   --adam_epsilon 1e-6 --adam_betas 0.9 0.999 --weight_decay 0.01 --warmup_proportion 0.1 --clip_grad_norm 5.0 \

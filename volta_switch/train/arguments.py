@@ -48,7 +48,7 @@ def run_command(main: Callable[[Sequence[str]], object], argv: Sequence[str] | N
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except Stopped as stopped:
-        print(str(stopped), file=sys.stderr)
+        print(str(stopped), end="\n" if str(stopped) else "", file=sys.stderr)  # one of several processes says it
         raise SystemExit(128 + stopped.signal) from None
     except KeyboardInterrupt as interruption:
         resume = "interrupted; run the same command with --resume to continue from the last checkpoint"

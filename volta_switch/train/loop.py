@@ -298,14 +298,13 @@ class Trainer:
     def _stop_if(self, asked: float) -> None:
         """``asked``: the signals that all processes got, added up."""
         if asked:
-            path = self._save()
-            raise Stopped(
-                f"stopped after step {self.progress.step}; {path} is written: the same command with --resume goes on",
-                self.stop.signal or signal.SIGTERM,  # another process was asked
-            )
+            path, step = self._save(), self.progress.step
+            goes_on = f"stopped after step {step}; {path} is written: the same command with --resume goes on"
+            by = self.stop.signal or signal.SIGTERM  # 0: another process was asked
+            raise Stopped(goes_on if self.ranks.first else "", by)
 
     def _save(self) -> Any:
-        """Writes a checkpoint; returns its path on the first process."""
+        """Writes a checkpoint; returns its path, on the first process."""
         self._look_at_suspects()
         plain = {
             "processes": self.ranks.count,

@@ -60,7 +60,7 @@ def refuse():
     [
         (
             stall,
-            "a data worker has given nothing for 1 s; look at the disk that the features lie on, or raise --worker",
+            "a data worker has given nothing for 1 s; look at the disk that the features lie on, or raise",
         ),
         (die, "a data worker was ended from outside (DataLoader worker (pid"),
     ],

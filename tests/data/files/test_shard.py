@@ -28,6 +28,7 @@ from volta_switch.data.files.feature_lmdb import write_features
 from volta_switch.data.files.feature_tsv import write_tsv
 from volta_switch.data.files.repack import repack
 from volta_switch.data.files.shard import shard
+from volta_switch.data.files.shard_index import record_places
 from volta_switch.data.files.shard_pairs import ShardPairs, open_shards
 from volta_switch.errors import BadRecord, UserError
 
@@ -326,3 +327,11 @@ def test_an_index_that_does_not_hold_together_is_refused(whole, tmp_path, change
     with pytest.raises(UserError) as caught:
         ShardPairs(tmp_path)
     assert str(caught.value).startswith(f"{tmp_path / 'index.json'}: ") and what in str(caught.value)
+
+
+def test_a_shard_with_more_pairs_than_the_index_says_is_refused(whole) -> None:
+    data = memoryview((whole / "shard-000000.tar").read_bytes())
+    records = ShardPairs(whole).index.shards[0].records
+    assert len(record_places(data, 0, records)) == records
+    with pytest.raises(ValueError, match=f"bytes after its {records - 1} pairs"):
+        record_places(data, 0, records - 1)
