@@ -5,7 +5,7 @@
     python benchmarks/scaling.py --arithmetic [--assume utilisation=0.3 ...]      # the tables of docs/scaling.md
 
 Two processes (gloo, the CPU, one thread each) hold the model whole (DDP) and divided (FSDP2), through the classes that
-training uses, beside a plain one, and step in turn, medians over rounds (15 GB in all with 12 layers, 10 with 6):
+training uses, beside a plain one, and step in turn, medians over rounds:
 
 - 1 process: the first one takes the whole batch, the other waits;
 - 2, no exchange: each takes its half and its optimiser's step, and sends nothing: what computing alone takes;
@@ -39,10 +39,11 @@ import torch.distributed as distributed
 from interleaved import flags
 from scaling_on_paper import Assumptions, Size, ddp_bytes, fsdp_bytes, tables
 from tabulate import tabulate
-from train_step import BATCHES, UNITER, as_loaded, shortened, some_batch
+from train_step import BATCHES, UNITER, as_loaded, shortened
 
 from volta_switch import BertForVLPreTraining, load_config
 from volta_switch.config import Config
+from volta_switch.cost.counts import some_batch
 from volta_switch.data.batches.collate import Batch
 from volta_switch.errors import UserError
 from volta_switch.train.arguments import run_command

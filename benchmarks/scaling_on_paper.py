@@ -1,7 +1,8 @@
 """What training on many GPUs costs, by arithmetic: the tables of docs/scaling.md.
 
-Everything follows from the models' sizes, from ``flops.py`` and from ``Assumptions``, which says of each number whether
-it was measured here. No GPU was measured. ``python benchmarks/scaling.py --arithmetic`` prints the tables.
+Everything follows from the models' sizes, from ``volta_switch/cost`` and from ``Assumptions``, which says of each
+number whether it was measured here. No GPU was measured. ``python benchmarks/scaling.py --arithmetic`` prints the
+tables.
 
 Legend: N processes, one for each GPU; b samples of a step on each of them; P parameters.
 """
@@ -13,14 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from flops import Counts, training_step
 from tabulate import tabulate
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from train_step import OurStep, Setting, some_batch
+from train_step import OurStep, Setting
 
 from volta_switch import BertForVLPreTraining, load_config
 from volta_switch.config import Config
+from volta_switch.cost.counts import Counts, some_batch
+from volta_switch.cost.executed import training_step
 from volta_switch.model.encoder import encoder_of
 
 MODELS = (
@@ -58,7 +60,7 @@ class Assumptions:
     lmdb_rate: float = 3005  # samples/s of one loader process
     compact_rate: float = 3494
     cpu_step: float = 8.35  # seconds of Switch-BERT's step of 32 samples, one process on one core
-    cpu_gain: float = 1.6  # times as fast with two processes (DDP) on two cores
+    cpu_gain: float = 1.6  # times as fast with two processes (DDP) on two cores, by CPU time
 
     @property
     def flops(self) -> float:

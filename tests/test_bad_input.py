@@ -271,14 +271,16 @@ def test_a_hyperparameter_out_of_range(refused, entry, flags, message):
 
 @pytest.mark.parametrize("entry", TRAINING)
 def test_a_state_that_is_not_there(refused, tmp_path, entry):
-    message = refused(entry, "--resume_file", tmp_path / "none.tar")
-    assert f"{tmp_path / 'none.tar'}: no checkpoint to resume from; leave out --resume and --resume_file" in message
+    message = refused(entry, "--resume_file", tmp_path / "none")
+    assert f"{tmp_path / 'none'}: no checkpoint to resume from; no earlier checkpoint is good: leave out" in message
 
 
 @pytest.mark.parametrize("entry", TRAINING)
 def test_weights_are_no_state(refused, weights, entry):
     path = weights("ctrl_uniter")
-    assert f"{path}: not a training state of this program" in refused(entry, "--resume_file", path)
+    message = refused(entry, "--resume_file", path)
+    assert f"{path}: could not be read as a checkpoint (expected a folder such as checkpoints/step-" in message
+    assert "pytorch_model_*.bin, with --from_pretrained)" in message
 
 
 @pytest.mark.parametrize(

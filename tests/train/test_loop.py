@@ -130,7 +130,7 @@ def test_a_step_that_is_not_finite_is_left_out_and_its_samples_are_named(tmp_pat
     assert (progress.step, progress.skipped) == (3, 3) and made.learner.model.weight.item() == 1.0
     assert made.optimizer.state[made.learner.model.weight]["exp_avg"].item() == 0.0
     assert [(line["step"], line["ids"]) for line in lines(made, "skipped")] == [(n, ["1.0", "inf"]) for n in (1, 2, 3)]
-    assert "step 1 left out: loss or gradient not finite (1.0, inf)" in capsys.readouterr().err
+    assert "step 1 left out: its loss or gradient is not finite (1.0, inf)" in capsys.readouterr().err
 
 
 def test_too_many_steps_that_are_not_finite_stop_the_run(tmp_path):

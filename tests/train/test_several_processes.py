@@ -118,6 +118,8 @@ def same_end_weights(run, whole):
 def test_a_model_divided_by_fsdp_trains_saves_and_goes_on_in_one_process(world, whole, tmp_path):
     run = divided(world, tmp_path, 2, 2, "--fsdp", **NO_DROPOUT)
     assert same_training(run, whole)
+    sizes = [(each / CHECKPOINTS / "step-00000008" / "model.safetensors").stat().st_size for each in (run, whole)]
+    assert sizes[0] == sizes[1]  # what is shared is stored once
     config = world.config("switchbert", **NO_DROPOUT)
     for weights in (run / "pytorch_model_best.bin", run / CHECKPOINTS / "step-00000008" / "model.safetensors"):
         assert load_volta(BertForVLPreTraining(config), read_weights(weights)) == []  # VOLTA's names, all of them

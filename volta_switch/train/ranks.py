@@ -105,7 +105,12 @@ def ranks() -> Iterator[Ranks]:
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        distributed.init_process_group(backend, timeout=_TIMEOUT)
+        store, rank, count = next(distributed.rendezvous("env://", timeout=_TIMEOUT))
+        # torchrun keeps its store when it starts the processes again (PyTorch 2.13): what those before left in it,
+        # addresses where nobody listens any more, must not be read.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = distributed.PrefixStore(f"attempt-{attempt}", store)
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=_TIMEOUT)
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0].split(". ")[0][:200]
         raise UserError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but the processes cannot meet ({reason})") from None

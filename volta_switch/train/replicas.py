@@ -39,9 +39,7 @@ class Replicas:
         elif ranks.count > 1:
             # A rank's part may have no masked word, and hard routes leave switchers out: not every parameter is used.
             # The learner's outputs are losses alone, so that what is found in their graph is all that gets a gradient.
-            self._called = DistributedDataParallel(
-                learner, find_unused_parameters=True, gradient_as_bucket_view=True, broadcast_buffers=False
-            )
+            self._called = DistributedDataParallel(learner, find_unused_parameters=True, gradient_as_bucket_view=True)
 
     def __call__(self, batch: Batch) -> Losses:
         """The losses of this process's part of a batch."""
@@ -59,8 +57,17 @@ class Replicas:
                 yield
 
     def weights(self) -> dict[str, Tensor]:
-        """The whole model under VOLTA's names; all processes call it."""
-        return {name: _whole(tensor) for name, tensor in to_volta(self.learner.model).items()}
+        """The whole model under VOLTA's names, shared weights as one tensor; all processes call it."""
+        model = self.learner.model
+        parameters = {name: id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)}
+        gathered: dict[Any, Tensor] = {}
+        whole = {}
+        for name, tensor in to_volta(model).items():
+            one = parameters.get(name, name)
+            if one not in gathered:
+                gathered[one] = _whole(tensor)
+            whole[name] = gathered[one]
+        return whole
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
         """What the optimiser keeps, ``exp_avg/<parameter>``, whole; all processes call it."""

@@ -1,0 +1,273 @@
+"""Claims such as "Switch-BERT beats UNITER on VQAv2 by at least one point", and what a study's scores say of them.
+
+A verdict comes from the interval of the difference at the level of Holm's procedure over all claims that are judged
+together (the family, fixed before the runs: a claim that cannot be tested keeps its place):
+
+- ``supported``: the whole interval lies above m, the points asked for;
+- ``contradicted``: it lies below m, so that the effect, whatever its sign, is smaller than claimed;
+- ``undecided``: it contains m, or does not exist (one seed; seeds that all agree).
+
+A claim of several metrics (image and text retrieval) is a claim for each, every one a test of its own in the family.
+"On par with, or better" is a claim with a negative m.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from volta_switch.errors import UserError
+from volta_switch.study.power import MOST_SEEDS, SeedsNeeded, seeds_to_decide
+from volta_switch.study.statistics import Estimate, estimate_difference, holm, holm_levels, without_nan
+
+# Arm -> (task, metric) -> (S,) scores, or (S, items) results, in points.
+Scores = Mapping[str, Mapping[tuple[str, str], np.ndarray]]
+
+ITEMS_TOLERANCE = 0.01  # points by which the mean of the items may differ from the score, which may be rounded
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One arm is better than another on one metric of one task, by at least so much."""
+
+    text: str
+    """As a reader should see it."""
+    better: str
+    """Name of the arm that is said to be better."""
+    worse: str
+    """Name of the other arm."""
+    task: str
+    metric: str
+    at_least: float = 0.0
+    """m, in points of the metric; negative: "no worse by more than that"."""
+    source: str = ""
+    """Where the paper says so: "table 3"."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the scores say of a claim."""
+
+    claim: Claim
+    verdict: str
+    """"supported", "contradicted" or "undecided"."""
+    reason: str
+    """What the interval says, or why there is no verdict."""
+    estimate: Estimate
+    """Of ``better`` minus ``worse``."""
+    confidence: float
+    """Of ``estimate.interval`` taken alone: 0.95."""
+    level: float
+    """At which Holm's procedure tested the claim; the verdict is that of the interval at 1 - level."""
+    family: int
+    """Number of claims tested together."""
+    p_value: float
+    """Two-sided, that the true difference is m; NaN where it cannot be tested."""
+    p_holm: float
+    """After Holm's adjustment over the family."""
+    needed: SeedsNeeded | None
+    """Of an undecided claim: the seeds that would decide it, at Holm's level."""
+    power: float
+    """With which they would."""
+
+    @property
+    def text(self) -> str:
+        """One paragraph for a reader."""
+        claim, found = self.claim, self.estimate
+        source = f" ({claim.source})" if claim.source else ""
+        parts = [f"{self.verdict}: {claim.text}{source}", f"{claim.task} {claim.metric}: {self._effect()}"]
+        if not found.problem:
+            family = f" after Holm over {self.family} tests" if self.family > 1 else ""
+            parts.append(f"{_shown_p(self.p_holm)}{family} (of a true difference of {claim.at_least:g})")
+        parts.append(self.reason)
+        return ". ".join([*parts, *self._seeds_needed()]) + "."
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; null where a number does not exist."""
+        low, high = self.estimate.interval(1 - self.level)
+        return without_nan(
+            {
+                **{"claim": asdict(self.claim), "verdict": self.verdict, "reason": self.reason, "text": self.text},
+                "estimate": self.estimate.to_dict(self.confidence),
+                **{"level": self.level, "level_low": low, "level_high": high, "family": self.family},
+                **{"p_value": self.p_value, "p_holm": self.p_holm, "power": self.power},
+                "seeds_needed": asdict(self.needed) if self.needed else None,
+            }
+        )
+
+    def _effect(self) -> str:
+        claim, found = self.claim, self.estimate
+        unit = found.unit if found.seeds == 1 else {"seed": "seeds", "pair of seeds": "pairs of seeds"}[found.unit]
+        text = f"{claim.better} minus {claim.worse} is {found.value:+.2f} points over {found.seeds} {unit}"
+        if found.problem:
+            return text
+        text += f", {100 * self.confidence:g} % interval {_shown(found.interval(self.confidence))}"
+        if not math.isclose(self.level, 1 - self.confidence):
+            text += f", at Holm's level ({100 * (1 - self.level):.4g} %) {_shown(found.interval(1 - self.level))}"
+        other = f"{found.items} test items taken as a sample" if found.items else "on these test items"
+        standard = "" if math.isnan(found.effect_size) else f", standardised {found.effect_size:+.1f}"
+        return f"{text}, {other}{standard}"
+
+    def _seeds_needed(self) -> list[str]:
+        if self.needed is None:
+            return []
+        seeds = self.needed
+        if seeds.seeds is None:
+            more = "; more test items would help where seeds cannot" if self.estimate.items else ""
+            return [f"At the effect and spread observed not even {MOST_SEEDS} seeds would decide it{more}"]
+        most = "no upper bound" if seeds.most is None else f"{seeds.most}"
+        return [
+            f"At the effect and spread observed {seeds.seeds} seeds would decide it with {100 * self.power:g} % power "
+            f"({100 * self.confidence:g} % interval of that number: {seeds.fewest} to {most})"
+        ]
+
+
+def read_claims(values: Any, where: str) -> tuple[Claim, ...]:
+    """Claims from the plain values of a file.
+
+    Args:
+        values: a list of mappings with ``Claim``'s fields as keys; ``metric`` may be a list, a claim for each.
+        where: what messages call the place: "studies/demo.yaml: tables.main.claims".
+
+    Raises:
+        UserError: no such list, an unknown or missing key, or a value of the wrong kind.
+    """
+    if not isinstance(values, list):
+        raise UserError(f"{where}: expected a list of claims, found {values!r}")
+    return tuple(claim for number, value in enumerate(values, 1) for claim in _read(value, f"{where}: claim {number}"))
+
+
+def judge(
+    claims: Sequence[Claim],
+    scores: Scores,
+    items: Scores | None = None,
+    *,
+    paired: bool = True,
+    confidence: float = 0.95,
+    power: float = 0.8,
+) -> list[Verdict]:
+    """Tests all claims as one family.
+
+    Args:
+        claims: the family.
+        scores: (S,) of each arm and metric, in points, one for each seed.
+        items: (S, items) results behind them, in the same unit and the same order in all arms; items that belong
+            together (one image's) taken through ``statistics.by_group`` first. Where both arms have them, the verdict
+            is about new test items, else about these.
+        paired: the arms' seeds are the same, in the same order.
+        confidence: 1 - the chance of any wrong verdict in the family.
+        power: for which the number of seeds is given.
+
+    Returns:
+        A verdict for each claim, in order.
+
+    Raises:
+        UserError: scores are missing, do not fit each other, or are not finite; items that are not those of the score.
+    """
+    estimates = [_estimate(claim, scores, items or {}, paired) for claim in claims]
+    p_values = [found.p_value(claim.at_least) for claim, found in zip(claims, estimates, strict=True)]
+    levels = holm_levels(p_values, 1 - confidence)
+    verdicts = []
+    for claim, found, p, p_holm, level in zip(claims, estimates, p_values, holm(p_values), levels, strict=True):
+        word, reason = _decide(claim, found, float(level))
+        needed = None
+        if word == "undecided":
+            needed = seeds_to_decide(found, claim.at_least, alpha=level, target=power, confidence=confidence)
+        tested = (float(level), len(claims), p, float(p_holm))
+        verdicts.append(Verdict(claim, word, reason, found, confidence, *tested, needed, power))
+    return verdicts
+
+
+def _decide(claim: Claim, found: Estimate, level: float) -> tuple[str, str]:
+    """The verdict, and what the interval at Holm's level says."""
+    if found.problem:
+        return "undecided", f"No verdict: {found.problem}"
+    margin = claim.at_least
+    low, high = found.interval(1 - level)
+    if low > margin:
+        return "supported", f"The whole interval lies above {margin:g}"
+    if high < margin:
+        if high < 0:
+            detail = f"{claim.worse} is better"
+        elif low > 0:
+            detail = f"{claim.better} is better, but by less"
+        else:
+            detail = "which of the two is better stays open"
+        return "contradicted", f"The whole interval lies below {margin:g}: {detail}"
+    return "undecided", f"The interval contains {margin:g}"
+
+
+def _estimate(claim: Claim, scores: Scores, items: Scores, paired: bool) -> Estimate:
+    key, arms = (claim.task, claim.metric), (claim.better, claim.worse)
+    pair = [_of_arm(scores, arm, key) for arm in arms]
+    where = f"{claim.task} {claim.metric}"
+    if paired and len(pair[0]) != len(pair[1]):
+        raise UserError(
+            f"{where}: {arms[0]} has {len(pair[0])} seeds and {arms[1]} {len(pair[1])}; to compare them in pairs give "
+            "the seeds that both have"
+        )
+    if all(key in items.get(arm, {}) for arm in arms):
+        results = [np.asarray(items[arm][key], dtype=float) for arm in arms]
+        for arm, values, own in zip(arms, pair, results, strict=True):
+            if own.ndim != 2 or own.shape[0] != len(values) or own.shape[1:] != results[0].shape[1:]:
+                raise UserError(
+                    f"{where}: {arm}'s items have shape {own.shape}; expected ({len(values)}, items), the same items "
+                    "in both arms"
+                )
+            if not np.abs(own.mean(1) - values).max() <= ITEMS_TOLERANCE:
+                raise UserError(f"{where}: the mean of {arm}'s items is not its score; give both in the same unit")
+        pair = results
+    return estimate_difference(*pair, paired=paired)
+
+
+def _of_arm(scores: Scores, arm: str, key: tuple[str, str]) -> np.ndarray:
+    if arm not in scores:
+        raise UserError(f"a claim names the arm {arm}, which has no scores; there are {', '.join(scores) or 'none'}")
+    if key not in scores[arm]:
+        there = ", ".join(" ".join(other) for other in scores[arm]) or "none"
+        raise UserError(f"a claim is about {' '.join(key)}, of which {arm} has no scores; there are {there}")
+    values = np.asarray(scores[arm][key], dtype=float)
+    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+        raise UserError(f"{' '.join(key)}: expected one finite score for each seed of {arm}, found {values.tolist()}")
+    return values
+
+
+def _read(value: Any, where: str) -> list[Claim]:
+    """One mapping; a claim for each of its metrics."""
+    known = {field.name: field for field in fields(Claim)}
+    if not isinstance(value, Mapping):
+        raise UserError(f"{where}: expected {', '.join(known)}, found {value!r}")
+    unknown = [str(key) for key in value if key not in known]
+    if unknown:
+        raise UserError(f"{where}: unknown key {unknown[0]}; a claim has {', '.join(known)}")
+    missing = [name for name in ("text", "better", "worse", "task", "metric") if not value.get(name)]
+    if missing:
+        raise UserError(f"{where}: {missing[0]} is missing")
+    metrics = value["metric"] if isinstance(value["metric"], list) else [value["metric"]]
+    found = []
+    for metric in metrics:
+        values = {**value, "metric": metric}
+        for name, content in values.items():
+            if name == "at_least":
+                valid = isinstance(content, (int, float)) and not isinstance(content, bool) and math.isfinite(content)
+            else:
+                valid = isinstance(content, str)
+            if not valid:
+                expected = "a number of points" if name == "at_least" else "text"
+                raise UserError(f"{where}: {name}: expected {expected}, found {content!r}")
+        found.append(Claim(**values))
+    if found[0].better == found[0].worse:
+        raise UserError(f"{where}: better and worse are both {found[0].better}; a claim compares two arms")
+    return found
+
+
+def _shown(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:+.2f} to {interval[1]:+.2f}"
+
+
+def _shown_p(p: float) -> str:
+    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
