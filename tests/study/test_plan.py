@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from volta_switch import UserError
-from volta_switch.study.plan import KEYS, cells, load_study, places
+from volta_switch.study.cells import Plan, places
+from volta_switch.study.plan import KEYS, load_study
 from volta_switch.train import evaluation, finetuning, pretraining
 
 DEMO = Path(__file__).parents[2] / "studies" / "demo.yaml"
@@ -19,7 +20,7 @@ def demo(world, tmp_path):
     study = load_study(DEMO)
     (tmp_path / "world").mkdir()
     shutil.copy(world.tasks_file, tmp_path / "world")
-    return study, cells(study, places(study, tmp_path))
+    return study, Plan(study, tmp_path).cells
 
 
 def without_the_model(command, stem):
@@ -30,12 +31,12 @@ def without_the_model(command, stem):
 
 def test_every_model_of_the_demo_gets_the_same_flags(demo):
     study, plan = demo
-    stems = [model.removeprefix("demo/") for model in study.models]
+    stems = list(study.arms)
     assert stems == ["switchbert", "ctrl_uniter", "ctrl_vilbert", "ctrl_lxmert"] and len(plan) == 4 * 4
     for task in {cell.task for cell in plan}:
-        rows = {cell.model: cell for cell in plan if cell.task == task}
-        assert list(rows) == list(study.models)
-        commands = [[without_the_model(command, stem) for command in rows[f"demo/{stem}"].commands] for stem in stems]
+        rows = {cell.arm: cell for cell in plan if cell.task == task}
+        assert list(rows) == stems
+        commands = [[without_the_model(command, stem) for command in rows[stem].commands] for stem in stems]
         assert all(other == commands[0] for other in commands[1:]), task
 
 
@@ -49,7 +50,7 @@ def test_every_command_of_the_demo_is_one_that_its_entry_point_takes(demo):
     for cell in demo[1]:
         for entry, arguments in cell.commands:
             args = flags[entry].parse_args(arguments)
-            assert args.seed == cell.seed and args.config_file == cell.model
+            assert args.seed == cell.seed and args.config_file == f"demo/{cell.arm}"
     entries = {cell.task: [entry for entry, _ in cell.commands] for cell in demo[1]}
     assert entries == {
         "": ["train_concap"], "TASK1": ["train_task", "eval_task"], "TASK10": ["train_task", "eval_task"],
@@ -59,7 +60,7 @@ def test_every_command_of_the_demo_is_one_that_its_entry_point_takes(demo):
 
 def test_fine_tuning_waits_for_its_own_models_pretraining_and_starts_from_it(demo):
     for cell in demo[1]:
-        stem = cell.model.removeprefix("demo/")
+        stem = cell.arm
         if not cell.task:
             assert cell.name == f"{stem}/seed0/pretraining" and not cell.needs
             continue
@@ -74,7 +75,7 @@ def test_seeds_and_overrides_reach_every_command(world, study_of, tmp_path):
     study = study_of({**MINIMAL, "seeds": [3, 5], "set": ["hidden_dropout_prob=0.2"], "tasks": {"refcoco+": {}}})
     (tmp_path / "world").mkdir()
     shutil.copy(world.tasks_file, tmp_path / "world")
-    plan = cells(study, places(study, tmp_path))
+    plan = Plan(study, tmp_path).cells
     assert [(cell.seed, cell.name) for cell in plan] == [(n, f"ctrl_uniter/seed{n}/refcoco+") for n in (3, 5)]
     for cell in plan:
         train = finetuning.flags().parse_args(cell.commands[0][1])
@@ -87,11 +88,11 @@ def test_ones_own_data_are_named_in_the_plan(world, study_of):
     data = dict(zip(("--annotations_path", "--features_path"), world.data_flags("train_concap")[1::2], strict=True))
     paths = {"tasks_config_file": str(world.tasks_file), **{key[2:]: value for key, value in data.items()}}
     study = study_of({"models": ["demo/ctrl_uniter"], "tasks": {"10": None}, "data": paths})
-    where = places(study, Path("out"))
+    where = places(study, study.arms["ctrl_uniter"], Path("out"))
     assert where.tasks_config_file == world.tasks_file and str(where.features_path) == paths["features_path"]
-    assert [cell.task for cell in cells(study, where)] == ["TASK10"]
+    assert [cell.task for cell in Plan(study, Path("out")).cells] == ["TASK10"]
     with pytest.raises(UserError, match="data lacks features_path, annotations_path"):
-        places(study_of({**MINIMAL, "world": None, "data": {"tasks_config_file": "t.yml"}}), Path("out"))
+        Plan(study_of({**MINIMAL, "world": None, "data": {"tasks_config_file": "t.yml"}}), Path("out"))
 
 
 def test_a_task_may_be_a_number_in_the_file(study_of):
@@ -102,7 +103,23 @@ def test_a_task_may_be_a_number_in_the_file(study_of):
     ("changes", "message"),
     [
         ({"model": ["x"]}, f"unknown key model; a study has {', '.join(KEYS)}"),
-        ({"models": []}, "models is missing or empty"),
+        ({"models": []}, "models is missing or empty; give models, or arms"),
+        ({"arms": ["x"]}, "arms: expected a section of arms, found ['x']"),
+        ({"arms": {"x": {"set": []}}}, "arms.x: expected a section with a model"),
+        ({"arms": {"x/y": {"model": "demo/switchbert"}}}, "arms.x/y: a name is made of letters, digits"),
+        ({"arms": {"ctrl_uniter": {"model": "demo/switchbert"}}}, "arms.ctrl_uniter has the name of a model"),
+        ({"arms": {"x": {"model": "demo/switchbert", "lr": 1}}}, "arms.x: unknown key lr; an arm has model, set"),
+        ({"arms": {"x": {"model": "demo/switchbert", "set": ["a.b=1"]}}}, "a"),
+        ({"arms": {"x": {"model": "demo/switchbert", "seeds": [0.5]}}}, "arms.x: seeds: expected a list of int"),
+        ({"tables": ["t"]}, "tables: expected a section of tables, found ['t']"),
+        ({"tables": {"t": {"rows": []}}}, "tables.t: unknown key rows; a table has title, arms, tasks, varies"),
+        ({"tables": {"t": {"arms": ["none"]}}}, "tables.t.arms: none is none of ctrl_uniter"),
+        ({"tables": {"t": {"tasks": ["TASK1"]}}}, "tables.t.tasks: TASK1 is none of TASK10"),
+        (
+            {"tables": {"t": {"claims": [dict(text="t", better="a", worse="b", task="TASK10", metric="accuracy")]}}},
+            "tables.t.claims: a is none of ctrl_uniter",
+        ),
+        ({"tables": {"t": {"varies": "model"}}}, "tables.t.varies: expected a list, found 'model'"),
         ({"tasks": None}, "tasks is missing or empty"),
         ({"models": "demo/ctrl_uniter"}, "models: expected a list of str, found 'demo/ctrl_uniter'"),
         ({"models": [1]}, "models: expected a list of str"),
@@ -147,4 +164,79 @@ def test_every_shipped_plan_loads():
     shipped = sorted(DEMO.parent.glob("*.yaml"))
     assert DEMO in shipped
     for path in shipped:
-        assert load_study(path).models
+        assert load_study(path).arms
+
+
+ARMS = {"first": {"model": "demo/switchbert"}, "second": {"model": "demo/switchbert"}}
+SHARED = {
+    "models": None,
+    "tasks": {"TASK10": {"train": {"lr": 1e-3, "batch_size": 8}}},
+    "world": {"images": 20},
+    "pretraining": {"learning_rate": 1e-3, "train_batch_size": 64},
+    "seeds": [0, 1],
+}
+
+
+def of_arms(other, **table):
+    arms = {**ARMS, "second": {**ARMS["second"], **other}}
+    return {**SHARED, "arms": arms, "tables": {"t": table}}
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"pretraining": {"learning_rate": 2e-3}}, "pretraining.learning_rate is 0.001 for first and 0.002 for second"),
+        ({"tasks": {"TASK10": {"train": {"batch_size": 16}}}}, "tasks.TASK10.train.batch_size is 8 for first and 16"),
+        ({"world": {"images": 30}}, "world.images is 20 for first and 30 for second"),
+        ({"seeds": [0, 2]}, "seeds is [0, 1] for first and [0, 2] for second"),
+        ({"pretraining": False}, "pretraining.learning_rate is 0.001 for first and None for second"),
+    ],
+)
+def test_a_table_whose_arms_differ_in_what_it_does_not_vary_is_refused(study_of, other, named):
+    with pytest.raises(UserError) as caught:
+        study_of(of_arms(other))
+    message = str(caught.value)
+    assert "table t is confounded: " in message and named in message and "or name it under varies" in message
+    key = named.split(" ")[0]
+    assert study_of(of_arms(other, varies=[key.split(".")[0]])).tables[0].arms == ("first", "second")
+
+
+def test_a_table_varies_one_field_of_the_model_and_no_other(study_of):
+    varied = {"set": ["switch.input=false"]}
+    assert study_of(of_arms(varied, varies=["model.switch.input"]))
+    with pytest.raises(UserError, match=r"model.switch.attention is True for first and False for second"):
+        study_of(of_arms({"set": ["switch.input=false", "switch.attention=false"]}, varies=["model.switch.input"]))
+
+
+def test_an_arm_adds_to_what_the_study_says(study_of):
+    arm = study_of(of_arms({"pretraining": {"learning_rate": 5.0}, "set": ["hidden_dropout_prob=0.3"]}, varies=[
+        "pretraining", "model"
+    ])).arms["second"]  # fmt: skip
+    assert dict(arm.pretraining) == {"learning_rate": 5.0, "train_batch_size": 64}
+    assert arm.overrides == ("hidden_dropout_prob=0.3",) and arm.seeds == (0, 1) and arm.world == {"images": 20}
+
+
+def test_arms_share_the_work_that_is_the_same(study_of, world, tmp_path):
+    study = study_of(of_arms({"tasks": {"TASK10": {"train": {"lr": 3e-3}}}}, varies=["tasks"]))
+    (tmp_path / "world").mkdir()
+    shutil.copy(world.tasks_file, tmp_path / "world")
+    plan = Plan(study, tmp_path)
+    assert [cell.name for cell in plan.cells] == [
+        "first/seed0/pretraining", "first/seed1/pretraining", "first/seed0/refcoco+", "first/seed1/refcoco+",
+        "second/seed0/refcoco+", "second/seed1/refcoco+",
+    ]  # fmt: skip
+    assert plan.cell("second", 1) is plan.cell("first", 1)
+    train = finetuning.flags().parse_args(plan.cell("second", 1, "TASK10").commands[0][1])
+    assert train.from_pretrained == str(tmp_path / "first" / "seed1" / "switchbert" / "pytorch_model_best.bin")
+    assert train.output_dir == str(tmp_path / "second" / "seed1") and train.lr == 3e-3
+
+
+def test_each_world_has_a_folder_that_says_how_it_differs(study_of, world, tmp_path):
+    study = study_of(of_arms({"world": {"text_depth": 2}}, varies=["world"]))
+    for name in ("world", "world-text_depth-2"):
+        (tmp_path / name).mkdir()
+        shutil.copy(world.tasks_file, tmp_path / name)
+    plan = Plan(study, tmp_path)
+    assert len(plan.cells) == 8
+    flags = pretraining.flags().parse_args(plan.cell("second", 0).commands[0][1])
+    assert flags.annotations_path.startswith(str(tmp_path / "world-text_depth-2"))

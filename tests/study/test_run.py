@@ -6,7 +6,8 @@ from concurrent.futures.process import BrokenProcessPool
 import pytest
 
 from volta_switch import UserError
-from volta_switch.study.run import run_study
+from volta_switch.study.run import dry_run, run_study
+from volta_switch.train import evaluation
 
 
 def finished_cells(folder):
@@ -88,16 +89,18 @@ def test_cells_that_wait_for_a_failed_one_are_not_begun(plan, study_of, tmp_path
 
 def test_the_same_command_tries_failed_cells_again(plan, study_of, tmp_path, in_this_process, monkeypatch):
     study = study_of(one_model(plan))
+    tried = []
     with monkeypatch.context() as patch:
-        patch.setattr("volta_switch.train.evaluation.main", lambda arguments: 1 / 0)
+        patch.setattr("volta_switch.train.evaluation.main", lambda arguments: tried.append(1) or 1 / 0)
         with pytest.raises(UserError):
-            run_study(study, tmp_path / "out", jobs=1)
-    assert len(run_study(study, tmp_path / "out", jobs=1)) == 2
+            run_study(study, tmp_path / "out", jobs=1, retries=2)
+    assert len(tried) == 3
+    assert len(run_study(study, tmp_path / "out", jobs=1).cells) == 2
     assert len(finished_cells(tmp_path / "out")) == 2
 
 
 def test_a_killed_process_is_reported(plan, study_of, tmp_path, in_this_process, monkeypatch):
-    def killed(folder, cell, key):
+    def killed(folder, cell):
         raise BrokenProcessPool
 
     monkeypatch.setattr("volta_switch.study.run.run_cell", killed)
@@ -110,3 +113,40 @@ def test_the_number_of_jobs_must_be_one_or_more(plan, study_of, tmp_path, jobs):
     with pytest.raises(UserError, match=f"--jobs: expected 1 or more, found {jobs}"):
         run_study(study_of(plan), tmp_path / "out", jobs=jobs)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_cell_that_fails_once_is_tried_again(plan, study_of, tmp_path, in_this_process, monkeypatch, capsys):
+    test, calls = evaluation.main, []
+
+    def failing_once(arguments):
+        calls.append(arguments)
+        return 1 / 0 if len(calls) == 1 else test(arguments)
+
+    monkeypatch.setattr("volta_switch.train.evaluation.main", failing_once)
+    run_study(study_of(one_model(plan)), tmp_path / "out", jobs=1)
+    assert len(calls) == 2 and "ZeroDivisionError: division by zero; tried again" in capsys.readouterr().err
+
+
+def test_finished_work_is_found_under_another_name(finished, plan, study_of, capsys):
+    _, folder = finished
+    arms = {"one": {"model": "demo/ctrl_uniter"}, "two": {"model": "demo/switchbert"}}
+    renamed = study_of({**plan, "models": None, "arms": arms})
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    done = run_study(renamed, folder, jobs=2)
+    assert "4 cells, 4 finished before" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert done.cell("two", 0, "TASK10").folder == folder / "switchbert" / "seed0" / "refcoco+_switchbert"
+
+
+def test_a_dry_run_lists_every_cell_and_what_is_known_of_its_time_and_writes_nothing(
+    finished, plan, study_of, tmp_path
+):
+    study, folder = finished
+    text = dry_run(study, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    assert text.splitlines()[0] == "table: ctrl_uniter, switchbert on TASK10"
+    assert text.count("not measured yet") == 4 and "4 cells, 4 to run: 0.0 hours of one process; 4 of them" in text
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    text = dry_run(study_of({**plan, "seeds": [0, 1]}), folder)
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert text.count("  finished") == 4 and text.count(" min\n") == 4 and "8 cells, 4 to run: " in text

@@ -9,8 +9,11 @@ import pytest
 
 from small_world import json_of, log_of
 from volta_switch import UserError
+from volta_switch.study.arms import Table
+from volta_switch.study.claims import Claim
 from volta_switch.study.curves import _read_log, draw_curves
-from volta_switch.study.table import make_table, refuse_confounds
+from volta_switch.study.run import plan_of
+from volta_switch.study.table import make_tables, refuse_recorded_confounds
 
 RUN = {
     "entry_point": "train_task",
@@ -20,6 +23,9 @@ RUN = {
     "precision": "float32",
     "parameters": 10,
 }
+
+
+TABLE = Table("t", ("a", "b", "c"), ("TASK10",))
 
 
 @pytest.fixture
@@ -36,7 +42,7 @@ def run_of(folder, model, seed=0):
 
 def test_the_table_has_a_row_for_each_model_and_one_for_chance(finished):
     study, folder = finished
-    text = make_table(study, folder)
+    text = make_tables(plan_of(study, folder))
     assert (folder / "table.md").read_text() == text
     header, rule, uniter, switch, chance, _, note = text.splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (header, uniter, switch, chance)]
@@ -56,16 +62,24 @@ def test_the_table_has_a_row_for_each_model_and_one_for_chance(finished):
 
 def test_the_table_as_json(finished):
     study, folder = finished
-    make_table(study, folder)
+    make_tables(plan_of(study, folder))
     table = json_of(folder / "table.json")
-    assert table["study"] == "small" and table["seeds"] == [0]
-    assert table["columns"] == [{"task": "refcoco+", "metric": "accuracy", "split": "test"}]
-    assert [row["model"] for row in table["rows"]] == ["ctrl_uniter", "switchbert"]
+    assert table["study"] == "small"
+    (table,) = table["tables"]
+    assert table["seeds"] == [0]
+    column = {"task": "refcoco+", "metric": "accuracy", "split": "test", "heading": "refcoco+ accuracy"}
+    assert table["columns"] == [column]
+    assert [row["arm"] for row in table["rows"]] == ["ctrl_uniter", "switchbert"]
     for row in table["rows"]:
-        accuracy = json_of(run_of(folder, row["model"]) / "test_metrics.json")["accuracy"]
-        assert row["scores"] == [{"mean": accuracy, "std": 0.0, "values": [accuracy]}]
+        accuracy = json_of(run_of(folder, row["arm"]) / "test_metrics.json")["accuracy"]
+        assert row["scores"] == [{"mean": accuracy, "std": 0.0, "values": [accuracy], "published": None}]
     assert table["rows"][0]["soft_minus_hard"] == {} and list(table["rows"][1]["soft_minus_hard"]) == ["refcoco+/seed0"]
     assert len(table["chance"]) == 1
+
+
+def changed(study, **changes):
+    """The study with every arm changed."""
+    return replace(study, arms={name: replace(arm, **changes) for name, arm in study.arms.items()})
 
 
 def test_several_seeds_give_mean_and_deviation(copy):
@@ -75,8 +89,39 @@ def test_several_seeds_give_mean_and_deviation(copy):
         for seed, accuracy in ((0, 60.0), (4, 63.0)):
             path = run_of(folder, model, seed) / "test_metrics.json"
             path.write_text(json.dumps({**json_of(path), "accuracy": accuracy}))
-    text = make_table(replace(study, seeds=(0, 4)), folder)
+    text = make_tables(plan_of(changed(study, seeds=(0, 4)), folder))
     assert text.count("61.5 ± 2.1") == 2
+    lines = (folder / "table.csv").read_text().splitlines()
+    assert lines[0].startswith("table,arm,parameters,task,metric,split,seed,score") and len(lines) == 5
+    assert [line.split(",")[-3:] for line in lines[1:3]] == [["0", "60.0", ""], ["4", "63.0", ""]]
+    latex = (folder / "table.tex").read_text()
+    assert latex.count("61.5 $\\pm$ 2.1") == 2 and latex.startswith("\\begin{tabular}")
+
+
+def test_claims_are_judged_over_the_seeds(copy):
+    study, folder = copy
+    for model, gain in (("ctrl_uniter", 0.0), ("switchbert", 5.0)):
+        for seed in (1, 2):
+            shutil.copytree(folder / model / "seed0", folder / model / f"seed{seed}")
+        for seed, accuracy in enumerate((60.0, 62.0, 61.0)):
+            path = run_of(folder, model, seed) / "test_metrics.json"
+            path.write_text(json.dumps({**json_of(path), "accuracy": accuracy + gain + 0.1 * seed * (gain > 0)}))
+    claims = tuple(
+        Claim(f"by {points}", "switchbert", "ctrl_uniter", "TASK10", "accuracy", points, "table 3")
+        for points in (1.0, 9.0)
+    )
+    tables = tuple(replace(table, claims=claims) for table in study.tables)
+    text = make_tables(plan_of(replace(changed(study, seeds=(0, 1, 2)), tables=tables), folder))
+    assert "supported: by 1.0 (table 3)" in text and "contradicted: by 9.0 (table 3)" in text
+    verdicts = json_of(folder / "table.json")["tables"][0]["verdicts"]
+    assert [verdict["verdict"] for verdict in verdicts] == ["supported", "contradicted"]
+
+
+def test_published_numbers_stand_beside_ours(copy):
+    study, folder = copy
+    published = {"switchbert": {"refcoco+ accuracy": "72.8 ± .45"}}
+    tables = tuple(replace(table, published=published) for table in study.tables)
+    assert make_tables(plan_of(replace(study, tables=tables), folder)).count(" (72.8 ± .45)") == 1
 
 
 def test_rows_that_differ_in_a_recorded_setting_are_refused(copy):
@@ -86,10 +131,10 @@ def test_rows_that_differ_in_a_recorded_setting_are_refused(copy):
     record["hyperparameters"]["weight_decay"] = 0.5
     path.write_text(json.dumps(record))
     with pytest.raises(UserError) as caught:
-        make_table(study, folder)
+        make_tables(plan_of(study, folder))
     assert str(caught.value) == (
-        "the table is refused: in refcoco+/seed0, hyperparameters.weight_decay is 0.0001 for demo/ctrl_uniter and 0.5 "
-        "for demo/switchbert; rows may differ in the model only"
+        "the table is refused: in refcoco+/seed0, hyperparameters.weight_decay is 0.0001 for ctrl_uniter and 0.5 "
+        "for switchbert; rows may differ in what the table varies only"
     )
     assert not (folder / "table.md").exists() and not (folder / "table.json").exists()
 
@@ -99,17 +144,18 @@ def test_a_run_that_is_not_there_is_named(copy, missing):
     study, folder = copy
     (run_of(folder, "switchbert") / missing).unlink()
     with pytest.raises(UserError, match=rf"refcoco\+_switchbert/{missing}: missing; run the study first"):
-        make_table(study, folder)
+        make_tables(plan_of(study, folder))
 
 
 def test_a_score_is_taken_of_the_split_that_the_plan_names(copy):
     study, folder = copy
     with pytest.raises(UserError, match=r"val_metrics.json: missing"):
-        make_table(replace(study, tasks={"TASK10": {}}), folder)
+        make_tables(plan_of(changed(study, tasks={"TASK10": {}}), folder))
 
 
 def test_equal_settings_are_accepted():
-    refuse_confounds({"a": {"t": deepcopy(RUN)}, "b": {"t": {**deepcopy(RUN), "parameters": 99}}, "c": {"t": RUN}})
+    runs = {"a": {"t": deepcopy(RUN)}, "b": {"t": {**deepcopy(RUN), "parameters": 99}}, "c": {"t": RUN}}
+    refuse_recorded_confounds(runs, TABLE)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +175,7 @@ def test_a_confound_is_named_with_both_values(section, change, named):
     value = {**RUN[section], **change} if isinstance(change, dict) else change
     runs = {"a": {"t": RUN}, "b": {"t": deepcopy(RUN)}, "c": {"t": {**RUN, section: value}}}
     with pytest.raises(UserError) as caught:
-        refuse_confounds(runs)
+        refuse_recorded_confounds(runs, TABLE)
     message = str(caught.value)
     assert message.startswith("the table is refused: in t, ") and f"{named}; rows may differ" in message
     assert "\n" not in message
@@ -140,7 +186,7 @@ def test_a_confound_is_named_with_both_values(section, change, named):
 
 def test_curves_are_drawn_as_a_png(finished):
     study, folder = finished
-    path = draw_curves(study, folder)
+    path = draw_curves(plan_of(study, folder))
     content = path.read_bytes()
     assert path == folder / "curves.png" and content[:8] == b"\x89PNG\r\n\x1a\n" and content[-8:-4] == b"IEND"
     assert int.from_bytes(content[16:20], "big") > 800  # two panels
@@ -150,18 +196,19 @@ def test_more_models_than_styles_all_get_a_line(copy, monkeypatch):
     study, folder = copy
     drawn = []
     monkeypatch.setattr("matplotlib.axes.Axes.plot", lambda self, *_, **style: drawn.append(style["label"]))
-    draw_curves(replace(study, models=study.models * 5), folder)
+    arms = {f"{name}{copy}": arm for copy in range(5) for name, arm in study.arms.items()}
+    draw_curves(plan_of(replace(study, arms={name: replace(arm, name=name) for name, arm in arms.items()}), folder))
     assert len(drawn) == 2 * 10  # pre-training and one task
 
 
 def test_curves_leave_out_what_an_earlier_run_in_the_folder_logged(tmp_path):
     def valid(epoch, score):
-        return {"kind": "valid", "epoch": epoch, "samples": 10 * (epoch + 1), "score": score}
+        return {"kind": "valid", "epoch": epoch, "step": epoch + 1, "samples": 10 * (epoch + 1), "score": score}
 
     lines = [
-        {"kind": "start", "resumed": False}, valid(0, 1.0), valid(1, 2.0), valid(2, 3.0),
-        {"kind": "start", "resumed": False}, valid(0, 4.0),
-        {"kind": "start", "resumed": True}, valid(0, 5.0), {"kind": "train", "loss": 1.0}, valid(1, 6.0),
+        {"kind": "start", "step": 0, "resumed": False}, valid(0, 1.0), valid(1, 2.0), valid(2, 3.0),
+        {"kind": "start", "step": 0, "resumed": False}, valid(0, 4.0),
+        {"kind": "start", "step": 1, "resumed": True}, valid(0, 5.0), {"kind": "train", "step": 2}, valid(1, 6.0),
     ]  # fmt: skip
     path = tmp_path / "log.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))

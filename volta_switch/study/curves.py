@@ -8,10 +8,8 @@ from typing import Any
 
 import matplotlib
 
-from volta_switch.config import find_config
 from volta_switch.files import replacing
-from volta_switch.study.plan import Study, places
-from volta_switch.tasks import load_task
+from volta_switch.study.cells import PRETRAINING, Plan
 from volta_switch.train.run_folder import lines_of
 
 matplotlib.use("Agg")
@@ -29,26 +27,29 @@ STYLES = [
 ]
 
 
-def draw_curves(study: Study, folder: Path) -> Path:
-    """Pre-training loss and each task's validation score over the epochs, one line per model (first seed)."""
-    where = places(study, folder)
-    panels = [("pre-training", "", "loss", "validation loss")] if study.pretraining else []
+def draw_curves(plan: Plan) -> Path:
+    """Pre-training loss and each task's validation score over the epochs, one line per arm (first seed)."""
+    study, folder = plan.study, plan.folder
+    arms = list(study.arms.values())
+    panels = [("pre-training", PRETRAINING, "loss", "validation loss")] if any(arm.pretraining for arm in arms) else []
     for task in study.tasks:
-        spec = load_task(where.tasks_config_file, task)
-        panels.append((spec.name, f"{spec.name}_", "score", "validation score, %"))
+        panels.append((plan.spec(arms[0].name, task).name, task, "score", "validation score, %"))
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.6), squeeze=False, layout="constrained")
-    for axis, (title, prefix, value, label) in zip(axes[0], panels, strict=True):
-        for model, (colour, marker, style) in zip(study.models, cycle(STYLES), strict=False):
-            stem = find_config(model).stem
-            lines = _read_log(folder / stem / f"seed{study.seeds[0]}" / f"{prefix}{stem}" / "log.jsonl")
+    for axis, (title, task, value, label) in zip(axes[0], panels, strict=True):
+        for arm, (colour, marker, style) in zip(arms, cycle(STYLES), strict=False):
+            if task == PRETRAINING and not arm.pretraining:
+                continue
+            lines = _read_log(plan.cell(arm.name, arm.seeds[0], task).folder / "log.jsonl")
             points = [(line["samples"] / 1000, line[value]) for line in lines]
             axis.plot(
-                *zip(*points, strict=True), color=colour, marker=marker, linestyle=style, markersize=4, label=stem
+                *zip(*points, strict=True), color=colour, marker=marker, linestyle=style, markersize=4, label=arm.name
             )
         axis.set(title=title, xlabel="training samples, thousands", ylabel=label)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0][-1].legend(frameon=False, fontsize="small")
+    handles, labels = axes[0][-1].get_legend_handles_labels()
+    if handles:
+        axes[0][-1].legend(handles, labels, frameon=False, fontsize="small")
     path = folder / "curves.png"
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)

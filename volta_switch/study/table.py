@@ -1,20 +1,24 @@
-"""The side-by-side table of a study: what each model reached, refused where two rows differ in a hyperparameter."""
+"""The side-by-side tables of a study: what each arm reached, refused where two rows differ in what is not varied."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tabulate import tabulate
 
-from volta_switch.config import find_config
 from volta_switch.errors import UserError
 from volta_switch.files import replacing, write_json
-from volta_switch.study.plan import Places, Study, places, test_split
-from volta_switch.tasks import TASKS, TaskSpec, load_task
+from volta_switch.study.arms import Arm, Table
+from volta_switch.study.cells import Plan, test_split, world_folder
+from volta_switch.study.claims import Verdict, judge
+from volta_switch.tasks import TASKS, TaskSpec
 from volta_switch.tasks.metrics import mean_std
 
 HEADINGS = {"accuracy": "accuracy", "vqa_score": "score", "ir_r1": "image R@1", "tr_r1": "text R@1"}
@@ -37,6 +41,7 @@ BLIND_GUESSES = {  # task -> data set of a small world, and what it calls the be
 class Column:
     """One metric of one task."""
 
+    planned: str  # the task as the plan calls it
     task: TaskSpec
     metric: str
     split: str
@@ -47,52 +52,87 @@ class Column:
         return f"{self.task.name} {HEADINGS.get(self.metric, self.metric)}"
 
 
-def make_table(study: Study, folder: Path) -> str:
-    """Writes ``table.md`` and ``table.json`` into the study's folder and returns the table.
+def make_tables(plan: Plan) -> str:
+    """Writes ``table.md``, ``.json``, ``.csv`` and ``.tex`` into the study's folder and returns all tables as text.
 
     Raises:
-        UserError: a run is missing, or two rows of a column differ in anything but the model (the field is named).
+        UserError: a run is missing, or two rows of a table differ in anything but what it varies (the field is named).
     """
-    for name in ("table.md", "table.json"):  # a refused table must not leave an older one in its place
+    folder = plan.folder
+    names = [f"table.{kind}" for kind in ("md", "json", "csv", "tex")]
+    for name in names:  # a refused table must not leave an older one in its place
         (folder / name).unlink(missing_ok=True)
-    where = places(study, folder)
-    columns = _columns(study, where)
-    runs = {model: _run_files(study, where, model) for model in study.models}
-    refuse_confounds(runs)
-    rows = [_row(study, where, model, columns, runs[model]) for model in study.models]
-    chance = _chance(folder, columns)
-    headers = ["model", "parameters", *(column.heading for column in columns)]
-    body = [[row["model"], f"{row['parameters'] / 1e6:.2f} M", *map(_shown, row["scores"])] for row in rows]
-    if chance:
-        body.append(["best blind guess", "", *(f"{value:.1f}" for value in chance)])
-    text = tabulate(
-        body, headers, tablefmt="github", disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1))
-    )
-    notes = [_switch_note(row) for row in rows if row["soft_minus_hard"]]
-    text = "\n\n".join([text, *notes]) + "\n"
-    with replacing(folder / "table.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    metrics = [{"task": column.task.name, "metric": column.metric, "split": column.split} for column in columns]
-    write_json(
-        folder / "table.json",
-        {"study": study.name, "seeds": list(study.seeds), "columns": metrics, "rows": rows, "chance": chance},
-    )
+    made = [_table(plan, table) for table in plan.study.tables]
+    text = "\n\n".join(map(_markdown, made)) + "\n"
+    written = {
+        "table.md": text,
+        "table.csv": "".join(map(_csv, made)),
+        "table.tex": "\n\n".join(map(_latex, made)) + "\n",
+    }
+    for name, content in written.items():
+        with replacing(folder / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    write_json(folder / "table.json", {"study": plan.study.name, "tables": made})
     return text
 
 
-def refuse_confounds(runs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
-    """Compares the recorded settings of every model's runs.
+def _table(plan: Plan, table: Table) -> dict[str, Any]:
+    """A table as JSON values."""
+    arms = [plan.study.arms[name] for name in table.arms]
+    columns = _columns(plan, arms[0], table.tasks)
+    runs = {arm.name: _run_files(plan, arm, table.tasks) for arm in arms}
+    refuse_recorded_confounds(runs, table)
+    rows = [_row(plan, arm, columns, runs[arm.name], table.published.get(arm.name, {})) for arm in arms]
+    return {
+        "name": table.name,
+        "title": table.title,
+        "varies": list(table.varies),
+        "seeds": list(arms[0].seeds),
+        "columns": [
+            {"task": column.task.name, "metric": column.metric, "split": column.split, "heading": column.heading}
+            for column in columns
+        ],
+        "rows": rows,
+        "verdicts": [{**verdict.to_dict(), "text": verdict.text} for verdict in _verdicts(table, columns, rows)],
+        "chance": _chance(world_folder(plan.study, arms[0], plan.folder), columns),
+    }
+
+
+def _verdicts(table: Table, columns: list[Column], rows: list[dict[str, Any]]) -> list[Verdict]:
+    """What the scores say of the table's claims, whose tasks may be named as the plan or the task file does."""
+    scores = {
+        row["arm"]: {
+            (task, column.metric): np.array(score["values"])
+            for column, score in zip(columns, row["scores"], strict=True)
+            for task in (column.planned, column.task.key, column.task.name)
+        }
+        for row in rows
+    }
+    return judge(table.claims, scores)
+
+
+def refuse_recorded_confounds(runs: Mapping[str, Mapping[str, Mapping[str, Any]]], table: Table) -> None:
+    """Compares the recorded settings of every arm's runs, but for those that the table varies.
 
     Args:
-        runs: model -> run (``pretraining/seed0``, ...) -> what its ``run.json`` holds.
+        runs: arm -> run (``pretraining/seed0``, ...) -> what its ``run.json`` holds.
+        table: what it varies.
 
     Raises:
-        UserError: two models' runs differ in a setting; the setting and both values are named.
+        UserError: two arms' runs differ in a setting; the setting and both values are named.
     """
+    varied = {name.split(".")[0] for name in table.varies}
     first, *others = runs
     for other in others:
         for run, recorded in runs[first].items():
-            for section in ("entry_point", "hyperparameters", "settings", "data", "precision"):
+            if run not in runs[other]:  # an arm without pre-training, as planned
+                continue
+            sections = {"entry_point", "hyperparameters", "settings", "data", "precision"}
+            if ("pretraining" if run.startswith("pretraining/") else "tasks") in varied:
+                sections -= {"hyperparameters", "settings"}
+            if varied & {"world", "data"}:
+                sections.remove("data")
+            for section in sorted(sections):
                 _compare(section, run, (first, recorded[section]), (other, runs[other][run][section]))
 
 
@@ -103,31 +143,30 @@ def _compare(key: str, run: str, left: tuple[str, Any], right: tuple[str, Any]) 
     elif left[1] != right[1]:
         raise UserError(
             f"the table is refused: in {run}, {key} is {left[1]} for {left[0]} and {right[1]} for {right[0]}; "
-            "rows may differ in the model only"
+            "rows may differ in what the table varies only"
         )
 
 
-def _columns(study: Study, where: Places) -> list[Column]:
+def _columns(plan: Plan, arm: Arm, tasks: Sequence[str]) -> list[Column]:
     columns = []
-    for task, flags in study.tasks.items():
-        spec = load_task(where.tasks_config_file, task)
-        split = test_split(spec, flags)
-        columns += [Column(spec, metric, split) for metric in TASKS[spec.type].headline]
+    for task in tasks:
+        spec = plan.spec(arm.name, task)
+        split = test_split(spec, arm.tasks[task])
+        columns += [Column(task, spec, metric, split) for metric in TASKS[spec.type].headline]
     return columns
 
 
-def _run_files(study: Study, where: Places, model: str) -> dict[str, dict[str, Any]]:
-    """``run.json`` of every run of a model."""
-    stem, found = find_config(model).stem, {}
-    for seed in study.seeds:
-        folder = where.folder / stem / f"seed{seed}"
-        runs = {f"pretraining/seed{seed}": (stem, "loss")} if study.pretraining else {}
-        for task in study.tasks:
-            spec = load_task(where.tasks_config_file, task)
-            runs[f"{spec.name}/seed{seed}"] = f"{spec.name}_{stem}", TASKS[spec.type].metric
-        for run, (run_folder, metric) in runs.items():
-            found[run] = _read(folder / run_folder / "run.json")
-            found[run]["last_validation"] = _read(folder / run_folder / "metrics.json")["last_validation"]
+def _run_files(plan: Plan, arm: Arm, tasks: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """``run.json`` of every run of an arm."""
+    found = {}
+    for seed in arm.seeds:
+        runs = {f"pretraining/seed{seed}": (plan.cell(arm.name, seed), "loss")} if arm.pretraining else {}
+        for task in tasks:
+            spec = plan.spec(arm.name, task)
+            runs[f"{spec.name}/seed{seed}"] = plan.cell(arm.name, seed, task), TASKS[spec.type].metric
+        for run, (cell, metric) in runs.items():
+            found[run] = _read(cell.folder / "run.json")
+            found[run]["last_validation"] = _read(cell.folder / "metrics.json")["last_validation"]
             found[run]["metric"] = metric
     return found
 
@@ -139,19 +178,19 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _row(
-    study: Study, where: Places, model: str, columns: list[Column], runs: Mapping[str, Mapping[str, Any]]
+    plan: Plan, arm: Arm, columns: list[Column], runs: Mapping[str, Mapping[str, Any]], published: Mapping[str, Any]
 ) -> dict[str, Any]:
-    stem = find_config(model).stem
     scores = []
     for column in columns:
         values = []
-        for seed in study.seeds:
-            result = where.folder / stem / f"seed{seed}" / f"{column.task.name}_{stem}" / f"{column.split}_metrics.json"
-            values.append(float(_read(result)[column.metric]))
+        for seed in arm.seeds:
+            cell = plan.cell(arm.name, seed, column.planned)
+            values.append(float(_read(cell.folder / f"{column.split}_metrics.json")[column.metric]))
         mean, std = mean_std(values)
-        scores.append({"mean": mean, "std": std, "values": values})
+        scores.append({"mean": mean, "std": std, "values": values, "published": published.get(column.heading)})
     return {
-        "model": stem,
+        "arm": arm.name,
+        "model": arm.model,
         "parameters": next(iter(runs.values()))["parameters"],
         "scores": scores,
         "soft_minus_hard": _soft_minus_hard(runs),
@@ -170,20 +209,60 @@ def _soft_minus_hard(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 def _switch_note(row: Mapping[str, Any]) -> str:
     parts = ", ".join(f"{run} {value:+.2f}" for run, value in row["soft_minus_hard"].items())
-    return f"{row['model']}, validation score with soft routes minus hard routes, in points: {parts}."
+    return f"{row['arm']}, validation score with soft routes minus hard routes, in points: {parts}."
+
+
+def _cells(table: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows as text."""
+    headers = ["model", "parameters", *(column["heading"] for column in table["columns"])]
+    body = [[row["arm"], f"{row['parameters'] / 1e6:.2f} M", *map(_shown, row["scores"])] for row in table["rows"]]
+    if table["chance"]:
+        body.append(["best blind guess", "", *(f"{value:.1f}" for value in table["chance"])])
+    return headers, body
 
 
 def _shown(score: Mapping[str, Any]) -> str:
-    return f"{score['mean']:.1f}" + (f" ± {score['std']:.1f}" if len(score["values"]) > 1 else "")
+    own = f"{score['mean']:.1f}" + (f" ± {score['std']:.1f}" if len(score["values"]) > 1 else "")
+    return own if score["published"] is None else f"{own} ({score['published']})"
 
 
-def _chance(folder: Path, columns: list[Column]) -> list[float]:
+def _markdown(table: Mapping[str, Any]) -> str:
+    headers, body = _cells(table)
+    text = tabulate(
+        body, headers, tablefmt="github", disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1))
+    )
+    notes = [_switch_note(row) for row in table["rows"] if row["soft_minus_hard"]]
+    title = [f"**{table['title']}**"] if table["title"] else []
+    return "\n\n".join([*title, text, *notes, *(verdict["text"] for verdict in table["verdicts"])])
+
+
+def _latex(table: Mapping[str, Any]) -> str:
+    headers, body = _cells(table)
+    body = [[cell.replace("±", "$\\pm$") for cell in row] for row in body]
+    rows = tabulate(body, headers, tablefmt="latex_booktabs", disable_numparse=True)
+    return rows.replace("\\$\\textbackslash{}pm\\$", "$\\pm$")
+
+
+def _csv(table: Mapping[str, Any]) -> str:
+    """A line for every arm, column and seed."""
+    out = io.StringIO()
+    lines = csv.writer(out, lineterminator="\n")
+    lines.writerow(["table", "arm", "parameters", "task", "metric", "split", "seed", "score", "published"])
+    for row in table["rows"]:
+        for column, score in zip(table["columns"], row["scores"], strict=True):
+            for seed, value in zip(table["seeds"], score["values"], strict=True):
+                place = (column["task"], column["metric"], column["split"])
+                lines.writerow([table["name"], row["arm"], row["parameters"], *place, seed, value, score["published"]])
+    return out.getvalue()
+
+
+def _chance(world: Path, columns: list[Column]) -> list[float]:
     """What is reached without looking, in percent, per column; empty where the data are not a small world.
 
     Referring expressions and retrieval: at random; VQA and GQA: the commonest answer to each kind of question; NLVR2
     and SNLI-VE: the commonest label.
     """
-    path = folder / "world" / "world.json"
+    path = world / "world.json"
     if not path.is_file():
         return []
     balance = json.loads(path.read_text(encoding="utf-8"))["balance"]

@@ -1,0 +1,86 @@
+"""The rows of a study: what each arm's runs are given, and whether a table's arms differ in what it varies alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from volta_switch.config import load_config
+from volta_switch.errors import UserError
+from volta_switch.study.claims import Claim
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row: a model and everything that its runs are given, the study's shared settings included."""
+
+    name: str
+    model: str  # a name in config/, or a path
+    overrides: tuple[str, ...] = ()  # of its configuration
+    pretraining: Mapping[str, Any] = field(default_factory=dict)  # flags of train_concap.py; empty: none
+    tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # task -> train and test, with flags
+    seeds: tuple[int, ...] = (0,)
+    world: Mapping[str, Any] | None = None  # WorldSpec's fields
+    data: Mapping[str, str] = field(default_factory=dict)  # in place of a world: where the data lie
+
+    def settings(self, tasks: Sequence[str]) -> dict[str, Any]:
+        """Every setting by its dotted name, ``model.switch.top_k``, the configuration with all overrides applied."""
+        of_tasks = {task: self.tasks[task] for task in tasks}
+        return _flat(
+            {
+                "model": load_config(self.model, self.overrides).to_dict(),
+                "pretraining": dict(self.pretraining) or None,
+                "tasks": of_tasks,
+                "seeds": list(self.seeds),
+                "world": None if self.world is None else dict(self.world),
+                "data": dict(self.data) or None,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Table:
+    """Some arms side by side on some tasks, which differ in nothing but what the table varies."""
+
+    name: str
+    arms: tuple[str, ...]
+    tasks: tuple[str, ...]
+    title: str = ""
+    varies: tuple[str, ...] = ("model",)  # settings, or the beginnings of their dotted names
+    claims: tuple[Claim, ...] = ()  # judged together, as one family
+    published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # arm -> column -> what the paper prints
+
+
+def refuse_confounds(source: str, table: Table, arms: Mapping[str, Arm]) -> None:
+    """Compares the settings of a table's arms before anything runs.
+
+    Raises:
+        UserError: two arms differ in a setting that the table does not vary; the setting and both values are named.
+    """
+    first, *others = (arms[name] for name in table.arms)
+    left = first.settings(table.tasks)
+    for other in others:
+        right = other.settings(table.tasks)
+        for key in sorted({*left, *right}):
+            if left.get(key) != right.get(key) and not _is_varied(key, table.varies):
+                raise UserError(
+                    f"{source}: table {table.name} is confounded: {key} is {left.get(key)} for {first.name} and "
+                    f"{right.get(key)} for {other.name}, and the table varies {', '.join(table.varies)}; make them "
+                    "equal, or name it under varies"
+                )
+
+
+def _is_varied(key: str, varies: Sequence[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in varies)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            found |= _flat(value, f"{name}.")
+        else:
+            found[name] = list(value) if isinstance(value, tuple) else value
+    return found

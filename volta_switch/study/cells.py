@@ -1,0 +1,180 @@
+"""A study's units of work: what is run, in which folder, and by what a finished one is recognised."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from volta_switch.config import find_config, load_config
+from volta_switch.errors import UserError
+from volta_switch.study.arms import Arm
+from volta_switch.study.plan import Study
+from volta_switch.tasks import TaskSpec, load_task
+from volta_switch.world.spec import WorldSpec
+
+PRETRAINING = ""  # in place of a task
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One unit of work: a pre-training run, or a fine-tuning run with its test."""
+
+    name: str  # "switchbert/seed0/refcoco+"
+    arm: str  # the first one that it belongs to
+    seed: int
+    task: str  # "" for pre-training
+    commands: tuple[tuple[str, tuple[str, ...]], ...]  # (entry point, its arguments), in order
+    folder: Path  # the run's
+    key: str  # a hash of all that decides its outcome: equal for equal work, whatever the arms and folders are called
+    needs: str = ""  # the cell that must be finished before
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where an arm's data lie."""
+
+    tasks_config_file: Path
+    features_path: Path
+    annotations_path: Path
+    overrides: tuple[str, ...] = ()  # the world's vocabulary
+    identity: Any = None  # what the data are, wherever they lie
+
+
+class Plan:
+    """All cells of a study, each once: arms that need the same work share it."""
+
+    def __init__(self, study: Study, folder: Path, finished: Mapping[str, Path] | None = None) -> None:
+        """``finished``: the folders of cells that were finished under their keys, which are used where they are."""
+        self.study, self.folder, self._finished = study, folder, finished or {}
+        self.cells: list[Cell] = []
+        self._by_key: dict[str, Cell] = {}
+        self._of: dict[tuple[str, int, str], Cell] = {}
+        for arm in study.arms.values():
+            for seed in arm.seeds:
+                if arm.pretraining:
+                    self._add(arm, seed, PRETRAINING)
+        for task in study.tasks:
+            for arm in study.arms.values():
+                for seed in arm.seeds:
+                    self._add(arm, seed, task)
+
+    def cell(self, arm: str, seed: int, task: str = PRETRAINING) -> Cell:
+        """The cell of an arm, which may be another arm's."""
+        return self._of[arm, seed, task]
+
+    def spec(self, arm: str, task: str) -> TaskSpec:
+        """A task as an arm's data have it."""
+        return load_task(places(self.study, self.study.arms[arm], self.folder).tasks_config_file, task)
+
+    def _add(self, arm: Arm, seed: int, task: str) -> None:
+        made = self._cell(arm, seed, task)
+        cell = self._by_key.setdefault(made.key, made)
+        if cell is made:
+            self.cells.append(cell)
+        self._of[arm.name, seed, task] = cell
+
+    def _cell(self, arm: Arm, seed: int, task: str) -> Cell:
+        where, stem = places(self.study, arm, self.folder), find_config(arm.model).stem
+        row = self.folder / arm.name / f"seed{seed}"
+        config = load_config(arm.model, arm.overrides).to_dict()
+        if task == PRETRAINING:
+            key = _key(["train_concap", config, dict(arm.pretraining), seed, where.identity])
+            folder = self._finished.get(key, row / stem)
+            return Cell(
+                f"{arm.name}/seed{seed}/pretraining", arm.name, seed, task,
+                (("train_concap", _pretraining_flags(arm, seed, where, folder.parent)),), folder, key,
+            )  # fmt: skip
+        needed = self._of.get((arm.name, seed, PRETRAINING))
+        spec = load_task(where.tasks_config_file, task)
+        flags = arm.tasks[task]
+        key = _key(["task", spec.key, config, dict(flags), seed, where.identity, "" if needed is None else needed.key])
+        folder = self._finished.get(key, row / f"{spec.name}_{stem}")
+        start = str(needed.folder / "pytorch_model_best.bin") if needed else ""
+        commands = _task_commands(arm, seed, where, spec, flags, folder, start)
+        name = f"{arm.name}/seed{seed}/{spec.name}"
+        return Cell(name, arm.name, seed, spec.key, commands, folder, key, needed.name if needed else "")
+
+
+def places(study: Study, arm: Arm, folder: Path) -> Places:
+    """Where an arm's data lie; a world's are inside the study's folder.
+
+    Raises:
+        UserError: the study's data section lacks a path.
+    """
+    if arm.world is None:
+        names = ("tasks_config_file", "features_path", "annotations_path")
+        missing = [key for key in names if key not in arm.data]
+        if missing:
+            raise UserError(f"study {study.name}: data lacks {', '.join(missing)}")
+        tasks, features, annotations = (Path(arm.data[name]) for name in names)
+        return Places(tasks, features, annotations, identity=dict(arm.data))
+    world = world_folder(study, arm, folder)
+    captions = world / "datasets" / "conceptual_captions"
+    features = captions / "resnet101_faster_rcnn_genome_imgfeats" / "volta"
+    vocabulary = (f"bert_model={world / 'bert-world'}",)
+    identity = WorldSpec(**arm.world).as_dict()
+    return Places(world / "tasks.yml", features, captions / "annotations", vocabulary, identity)
+
+
+def world_folder(study: Study, arm: Arm, folder: Path) -> Path:
+    """``world`` is the first arm's; others' say in which fields they differ from it."""
+    first, own = (WorldSpec(**(each.world or {})).as_dict() for each in (next(iter(study.arms.values())), arm))
+    changed = [f"{key}-{own[key]}" for key in own if first[key] != own[key]]
+    return folder / "-".join(["world", *changed])
+
+
+def test_split(spec: TaskSpec, flags: Mapping[str, Any]) -> str:
+    """The split that a study reports for a task."""
+    return str((flags.get("test") or {}).get("split", spec.val_split))
+
+
+def _pretraining_flags(arm: Arm, seed: int, where: Places, row: Path) -> tuple[str, ...]:
+    return (
+        *_common(arm, seed, where, row),
+        *("--annotations_path", str(where.annotations_path), "--features_path", str(where.features_path)),
+        *("--logdir", str(row / "logs"), "--resume"),
+        *_flags({"from_pretrained": "", **arm.pretraining}),
+    )
+
+
+def _task_commands(
+    arm: Arm, seed: int, where: Places, spec: TaskSpec, flags: Mapping[str, Any], folder: Path, start: str
+) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    row = folder.parent
+    common = [
+        *_common(arm, seed, where, row),
+        *("--tasks_config_file", str(where.tasks_config_file), "--task", spec.key),
+    ]
+    train = [*common, "--from_pretrained", start, "--logdir", str(row / "logs"), "--resume"]
+    train += _flags(flags.get("train") or {})
+    best = ("--from_pretrained", str(folder / "pytorch_model_best.bin"))
+    test = [*common, *best, *_flags({"split": test_split(spec, flags), **(flags.get("test") or {})})]
+    entry = "eval_retrieval" if spec.type == "VL-logit" else "eval_task"
+    return ("train_task", tuple(train)), (entry, tuple(test))
+
+
+def _common(arm: Arm, seed: int, where: Places, folder: Path) -> list[str]:
+    overrides = [part for override in (*arm.overrides, *where.overrides) for part in ("--set", override)]
+    return ["--config_file", arm.model, *overrides, "--seed", str(seed), "--output_dir", str(folder), "--in_memory"]
+
+
+def _flags(values: Mapping[str, Any]) -> list[str]:
+    """``{"lr": 1e-3, "adam_betas": [0.9, 0.98], "resume": true}`` as command-line flags."""
+    flags: list[str] = []
+    for key, value in values.items():
+        if value is False or value is None:
+            continue
+        flags.append(f"--{key}")
+        if isinstance(value, list):
+            flags += [str(item) for item in value]
+        elif value is not True:
+            flags.append(str(value))
+    return flags
+
+
+def _key(parts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
