@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from flops import counted
 from interleaved import Ceiling, Step, add_measures, flags, in_turn, peak, peak_apart, table, utilisation
 from torch import Tensor
 from train_step import attend_each
 
+from volta_switch.cost.executed import counted
 from volta_switch.model.attention import KeyMask, attend, attend_mixed
 from volta_switch.train.arguments import run_command
 

@@ -27,7 +27,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from flops import counted
 from interleaved import (
     Ceiling,
     Step,
@@ -43,9 +42,11 @@ from interleaved import (
     utilisation,
 )
 from torch import Tensor
-from train_step import SLOTS, UNITER, in_rounds, shortened, some_batch
+from train_step import UNITER, in_rounds, shortened
 
 from volta_switch import BertForVLTasks, load_config
+from volta_switch.cost.counts import SLOTS, some_batch
+from volta_switch.cost.executed import counted
 from volta_switch.errors import UserError
 from volta_switch.model.bert import switch_encoder
 from volta_switch.model.pairs import expand_pairs, score_pairs

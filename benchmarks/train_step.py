@@ -10,8 +10,8 @@ Switch-BERT with one attention for each mode. bfloat16 is autocast, on both side
 step begins with the batch in the host's memory, this project's as its loader gives it: features in float16, and
 page-locked where there is a GPU.
 
-Utilisation is the rate of useful work (``flops.py``; a naive side's is Switch-BERT's, VOLTA's that of the same model
-here) over that of matrix products alone on the same device, in the same type and with the same threads, which are
+Utilisation is the rate of useful work (``volta_switch/cost``; a naive side's is Switch-BERT's, VOLTA's that of the same
+model here) over that of matrix products alone on the same device, in the same type and with the same threads, which are
 measured at the beginning and at the end of every round: one feed-forward layer's three, at the batch's number of rows.
 """
 
@@ -23,7 +23,6 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-from flops import Counts, counted, training_step
 from interleaved import (
     Ceiling,
     Step,
@@ -42,6 +41,8 @@ from torch import Tensor
 
 from volta_switch import BertForVLPreTraining, Config, load_config
 from volta_switch.config import find_config
+from volta_switch.cost.counts import Counts, some_batch
+from volta_switch.cost.executed import counted, training_step
 from volta_switch.data.batches.collate import Batch
 from volta_switch.errors import UserError
 from volta_switch.model import sublayers
@@ -50,7 +51,6 @@ from volta_switch.model.compiling import compile_layers
 from volta_switch.train.arguments import run_command
 from volta_switch.train.optimisation import Hyperparameters, build_optimizer, clipped_step
 
-SLOTS, BOXES, CLASSES = 38, 36, 1601
 BATCHES = 4  # different ones, taken in turn
 UNITER = "ctrl_uniter_base"
 Tensors = dict[str, Tensor]
@@ -155,33 +155,6 @@ def ceiling_of(setting: Setting, batch: Tensors) -> Ceiling:
     rows = int(batch["attention_mask"].sum() + batch["image_attention_mask"].sum())
     config = setting.config
     return Ceiling(rows, config.hidden_size, config.intermediate_size, setting.device, setting.dtype)
-
-
-def some_batch(B: int, seed: int = 0) -> Tensors:
-    """Make a batch of pre-training as VOLTA's loader gives it."""
-    g = torch.Generator().manual_seed(seed)
-    lengths = (torch.randn(B, generator=g) * 4 + 12).round().clamp(3, SLOTS - 2).long() + 2  # [CLS] and [SEP]
-    mask = torch.arange(SLOTS) < lengths[:, None]
-    words = torch.randint(1000, 30000, (B, SLOTS), generator=g) * mask
-    inner = mask & (torch.arange(SLOTS) > 0) & (torch.arange(SLOTS) < lengths[:, None] - 1)
-    match = torch.rand(B, generator=g) < 0.5
-    hidden = inner & (torch.rand(B, SLOTS, generator=g) < 0.15)
-    boxes = torch.rand(B, BOXES, generator=g) < 0.15
-    features = torch.randn(B, BOXES + 1, 2048, generator=g).relu().half().float()  # the same in either type
-    features[:, 1:][boxes] = 0
-    corners = torch.rand(B, BOXES + 1, 4, generator=g).sort(-1).values
-    return {
-        "input_ids": torch.where(hidden, 103, words),
-        "image_feat": features,
-        "image_loc": torch.cat((corners, torch.rand(B, BOXES + 1, 1, generator=g)), -1),
-        "token_type_ids": torch.zeros_like(words),
-        "attention_mask": mask.long(),
-        "image_attention_mask": torch.ones(B, BOXES + 1, dtype=torch.long),
-        "masked_lm_labels": torch.where(hidden & ~match[:, None], words, -1),
-        "image_label": torch.where(boxes & ~match[:, None], 1, -1),
-        "image_cls": torch.randn(B, BOXES, CLASSES, generator=g).softmax(-1),
-        "next_sentence_label": match.long(),
-    }
 
 
 class OurStep:
@@ -293,7 +266,7 @@ def attend_each(
     modes: tuple[str, ...],
     dropout: float,
     text_queries: int,
-    noise_keys: None,
+    noise_keys: None = None,
 ) -> Tensor:
     """Attend in every mode by itself and mix the outputs, as the paper describes it."""
     T = real.text.shape[1]

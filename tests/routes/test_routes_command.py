@@ -1,0 +1,108 @@
+"""``volta-switch routes``: one JSON with everything, and refusals."""
+
+import json
+
+import pytest
+import torch
+
+from routes.planted import model_and_task, scatter
+from small_world import json_of, refusal
+from volta_switch.cli import _run, main
+
+
+@pytest.fixture(scope="module")
+def weights(world, tmp_path_factory):
+    """Weights of a task's random model: weights("vqa") -> a file."""
+    folder = tmp_path_factory.mktemp("weights")
+
+    def write(name, model="switchbert", seed=0):
+        path = folder / f"{name}_{model}_{seed}.bin"
+        if model == "switchbert":
+            built, _, encoder = model_and_task(world, name)
+            scatter(encoder, seed)
+        else:
+            built = world.task_model(world.task(name, world.config(model)))
+        torch.save(built.state_dict(), path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def line(world, weights, tmp_path):
+    def make(name, *more, model="switchbert"):
+        flags = world.flags("eval_task", tmp_path / "unused", model, name)
+        given = ["--from_pretrained", weights(name, model), "--out", tmp_path / "routes.json", "--batch_size", 8]
+        return [str(flag) for flag in ("routes", *flags, *given, *more)]
+
+    return make
+
+
+@pytest.fixture
+def written(line, tmp_path):
+    def run(name, *more, model="switchbert"):
+        main(line(name, *more, model=model))
+        return json_of(tmp_path / "routes.json")
+
+    return run
+
+
+def test_everything_about_a_task_is_in_one_file(written, weights, tmp_path):
+    more = ("--interventions", "--attention", "--permutations", 20, "--checkpoints", weights("vqa", seed=3))
+    found = written("vqa", *more)
+    n = found["samples"]
+    assert found["task"] == "TASK1" and found["metric"] == "vqa_score" and len(found["layers"]) == 4
+    assert set(found["mutual information"]) >= {"question type", "regions"}
+    per_sample = found["per sample"]
+    assert {len(values) for values in per_sample.values()} == {n}
+    assert set(per_sample) == {"ids", "images", "texts", "routes", "text length", "regions", "question type"}
+    frequent = found["architectures"]["most frequent"]
+    assert [per_sample["routes"].count(line["route"]) for line in frequent] == [line["samples"] for line in frequent]
+    assert found["flops per pair"]["training_executed"] > 2 * found["flops per pair"]["inference_executed"] > 0
+    assert len(found["interventions"]) == 50 and len(found["attention"]) == 4
+    later = found["over training"][0]
+    assert later["architectures"]["most frequent"] != frequent[:1]
+    assert not (tmp_path / "unused").exists()
+
+
+def test_referring_expressions_know_their_objects(written, world):
+    found = written("refer", "--permutations", 5)
+    path = world.path / "datasets/refcoco+_unc/annotations/refcoco+/instances.json"
+    images = [str(item["image_id"]) for item in json.loads(path.read_text())["annotations"]]
+    assert found["per sample"]["objects"] == [images.count(image) for image in found["per sample"]["images"]]
+    assert found["per sample"]["objects"] == found["per sample"]["regions"]  # one box an object in this world
+
+
+def test_a_part_of_the_samples_is_a_part_of_the_whole(written):
+    whole, part = written("vqa", "--permutations", 1), written("vqa", "--permutations", 1, "--samples", 20)
+    assert part["samples"] == 24 < whole["samples"]
+    tables = (found["per sample"] for found in (whole, part))
+    of_whole, of_part = (dict(zip(table["ids"], table["routes"], strict=True)) for table in tables)
+    assert of_part.items() <= of_whole.items()
+
+
+def test_retrieval_is_measured_among_four(written):
+    found = written("retrieval", "--permutations", 1, "--attention")
+    assert found["metric"] == "accuracy_4way" and len(found["per sample"]["ids"]) == found["samples"]
+
+
+def test_static_architectures_have_attention_alone(written):
+    found = written("vqa", "--attention", model="ctrl_vilbert")
+    assert "layers" not in found and len(found["attention"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("more", "model", "said"),
+    [
+        (("--routing", "soft"), "switchbert", "--routing soft"),
+        (("--samples", "-1"), "switchbert", "--samples: expected 0 or more"),
+        (("--epsilon", "1"), "switchbert", "--epsilon"),
+        (("--split", "nowhere"), "switchbert", "nowhere"),
+        (("--from_pretrained", ""), "switchbert", "--from_pretrained"),
+        (("--from_pretrained", "absent.bin"), "switchbert", "absent.bin"),
+        ((), "ctrl_uniter", "no switch section"),
+    ],
+)
+def test_bad_input_gets_one_line(line, more, model, said, capsys, tmp_path):
+    assert said in refusal(_run, line("vqa", *more, model=model), capsys)
+    assert not (tmp_path / "routes.json").exists()

@@ -1,0 +1,86 @@
+"""``volta-switch flops``: what a configuration costs, as a table or as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from tabulate import tabulate
+
+from volta_switch.config import Config, load_config
+from volta_switch.cost.counts import Counts, Task, some_batch
+from volta_switch.cost.executed import inference, training_step
+from volta_switch.cost.memory import activation_bytes, parameters
+from volta_switch.cost.paths import inference_paths, training_paths
+from volta_switch.errors import UserError
+
+# What is counted: pre-training, and the paper's tasks with the heads of VOLTA's task files; one image-text pair each.
+WORK: dict[str, Task | None] = {
+    "pre-training": None,
+    "VQAv2": {"type": "VL-classifier", "num_labels": 3129},
+    "retrieval": {"type": "VL-logit"},
+    "referring expressions": {"type": "V-logit"},
+}
+COUNTS = {  # name -> (heading, function)
+    "training_executed": ("training", training_step),
+    "inference_executed": ("inference", inference),
+    "training_paths": ("training, paths", training_paths),
+    "inference_paths": ("inference, paths", inference_paths),
+}
+
+
+def add_flops_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
+    parser.add_argument("config", help="a name in config/, or a path")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides a field")
+    parser.add_argument("--batch", type=int, default=32, help="samples: captions of 12 +- 4 word pieces, 36 regions")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run_flops(args: argparse.Namespace) -> None:
+    """Prints what a configuration costs.
+
+    Raises:
+        UserError: no such configuration, or one that cannot be built; a batch of none.
+    """
+    if args.batch < 1:
+        raise UserError(f"--batch: expected 1 or more, found {args.batch}")
+    found = cost(load_config(args.config, args.set), args.batch)
+    print(json.dumps({"config": args.config, "set": args.set, **found}, indent=2) if args.json else table(found))
+
+
+def cost(config: Config, B: int) -> dict[str, Any]:
+    """FLOPs of a sample (means over a batch of ``B``), parameters, and bytes of activations of a sample.
+
+    The configuration's K decides the path FLOPs: K modes of each layer are active, each as probable as any other.
+    """
+    batch = some_batch(B, config=config)
+    flops = {}
+    for work, task in WORK.items():
+        if task is not None and task["type"] != "V-logit" and config.fusion_method == "none":
+            continue  # nothing is pooled; a task file would set another fusion method
+        counts = Counts.of(config, batch, task)
+        flops[work] = {name: function(config, counts) / B for name, (_, function) in COUNTS.items()}
+    return {
+        "parameters": parameters(config),
+        "batch": B,
+        "top_k": None if config.switch is None else config.switch.active_modes,
+        "flops_per_sample": flops,
+        "activation_bytes_per_sample": activation_bytes(config, B) / B,
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """The same for a person."""
+    rows = [
+        [work, *(f"{values[name] / 1e9:.2f}" for name in COUNTS)] for work, values in found["flops_per_sample"].items()
+    ]
+    headings = ["GFLOPs per image-text pair", *(heading for heading, _ in COUNTS.values())]
+    memory = found["activation_bytes_per_sample"] / 2**20
+    k = "" if found["top_k"] is None else f", paths at K = {found['top_k']}"
+    return (
+        f"{found['parameters'] / 1e6:.2f} M parameters{k}; pre-training keeps {memory:.1f} MiB of activations a sample "
+        f"(float32, batch {found['batch']})\n\n"
+        + tabulate(rows, headings, tablefmt="github", stralign="right", colalign=("left",))
+    )

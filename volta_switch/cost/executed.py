@@ -1,0 +1,186 @@
+"""Floating-point operations as this project executes them, by arithmetic and by PyTorch's counter.
+
+A matrix product of (m, k) and (k, n) is 2 m k n; nothing else counts. What counts is useful work as this project does
+it: real tokens and regions, heads at masked positions, in the last layers the rows that are read. The attention's
+products are over the slots of the longest sample of the batch, as executed (about 1 % of the whole at 38 + 37 slots).
+VOLTA does the same work and more, so that its useful operations are these, too.
+
+Legend: B batch, D hidden, P pooler width, V vocabulary, F feature width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.utils.flop_counter import FlopCounterMode
+
+from volta_switch.config import Config, attention_size, intermediate_size
+from volta_switch.cost.counts import Counts
+from volta_switch.model.visual_targets import target_widths
+
+# Products of a training step for one of the forward pass: without any gradient, with none of its input, with both.
+FORWARD, FIRST, INNER = 1, 2, 3
+
+
+def counted(run: Callable[[], Any]) -> int:
+    """What PyTorch's counter sees of a run, also inside autograd functions of our own."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def training_step(config: Config, counts: Counts) -> float:
+    """Forward and backward pass, by arithmetic."""
+    return trained(config, counts, encoder(config, counts))
+
+
+def inference(config: Config, counts: Counts) -> float:
+    """Forward pass, by arithmetic; of pre-training, that of its validation, which reads masked positions alone."""
+    return inferred(config, counts, encoder(config, counts))
+
+
+def trained(config: Config, counts: Counts, of_encoder: float) -> float:
+    """As ``training_step``, with so many multiplications in the encoder's forward pass.
+
+    Every product has two more in the backward pass, one for each factor. What regions are embedded from takes no
+    gradient, but in VL-BERT, where masked features are learnt; what a task's head does not read takes none either.
+    """
+    first = INNER if config.image_embeddings == "vl-bert" else FIRST
+    around = switchers(config, counts) + head(config, counts)
+    pooled = FORWARD if _grounds(counts) else INNER
+    of_encoder -= (1 - FORWARD / INNER) * untrained(config, counts)
+    inner = first * region_embedding(config, counts) + pooled * poolers(config, counts)
+    return 2.0 * (INNER * (of_encoder + around) + inner)
+
+
+def inferred(config: Config, counts: Counts, of_encoder: float) -> float:
+    """As ``inference``, with so many multiplications in the encoder."""
+    around = (region_embedding, switchers, head, poolers)
+    return 2.0 * (of_encoder + sum(part(config, counts) for part in around))
+
+
+def region_embedding(config: Config, counts: Counts) -> int:
+    """Products of regions' features and locations with their projections; multiplications."""
+    D, F = config.v_hidden_size, config.v_feature_size
+    if config.image_embeddings == "vl-bert":  # coordinates as wide as the features
+        further = (counts.vision.rows + counts.samples) * D * config.hidden_size
+        return counts.vision.rows * 2 * F * D + (further if config.hidden_size != D else 0)
+    located = 0 if config.image_embeddings == "visualbert" else config.num_locs
+    return counts.vision.rows * D * (F + located)
+
+
+def encoder(config: Config, counts: Counts) -> int:
+    """All sublayers of the forward pass; multiplications."""
+    of_attention = sum(attention(config, counts, number) for number in config.attention_sublayers)
+    return of_attention + sum(feed_forward(config, counts, number) for number in config.ff_sublayers)
+
+
+def untrained(config: Config, counts: Counts) -> int:
+    """What of the encoder's multiplications has no backward pass.
+
+    Where regions alone are scored, that is the text's own sublayers from the last attention of vision to text on, and
+    what there of vision text alone attends to.
+    """
+    if not _grounds(counts):
+        return 0
+    last, macs = max(config.vt_attn_sublayers, default=-1), 0
+    for number in config.attention_sublayers:
+        if number >= last and not _joined(config, number):
+            of_queries, of_keys = _attention_of(config, counts, number, 0)
+            macs += of_queries + of_keys * (number > last)
+            if number in config.tv_attn_sublayers and number not in config.vv_attn_sublayers:
+                macs += _attention_of(config, counts, number, 1)[1]
+    for number in config.ff_sublayers:
+        if number > last and not _joined(config, number):
+            macs += _feed_forward_of(config, counts, number, 0)
+    return macs
+
+
+def _grounds(counts: Counts) -> bool:
+    """Whether the task scores regions and nothing else."""
+    return counts.task is not None and counts.task["type"] == "V-logit"
+
+
+def _joined(config: Config, number: int) -> bool:
+    """Whether a sublayer's products have the rows of both modalities in one matrix."""
+    texts = {*config.tt_attn_sublayers, *config.tv_attn_sublayers, *config.t_ff_sublayers}
+    visions = {*config.vt_attn_sublayers, *config.vv_attn_sublayers, *config.v_ff_sublayers}
+    return number in texts & visions & {*config.shared_sublayers}
+
+
+def feed_forward(config: Config, counts: Counts, number: int) -> int:
+    """One feed-forward sublayer of the forward pass; multiplications."""
+    return sum(_feed_forward_of(config, counts, number, side) for side in (0, 1))
+
+
+def _feed_forward_of(config: Config, counts: Counts, number: int, side: int) -> int:
+    """Of text (0) or of vision (1)."""
+    if number not in (config.t_ff_sublayers, config.v_ff_sublayers)[side]:
+        return 0
+    modality, D = (("", config.hidden_size), ("v_", config.v_hidden_size))[side]
+    return 2 * counts.going_on(config, number)[side].rows * D * intermediate_size(config, number, modality)
+
+
+def attention(config: Config, counts: Counts, number: int) -> int:
+    """One attention sublayer of the forward pass, text and vision in turn; multiplications.
+
+    Switch-BERT's modes are parts of one score matrix and one product with the values, whatever their number is.
+    """
+    return sum(sum(_attention_of(config, counts, number, side)) for side in (0, 1))
+
+
+def _attention_of(config: Config, counts: Counts, number: int, side: int) -> tuple[int, int]:
+    """Of text (0) or of vision (1): what its queries take, and its keys and values."""
+    pairs = ((config.tt_attn_sublayers, config.tv_attn_sublayers), (config.vt_attn_sublayers, config.vv_attn_sublayers))
+    to_text, to_vision = (number in numbers for numbers in pairs[side])
+    if not (to_text or to_vision):
+        return 0, 0
+    queries, keys = counts.going_on(config, number)[side], counts.going_on(config, number - 1)
+    modality, D = (("", config.hidden_size), ("v_", config.v_hidden_size))[side]
+    width, _ = attention_size(config, number, modality)
+    slots = to_text * keys[0].longest + to_vision * keys[1].longest
+    products = 2 * counts.samples * queries.longest * slots * width  # scores; weights by values
+    return 2 * queries.rows * D * width + products, 2 * keys[side].rows * D * width  # query and output; key and value
+
+
+def switchers(config: Config, counts: Counts) -> int:
+    """Switch-BERT's decisions, one of each kind a layer but for the first one's input; multiplications."""
+    if config.switch is None:
+        return 0
+    switch, layers = config.switch, len(config.attention_sublayers)
+    pooled = config.hidden_size * (2 if switch.alignment == "concat" else 1)
+    each = [len(switch.modes)] * layers * switch.attention + [switch.input_candidates] * (layers - 1) * switch.input
+    return sum(counts.samples * switch.hidden_size * (pooled + options) for options in each)
+
+
+def poolers(config: Config, counts: Counts) -> int:
+    """The pooled vectors of text and of vision; multiplications."""
+    macs = counts.samples * config.pooler_size * config.hidden_size * (config.fusion_method != "none")
+    if config.fusion_method in ("mul", "sum"):
+        macs += counts.samples * config.v_pooler_size * config.v_hidden_size
+    return macs
+
+
+def head(config: Config, counts: Counts) -> int:
+    """Masked words, masked regions and matching, or a task's head; multiplications."""
+    D, D_v, P = config.hidden_size, config.v_hidden_size, config.pooler_size
+    if counts.task is not None:
+        return _task_head(config, counts)
+    widths = (w for target, w in target_widths(config).items() if config.visual_target_weights.get(target, 0) > 0)
+    macs = counts.words * D * (D + config.vocab_size) + counts.boxes * D_v * (D_v + sum(widths))
+    matched = config.fusion_method not in ("none", "vl-bert_vqa")
+    return macs + counts.samples * P * config.itm_dim * matched
+
+
+def _task_head(config: Config, counts: Counts) -> int:
+    P, D_v, inner = config.pooler_size, config.v_hidden_size, config.clf_hidden_size
+    task, samples = counts.task or {}, counts.samples
+    kind = task["type"]
+    if kind == "V-logit":
+        return counts.vision.rows * D_v * (1 + D_v * (task.get("num_clf_layers", 1) == 2))
+    if kind == "VL-binary-classifier":  # of two images
+        return samples // 2 * inner * (2 * P + 2)
+    if kind in ("VL-logit", "VL-tri-classifier"):
+        return samples * P * (1 if kind == "VL-logit" else 3)
+    return samples * inner * (P + task["num_labels"])

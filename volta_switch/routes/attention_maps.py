@@ -1,0 +1,133 @@
+"""Where attention goes: the share of its mass from text and vision to text and vision, per layer and head.
+
+The attention of training keeps no weights. Here they are computed again, beside it, from what goes into a sublayer; a
+mode at a time, by the plain formula. No other code than this has the weights.
+
+Legend: B batch, T text slots, R region slots, K = T + R, H heads, d head width, n packed rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from volta_switch.model.attention import MODE_PAIRS
+from volta_switch.model.encoder import Encoder
+from volta_switch.model.layout import Layout, Streams
+from volta_switch.model.sublayers import AttentionSublayer
+
+SIDES = ("text", "vision")
+
+
+def attention_weights(
+    sublayer: AttentionSublayer,
+    states: Streams,
+    layout: Layout,
+    weights: Tensor | None = None,
+    modes: tuple[str, ...] = (),
+) -> tuple[tuple[Tensor, Tensor] | None, tuple[Tensor, Tensor] | None]:
+    """Of text and of vision: weights (B, H, T or R, K) and values (B, H, K, d); None where it has no sublayer.
+
+    Every row of ``layout`` is a query. Rows sum to 1 over the keys that may be attended to; arguments as those of
+    ``AttentionSublayer.forward``. A key that is never attended to has the weight 0 and the value 0.
+    """
+    own, heads = sublayer.attention_self, (sublayer.heads, sublayer.heads if sublayer.shared else sublayer.v_heads)
+    inputs, rows = (states.text, states.vision), (layout.text, layout.vision)
+    projected: list[list[Tensor] | None] = []
+    for side, has in enumerate((sublayer.has_text, sublayer.has_vision)):
+        project = (own.of_text if side == 0 else own.of_vision) if has else ()
+        projected.append([rows[side].split_heads(part(inputs[side]), heads[side]) for part in project] if has else None)
+    pairs = ((sublayer.tt, sublayer.tv), (sublayer.vt, sublayer.vv))
+    found: list[tuple[Tensor, Tensor] | None] = []
+    for side in (0, 1):
+        mine = projected[side]
+        if mine is None:
+            found.append(None)
+            continue
+        kinds = [(pairs[side], None)]
+        if weights is not None:
+            kinds = [
+                (MODE_PAIRS[mode][2 * side : 2 * side + 2], share)  # type: ignore[misc]
+                for mode, share in zip(modes, weights.unbind(1), strict=True)
+            ]
+        found.append(_mixed(mine, projected, layout, kinds))
+    return found[0], found[1]
+
+
+def _mixed(mine: list[Tensor], projected: list[Any], layout: Layout, kinds: list[Any]) -> tuple[Tensor, Tensor]:
+    """Weights and values of one side's queries; ``kinds``: who is attended to, and with which share (B,) or all."""
+    query = mine[0].float()
+    B, H, _, d = query.shape
+    real = [layout.real.text, layout.real.vision]
+    key_parts, value_parts = [], []
+    for side, (other, mask) in enumerate(zip(projected, real, strict=True)):
+        if any(seen[side] for seen, _ in kinds):
+            key_parts.append(other[1].float())
+            value_parts.append(other[2].float())
+        else:  # the other modality may have none, or heads of another width
+            key_parts.append(query.new_zeros(B, H, mask.shape[1], d))
+            value_parts.append(key_parts[-1])
+    keys, values = torch.cat(key_parts, 2), torch.cat(value_parts, 2)
+    scores = query @ keys.transpose(2, 3) * d**-0.5  # (B, H, Q, K)
+    mixture = torch.zeros_like(scores)
+    for seen, share in kinds:
+        allowed = torch.cat([mask & bool(sees) for mask, sees in zip(real, seen, strict=True)], 1)[:, None, None]
+        probability = scores.masked_fill(~allowed, -torch.inf).softmax(-1).nan_to_num()  # NaN: nothing to attend to
+        mixture += probability if share is None else share[:, None, None, None] * probability
+    return mixture, values
+
+
+class Masses:
+    """Sums up attention's mass over batches, of each sublayer and side: (H, 2), to text and to vision, and query rows.
+
+    Of each batch, the first of every ``every`` samples counts.
+    """
+
+    def __init__(self, every: int = 1) -> None:
+        self._every = every
+        self._sums: dict[tuple[int, str], Tensor] = {}
+        self._rows: dict[tuple[int, str], float] = {}
+
+    def add(self, sublayer: AttentionSublayer, given: tuple[Any, ...]) -> None:
+        """Of what a sublayer is called with."""
+        states, layout, _, weights, modes = given
+        T = layout.real.text.shape[1]
+        found = attention_weights(sublayer, states, layout, weights, modes)
+        for name, of_side, real in zip(SIDES, found, (layout.real.text, layout.real.vision), strict=True):
+            if of_side is None:
+                continue
+            real = real & (torch.arange(len(real), device=real.device) % self._every == 0)[:, None]
+            on = of_side[0] * real[:, None, :, None]  # (B, H, Q, K)
+            mass = torch.stack((on[..., :T].sum((0, 2, 3)), on[..., T:].sum((0, 2, 3))), 1).double().cpu()  # (H, 2)
+            key = (sublayer.number, name)
+            self._sums[key] = self._sums[key] + mass if key in self._sums else mass
+            self._rows[key] = self._rows.get(key, 0.0) + float(real.sum())
+
+    def report(self) -> list[dict[str, Any]]:
+        """Per attention sublayer, in order: its number, and for each pair the mean mass of a query row, by head."""
+        layers = []
+        for layer, number in enumerate(sorted({number for number, _ in self._sums}), 1):
+            line: dict[str, Any] = {"layer": layer, "sublayer": number}
+            for side in SIDES:
+                if (number, side) in self._sums:
+                    mean = (self._sums[number, side] / max(self._rows[number, side], 1.0)).T.tolist()
+                    line |= {f"{side} to {other}": mass for other, mass in zip(SIDES, mean, strict=True)}
+            layers.append(line)
+        return layers
+
+
+@contextmanager
+def watched(encoder: Encoder, every: int = 1) -> Iterator[Masses]:
+    """Adds up the mass of every attention sublayer in the block's forward passes; ``every`` as in ``Masses``."""
+    masses = Masses(every)
+    sublayers = [sublayer for sublayer in encoder.layer if isinstance(sublayer, AttentionSublayer)]
+    handles = [sublayer.register_forward_pre_hook(masses.add) for sublayer in sublayers]
+    try:
+        yield masses
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,208 @@
+"""The route of every sample of a split, and evaluation with routes that are given.
+
+Legend: n rows (image-text pairs), B rows of a batch, L layers, M attention modes, C input candidates, O options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from volta_switch.cost.paths import EPSILON
+from volta_switch.cost.tracking import Tracked
+from volta_switch.data.batches.collate import Batch
+from volta_switch.model.bert import BertForVLTasks, Output
+from volta_switch.model.encoder import SwitchEncoder
+from volta_switch.model.switch import Routes, soft_weights
+from volta_switch.tasks import Evaluation, Task
+from volta_switch.tasks.retrieval import RetrievalTask
+
+# What each input candidate is called: where it takes text and vision from.
+INPUT_NAMES = ("l-1", "text l-2", "vision l-2", "l-2")
+Given = Callable[[slice], Routes]  # the weights to use for some rows, counted from the split's first
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was chosen for every pair of text and image of a split, in the order in which a loader gives them.
+
+    ``counted`` says which rows statistics are about: all, but of a retrieval task's four alternatives the true pair.
+    """
+
+    evaluation: Evaluation
+    modes: np.ndarray  # (n, L) options' numbers
+    inputs: np.ndarray  # (n, L); 0 in the first layer
+    mode_scores: np.ndarray  # (n, L, M) log pi, as the switchers saw the hard route's states
+    input_scores: np.ndarray  # (n, L, C)
+    text_lengths: np.ndarray  # (n,) word pieces without [CLS] and [SEP]
+    regions: np.ndarray  # (n,) without the global one
+    ids: list[str]  # (n,) the sample of each row, as in the task's results
+    counted: np.ndarray  # (n,) bool
+    flops: dict[str, float]  # of a row, the mean, see ``Tracked``
+
+    def routes(self, rows: slice) -> Routes:
+        """The recorded routes as weights (B, L, M) and (B, L, C)."""
+        return one_hot_routes(
+            self.modes[rows], self.inputs[rows], self.mode_scores.shape[2], self.input_scores.shape[2]
+        )
+
+
+def one_hot_routes(modes: np.ndarray, inputs: np.ndarray, M: int, C: int) -> Routes:
+    """Routes given by numbers, (B, L), as weights."""
+    of_modes, of_inputs = (torch.from_numpy(numbers.astype(np.int64)) for numbers in (modes, inputs))
+    return Routes(F.one_hot(of_modes, M).float(), F.one_hot(of_inputs, C).float())
+
+
+class Observed:
+    """A task's model that is told its routes (``given``; None: it chooses) and says what it returned.
+
+    It stands for the model in ``Task.evaluate``.
+    """
+
+    def __init__(self, model: BertForVLTasks, encoder: SwitchEncoder | None, given: Given | None = None):
+        self._model, self._encoder, self._given = model, encoder, given
+        self.seen = 0  # rows
+        self.watch: Callable[[dict[str, Tensor], Output], None] = lambda tensors, out: None
+
+    def eval(self) -> Observed:
+        """As the model's."""
+        self._model.eval()
+        return self
+
+    def __call__(self, task: str, **tensors: Tensor) -> Output:
+        """As the model's; blocks that are switched off are not told anything."""
+        rows = slice(self.seen, self.seen + len(tensors["input_ids"]))
+        self.seen = rows.stop
+        told: dict[str, Any] = {}
+        if self._given is not None and self._encoder is not None:
+            routes, switch = self._given(rows), self._encoder.switch
+            told = {"modes": routes.modes} if switch.attention else {}
+            told |= {"inputs": routes.inputs} if switch.input else {}
+        out: Output = self._model(task, **tensors, **told)
+        self.watch(tensors, out)
+        return out
+
+
+def record(
+    task: Task,
+    model: BertForVLTasks,
+    encoder: SwitchEncoder,
+    batches: Iterable[Batch],
+    device: torch.device,
+    epsilon: float = EPSILON,
+) -> Record:
+    """Evaluates the model on batches with hard routes of its own choice, and keeps them.
+
+    ``epsilon``: the soft weight above which a path is paid for.
+    """
+    encoder.routing = "hard"
+    M, C, L = len(encoder.switch.modes), encoder.switch.input_candidates, encoder.depth
+    found: dict[str, list[np.ndarray]] = {}
+    ids: list[str] = []
+    observed, tracked = Observed(model, encoder), Tracked(task.config, task.spec.head(), epsilon)
+    with _scores(encoder) as scores:
+
+        def watch(tensors: dict[str, Tensor], out: Output) -> None:
+            assert out.routes is not None
+            words, boxes = (tensors[name].sum(1) for name in ("attention_mask", "image_attention_mask"))
+            hard = Routes(out.routes.modes.cpu(), out.routes.inputs.cpu())
+            said = _known(scores["modes"], hard.modes), _known(scores["inputs"], hard.inputs)
+            tracked.add(tensors, soft_routes(encoder, *said), hard)
+            for name, value in (
+                ("modes", hard.modes.argmax(2)),
+                ("inputs", hard.inputs.argmax(2)),
+                ("mode_scores", said[0]),
+                ("input_scores", said[1]),
+                ("text_lengths", words - 2),
+                ("regions", boxes - int(task.config.add_global_imgfeat is not None)),
+            ):
+                found.setdefault(name, []).append(value.cpu().numpy())
+            scores.update(modes={}, inputs={})
+
+        observed.watch = watch
+        evaluation = evaluate(task, observed, _noting(batches, ids), device)
+    none = {
+        **{"modes": np.zeros((0, L), int), "inputs": np.zeros((0, L), int)},
+        **{"mode_scores": np.zeros((0, L, M)), "input_scores": np.zeros((0, L, C))},
+        **{"text_lengths": np.zeros(0, int), "regions": np.zeros(0, int)},
+    }
+    arrays = {name: np.concatenate([empty, *found.get(name, [])]) for name, empty in none.items()}
+    each = len(arrays["modes"]) // max(len(ids), 1)  # rows of a sample
+    counted = np.arange(len(arrays["modes"])) % max(each, 1) == 0
+    if not isinstance(task, RetrievalTask):
+        counted[:] = True
+    of_rows = [name for name in ids for _ in range(each)]
+    return Record(evaluation, **arrays, ids=of_rows, counted=counted, flops=tracked.report())
+
+
+def soft_routes(encoder: SwitchEncoder, modes: Tensor, inputs: Tensor) -> Routes:
+    """Soft weights at the encoder's temperature, without noise, from log pi, (B, L, M) and (B, L, C) on the CPU."""
+    temperature, switch = encoder.temperature.cpu(), encoder.switch
+    return Routes(
+        soft_weights(modes, temperature, switch.active_modes, noise=False),
+        soft_weights(inputs, temperature, switch.input_candidates, noise=False),
+    )
+
+
+def evaluate(task: Task, model: Observed, batches: Iterable[Batch], device: torch.device) -> Evaluation:
+    """The task's validation metrics; of retrieval, the accuracy among four."""
+    return task.evaluate(cast(BertForVLTasks, model), batches, device)
+
+
+def _noting(batches: Iterable[Batch], ids: list[str]) -> Iterator[Batch]:
+    for batch in batches:
+        ids += batch.ids
+        yield batch
+
+
+@contextmanager
+def _scores(encoder: SwitchEncoder) -> Iterator[dict[str, dict[int, Tensor]]]:
+    """What the switchers say in a forward pass inside the block: block -> layer -> log pi (B, O)."""
+    found: dict[str, dict[int, Tensor]] = {"modes": {}, "inputs": {}}
+    handles = []
+    for block, switchers, first in (
+        ("modes", getattr(encoder, "attention_switch", ()), 0),
+        ("inputs", getattr(encoder, "input_switch", ()), 1),
+    ):
+        for index, switcher in enumerate(switchers, first):
+
+            def note(_: Any, __: Any, out: Tensor, block: str = block, index: int = index) -> None:
+                found[block][index] = out.cpu()
+
+            handles.append(switcher.register_forward_hook(note))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _known(of_layers: dict[int, Tensor], weights: Tensor) -> Tensor:
+    """log pi (B, L, O); where nobody chose, that of the one option there is."""
+    scores = weights.log()
+    for layer, said in of_layers.items():
+        scores[:, layer] = said
+    return scores
+
+
+def spelt(modes: np.ndarray, inputs: np.ndarray, names: tuple[str, ...], switched: tuple[bool, bool]) -> list[str]:
+    """Routes (n, L) in words: ``"J SS1 CS0"``, each layer's mode and, from the second on, its input's number.
+
+    ``switched``: whether modes and inputs are; what is not is left out.
+    """
+    of_modes, of_inputs = switched
+    words = []
+    for row, candidates in zip(modes.tolist(), inputs.tolist(), strict=True):
+        layers = [
+            (names[mode] if of_modes else "J") + (str(candidate) if of_inputs and layer else "")
+            for layer, (mode, candidate) in enumerate(zip(row, candidates, strict=True))
+        ]
+        words.append(" ".join(layers))
+    return words
