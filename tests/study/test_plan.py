@@ -108,8 +108,9 @@ def test_a_task_may_be_a_number_in_the_file(study_of):
         ({"arms": {"x": {"set": []}}}, "arms.x: expected a section with a model"),
         ({"arms": {"x/y": {"model": "demo/switchbert"}}}, "arms.x/y: a name is made of letters, digits"),
         ({"arms": {"ctrl_uniter": {"model": "demo/switchbert"}}}, "arms.ctrl_uniter has the name of a model"),
-        ({"arms": {"x": {"model": "demo/switchbert", "lr": 1}}}, "arms.x: unknown key lr; an arm has model, set"),
+        ({"arms": {"x": {"model": "demo/switchbert", "lr": 1}}}, "arms.x: unknown key lr; an arm has model, layers"),
         ({"arms": {"x": {"model": "demo/switchbert", "set": ["a.b=1"]}}}, "a"),
+        ({"arms": {"x": {"model": "demo/switchbert", "layers": "two"}}}, "arm x: layers: expected a number of layers"),
         ({"arms": {"x": {"model": "demo/switchbert", "seeds": [0.5]}}}, "arms.x: seeds: expected a list of int"),
         ({"tables": ["t"]}, "tables: expected a section of tables, found ['t']"),
         ({"tables": {"t": {"rows": []}}}, "tables.t: unknown key rows; a table has title, arms, tasks, varies"),
@@ -229,6 +230,21 @@ def test_arms_share_the_work_that_is_the_same(study_of, world, tmp_path):
     train = finetuning.flags().parse_args(plan.cell("second", 1, "TASK10").commands[0][1])
     assert train.from_pretrained == str(tmp_path / "first" / "seed1" / "switchbert" / "pytorch_model_best.bin")
     assert train.output_dir == str(tmp_path / "second" / "seed1") and train.lr == 3e-3
+
+
+def test_only_what_a_table_needs_is_run(study_of, world, tmp_path):
+    tasks = {"TASK10": {}, "TASK1": {}}
+    tables = {"a": {"arms": ["first"]}, "b": {"arms": ["second"], "tasks": ["TASK1"]}}
+    arms = {**ARMS, "second": {**ARMS["second"], "set": ["switch.top_k=1"]}, "third": {"model": "demo/ctrl_lxmert"}}
+    study = study_of({**SHARED, "tasks": tasks, "seeds": [0], "arms": arms, "tables": tables})
+    (tmp_path / "world").mkdir()
+    shutil.copy(world.tasks_file, tmp_path / "world")
+    plan = Plan(study, tmp_path)
+    assert [cell.name for cell in plan.cells] == [
+        "first/seed0/pretraining", "second/seed0/pretraining", "first/seed0/VQA", "second/seed0/VQA",
+        "first/seed0/refcoco+",
+    ]  # fmt: skip
+    assert plan.has("first", 0) and not plan.has("second", 0, "TASK10") and not plan.has("third", 0)
 
 
 def test_each_world_has_a_folder_that_says_how_it_differs(study_of, world, tmp_path):

@@ -197,7 +197,9 @@ def test_more_models_than_styles_all_get_a_line(copy, monkeypatch):
     drawn = []
     monkeypatch.setattr("matplotlib.axes.Axes.plot", lambda self, *_, **style: drawn.append(style["label"]))
     arms = {f"{name}{copy}": arm for copy in range(5) for name, arm in study.arms.items()}
-    draw_curves(plan_of(replace(study, arms={name: replace(arm, name=name) for name, arm in arms.items()}), folder))
+    arms = {name: replace(arm, name=name) for name, arm in arms.items()}
+    tables = tuple(replace(table, arms=tuple(arms)) for table in study.tables)
+    draw_curves(plan_of(replace(study, arms=arms, tables=tables), folder))
     assert len(drawn) == 2 * 10  # pre-training and one task
 
 

@@ -45,7 +45,7 @@ class Places:
 
 
 class Plan:
-    """All cells of a study, each once: arms that need the same work share it."""
+    """All cells that a study's tables need, each once: arms that need the same work share it."""
 
     def __init__(self, study: Study, folder: Path, finished: Mapping[str, Path] | None = None) -> None:
         """``finished``: the folders of cells that were finished under their keys, which are used where they are."""
@@ -53,14 +53,17 @@ class Plan:
         self.cells: list[Cell] = []
         self._by_key: dict[str, Cell] = {}
         self._of: dict[tuple[str, int, str], Cell] = {}
-        for arm in study.arms.values():
-            for seed in arm.seeds:
-                if arm.pretraining:
-                    self._add(arm, seed, PRETRAINING)
-        for task in study.tasks:
+        wanted = {(arm, task) for table in study.tables for arm in table.arms for task in table.tasks}
+        for task in (PRETRAINING, *study.tasks):
             for arm in study.arms.values():
-                for seed in arm.seeds:
-                    self._add(arm, seed, task)
+                in_a_table = any(name == arm.name for name, _ in wanted)
+                if (arm.name, task) in wanted or (task == PRETRAINING and arm.pretraining and in_a_table):
+                    for seed in arm.seeds:
+                        self._add(arm, seed, task)
+
+    def has(self, arm: str, seed: int, task: str = PRETRAINING) -> bool:
+        """Whether a table needs this of an arm."""
+        return (arm, seed, task) in self._of
 
     def cell(self, arm: str, seed: int, task: str = PRETRAINING) -> Cell:
         """The cell of an arm, which may be another arm's."""

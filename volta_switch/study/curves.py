@@ -37,7 +37,7 @@ def draw_curves(plan: Plan) -> Path:
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.6), squeeze=False, layout="constrained")
     for axis, (title, task, value, label) in zip(axes[0], panels, strict=True):
         for arm, (colour, marker, style) in zip(arms, cycle(STYLES), strict=False):
-            if task == PRETRAINING and not arm.pretraining:
+            if not plan.has(arm.name, arm.seeds[0], task):
                 continue
             lines = _read_log(plan.cell(arm.name, arm.seeds[0], task).folder / "log.jsonl")
             points = [(line["samples"] / 1000, line[value]) for line in lines]

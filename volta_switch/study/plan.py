@@ -7,8 +7,9 @@ configuration); ``pretraining`` (flags of ``train_concap.py``); ``tasks`` (per t
 
 ``models`` lists arms that differ in the model alone. ``arms`` has others: a name, its ``model``, and what it changes
 of the study's ``set`` (added), ``pretraining`` (merged; false: none), ``tasks``, ``world``, ``data`` (merged) and
-``seeds``. ``tables`` has a name each, with ``arms``, ``tasks``, what they vary (``varies``), ``title``, ``claims`` and
-what was ``published``; without any there is one of all arms and tasks, which varies the model.
+``seeds``; ``layers`` gives a single-stream model another depth, ``text_layers`` a ViLBERT (``depths``). ``tables`` has
+a name each, with ``arms``, ``tasks``, what they vary (``varies``), ``title``, ``claims`` and what was ``published``;
+without any there is one of all arms and tasks, which varies the model.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from volta_switch.errors import UserError
 from volta_switch.files import read_yaml
 from volta_switch.study.arms import Arm, Table, refuse_confounds
 from volta_switch.study.claims import read_claims
+from volta_switch.study.depths import with_layers, with_text_layers
 from volta_switch.world.spec import WorldSpec
 
 KEYS = ("name", "world", "data", "models", "arms", "tables", "seeds", "set", "pretraining", "tasks")
-ARM_KEYS = ("model", "set", "pretraining", "tasks", "world", "data", "seeds")
+ARM_KEYS = ("model", "layers", "text_layers", "set", "pretraining", "tasks", "world", "data", "seeds")
+DEPTHS = {"layers": with_layers, "text_layers": with_text_layers}
 TABLE_KEYS = ("title", "arms", "tasks", "varies", "claims", "published")
 LISTS: dict[str, type] = {"models": str, "seeds": int, "set": str}  # of what
 SECTIONS = ("world", "data", "pretraining", "tasks")
@@ -94,7 +97,13 @@ def _arm(name: str, shared: Mapping[str, Any], changes: Mapping[str, Any]) -> Ar
     def merged(key: str) -> dict[str, Any]:
         return _merged(shared.get(key) or {}, changes.get(key) or {})
 
-    overrides = (*(shared.get("set") or ()), *(changes.get("set") or ()))
+    overrides = tuple(shared.get("set") or ())
+    for key, with_depth in DEPTHS.items():
+        if key in changes:
+            if type(changes[key]) is not int:
+                raise UserError(f"arm {name}: {key}: expected a number of layers, found {changes[key]!r}")
+            overrides += with_depth(load_config(changes["model"], overrides), changes[key])
+    overrides += tuple(changes.get("set") or ())
     load_config(changes["model"], overrides)
     tasks = {str(task): flags or {} for task, flags in merged("tasks").items()}
     return Arm(
