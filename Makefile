@@ -12,7 +12,7 @@ demo: setup
 	$(BIN)/volta-switch study run studies/demo.yaml --out runs/demo --jobs 2
 
 test: lint
-	$(BIN)/python -m pytest -n 2 -q
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 # The tests that kill, corrupt and fill disks, in their long forms (docs/reliability.md); half an hour.
 test-survival: setup-test

@@ -1,7 +1,9 @@
 """N processes times M accumulation steps train the model of one process, and go on with any other number."""
 
+import multiprocessing
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -13,7 +15,8 @@ import torch
 from small_world import equal_weights, json_of, log_of, weights_of
 from train.run_ends import logged, newest, samples_by_step
 from volta_switch import BertForVLPreTraining
-from volta_switch.model.bert import switch_encoder
+from volta_switch.train import pretraining
+from volta_switch.train.arguments import run_command
 from volta_switch.train.run_folder import CHECKPOINTS
 from volta_switch.weights import load_volta, read_weights
 
@@ -21,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 # 20 pairs in batches of 6: 3 whole ones and one of 2 samples an epoch, so that with four parts some are empty.
 EXACT = ("--train_batch_size", 6, "--num_train_epochs", 2, "--learning_rate", 5e-3, "--clip_grad_norm", 0.5)
 EXACT += ("--deterministic", "--log_ids", "--log_every", 1, "--save_every", 1, "--keep_checkpoints", 100)
+NAMES = ("itm", "mlm", "vision", "loss")
 NO_DROPOUT = {f"{name}_dropout_prob": 0.0 for name in ("hidden", "v_hidden", "attention_probs", "v_attention_probs")}
 DROPOUT = dict.fromkeys(NO_DROPOUT, 0.1)
 
@@ -32,14 +36,34 @@ def torchrun(processes, script, argv, *torchruns_flags):
     return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, env=environment)
 
 
+def together(processes, argv, log):
+    """The command in several processes as torchrun would start them, but forked, so that they start quickly."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def run(rank):
+        places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in places.items()}, MASTER_ADDR="127.0.0.1")
+        with log.open("a", buffering=1) as sys.stdout, log.open("a", buffering=1) as sys.stderr:
+            run_command(pretraining.main, argv)
+
+    fork = multiprocessing.get_context("fork")
+    started = [fork.Process(target=run, args=(rank,)) for rank in range(processes)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(200)
+    return [process.exitcode for process in started]
+
+
 def divided(world, out, processes, parts, *flags, **changes):
     """A pre-training run of Switch-BERT, divided."""
     flags = (*EXACT, "--gradient_accumulation_steps", parts, *flags)
     if processes == 1:
         return world.run("train_concap", out, "switchbert", *flags, **changes)
-    argv = [*world.flags("train_concap", out, "switchbert", **changes), *flags]
-    done = torchrun(processes, ROOT / "train_concap.py", argv)
-    assert done.returncode == 0, done.stderr
+    argv = [*world.flags("train_concap", out, "switchbert", **changes), *map(str, flags)]
+    assert together(processes, argv, out / "log.txt") == [0] * processes, (out / "log.txt").read_text()
     return out / "switchbert"
 
 
@@ -56,7 +80,7 @@ def of_two(world, tmp_path_factory):
 def same_training(run, whole):
     """Whether two runs had the same losses in every step, and ended with the same weights, to 1e-5."""
     losses, expected = (
-        torch.tensor([[line[name] for name in ("itm", "mlm", "vision", "loss")] for line in log_of(folder, "train")])
+        torch.tensor([[line[name] for name in NAMES] for line in logged(folder) if line["kind"] == "train"])
         for folder in (run, whole)
     )
     assert len(losses) == 8
@@ -91,14 +115,19 @@ def test_every_step_has_the_samples_of_one_process_however_it_is_divided(whole, 
     assert len({name for (epoch, _), ids in expected.items() if epoch == 0 for name in ids}) == 20
 
 
+def from_step(run, step, folder):
+    """A copy of a run as it was after a step."""
+    copy = shutil.copytree(run, folder / "switchbert")
+    for path in (copy / CHECKPOINTS).iterdir():
+        if int(path.name.removeprefix("step-")) > step:
+            shutil.rmtree(path)
+    return copy
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_going_on_with_another_number_of_processes(world, whole, of_two, tmp_path, processes):
     """Stopped in the middle of the first epoch, after the second step."""
-    other = of_two if processes == 1 else whole
-    shutil.copytree(other, tmp_path / "switchbert")
-    for path in (tmp_path / "switchbert" / CHECKPOINTS).iterdir():
-        if int(path.name.removeprefix("step-")) > 2:
-            shutil.rmtree(path)
+    from_step(of_two if processes == 1 else whole, 2, tmp_path)
     run = divided(world, tmp_path, processes, 1, "--resume", **NO_DROPOUT)
     assert [line["step"] for line in log_of(run, "start")] == [0, 2]
     assert same_end_weights(run, whole)
@@ -115,8 +144,9 @@ def same_end_weights(run, whole):
     return True
 
 
-def test_a_model_divided_by_fsdp_trains_saves_and_goes_on_in_one_process(world, whole, tmp_path):
-    run = divided(world, tmp_path, 2, 2, "--fsdp", **NO_DROPOUT)
+def test_fsdp_goes_on_from_a_checkpoint_of_ddp_and_one_process_from_its_own(world, whole, of_two, tmp_path):
+    run = from_step(of_two, 2, tmp_path)
+    divided(world, tmp_path, 2, 2, "--fsdp", "--resume", **NO_DROPOUT)
     assert same_training(run, whole)
     sizes = [(each / CHECKPOINTS / "step-00000008" / "model.safetensors").stat().st_size for each in (run, whole)]
     assert sizes[0] == sizes[1]  # what is shared is stored once
@@ -124,10 +154,7 @@ def test_a_model_divided_by_fsdp_trains_saves_and_goes_on_in_one_process(world, 
     for weights in (run / "pytorch_model_best.bin", run / CHECKPOINTS / "step-00000008" / "model.safetensors"):
         assert load_volta(BertForVLPreTraining(config), read_weights(weights)) == []  # VOLTA's names, all of them
     shutil.rmtree(run / CHECKPOINTS / "step-00000008")
-    alone = divided(world, tmp_path, 1, 1, "--resume", **NO_DROPOUT)
-    assert same_end_weights(alone, whole)
-    shutil.rmtree(run / CHECKPOINTS / "step-00000008")
-    assert same_end_weights(divided(world, tmp_path, 2, 1, "--fsdp", "--resume", **NO_DROPOUT), whole)
+    assert same_end_weights(divided(world, tmp_path, 1, 1, "--resume", **NO_DROPOUT), whole)
 
 
 def test_a_killed_process_is_started_again_and_the_run_finishes(world, tmp_path, of_two):
@@ -141,29 +168,9 @@ def test_a_killed_process_is_started_again_and_the_run_finishes(world, tmp_path,
     assert equal_weights(weights_of(run), weights_of(of_two))
 
 
-def test_hard_routes_in_training_leave_switchers_out_and_nothing_hangs(world, tmp_path, monkeypatch):
-    script = tmp_path / "hard.py"
-    script.write_text(
-        "import sys\nfrom volta_switch.model import encoder\nfrom volta_switch.train import pretraining\n"
-        "encoder.soft_weights = lambda logs, *rest, **more: encoder.hard_weights(logs)\n"
-        "pretraining.main(sys.argv[1:])\n"
-    )
-    argv = [*world.flags("train_concap", tmp_path, "switchbert", **NO_DROPOUT), *EXACT]
-    done = torchrun(2, script, argv)
-    assert done.returncode == 0, done.stderr
-    start, end = (newest_at(tmp_path / "switchbert", step) for step in (1, 8))
-    assert all(torch.equal(start[name], end[name]) for name in start if "_switch." in name)
-    model = BertForVLPreTraining(world.config("switchbert", **NO_DROPOUT))
-    assert switch_encoder(model) is not None and any("_switch." in name for name in start)
-
-
-def newest_at(run, step):
-    return read_weights(run / CHECKPOINTS / f"step-{step:08d}" / "model.safetensors")
-
-
-def test_a_process_that_fails_says_why_and_the_others_end(world, tmp_path):
-    argv = [*world.flags("train_concap", tmp_path, "ctrl_uniter"), *EXACT, "--train_batch_size", 1]
-    done = torchrun(2, ROOT / "train_concap.py", argv)
-    assert done.returncode != 0
-    assert "error: a batch of 1 cannot be divided into 2 parts" in done.stderr
-    assert str(ROOT / "volta_switch") not in done.stderr  # no traceback but torchrun's own
+def test_a_process_that_fails_says_why_in_one_line(world, tmp_path):
+    argv = [*world.flags("train_concap", tmp_path, "ctrl_uniter"), *map(str, EXACT), "--train_batch_size", "1"]
+    log = tmp_path / "log.txt"
+    assert together(2, argv, log) == [2, 2]
+    lines = log.read_text().splitlines()
+    assert "error: a batch of 1 cannot be divided into 2 parts" in lines[0] and len(lines) == 2
