@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from volta_switch.data.batches.collate import Batch
 from volta_switch.data.batches.nlvr2_dataset import Nlvr2Dataset
 from volta_switch.model.bert import BertForVLTasks
 from volta_switch.tasks.metrics import clear_choices, consistency
-from volta_switch.tasks.task import Evaluation, Task
+from volta_switch.tasks.task import Evaluation, Gathered, Task, alone
 
 
 class Nlvr2Task(Task):
@@ -60,7 +60,7 @@ class Nlvr2Task(Task):
         model: BertForVLTasks,
         batches: Iterable[Batch],
         device: torch.device,
-        gathered: Callable[[Any], list[Any]] = lambda value: [value],
+        gathered: Gathered = alone,
     ) -> Evaluation:
         """Accuracy and consistency."""
         evaluation = super().evaluate(model, batches, device, gathered)

@@ -63,6 +63,14 @@ class Evaluation:
     submission: str = ""
 
 
+Gathered = Callable[[Any], list[Any]]  # what every process gives, from what this one gives
+
+
+def alone(value: Any) -> list[Any]:
+    """``Gathered`` of one process."""
+    return [value]
+
+
 class Task(ABC):
     """One downstream task.
 
@@ -163,7 +171,7 @@ class Task(ABC):
         model: BertForVLTasks,
         batches: Iterable[Batch],
         device: torch.device,
-        gathered: Callable[[Any], list[Any]] = lambda value: [value],
+        gathered: Gathered = alone,
     ) -> Evaluation:
         """Mean loss and measures over all samples, each counted once; results where the samples have ids.
 

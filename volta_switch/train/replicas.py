@@ -19,8 +19,6 @@ from volta_switch.train.learner import Learner, Losses
 from volta_switch.train.ranks import Ranks
 from volta_switch.weights import to_volta
 
-_SLASH = "/"  # between what an optimiser keeps and the parameter that it keeps it for
-
 
 class Replicas:
     """A learner on all processes; gradients are means over the processes.
@@ -74,14 +72,14 @@ class Replicas:
         kept = {}
         for name, parameter in self.learner.model.named_parameters():
             for kind, value in optimizer.state.get(parameter, {}).items():
-                kept[f"{kind}{_SLASH}{name}"] = _whole(value).detach()
+                kept[f"{kind}/{name}"] = _whole(value).detach()
         return kept
 
     def restore_optimizer(self, optimizer: torch.optim.Optimizer, kept: dict[str, Tensor]) -> None:
         """Gives the optimiser what ``optimizer_state`` returned, on any number of processes."""
         of_parameter: dict[str, dict[str, Tensor]] = {}
         for key, value in kept.items():
-            kind, name = key.split(_SLASH, 1)
+            kind, name = key.split("/", 1)
             of_parameter.setdefault(name, {})[kind] = value
         for name, parameter in self.learner.model.named_parameters():
             for kind, value in of_parameter.pop(name, {}).items():

@@ -17,6 +17,7 @@ from volta_switch.data.batches.batching import Loader
 from volta_switch.data.batches.collate import Batch
 from volta_switch.errors import UserError
 from volta_switch.model.compiling import compile_layers
+from volta_switch.model.encoder import encoder_of
 from volta_switch.model.noise import batch_dependent
 from volta_switch.train.checkpoints import CheckpointStore, Saved, check_identity
 from volta_switch.train.learner import Learner
@@ -57,7 +58,6 @@ def start_run(
     """
     _check_flags(args, run, precision, ranks)
     model = run.learner.model
-    parameters = sum(parameter.numel() for parameter in model.parameters())
     settings = {**run.settings, "deterministic": args.deterministic}
     identity = {
         "config": run.config.to_dict(),
@@ -71,6 +71,7 @@ def start_run(
     if saved is not None:
         load_volta(model, saved.model, source=str(saved.path))
     model.to(device)
+    described = _described(args, run, settings, precision, ranks)  # before the model is divided
     _prepare(args, model)
     seed_process(run.hyper.seed, ranks)
     steps, minutes = args.save_every
@@ -94,17 +95,6 @@ def start_run(
     if saved is not None:
         trainer.resume(saved)
     step = trainer.progress.step
-    described = {
-        "entry_point": run.entry_point,
-        "start": run.start,
-        "hyperparameters": run.hyper.to_dict(),
-        "settings": settings,
-        "data": run.data,
-        "precision": str(precision).removeprefix("torch."),
-        "parameters": parameters,
-        "processes": ranks.count,
-        "accumulation_steps": args.accumulate,
-    }
     lines = saved.plain["log_lines"] if saved is not None else 0
     folder.start(run.config, [f"{run.entry_point}.py", *argv], described, saved is not None, step, lines, args.log_ids)
     ranks.wait()  # all have read what they go on from
@@ -113,8 +103,28 @@ def start_run(
         store.abandon_after(step)
         where = f"on {device}" + (f", {ranks.count} processes" if ranks.count > 1 else "")
         goes_on = f", goes on from {saved.path}" if saved is not None else ""
-        print(f"{folder.path}: {parameters / 1e6:.2f} M parameters, {run.start}, {where}{goes_on}", file=sys.stderr)
+        print(
+            f"{folder.path}: {described['parameters'] / 1e6:.2f} M parameters, {run.start}, {where}{goes_on}",
+            file=sys.stderr,
+        )
     return trainer
+
+
+def _described(
+    args: argparse.Namespace, run: Run, settings: dict[str, Any], precision: torch.dtype, ranks: Ranks
+) -> dict[str, Any]:
+    """What ``run.json`` says beside the command and the environment."""
+    return {
+        "entry_point": run.entry_point,
+        "start": run.start,
+        "hyperparameters": run.hyper.to_dict(),
+        "settings": settings,
+        "data": run.data,
+        "precision": str(precision).removeprefix("torch."),
+        "parameters": sum(parameter.numel() for parameter in run.learner.model.parameters()),
+        "processes": ranks.count,
+        "accumulation_steps": args.accumulate,
+    }
 
 
 def _check_flags(args: argparse.Namespace, run: Run, precision: torch.dtype, ranks: Ranks) -> None:
@@ -148,6 +158,6 @@ def _prepare(args: argparse.Namespace, model: torch.nn.Module) -> None:
     if args.deterministic and next(model.parameters()).is_cuda:
         torch.use_deterministic_algorithms(True, warn_only=True)
     if args.gradient_checkpointing:
-        model.bert.encoder.checkpointing = True  # type: ignore[union-attr]
+        encoder_of(model).checkpointing = True
     if args.compile:
         compile_layers(model)

@@ -7,11 +7,13 @@ import os
 import signal
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from kill_points import killed_at
 from small_regions import some_regions
 from stored_records import content
 from volta_switch.cli import main
@@ -84,27 +86,6 @@ def test_killed_ten_times_one_after_the_other_the_result_is_the_same(large, tmp_
     assert content(tmp_path / "store") == whole
 
 
-def killed_at(owner, name: str, call: int, when: str):
-    """Patch a function so that the process dies before or after a call of it."""
-
-    def patch() -> None:
-        function, calls = getattr(owner, name), 0
-
-        def dying(*args, **kwargs):
-            nonlocal calls
-            calls += 1
-            if calls == call and when == "before":
-                os.kill(os.getpid(), signal.SIGKILL)
-            result = function(*args, **kwargs)
-            if calls == call:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
-
-        setattr(owner, name, dying)
-
-    return patch
-
-
 @pytest.mark.parametrize(
     ("owner", "name", "call", "when"),
     [
@@ -121,7 +102,7 @@ def killed_at(owner, name: str, call: int, when: str):
 )
 def test_killed_at_the_edges_the_result_is_the_same(large, tmp_path, owner, name, call, when) -> None:
     argv, whole, _ = large
-    process = started([*argv, str(tmp_path / "store")], killed_at(owner, name, call, when))
+    process = started([*argv, str(tmp_path / "store")], partial(killed_at, owner, name, call, when))
     assert ended(process) == -signal.SIGKILL
     assert ended(started([*argv, str(tmp_path / "store")])) == 0
     assert content(tmp_path / "store") == whole and [path.name for path in tmp_path.iterdir()] == ["store"]

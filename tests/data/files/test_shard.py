@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import webdataset
 
+from kill_points import killed_at
 from small_regions import same, some_regions
 from stored_records import Stopped, images, stop_after
 from volta_switch.cli import main
@@ -174,23 +175,6 @@ def test_an_unfinished_set_of_other_options_is_refused(source, tmp_path) -> None
     for content in (b"{", b"[]", b'{"format": "x"}', b"\xff"):
         (unfinished / "index.json").write_bytes(content)
         assert "delete it to start anew" in refused([source], tmp_path, "train", shard_size=SIZE)
-
-
-def killed_at(owner, name: str, call: int, when: str):
-    """Patch a function so that the process dies before or after a call of it."""
-    function, calls = getattr(owner, name), 0
-
-    def dying(*args, **kwargs):
-        nonlocal calls
-        calls += 1
-        if calls == call and when == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = function(*args, **kwargs)
-        if calls == call:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-    setattr(owner, name, dying)
 
 
 POINTS = [
