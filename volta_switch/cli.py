@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +11,16 @@ from pathlib import Path
 from volta_switch import __version__
 from volta_switch.cost.commands import add_flops_arguments, run_flops
 from volta_switch.data.files.commands import add_data_commands
+from volta_switch.errors import UserError
 from volta_switch.plugin.commands import add_volta_arguments, run_volta
 from volta_switch.routes.commands import route_flags, run_routes
-from volta_switch.study.curves import draw_curves
+from volta_switch.study.finished import plan_of
+from volta_switch.study.forecast import dry_run
 from volta_switch.study.plan import Study, load_study
-from volta_switch.study.run import dry_run, plan_of, run_study
-from volta_switch.study.table import make_tables
+from volta_switch.study.report.page import write_report
+from volta_switch.study.run import run_study
+from volta_switch.study.sizing import sizing, sizing_text
+from volta_switch.study.table import make_tables, tables_of, tables_text
 from volta_switch.train.arguments import run_command
 from volta_switch.world import add_world_arguments, run_world
 
@@ -52,11 +57,18 @@ def _add_study_commands(parser: argparse.ArgumentParser) -> None:
     for name, text, action in (
         ("run", "run what is not finished yet, then print the tables", _run_study),
         ("table", "print the tables of finished runs", _print_table),
+        ("power", "print how many seeds its claims need, by the spread of the finished runs", _print_power),
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("study", help="a YAML file, such as studies/demo.yaml")
         command.add_argument("--out", default="", help="the study's folder (default: runs/<name>)")
+        command.add_argument("--tables", nargs="+", default=[], metavar="TABLE", help="these tables alone")
         command.set_defaults(run=action)
+        if name == "table":
+            command.add_argument("--partial", action="store_true", help="of the seeds that all arms have finished")
+        if name == "power":
+            command.add_argument("--effect", type=float, help="in points (default: the study's minimum_effect)")
+            command.add_argument("--target", type=float, default=0.8, help="the chance of finding it")
         if name == "run":
             command.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cells at once")
             command.add_argument("--retries", type=int, default=1, help="how often a failed cell is tried again")
@@ -64,7 +76,7 @@ def _add_study_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_study(args: argparse.Namespace) -> None:
-    study = load_study(args.study)
+    study = _study(args)
     if args.dry_run:
         print(dry_run(study, _folder(args, study)))
         return
@@ -73,10 +85,27 @@ def _run_study(args: argparse.Namespace) -> None:
 
 
 def _print_table(args: argparse.Namespace) -> None:
-    study = load_study(args.study)
+    study = _study(args)
     plan = plan_of(study, _folder(args, study))
-    print(make_tables(plan))
-    print(f"{plan.folder / 'table.md'}, .json, .csv and .tex; {draw_curves(plan)}")
+    made = make_tables(plan, finished_only=getattr(args, "partial", False))
+    print(tables_text(made))
+    print(f"{plan.folder / 'table.md'}, .json, .csv and .tex; {write_report(plan, made)}")
+
+
+def _print_power(args: argparse.Namespace) -> None:
+    study = _study(args)
+    effect = study.minimum_effect if args.effect is None else args.effect
+    if not 0 < effect < math.inf:
+        raise UserError(f"--effect: expected points, more than 0, found {effect}")
+    if not 0 < args.target < 1:
+        raise UserError(f"--target: expected a probability between 0 and 1, found {args.target}")
+    made = tables_of(plan_of(study, _folder(args, study)), finished_only=True)["tables"]
+    print(sizing_text(sizing(made, effect, args.target), effect, args.target))
+
+
+def _study(args: argparse.Namespace) -> Study:
+    study = load_study(args.study)
+    return study.only(args.tables) if args.tables else study
 
 
 def _folder(args: argparse.Namespace, study: Study) -> Path:

@@ -23,6 +23,7 @@ def plan(world):
         "set": [f"{key}={value}" for key, value in fields.items() if key != "bert_model"],
         "pretraining": {"num_train_epochs": 2, "train_batch_size": 10, "learning_rate": 5e-3, "save_best_only": True},
         "tasks": {"TASK10": {"train": {"num_epoch": 2, "batch_size": 16, "lr": 5e-3}, "test": {"split": "test"}}},
+        "routes": {"arms": ["switchbert"], "interventions": True},
     }
 
 

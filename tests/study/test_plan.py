@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from volta_switch import UserError
+from volta_switch.routes.commands import route_flags
 from volta_switch.study.cells import Plan, places
 from volta_switch.study.plan import KEYS, load_study
 from volta_switch.train import evaluation, finetuning, pretraining
@@ -33,8 +34,8 @@ def test_every_model_of_the_demo_gets_the_same_flags(demo):
     study, plan = demo
     stems = list(study.arms)
     assert stems == ["switchbert", "ctrl_uniter", "ctrl_vilbert", "ctrl_lxmert"] and len(plan) == 4 * 4
-    for task in {cell.task for cell in plan}:
-        rows = {cell.arm: cell for cell in plan if cell.task == task}
+    for task in {cell.work for cell in plan}:
+        rows = {cell.arm: cell for cell in plan if cell.work == task}
         assert list(rows) == stems
         commands = [[without_the_model(command, stem) for command in rows[stem].commands] for stem in stems]
         assert all(other == commands[0] for other in commands[1:]), task
@@ -51,7 +52,7 @@ def test_every_command_of_the_demo_is_one_that_its_entry_point_takes(demo):
         for entry, arguments in cell.commands:
             args = flags[entry].parse_args(arguments)
             assert args.seed == cell.seed and args.config_file == f"demo/{cell.arm}"
-    entries = {cell.task: [entry for entry, _ in cell.commands] for cell in demo[1]}
+    entries = {cell.work: [entry for entry, _ in cell.commands] for cell in demo[1]}
     assert entries == {
         "": ["train_concap"], "TASK1": ["train_task", "eval_task"], "TASK10": ["train_task", "eval_task"],
         "TASK8": ["train_task", "eval_retrieval"],
@@ -61,7 +62,7 @@ def test_every_command_of_the_demo_is_one_that_its_entry_point_takes(demo):
 def test_fine_tuning_waits_for_its_own_models_pretraining_and_starts_from_it(demo):
     for cell in demo[1]:
         stem = cell.arm
-        if not cell.task:
+        if not cell.work:
             assert cell.name == f"{stem}/seed0/pretraining" and not cell.needs
             continue
         assert cell.needs == f"{stem}/seed0/pretraining" and cell.name.startswith(f"{stem}/seed0/")
@@ -90,7 +91,7 @@ def test_ones_own_data_are_named_in_the_plan(world, study_of):
     study = study_of({"models": ["demo/ctrl_uniter"], "tasks": {"10": None}, "data": paths})
     where = places(study, study.arms["ctrl_uniter"], Path("out"))
     assert where.tasks_config_file == world.tasks_file and str(where.features_path) == paths["features_path"]
-    assert [cell.task for cell in Plan(study, Path("out")).cells] == ["TASK10"]
+    assert [cell.work for cell in Plan(study, Path("out")).cells] == ["TASK10"]
     with pytest.raises(UserError, match="data lacks features_path, annotations_path"):
         Plan(study_of({**MINIMAL, "world": None, "data": {"tasks_config_file": "t.yml"}}), Path("out"))
 
@@ -119,6 +120,17 @@ def test_a_task_may_be_a_number_in_the_file(study_of):
         (
             {"tables": {"t": {"claims": [dict(text="t", better="a", worse="b", task="TASK10", metric="accuracy")]}}},
             "tables.t.claims: a is none of ctrl_uniter",
+        ),
+        (
+            {"tables": {"t": {"seeds": [0, 1]}}},
+            "tables.t.seeds: expected how many of the seeds, 1 or more, found [0, 1]",
+        ),
+        ({"routes": ["a"]}, "routes: expected a section of settings, found ['a']"),
+        ({"routes": {"samples": 9}}, "routes: expected arms, a list of those whose routes are reported, found []"),
+        ({"routes": {"arms": ["none"]}}, "routes: none is none of ctrl_uniter"),
+        (
+            {"routes": {"arms": ["ctrl_uniter"]}},
+            "routes: ctrl_uniter switches nothing (demo/ctrl_uniter has no switch section)",
         ),
         ({"tables": {"t": {"varies": "model"}}}, "tables.t.varies: expected a list, found 'model'"),
         ({"tasks": None}, "tasks is missing or empty"),
@@ -223,8 +235,8 @@ def test_arms_share_the_work_that_is_the_same(study_of, world, tmp_path):
     shutil.copy(world.tasks_file, tmp_path / "world")
     plan = Plan(study, tmp_path)
     assert [cell.name for cell in plan.cells] == [
-        "first/seed0/pretraining", "first/seed1/pretraining", "first/seed0/refcoco+", "first/seed1/refcoco+",
-        "second/seed0/refcoco+", "second/seed1/refcoco+",
+        "first/seed0/pretraining", "first/seed0/refcoco+", "second/seed0/refcoco+",
+        "first/seed1/pretraining", "first/seed1/refcoco+", "second/seed1/refcoco+",
     ]  # fmt: skip
     assert plan.cell("second", 1) is plan.cell("first", 1)
     train = finetuning.flags().parse_args(plan.cell("second", 1, "TASK10").commands[0][1])
@@ -245,6 +257,44 @@ def test_only_what_a_table_needs_is_run(study_of, world, tmp_path):
         "first/seed0/refcoco+",
     ]  # fmt: skip
     assert plan.has("first", 0) and not plan.has("second", 0, "TASK10") and not plan.has("third", 0)
+    of_one = Plan(study.only(["b"]), tmp_path)
+    assert [cell.name for cell in of_one.cells] == ["second/seed0/pretraining", "second/seed0/VQA"]
+    with pytest.raises(UserError, match="no table c; it has a, b"):
+        study.only(["b", "c"])
+
+
+def test_a_table_may_take_the_first_seeds_alone(study_of, world, tmp_path):
+    tables = {"a": {"arms": ["first"], "tasks": ["TASK10"]}, "b": {"arms": ["first"], "tasks": ["TASK1"], "seeds": 1}}
+    study = study_of({**SHARED, "tasks": {"TASK10": {}, "TASK1": {}}, "seeds": [5, 6], "arms": ARMS, "tables": tables})
+    (tmp_path / "world").mkdir()
+    shutil.copy(world.tasks_file, tmp_path / "world")
+    assert [cell.name for cell in Plan(study, tmp_path).cells] == [
+        "first/seed5/pretraining", "first/seed5/VQA", "first/seed5/refcoco+",
+        "first/seed6/pretraining", "first/seed6/refcoco+",
+    ]  # fmt: skip
+    assert [cell.seed for cell in Plan(study.only(["b"]), tmp_path).cells] == [5, 5]
+
+
+def test_routes_are_reported_of_the_first_seed_and_of_what_a_table_needs(study_of, world, tmp_path):
+    tasks = {"TASK10": {"test": {"split": "test", "batch_size": 9}}, "TASK8": {}, "TASK1": {}}
+    tables = {"a": {"arms": ["first"], "tasks": ["TASK10", "TASK8"]}}
+    routes = {"arms": ["first", "second"], "interventions": True, "samples": 40}
+    study = study_of({**SHARED, "tasks": tasks, "arms": ARMS, "tables": tables, "routes": routes})
+    (tmp_path / "world").mkdir()
+    shutil.copy(world.tasks_file, tmp_path / "world")
+    plan = Plan(study, tmp_path)
+    *_, refer, retrieval = plan.cells
+    assert [refer.name, retrieval.name] == ["first/seed0/refcoco+ routes", "first/seed0/RetrievalFlickr30k routes"]
+    assert refer.needs == "first/seed0/refcoco+" and plan.cell("first", 0, "routes of TASK10") is refer
+    [(entry, arguments)] = refer.commands
+    flags = route_flags().parse_args(arguments)
+    assert entry == "routes" and (flags.split, flags.batch_size) == ("test", 9)
+    assert (flags.interventions, flags.attention, flags.samples) == (True, False, 40)
+    assert flags.from_pretrained == str(tmp_path / "first" / "seed0" / "refcoco+_switchbert" / "pytorch_model_best.bin")
+    assert plan.route_files() == {
+        ("first", "TASK10"): Path(flags.out),
+        ("first", "TASK8"): tmp_path / "first" / "seed0" / "RetrievalFlickr30k_routes" / "routes.json",
+    }
 
 
 def test_each_world_has_a_folder_that_says_how_it_differs(study_of, world, tmp_path):

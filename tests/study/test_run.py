@@ -6,7 +6,8 @@ from concurrent.futures.process import BrokenProcessPool
 import pytest
 
 from volta_switch import UserError
-from volta_switch.study.run import dry_run, run_study
+from volta_switch.study.forecast import dry_run
+from volta_switch.study.run import run_study
 from volta_switch.train import evaluation
 
 
@@ -17,13 +18,17 @@ def finished_cells(folder):
 def one_model(plan, **changes):
     """The plan for UNITER alone, one epoch of everything."""
     tasks = {"TASK10": {"train": {"num_epoch": 1, "batch_size": 40}}}
-    return {**plan, "models": ["demo/ctrl_uniter"], "pretraining": {"num_train_epochs": 1}, "tasks": tasks, **changes}
+    only = {"models": ["demo/ctrl_uniter"], "pretraining": {"num_train_epochs": 1}, "tasks": tasks, "routes": None}
+    return {**plan, **only, **changes}
 
 
 def test_a_study_runs_every_cell_through_real_processes(finished):
     _, folder = finished
     expected = {f"{m}/seed0/{c}" for m in ("ctrl_uniter", "switchbert") for c in ("pretraining", "refcoco+")}
-    assert finished_cells(folder) == expected
+    assert finished_cells(folder) == expected | {"switchbert/seed0/refcoco+ routes"}
+    routes = json.loads((folder / "switchbert" / "seed0" / "refcoco+_routes" / "routes.json").read_text())
+    reached = json.loads((folder / "switchbert" / "seed0" / "refcoco+_switchbert" / "test_metrics.json").read_text())
+    assert routes["metrics"]["accuracy"] == pytest.approx(reached["accuracy"], abs=1e-3)
     for model in ("ctrl_uniter", "switchbert"):
         run = folder / model / "seed0" / f"refcoco+_{model}"
         assert {"run.json", "pytorch_model_best.bin", "test_metrics.json"} < {path.name for path in run.iterdir()}
@@ -37,7 +42,7 @@ def test_finished_cells_are_not_run_again(finished, capsys):
     study, folder = finished
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     run_study(study, folder, jobs=2)
-    assert "4 cells, 4 finished before" in capsys.readouterr().err
+    assert "5 cells, 5 finished before" in capsys.readouterr().err
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
@@ -130,10 +135,10 @@ def test_a_cell_that_fails_once_is_tried_again(plan, study_of, tmp_path, in_this
 def test_finished_work_is_found_under_another_name(finished, plan, study_of, capsys):
     _, folder = finished
     arms = {"one": {"model": "demo/ctrl_uniter"}, "two": {"model": "demo/switchbert"}}
-    renamed = study_of({**plan, "models": None, "arms": arms})
+    renamed = study_of({**plan, "models": None, "arms": arms, "routes": {"arms": ["two"], "interventions": True}})
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     done = run_study(renamed, folder, jobs=2)
-    assert "4 cells, 4 finished before" in capsys.readouterr().err
+    assert "5 cells, 5 finished before" in capsys.readouterr().err
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     assert done.cell("two", 0, "TASK10").folder == folder / "switchbert" / "seed0" / "refcoco+_switchbert"
 
@@ -145,8 +150,25 @@ def test_a_dry_run_lists_every_cell_and_what_is_known_of_its_time_and_writes_not
     text = dry_run(study, tmp_path / "none")
     assert not (tmp_path / "none").exists()
     assert text.splitlines()[0] == "table: ctrl_uniter, switchbert on TASK10"
-    assert text.count("not measured yet") == 4 and "4 cells, 4 to run: 0.0 hours of one process; 4 of them" in text
+    assert text.count("not measured yet") == 5 and "5 cells, 5 to run: 0.0 hours of one process; 5 of them" in text
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     text = dry_run(study_of({**plan, "seeds": [0, 1]}), folder)
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    assert text.count("  finished") == 4 and text.count(" min\n") == 4 and "8 cells, 4 to run: " in text
+    assert text.count("  finished") == 5 and text.count(" min\n") == 4 and "9 cells, 4 to run: " in text
+
+
+def test_a_cell_is_reckoned_at_the_speed_of_the_nearest_that_was_measured(finished, plan, study_of):
+    _, folder = finished
+    halves = {**plan["pretraining"], "num_train_epochs": 6, "data_fraction": 0.5}
+    arms = {"half": {"model": "demo/ctrl_uniter", "pretraining": halves}, "other": {"model": "demo/ctrl_vilbert"}}
+    text = dry_run(study_of({**plan, "arms": arms, "tables": {"t": {"varies": ["model", "pretraining"]}}}), folder)
+    minutes = {line.split("  ")[0]: line.split("  ")[1] for line in text.splitlines() if "/seed" in line}
+    seconds = {}
+    for path in (folder / "cells").glob("*.json"):
+        done = json.loads(path.read_text())
+        seconds[done["cell"]] = done["seconds"]
+    of_half = seconds["ctrl_uniter/seed0/pretraining"] * 6 * 0.5 / 2
+    assert minutes["half/seed0/pretraining"] == f"{of_half / 60:.1f} min"
+    assert (
+        minutes["other/seed0/pretraining"].endswith(" min") and minutes["ctrl_uniter/seed0/pretraining"] == "finished"
+    )

@@ -5,15 +5,16 @@ import shutil
 from copy import deepcopy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from small_world import json_of, log_of
-from volta_switch import UserError
+from volta_switch import UserError, cli
 from volta_switch.study.arms import Table
 from volta_switch.study.claims import Claim
 from volta_switch.study.curves import _read_log, draw_curves
-from volta_switch.study.run import plan_of
-from volta_switch.study.table import make_tables, refuse_recorded_confounds
+from volta_switch.study.finished import plan_of
+from volta_switch.study.table import make_tables, refuse_recorded_confounds, tables_text
 
 RUN = {
     "entry_point": "train_task",
@@ -42,9 +43,9 @@ def run_of(folder, model, seed=0):
 
 def test_the_table_has_a_row_for_each_model_and_one_for_chance(finished):
     study, folder = finished
-    text = make_tables(plan_of(study, folder))
+    text = tables_text(make_tables(plan_of(study, folder)))
     assert (folder / "table.md").read_text() == text
-    header, rule, uniter, switch, chance, _, note = text.splitlines()
+    header, rule, uniter, switch, chance, _, intervals, _, note = text.splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (header, uniter, switch, chance)]
     assert cells[0] == ["model", "parameters", "refcoco+ accuracy"] and set(rule) <= set("|-:")
     assert [row[0] for row in cells[1:]] == ["ctrl_uniter", "switchbert", "best blind guess"]
@@ -54,6 +55,7 @@ def test_the_table_has_a_row_for_each_model_and_one_for_chance(finished):
         assert row[1:] == [f"{parameters / 1e6:.2f} M", f"{accuracy:.1f}"]
     balance = json_of(folder / "world" / "world.json")["balance"]["refer"]["test"]["chance"]
     assert cells[3] == ["best blind guess", "", f"{100 * balance:.1f}"]
+    assert intervals.startswith("One seed of each arm: the spread over seeds is unknown")
     last = log_of(run_of(folder, "switchbert"), "valid")[-1]
     difference = last["accuracy_soft_routes"] - last["accuracy"]
     assert note.startswith("switchbert, validation score with soft routes minus hard routes")
@@ -66,13 +68,21 @@ def test_the_table_as_json(finished):
     table = json_of(folder / "table.json")
     assert table["study"] == "small"
     (table,) = table["tables"]
-    assert table["seeds"] == [0]
-    column = {"task": "refcoco+", "metric": "accuracy", "split": "test", "heading": "refcoco+ accuracy"}
+    assert table["seeds"] == table["planned_seeds"] == [0]
+    names = {"task": "refcoco+", "key": "TASK10", "planned": "TASK10"}
+    column = {**names, "metric": "accuracy", "split": "test", "heading": "refcoco+ accuracy"}
     assert table["columns"] == [column]
     assert [row["arm"] for row in table["rows"]] == ["ctrl_uniter", "switchbert"]
     for row in table["rows"]:
         accuracy = json_of(run_of(folder, row["arm"]) / "test_metrics.json")["accuracy"]
-        assert row["scores"] == [{"mean": accuracy, "std": 0.0, "values": [accuracy], "published": None}]
+        (score,) = row["scores"]
+        estimate = score.pop("estimate")
+        assert score == {"mean": accuracy, "std": 0.0, "values": [accuracy], "published": None}
+        assert estimate["value"] == pytest.approx(accuracy) and estimate["seeds"] == 1 and estimate["low"] is None
+        assert (estimate["items"], estimate["population"]) == (
+            study.arms["switchbert"].world["eval_images"],
+            "new items",
+        )
     assert table["rows"][0]["soft_minus_hard"] == {} and list(table["rows"][1]["soft_minus_hard"]) == ["refcoco+/seed0"]
     assert len(table["chance"]) == 1
 
@@ -82,6 +92,121 @@ def changed(study, **changes):
     return replace(study, arms={name: replace(arm, **changes) for name, arm in study.arms.items()})
 
 
+def several_seeds(folder, flips):
+    """Each arm's run for each seed, copies whose first so many results are changed from wrong to right or back."""
+    for model, by_seed in flips.items():
+        for seed in range(1, len(by_seed)):
+            shutil.copytree(folder / model / "seed0", folder / model / f"seed{seed}")
+        for seed, changes in enumerate(by_seed):
+            run = run_of(folder, model, seed)
+            results = json_of(run / "test_result.json")
+            for result in results[:changes]:
+                result["IOU"] = 1 - result["IOU"]
+            (run / "test_result.json").write_text(json.dumps(results))
+            accuracy = 100 * float(np.mean([result["IOU"] > 0.5 for result in results]))
+            metrics = json_of(run / "test_metrics.json")
+            (run / "test_metrics.json").write_text(json.dumps({**metrics, "accuracy": accuracy}))
+
+
+def test_verdicts_and_estimates_are_about_new_items_where_the_results_tell_them(copy):
+    study, folder = copy
+    several_seeds(folder, {"ctrl_uniter": (0, 3, 6), "switchbert": (1, 5, 8)})
+    claim = Claim("is better", "switchbert", "ctrl_uniter", "refcoco+", "accuracy")
+    study = replace(changed(study, seeds=(0, 1, 2)), tables=(replace(study.tables[0], claims=(claim,)),))
+    text = tables_text(make_tables(plan_of(study, folder)))
+    (new,) = json_of(folder / "table.json")["tables"]
+    assert (
+        f"{study.arms['switchbert'].world['eval_images']} test items taken as a sample" in text
+        and text.count(new["intervals"]) == 1
+    )
+    assert new["intervals"].endswith("they are about new seeds and new items.") and "over 3 seeds" in new["intervals"]
+
+    for model in ("ctrl_uniter", "switchbert"):
+        (run_of(folder, model, 2) / "test_result.json").unlink()
+    text = tables_text(make_tables(plan_of(study, folder)))
+    (these,) = json_of(folder / "table.json")["tables"]
+    assert "on these test items" in text and text.count(these["intervals"]) == 1
+    missing = run_of(folder, "ctrl_uniter", 2) / "test_result.json"
+    assert f"About these test items alone: refcoco+ accuracy ({missing}: " in these["intervals"]
+
+    def estimates(table):
+        return [row["scores"][0]["estimate"] for row in table["rows"]] + [table["verdicts"][0]["estimate"]]
+
+    for with_items, without in zip(estimates(new), estimates(these), strict=True):
+        assert (with_items["population"], without["population"]) == ("new items", "these items")
+        assert with_items["value"] == pytest.approx(without["value"]) and with_items["items"] and not without["items"]
+        assert with_items["high"] - with_items["low"] > 1.01 * (without["high"] - without["low"])
+
+
+def test_arms_on_different_worlds_are_compared_on_these_items(copy):
+    study, folder = copy
+    several_seeds(folder, {"ctrl_uniter": (0, 3, 6), "switchbert": (1, 5, 8)})
+    shutil.copytree(folder / "world", folder / "world-text_depth-1")
+    claim = Claim("is better", "switchbert", "ctrl_uniter", "refcoco+", "accuracy")
+    table = replace(study.tables[0], claims=(claim,), varies=("model", "world"))
+    study = changed(replace(study, tables=(table,)), seeds=(0, 1, 2))
+    switch = replace(study.arms["switchbert"], world={**study.arms["switchbert"].world, "text_depth": 1})
+    text = tables_text(make_tables(plan_of(replace(study, arms={**study.arms, "switchbert": switch}), folder)))
+    (made,) = json_of(folder / "table.json")["tables"]
+    assert "on these test items" in text and "different data, so that verdicts are about these test items alone" in text
+    assert [row["scores"][0]["estimate"]["population"] for row in made["rows"]] == ["new items"] * 2
+    assert made["verdicts"][0]["estimate"]["population"] == "these items"
+
+
+def test_runs_whose_items_differ_are_refused(copy):
+    study, folder = copy
+    path = run_of(folder, "switchbert") / "test_result.json"
+    results = json_of(path)
+    del results[0]
+    path.write_text(json.dumps(results))
+    accuracy = 100 * float(np.mean([result["IOU"] > 0.5 for result in results]))
+    path = path.with_name("test_metrics.json")
+    path.write_text(json.dumps({**json_of(path), "accuracy": accuracy}))
+    with pytest.raises(
+        UserError, match=r"ctrl_uniter/test_result\.json and .*switchbert/test_result\.json: not the same"
+    ):
+        make_tables(plan_of(study, folder))
+    assert not (folder / "table.md").exists()
+
+
+def test_a_partial_table_is_of_the_seeds_that_all_its_arms_have_finished_and_says_so(copy):
+    study, folder = copy
+    (first,) = study.tables
+    study = changed(study, seeds=(0, 7))
+    whole = replace(study, tables=(first, replace(first, name="small", title="UNITER alone", arms=("ctrl_uniter",))))
+    with pytest.raises(UserError, match=r"seed7.*run the study first"):
+        make_tables(plan_of(whole, folder))
+    text = tables_text(make_tables(plan_of(whole, folder), finished_only=True))
+    line = "Partial: of the seeds 0, 7 those that all arms have finished: 0."
+    assert text.count(line) == 2 and (folder / "table.tex").read_text().count(f"% {line}\n\\begin") == 2
+    written = json_of(folder / "table.json")
+    assert [(table["seeds"], table["planned_seeds"]) for table in written["tables"]] == [([0], [0, 7])] * 2
+    assert written["left_out"] == [] and len(written["tables"][0]["rows"][0]["scores"][0]["values"]) == 1
+
+    (folder / "cells" / "switchbert.seed0.refcoco+.json").unlink()
+    text = tables_text(make_tables(plan_of(whole, folder), finished_only=True))
+    left = f"Left out: {first.name}; no seed is finished for all of its arms. "
+    assert left + "Finished seeds: ctrl_uniter 1 of 2, switchbert 0 of 2." in text
+    written = json_of(folder / "table.json")
+    assert [table["name"] for table in written["tables"]] == ["small"]
+    assert [table["name"] for table in written["left_out"]] == [first.name]
+
+    (folder / "cells" / "ctrl_uniter.seed0.refcoco+.json").unlink()
+    text = tables_text(make_tables(plan_of(whole, folder), finished_only=True))
+    assert text.count("Left out: ") == 2 and "UNITER alone (small); no seed is" in text
+    assert (folder / "table.md").read_text() == text and json_of(folder / "table.json")["tables"] == []
+
+
+def test_all_seeds_finished_is_no_partial_table_and_the_flag_is_partial(finished, copy, capsys):
+    _, spoilt = copy
+    (spoilt / "cells" / "switchbert.seed0.refcoco+.json").unlink()
+    study, folder = finished
+    for at, partial in ((folder, False), (spoilt, True)):
+        cli.main(["study", "table", str(folder.parent / "plan.yaml"), "--out", str(at), "--partial"])
+        assert ("Left out: " in capsys.readouterr().out) == partial
+    assert make_tables(plan_of(study, folder), finished_only=True) == make_tables(plan_of(study, folder))
+
+
 def test_several_seeds_give_mean_and_deviation(copy):
     study, folder = copy
     for model in ("ctrl_uniter", "switchbert"):
@@ -89,7 +214,7 @@ def test_several_seeds_give_mean_and_deviation(copy):
         for seed, accuracy in ((0, 60.0), (4, 63.0)):
             path = run_of(folder, model, seed) / "test_metrics.json"
             path.write_text(json.dumps({**json_of(path), "accuracy": accuracy}))
-    text = make_tables(plan_of(changed(study, seeds=(0, 4)), folder))
+    text = tables_text(make_tables(plan_of(changed(study, seeds=(0, 4)), folder)))
     assert text.count("61.5 ± 2.1") == 2
     lines = (folder / "table.csv").read_text().splitlines()
     assert lines[0].startswith("table,arm,parameters,task,metric,split,seed,score") and len(lines) == 5
@@ -111,7 +236,7 @@ def test_claims_are_judged_over_the_seeds(copy):
         for points in (1.0, 9.0)
     )
     tables = tuple(replace(table, claims=claims) for table in study.tables)
-    text = make_tables(plan_of(replace(changed(study, seeds=(0, 1, 2)), tables=tables), folder))
+    text = tables_text(make_tables(plan_of(replace(changed(study, seeds=(0, 1, 2)), tables=tables), folder)))
     assert "supported: by 1.0 (table 3)" in text and "contradicted: by 9.0 (table 3)" in text
     verdicts = json_of(folder / "table.json")["tables"][0]["verdicts"]
     assert [verdict["verdict"] for verdict in verdicts] == ["supported", "contradicted"]
@@ -121,7 +246,7 @@ def test_published_numbers_stand_beside_ours(copy):
     study, folder = copy
     published = {"switchbert": {"refcoco+ accuracy": "72.8 ± .45"}}
     tables = tuple(replace(table, published=published) for table in study.tables)
-    assert make_tables(plan_of(replace(study, tables=tables), folder)).count(" (72.8 ± .45)") == 1
+    assert tables_text(make_tables(plan_of(replace(study, tables=tables), folder))).count(" (72.8 ± .45)") == 1
 
 
 def test_rows_that_differ_in_a_recorded_setting_are_refused(copy):
@@ -199,7 +324,7 @@ def test_more_models_than_styles_all_get_a_line(copy, monkeypatch):
     arms = {f"{name}{copy}": arm for copy in range(5) for name, arm in study.arms.items()}
     arms = {name: replace(arm, name=name) for name, arm in arms.items()}
     tables = tuple(replace(table, arms=tuple(arms)) for table in study.tables)
-    draw_curves(plan_of(replace(study, arms=arms, tables=tables), folder))
+    draw_curves(plan_of(replace(study, arms=arms, tables=tables, routes=()), folder))
     assert len(drawn) == 2 * 10  # pre-training and one task
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from simulated_scores import simulate
 from volta_switch import UserError
 from volta_switch.study.claims import Claim, judge, read_claims
 from volta_switch.study.power import seeds_needed
-from volta_switch.study.statistics import estimate_difference
+from volta_switch.study.statistics import estimate_difference, estimate_mean
 
 KEY = ("vqa", "vqa_score")
 PLAIN = {"text": "Switching helps", "better": "switch", "worse": "uniter", "task": "vqa", "metric": "vqa_score"}
@@ -142,6 +142,31 @@ def test_unpaired_arms_may_differ_in_seeds():
         judge([claim()], scores)
 
 
+# Leads of 11, 10.8, 11.1 and 10.9 points over the deep world's seeds, and of 1, 1, 1.1 and 1 over the flat one's.
+FOUR = table(
+    deep=[71.0, 72.0, 70.0, 71.5], deep_fixed=[60.0, 61.2, 58.9, 60.6],
+    flat=[80.0, 79.0, 81.0, 80.0], flat_fixed=[79.0, 78.0, 79.9, 79.0],
+)  # fmt: skip
+LARGER = Claim("The deeper, the more it helps", "deep", "deep_fixed", *KEY, than=("flat", "flat_fixed"))
+
+
+def test_a_lead_may_be_compared_with_another():
+    (verdict,) = judge([LARGER], FOUR)
+    assert verdict.verdict == "supported" and verdict.estimate.value == pytest.approx(10.95 - 1.025)
+    assert "deep minus deep_fixed, less flat minus flat_fixed, is +9.93 points over 4 seeds" in verdict.text
+    assert verdict.estimate.interval() == pytest.approx(estimate_mean(np.array([10, 9.8, 10, 9.9])).interval())
+    (other,) = judge([replace(LARGER, better="flat", worse="flat_fixed", than=("deep", "deep_fixed"))], FOUR)
+    assert other.verdict == "contradicted" and other.reason.endswith("the second lead is larger")
+    (margin,) = judge([replace(LARGER, at_least=20.0)], FOUR)
+    assert margin.verdict == "contradicted" and margin.reason.endswith("the first lead is not so much larger")
+
+
+def test_leads_over_other_numbers_of_seeds_are_not_compared():
+    fewer = {**FOUR, **table(flat_fixed=[79.0, 78.0])}
+    with pytest.raises(UserError, match="deep has 4 seeds and flat_fixed 2"):
+        judge([LARGER], fewer, paired=False)
+
+
 def test_no_claims_no_verdicts():
     assert judge([], FIVE) == []
 
@@ -180,7 +205,7 @@ def test_claims_are_read_from_plain_values():
     ("values", "told"),
     [
         ({"text": "x"}, "s.yaml: expected a list of claims, found"),
-        (["x"], "s.yaml: claim 1: expected text, better, worse, task, metric, at_least, source, found 'x'"),
+        (["x"], "s.yaml: claim 1: expected text, better, worse, task, metric, at_least, source, than, found 'x'"),
         ([PLAIN, PLAIN | {"atleast": 1}], "s.yaml: claim 2: unknown key atleast; a claim has text, better"),
         ([PLAIN | {"worse": ""}], "s.yaml: claim 1: worse is missing"),
         ([{key: PLAIN[key] for key in PLAIN if key != "metric"}], "s.yaml: claim 1: metric is missing"),
@@ -189,6 +214,8 @@ def test_claims_are_read_from_plain_values():
         ([PLAIN | {"at_least": math.nan}], "s.yaml: claim 1: at_least: expected a number of points, found nan"),
         ([PLAIN | {"task": 10}], "s.yaml: claim 1: task: expected text, found 10"),
         ([PLAIN | {"metric": ["ir_r1", 1]}], "s.yaml: claim 1: metric: expected text, found 1"),
+        ([PLAIN | {"than": "other"}], "s.yaml: claim 1: than: expected a list of two arms, found 'other'"),
+        ([PLAIN | {"than": ["one"]}], "s.yaml: claim 1: than: expected a list of two arms, found ['one']"),
         ([PLAIN | {"worse": "switch"}], "s.yaml: claim 1: better and worse are both switch"),
     ],
 )

@@ -29,7 +29,7 @@ def check_finished(out, result, whole):
     assert result == whole.result and np.array_equal(scores_in(out), whole.scores)
     assert json_of(out / RUN / "test_result.json") == whole.result.results
     assert sorted(path.name for path in (out / RUN).iterdir()) == [
-        "test_metrics.json", "test_result.json", "test_scores.npy"
+        "test_metrics.json", "test_ranks.json", "test_result.json", "test_scores.npy"
     ]  # fmt: skip
 
 

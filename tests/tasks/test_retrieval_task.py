@@ -9,6 +9,7 @@ import pytest
 from volta_switch import UserError
 from volta_switch.tasks import retrieval
 from volta_switch.tasks.metrics import mean_of_folds, retrieval_metrics
+from volta_switch.tasks.retrieval import annotations_of
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_other_splits_lie_beside_under_voltas_names(world, config, tmp_path):
     paths = {"train_annotations_jsonpath": "", "val_annotations_jsonpath": str(tmp_path / "test_ann.jsonl")}
     task.spec = replace(task.spec, name="RetrievalCOCO", val_split="test", **paths)
     for split, name in (("test", "test"), ("test1k", "test1k"), ("val", "valid")):
-        assert task._annotations(split) == tmp_path / f"{name}_ann.jsonl"
+        assert annotations_of(task.spec, split).source == str(tmp_path / f"{name}_ann.jsonl")
         assert task.dataset(split, training=False).annotations.image_ids == ["7", "581929"]  # COCO's ids
     with pytest.raises(UserError, match=r"test2_ann\.jsonl: cannot be read"):
         task.dataset("test2", training=False)

@@ -195,7 +195,7 @@ def test_scores_are_kept_on_request_only(world, evaluate, command, whole, tmp_pa
     plain = [flag for flag in command(tmp_path / "plain") if flag != "--keep_scores"]
     assert evaluation.main_retrieval(plain) == whole.result
     files = {path.name for path in (tmp_path / "plain" / RUN).iterdir()}
-    assert files == {"test_metrics.json", "test_result.json"}
+    assert files == {"test_metrics.json", "test_ranks.json", "test_result.json"}
 
 
 def test_a_full_disk_is_named_and_keeps_what_is_finished(command, tmp_path, monkeypatch, capsys):

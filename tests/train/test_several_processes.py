@@ -87,7 +87,12 @@ def same_training(run, whole):
     torch.testing.assert_close(losses, expected, rtol=0, atol=1e-5)
     for line, wanted in zip(logged(run), logged(whole), strict=True):
         assert line.keys() == wanted.keys()
-        assert all(line[name] == pytest.approx(wanted[name], abs=1e-5, rel=0) for name in line if name != "kind")
+        # Attention is paid by the slots of a part's longest sample, so that operations depend on the division.
+        values = [name for name in line if name not in ("kind", "routes") and not name.endswith("flops_per_pair")]
+        assert all(line[name] == pytest.approx(wanted[name], abs=1e-5, rel=0) for name in values)
+        for name, routes in wanted.get("routes", {}).items():
+            found, expected = torch.tensor(line["routes"][name]), torch.tensor(routes)
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5, msg=f"{name} at step {line['step']}")
     left, right = weights_of(run, "pytorch_model_1.bin"), weights_of(whole, "pytorch_model_1.bin")
     for name, tensor in right.items():
         torch.testing.assert_close(left[name], tensor, rtol=0, atol=1e-5, msg=name)

@@ -27,7 +27,7 @@ class Arm:
     def settings(self, tasks: Sequence[str]) -> dict[str, Any]:
         """Every setting by its dotted name, ``model.switch.top_k``, the configuration with all overrides applied."""
         of_tasks = {task: self.tasks[task] for task in tasks}
-        return _flat(
+        return flat(
             {
                 "model": load_config(self.model, self.overrides).to_dict(),
                 "pretraining": dict(self.pretraining) or None,
@@ -50,6 +50,11 @@ class Table:
     varies: tuple[str, ...] = ("model",)  # settings, or the beginnings of their dotted names
     claims: tuple[Claim, ...] = ()  # judged together, as one family
     published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # arm -> column -> what the paper prints
+    seeds: int | None = None  # how many of the arms' seeds, from the first; None: all
+
+    def seeds_of(self, arm: Arm) -> tuple[int, ...]:
+        """The seeds of an arm that the table takes."""
+        return arm.seeds[: self.seeds]
 
 
 def refuse_confounds(source: str, table: Table, arms: Mapping[str, Arm]) -> None:
@@ -75,12 +80,13 @@ def _is_varied(key: str, varies: Sequence[str]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in varies)
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``; what is empty stays a value."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and value:
-            found |= _flat(value, f"{name}.")
+            found |= flat(value, f"{name}.")
         else:
             found[name] = list(value) if isinstance(value, tuple) else value
     return found

@@ -17,16 +17,18 @@ from volta_switch.tasks import TaskSpec, load_task
 from volta_switch.world.spec import WorldSpec
 
 PRETRAINING = ""  # in place of a task
+ROUTES = "routes of "  # before a task
+ROUTES_FILE = "routes.json"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One unit of work: a pre-training run, or a fine-tuning run with its test."""
+    """One unit of work: a pre-training run, a fine-tuning run with its test, or the routes of one."""
 
     name: str  # "switchbert/seed0/refcoco+"
     arm: str  # the first one that it belongs to
     seed: int
-    task: str  # "" for pre-training
+    work: str  # "" for pre-training, a task's key, or "routes of " and it
     commands: tuple[tuple[str, tuple[str, ...]], ...]  # (entry point, its arguments), in order
     folder: Path  # the run's
     key: str  # a hash of all that decides its outcome: equal for equal work, whatever the arms and folders are called
@@ -53,34 +55,52 @@ class Plan:
         self.cells: list[Cell] = []
         self._by_key: dict[str, Cell] = {}
         self._of: dict[tuple[str, int, str], Cell] = {}
-        wanted = {(arm, task) for table in study.tables for arm in table.arms for task in table.tasks}
-        for task in (PRETRAINING, *study.tasks):
-            for arm in study.arms.values():
-                in_a_table = any(name == arm.name for name, _ in wanted)
-                if (arm.name, task) in wanted or (task == PRETRAINING and arm.pretraining and in_a_table):
-                    for seed in arm.seeds:
-                        self._add(arm, seed, task)
+        wanted = {
+            (arm, seed, work)
+            for table in study.tables
+            for arm in table.arms
+            for seed in table.seeds_of(study.arms[arm])
+            for work in (PRETRAINING, *table.tasks)
+            if work != PRETRAINING or study.arms[arm].pretraining
+        }
+        # Seed by seed, so that a study that is stopped has whole rows of the first seeds.
+        for seed in dict.fromkeys(seed for arm in study.arms.values() for seed in arm.seeds):
+            for work in (PRETRAINING, *study.tasks):
+                for arm in study.arms.values():
+                    if (arm.name, seed, work) in wanted:
+                        self._add(arm.name, seed, work, self._run_cell(arm, seed, work))
+            for arm in (study.arms[name] for name in study.routes):
+                for task in study.tasks:
+                    if seed == arm.seeds[0] and (arm.name, seed, task) in wanted:
+                        self._add(arm.name, seed, ROUTES + task, self._routes_cell(arm, seed, task))
 
-    def has(self, arm: str, seed: int, task: str = PRETRAINING) -> bool:
+    def has(self, arm: str, seed: int, work: str = PRETRAINING) -> bool:
         """Whether a table needs this of an arm."""
-        return (arm, seed, task) in self._of
+        return (arm, seed, work) in self._of
 
-    def cell(self, arm: str, seed: int, task: str = PRETRAINING) -> Cell:
+    def cell(self, arm: str, seed: int, work: str = PRETRAINING) -> Cell:
         """The cell of an arm, which may be another arm's."""
-        return self._of[arm, seed, task]
+        return self._of[arm, seed, work]
+
+    def route_files(self) -> dict[tuple[str, str], Path]:
+        """(arm, the task as the plan calls it) -> where the report of its routes lies once it is made."""
+        return {
+            (arm, work.removeprefix(ROUTES)): cell.folder / ROUTES_FILE
+            for (arm, _, work), cell in self._of.items()
+            if work.startswith(ROUTES)
+        }
 
     def spec(self, arm: str, task: str) -> TaskSpec:
         """A task as an arm's data have it."""
         return load_task(places(self.study, self.study.arms[arm], self.folder).tasks_config_file, task)
 
-    def _add(self, arm: Arm, seed: int, task: str) -> None:
-        made = self._cell(arm, seed, task)
+    def _add(self, arm: str, seed: int, work: str, made: Cell) -> None:
         cell = self._by_key.setdefault(made.key, made)
         if cell is made:
             self.cells.append(cell)
-        self._of[arm.name, seed, task] = cell
+        self._of[arm, seed, work] = cell
 
-    def _cell(self, arm: Arm, seed: int, task: str) -> Cell:
+    def _run_cell(self, arm: Arm, seed: int, task: str) -> Cell:
         where, stem = places(self.study, arm, self.folder), find_config(arm.model).stem
         row = self.folder / arm.name / f"seed{seed}"
         config = load_config(arm.model, arm.overrides).to_dict()
@@ -100,6 +120,17 @@ class Plan:
         commands = _task_commands(arm, seed, where, spec, flags, folder, start)
         name = f"{arm.name}/seed{seed}/{spec.name}"
         return Cell(name, arm.name, seed, spec.key, commands, folder, key, needed.name if needed else "")
+
+    def _routes_cell(self, arm: Arm, seed: int, task: str) -> Cell:
+        """The routes that the fine-tuned model takes on the split that the study reports, and what they are worth."""
+        tuned = self._of[arm.name, seed, task]
+        where, spec, flags = places(self.study, arm, self.folder), self.spec(arm.name, task), arm.tasks[task]
+        key = _key(["routes", dict(self.study.route_flags), tuned.key])
+        folder = self._finished.get(key, self.folder / arm.name / f"seed{seed}" / f"{spec.name}_routes")
+        command = [*_test_arguments(arm, seed, where, spec, flags, tuned.folder), *_flags(self.study.route_flags)]
+        command += ["--out", str(folder / ROUTES_FILE)]
+        name = f"{arm.name}/seed{seed}/{spec.name} routes"
+        return Cell(name, arm.name, seed, ROUTES + spec.key, (("routes", tuple(command)),), folder, key, tuned.name)
 
 
 def places(study: Study, arm: Arm, folder: Path) -> Places:
@@ -147,17 +178,23 @@ def _pretraining_flags(arm: Arm, seed: int, where: Places, row: Path) -> tuple[s
 def _task_commands(
     arm: Arm, seed: int, where: Places, spec: TaskSpec, flags: Mapping[str, Any], folder: Path, start: str
 ) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    row = folder.parent
-    common = [
-        *_common(arm, seed, where, row),
-        *("--tasks_config_file", str(where.tasks_config_file), "--task", spec.key),
-    ]
-    train = [*common, "--from_pretrained", start, "--logdir", str(row / "logs"), "--resume"]
-    train += _flags(flags.get("train") or {})
-    best = ("--from_pretrained", str(folder / "pytorch_model_best.bin"))
-    test = [*common, *best, *_flags({"split": test_split(spec, flags), **(flags.get("test") or {})})]
+    train = [*_common(arm, seed, where, folder.parent), *_task(where, spec), "--from_pretrained", start]
+    train += ["--logdir", str(folder.parent / "logs"), "--resume", *_flags(flags.get("train") or {})]
     entry = "eval_retrieval" if spec.type == "VL-logit" else "eval_task"
-    return ("train_task", tuple(train)), (entry, tuple(test))
+    return ("train_task", tuple(train)), (entry, _test_arguments(arm, seed, where, spec, flags, folder))
+
+
+def _test_arguments(
+    arm: Arm, seed: int, where: Places, spec: TaskSpec, flags: Mapping[str, Any], tuned: Path
+) -> tuple[str, ...]:
+    """Of an evaluation of the fine-tuned weights."""
+    test = _flags({"split": test_split(spec, flags), **(flags.get("test") or {})})
+    best = ("--from_pretrained", str(tuned / "pytorch_model_best.bin"))
+    return (*_common(arm, seed, where, tuned.parent), *_task(where, spec), *best, *test)
+
+
+def _task(where: Places, spec: TaskSpec) -> tuple[str, ...]:
+    return "--tasks_config_file", str(where.tasks_config_file), "--task", spec.key
 
 
 def _common(arm: Arm, seed: int, where: Places, folder: Path) -> list[str]:

@@ -8,7 +8,9 @@ together (the family, fixed before the runs: a claim that cannot be tested keeps
 - ``undecided``: it contains m, or does not exist (one seed; seeds that all agree).
 
 A claim of several metrics (image and text retrieval) is a claim for each, every one a test of its own in the family.
-"On par with, or better" is a claim with a negative m.
+"On par with, or better" is a claim with a negative m. A claim with ``than`` is about a difference of differences: that
+one arm's lead over another is larger than that of a second pair (a dial at another setting); it is about the test items
+as they are, since the pairs may have been tested on different ones.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import numpy as np
 
 from volta_switch.errors import UserError
 from volta_switch.study.power import MOST_SEEDS, SeedsNeeded, seeds_to_decide
-from volta_switch.study.statistics import Estimate, estimate_difference, holm, holm_levels, without_nan
+from volta_switch.study.statistics import Estimate, estimate_difference, estimate_mean, holm, holm_levels, without_nan
 
 # Arm -> (task, metric) -> (S,) scores, or (S, items) results, in points.
 Scores = Mapping[str, Mapping[tuple[str, str], np.ndarray]]
@@ -46,6 +48,19 @@ class Claim:
     """m, in points of the metric; negative: "no worse by more than that"."""
     source: str = ""
     """Where the paper says so: "table 3"."""
+    than: tuple[str, str] | None = None
+    """Two more arms: the lead of ``better`` over ``worse`` exceeds that of the first of these over the second."""
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """All arms that it names."""
+        return (self.better, self.worse, *(self.than or ()))
+
+    @property
+    def difference(self) -> str:
+        """What is estimated, in words."""
+        first = f"{self.better} minus {self.worse}"
+        return first if self.than is None else f"{first}, less {self.than[0]} minus {self.than[1]},"
 
 
 @dataclass(frozen=True)
@@ -102,7 +117,7 @@ class Verdict:
     def _effect(self) -> str:
         claim, found = self.claim, self.estimate
         unit = found.unit if found.seeds == 1 else {"seed": "seeds", "pair of seeds": "pairs of seeds"}[found.unit]
-        text = f"{claim.better} minus {claim.worse} is {found.value:+.2f} points over {found.seeds} {unit}"
+        text = f"{claim.difference} is {found.value:+.2f} points over {found.seeds} {unit}"
         if found.problem:
             return text
         text += f", {100 * self.confidence:g} % interval {_shown(found.interval(self.confidence))}"
@@ -191,7 +206,9 @@ def _decide(claim: Claim, found: Estimate, level: float) -> tuple[str, str]:
     if low > margin:
         return "supported", f"The whole interval lies above {margin:g}"
     if high < margin:
-        if high < 0:
+        if claim.than is not None:
+            detail = "the second lead is larger" if high < 0 else "the first lead is not so much larger"
+        elif high < 0:
             detail = f"{claim.worse} is better"
         elif low > 0:
             detail = f"{claim.better} is better, but by less"
@@ -202,14 +219,17 @@ def _decide(claim: Claim, found: Estimate, level: float) -> tuple[str, str]:
 
 
 def _estimate(claim: Claim, scores: Scores, items: Scores, paired: bool) -> Estimate:
-    key, arms = (claim.task, claim.metric), (claim.better, claim.worse)
+    key, arms = (claim.task, claim.metric), claim.arms
     pair = [_of_arm(scores, arm, key) for arm in arms]
     where = f"{claim.task} {claim.metric}"
-    if paired and len(pair[0]) != len(pair[1]):
-        raise UserError(
-            f"{where}: {arms[0]} has {len(pair[0])} seeds and {arms[1]} {len(pair[1])}; to compare them in pairs give "
-            "the seeds that both have"
-        )
+    for arm, values in zip(arms, pair, strict=True):
+        if (paired or claim.than) and len(values) != len(pair[0]):
+            raise UserError(
+                f"{where}: {arms[0]} has {len(pair[0])} seeds and {arm} {len(values)}; to compare them in pairs give "
+                "the seeds that both have"
+            )
+    if claim.than is not None:
+        return estimate_mean(pair[0] - pair[1] - (pair[2] - pair[3]))
     if all(key in items.get(arm, {}) for arm in arms):
         results = [np.asarray(items[arm][key], dtype=float) for arm in arms]
         for arm, values, own in zip(arms, pair, results, strict=True):
@@ -252,14 +272,16 @@ def _read(value: Any, where: str) -> list[Claim]:
     for metric in metrics:
         values = {**value, "metric": metric}
         for name, content in values.items():
-            if name == "at_least":
+            if name == "than":
+                valid = isinstance(content, list) and len(content) == 2 and all(isinstance(arm, str) for arm in content)
+            elif name == "at_least":
                 valid = isinstance(content, (int, float)) and not isinstance(content, bool) and math.isfinite(content)
             else:
                 valid = isinstance(content, str)
             if not valid:
-                expected = "a number of points" if name == "at_least" else "text"
+                expected = {"at_least": "a number of points", "than": "a list of two arms"}.get(name, "text")
                 raise UserError(f"{where}: {name}: expected {expected}, found {content!r}")
-        found.append(Claim(**values))
+        found.append(Claim(**{**values, "than": tuple(values["than"]) if values.get("than") else None}))
     if found[0].better == found[0].worse:
         raise UserError(f"{where}: better and worse are both {found[0].better}; a claim compares two arms")
     return found

@@ -7,15 +7,19 @@ configuration); ``pretraining`` (flags of ``train_concap.py``); ``tasks`` (per t
 
 ``models`` lists arms that differ in the model alone. ``arms`` has others: a name, its ``model``, and what it changes
 of the study's ``set`` (added), ``pretraining`` (merged; false: none), ``tasks``, ``world``, ``data`` (merged) and
-``seeds``; ``layers`` gives a single-stream model another depth, ``text_layers`` a ViLBERT (``depths``). ``tables`` has
-a name each, with ``arms``, ``tasks``, what they vary (``varies``), ``title``, ``claims`` and what was ``published``;
-without any there is one of all arms and tasks, which varies the model.
+``seeds``; ``layers`` gives a single-stream model another depth, ``text_layers`` a ViLBERT (``depths``).
+
+``tables`` has a name each, with ``arms``, ``tasks``, what they vary (``varies``), ``title``, ``claims``, what was
+``published``, and how many of the ``seeds`` it takes, from the first; without any there is one of all arms and tasks,
+which varies the model. ``routes`` has ``arms`` that switch, whose routes on every task of theirs are reported for the
+first seed, and flags of ``volta-switch routes``. ``minimum_effect``: the smallest difference worth finding, in points
+(``sizing``), set before anything is run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +31,15 @@ from volta_switch.study.claims import read_claims
 from volta_switch.study.depths import with_layers, with_text_layers
 from volta_switch.world.spec import WorldSpec
 
-KEYS = ("name", "world", "data", "models", "arms", "tables", "seeds", "set", "pretraining", "tasks")
+KEYS = (
+    *("name", "world", "data", "models", "arms", "tables", "routes", "minimum_effect"),
+    *("seeds", "set", "pretraining", "tasks"),
+)
 ARM_KEYS = ("model", "layers", "text_layers", "set", "pretraining", "tasks", "world", "data", "seeds")
 DEPTHS = {"layers": with_layers, "text_layers": with_text_layers}
-TABLE_KEYS = ("title", "arms", "tasks", "varies", "claims", "published")
+TABLE_KEYS = ("title", "arms", "tasks", "varies", "claims", "published", "seeds")
 LISTS: dict[str, type] = {"models": str, "seeds": int, "set": str}  # of what
-SECTIONS = ("world", "data", "pretraining", "tasks")
+SECTIONS = ("world", "data", "pretraining", "tasks", "routes")
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,21 @@ class Study:
     arms: Mapping[str, Arm]
     tables: tuple[Table, ...]
     tasks: tuple[str, ...] = field(default=())
+    routes: tuple[str, ...] = ()  # arms whose routes are reported, of their first seed
+    route_flags: Mapping[str, Any] = field(default_factory=dict)
+    minimum_effect: float = 2.0  # points
+
+    def only(self, tables: Sequence[str]) -> Study:
+        """The same with some of its tables.
+
+        Raises:
+            UserError: there is no such table.
+        """
+        known = [table.name for table in self.tables]
+        for name in tables:
+            if name not in known:
+                raise UserError(f"study {self.name}: no table {name}; it has {', '.join(known)}")
+        return replace(self, tables=tuple(table for table in self.tables if table.name in tables))
 
 
 def load_study(path: str | Path) -> Study:
@@ -67,7 +89,11 @@ def load_study(path: str | Path) -> Study:
     arms = _arms(path, values)
     tasks = tuple(str(task) for task in values["tasks"])
     tables = _tables(path, values.get("tables") or {}, arms, tasks)
-    return Study(str(values.get("name", path.stem)), arms, tables, tasks)
+    effect = values.get("minimum_effect", Study.minimum_effect)
+    if isinstance(effect, bool) or not isinstance(effect, int | float) or not effect > 0:
+        raise UserError(f"{path}: minimum_effect: expected points, more than 0, found {effect!r}")
+    routes = _routes(path, values.get("routes") or {}, arms)
+    return Study(str(values.get("name", path.stem)), arms, tables, tasks, *routes, minimum_effect=effect)
 
 
 def _arms(path: Path, values: Mapping[str, Any]) -> dict[str, Arm]:
@@ -150,8 +176,11 @@ def _tables(
             varies=tuple(map(str, given.get("varies") or ("model",))),
             claims=read_claims(given.get("claims") or [], f"{where}.claims"),
             published=given.get("published") or {},
+            seeds=given.get("seeds"),
         )
-        sides = tuple(name for claim in table.claims for name in (claim.better, claim.worse))
+        if table.seeds is not None and (type(table.seeds) is not int or table.seeds < 1):
+            raise UserError(f"{where}.seeds: expected how many of the seeds, 1 or more, found {table.seeds!r}")
+        sides = tuple(name for claim in table.claims for name in claim.arms)
         checked = (("arms", arms, table.arms), ("tasks", tasks, table.tasks), ("claims", table.arms, sides))
         for key, known, found in checked:
             unknown = [one for one in found if one not in known]
@@ -160,6 +189,22 @@ def _tables(
         refuse_confounds(str(path), table, arms)
         tables.append(table)
     return tuple(tables)
+
+
+def _routes(
+    path: Path, written: Mapping[str, Any], arms: Mapping[str, Arm]
+) -> tuple[tuple[str, ...], Mapping[str, Any]]:
+    """The arms whose routes are reported, and the flags that say how."""
+    flags = dict(written)
+    names = flags.pop("arms", [])
+    if written and (not isinstance(names, list) or not names):
+        raise UserError(f"{path}: routes: expected arms, a list of those whose routes are reported, found {names!r}")
+    for name in names:
+        if name not in arms:
+            raise UserError(f"{path}: routes: {name} is none of {', '.join(arms)}")
+        if load_config(arms[name].model, arms[name].overrides).switch is None:
+            raise UserError(f"{path}: routes: {name} switches nothing ({arms[name].model} has no switch section)")
+    return tuple(names), flags
 
 
 def _refuse_unknown(where: str, values: Mapping[Any, Any], known: tuple[str, ...], has: str) -> None:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
 from volta_switch.errors import UserError
 from volta_switch.files import replacing, write_json
 from volta_switch.study.arms import Arm, Table
 from volta_switch.study.cells import Plan, test_split, world_folder
 from volta_switch.study.claims import Verdict, judge
+from volta_switch.study.finished import finished_cells
+from volta_switch.study.items import Evaluated, ItemReader, NoItems
+from volta_switch.study.statistics import estimate_mean
+from volta_switch.study.table_formats import as_csv, as_latex, as_markdown
 from volta_switch.tasks import TASKS, TaskSpec
 from volta_switch.tasks.metrics import mean_std
 
@@ -52,63 +53,175 @@ class Column:
         return f"{self.task.name} {HEADINGS.get(self.metric, self.metric)}"
 
 
-def make_tables(plan: Plan) -> str:
-    """Writes ``table.md``, ``.json``, ``.csv`` and ``.tex`` into the study's folder and returns all tables as text.
+@dataclass(frozen=True)
+class Reached:
+    """What the arms of a table reached in one column."""
+
+    scores: Mapping[str, np.ndarray]  # arm -> (S,) in percent
+    items: Mapping[str, np.ndarray]  # arm -> (S, groups) behind them; empty where they cannot be had
+    why_not: str = ""  # empty where they can
+    one_data: bool = True  # all arms were tested on the same items
+
+
+def make_tables(plan: Plan, finished_only: bool = False) -> dict[str, Any]:
+    """Writes ``table.md``, ``.json``, ``.csv`` and ``.tex`` into the study's folder and returns what the JSON holds.
+
+    Args:
+        plan: the study's.
+        finished_only: as in ``tables_of``.
 
     Raises:
-        UserError: a run is missing, or two rows of a table differ in anything but what it varies (the field is named).
+        UserError: as in ``tables_of``.
     """
     folder = plan.folder
     names = [f"table.{kind}" for kind in ("md", "json", "csv", "tex")]
     for name in names:  # a refused table must not leave an older one in its place
         (folder / name).unlink(missing_ok=True)
-    made = [_table(plan, table) for table in plan.study.tables]
-    text = "\n\n".join(map(_markdown, made)) + "\n"
+    found = tables_of(plan, finished_only)
+    made = found["tables"]
     written = {
-        "table.md": text,
-        "table.csv": "".join(map(_csv, made)),
-        "table.tex": "\n\n".join(map(_latex, made)) + "\n",
+        "table.md": tables_text(found),
+        "table.csv": "".join(map(as_csv, made)),
+        "table.tex": "\n\n".join(map(as_latex, made)) + "\n",
     }
     for name, content in written.items():
         with replacing(folder / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
-    write_json(folder / "table.json", {"study": plan.study.name, "tables": made})
-    return text
+    write_json(folder / "table.json", found)
+    return found
 
 
-def _table(plan: Plan, table: Table) -> dict[str, Any]:
-    """A table as JSON values."""
-    arms = [plan.study.arms[name] for name in table.arms]
+def tables_text(found: Mapping[str, Any]) -> str:
+    """All tables as Markdown, and those that are left out named."""
+    return "\n\n".join([*map(as_markdown, found["tables"]), *(each["text"] for each in found["left_out"])]) + "\n"
+
+
+def tables_of(plan: Plan, finished_only: bool = False) -> dict[str, Any]:
+    """A study's tables as JSON values.
+
+    Args:
+        plan: the study's.
+        finished_only: each table of the seeds that all its arms have finished; it says which, and a table without any
+            is named in place of it.
+
+    Raises:
+        UserError: a run is missing, or two rows of a table differ in anything but what it varies (the field is named).
+    """
+    reader, done = ItemReader(), set(finished_cells(plan.folder)) if finished_only else None
+    made, left_out = [], []
+    for table in plan.study.tables:
+        seeds = _seeds(plan, table, done)
+        common = tuple(seed for seed in seeds[table.arms[0]] if all(seed in of_arm for of_arm in seeds.values()))
+        if common or done is None:
+            made.append(_table(plan, table, reader, seeds if done is None else dict.fromkeys(seeds, common)))
+        else:
+            left_out.append(_left_out(plan, table, seeds))
+    return {"study": plan.study.name, "tables": made, "left_out": left_out}
+
+
+def _seeds(plan: Plan, table: Table, done: set[str] | None) -> dict[str, tuple[int, ...]]:
+    """Each arm's seeds; only those whose every task is finished where the keys of finished cells are given."""
+
+    def finished(arm: str, seed: int) -> bool:
+        return done is None or all(plan.cell(arm, seed, task).key in done for task in table.tasks)
+
+    planned = {name: table.seeds_of(plan.study.arms[name]) for name in table.arms}
+    return {name: tuple(seed for seed in seeds if finished(name, seed)) for name, seeds in planned.items()}
+
+
+def _left_out(plan: Plan, table: Table, seeds: Mapping[str, Sequence[int]]) -> dict[str, str]:
+    """A table that no seed is finished for, and how far its arms are."""
+    states = ", ".join(
+        f"{arm} {len(done)} of {len(table.seeds_of(plan.study.arms[arm]))}" for arm, done in seeds.items()
+    )
+    title = f"{table.title} ({table.name})" if table.title else table.name
+    text = f"Left out: {title}; no seed is finished for all of its arms. Finished seeds: {states}."
+    return {"name": table.name, "title": table.title, "text": text}
+
+
+def _table(plan: Plan, table: Table, reader: ItemReader, seeds: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """A table as JSON values, of these seeds of each arm."""
+    arms = [replace(plan.study.arms[name], seeds=seeds[name]) for name in table.arms]
     columns = _columns(plan, arms[0], table.tasks)
     runs = {arm.name: _run_files(plan, arm, table.tasks) for arm in arms}
     refuse_recorded_confounds(runs, table)
-    rows = [_row(plan, arm, columns, runs[arm.name], table.published.get(arm.name, {})) for arm in arms]
+    reached = [_reached(plan, arms, column, reader) for column in columns]
+    rows = [_row(arm, columns, reached, runs[arm.name], table.published.get(arm.name, {})) for arm in arms]
     return {
         "name": table.name,
         "title": table.title,
         "varies": list(table.varies),
         "seeds": list(arms[0].seeds),
+        "planned_seeds": list(table.seeds_of(plan.study.arms[table.arms[0]])),
         "columns": [
-            {"task": column.task.name, "metric": column.metric, "split": column.split, "heading": column.heading}
+            {
+                **{"task": column.task.name, "key": column.task.key, "planned": column.planned},
+                **{"metric": column.metric, "split": column.split, "heading": column.heading},
+            }
             for column in columns
         ],
         "rows": rows,
-        "verdicts": [{**verdict.to_dict(), "text": verdict.text} for verdict in _verdicts(table, columns, rows)],
+        "intervals": _intervals(columns, reached, len(arms[0].seeds)),
+        "verdicts": [verdict.to_dict() for verdict in _verdicts(table, columns, reached)],
         "chance": _chance(world_folder(plan.study, arms[0], plan.folder), columns),
     }
 
 
-def _verdicts(table: Table, columns: list[Column], rows: list[dict[str, Any]]) -> list[Verdict]:
+def _verdicts(table: Table, columns: list[Column], reached: list[Reached]) -> list[Verdict]:
     """What the scores say of the table's claims, whose tasks may be named as the plan or the task file does."""
-    scores = {
-        row["arm"]: {
-            (task, column.metric): np.array(score["values"])
-            for column, score in zip(columns, row["scores"], strict=True)
-            for task in (column.planned, column.task.key, column.task.name)
-        }
-        for row in rows
-    }
-    return judge(table.claims, scores)
+    scores: dict[str, dict[tuple[str, str], np.ndarray]] = {arm: {} for arm in table.arms}
+    items: dict[str, dict[tuple[str, str], np.ndarray]] = {arm: {} for arm in table.arms}
+    for column, found in zip(columns, reached, strict=True):
+        for task in (column.planned, column.task.key, column.task.name):
+            for arm in table.arms:
+                scores[arm][task, column.metric] = found.scores[arm]
+                if found.items and found.one_data:
+                    items[arm][task, column.metric] = found.items[arm]
+    return judge(table.claims, scores, items)
+
+
+def _reached(plan: Plan, arms: Sequence[Arm], column: Column, reader: ItemReader) -> Reached:
+    """Scores of every arm and seed, and the items behind them."""
+    scores, tests = {}, {}
+    for arm in arms:
+        folders = [plan.cell(arm.name, seed, column.planned).folder for seed in arm.seeds]
+        values = [float(_read(folder / f"{column.split}_metrics.json")[column.metric]) for folder in folders]
+        scores[arm.name] = np.array(values)
+        spec = _as_tested(plan, arm, column)
+        tested = [Evaluated(spec, column.split, folder) for folder in folders]
+        tests[arm.name] = list(zip(tested, values, strict=True))
+    one_data = len({test.data for of_arm in tests.values() for test, _ in of_arm}) == 1
+    try:
+        return Reached(scores, reader.column(tests, column.metric), one_data=one_data)
+    except NoItems as error:
+        return Reached(scores, {}, str(error), one_data)
+
+
+def _as_tested(plan: Plan, arm: Arm, column: Column) -> TaskSpec:
+    """An arm's task, with the annotations that the flags of its test name."""
+    spec = plan.spec(arm.name, column.planned)
+    given = (arm.tasks[column.planned].get("test") or {}).get("val_annotations_jsonpath")
+    return replace(spec, val_annotations_jsonpath=str(given), val_split=column.split) if given else spec
+
+
+def _intervals(columns: list[Column], reached: list[Reached], seeds: int) -> str:
+    """What a table's intervals and its ± are."""
+    if seeds < 2:
+        return "One seed of each arm: the spread over seeds is unknown, so that there is no ± and no interval."
+    parts = [f"± is the standard deviation over {seeds} seeds. Intervals take seeds as a random effect (Student's t)"]
+    without = [
+        f"{each.heading} ({found.why_not})" for each, found in zip(columns, reached, strict=True) if found.why_not
+    ]
+    if len(without) < len(columns):
+        parts[0] += (
+            " and test items as a second one (resampling them, in closed form; all questions, captions or expressions "
+            "of one image are one item): they are about new seeds and new items"
+        )
+    if without:
+        parts.append(f"About these test items alone: {', '.join(without)}")
+    if any(found.items and not found.one_data for found in reached):
+        parts.append("The arms were tested on different data, so that verdicts are about these test items alone")
+    return ". ".join(parts) + "."
 
 
 def refuse_recorded_confounds(runs: Mapping[str, Mapping[str, Mapping[str, Any]]], table: Table) -> None:
@@ -178,16 +291,18 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _row(
-    plan: Plan, arm: Arm, columns: list[Column], runs: Mapping[str, Mapping[str, Any]], published: Mapping[str, Any]
+    arm: Arm,
+    columns: list[Column],
+    reached: list[Reached],
+    runs: Mapping[str, Mapping[str, Any]],
+    published: Mapping[str, Any],
 ) -> dict[str, Any]:
     scores = []
-    for column in columns:
-        values = []
-        for seed in arm.seeds:
-            cell = plan.cell(arm.name, seed, column.planned)
-            values.append(float(_read(cell.folder / f"{column.split}_metrics.json")[column.metric]))
-        mean, std = mean_std(values)
-        scores.append({"mean": mean, "std": std, "values": values, "published": published.get(column.heading)})
+    for column, found in zip(columns, reached, strict=True):
+        values = found.scores[arm.name]
+        mean, std = mean_std(values.tolist())
+        score = {"mean": mean, "std": std, "values": values.tolist(), "published": published.get(column.heading)}
+        scores.append({**score, "estimate": estimate_mean(found.items.get(arm.name, values)).to_dict()})
     return {
         "arm": arm.name,
         "model": arm.model,
@@ -205,55 +320,6 @@ def _soft_minus_hard(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
         if recorded["entry_point"] == "train_task" and f"{metric}_soft_routes" in last:
             differences[run] = last[f"{metric}_soft_routes"] - last[metric]
     return differences
-
-
-def _switch_note(row: Mapping[str, Any]) -> str:
-    parts = ", ".join(f"{run} {value:+.2f}" for run, value in row["soft_minus_hard"].items())
-    return f"{row['arm']}, validation score with soft routes minus hard routes, in points: {parts}."
-
-
-def _cells(table: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows as text."""
-    headers = ["model", "parameters", *(column["heading"] for column in table["columns"])]
-    body = [[row["arm"], f"{row['parameters'] / 1e6:.2f} M", *map(_shown, row["scores"])] for row in table["rows"]]
-    if table["chance"]:
-        body.append(["best blind guess", "", *(f"{value:.1f}" for value in table["chance"])])
-    return headers, body
-
-
-def _shown(score: Mapping[str, Any]) -> str:
-    own = f"{score['mean']:.1f}" + (f" ± {score['std']:.1f}" if len(score["values"]) > 1 else "")
-    return own if score["published"] is None else f"{own} ({score['published']})"
-
-
-def _markdown(table: Mapping[str, Any]) -> str:
-    headers, body = _cells(table)
-    text = tabulate(
-        body, headers, tablefmt="github", disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1))
-    )
-    notes = [_switch_note(row) for row in table["rows"] if row["soft_minus_hard"]]
-    title = [f"**{table['title']}**"] if table["title"] else []
-    return "\n\n".join([*title, text, *notes, *(verdict["text"] for verdict in table["verdicts"])])
-
-
-def _latex(table: Mapping[str, Any]) -> str:
-    headers, body = _cells(table)
-    body = [[cell.replace("±", "$\\pm$") for cell in row] for row in body]
-    rows = tabulate(body, headers, tablefmt="latex_booktabs", disable_numparse=True)
-    return rows.replace("\\$\\textbackslash{}pm\\$", "$\\pm$")
-
-
-def _csv(table: Mapping[str, Any]) -> str:
-    """A line for every arm, column and seed."""
-    out = io.StringIO()
-    lines = csv.writer(out, lineterminator="\n")
-    lines.writerow(["table", "arm", "parameters", "task", "metric", "split", "seed", "score", "published"])
-    for row in table["rows"]:
-        for column, score in zip(table["columns"], row["scores"], strict=True):
-            for seed, value in zip(table["seeds"], score["values"], strict=True):
-                place = (column["task"], column["metric"], column["split"])
-                lines.writerow([table["name"], row["arm"], row["parameters"], *place, seed, value, score["published"]])
-    return out.getvalue()
 
 
 def _chance(world: Path, columns: list[Column]) -> list[float]:

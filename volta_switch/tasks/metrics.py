@@ -6,7 +6,7 @@ score that is no number. VOLTA instead takes the order that sorting happens to l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -56,13 +56,28 @@ def recall_at(ranks: np.ndarray, k: int) -> float:
     return 100.0 * float((ranks < k).mean())
 
 
+def retrieval_ranks(
+    scores: np.ndarray, caption_image: np.ndarray, *, volta_ties: bool = False
+) -> dict[str, np.ndarray]:
+    """``ir``: ``caption_ranks``, ``tr``: ``image_ranks``."""
+    return {
+        "ir": caption_ranks(scores, caption_image, volta_ties=volta_ties),
+        "tr": image_ranks(scores, caption_image, volta_ties=volta_ties),
+    }
+
+
 def retrieval_metrics(scores: np.ndarray, caption_image: np.ndarray, *, volta_ties: bool = False) -> dict[str, float]:
-    """R@1, 5 and 10, median and mean rank (from 1), for image retrieval (``ir_``) and text retrieval (``tr_``)."""
+    """``rank_metrics`` of the ranks that scores (captions, images) give."""
+    return rank_metrics(retrieval_ranks(scores, caption_image, volta_ties=volta_ties))
+
+
+def rank_metrics(by_direction: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """R@1, 5 and 10, median and mean rank (from 1), for image retrieval (``ir_``) and text retrieval (``tr_``).
+
+    by_direction: ``retrieval_ranks``.
+    """
     metrics = {}
-    for direction, ranks in (
-        ("ir", caption_ranks(scores, caption_image, volta_ties=volta_ties)),
-        ("tr", image_ranks(scores, caption_image, volta_ties=volta_ties)),
-    ):
+    for direction, ranks in by_direction.items():
         for k in (1, 5, 10):
             metrics[f"{direction}_r{k}"] = recall_at(ranks, k)
         metrics[f"{direction}_median_rank"] = float(np.floor(np.median(ranks) + 1))

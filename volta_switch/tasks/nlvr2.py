@@ -31,7 +31,7 @@ class Nlvr2Task(Task):
 
     def dataset(self, split: str, training: bool) -> Nlvr2Dataset:
         """Statements of a split."""
-        entries = load_nlvr2(self.spec.path(self.spec.dataroot), split, self.given_annotations(split))
+        entries = load_nlvr2(self.spec.path(self.spec.dataroot), split, self.spec.given_annotations(split))
         self.sentences = {entry.identifier: entry.sentence for entry in entries}
         return Nlvr2Dataset(entries, self.store(self.validation_features(split)), self.tokenizer, **self.sizes)
 

@@ -73,7 +73,10 @@ class ReferTask(Task):
         return {"accuracy": hits, "oracle_ceiling": ceiling, **by_part}
 
     def results(self, scores: Tensor, batch: Batch) -> list[Any]:
-        """Per expression: its id, the chosen box's index (from 0, the global region not counted), and the IoU."""
+        """Per expression: its id, the chosen box's index (from 0, the global region not counted), and the IoU.
+
+        ``"tied": true`` where another box scores as high and does not overlap enough, so that this is no hit.
+        """
         assert batch.target is not None
         compat = self.options.volta_compat
         best = scores[..., 0].masked_fill(~self._candidates(batch), float("-inf")).argmax(1, keepdim=True)
@@ -81,8 +84,8 @@ class ReferTask(Task):
         boxes = (best[:, 0] - (0 if compat else self.layout.boxes_from)).tolist()
         names = [self.entries[name].image_id if compat else name for name in batch.ids]
         return [
-            {"id": name, "target": box, "IOU": overlap}
-            for name, box, overlap in zip(names, boxes, overlaps, strict=True)
+            {"id": name, "target": box, "IOU": overlap, **({"tied": True} if overlap > 0.5 and not hit else {})}
+            for name, box, overlap, hit in zip(names, boxes, overlaps, self.hits(scores, batch).tolist(), strict=True)
         ]
 
     def _candidates(self, batch: Batch) -> Tensor:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from volta_switch.data.annotations.retrieval import load_hard_negatives, load_retrieval
+from volta_switch.data.annotations.retrieval import RetrievalAnnotations, load_hard_negatives, load_retrieval
 from volta_switch.data.batches.collate import Batch
 from volta_switch.data.batches.retrieval_dataset import RetrievalDataset, RetrievalPool
 from volta_switch.errors import UserError
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks
-from volta_switch.tasks.metrics import best_first, mean_of_folds, retrieval_metrics
+from volta_switch.tasks.metrics import best_first, mean_of_folds, rank_metrics, retrieval_ranks
 from volta_switch.tasks.score_matrix import PairScorer
 from volta_switch.tasks.task import Evaluation, Task
+from volta_switch.tasks.task_file import TaskSpec
 
 ALTERNATIVES = 4  # the pair, a random caption, a random image, a hard-negative caption
 FOLD = 1000  # images among which COCO's "1k" numbers rank
@@ -31,7 +31,7 @@ class RetrievalTask(Task):
 
     def dataset(self, split: str, training: bool) -> RetrievalDataset:
         """Captions of a split with their alternatives; hard negatives in training only."""
-        annotations = load_retrieval(self._annotations(split), self._id_key())
+        annotations = annotations_of(self.spec, split)
         pool = self.spec.path(self.spec.dataroot) / "hard_negative.pkl"
         return RetrievalDataset(
             annotations,
@@ -82,8 +82,7 @@ class RetrievalTask(Task):
 
     def pool(self, split: str) -> RetrievalPool:
         """All captions and images of a split."""
-        annotations = load_retrieval(self._annotations(split), self._id_key())
-        return RetrievalPool(annotations, self.store(), self.tokenizer, **self.sizes)
+        return RetrievalPool(annotations_of(self.spec, split), self.store(), self.tokenizer, **self.sizes)
 
     def scorer(
         self,
@@ -98,25 +97,25 @@ class RetrievalTask(Task):
     def ranked(self, scores: np.ndarray, caption_image: np.ndarray) -> Evaluation:
         """The metrics of scores (captions, images), where ``caption_image`` is the index of each caption's image."""
         ties = self.options.volta_compat
-        metrics = retrieval_metrics(scores, caption_image, volta_ties=ties)
+        ranks = retrieval_ranks(scores, caption_image, volta_ties=ties)
+        metrics = rank_metrics(ranks)
         if scores.shape[1] > FOLD and scores.shape[1] % FOLD == 0:
             folds = mean_of_folds(scores, caption_image, FOLD, volta_ties=ties)
             metrics |= {f"{name}_1k": value for name, value in folds.items()}
         best = best_first(scores) if ties else np.argsort(-scores, axis=1, kind="stable")
-        return Evaluation(metrics["ir_r1"], metrics, best[:, :20].tolist())
+        lists = {direction: found.tolist() for direction, found in ranks.items()}
+        return Evaluation(metrics["ir_r1"], metrics, best[:, :20].tolist(), ranks=lists)
 
-    def _annotations(self, split: str) -> Path:
-        """The jsonl of a split: the task file's for training and validation, ``<split>_ann.jsonl`` beside it else.
 
-        VOLTA calls the validation file ``valid_ann.jsonl``; COCO's ``test1k`` is a split of its own.
-        """
-        given = self.given_annotations(split)
-        if given is not None:
-            return given
-        beside = self.spec.val_annotations_jsonpath or self.spec.train_annotations_jsonpath
+def annotations_of(spec: TaskSpec, split: str) -> RetrievalAnnotations:
+    """The captions of a split: the task file's for training and validation, ``<split>_ann.jsonl`` beside it else.
+
+    VOLTA calls the validation file ``valid_ann.jsonl``; COCO's ``test1k`` is a split of its own.
+    """
+    path = spec.given_annotations(split)
+    if path is None:
+        beside = spec.val_annotations_jsonpath or spec.train_annotations_jsonpath
         if not beside:
-            raise UserError(f"{self.spec.key} ({self.spec.name}): the task file names no annotations for {split!r}")
-        return self.spec.path(beside).with_name(f"{'valid' if split == 'val' else split}_ann.jsonl")
-
-    def _id_key(self) -> Literal["img_path", "id"]:
-        return "id" if "COCO" in self.spec.name else "img_path"
+            raise UserError(f"{spec.key} ({spec.name}): the task file names no annotations for {split!r}")
+        path = spec.path(beside).with_name(f"{'valid' if split == 'val' else split}_ann.jsonl")
+    return load_retrieval(path, "id" if "COCO" in spec.name else "img_path")

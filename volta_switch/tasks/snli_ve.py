@@ -27,7 +27,7 @@ class SnliVeTask(AnswerTask):
 
     def annotations(self, split: str) -> VqaAnnotations:
         """Pairs of a split."""
-        return load_snli_ve(self.spec.path(self.spec.dataroot), split, self.given_annotations(split))
+        return load_snli_ve(self.spec.path(self.spec.dataroot), split, self.spec.given_annotations(split))
 
     def loss(self, scores: Tensor, batch: Batch) -> Tensor:
         """Mean over pairs and relations of the binary cross-entropies."""
@@ -43,6 +43,8 @@ class SnliVeTask(AnswerTask):
         return right if self.options.volta_compat else right[gold]
 
     def results(self, scores: Tensor, batch: Batch) -> list[Any]:
-        """Per pair: its id and the relation predicted."""
-        pairs = zip(batch.ids, self.answers(scores), strict=True)
-        return [{"id": name, "prediction": relation} for name, relation in pairs]
+        """Per pair: its id and the relation predicted; ``"tied": true`` where another scores as high: never right."""
+        found = zip(batch.ids, self.answers(scores), clear_choices(scores.cpu().numpy()) < 0, strict=True)
+        return [
+            {"id": name, "prediction": relation, **({"tied": True} if tied else {})} for name, relation, tied in found
+        ]

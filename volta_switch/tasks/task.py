@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -53,7 +52,8 @@ class Evaluation:
     """Metrics in percent (``loss`` aside), the score that selects epochs, and results in submission format.
 
     ``notes``: what else must be known to read the metrics, such as which boxes were the candidates. ``submission``:
-    the CSV that a task's official evaluator takes, where that is not the JSON of the results.
+    the CSV that a task's official evaluator takes, where that is not the JSON of the results. ``ranks``: of retrieval
+    in both directions, from 0, which the results do not tell.
     """
 
     score: float
@@ -61,6 +61,7 @@ class Evaluation:
     results: list[Any]
     notes: dict[str, str] = field(default_factory=dict)
     submission: str = ""
+    ranks: dict[str, list[int]] = field(default_factory=dict)
 
 
 Gathered = Callable[[Any], list[Any]]  # what every process gives, from what this one gives
@@ -127,14 +128,6 @@ class Task(ABC):
     def validation_features(self, split: str) -> str:
         """``features_h5path2`` for the validation split: tasks whose splits have feature files of their own name it."""
         return self.spec.features_h5path2 if split == self.spec.val_split else ""
-
-    def given_annotations(self, split: str) -> Path | None:
-        """The file that the task file names for a split; None where the split's name says which of the data root's."""
-        given = {
-            self.spec.train_split: self.spec.train_annotations_jsonpath,
-            self.spec.val_split: self.spec.val_annotations_jsonpath,
-        }.get(split)
-        return self.spec.path(given) if given else None
 
     def loader(self, split: str, batch_size: int, training: bool) -> Loader:
         """Batches of a split, shuffled for training, and then of the share of the samples that the options ask for."""

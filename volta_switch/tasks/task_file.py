@@ -52,6 +52,14 @@ class TaskSpec:
         beside = self.folder / path
         return beside if not path.is_absolute() and not path.exists() and beside.exists() else path
 
+    def given_annotations(self, split: str) -> Path | None:
+        """The file that the entry names for a split; None where the split's name says which of the data root's."""
+        given = {
+            self.train_split: self.train_annotations_jsonpath,
+            self.val_split: self.val_annotations_jsonpath,
+        }.get(split)
+        return self.path(given) if given else None
+
     def head(self) -> dict[str, Any]:
         """What ``BertForVLTasks`` needs to build the head."""
         return {"type": self.type, "num_labels": self.num_labels, "num_clf_layers": self.num_clf_layers}

@@ -48,6 +48,8 @@ def main(argv: Sequence[str]) -> Evaluation:
 def main_retrieval(argv: Sequence[str]) -> Evaluation | None:
     """As ``main`` for retrieval over all pairs; ``--zero_shot`` reads a pre-training model's matching head.
 
+    ``<split>_ranks.json`` tells the ranks in both directions, from 0, in the order of captions and images.
+
     None of a process that leaves the results to another one: of a shard, and of all ranks but the first.
     """
     args = retrieval_flags().parse_args(argv)
@@ -108,6 +110,8 @@ class Run:
         if result.submission:
             with replacing(self.folder / f"{self.split}_submission.csv") as temporary:
                 temporary.write_text(result.submission, encoding="utf-8")
+        if result.ranks:
+            write_json(self.folder / f"{self.split}_ranks.json", result.ranks)
         write_json(
             self.folder / f"{self.split}_metrics.json",
             {

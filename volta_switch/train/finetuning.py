@@ -50,7 +50,7 @@ class FineTuning(Learner):
 
     def __init__(self, model: BertForVLTasks, task: Task):
         super().__init__(model)
-        self.task = task
+        self.task, self.head = task, task.spec.head()
 
     def forward(self, batch: Batch) -> Losses:
         """As ``Learner.forward``."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -20,6 +22,7 @@ class Learner(nn.Module, ABC):
     """
 
     losses: tuple[str, ...]
+    head: Mapping[str, Any] | None = None  # what the model's task head was built for; None: pre-training
 
     def __init__(self, model: nn.Module):
         super().__init__()

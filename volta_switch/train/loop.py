@@ -31,6 +31,7 @@ from volta_switch.train.meter import Meter
 from volta_switch.train.optimisation import Hyperparameters, build_optimizer, build_schedule, clipped_step
 from volta_switch.train.random_state import random_states, restore_random_states
 from volta_switch.train.replicas import Replicas
+from volta_switch.train.route_log import RouteLog
 from volta_switch.train.run_folder import BEST, RunFolder
 from volta_switch.train.stopping import Stopped, StopRequest
 from volta_switch.weights import write_weights
@@ -88,7 +89,7 @@ class Trainer:
         self.scheduler = build_schedule(self.optimizer, self.hyper, self.steps_per_epoch)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         self.progress = Progress()
-        self.meter = Meter(self.device, self.ranks)
+        self.meter, self.routes = Meter(self.device, self.ranks), RouteLog(self.learner, self.ranks)
         self.stop = StopRequest()
         self.suspects: list[tuple[int, list[str], Tensor]] = []  # step, ids here, whether it was left out
         self.saved_at = time.monotonic()
@@ -103,6 +104,7 @@ class Trainer:
         for group, base, factor in zip(self.optimizer.param_groups, self.scheduler.base_lrs, factors, strict=True):
             group["lr"] = base * factor
         self.meter.restore(saved.plain["meter"])
+        self.routes.restore(saved.plain.get("routes"))
         if self.scaler.is_enabled() and saved.plain["loss_scale"]:
             self.scaler.load_state_dict(saved.plain["loss_scale"])
         restore_random_states(saved.training, self.hyper.seed, self.progress.step, self.ranks)
@@ -118,6 +120,7 @@ class Trainer:
             while self.progress.epoch < self.hyper.epochs:
                 self._epoch()
                 self._finish_epoch()
+        self.routes.record_means(self.run)
         return self.progress
 
     def _epoch(self) -> None:
@@ -136,15 +139,14 @@ class Trainer:
             while progress.batch < self.steps_per_epoch:
                 with self.meter.waiting():
                     parts = self._parts(batches)
-                with out_of_memory_explained(lambda: self._memory_advice(max(map(len, parts)))):  # noqa: B023
+                due = progress.batch + 1 == self.steps_per_epoch or (progress.step + 1) % self.log_every == 0
+                with out_of_memory_explained(lambda: self._memory_advice(parts)), self.routes.watching(due):  # noqa: B023
                     self._step(parts)
-                if progress.step % self.log_every == 0:
+                if due:
                     self._log(bar)
                 if self.saving.steps and progress.step % self.saving.steps == 0:
                     self._save()
                 bar.update()
-            if self.meter.steps:
-                self._log(bar)
 
     def _parts(self, batches: Iterator[Batch]) -> list[Batch]:
         """This process's parts of the next step; none where it was asked to stop while it waited for them."""
@@ -239,7 +241,7 @@ class Trainer:
 
     def _log(self, bar: tqdm) -> None:
         self._look_at_suspects()
-        values = self.meter.read()
+        values = self.meter.read() | self.routes.read()
         values |= {"epoch": self.progress.epoch, "samples": self.progress.samples}
         values["lr"] = self.optimizer.param_groups[0]["lr"]
         rate = f"{values['samples_per_second']:.0f}"
@@ -257,8 +259,7 @@ class Trainer:
         """Validates, keeps what is to be kept, and moves on."""
         progress = self.progress
         validation = self._validation()
-        values = {"epoch": progress.epoch, "samples": progress.samples, "score": validation.score}
-        values |= validation.metrics
+        values = {"epoch": progress.epoch, "samples": progress.samples, "score": validation.score, **validation.metrics}
         self.run.log("valid", progress.step, values)
         if self.ranks.first:
             tqdm.write(f"validation after epoch {progress.epoch + 1}: {_shown(validation.metrics)}")
@@ -310,6 +311,7 @@ class Trainer:
             "processes": self.ranks.count,
             "loss_scale": self.scaler.state_dict(),
             "meter": self.meter.state(),
+            "routes": self.routes.state(),
             "log_lines": self.run.log_lines,
         }
         training = self.replicas.optimizer_state(self.optimizer) | random_states(self.ranks)
@@ -319,10 +321,10 @@ class Trainer:
             return self.store.folder
         return self.store.save(self.progress, self.identity, plain, weights, training)
 
-    def _memory_advice(self, samples: int) -> str:
-        parts = 2 * self.accumulate
+    def _memory_advice(self, parts: list[Batch]) -> str:
+        samples, more = max(map(len, parts)), 2 * self.accumulate
         return (
-            f"{samples} samples at once are too many for {self.device}; --gradient_accumulation_steps {parts} halves "
+            f"{samples} samples at once are too many for {self.device}; --gradient_accumulation_steps {more} halves "
             f"them and keeps the global batch of {self.hyper.batch_size} (with --resume the run goes on from its last "
             "checkpoint), --gradient_checkpointing takes less memory and more time"
         )

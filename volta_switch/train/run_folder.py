@@ -6,7 +6,7 @@
 | ``run.json`` | command, hyperparameters, data, versions, device: what a comparison checks |
 | ``command.txt`` | the command line |
 | ``log.jsonl`` | one JSON object per start, logged step and validation |
-| ``metrics.json`` | the last and the best validation |
+| ``metrics.json`` | the last and the best validation; at the end FLOPs of a pair |
 | ``pytorch_model_<epoch>.bin``, ``pytorch_model_best.bin`` | weights that VOLTA loads |
 | ``checkpoints/step-<steps>/`` | weights, optimiser, random states, progress: what ``--resume`` reads |
 | ``.lock`` | empty; held by the process that trains in the folder |

@@ -104,11 +104,25 @@ def draw_world(spec: WorldSpec) -> World:
     """Draw a world; the same parameters give the same world."""
     drawn: dict[str, dict[str, list[Any]]] = {name: {} for name in DATA_SETS}
     for name in spec.data_sets:  # in an order in which images come before what else is said about them
-        images = _described_images(name, drawn[IMAGES_OF[name]]) if name in IMAGES_OF else _own_images(spec, name)
-        for split, scenes in images.items():
-            rng = random.Random(f"{spec.seed} texts {name} {split}")
-            drawn[name][split] = _SAY[name](rng, name, split, scenes)
+        if name in IMAGES_OF:
+            said = drawn[IMAGES_OF[name]].items()
+            images = _described_images(name, {split: _scenes_of(entries) for split, entries in said})
+        else:
+            images = _own_images(spec, name)
+        drawn[name] = {split: _said(spec, name, split, scenes) for split, scenes in images.items()}
     return World(spec, **drawn)
+
+
+def draw_split(spec: WorldSpec, name: str, split: str) -> list[Any]:
+    """Draw one split of one data set, the same as ``draw_world`` does, in a fraction of the time."""
+    images = _own_images(spec, IMAGES_OF.get(name, name))
+    if name in IMAGES_OF:
+        images = _described_images(name, images)
+    return _said(spec, name, split, images[split])
+
+
+def _said(spec: WorldSpec, name: str, split: str, scenes: list[Scene]) -> list[Any]:
+    return _SAY[name](random.Random(f"{spec.seed} texts {name} {split}"), name, split, scenes)
 
 
 def _scenes_of(entries: list[Any]) -> list[Scene]:
@@ -134,9 +148,9 @@ def _own_images(spec: WorldSpec, name: str) -> dict[str, list[Scene]]:
     return drawn
 
 
-def _described_images(name: str, described: dict[str, list[Any]]) -> dict[str, list[Scene]]:
+def _described_images(name: str, images: dict[str, list[Scene]]) -> dict[str, list[Scene]]:
     """Return the scenes of another data set, by split; VQA's test images are nobody else's, so its val images serve."""
-    images = {split: _scenes_of(entries) for split, entries in described.items()}
+    images = dict(images)
     if name == "coco":
         half = len(images["val"]) // 2
         images["val"], images["test"] = images["val"][:half], images["val"][half:]

@@ -1,0 +1,150 @@
+"""What the page shows, read back from a study whose runs' files were written by hand."""
+
+import json
+
+import pytest
+
+from volta_switch.config import load_config
+from volta_switch.cost.commands import cost
+from volta_switch.study.report import records
+from volta_switch.study.report.collect import _validations, collect
+from volta_switch.study.report.records import environments
+
+
+@pytest.fixture(scope="module")
+def values(written):
+    return collect(written.plan, written.tables)
+
+
+def test_everything_is_plain_json(values):
+    assert json.loads(json.dumps(values, allow_nan=False)) == values
+
+
+def test_the_study_is_summed_up(values):
+    study = values["study"]
+    assert study["arms"] == ["ctrl_uniter", "switchbert", "top-1"] and study["seeds"] == [0, 1, 2]
+    assert study["claims"] == {"supported": 1, "contradicted": 1, "undecided": 2, "not tested": 0}
+    assert (study["cells"], study["finished"]) == (20, 18)  # 3 arms x 3 seeds x 2, and two reports of routes
+
+
+def test_a_table_says_which_runs_it_waits_for(values):
+    main, top_k = values["tables"]
+    assert main["cells"] == {"needed": 12, "waiting": []} and main["seeds"] == main["planned_seeds"] == [0, 1, 2]
+    assert top_k["cells"] == {"needed": 12, "waiting": ["top-1/seed2/refcoco+"]}
+    assert top_k["seeds"] == [0, 1] and top_k["planned_seeds"] == [0, 1, 2]
+
+
+def test_a_table_without_numbers_is_there_with_its_untested_claims(unfinished):
+    values = collect(unfinished.plan, unfinished.tables)
+    main = values["tables"][0]
+    assert main["rows"] == [] and main["left_out"].startswith("Left out: ")
+    assert [claim["verdict"] for claim in main["claims"]] == ["not tested"] * 3
+    assert [claim["heading"] for claim in main["claims"]] == ["refcoco+ accuracy"] * 3
+    assert values["study"]["claims"]["not tested"] == 4
+    assert values["routes"] and all(route["report"] is None for route in values["routes"])
+
+
+def test_tables_that_were_never_made_are_shown_as_unfinished(written):
+    values = collect(written.plan, {"study": "small", "tables": []})
+    assert [table["name"] for table in values["tables"]] == ["main", "top-k"]
+    assert not any(table["rows"] for table in values["tables"])
+
+
+def test_curves_have_every_arm_and_seed(values):
+    panels = {(panel["table"], panel["title"]): panel for panel in values["curves"]}
+    assert list(panels) == [(table, work) for table in ("main", "top-k") for work in ("Pre-training", "refcoco+")]
+    panel = panels["main", "refcoco+"]
+    assert panel["y_label"] == "validation accuracy, %" and panel["waiting"] == []
+    assert [arm["arm"] for arm in panel["arms"]] == ["ctrl_uniter", "switchbert"]
+    assert panel["arms"][1]["seeds"][1] == {"seed": 1, "points": [[40, 75.2], [80, 76.2]]}
+    assert panels["main", "Pre-training"]["arms"][0]["seeds"][0]["points"] == [[40, 7.0], [80, 6.0]]
+
+
+def test_a_run_that_goes_on_is_drawn_as_far_as_it_is_and_named(values):
+    panel = values["curves"][-1]
+    assert panel["waiting"] == ["top-1/seed2"]
+    assert [len(seed["points"]) for seed in panel["arms"][0]["seeds"]] == [2, 2, 1]
+
+
+def test_curves_leave_out_what_an_earlier_run_in_the_folder_logged(tmp_path):
+    def valid(epoch, score):
+        return {"kind": "valid", "epoch": epoch, "step": epoch + 1, "samples": 10 * (epoch + 1), "score": score}
+
+    lines = [
+        {"kind": "start", "step": 0, "resumed": False}, valid(0, 1.0), valid(1, 2.0), valid(2, 3.0),
+        {"kind": "start", "step": 0, "resumed": False}, valid(0, 4.0),
+        {"kind": "start", "step": 1, "resumed": True}, valid(0, 5.0), {"kind": "train", "step": 2}, valid(1, 6.0),
+    ]  # fmt: skip
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert _validations(tmp_path / "log.jsonl", "score") == [[10, 5.0], [20, 6.0]]
+    assert _validations(tmp_path / "none.jsonl", "score") == []
+
+
+def test_costs_are_those_of_volta_switch_flops(values):
+    arms = values["cost"]["arms"]
+    for name, model, overrides in (
+        ("ctrl_uniter", "demo/ctrl_uniter", []), ("top-1", "demo/switchbert", ["switch.top_k=1"]),
+    ):  # fmt: skip
+        expected = cost(load_config(model, overrides), values["cost"]["pairs"])
+        assert arms[name]["parameters"] == expected["parameters"]
+        found = {key: arms[name][key] for key in expected["flops_per_sample"]["pre-training"]}
+        assert found == pytest.approx(expected["flops_per_sample"]["pre-training"], rel=1e-9)
+
+
+def test_times_are_means_over_finished_runs(values):
+    arms = values["cost"]["arms"]
+    assert arms["switchbert"]["seconds"] == {
+        "pre-training": {"mean": 110.0, "runs": 3}, "refcoco+": {"mean": 110.0, "runs": 3}
+    }  # fmt: skip
+    assert arms["top-1"]["seconds"]["refcoco+"] == {"mean": 105.0, "runs": 2}
+    assert arms["switchbert"]["tracked"]["refcoco+"]["training_paths"] == 3e6 and arms["top-1"]["tracked"] == {}
+
+
+def test_the_confound_check_counts_and_names_settings(values):
+    main, top_k = values["confounds"]
+    planned = top_k["planned"]
+    assert planned["differing"] == [{"setting": "model.switch.top_k", "values": {"top-1": 1, "switchbert": 4}}]
+    assert planned["equal"] == planned["compared"] - 1 > 40
+    assert top_k["recorded"] == {"compared": 12, "equal": 12, "differing": [], "runs": 12} and top_k["refused"] == ""
+    assert all(entry["setting"].startswith("model.") for entry in main["planned"]["differing"])
+
+
+def test_a_recorded_confound_is_reported(written, monkeypatch):
+    def spoilt(cell, of=records._record):
+        record = of(cell)
+        if cell.name == "switchbert/seed1/pretraining":
+            record["hyperparameters"]["learning_rate"] = 0.5
+        return record
+
+    monkeypatch.setattr(records, "_record", spoilt)
+    check = records.confounds(written.plan, written.plan.study.tables[0])
+    values = {"ctrl_uniter": 1e-3, "switchbert": "0.001, 0.5"}
+    assert check["recorded"]["differing"] == [
+        {"setting": "hyperparameters.learning_rate in pretraining", "values": values}
+    ]
+    assert "hyperparameters.learning_rate is 0.001 for ctrl_uniter and 0.5 for switchbert" in check["refused"]
+
+
+def test_every_cell_has_its_commands(values):
+    runs = {run["cell"]: run for run in values["runs"]}
+    assert len(runs) == 20
+    tuned = runs["switchbert/seed1/refcoco+"]
+    assert [command.split()[0] for command in tuned["commands"]] == ["train_task.py", "eval_task.py"]
+    assert tuned["finished"] and tuned["seconds"] == 110.0
+    begun = runs["top-1/seed2/refcoco+"]
+    assert begun["begun"] and not begun["finished"] and begun["seconds"] is None
+    assert runs["top-1/seed0/refcoco+ routes"]["commands"][0].startswith("routes.py ")
+
+
+def test_environments_that_differ_are_named_with_their_runs(values):
+    found = values["environment"]
+    assert found["same"] == {"threads": "1", "versions.torch": "2.13.0"} and found["runs"] == 18
+    assert {value: len(runs) for value, runs in found["differing"]["device"].items()} == {"cpu": 12, "cuda:0": 6}
+
+
+def test_a_field_that_one_run_lacks_is_a_difference():
+    runs = [
+        {"cell": "a", "environment": {"device": "cpu", "gpu": "x"}},
+        {"cell": "b", "environment": {"device": "cpu"}},
+    ]
+    assert environments(runs)["differing"] == {"gpu": {"x": ["a"], "not recorded": ["b"]}}

@@ -1,0 +1,197 @@
+"""``report.html`` as text: whole, escaped, and honest about what is not finished."""
+
+import base64
+import hashlib
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+
+from volta_switch.study.report.collect import collect
+from volta_switch.study.report.page import (
+    amount,
+    best_rows,
+    cost_against,
+    draw,
+    duration,
+    points,
+    published,
+    render,
+    shown,
+    write_report,
+)  # fmt: skip
+
+
+class Parsed(HTMLParser):
+    """Elements with their attributes, headings with their texts, and all text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.headings: list[tuple[int, str]] = []
+        self.text = ""
+        self._inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append((int(tag[1]), ""))
+
+    def handle_data(self, data):
+        self.text += data
+        if self.headings and re.fullmatch("h[1-6]", self._inside):
+            level, text = self.headings[-1]
+            self.headings[-1] = level, text + data
+
+    def named(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def path(written):
+    return write_report(written.plan, written.tables)
+
+
+@pytest.fixture(scope="module")
+def text(path):
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def parsed(text):
+    return Parsed(text)
+
+
+def test_texts_of_a_study_inject_no_markup(parsed, text):
+    assert len(parsed.named("script")) == 1 and "<script>alert" not in text
+    handlers = [name for _, attributes in parsed.tags for name in attributes if name.startswith("on")]
+    assert not handlers and not parsed.named("img")
+    assert parsed.text.count('<script>alert("run")</script><img src=x onerror=alert(1)> & "it"') > 5
+
+
+def test_texts_of_a_study_inject_no_markup_into_stand_alone_pictures(path):
+    pictures = sorted((path.parent / "figures").glob("*.svg"))
+    kinds = {picture.name.split("-")[0] for picture in pictures}
+    assert kinds == {"intervals", "differences", "curves", "cost", "routes"}
+    for picture in pictures:
+        tree = ElementTree.parse(picture)  # well-formed
+        assert not [node for node in tree.iter() if node.tag.endswith(("script", "img"))], picture
+
+
+def test_only_the_page_s_own_script_is_allowed(parsed, text):
+    policy = next(meta["content"] for meta in parsed.named("meta") if "http-equiv" in meta)
+    script = re.search(r"<script>(.*?)</script>\n</body>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy and policy.startswith("default-src 'none'")
+
+
+def test_nothing_is_fetched(parsed):
+    links = [
+        value for _, attributes in parsed.tags for key, value in attributes.items() if key in ("src", "href", "srcset")
+    ]
+    assert links and all(link.startswith(("#", "data:")) for link in links)
+
+
+def test_links_lead_to_places_on_the_page(parsed):
+    places = [attributes["id"] for _, attributes in parsed.tags if "id" in attributes]
+    assert len(places) == len(set(places))
+    targets = {link["href"][1:] for link in parsed.named("a")}
+    assert targets <= set(places) and {"main", "table-1", "table-2", "verdicts", "confounds-2"} <= targets
+
+
+def test_headings_go_down_one_level_at_a_time(parsed):
+    levels = [level for level, _ in parsed.headings]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(below <= above + 1 for above, below in pairwise(levels))
+
+
+def test_the_order_of_the_page(parsed):
+    assert [text.strip() for level, text in parsed.headings if level == 2] == [
+        "Contents", "Verdicts", "Tables", "Learning curves", "Routes", "Cost against score", "The confound check",
+        "Environment and commands",
+    ]  # fmt: skip
+
+
+def test_it_begins_with_the_verdicts_in_one_sentence(parsed):
+    said = " ".join(parsed.text.split())
+    assert "3 arms on refcoco+, 3 seeds each: of 4 claims 1 is supported, 1 is contradicted, 2 are undecided." in said
+    assert "Unfinished: 18 of 20 runs are done." in said
+    assert "✓ supported" in said and "✗ contradicted" in said and "? undecided" in said
+
+
+def test_what_is_not_finished_says_so(parsed):
+    said = " ".join(parsed.text.split())
+    assert "Unfinished: 1 of 12 runs is missing. The numbers are of 2 seeds that all arms have finished" in said
+    assert "top-1 on refcoco+" in said  # its routes
+    assert "refcoco+: 1 of 6 runs not finished. Whichtop-1/seed2" in said
+    assert "begun, not finished" in said and "not begun" in said
+
+
+def test_a_study_that_has_hardly_begun_makes_a_page(unfinished):
+    path = write_report(unfinished.plan, unfinished.tables)
+    said = " ".join(Parsed(path.read_text(encoding="utf-8")).text.split())
+    assert "4 are not tested yet" in said and "… not tested" in said
+    assert "Unfinished: 3 of 12 runs are missing. There are no numbers yet. Left out: " in said
+    assert "unfinished, no scores to set against cost" in said
+    values = collect(unfinished.plan, {"tables": []})
+    assert "There are no numbers yet" in render(values, draw(values))
+
+
+def test_the_table_has_mean_deviation_interval_and_published_number(text):
+    row = re.search(r'<tr><th scope="row">ctrl_uniter</th>.*?</tr>', text, re.DOTALL)[0]
+    assert "61.0 ± 1.0" in row and "58.5 to 63.5" in row  # t of 2 degrees of freedom: 4.303 / sqrt(3)
+    assert 'class="score best">76.1 ± 1.1' in text and "Bold: the interval lies above" in text
+    assert text.count("published &lt;script&gt;") == 1
+
+
+def test_an_earlier_page_and_its_pictures_are_replaced(written, path):
+    stale = path.parent / "figures" / "intervals-of-an-earlier-study.svg"
+    stale.write_text("<svg/>")
+    before = path.read_text(encoding="utf-8")
+    assert write_report(written.plan, written.tables) == path
+    assert not stale.exists() and path.read_text(encoding="utf-8") == before
+    assert not list(path.parent.glob(".report*"))
+
+
+@pytest.mark.parametrize(
+    ("spans", "best"),
+    [
+        ([(1, 2), (3, 4)], ["b"]),
+        ([(1, 3), (3, 4)], []),
+        ([(5, 6), (3, 4)], ["a"]),
+        ([(None, None), (3, 4)], []),
+        ([(1, 2)], []),
+    ],
+)
+def test_a_score_is_bold_only_where_its_interval_lies_above_all_others(spans, best):
+    rows = [
+        {"arm": arm, "scores": [{"estimate": {"low": low, "high": high}}]}
+        for arm, (low, high) in zip("ab", spans, strict=False)
+    ]
+    assert best_rows({"rows": rows}, 0) == best
+
+
+@pytest.mark.parametrize(("executed", "kind"), [((100.0, 101.0), "of active paths"), ((100.0, 150.0), "executed")])
+def test_scores_stand_against_executed_operations_unless_paths_alone_tell_arms_apart(executed, kind):
+    costs = {
+        arm: {"training_executed": number, "training_paths": paths}
+        for arm, number, paths in zip("ab", executed, (80.0, 160.0), strict=True)
+    }
+    rows = [{"arm": arm, "model": f"demo/{arm}", "scores": [{"mean": 1.0}]} for arm in "ab"]
+    shown, label, _, _ = cost_against(costs, {"rows": rows, "columns": [{"heading": "h"}]}, 0)
+    assert label.endswith(kind)
+    assert [point["x"] for point in shown] == ([80.0, 160.0] if kind != "executed" else list(executed))
+
+
+def test_numbers_are_written_for_readers():
+    assert [duration(each) for each in (None, 45.4, 720, 12000)] == ["–", "45 s", "12 min", "3.3 h"]
+    assert [amount(each) for each in (None, 7, 437487, 1.25e6, 25.33e9, 2e12)] == [
+        "–", "7", "437 k", "1.25 M", "25.3 G", "2.00 T"
+    ]  # fmt: skip
+    assert points(-1.234) == "−1.23" and points(2) == "+2.00"
+    assert [shown(each) for each in (None, True, 4, ["SS", "J"])] == ["none", "yes", "4", "SS, J"]
+    assert published(68.8) == "published 68.8" and published({"paper": 1, "VOLTA": "2 ± .1"}) == "paper 1, VOLTA 2 ± .1"

@@ -1,0 +1,63 @@
+"""How many seeds a study needs, from the spread that its first seeds show."""
+
+import numpy as np
+import pytest
+
+from volta_switch.study.power import seeds_needed
+from volta_switch.study.sizing import sizing, sizing_text
+
+
+def table_of(values, metrics=("accuracy",), claimed=("accuracy",)):
+    """``values``: (columns, arms, seeds)."""
+    rows = [
+        {"arm": f"a{n}", "scores": [{"values": list(column[n])} for column in values]} for n in range(len(values[0]))
+    ]
+    names = {"task": "refcoco+", "key": "TASK10", "planned": "10"}
+    columns = [{**names, "metric": metric, "heading": f"refcoco+ {metric}"} for metric in metrics]
+    verdicts = [{"claim": {"task": "TASK10", "metric": metric, "than": None}} for metric in claimed]
+    return {"name": "t", "rows": rows, "columns": columns, "verdicts": verdicts}
+
+
+def test_the_number_of_seeds_is_that_of_the_pooled_spread():
+    values = np.array([[[80.0, 82.0, 84.0], [90.0, 91.0, 92.0]]])  # variances 4 and 1
+    [line] = sizing([table_of(values)], effect=2.0)
+    assert line["spread"] == pytest.approx(np.sqrt(2 * 2.5))
+    assert line["seeds"] == seeds_needed(2.0, line["spread"]) and line["seeds_bound"] > line["seeds"]
+    # 4 degrees of freedom, of whose chi-square a fifth lies below 1.6488 (any table of quantiles)
+    assert line["bound"] == pytest.approx(line["spread"] * np.sqrt(4 / 1.6488), rel=1e-4)
+
+
+def test_more_claims_and_smaller_effects_ask_for_more_seeds():
+    rng = np.random.default_rng(0)
+    values = rng.normal(80, 2, (1, 4, 5))
+    [one] = sizing([table_of(values)], 2.0)
+    [three] = sizing([table_of(values, claimed=("accuracy",) * 3)], 2.0)
+    [smaller] = sizing([table_of(values)], 1.0)
+    assert one["seeds"] < three["seeds"] and one["seeds"] < smaller["seeds"]
+
+
+def test_a_difference_of_differences_has_a_line_of_its_own():
+    made = table_of(np.random.default_rng(0).normal(80, 2, (1, 4, 5)), claimed=("accuracy", "accuracy"))
+    made["verdicts"][1]["claim"]["than"] = ["a0", "a1"]
+    two, four = sizing([made], 2.0)
+    assert (two["arms"], four["arms"]) == (2, 4) and four["spread"] == pytest.approx(np.sqrt(2) * two["spread"])
+
+
+def test_columns_without_a_claim_and_tables_of_one_seed_are_left_out():
+    values = np.array([[[80.0, 82.0]], [[1.0, 2.0]]])
+    lines = sizing([table_of(values, ("accuracy", "loss")), table_of(values[:, :, :1], ("accuracy", "loss"))], 2.0)
+    assert [line["column"] for line in lines] == ["refcoco+ accuracy"]
+    assert "| t       | refcoco+ accuracy |" in sizing_text(lines, 2.0)
+
+
+def test_the_planned_number_of_seeds_finds_the_effect_as_often_as_promised():
+    # 2,000 simulated studies at the number that the true spread asks for; the simulation's standard error is 1 point
+    rng = np.random.default_rng(1)
+    spread, effect = 1.5 * np.sqrt(2), 2.0
+    seeds = seeds_needed(effect, spread)
+    differences = rng.normal(effect, 1.5, (2000, seeds)) - rng.normal(0, 1.5, (2000, seeds))
+    t = differences.mean(1) / (differences.std(1, ddof=1) / np.sqrt(seeds))
+    from scipy.stats import t as student
+
+    found = (t > student.ppf(0.975, seeds - 1)).mean()
+    assert 0.77 < found < 0.86

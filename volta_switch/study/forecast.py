@@ -1,0 +1,114 @@
+"""How long a study will take, by what was measured of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import yaml
+
+from volta_switch.config import load_config
+from volta_switch.cost.counts import Counts, some_batch
+from volta_switch.cost.executed import training_step
+from volta_switch.study.cells import PRETRAINING, ROUTES, Cell, Plan, world_folder
+from volta_switch.study.finished import Done, finished_cells
+from volta_switch.study.plan import Study
+from volta_switch.world.spec import WorldSpec
+
+
+def dry_run(study: Study, folder: Path) -> str:
+    """What ``run_study`` would do: every cell, and how long it takes by what was measured. Writes nothing.
+
+    Measured are the finished cells of the same work: those of the same arm, or else of the same model, or else of any,
+    at whose speed in operations a second this one is reckoned.
+    """
+    with TemporaryDirectory() as scratch:
+        at = folder
+        if any(arm.world is not None and not world_folder(study, arm, folder).exists() for arm in study.arms.values()):
+            at = Path(scratch)
+            for arm in study.arms.values():
+                if arm.world is not None:
+                    _write_task_file(WorldSpec(**arm.world), world_folder(study, arm, at))
+        rows, seconds, missing = _forecast(Plan(study, at), finished_cells(folder))
+    left = sum(state != "finished" for _, state in rows)
+    unknown = f"; {missing} of them are like none that was measured, and are not counted" if missing else ""
+    total = f"{len(rows)} cells, {left} to run: {seconds / 3600:.1f} hours of one process{unknown}"
+    tables = [f"{table.name}: {', '.join(table.arms)} on {', '.join(table.tasks)}" for table in study.tables]
+    return "\n".join([*tables, "", *(f"{name}  {state}" for name, state in rows), "", total])
+
+
+def _forecast(plan: Plan, done: Mapping[str, Done]) -> tuple[list[tuple[str, str]], float, int]:
+    """(cell's name, what is known of it) each, the seconds of those that are reckoned, and the number of others."""
+    measured = measured_seconds(plan, done)
+    rows, missing, seconds = [], 0, 0.0
+    for cell in plan.cells:
+        if cell.key in done:
+            rows.append((cell.name, "finished"))
+            continue
+        found = _expected_seconds(plan, cell, measured)
+        missing += found is None
+        seconds += found or 0.0
+        rows.append((cell.name, "not measured yet" if found is None else f"{found / 60:.1f} min"))
+    return rows, seconds, missing
+
+
+def _write_task_file(spec: WorldSpec, folder: Path) -> None:
+    from volta_switch.world.task_entries import task_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = task_file(spec, dict.fromkeys(spec.data_sets, 0))
+    (folder / "tasks.yml").write_text(yaml.safe_dump(entries), encoding="utf-8")
+
+
+def measured_seconds(plan: Plan, done: Mapping[str, Done]) -> dict[str, float]:
+    """Cell's name -> seconds, of finished cells."""
+    return {cell.name: done[cell.key].seconds for cell in plan.cells if cell.key in done}
+
+
+def _expected_seconds(plan: Plan, cell: Cell, measured: Mapping[str, float]) -> float | None:
+    """By the finished cells most like this one, at their mean speed."""
+    arms, twins = plan.study.arms, [cell for cell in plan.cells if cell.name in measured]
+    nearest = (
+        lambda twin: twin.arm == cell.arm,
+        lambda twin: arms[twin.arm].model == arms[cell.arm].model,
+        lambda twin: True,
+    )
+    for near in nearest:
+        found = [twin for twin in twins if twin.work == cell.work and near(twin)]
+        if found:
+            speed = sum(_size(plan, twin) for twin in found) / sum(measured[twin.name] for twin in found)
+            return _size(plan, cell) / speed
+    return None
+
+
+def _size(plan: Plan, cell: Cell) -> float:
+    """Operations of a cell's training, but for the number of samples, which is the same in all cells of its kind."""
+    arm = plan.study.arms[cell.arm]
+    if cell.work == PRETRAINING:
+        flags, epochs = arm.pretraining, arm.pretraining.get("num_train_epochs", 10)
+    else:
+        task = next(task for task in arm.tasks if plan.spec(arm.name, task).key == cell.work.removeprefix(ROUTES))
+        flags = arm.tasks[task].get("train") or {}
+        epochs = flags.get("num_epoch", 20)
+    return _flops(arm.model, arm.overrides) * epochs * flags.get("data_fraction", 1.0)
+
+
+@cache
+def _flops(model: str, overrides: tuple[str, ...]) -> float:
+    """Of training on a few pairs of 12 word pieces and 36 regions."""
+    config = load_config(model, overrides)
+    return training_step(config, Counts.of(config, some_batch(4, config=config), None))
+
+
+def time_ahead(
+    plan: Plan, left: list[Cell], measured: Mapping[str, float], begun: int, minutes: float, jobs: int
+) -> str:
+    """About how long the cells that are left will take: by what was measured, or as long as those before."""
+    if not left:
+        return ""
+    usual = 60 * minutes * jobs / max(begun - len(left), 1)
+    found = [_expected_seconds(plan, cell, measured) for cell in left]
+    seconds = sum(usual if each is None else each for each in found) / jobs
+    return f", about {seconds / 60:.0f} min left"

@@ -1,0 +1,278 @@
+"""Test items as a random effect: how right a run was on each item of its test, and which items belong together.
+
+Items are what the metric is the mean of. Those of one image (of one set of images) are one group, for they are not
+independent; ``statistics.by_group`` turns them into one result.
+
+| task | metric | item | group |
+|---|---|---|---|
+| VQA, GQA | score, accuracy | question | image |
+| SNLI-VE | accuracy | pair with a gold label | image |
+| RefCOCO, RefCOCO+, RefCOCOg | accuracy | expression | image |
+| NLVR2 | accuracy, consistency | statement, sentence | set of image pairs (MaRVL: the pair) |
+| retrieval | image R@1, text R@1 | caption, image | image |
+
+What a run predicted stands in ``<split>_result.json`` (of retrieval in ``<split>_ranks.json``, which older runs lack:
+then image R@1 is taken from the results), the truth in the task's annotations. Where items do not give the score they
+are not used: results of older runs do not tell ties, which are frequent in half precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from volta_switch.data.annotations.gqa import load_gqa
+from volta_switch.data.annotations.nlvr2 import Nlvr2Entry, load_nlvr2
+from volta_switch.data.annotations.refer import load_refer
+from volta_switch.data.annotations.retrieval import RetrievalAnnotations
+from volta_switch.data.annotations.snli_ve import load_snli_ve
+from volta_switch.data.annotations.vqa import VqaAnnotations, load_vqa
+from volta_switch.data.files.json_files import read_json
+from volta_switch.errors import UserError
+from volta_switch.study.claims import ITEMS_TOLERANCE
+from volta_switch.study.statistics import by_group
+from volta_switch.tasks.retrieval import annotations_of
+from volta_switch.tasks.task_file import TaskSpec
+
+
+class NoItems(Exception):
+    """Why the results of a column cannot be taken apart into items; one line."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A finished run's test on one split."""
+
+    spec: TaskSpec  # as the test had it
+    split: str
+    folder: Path  # the run's
+
+    @property
+    def results(self) -> Path:
+        """What was predicted."""
+        return self.folder / f"{self.split}_result.json"
+
+    @property
+    def ranks(self) -> Path:
+        """Retrieval's ranks."""
+        return self.folder / f"{self.split}_ranks.json"
+
+    @property
+    def data(self) -> tuple[Any, ...]:
+        """Where the items come from: equal for tests on the same ones."""
+        spec = self.spec
+        files = (spec.dataroot, spec.train_annotations_jsonpath, spec.val_annotations_jsonpath)
+        where = tuple(str(spec.path(name).resolve()) if name else "" for name in files)
+        return spec.type, spec.name, self.split, spec.val_split, spec.num_labels, where
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """A run's results on the items of a test, whose mean is the score."""
+
+    ids: np.ndarray  # (I,) texts, sorted
+    groups: np.ndarray  # (I,) the name of each item's group
+    points: np.ndarray  # (I,) float32, from 0 to 100
+    source: Path  # the file of the results
+
+
+Row = tuple[str, str, float]  # item, group, how right (0 to 1)
+Grade = Callable[[Evaluated, str], Iterable[Row]]  # of a test's items, for a metric
+
+
+class ItemReader:
+    """Reads the items of a study's tests: every file once, ids and groups kept once for all runs on the same items."""
+
+    def __init__(self) -> None:
+        self._grades: dict[tuple[Any, ...], Grade] = {}
+        self._items: dict[tuple[Path, str], Items] = {}
+        self._first: dict[tuple[Any, ...], Items] = {}
+
+    def items(self, test: Evaluated, metric: str, score: float) -> Items:
+        """How right a run was on each item.
+
+        Args:
+            test: the run's test.
+            metric: of the task's ``headline``.
+            score: the metric's value, in percent, as the evaluation wrote it.
+
+        Raises:
+            NoItems: the files do not tell, or what they tell is not the score (see ``claims.ITEMS_TOLERANCE``).
+        """
+        key = (test.results, metric)
+        if key not in self._items:
+            self._items[key] = self._share(test, metric, self._read(test, metric))
+        found = self._items[key]
+        mean = float(found.points.mean(dtype=np.float64))
+        if not abs(mean - score) <= ITEMS_TOLERANCE:
+            raise NoItems(f"{found.source} gives {mean:.3f}, not the score {score:.3f}: ties, or of another test")
+        return found
+
+    def column(self, arms: Mapping[str, Sequence[tuple[Evaluated, float]]], metric: str) -> dict[str, np.ndarray]:
+        """The items of several arms' runs by group, to be used as ``statistics`` uses items.
+
+        Args:
+            arms: arm -> for each seed its test, and the metric's value.
+            metric: of the task's ``headline``.
+
+        Returns:
+            Arm -> (S, groups) results in points, of the same groups in every arm that was tested on the same data.
+
+        Raises:
+            NoItems: some run's results cannot be taken apart, or all items are one group.
+            UserError: two runs on the same data have different items.
+        """
+        firsts: dict[tuple[Any, ...], Items] = {}
+        found = {}
+        for arm, tests in arms.items():
+            runs = [self.items(test, metric, score) for test, score in tests]
+            for (test, _), items in zip(tests, runs, strict=True):
+                _refuse_others(firsts.setdefault(test.data, items), items)
+            if len(np.unique(runs[0].groups)) < 2:
+                raise NoItems(f"all items of {runs[0].source} belong together")
+            points = np.stack([items.points for items in runs]).astype(np.float64)  # (S, I)
+            found[arm] = by_group(points, runs[0].groups)
+        return found
+
+    def _read(self, test: Evaluated, metric: str) -> Items:
+        source = test.ranks if test.spec.type == "VL-logit" and test.ranks.is_file() else test.results
+        try:
+            if test.data not in self._grades:
+                self._grades[test.data] = GRADES[test.spec.type](test.spec, test.split)
+            rows = sorted(self._grades[test.data](test, metric))
+        except UserError as error:  # the data, or the run's files, are not there
+            raise NoItems(str(error)) from error
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise NoItems(f"{source}: not the results of {test.spec.name}'s split {test.split} ({error!r})") from error
+        if not rows:
+            raise NoItems(f"{source}: no results")
+        ids, groups, right = zip(*rows, strict=True)
+        if len(set(ids)) < len(ids):
+            raise NoItems(f"{source}: an item stands twice")
+        points = (100 * np.array(right, dtype=np.float64)).astype(np.float32)
+        return Items(np.array(ids), np.array(groups), points, source)
+
+    def _share(self, test: Evaluated, metric: str, items: Items) -> Items:
+        """The same with the ids and groups of an earlier run where they are equal."""
+        first = self._first.setdefault((test.data, metric), items)
+        return Items(first.ids, first.groups, items.points, items.source) if _same(first, items) else items
+
+
+def _same(left: Items, right: Items) -> bool:
+    return left.ids is right.ids or np.array_equal(left.ids, right.ids)
+
+
+def _refuse_others(first: Items, items: Items) -> None:
+    if not _same(first, items):
+        apart = np.setxor1d(first.ids, items.ids)
+        raise UserError(
+            f"{first.source} and {items.source}: not the same test items ({len(first.ids)} and {len(items.ids)}; only "
+            f"one has {apart[0]}); evaluate both runs again on the same data"
+        )
+
+
+# --- For each type of task: loads the truth of a split; what that gives grades what a run predicted ---------------
+
+
+def _vqa(spec: TaskSpec, split: str) -> Grade:
+    return _answers(load_vqa(spec.path(spec.dataroot), split, spec.num_labels), "question_id", "answer")
+
+
+def _gqa(spec: TaskSpec, split: str) -> Grade:
+    return _answers(load_gqa(spec.path(spec.dataroot), split, spec.num_labels), "questionId", "prediction")
+
+
+def _snli_ve(spec: TaskSpec, split: str) -> Grade:
+    annotations = load_snli_ve(spec.path(spec.dataroot), split, spec.given_annotations(split))
+    return _answers(annotations, "id", "prediction", unlabelled_count=False)
+
+
+def _answers(annotations: VqaAnnotations, item: str, answer: str, unlabelled_count: bool = True) -> Grade:
+    """The soft score of each answer; ``item`` and ``answer`` are the results' keys."""
+    names = annotations.label2ans
+    truth: dict[str, tuple[str, dict[str, float] | None]] = {}
+    for entry in annotations.entries:
+        if entry.labels is None or entry.scores is None:
+            raise UserError(f"question {entry.question_id} has no answer to compare with")
+        scores = {names[label]: score for label, score in zip(entry.labels, entry.scores, strict=True)}
+        truth[str(entry.question_id)] = str(entry.image_id), scores if scores or unlabelled_count else None
+
+    def grade(test: Evaluated, metric: str) -> Iterable[Row]:
+        for result in read_json(test.results):
+            name = str(result[item])
+            image, scores = truth[name]
+            if scores is not None:
+                yield name, image, 0.0 if result.get("tied") else scores.get(result[answer], 0.0)
+
+    return grade
+
+
+def _refer(spec: TaskSpec, split: str) -> Grade:
+    entries = load_refer(spec.path(spec.dataroot), spec.name, split)
+    images = {str(entry.sent_id): str(entry.image_id) for entry in entries}
+
+    def grade(test: Evaluated, metric: str) -> Iterable[Row]:
+        for result in read_json(test.results):
+            yield result["id"], images[result["id"]], float(result["IOU"] > 0.5 and not result.get("tied"))
+
+    return grade
+
+
+def _nlvr2(spec: TaskSpec, split: str) -> Grade:
+    entries = load_nlvr2(spec.path(spec.dataroot), split, spec.given_annotations(split))
+    return partial(_statements, {entry.identifier: _set_of_pairs(entry) for entry in entries})
+
+
+def _set_of_pairs(entry: Nlvr2Entry) -> str:
+    """``dev-850`` of ``dev-850-2-0``, whose last numbers are those of the pair in its set and of the sentence."""
+    pair = entry.identifier.rpartition("-")[0]
+    return pair.rpartition("-")[0] if entry.image_ids[0] == f"{pair}-img0" else " ".join(entry.image_ids)
+
+
+def _statements(sets: Mapping[str, str], test: Evaluated, metric: str) -> Iterable[Row]:
+    """Statements, or for consistency sentences, which belong to the set of their first statement."""
+    sentences: dict[str, Row] = {}
+    for result in sorted(read_json(test.results), key=lambda result: result["identifier"]):
+        name, right = result["identifier"], float(result["prediction"] == result["label"])
+        if metric != "consistency":
+            yield name, sets[name], right
+            continue
+        _, group, before = sentences.get(result["sentence"], ("", sets[name], 1.0))
+        sentences[result["sentence"]] = result["sentence"], group, min(before, right)
+    yield from sentences.values()
+
+
+def _retrieval(spec: TaskSpec, split: str) -> Grade:
+    return partial(_first_ranks, annotations_of(spec, split))
+
+
+def _first_ranks(truth: RetrievalAnnotations, test: Evaluated, metric: str) -> Iterable[Row]:
+    """``ir_r1``: captions whose image ranks first; ``tr_r1``: images of which a caption does."""
+    if test.ranks.is_file():
+        right = [float(rank == 0) for rank in read_json(test.ranks)[metric.removesuffix("_r1")]]
+    elif metric == "ir_r1":
+        best = [row[0] for row in read_json(test.results)]
+        right = [float(first == own) for first, own in zip(best, truth.caption_image.tolist(), strict=True)]
+    else:
+        raise UserError(f"{test.ranks}: missing (the test was made before there was such a file); test again")
+    images = truth.image_ids
+    if metric == "tr_r1":
+        return list(zip(images, images, right, strict=True))
+    places = truth.caption_image.tolist()
+    names = [f"{images[place]}#{number}" for number, place in enumerate(places)]
+    return list(zip(names, [images[place] for place in places], right, strict=True))
+
+
+GRADES: dict[str, Callable[[TaskSpec, str], Grade]] = {  # by the type of a task file's entry
+    "VL-classifier": _vqa,
+    "VL-classifier-GQA": _gqa,
+    "VL-logit": _retrieval,
+    "V-logit": _refer,
+    "VL-binary-classifier": _nlvr2,
+    "VL-tri-classifier": _snli_ve,
+}

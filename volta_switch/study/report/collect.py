@@ -1,0 +1,221 @@
+"""What the page shows: from a plan, its made tables and its runs' files to plain JSON values.
+
+Keys: ``study`` (in short), ``tables`` (as made, each with what it waits for), ``curves`` (a panel for each table and
+kind of run), ``cost`` (each arm's), ``routes`` (the reports that were asked for), ``confounds`` (what was compared),
+``runs`` (every cell) and ``environment``. What is not finished is there, too, and says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from volta_switch.config import load_config
+from volta_switch.cost.counts import Counts, some_batch
+from volta_switch.cost.executed import inference, training_step
+from volta_switch.cost.memory import parameters
+from volta_switch.cost.paths import inference_paths, training_paths
+from volta_switch.study.arms import Arm, Table
+from volta_switch.study.cells import PRETRAINING, Cell, Plan, places
+from volta_switch.study.finished import Done, finished_cells
+from volta_switch.study.report.records import confounds, environments, every_run
+from volta_switch.study.table import HEADINGS
+from volta_switch.tasks import TASKS
+from volta_switch.train.run_folder import lines_of
+
+PAIRS = 32  # image-text pairs that FLOPs are the mean of
+UNTESTED = {"verdict": "not tested", "text": "", "reason": "Its table is not made yet"}
+VERDICTS = ("supported", "contradicted", "undecided")
+
+
+def collect(plan: Plan, tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that the page shows.
+
+    Args:
+        plan: the study's, over its folder, finished or not.
+        tables: what ``table.json`` holds; tables that could not be made yet may lack.
+    """
+    done = finished_cells(plan.folder)
+    shown = _tables(plan, tables, done)
+    runs = every_run(plan, done)
+    return {
+        "study": _study(plan, shown, runs),
+        "tables": shown,
+        "curves": [_panel(plan, table, work, done) for table in plan.study.tables for work in _works(plan, table)],
+        "cost": _cost(plan, done),
+        "routes": _routes(plan),
+        "confounds": [confounds(plan, table) for table in plan.study.tables],
+        "runs": runs,
+        "environment": environments(runs),
+    }
+
+
+def _study(plan: Plan, tables: list[dict[str, Any]], runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The study in numbers."""
+    arms = {arm: None for table in plan.study.tables for arm in table.arms}
+    found = [claim["verdict"] for table in tables for claim in table["claims"]]
+    return {
+        "name": plan.study.name,
+        "folder": str(plan.folder),
+        "arms": list(arms),
+        "tasks": list({task: None for table in tables for task in table["tasks"]}),
+        "seeds": list({seed: None for arm in arms for seed in plan.study.arms[arm].seeds}),
+        "cells": len(runs),
+        "finished": sum(run["finished"] for run in runs),
+        "seconds": sum(run["seconds"] or 0 for run in runs),
+        "claims": {verdict: found.count(verdict) for verdict in (*VERDICTS, "not tested")},
+    }
+
+
+def _tables(plan: Plan, made: Mapping[str, Any], done: Mapping[str, Done]) -> list[dict[str, Any]]:
+    """All planned tables in order: as made, or without rows."""
+    known = {table["name"]: table for table in made.get("tables", [])}
+    left_out = {table["name"]: table["text"] for table in made.get("left_out", [])}
+    found = []
+    for table in plan.study.tables:
+        first = plan.study.arms[table.arms[0]]
+        empty: dict[str, Any] = {"columns": [], "rows": [], "verdicts": [], "chance": [], "seeds": [], "intervals": ""}
+        planned = {"name": table.name, "title": table.title, "varies": list(table.varies)}
+        own = {**empty, **planned, **known.get(table.name, {})}
+        own["planned_seeds"] = list(first.seeds)
+        own["left_out"] = left_out.get(table.name, "")
+        own["tasks"] = [plan.spec(first.name, task).name for task in table.tasks]
+        own["arms"] = list(table.arms)
+        own["verdicts"] = [_headed(plan, verdict, first) for verdict in own["verdicts"]]
+        own["claims"] = own["verdicts"] or [
+            _headed(plan, {"claim": asdict(claim), **UNTESTED}, first) for claim in table.claims
+        ]
+        cells = _cells_of(plan, table)
+        own["cells"] = {"needed": len(cells), "waiting": [cell.name for cell in cells if cell.key not in done]}
+        found.append(own)
+    return found
+
+
+def _headed(plan: Plan, verdict: Mapping[str, Any], arm: Arm) -> dict[str, Any]:
+    """A verdict whose claim calls its task by the name that columns have, and the column's heading."""
+    claim = dict(verdict["claim"])
+    if claim["task"] in plan.study.tasks:
+        claim["task"] = plan.spec(arm.name, claim["task"]).name
+    return {**verdict, "claim": claim, "heading": f"{claim['task']} {HEADINGS.get(claim['metric'], claim['metric'])}"}
+
+
+def _cells_of(plan: Plan, table: Table) -> list[Cell]:
+    """What a table needs, each once."""
+    found = {}
+    for name in table.arms:
+        for seed in plan.study.arms[name].seeds:
+            for work in (PRETRAINING, *table.tasks):
+                if plan.has(name, seed, work):
+                    cell = plan.cell(name, seed, work)
+                    found[cell.key] = cell
+    return list(found.values())
+
+
+# --- Curves ---------------------------------------------------------------------------------------------------------
+
+
+def _works(plan: Plan, table: Table) -> Iterator[str]:
+    """Pre-training, where any arm has it, and the table's tasks."""
+    if any(plan.study.arms[name].pretraining for name in table.arms):
+        yield PRETRAINING
+    yield from table.tasks
+
+
+def _panel(plan: Plan, table: Table, work: str, done: Mapping[str, Done]) -> dict[str, Any]:
+    """Validations of every arm and seed of a table against the training samples seen."""
+    if work == PRETRAINING:
+        title, value, label = "Pre-training", "loss", "validation loss"
+    else:
+        spec = plan.spec(table.arms[0], work)
+        metric = TASKS[spec.type].metric
+        title, value, label = spec.name, "score", f"validation {HEADINGS.get(metric, metric)}, %"
+    arms: list[dict[str, Any]] = []
+    waiting: list[str] = []
+    runs = 0
+    for name in table.arms:
+        seeds = []
+        for seed in plan.study.arms[name].seeds:
+            if not plan.has(name, seed, work):
+                continue
+            cell = plan.cell(name, seed, work)
+            runs += 1
+            points = _validations(cell.folder / "log.jsonl", value)
+            if points:
+                seeds.append({"seed": seed, "points": points})
+            if cell.key not in done:
+                waiting.append(f"{name}/seed{seed}")
+        if seeds:
+            arms.append({"arm": name, "seeds": seeds})
+    return {"table": table.name, "title": title, "y_label": label, "arms": arms, "runs": runs, "waiting": waiting}
+
+
+def _validations(log: Path, value: str) -> list[list[float]]:
+    """(samples, value) of a run's validations, the last of each epoch; none where it has not begun."""
+    if not log.is_file():
+        return []
+    lines = {line["epoch"]: line for line in lines_of(log) if line["kind"] == "valid"}
+    return [[line["samples"], line[value]] for line in lines.values() if line.get(value) is not None]
+
+
+# --- Cost and routes ------------------------------------------------------------------------------------------------
+
+
+def _cost(plan: Plan, done: Mapping[str, Done]) -> dict[str, Any]:
+    """Each arm's parameters, FLOPs of a pair in pre-training (see ``some_batch``), and times of its finished runs."""
+    tracked = _tracked(plan)
+    arms: dict[str, Any] = {}
+    flops: dict[Any, dict[str, float]] = {}
+    for name in {name: None for table in plan.study.tables for name in table.arms}:
+        arm = plan.study.arms[name]
+        config = load_config(arm.model, (*arm.overrides, *places(plan.study, arm, plan.folder).overrides))
+        key = json.dumps(config.to_dict(), sort_keys=True)
+        if key not in flops:
+            counts = Counts.of(config, some_batch(PAIRS, config=config))
+            flops[key] = {
+                "parameters": parameters(config),
+                "training_executed": training_step(config, counts) / PAIRS,
+                "inference_executed": inference(config, counts) / PAIRS,
+                "training_paths": training_paths(config, counts) / PAIRS,
+                "inference_paths": inference_paths(config, counts) / PAIRS,
+            }
+        arms[name] = {
+            **flops[key],
+            "top_k": None if config.switch is None else config.switch.active_modes,
+            "seconds": _seconds(plan, arm, done),
+            "tracked": tracked.get(name, {}),
+        }
+    return {"pairs": PAIRS, "arms": arms}
+
+
+def _seconds(plan: Plan, arm: Arm, done: Mapping[str, Done]) -> dict[str, dict[str, float]]:
+    """Kind of run -> the mean time of its finished cells, and how many those are."""
+    found = {}
+    for work in (PRETRAINING, *plan.study.tasks):
+        cells = [plan.cell(arm.name, seed, work) for seed in arm.seeds if plan.has(arm.name, seed, work)]
+        times = [done[cell.key].seconds for cell in cells if cell.key in done]
+        if times:
+            name = "pre-training" if work == PRETRAINING else plan.spec(arm.name, work).name
+            found[name] = {"mean": sum(times) / len(times), "runs": len(times)}
+    return found
+
+
+def _routes(plan: Plan) -> list[dict[str, Any]]:
+    """The reports of routes, as ``volta-switch routes`` wrote them; None where one is not made yet."""
+    found = []
+    for (name, task), path in plan.route_files().items():
+        report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        seed = plan.study.arms[name].seeds[0]
+        found.append({"arm": name, "task": plan.spec(name, task).name, "seed": seed, "report": report})
+    return found
+
+
+def _tracked(plan: Plan) -> dict[str, dict[str, dict[str, float]]]:
+    """Arm -> task -> FLOPs of a pair by the routes that its samples took."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for route in _routes(plan):
+        if route["report"]:
+            found.setdefault(route["arm"], {})[route["task"]] = route["report"].get("flops per pair") or {}
+    return found

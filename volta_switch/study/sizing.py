@@ -1,0 +1,74 @@
+"""Power analysis: how many seeds a study's claims need to find its minimum effect, by the spread seen so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import chdtri
+from tabulate import tabulate
+
+from volta_switch.study.power import MOST_SEEDS, seeds_needed
+
+ASSURANCE = 0.8  # the chance that the true spread is below the bound that is planned with
+
+
+def sizing(tables: Sequence[Mapping[str, Any]], effect: float, target: float = 0.8) -> list[dict[str, Any]]:
+    """A line for each table and column with claims on it.
+
+    An arm's spread over seeds is pooled over the table's arms, A (S - 1) degrees of freedom; a difference of two arms
+    spreads sqrt(2) times as much, one of two differences twice as much, if equal seeds make scores no more alike (where
+    they do, fewer seeds are enough).
+    A pilot knows the spread badly, so that the number of seeds is given for the upper bound of its one-sided
+    chi-square interval, too. Claims are tested at Holm's hardest step, alpha / F of the table's F claims.
+
+    Args:
+        tables: as in ``table.json``.
+        effect: the smallest difference worth finding, in points.
+        target: the chance of finding it.
+
+    Returns:
+        Plain values; ``seeds`` and ``seeds_bound`` are None where ``MOST_SEEDS`` are not enough.
+    """
+    lines = []
+    for table in tables:
+        for number, column in enumerate(table["columns"]):
+            claims = [verdict["claim"] for verdict in table["verdicts"] if _is_about(verdict["claim"], column)]
+            scores = np.array([row["scores"][number]["values"] for row in table["rows"]])  # (A, S)
+            degrees = scores.shape[0] * (scores.shape[1] - 1)
+            for arms in sorted({4 if claim.get("than") else 2 for claim in claims} if degrees else ()):
+                spread = math.sqrt(arms * float(scores.var(1, ddof=1).mean()))
+                bound = spread * math.sqrt(degrees / float(chdtri(degrees, ASSURANCE)))
+                alpha = 0.05 / len(table["verdicts"])
+                lines.append(
+                    {
+                        **{"table": table["name"], "column": column["heading"], "tests": len(table["verdicts"])},
+                        **{"arms": arms, "seen": list(scores.shape), "spread": spread, "bound": bound},
+                        "seeds": seeds_needed(effect, spread, target, alpha=alpha),
+                        "seeds_bound": seeds_needed(effect, bound, target, alpha=alpha),
+                    }
+                )
+    return lines
+
+
+def _is_about(claim: Mapping[str, Any], column: Mapping[str, Any]) -> bool:
+    return claim["metric"] == column["metric"] and claim["task"] in (column["task"], column["key"], column["planned"])
+
+
+def sizing_text(lines: Sequence[Mapping[str, Any]], effect: float, target: float = 0.8) -> str:
+    """The same for a person."""
+    headings = [
+        *("table", "column", "tests", "between", "arms x seeds so far", "spread", "80 % bound", "seeds", "at the bound")
+    ]
+    body = [
+        [
+            *(line["table"], line["column"], line["tests"], f"{line['arms']} arms", " x ".join(map(str, line["seen"]))),
+            *(f"{line['spread']:.2f}", f"{line['bound']:.2f}"),
+            *(f"over {MOST_SEEDS}" if found is None else found for found in (line["seeds"], line["seeds_bound"])),
+        ]
+        for line in lines
+    ]
+    about = f"Seeds that find a difference of {effect:g} points with {100 * target:g} % power, after Holm:"
+    return f"{about}\n\n{tabulate(body, headings, tablefmt='github')}"

@@ -1,0 +1,70 @@
+"""A table's JSON values as Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from tabulate import tabulate
+
+
+def _switch_note(row: Mapping[str, Any]) -> str:
+    parts = ", ".join(f"{run} {value:+.2f}" for run, value in row["soft_minus_hard"].items())
+    return f"{row['arm']}, validation score with soft routes minus hard routes, in points: {parts}."
+
+
+def _cells(table: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows as text."""
+    headers = ["model", "parameters", *(column["heading"] for column in table["columns"])]
+    body = [[row["arm"], f"{row['parameters'] / 1e6:.2f} M", *map(_shown, row["scores"])] for row in table["rows"]]
+    if table["chance"]:
+        body.append(["best blind guess", "", *(f"{value:.1f}" for value in table["chance"])])
+    return headers, body
+
+
+def _shown(score: Mapping[str, Any]) -> str:
+    own = f"{score['mean']:.1f}" + (f" ± {score['std']:.1f}" if len(score["values"]) > 1 else "")
+    return own if score["published"] is None else f"{own} ({score['published']})"
+
+
+def as_markdown(table: Mapping[str, Any]) -> str:
+    """Title, what it is of, rows, what its intervals are, and the verdicts."""
+    headers, body = _cells(table)
+    text = tabulate(
+        body, headers, tablefmt="github", disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1))
+    )
+    notes = [_switch_note(row) for row in table["rows"] if row["soft_minus_hard"]]
+    title = [f"**{table['title']}**"] if table["title"] else []
+    verdicts = [verdict["text"] for verdict in table["verdicts"]]
+    return "\n\n".join([*title, *_partial(table), text, table["intervals"], *notes, *verdicts])
+
+
+def _partial(table: Mapping[str, Any]) -> list[str]:
+    """A line that says which seeds a table is of, where these are not all."""
+    if table["seeds"] == table["planned_seeds"]:
+        return []
+    seeds, planned = (", ".join(map(str, table[key])) for key in ("seeds", "planned_seeds"))
+    return [f"Partial: of the seeds {planned} those that all arms have finished: {seeds}."]
+
+
+def as_latex(table: Mapping[str, Any]) -> str:
+    """Rows alone, for booktabs; of a partial table a comment says so."""
+    headers, body = _cells(table)
+    body = [[cell.replace("±", "$\\pm$") for cell in row] for row in body]
+    rows = tabulate(body, headers, tablefmt="latex_booktabs", disable_numparse=True)
+    return "\n".join([*(f"% {line}" for line in _partial(table)), rows.replace("\\$\\textbackslash{}pm\\$", "$\\pm$")])
+
+
+def as_csv(table: Mapping[str, Any]) -> str:
+    """A line for every arm, column and seed."""
+    out = io.StringIO()
+    lines = csv.writer(out, lineterminator="\n")
+    lines.writerow(["table", "arm", "parameters", "task", "metric", "split", "seed", "score", "published"])
+    for row in table["rows"]:
+        for column, score in zip(table["columns"], row["scores"], strict=True):
+            for seed, value in zip(table["seeds"], score["values"], strict=True):
+                place = (column["task"], column["metric"], column["split"])
+                lines.writerow([table["name"], row["arm"], row["parameters"], *place, seed, value, score["published"]])
+    return out.getvalue()
