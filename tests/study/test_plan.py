@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from volta_switch import UserError
+from volta_switch import UserError, load_config
 from volta_switch.routes.commands import route_flags
 from volta_switch.study.cells import Plan, places
 from volta_switch.study.plan import KEYS, load_study
 from volta_switch.train import evaluation, finetuning, pretraining
+from volta_switch.world import write_world
 
 DEMO = Path(__file__).parents[2] / "studies" / "demo.yaml"
 MINIMAL = {"models": ["demo/ctrl_uniter"], "tasks": {"TASK10": None}, "world": {}}
@@ -32,7 +33,9 @@ def without_the_model(command, stem):
 
 def test_every_model_of_the_demo_gets_the_same_flags(demo):
     study, plan = demo
-    stems = list(study.arms)
+    stems, routes = list(study.arms), [cell for cell in plan if cell.name.endswith(" routes")]
+    assert [cell.arm for cell in routes] == ["switchbert"] * 3
+    plan = [cell for cell in plan if cell not in routes]
     assert stems == ["switchbert", "ctrl_uniter", "ctrl_vilbert", "ctrl_lxmert"] and len(plan) == 4 * 4
     for task in {cell.work for cell in plan}:
         rows = {cell.arm: cell for cell in plan if cell.work == task}
@@ -47,6 +50,7 @@ def test_every_command_of_the_demo_is_one_that_its_entry_point_takes(demo):
         "train_task": finetuning.flags(),
         "eval_task": evaluation.flags("", 1),
         "eval_retrieval": evaluation.flags("", 1),
+        "routes": route_flags(),
     }
     for cell in demo[1]:
         for entry, arguments in cell.commands:
@@ -56,12 +60,16 @@ def test_every_command_of_the_demo_is_one_that_its_entry_point_takes(demo):
     assert entries == {
         "": ["train_concap"], "TASK1": ["train_task", "eval_task"], "TASK10": ["train_task", "eval_task"],
         "TASK8": ["train_task", "eval_retrieval"],
+        **{f"routes of TASK{number}": ["routes"] for number in (1, 10, 8)},
     }  # fmt: skip
 
 
 def test_fine_tuning_waits_for_its_own_models_pretraining_and_starts_from_it(demo):
     for cell in demo[1]:
         stem = cell.arm
+        if cell.name.endswith(" routes"):
+            assert cell.needs == cell.name.removesuffix(" routes")
+            continue
         if not cell.work:
             assert cell.name == f"{stem}/seed0/pretraining" and not cell.needs
             continue
@@ -283,7 +291,7 @@ def test_routes_are_reported_of_the_first_seed_and_of_what_a_table_needs(study_o
     (tmp_path / "world").mkdir()
     shutil.copy(world.tasks_file, tmp_path / "world")
     plan = Plan(study, tmp_path)
-    *_, refer, retrieval = plan.cells
+    _, _, _, refer, retrieval, *_ = plan.cells  # before the next seed's
     assert [refer.name, retrieval.name] == ["first/seed0/refcoco+ routes", "first/seed0/RetrievalFlickr30k routes"]
     assert refer.needs == "first/seed0/refcoco+" and plan.cell("first", 0, "routes of TASK10") is refer
     [(entry, arguments)] = refer.commands
@@ -306,3 +314,7 @@ def test_each_world_has_a_folder_that_says_how_it_differs(study_of, world, tmp_p
     assert len(plan.cells) == 8
     flags = pretraining.flags().parse_args(plan.cell("second", 0).commands[0][1])
     assert flags.annotations_path.startswith(str(tmp_path / "world-text_depth-2"))
+    config = load_config(flags.config_file, flags.set)  # words spelt in three pieces need fewer of them
+    write_world(tmp_path / "written", text_depth=2, images=20, eval_images=10, render=False, data_sets=["refer"])
+    vocabulary = (tmp_path / "written" / "bert-world" / "vocab.txt").read_text().splitlines()
+    assert config.vocab_size == len(vocabulary) != load_config(flags.config_file).vocab_size

@@ -1,4 +1,4 @@
-"""The side-by-side table, its refusal of unequal rows, and the curves."""
+"""The side-by-side table, and its refusal of unequal rows."""
 
 import json
 import shutil
@@ -12,7 +12,6 @@ from small_world import json_of, log_of
 from volta_switch import UserError, cli
 from volta_switch.study.arms import Table
 from volta_switch.study.claims import Claim
-from volta_switch.study.curves import _read_log, draw_curves
 from volta_switch.study.finished import plan_of
 from volta_switch.study.table import make_tables, refuse_recorded_confounds, tables_text
 
@@ -304,39 +303,3 @@ def test_a_confound_is_named_with_both_values(section, change, named):
     message = str(caught.value)
     assert message.startswith("the table is refused: in t, ") and f"{named}; rows may differ" in message
     assert "\n" not in message
-
-
-# --- Curves -------------------------------------------------------------------------------------------------------
-
-
-def test_curves_are_drawn_as_a_png(finished):
-    study, folder = finished
-    path = draw_curves(plan_of(study, folder))
-    content = path.read_bytes()
-    assert path == folder / "curves.png" and content[:8] == b"\x89PNG\r\n\x1a\n" and content[-8:-4] == b"IEND"
-    assert int.from_bytes(content[16:20], "big") > 800  # two panels
-
-
-def test_more_models_than_styles_all_get_a_line(copy, monkeypatch):
-    study, folder = copy
-    drawn = []
-    monkeypatch.setattr("matplotlib.axes.Axes.plot", lambda self, *_, **style: drawn.append(style["label"]))
-    arms = {f"{name}{copy}": arm for copy in range(5) for name, arm in study.arms.items()}
-    arms = {name: replace(arm, name=name) for name, arm in arms.items()}
-    tables = tuple(replace(table, arms=tuple(arms)) for table in study.tables)
-    draw_curves(plan_of(replace(study, arms=arms, tables=tables, routes=()), folder))
-    assert len(drawn) == 2 * 10  # pre-training and one task
-
-
-def test_curves_leave_out_what_an_earlier_run_in_the_folder_logged(tmp_path):
-    def valid(epoch, score):
-        return {"kind": "valid", "epoch": epoch, "step": epoch + 1, "samples": 10 * (epoch + 1), "score": score}
-
-    lines = [
-        {"kind": "start", "step": 0, "resumed": False}, valid(0, 1.0), valid(1, 2.0), valid(2, 3.0),
-        {"kind": "start", "step": 0, "resumed": False}, valid(0, 4.0),
-        {"kind": "start", "step": 1, "resumed": True}, valid(0, 5.0), {"kind": "train", "step": 2}, valid(1, 6.0),
-    ]  # fmt: skip
-    path = tmp_path / "log.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert [(line["epoch"], line["score"]) for line in _read_log(path)] == [(0, 5.0), (1, 6.0)]

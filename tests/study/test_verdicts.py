@@ -153,7 +153,7 @@ LARGER = Claim("The deeper, the more it helps", "deep", "deep_fixed", *KEY, than
 def test_a_lead_may_be_compared_with_another():
     (verdict,) = judge([LARGER], FOUR)
     assert verdict.verdict == "supported" and verdict.estimate.value == pytest.approx(10.95 - 1.025)
-    assert "deep minus deep_fixed, less flat minus flat_fixed, is +9.93 points over 4 seeds" in verdict.text
+    assert "(deep minus deep_fixed) minus (flat minus flat_fixed) is +9.93 points over 4 seeds" in verdict.text
     assert verdict.estimate.interval() == pytest.approx(estimate_mean(np.array([10, 9.8, 10, 9.9])).interval())
     (other,) = judge([replace(LARGER, better="flat", worse="flat_fixed", than=("deep", "deep_fixed"))], FOUR)
     assert other.verdict == "contradicted" and other.reason.endswith("the second lead is larger")

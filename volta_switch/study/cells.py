@@ -15,6 +15,7 @@ from volta_switch.study.arms import Arm
 from volta_switch.study.plan import Study
 from volta_switch.tasks import TaskSpec, load_task
 from volta_switch.world.spec import WorldSpec
+from volta_switch.world.vocabulary import Lexicon
 
 PRETRAINING = ""  # in place of a task
 ROUTES = "routes of "  # before a task
@@ -149,9 +150,10 @@ def places(study: Study, arm: Arm, folder: Path) -> Places:
     world = world_folder(study, arm, folder)
     captions = world / "datasets" / "conceptual_captions"
     features = captions / "resnet101_faster_rcnn_genome_imgfeats" / "volta"
-    vocabulary = (f"bert_model={world / 'bert-world'}",)
-    identity = WorldSpec(**arm.world).as_dict()
-    return Places(world / "tasks.yml", features, captions / "annotations", vocabulary, identity)
+    spec = WorldSpec(**arm.world)
+    words = len(Lexicon(spec).vocabulary())  # fewer where they are spelt in pieces
+    vocabulary = (f"bert_model={world / 'bert-world'}", f"vocab_size={words}")
+    return Places(world / "tasks.yml", features, captions / "annotations", vocabulary, spec.as_dict())
 
 
 def world_folder(study: Study, arm: Arm, folder: Path) -> Path:

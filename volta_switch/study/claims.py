@@ -60,7 +60,11 @@ class Claim:
     def difference(self) -> str:
         """What is estimated, in words."""
         first = f"{self.better} minus {self.worse}"
-        return first if self.than is None else f"{first}, less {self.than[0]} minus {self.than[1]},"
+        return first if self.than is None else f"({first}) minus ({self.than[0]} minus {self.than[1]})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "difference": self.difference}
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ class Verdict:
         low, high = self.estimate.interval(1 - self.level)
         return without_nan(
             {
-                **{"claim": asdict(self.claim), "verdict": self.verdict, "reason": self.reason, "text": self.text},
+                **{"claim": self.claim.to_dict(), "verdict": self.verdict, "reason": self.reason, "text": self.text},
                 "estimate": self.estimate.to_dict(self.confidence),
                 **{"level": self.level, "level_low": low, "level_high": high, "family": self.family},
                 **{"p_value": self.p_value, "p_holm": self.p_holm, "power": self.power},

@@ -10,8 +10,9 @@ of the study's ``set`` (added), ``pretraining`` (merged; false: none), ``tasks``
 ``seeds``; ``layers`` gives a single-stream model another depth, ``text_layers`` a ViLBERT (``depths``).
 
 ``tables`` has a name each, with ``arms``, ``tasks``, what they vary (``varies``), ``title``, ``claims``, what was
-``published``, and how many of the ``seeds`` it takes, from the first; without any there is one of all arms and tasks,
-which varies the model. ``routes`` has ``arms`` that switch, whose routes on every task of theirs are reported for the
+``published``, how many of the ``seeds`` it takes, from the first, and the ``dial`` that its arms turn (a ``label``, and
+``series``: a name, and each arm's number), drawn as a line. Without tables there is one of all arms and tasks, which
+varies the model. ``routes`` has ``arms`` that switch, whose routes on every task of theirs are reported for the
 first seed, and flags of ``volta-switch routes``. ``minimum_effect``: the smallest difference worth finding, in points
 (``sizing``), set before anything is run.
 """
@@ -37,7 +38,7 @@ KEYS = (
 )
 ARM_KEYS = ("model", "layers", "text_layers", "set", "pretraining", "tasks", "world", "data", "seeds")
 DEPTHS = {"layers": with_layers, "text_layers": with_text_layers}
-TABLE_KEYS = ("title", "arms", "tasks", "varies", "claims", "published", "seeds")
+TABLE_KEYS = ("title", "arms", "tasks", "varies", "claims", "published", "seeds", "dial")
 LISTS: dict[str, type] = {"models": str, "seeds": int, "set": str}  # of what
 SECTIONS = ("world", "data", "pretraining", "tasks", "routes")
 
@@ -177,11 +178,16 @@ def _tables(
             claims=read_claims(given.get("claims") or [], f"{where}.claims"),
             published=given.get("published") or {},
             seeds=given.get("seeds"),
+            dial=_dial(where, given.get("dial")),
         )
         if table.seeds is not None and (type(table.seeds) is not int or table.seeds < 1):
             raise UserError(f"{where}.seeds: expected how many of the seeds, 1 or more, found {table.seeds!r}")
         sides = tuple(name for claim in table.claims for name in claim.arms)
-        checked = (("arms", arms, table.arms), ("tasks", tasks, table.tasks), ("claims", table.arms, sides))
+        turned = tuple(arm for series in (table.dial or {"series": {}})["series"].values() for arm in series)
+        checked = (
+            *(("arms", arms, table.arms), ("tasks", tasks, table.tasks)),
+            *(("dial", table.arms, turned), ("claims", table.arms, sides)),
+        )
         for key, known, found in checked:
             unknown = [one for one in found if one not in known]
             if unknown:
@@ -189,6 +195,26 @@ def _tables(
         refuse_confounds(str(path), table, arms)
         tables.append(table)
     return tuple(tables)
+
+
+def _dial(where: str, given: Any) -> dict[str, Any] | None:
+    """Which arms are one setting turned, as ``Table.dial`` has it."""
+    if given is None:
+        return None
+    series = given.get("series") if isinstance(given, Mapping) else None
+    lines = list(series.values()) if isinstance(series, Mapping) else [None]
+    if set(given) != {"label", "series"} or not all(isinstance(line, Mapping) and line for line in lines):
+        raise UserError(
+            f"{where}.dial: expected a label and series, each with the setting of its arms, found {given!r}"
+        )
+    for settings in lines:
+        for arm, setting in settings.items():
+            if isinstance(setting, bool) or not isinstance(setting, int | float):
+                raise UserError(f"{where}.dial: {arm}: expected a number, found {setting!r}")
+    return {
+        "label": str(given["label"]),
+        "series": {str(name): {str(arm): value for arm, value in line.items()} for name, line in series.items()},
+    }
 
 
 def _routes(

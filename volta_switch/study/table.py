@@ -151,6 +151,7 @@ def _table(plan: Plan, table: Table, reader: ItemReader, seeds: Mapping[str, tup
         "name": table.name,
         "title": table.title,
         "varies": list(table.varies),
+        "dial": table.dial,
         "seeds": list(arms[0].seeds),
         "planned_seeds": list(table.seeds_of(plan.study.arms[table.arms[0]])),
         "columns": [

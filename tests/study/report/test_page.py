@@ -11,6 +11,7 @@ import pytest
 
 from volta_switch.study.report.collect import collect
 from volta_switch.study.report.page import (
+    along_the_dial,
     amount,
     best_rows,
     cost_against,
@@ -76,7 +77,7 @@ def test_texts_of_a_study_inject_no_markup(parsed, text):
 def test_texts_of_a_study_inject_no_markup_into_stand_alone_pictures(path):
     pictures = sorted((path.parent / "figures").glob("*.svg"))
     kinds = {picture.name.split("-")[0] for picture in pictures}
-    assert kinds == {"intervals", "differences", "curves", "cost", "routes"}
+    assert kinds == {"intervals", "differences", "dial", "curves", "cost", "routes"}
     for picture in pictures:
         tree = ElementTree.parse(picture)  # well-formed
         assert not [node for node in tree.iter() if node.tag.endswith(("script", "img"))], picture
@@ -185,6 +186,14 @@ def test_scores_stand_against_executed_operations_unless_paths_alone_tell_arms_a
     shown, label, _, _ = cost_against(costs, {"rows": rows, "columns": [{"heading": "h"}]}, 0)
     assert label.endswith(kind)
     assert [point["x"] for point in shown] == ([80.0, 160.0] if kind != "executed" else list(executed))
+
+
+def test_a_table_s_arms_may_be_one_setting_turned(written):
+    table = next(table for table in written.tables["tables"] if table["name"] == "top-k")
+    series, _, label = along_the_dial(table, 0)
+    [points] = series.values()
+    assert sorted((x, score["values"]) for x, score in points) == [(1, [75.5, 76.0]), (4, [75.0, 77.2])]
+    assert label == "refcoco+ accuracy, %"
 
 
 def test_numbers_are_written_for_readers():

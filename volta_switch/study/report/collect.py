@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +85,7 @@ def _tables(plan: Plan, made: Mapping[str, Any], done: Mapping[str, Done]) -> li
         own["arms"] = list(table.arms)
         own["verdicts"] = [_headed(plan, verdict, first) for verdict in own["verdicts"]]
         own["claims"] = own["verdicts"] or [
-            _headed(plan, {"claim": asdict(claim), **UNTESTED}, first) for claim in table.claims
+            _headed(plan, {"claim": claim.to_dict(), **UNTESTED}, first) for claim in table.claims
         ]
         cells = _cells_of(plan, table)
         own["cells"] = {"needed": len(cells), "waiting": [cell.name for cell in cells if cell.key not in done]}

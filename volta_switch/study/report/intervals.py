@@ -270,8 +270,8 @@ def _claim_row(verdict: Mapping[str, Any], scale: Scale, top: float) -> tuple[st
     drawn += [words(part, 8, y + 20 * n, size=15) for n, part in enumerate(lines)]
     y += 20 * max(len(lines), 1)
     effect = signed(f"{found['value']:+.2f}")
-    compared = f"{claim['better']} − {claim['worse']}, {claim['task']} {HEADINGS.get(claim['metric'], claim['metric'])}"
-    details = wrapped(compared, WIDTH - 16 - beside, 14, most=2)
+    compared = f"{_compared(claim)}, {claim['task']} {HEADINGS.get(claim['metric'], claim['metric'])}"
+    details = wrapped(compared, WIDTH - 16 - beside, 14, most=3)
     drawn += [words(part, 8, y + LABEL_GAP * n, size=14, fill=FAINT) for n, part in enumerate(details)]
     drawn.append(words(effect, WIDTH - 8, y, size=14, text_anchor="end"))
     y += LABEL_GAP * (len(details) - 1) + 20
@@ -286,7 +286,7 @@ def _difference(verdict: Mapping[str, Any], scale: Scale, y: float) -> str:
     drawn = [line(scale(0.0), y - 12, scale(0.0), y + 12, FAINT, 1)]
     if claim["at_least"]:
         drawn.append(_margin_sign(scale(claim["at_least"]), y))
-    told = f"{claim['better']} − {claim['worse']}: {found['value']:+.2f} points"
+    told = f"{_compared(claim)}: {found['value']:+.2f} points"
     if found["low"] is None:
         told += f"; no interval: {found['problem']}"
     else:
@@ -327,3 +327,8 @@ def _difference_signs(verdicts: Sequence[Mapping[str, Any]]) -> list[tuple[Sign,
 
 def _range(ends: tuple[float, float]) -> str:
     return f"{ends[0]:+.2f} to {ends[1]:+.2f}"
+
+
+def _compared(claim: Mapping[str, Any]) -> str:
+    first = f"{claim['better']} − {claim['worse']}"
+    return f"({first}) − ({' − '.join(claim['than'])})" if claim.get("than") else first

@@ -21,7 +21,7 @@ from volta_switch.files import replacing
 from volta_switch.study.cells import Plan, world_folder
 from volta_switch.study.report.collect import collect
 from volta_switch.study.report.cost import cost_figure
-from volta_switch.study.report.curves import curve_figure
+from volta_switch.study.report.curves import curve_figure, dial_figure
 from volta_switch.study.report.flows import flow_figure, flows_section
 from volta_switch.study.report.intervals import difference_figure, interval_figure
 from volta_switch.study.report.route_counts import flows_of
@@ -54,6 +54,8 @@ def draw(values: Mapping[str, Any]) -> dict[str, str]:
         for number, column in enumerate(table["columns"] if table["rows"] else ()):
             name = f"{table['name']}-{column['task']}-{column['metric']}"
             found[f"intervals-{name}"] = interval_figure(table, number)
+            if table["dial"]:
+                found[f"dial-{name}"] = dial_figure(*along_the_dial(table, number))
             found[f"cost-{name}"] = cost_figure(*cost_against(values["cost"]["arms"], table, number))
         if table["verdicts"]:
             found[f"differences-{table['name']}"] = difference_figure(table["verdicts"])
@@ -115,6 +117,16 @@ def cost_against(
     ]
     heading = table["columns"][column]["heading"]
     return rows, f"training FLOPs of a pair, {meaning}", heading, f"{heading} against FLOPs"
+
+
+def along_the_dial(
+    table: Mapping[str, Any], column: int
+) -> tuple[dict[str, list[tuple[float, Mapping[str, Any]]]], str, str]:
+    """What ``dial_figure`` takes for a table's column."""
+    scores = {row["arm"]: row["scores"][column] for row in table["rows"]}
+    dial = table["dial"]
+    series = {name: [(x, scores[arm]) for arm, x in arms.items()] for name, arms in dial["series"].items()}
+    return series, dial["label"], f"{table['columns'][column]['heading']}, %"
 
 
 def _ratio(values: list[float]) -> float:
