@@ -88,7 +88,8 @@ def test_seeds_and_overrides_reach_every_command(world, study_of, tmp_path):
     assert [(cell.seed, cell.name) for cell in plan] == [(n, f"ctrl_uniter/seed{n}/refcoco+") for n in (3, 5)]
     for cell in plan:
         train = finetuning.flags().parse_args(cell.commands[0][1])
-        assert train.set == ["hidden_dropout_prob=0.2", f"bert_model={tmp_path / 'world' / 'bert-world'}"]
+        vocabulary = [f"bert_model={tmp_path / 'world' / 'bert-world'}", "vocab_size=53"]
+        assert train.set == ["hidden_dropout_prob=0.2", *vocabulary]
         assert train.seed == cell.seed and train.from_pretrained == "" and not cell.needs  # no pre-training planned
         assert evaluation.flags("", 1).parse_args(cell.commands[1][1]).split == "val"  # the task file's
 

@@ -202,19 +202,16 @@ def _dial(where: str, given: Any) -> dict[str, Any] | None:
     if given is None:
         return None
     series = given.get("series") if isinstance(given, Mapping) else None
-    lines = list(series.values()) if isinstance(series, Mapping) else [None]
-    if set(given) != {"label", "series"} or not all(isinstance(line, Mapping) and line for line in lines):
-        raise UserError(
-            f"{where}.dial: expected a label and series, each with the setting of its arms, found {given!r}"
-        )
-    for settings in lines:
+    if not isinstance(series, Mapping) or set(given) != {"label", "series"}:
+        raise UserError(f"{where}.dial: expected a label, and series with the setting of each arm, found {given!r}")
+    for name, settings in series.items():
+        if not isinstance(settings, Mapping) or not settings:
+            raise UserError(f"{where}.dial: {name}: expected arms and their settings, found {settings!r}")
         for arm, setting in settings.items():
             if isinstance(setting, bool) or not isinstance(setting, int | float):
                 raise UserError(f"{where}.dial: {arm}: expected a number, found {setting!r}")
-    return {
-        "label": str(given["label"]),
-        "series": {str(name): {str(arm): value for arm, value in line.items()} for name, line in series.items()},
-    }
+    drawn = {str(name): {str(arm): value for arm, value in settings.items()} for name, settings in series.items()}
+    return {"label": str(given["label"]), "series": drawn}
 
 
 def _routes(
