@@ -142,7 +142,14 @@ def write_run(cell, state: str) -> None:
     for epoch in range(epochs):
         values = {"score": score - 2 + epoch, "accuracy": score - 2 + epoch} if cell.work else {"loss": 7.0 - epoch}
         lines.append({"kind": "valid", "epoch": epoch, "step": epoch + 1, "samples": 40 * (epoch + 1), **values})
+    if cell.arm != "ctrl_uniter":  # active paths fall from twice what is executed to as much
+        for step, paths in ((1, 2e6), (2, 1e6)):
+            tracked = {"executed_flops_per_pair": 1e6, "path_flops_per_pair": paths}
+            lines.insert(step, {"kind": "train", "step": step, "samples": 40 * step, **tracked})
     (cell.folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if state == "finished":
-        write_json(cell.folder / "metrics.json", {"last_validation": lines[-1]})
+        means = {"executed_flops_per_pair": 1e6 + 1e5 * cell.seed}
+        if cell.arm != "ctrl_uniter":
+            means["path_flops_per_pair"] = 1.5e6
+        write_json(cell.folder / "metrics.json", {"last_validation": lines[-1], **means})
         write_json(cell.folder / "test_metrics.json", {"accuracy": score})

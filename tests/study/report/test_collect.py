@@ -10,6 +10,8 @@ from volta_switch.study.report import records
 from volta_switch.study.report.collect import _validations, collect
 from volta_switch.study.report.records import environments
 
+PATHS = "Active paths in pre-training"
+
 
 @pytest.fixture(scope="module")
 def values(written):
@@ -52,7 +54,8 @@ def test_tables_that_were_never_made_are_shown_as_unfinished(written):
 
 def test_curves_have_every_arm_and_seed(values):
     panels = {(panel["table"], panel["title"]): panel for panel in values["curves"]}
-    assert list(panels) == [(table, work) for table in ("main", "top-k") for work in ("Pre-training", "refcoco+")]
+    titles = ("Pre-training", "refcoco+", PATHS)
+    assert list(panels) == [(table, title) for table in ("main", "top-k") for title in titles]
     panel = panels["main", "refcoco+"]
     assert panel["y_label"] == "validation accuracy, %" and panel["waiting"] == []
     assert [arm["arm"] for arm in panel["arms"]] == ["ctrl_uniter", "switchbert"]
@@ -61,9 +64,18 @@ def test_curves_have_every_arm_and_seed(values):
 
 
 def test_a_run_that_goes_on_is_drawn_as_far_as_it_is_and_named(values):
-    panel = values["curves"][-1]
+    panel = values["curves"][-2]
     assert panel["waiting"] == ["top-1/seed2"]
     assert [len(seed["points"]) for seed in panel["arms"][0]["seeds"]] == [2, 2, 1]
+
+
+def test_active_paths_are_drawn_and_averaged_where_they_were_tracked(values):
+    panel = next(panel for panel in values["curves"] if (panel["table"], panel["title"]) == ("main", PATHS))
+    assert [arm["arm"] for arm in panel["arms"]] == ["switchbert"]  # the other one has no paths
+    assert panel["arms"][0]["seeds"][0]["points"] == [[40, 2.0], [80, 1.0]]
+    arms = values["cost"]["arms"]
+    assert arms["switchbert"]["trained"] == {"training_executed": pytest.approx(1.1e6), "training_paths": 1.5e6}
+    assert arms["ctrl_uniter"]["trained"]["training_paths"] == arms["ctrl_uniter"]["trained"]["training_executed"]
 
 
 def test_curves_leave_out_what_an_earlier_run_in_the_folder_logged(tmp_path):

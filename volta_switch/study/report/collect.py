@@ -23,8 +23,11 @@ from volta_switch.study.finished import Done, finished_cells
 from volta_switch.study.report.records import confounds, environments, every_run
 from volta_switch.study.table import HEADINGS
 from volta_switch.tasks import TASKS
+from volta_switch.train.route_log import PER_PAIR
 from volta_switch.train.run_folder import lines_of
 
+EXECUTED, PATHS = PER_PAIR  # in logs and metrics
+EXECUTED, PATHS = PER_PAIR  # in logs and metrics
 PAIRS = 32  # image-text pairs that FLOPs are the mean of
 UNTESTED = {"verdict": "not tested", "text": "", "reason": "Its table is not made yet"}
 VERDICTS = ("supported", "contradicted", "undecided")
@@ -43,7 +46,7 @@ def collect(plan: Plan, tables: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "study": _study(plan, shown, runs),
         "tables": shown,
-        "curves": [_panel(plan, table, work, done) for table in plan.study.tables for work in _works(plan, table)],
+        "curves": [panel for table in plan.study.tables for panel in _panels(plan, table, done)],
         "cost": _cost(plan, done),
         "routes": _routes(plan),
         "confounds": [confounds(plan, table) for table in plan.study.tables],
@@ -79,7 +82,7 @@ def _tables(plan: Plan, made: Mapping[str, Any], done: Mapping[str, Done]) -> li
         empty: dict[str, Any] = {"columns": [], "rows": [], "verdicts": [], "chance": [], "seeds": [], "intervals": ""}
         planned = {"name": table.name, "title": table.title, "varies": list(table.varies)}
         own = {**empty, **planned, **known.get(table.name, {})}
-        own["planned_seeds"] = list(first.seeds)
+        own["planned_seeds"] = list(table.seeds_of(first))
         own["left_out"] = left_out.get(table.name, "")
         own["tasks"] = [plan.spec(first.name, task).name for task in table.tasks]
         own["arms"] = list(table.arms)
@@ -105,7 +108,7 @@ def _cells_of(plan: Plan, table: Table) -> list[Cell]:
     """What a table needs, each once."""
     found = {}
     for name in table.arms:
-        for seed in plan.study.arms[name].seeds:
+        for seed in table.seeds_of(plan.study.arms[name]):
             for work in (PRETRAINING, *table.tasks):
                 if plan.has(name, seed, work):
                     cell = plan.cell(name, seed, work)
@@ -123,6 +126,13 @@ def _works(plan: Plan, table: Table) -> Iterator[str]:
     yield from table.tasks
 
 
+def _panels(plan: Plan, table: Table, done: Mapping[str, Done]) -> Iterator[dict[str, Any]]:
+    """The pictures of a table's runs over training."""
+    for work in _works(plan, table):
+        yield _panel(plan, table, work, done)
+    yield from _paths_panel(plan, table)
+
+
 def _panel(plan: Plan, table: Table, work: str, done: Mapping[str, Done]) -> dict[str, Any]:
     """Validations of every arm and seed of a table against the training samples seen."""
     if work == PRETRAINING:
@@ -136,7 +146,7 @@ def _panel(plan: Plan, table: Table, work: str, done: Mapping[str, Done]) -> dic
     runs = 0
     for name in table.arms:
         seeds = []
-        for seed in plan.study.arms[name].seeds:
+        for seed in table.seeds_of(plan.study.arms[name]):
             if not plan.has(name, seed, work):
                 continue
             cell = plan.cell(name, seed, work)
@@ -157,6 +167,25 @@ def _validations(log: Path, value: str) -> list[list[float]]:
         return []
     lines = {line["epoch"]: line for line in lines_of(log) if line["kind"] == "valid"}
     return [[line["samples"], line[value]] for line in lines.values() if line.get(value) is not None]
+
+
+def _paths_panel(plan: Plan, table: Table) -> list[dict[str, Any]]:
+    """Path FLOPs over executed ones while the table's switching arms pre-train; none where nobody tracked them."""
+    arms: list[dict[str, Any]] = []
+    for name in table.arms:
+        seeds = []
+        for seed in table.seeds_of(plan.study.arms[name]):
+            log = plan.cell(name, seed).folder / "log.jsonl" if plan.has(name, seed) else None
+            lines = lines_of(log) if log and log.is_file() else []
+            tracked = {line["samples"]: line for line in lines if PATHS in line}
+            if tracked:
+                ratios = [[at, line[PATHS] / line[EXECUTED]] for at, line in tracked.items()]
+                seeds.append({"seed": seed, "points": ratios})
+        if seeds:
+            arms.append({"arm": name, "seeds": seeds})
+    label = "path FLOPs over executed ones"
+    panel = {"table": table.name, "title": "Active paths in pre-training", "y_label": label, "arms": arms}
+    return [{**panel, "runs": 0, "waiting": []}] if arms else []
 
 
 # --- Cost and routes ------------------------------------------------------------------------------------------------
@@ -182,11 +211,23 @@ def _cost(plan: Plan, done: Mapping[str, Done]) -> dict[str, Any]:
             }
         arms[name] = {
             **flops[key],
+            "trained": _trained(plan, arm, done),
             "top_k": None if config.switch is None else config.switch.active_modes,
             "seconds": _seconds(plan, arm, done),
             "tracked": tracked.get(name, {}),
         }
     return {"pairs": PAIRS, "arms": arms}
+
+
+def _trained(plan: Plan, arm: Arm, done: Mapping[str, Done]) -> dict[str, float]:
+    """FLOPs of a pair as its finished pre-training runs tracked them, the mean over seeds; empty where none did."""
+    cells = [plan.cell(arm.name, seed) for seed in arm.seeds if plan.has(arm.name, seed)]
+    files = [cell.folder / "metrics.json" for cell in cells if cell.key in done]
+    said = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    kept = [each for each in said if EXECUTED in each]
+    names = {"training_executed": EXECUTED, "training_paths": PATHS}
+    sums = {name: sum(each.get(key, each[EXECUTED]) for each in kept) for name, key in names.items()}
+    return {name: total / len(kept) for name, total in sums.items() if kept}
 
 
 def _seconds(plan: Plan, arm: Arm, done: Mapping[str, Done]) -> dict[str, dict[str, float]]:

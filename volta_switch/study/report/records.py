@@ -77,7 +77,7 @@ def _equal(values: Mapping[str, Any]) -> bool:
 def _recorded(plan: Plan, arm: str, table: Table) -> dict[str, dict[str, Any]]:
     """``pretraining/seed0`` -> what that run wrote down, of those that have begun."""
     found = {}
-    for seed in plan.study.arms[arm].seeds:
+    for seed in table.seeds_of(plan.study.arms[arm]):
         for work in (PRETRAINING, *table.tasks):
             if plan.has(arm, seed, work):
                 record = _record(plan.cell(arm, seed, work))
