@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-survival test-volta lint setup setup-test setup-volta clean
+.PHONY: demo test test-long test-survival test-volta lint setup setup-test setup-volta clean
 
 demo: setup
 	$(BIN)/volta-switch study run studies/demo.yaml --out runs/demo --jobs 2
@@ -14,9 +14,13 @@ demo: setup
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
+# The whole suite with what make test passes over: all example scripts, five times the spoilt files, compiled layers.
+test-long: lint
+	LONG=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
+
 # The tests that kill, corrupt and fill disks, in their long forms (docs/reliability.md); half an hour.
 test-survival: setup-test
-	KILLS=20 TERMINATIONS=5 CORRUPTIONS=1000 FULL_DISK_POINTS=100 $(BIN)/python -m pytest -n 2 -q -s \
+	LONG=1 KILLS=20 TERMINATIONS=5 CORRUPTIONS=1000 FULL_DISK_POINTS=100 $(BIN)/python -m pytest -n 2 -q -s \
 		tests/train/test_killed_training.py tests/train/test_corrupted_checkpoints.py tests/train/test_full_disk.py \
 		tests/train/test_runs_on_full_disks.py tests/train/test_several_processes.py
 

@@ -103,7 +103,7 @@ def test_a_table_needs_runs(plan, capsys, monkeypatch):
     assert "runs/mine/ctrl_uniter/seed0/refcoco+_ctrl_uniter/run.json: missing; run the study first" in message
 
 
-def test_table_prints_and_writes_the_table_and_the_curves(plan, capsys):
+def test_table_prints_and_writes_the_table_and_the_report(plan, capsys):
     folder = plan.parent / "out"
     run = folder / "ctrl_uniter" / "seed0" / "refcoco+_ctrl_uniter"
     shutil.copytree(plan.parent / "runs" / "mine", folder)
@@ -119,7 +119,7 @@ def test_table_prints_and_writes_the_table_and_the_curves(plan, capsys):
     row = next(text for text in said.splitlines() if "ctrl_uniter" in text)
     assert [cell.strip() for cell in row.split("|")[1:-1]] == ["ctrl_uniter", "1.23 M", "62.5"]
     assert (folder / "table.md").read_text() in said
-    for name in ("table.md", "table.json", "curves.png"):
+    for name in ("table.md", "table.json", "report.html"):
         assert (folder / name).is_file() and (str(folder / name) in said or name == "table.json")
 
 

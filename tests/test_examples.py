@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from long_tests import LONG
 from small_world import json_of, write_config
 from volta_switch import load_config
 from volta_switch.tasks import load_task
@@ -26,6 +27,7 @@ RUNS = {
     "snli_ve": "VisualEntailment_tiny",
     "gqa": "GQA_tiny",
 }
+KINDS = ("vqa", "flickr30k", "refcoco+")  # the others run the same code (make test-long)
 TEST_FEATURES = "datasets/mscoco/resnet101_faster_rcnn_genome_imgfeats/volta/test_feat.lmdb"
 
 
@@ -85,7 +87,7 @@ def test_concap_trains_and_is_tested_zero_shot(pretrained, example):
     assert "ir_r1" in json_of(out / "results" / "concap" / "RetrievalFlickr30k_tiny" / "test_metrics.json")
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", RUNS if LONG else KINDS)
 def test_a_task_trains_from_concap_and_is_tested(pretrained, example, name):
     out = example(f"{name}/train", "--num_epoch", "1", "--batch_size", "20")
     record = json_of(out / "checkpoints" / name / RUNS[name] / "run.json")

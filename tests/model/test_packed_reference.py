@@ -167,7 +167,7 @@ def assert_same_gradients(model, reference):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@settings(max_examples=14, deadline=None)
+@settings(max_examples=7, deadline=None)
 @given(data=st.data())
 def test_losses_and_gradients_equal_the_padded_reference(name, data):
     case = data.draw(cases(name, labels=True))
@@ -206,7 +206,7 @@ def test_states_and_scores_equal_the_padded_references_and_padding_is_zero(name,
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("name", MODELS)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(data=st.data())
 def test_task_scores_and_gradients_equal_the_padded_reference(name, task, data):
     kind = TASKS[task]["type"]
