@@ -1,0 +1,61 @@
+"""The page of findings says what the paper's printed numbers give, and what things cost."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from volta_switch import load_config
+from volta_switch.cost.commands import cost
+from volta_switch.study.claims import Claim, judge
+
+PAGE = (Path(__file__).parents[2] / "docs" / "findings.md").read_text(encoding="utf-8").replace("−", "-")
+TASKS = ("VQAv2", "Flickr30k, image retrieval R@1", "Flickr30k, text retrieval R@1", "RefCOCO+")
+PRINTED = {  # table 3 of the paper: mean and standard deviation over three seeds
+    "UNITER": ((68.8, 0.4), (60.9, 0.7), (76.4, 1.3), (71.9, 0.67)),
+    "VL-BERT": ((68.3, 0.31), (57.9, 1.1), (70.9, 1.7), (71.1, 0.23)),
+    "VisualBERT": ((68.9, 0.27), (61.1, 1.2), (75.5, 1.8), (69.7, 0.31)),
+    "LXMERT": ((67.1, 0.34), (58.6, 1.4), (74.9, 2.7), (69.8, 0.46)),
+    "ViLBERT": ((68.7, 0.82), (59.8, 0.8), (78.3, 1.6), (70.8, 0.58)),
+    "Switch-BERT": ((70.7, 0.62), (62.2, 0.9), (78.2, 1.6), (72.8, 0.45)),
+}
+SCORES = {
+    arm: {(task, "score"): np.array([m - s, m, m + s]) for task, (m, s) in zip(TASKS, row, strict=True)}
+    for arm, row in PRINTED.items()
+}
+ROWS = [("UNITER", "ctrl_uniter_base", [])]
+ROWS += [(f"Switch-BERT, K = {k}", "switchbert", [f"switch.top_k={k}"]) for k in (4, 2, 1)]
+
+
+def verdicts(rivals):
+    claims = [Claim("wins", "Switch-BERT", rival, task, "score") for task, rival in zip(TASKS, rivals, strict=True)]
+    return judge(claims, SCORES, paired=False)
+
+
+def test_the_printed_table_decides_what_the_page_says():
+    for verdict in verdicts(["UNITER"] * 4):
+        low, high = verdict.estimate.interval()
+        assert (
+            f"| {verdict.claim.task} | {verdict.estimate.value:+.2f}, {low:+.2f} to {high:+.2f} | {verdict.p_holm:.2g} "
+            f"| {verdict.verdict} | {verdict.needed.seeds} |"
+        ) in PAGE
+
+
+def test_the_best_rivals_are_those_that_the_page_names():
+    others = [arm for arm in PRINTED if arm != "Switch-BERT"]
+    best = [max(others, key=lambda arm: PRINTED[arm][number][0]) for number in range(4)]
+    found = verdicts(best)
+    flowing = " ".join(PAGE.split())
+    assert f"({', '.join(best)})" in flowing and {verdict.verdict for verdict in found} == {"undecided"}
+    assert f"p after Holm {', '.join(f'{verdict.p_holm:.2g}' for verdict in found)}." in flowing
+
+
+@pytest.mark.parametrize(("row", "config", "overrides"), ROWS)
+def test_costs_are_what_the_command_says(row, config, overrides):
+    flops = cost(load_config(config, overrides), 32)["flops_per_sample"]["pre-training"]
+    executed, paths = (flops[name] / 1e9 for name in ("training_executed", "training_paths"))
+    assert f"| {row} | {executed:.2f} | {paths:.2f} |" in PAGE
+    uniter = float(re.search(r"\| UNITER \| ([\d.]+)", PAGE)[1])
+    if row != "UNITER":
+        assert f"{paths / uniter:.2f}" in PAGE
