@@ -75,10 +75,22 @@ def test_referring_expressions_know_their_objects(written, world):
 
 def test_a_part_of_the_samples_is_a_part_of_the_whole(written):
     whole, part = written("vqa", "--permutations", 1), written("vqa", "--permutations", 1, "--samples", 20)
-    assert part["samples"] == 24 < whole["samples"]
+    assert part["samples"] == 20 < whole["samples"]
     tables = (found["per sample"] for found in (whole, part))
     of_whole, of_part = (dict(zip(table["ids"], table["routes"], strict=True)) for table in tables)
     assert of_part.items() <= of_whole.items()
+
+
+def test_a_part_of_the_samples_has_texts_of_all_lengths(written):
+    """Batches have texts of like length: the first ones alone would be the short and easy texts."""
+    whole, part = (
+        written("refer", "--permutations", 1),
+        written("refer", "--permutations", 1, "--samples", 16),
+    )
+    lengths = [sorted(found["per sample"]["text length"]) for found in (whole, part)]
+    assert part["samples"] == 16 < len(lengths[0]) / 2
+    assert [found[0] for found in lengths] == [lengths[0][0]] * 2 and lengths[1][-1] >= lengths[0][-1] - 1
+    assert abs(sum(lengths[1]) / 16 - sum(lengths[0]) / len(lengths[0])) < 0.5
 
 
 def test_retrieval_is_measured_among_four(written):

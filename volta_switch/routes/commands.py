@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def route_flags() -> argparse.ArgumentParser:
     own.add_argument("--out", required=True, help="the JSON file to write")
     own.add_argument("--interventions", action="store_true", help="force and forbid every option at every layer")
     own.add_argument("--attention", action="store_true", help="attention's mass between text and vision, by head")
-    own.add_argument("--samples", type=int, default=0, help="about so many, evenly over the split; 0: all")
+    own.add_argument("--samples", type=int, default=0, help="so many, evenly over the split; 0: all")
     over = "weights of the same run at other times: their routes' entropy, and what else changes"
     own.add_argument("--checkpoints", nargs="+", default=[], metavar="WEIGHTS", help=over)
     own.add_argument("--permutations", type=int, default=200, help="of the test of mutual information")
@@ -139,19 +139,8 @@ def _at(args: argparse.Namespace, weights: str) -> dict[str, Any]:
 
 
 def _batches(run: Run, args: argparse.Namespace) -> Callable[[], Iterable[Batch]]:
-    """The split's batches, the same every time; with ``--samples``, some of them, evenly spaced."""
-
-    def every() -> Iterator[Batch]:
-        loader = run.task.loader(run.split, args.batch_size, training=False)
-        wanted = math.ceil(args.samples / args.batch_size)
-        step = len(loader) / wanted if 0 < wanted < len(loader) else 1.0
-        taken = 0
-        for number, batch in enumerate(loader):
-            if number >= taken * step:
-                taken += 1
-                yield batch
-
-    return every
+    """The split's batches, the same every time; with ``--samples``, of some of its samples."""
+    return lambda: run.task.loader(run.split, args.batch_size, training=False, samples=args.samples)
 
 
 def _summary(found: dict[str, Any]) -> str:

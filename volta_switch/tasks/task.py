@@ -129,11 +129,17 @@ class Task(ABC):
         """``features_h5path2`` for the validation split: tasks whose splits have feature files of their own name it."""
         return self.spec.features_h5path2 if split == self.spec.val_split else ""
 
-    def loader(self, split: str, batch_size: int, training: bool) -> Loader:
-        """Batches of a split, shuffled for training, and then of the share of the samples that the options ask for."""
+    def loader(self, split: str, batch_size: int, training: bool, samples: int = 0) -> Loader:
+        """Batches of a split, shuffled for training, and then of the share of the samples that the options ask for.
+
+        ``samples``: at most so many, evenly spaced over the split; 0: all. Texts of a batch are of like length, so that
+        some of the batches would be no fair share.
+        """
         options = self.options
         dataset = self.dataset(split, training)
         collate = partial(dataset.collate, layout=self.layout)
+        if 0 < samples < len(dataset):
+            dataset = ChosenSamples(dataset, np.arange(samples) * len(dataset) // samples)
         if training and options.data_fraction < 1:
             places = subset(len(dataset), options.data_fraction, options.data_fraction_seed)
             dataset = ChosenSamples(dataset, places)
