@@ -103,6 +103,20 @@ def test_a_table_needs_runs(plan, capsys, monkeypatch):
     assert "runs/mine/ctrl_uniter/seed0/refcoco+_ctrl_uniter/run.json: missing; run the study first" in message
 
 
+@pytest.mark.parametrize("command", ["table", "power"])
+def test_a_study_that_was_not_begun_there_is_told_so(plan, tmp_path, capsys, command):
+    message = refusal(cli._run, ["study", command, plan, "--out", str(tmp_path / "none")], capsys)
+    assert f"{tmp_path / 'none'}: missing; run the study there first" in message
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--effect", "0"), ("--effect", "nan"), ("--target", "1"), ("--target", "-1")]
+)
+def test_power_refuses_what_is_no_effect_and_no_probability(plan, capsys, flag, value):
+    assert f"{flag}: expected" in refusal(cli._run, ["study", "power", plan, flag, value], capsys)
+
+
 def test_table_prints_and_writes_the_table_and_the_report(plan, capsys):
     folder = plan.parent / "out"
     run = folder / "ctrl_uniter" / "seed0" / "refcoco+_ctrl_uniter"

@@ -48,6 +48,7 @@ def test_columns_without_a_claim_and_tables_of_one_seed_are_left_out():
     lines = sizing([table_of(values, ("accuracy", "loss")), table_of(values[:, :, :1], ("accuracy", "loss"))], 2.0)
     assert [line["column"] for line in lines] == ["refcoco+ accuracy"]
     assert "| t       | refcoco+ accuracy |" in sizing_text(lines, 2.0)
+    assert "no table has claims and two seeds" in sizing_text([], 2.0)
 
 
 def test_the_planned_number_of_seeds_finds_the_effect_as_often_as_promised():

@@ -7,8 +7,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from volta_switch.errors import UserError
 from volta_switch.files import write_json
-from volta_switch.study.cells import Cell, Plan
+from volta_switch.study.cells import Cell, Plan, world_folder
 from volta_switch.study.plan import Study
 
 
@@ -44,5 +45,13 @@ def log_of(folder: Path, cell: Cell) -> Path:
 
 
 def plan_of(study: Study, folder: Path) -> Plan:
-    """The plan over a folder, where finished cells stay wherever they lie."""
+    """The plan over a folder, where finished cells stay wherever they lie.
+
+    Raises:
+        UserError: the study has not been begun there.
+    """
+    worlds = [world_folder(study, arm, folder) for arm in study.arms.values() if arm.world is not None]
+    for needed in (folder, *worlds):
+        if not needed.is_dir():
+            raise UserError(f"{needed}: missing; run the study there first (volta-switch study run, --out)")
     return Plan(study, folder, {key: done.folder for key, done in finished_cells(folder).items()})

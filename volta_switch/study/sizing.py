@@ -59,6 +59,8 @@ def _is_about(claim: Mapping[str, Any], column: Mapping[str, Any]) -> bool:
 
 def sizing_text(lines: Sequence[Mapping[str, Any]], effect: float, target: float = 0.8) -> str:
     """The same for a person."""
+    if not lines:
+        return "Nothing to reckon with: no table has claims and two seeds that all of its arms have finished."
     headings = [
         *("table", "column", "tests", "between", "arms x seeds so far", "spread", "80 % bound", "seeds", "at the bound")
     ]
