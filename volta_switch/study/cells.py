@@ -56,6 +56,8 @@ class Plan:
         self.cells: list[Cell] = []
         self._by_key: dict[str, Cell] = {}
         self._of: dict[tuple[str, int, str], Cell] = {}
+        self._places: dict[str, Places] = {}
+        self._specs: dict[tuple[str, str], TaskSpec] = {}
         wanted = {
             (arm, seed, work)
             for table in study.tables
@@ -91,9 +93,17 @@ class Plan:
             if work.startswith(ROUTES)
         }
 
+    def places(self, arm: str) -> Places:
+        """``places`` of an arm, worked out once."""
+        if arm not in self._places:
+            self._places[arm] = places(self.study, self.study.arms[arm], self.folder)
+        return self._places[arm]
+
     def spec(self, arm: str, task: str) -> TaskSpec:
         """A task as an arm's data have it."""
-        return load_task(places(self.study, self.study.arms[arm], self.folder).tasks_config_file, task)
+        if (arm, task) not in self._specs:
+            self._specs[arm, task] = load_task(self.places(arm).tasks_config_file, task)
+        return self._specs[arm, task]
 
     def _add(self, arm: str, seed: int, work: str, made: Cell) -> None:
         cell = self._by_key.setdefault(made.key, made)
@@ -102,7 +112,7 @@ class Plan:
         self._of[arm, seed, work] = cell
 
     def _run_cell(self, arm: Arm, seed: int, task: str) -> Cell:
-        where, stem = places(self.study, arm, self.folder), find_config(arm.model).stem
+        where, stem = self.places(arm.name), find_config(arm.model).stem
         row = self.folder / arm.name / f"seed{seed}"
         config = load_config(arm.model, arm.overrides).to_dict()
         if task == PRETRAINING:
@@ -113,7 +123,7 @@ class Plan:
                 (("train_concap", _pretraining_flags(arm, seed, where, folder.parent)),), folder, key,
             )  # fmt: skip
         needed = self._of.get((arm.name, seed, PRETRAINING))
-        spec = load_task(where.tasks_config_file, task)
+        spec = self.spec(arm.name, task)
         flags = arm.tasks[task]
         key = _key(["task", spec.key, config, dict(flags), seed, where.identity, "" if needed is None else needed.key])
         folder = self._finished.get(key, row / f"{spec.name}_{stem}")
@@ -125,7 +135,7 @@ class Plan:
     def _routes_cell(self, arm: Arm, seed: int, task: str) -> Cell:
         """The routes that the fine-tuned model takes on the split that the study reports, and what they are worth."""
         tuned = self._of[arm.name, seed, task]
-        where, spec, flags = places(self.study, arm, self.folder), self.spec(arm.name, task), arm.tasks[task]
+        where, spec, flags = self.places(arm.name), self.spec(arm.name, task), arm.tasks[task]
         key = _key(["routes", dict(self.study.route_flags), tuned.key])
         folder = self._finished.get(key, self.folder / arm.name / f"seed{seed}" / f"{spec.name}_routes")
         command = [*_test_arguments(arm, seed, where, spec, flags, tuned.folder), *_flags(self.study.route_flags)]

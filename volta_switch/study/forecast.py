@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -41,13 +42,13 @@ def dry_run(study: Study, folder: Path) -> str:
 
 def _forecast(plan: Plan, done: Mapping[str, Done]) -> tuple[list[tuple[str, str]], float, int]:
     """(cell's name, what is known of it) each, the seconds of those that are reckoned, and the number of others."""
-    measured = measured_seconds(plan, done)
+    speeds = _speeds(plan, measured_seconds(plan, done))
     rows, missing, seconds = [], 0, 0.0
     for cell in plan.cells:
         if cell.key in done:
             rows.append((cell.name, "finished"))
             continue
-        found = _expected_seconds(plan, cell, measured)
+        found = _expected_seconds(plan, cell, speeds)
         missing += found is None
         seconds += found or 0.0
         rows.append((cell.name, "not measured yet" if found is None else f"{found / 60:.1f} min"))
@@ -67,20 +68,26 @@ def measured_seconds(plan: Plan, done: Mapping[str, Done]) -> dict[str, float]:
     return {cell.name: done[cell.key].seconds for cell in plan.cells if cell.key in done}
 
 
-def _expected_seconds(plan: Plan, cell: Cell, measured: Mapping[str, float]) -> float | None:
+def _expected_seconds(plan: Plan, cell: Cell, speeds: Mapping[tuple[str, ...], float]) -> float | None:
     """By the finished cells most like this one, at their mean speed."""
-    arms, twins = plan.study.arms, [cell for cell in plan.cells if cell.name in measured]
-    nearest = (
-        lambda twin: twin.arm == cell.arm,
-        lambda twin: arms[twin.arm].model == arms[cell.arm].model,
-        lambda twin: True,
-    )
-    for near in nearest:
-        found = [twin for twin in twins if twin.work == cell.work and near(twin)]
-        if found:
-            speed = sum(_size(plan, twin) for twin in found) / sum(measured[twin.name] for twin in found)
-            return _size(plan, cell) / speed
-    return None
+    found = next((speeds[kind] for kind in _kinds(plan, cell) if kind in speeds), None)
+    return None if found is None else _size(plan, cell) / found
+
+
+def _speeds(plan: Plan, measured: Mapping[str, float]) -> dict[tuple[str, ...], float]:
+    """Operations a second of the finished cells of each kind."""
+    sizes: defaultdict[tuple[str, ...], float] = defaultdict(float)
+    seconds: defaultdict[tuple[str, ...], float] = defaultdict(float)
+    for cell in plan.cells:
+        for kind in _kinds(plan, cell) if cell.name in measured else ():
+            sizes[kind] += _size(plan, cell)
+            seconds[kind] += measured[cell.name]
+    return {kind: size / seconds[kind] for kind, size in sizes.items()}
+
+
+def _kinds(plan: Plan, cell: Cell) -> tuple[tuple[str, ...], ...]:
+    """What cells it is like, nearest first: the same work of its arm, of its model, of any."""
+    return (cell.work, "arm", cell.arm), (cell.work, "model", plan.study.arms[cell.arm].model), (cell.work,)
 
 
 def _size(plan: Plan, cell: Cell) -> float:
@@ -109,6 +116,7 @@ def time_ahead(
     if not left:
         return ""
     usual = 60 * minutes * jobs / max(begun - len(left), 1)
-    found = [_expected_seconds(plan, cell, measured) for cell in left]
+    speeds = _speeds(plan, measured)
+    found = [_expected_seconds(plan, cell, speeds) for cell in left]
     seconds = sum(usual if each is None else each for each in found) / jobs
     return f", about {seconds / 60:.0f} min left"

@@ -8,7 +8,7 @@ kind of run), ``cost`` (each arm's), ``routes`` (the reports that were asked for
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from volta_switch.cost.executed import inference, training_step
 from volta_switch.cost.memory import parameters
 from volta_switch.cost.paths import inference_paths, training_paths
 from volta_switch.study.arms import Arm, Table
-from volta_switch.study.cells import PRETRAINING, Cell, Plan, places
+from volta_switch.study.cells import PRETRAINING, Cell, Plan
 from volta_switch.study.finished import Done, finished_cells
 from volta_switch.study.report.records import confounds, environments, every_run
 from volta_switch.study.table import HEADINGS
@@ -26,7 +26,6 @@ from volta_switch.tasks import TASKS
 from volta_switch.train.route_log import PER_PAIR
 from volta_switch.train.run_folder import lines_of
 
-EXECUTED, PATHS = PER_PAIR  # in logs and metrics
 EXECUTED, PATHS = PER_PAIR  # in logs and metrics
 PAIRS = 32  # image-text pairs that FLOPs are the mean of
 UNTESTED = {"verdict": "not tested", "text": "", "reason": "Its table is not made yet"}
@@ -42,13 +41,13 @@ def collect(plan: Plan, tables: Mapping[str, Any]) -> dict[str, Any]:
     """
     done = finished_cells(plan.folder)
     shown = _tables(plan, tables, done)
-    runs = every_run(plan, done)
+    runs, routes = every_run(plan, done), _routes(plan)
     return {
         "study": _study(plan, shown, runs),
         "tables": shown,
         "curves": [panel for table in plan.study.tables for panel in _panels(plan, table, done)],
-        "cost": _cost(plan, done),
-        "routes": _routes(plan),
+        "cost": _cost(plan, done, routes),
+        "routes": routes,
         "confounds": [confounds(plan, table) for table in plan.study.tables],
         "runs": runs,
         "environment": environments(runs),
@@ -141,64 +140,68 @@ def _panel(plan: Plan, table: Table, work: str, done: Mapping[str, Done]) -> dic
         spec = plan.spec(table.arms[0], work)
         metric = TASKS[spec.type].metric
         title, value, label = spec.name, "score", f"validation {HEADINGS.get(metric, metric)}, %"
-    arms: list[dict[str, Any]] = []
-    waiting: list[str] = []
-    runs = 0
-    for name in table.arms:
-        seeds = []
-        for seed in table.seeds_of(plan.study.arms[name]):
-            if not plan.has(name, seed, work):
-                continue
-            cell = plan.cell(name, seed, work)
-            runs += 1
-            points = _validations(cell.folder / "log.jsonl", value)
-            if points:
-                seeds.append({"seed": seed, "points": points})
-            if cell.key not in done:
-                waiting.append(f"{name}/seed{seed}")
-        if seeds:
-            arms.append({"arm": name, "seeds": seeds})
-    return {"table": table.name, "title": title, "y_label": label, "arms": arms, "runs": runs, "waiting": waiting}
-
-
-def _validations(log: Path, value: str) -> list[list[float]]:
-    """(samples, value) of a run's validations, the last of each epoch; none where it has not begun."""
-    if not log.is_file():
-        return []
-    lines = {line["epoch"]: line for line in lines_of(log) if line["kind"] == "valid"}
-    return [[line["samples"], line[value]] for line in lines.values() if line.get(value) is not None]
+    runs = list(_runs(plan, table, work))
+    waiting = [f"{name}/seed{seed}" for name, seed, cell in runs if cell.key not in done]
+    arms = _over_seeds(runs, lambda log: _validations(log, value))
+    return {"table": table.name, "title": title, "y_label": label, "arms": arms, "runs": len(runs), "waiting": waiting}
 
 
 def _paths_panel(plan: Plan, table: Table) -> list[dict[str, Any]]:
     """Path FLOPs over executed ones while the table's switching arms pre-train; none where nobody tracked them."""
-    arms: list[dict[str, Any]] = []
-    for name in table.arms:
-        seeds = []
-        for seed in table.seeds_of(plan.study.arms[name]):
-            log = plan.cell(name, seed).folder / "log.jsonl" if plan.has(name, seed) else None
-            lines = lines_of(log) if log and log.is_file() else []
-            tracked = {line["samples"]: line for line in lines if PATHS in line}
-            if tracked:
-                ratios = [[at, line[PATHS] / line[EXECUTED]] for at, line in tracked.items()]
-                seeds.append({"seed": seed, "points": ratios})
-        if seeds:
-            arms.append({"arm": name, "seeds": seeds})
+    arms = _over_seeds(_runs(plan, table, PRETRAINING), _path_ratios)
     label = "path FLOPs over executed ones"
     panel = {"table": table.name, "title": "Active paths in pre-training", "y_label": label, "arms": arms}
     return [{**panel, "runs": 0, "waiting": []}] if arms else []
 
 
+def _runs(plan: Plan, table: Table, work: str) -> Iterator[tuple[str, int, Cell]]:
+    """Arm, seed and cell of everything that a table needs of one kind."""
+    for name in table.arms:
+        for seed in table.seeds_of(plan.study.arms[name]):
+            if plan.has(name, seed, work):
+                yield name, seed, plan.cell(name, seed, work)
+
+
+def _over_seeds(
+    runs: Iterable[tuple[str, int, Cell]], points: Callable[[Path], list[list[float]]]
+) -> list[dict[str, Any]]:
+    """What ``curve_figure`` takes of arms: the points of every run's log, where there are any."""
+    arms: dict[str, list[dict[str, Any]]] = {}
+    for name, seed, cell in runs:
+        found = points(cell.folder / "log.jsonl")
+        if found:
+            arms.setdefault(name, []).append({"seed": seed, "points": found})
+    return [{"arm": name, "seeds": seeds} for name, seeds in arms.items()]
+
+
+def _lines(log: Path) -> list[dict[str, Any]]:
+    """A run's log; empty where it has not begun."""
+    return lines_of(log) if log.is_file() else []
+
+
+def _validations(log: Path, value: str) -> list[list[float]]:
+    """(samples, value) of a run's validations, the last of each epoch."""
+    lines = {line["epoch"]: line for line in _lines(log) if line["kind"] == "valid"}
+    return [[line["samples"], line[value]] for line in lines.values() if line.get(value) is not None]
+
+
+def _path_ratios(log: Path) -> list[list[float]]:
+    """(samples, path FLOPs over executed ones) of the steps that tracked them."""
+    tracked = {line["samples"]: line for line in _lines(log) if PATHS in line}
+    return [[at, line[PATHS] / line[EXECUTED]] for at, line in tracked.items()]
+
+
 # --- Cost and routes ------------------------------------------------------------------------------------------------
 
 
-def _cost(plan: Plan, done: Mapping[str, Done]) -> dict[str, Any]:
+def _cost(plan: Plan, done: Mapping[str, Done], routes: list[dict[str, Any]]) -> dict[str, Any]:
     """Each arm's parameters, FLOPs of a pair in pre-training (see ``some_batch``), and times of its finished runs."""
-    tracked = _tracked(plan)
+    tracked = _tracked(routes)
     arms: dict[str, Any] = {}
     flops: dict[Any, dict[str, float]] = {}
     for name in {name: None for table in plan.study.tables for name in table.arms}:
         arm = plan.study.arms[name]
-        config = load_config(arm.model, (*arm.overrides, *places(plan.study, arm, plan.folder).overrides))
+        config = load_config(arm.model, (*arm.overrides, *plan.places(name).overrides))
         key = json.dumps(config.to_dict(), sort_keys=True)
         if key not in flops:
             counts = Counts.of(config, some_batch(PAIRS, config=config))
@@ -252,10 +255,10 @@ def _routes(plan: Plan) -> list[dict[str, Any]]:
     return found
 
 
-def _tracked(plan: Plan) -> dict[str, dict[str, dict[str, float]]]:
+def _tracked(routes: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
     """Arm -> task -> FLOPs of a pair by the routes that its samples took."""
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for route in _routes(plan):
+    for route in routes:
         if route["report"]:
             found.setdefault(route["arm"], {})[route["task"]] = route["report"].get("flops per pair") or {}
     return found

@@ -119,7 +119,7 @@ def _column_scale(scores: Sequence[Mapping[str, Any]], chance: float | None, sta
 def _arm_row(arm: str, score: Mapping[str, Any], scale: Scale, y: float) -> str:
     """An arm's mean and interval, its seeds below them."""
     found, single = score["estimate"], len(score["values"]) == 1
-    drawn, hover = [line(scale.start, y + ROW / 2, scale.end, y + ROW / 2, GRID)], _estimate_in_words(arm, found)
+    drawn, told = [line(scale.start, y + ROW / 2, scale.end, y + ROW / 2, GRID)], _estimate_in_words(arm, found)
     drawn.append(_row_name(arm, y, scale.start))
     dots, see = (y, 0.8) if single else (y + 9, 0.45)
     drawn += [
@@ -128,16 +128,11 @@ def _arm_row(arm: str, score: Mapping[str, Any], scale: Scale, y: float) -> str:
     ]
     if found["low"] is not None:
         ends = (found["low"], found["high"])
-        drawn.append(whisker(scale, ends, y - 5, BLUE, 2.5, hover=hover))
+        drawn.append(whisker(scale, ends, y - 5, BLUE, 2.5, hover=told))
     if not single:
-        drawn.append(
-            marker("square", scale(score["mean"]), y - 5, 10, BLUE, _estimate_in_words(arm, found), class_="mean")
-        )
+        drawn.append(marker("square", scale(score["mean"]), y - 5, 10, BLUE, told, class_="mean"))
     for source, value in published_numbers(score).items():
-        hover = f"{arm}, {source}: {value:g}"
-        drawn.append(
-            marker("diamond", scale(value), y - 5, 11, "#ffffff", hover, stroke=INK, stroke_width=1.5, fill_opacity=0.6)
-        )
+        drawn.append(_published_sign(scale(value), y - 5, f"{arm}, {source}: {value:g}"))
     drawn.append(words(f"{score['mean']:.1f}", WIDTH - 8, y + 5, size=15, text_anchor="end"))
     return element("g", *drawn, data_arm=arm)
 
