@@ -1,4 +1,6 @@
-"""One option forced or forbidden at one layer: which samples it reroutes, and what it does to the metric."""
+"""Options forced or forbidden at a layer, and other whole routes: whom they reroute, what they do to the metric."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ import torch
 
 from routes.planted import model_and_task, scatter
 from volta_switch.routes import interventions
-from volta_switch.routes.interventions import Change, changes, forced_score, intervene
+from volta_switch.routes.interventions import Change, changes, forced_score, intervene, others_routes
 from volta_switch.routes.record import record
 
 CPU = torch.device("cpu")
@@ -75,13 +77,36 @@ def test_changes_are_reported_against_the_unforced_metric(ready, monkeypatch):
         return 3.0
 
     monkeypatch.setattr(interventions, "forced_score", score)
-    found = intervene(task, model, encoder, batches, CPU, kept)
+    made = intervene(task, model, encoder, batches, CPU, kept)
+    found = made["interventions"] + made["whole routes"]
     still = [line for line in found if line["rerouted"] == 0]
     assert still and all(line["change"] == 0 and line["vqa_score"] == kept.evaluation.score for line in still)
     moved = [line for line in found if line["rerouted"]]
     assert len(run) == len(moved) and {line["vqa_score"] for line in moved} == {3.0}
     assert all(line["change"] == 3.0 - kept.evaluation.score for line in moved)
     assert {line["samples"] for line in found} == {len(kept.ids)}
-    of_one = [line["rerouted"] for line in found if (line["layer"], line["option"]) == (2, "vision l-2")]
+    of_one = [
+        line["rerouted"] for line in made["interventions"] if (line["layer"], line["option"]) == (2, "vision l-2")
+    ]
     taking = int((kept.inputs[:, 1] == 2).sum())
     assert of_one == [len(kept.ids) - taking, taking]  # forced, forbidden
+
+
+def test_the_commonest_route_and_another_samples(ready):
+    kept = ready[-1]
+    own = [tuple(route) for route in np.concatenate([kept.modes, kept.inputs], 1).tolist()]
+    found = {kind: np.concatenate(routes, 1) for kind, routes in others_routes(kept)}
+    [one] = {tuple(route) for route in found["most frequent"].tolist()}
+    assert own.count(one) == max(own.count(route) for route in own) < len(own)
+    drawn = [tuple(route) for route in found["shuffled"].tolist()]
+    assert sorted(drawn) == sorted(own) and drawn != own
+
+
+def test_a_samples_rows_take_the_rows_of_one_other_sample(ready):
+    rows = 6  # of three samples, as retrieval's alternatives; the first row of each counts
+    routes = np.arange(rows)[:, None].repeat(4, 1)
+    counted = np.arange(rows) % 2 == 0
+    kept = replace(ready[-1], modes=routes, inputs=routes, ids=[*"aabbcc"], counted=counted)
+    drawn = dict(others_routes(kept))["shuffled"][0][:, 0].reshape(3, 2)
+    assert (drawn[:, 1] - drawn[:, 0] == 1).all() and sorted(drawn[:, 0]) == [0, 2, 4]
+    assert dict(others_routes(kept))["most frequent"][0][0, 0] in (0, 2, 4)

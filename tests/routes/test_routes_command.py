@@ -59,6 +59,7 @@ def test_everything_about_a_task_is_in_one_file(written, weights, tmp_path):
     frequent = found["architectures"]["most frequent"]
     assert [per_sample["routes"].count(line["route"]) for line in frequent] == [line["samples"] for line in frequent]
     assert found["flops per pair"]["training_executed"] > 2 * found["flops per pair"]["inference_executed"] > 0
+    assert [each["kind"] for each in found["whole routes"]] == ["most frequent", "shuffled"]
     assert len(found["interventions"]) == 50 and len(found["attention"]) == 4
     later = found["over training"][0]
     assert later["architectures"]["most frequent"] != frequent[:1]

@@ -284,7 +284,7 @@ def test_a_table_may_take_the_first_seeds_alone(study_of, world, tmp_path):
     assert [cell.seed for cell in Plan(study.only(["b"]), tmp_path).cells] == [5, 5]
 
 
-def test_routes_are_reported_of_the_first_seed_and_of_what_a_table_needs(study_of, world, tmp_path):
+def test_routes_are_reported_of_as_many_seeds_as_are_asked_for_and_of_what_a_table_needs(study_of, world, tmp_path):
     tasks = {"TASK10": {"test": {"split": "test", "batch_size": 9}}, "TASK8": {}, "TASK1": {}}
     tables = {"a": {"arms": ["first"], "tasks": ["TASK10", "TASK8"]}}
     routes = {"arms": ["first", "second"], "interventions": True, "samples": 40}
@@ -301,9 +301,11 @@ def test_routes_are_reported_of_the_first_seed_and_of_what_a_table_needs(study_o
     assert (flags.interventions, flags.attention, flags.samples) == (True, False, 40)
     assert flags.from_pretrained == str(tmp_path / "first" / "seed0" / "refcoco+_switchbert" / "pytorch_model_best.bin")
     assert plan.route_files() == {
-        ("first", "TASK10"): Path(flags.out),
-        ("first", "TASK8"): tmp_path / "first" / "seed0" / "RetrievalFlickr30k_routes" / "routes.json",
+        ("first", 0, "TASK10"): Path(flags.out),
+        ("first", 0, "TASK8"): tmp_path / "first" / "seed0" / "RetrievalFlickr30k_routes" / "routes.json",
     }
+    more = study_of({**SHARED, "tasks": tasks, "arms": ARMS, "tables": tables, "routes": {**routes, "seeds": 2}})
+    assert [place[1] for place in Plan(more, tmp_path).route_files()] == [0, 0, 1, 1]
 
 
 def test_each_world_has_a_folder_that_says_how_it_differs(study_of, world, tmp_path):

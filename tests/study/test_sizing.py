@@ -12,9 +12,8 @@ def table_of(values, metrics=("accuracy",), claimed=("accuracy",)):
     rows = [
         {"arm": f"a{n}", "scores": [{"values": list(column[n])} for column in values]} for n in range(len(values[0]))
     ]
-    names = {"task": "refcoco+", "key": "TASK10", "planned": "10"}
-    columns = [{**names, "metric": metric, "heading": f"refcoco+ {metric}"} for metric in metrics]
-    verdicts = [{"claim": {"task": "TASK10", "metric": metric, "than": None}} for metric in claimed]
+    columns = [{"task": "refcoco+", "metric": metric, "heading": f"refcoco+ {metric}"} for metric in metrics]
+    verdicts = [{"claim": {"task": "refcoco+", "metric": metric, "than": None}} for metric in claimed]
     return {"name": "t", "rows": rows, "columns": columns, "verdicts": verdicts}
 
 

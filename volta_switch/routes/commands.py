@@ -32,7 +32,9 @@ def route_flags() -> argparse.ArgumentParser:
     result = flags("What Switch-BERT's switchers do on a task.", batch_size=256)
     own = result.add_argument_group("routes")
     own.add_argument("--out", required=True, help="the JSON file to write")
-    own.add_argument("--interventions", action="store_true", help="force and forbid every option at every layer")
+    own.add_argument(
+        "--interventions", action="store_true", help="force and forbid every option at every layer, and whole routes"
+    )
     own.add_argument("--attention", action="store_true", help="attention's mass between text and vision, by head")
     own.add_argument("--samples", type=int, default=0, help="so many, evenly over the split; 0: all")
     over = "weights of the same run at other times: their routes' entropy, and what else changes"
@@ -98,7 +100,7 @@ def _routes(args: argparse.Namespace, run: Run, model: BertForVLTasks, encoder: 
         "mutual information": dependence(encoder, kept, known, args.permutations),
     }
     if args.interventions:
-        found["interventions"] = intervene(run.task, model, encoder, batches, run.device, kept)
+        found |= intervene(run.task, model, encoder, batches, run.device, kept)
     per_sample = {**shown(run.task, run.split, kept), "routes": counted_routes(encoder, kept), **known}
     return found | {"per sample": per_sample}
 

@@ -1,7 +1,8 @@
-"""What a route is worth: the metric with one option forced, or forbidden, at one layer.
+"""What a route is worth: the metric with one option forced, or forbidden, at one layer; and with other whole routes.
 
-Everything else stays as the unforced model chose it, sample by sample, also in later layers, whose switchers might have
-chosen otherwise after the change: what is measured is one decision, not what follows from it.
+Of a change at one layer everything else stays as the unforced model chose it, sample by sample, also in later layers,
+whose switchers might have chosen otherwise after the change: what is measured is one decision, and not what follows.
+Whether samples need routes of their own is measured by giving all of them one route, or each another sample's.
 
 Legend: n rows, L layers, O options.
 """
@@ -23,6 +24,8 @@ from volta_switch.model.switch import Routes
 from volta_switch.routes.record import INPUT_NAMES, Observed, Record, evaluate, one_hot_routes
 from volta_switch.tasks import Task
 
+ModesInputs = tuple[np.ndarray, np.ndarray]  # numbers of options, (n, L) each
+
 
 @dataclass(frozen=True)
 class Change:
@@ -33,7 +36,7 @@ class Change:
     layer: int  # from 0
     option: int
 
-    def applied(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
+    def applied(self, record: Record) -> ModesInputs:
         """The routes with this change, modes and inputs (n, L); a forbidden option gives way to the next best."""
         routes = {"modes": record.modes, "inputs": record.inputs}
         scores = {"modes": record.mode_scores, "inputs": record.input_scores}[self.block][:, self.layer]  # (n, O)
@@ -68,9 +71,9 @@ def forced_score(
     encoder: SwitchEncoder,
     batches: Iterable[Batch],
     device: torch.device,
-    routes: tuple[np.ndarray, np.ndarray],
+    routes: ModesInputs,
 ) -> float:
-    """The task's metric with routes given for every row, modes (n, L) and inputs (n, L)."""
+    """The task's metric with routes given for every row."""
     modes, inputs = routes
     M, C = len(encoder.switch.modes), encoder.switch.input_candidates
 
@@ -87,26 +90,53 @@ def intervene(
     batches: Callable[[], Iterable[Batch]],
     device: torch.device,
     record: Record,
-) -> list[dict[str, Any]]:
-    """Every change with the metric that it leads to; what reroutes no sample is not run again."""
-    found = []
+) -> dict[str, list[dict[str, Any]]]:
+    """The metrics that changes lead to; what reroutes no sample is not run again.
+
+    Returns:
+        ``interventions``: every option of every switcher; ``whole routes``: as ``others_routes`` gives them.
+    """
     names = {"modes": encoder.switch.modes, "inputs": INPUT_NAMES}
-    planned = list(changes(encoder))
-    for number, change in enumerate(planned, 1):
-        modes, inputs = change.applied(record)
-        rerouted = (modes != record.modes).any(1) | (inputs != record.inputs).any(1)  # (n,)
+    planned: list[tuple[dict[str, Any], ModesInputs]] = [
+        (
+            {"kind": each.kind, "block": each.block, "layer": each.layer + 1, "option": names[each.block][each.option]},
+            each.applied(record),
+        )
+        for each in changes(encoder)
+    ]
+    whole: list[tuple[dict[str, Any], ModesInputs]] = [
+        ({"kind": kind}, routes) for kind, routes in others_routes(record)
+    ]
+    found = []
+    for number, (said, routes) in enumerate([*planned, *whole], 1):
+        rerouted = (routes[0] != record.modes).any(1) | (routes[1] != record.inputs).any(1)  # (n,)
         score = record.evaluation.score
         if rerouted.any():
-            score = forced_score(task, model, encoder, batches(), device, (modes, inputs))
-        name = names[change.block][change.option]
-        print(f"[{number}/{len(planned)}] {change.kind} {name} in layer {change.layer + 1}", file=sys.stderr)
+            score = forced_score(task, model, encoder, batches(), device, routes)
+        print(f"[{number}/{len(planned) + len(whole)}] {' '.join(map(str, said.values()))}", file=sys.stderr)
         found.append(
             {
-                **{"kind": change.kind, "block": change.block, "layer": change.layer + 1, "option": name},
-                "samples": len(set(record.ids)),
+                **{**said, "samples": len(set(record.ids))},
                 "rerouted": len({record.ids[row] for row in rerouted.nonzero()[0]}),
                 task.metric: score,
                 "change": score - record.evaluation.score,
             }
         )
-    return found
+    return {"interventions": found[: len(planned)], "whole routes": found[len(planned) :]}
+
+
+def others_routes(record: Record) -> Iterator[tuple[str, ModesInputs]]:
+    """Routes that are not the samples' own: the commonest for all, and those of samples drawn without replacement.
+
+    Yields:
+        "most frequent" and "shuffled", and modes (n, L) and inputs (n, L); a sample's rows stay together.
+    """
+    both = np.concatenate([record.modes, record.inputs], axis=1)  # (n, 2L)
+    routes, counts = np.unique(both[record.counted], axis=0, return_counts=True)
+    depth, samples = record.modes.shape[1], len(dict.fromkeys(record.ids))
+    drawn = np.random.default_rng(0).permutation(samples)
+    for kind, taken in (
+        ("most frequent", np.broadcast_to(routes[counts.argmax()], both.shape)),
+        ("shuffled", both.reshape(samples, -1, 2 * depth)[drawn].reshape(both.shape)),
+    ):
+        yield kind, (taken[:, :depth], taken[:, depth:])

@@ -72,9 +72,9 @@ class Plan:
                 for arm in study.arms.values():
                     if (arm.name, seed, work) in wanted:
                         self._add(arm.name, seed, work, self._run_cell(arm, seed, work))
-            for arm in (study.arms[name] for name in study.routes):
+            for arm in (study.arms[name] for name in study.routes.arms):
                 for task in study.tasks:
-                    if seed == arm.seeds[0] and (arm.name, seed, task) in wanted:
+                    if seed in arm.seeds[: study.routes.seeds] and (arm.name, seed, task) in wanted:
                         self._add(arm.name, seed, ROUTES + task, self._routes_cell(arm, seed, task))
 
     def has(self, arm: str, seed: int, work: str = PRETRAINING) -> bool:
@@ -85,11 +85,11 @@ class Plan:
         """The cell of an arm, which may be another arm's."""
         return self._of[arm, seed, work]
 
-    def route_files(self) -> dict[tuple[str, str], Path]:
-        """(arm, the task as the plan calls it) -> where the report of its routes lies once it is made."""
+    def route_files(self) -> dict[tuple[str, int, str], Path]:
+        """(arm, seed, the task as the plan calls it) -> where the report of its routes lies once it is made."""
         return {
-            (arm, work.removeprefix(ROUTES)): cell.folder / ROUTES_FILE
-            for (arm, _, work), cell in self._of.items()
+            (arm, seed, work.removeprefix(ROUTES)): cell.folder / ROUTES_FILE
+            for (arm, seed, work), cell in self._of.items()
             if work.startswith(ROUTES)
         }
 
@@ -136,9 +136,9 @@ class Plan:
         """The routes that the fine-tuned model takes on the split that the study reports, and what they are worth."""
         tuned = self._of[arm.name, seed, task]
         where, spec, flags = self.places(arm.name), self.spec(arm.name, task), arm.tasks[task]
-        key = _key(["routes", dict(self.study.route_flags), tuned.key])
+        key = _key(["routes", dict(self.study.routes.flags), tuned.key])
         folder = self._finished.get(key, self.folder / arm.name / f"seed{seed}" / f"{spec.name}_routes")
-        command = [*_test_arguments(arm, seed, where, spec, flags, tuned.folder), *_flags(self.study.route_flags)]
+        command = [*_test_arguments(arm, seed, where, spec, flags, tuned.folder), *_flags(self.study.routes.flags)]
         command += ["--out", str(folder / ROUTES_FILE)]
         name = f"{arm.name}/seed{seed}/{spec.name} routes"
         return Cell(name, arm.name, seed, ROUTES + spec.key, (("routes", tuple(command)),), folder, key, tuned.name)

@@ -12,9 +12,9 @@ of the study's ``set`` (added), ``pretraining`` (merged; false: none), ``tasks``
 ``tables`` has a name each, with ``arms``, ``tasks``, what they vary (``varies``), ``title``, ``claims``, what was
 ``published``, how many of the ``seeds`` it takes, from the first, and the ``dial`` that its arms turn (a ``label``, and
 ``series``: a name, and each arm's number), drawn as a line. Without tables there is one of all arms and tasks, which
-varies the model. ``routes`` has ``arms`` that switch, whose routes on every task of theirs are reported for the
-first seed, and flags of ``volta-switch routes``. ``minimum_effect``: the smallest difference worth finding, in points
-(``sizing``), set before anything is run.
+varies the model. ``routes`` has ``arms`` that switch, whose routes on every task of theirs are reported, for how
+many ``seeds`` (1), and flags of ``volta-switch routes``. ``minimum_effect``: the smallest difference worth finding, in
+points (``sizing``), set before anything is run.
 """
 
 from __future__ import annotations
@@ -44,6 +44,15 @@ SECTIONS = ("world", "data", "pretraining", "tasks", "routes")
 
 
 @dataclass(frozen=True)
+class RouteReports:
+    """Whose routes are reported, and how."""
+
+    arms: tuple[str, ...] = ()
+    seeds: int = 1  # of each arm, from the first
+    flags: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Study:
     """A plan as written; paths are relative to the working directory."""
 
@@ -51,8 +60,7 @@ class Study:
     arms: Mapping[str, Arm]
     tables: tuple[Table, ...]
     tasks: tuple[str, ...] = field(default=())
-    routes: tuple[str, ...] = ()  # arms whose routes are reported, of their first seed
-    route_flags: Mapping[str, Any] = field(default_factory=dict)
+    routes: RouteReports = RouteReports()
     minimum_effect: float = 2.0  # points
 
     def only(self, tables: Sequence[str]) -> Study:
@@ -94,7 +102,7 @@ def load_study(path: str | Path) -> Study:
     if isinstance(effect, bool) or not isinstance(effect, int | float) or not effect > 0:
         raise UserError(f"{path}: minimum_effect: expected points, more than 0, found {effect!r}")
     routes = _routes(path, values.get("routes") or {}, arms)
-    return Study(str(values.get("name", path.stem)), arms, tables, tasks, *routes, minimum_effect=effect)
+    return Study(str(values.get("name", path.stem)), arms, tables, tasks, routes, minimum_effect=effect)
 
 
 def _arms(path: Path, values: Mapping[str, Any]) -> dict[str, Arm]:
@@ -214,20 +222,19 @@ def _dial(where: str, given: Any) -> dict[str, Any] | None:
     return {"label": str(given["label"]), "series": drawn}
 
 
-def _routes(
-    path: Path, written: Mapping[str, Any], arms: Mapping[str, Arm]
-) -> tuple[tuple[str, ...], Mapping[str, Any]]:
-    """The arms whose routes are reported, and the flags that say how."""
+def _routes(path: Path, written: Mapping[str, Any], arms: Mapping[str, Arm]) -> RouteReports:
     flags = dict(written)
-    names = flags.pop("arms", [])
+    names, seeds = flags.pop("arms", []), flags.pop("seeds", 1)
     if written and (not isinstance(names, list) or not names):
         raise UserError(f"{path}: routes: expected arms, a list of those whose routes are reported, found {names!r}")
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
+        raise UserError(f"{path}: routes: seeds: expected how many, from the first, found {seeds!r}")
     for name in names:
         if name not in arms:
             raise UserError(f"{path}: routes: {name} is none of {', '.join(arms)}")
         if load_config(arms[name].model, arms[name].overrides).switch is None:
             raise UserError(f"{path}: routes: {name} switches nothing ({arms[name].model} has no switch section)")
-    return tuple(names), flags
+    return RouteReports(tuple(names), seeds, flags)
 
 
 def _refuse_unknown(where: str, values: Mapping[Any, Any], known: tuple[str, ...], has: str) -> None:

@@ -54,7 +54,7 @@ def sizing(tables: Sequence[Mapping[str, Any]], effect: float, target: float = 0
 
 
 def _is_about(claim: Mapping[str, Any], column: Mapping[str, Any]) -> bool:
-    return claim["metric"] == column["metric"] and claim["task"] in (column["task"], column["key"], column["planned"])
+    return (claim["task"], claim["metric"]) == (column["task"], column["metric"])
 
 
 def sizing_text(lines: Sequence[Mapping[str, Any]], effect: float, target: float = 0.8) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +15,12 @@ from volta_switch.errors import UserError
 from volta_switch.files import replacing, write_json
 from volta_switch.study.arms import Arm, Table
 from volta_switch.study.cells import Plan, test_split, world_folder
-from volta_switch.study.claims import Verdict, judge
+from volta_switch.study.claims import Claim, Verdict, judge
 from volta_switch.study.finished import finished_cells
 from volta_switch.study.items import Evaluated, ItemReader, NoItems
+from volta_switch.study.route_seeds import routes_over_seeds
 from volta_switch.study.statistics import estimate_mean
-from volta_switch.study.table_formats import as_csv, as_latex, as_markdown
+from volta_switch.study.table_formats import as_csv, as_latex, as_markdown, routes_as_markdown
 from volta_switch.tasks import TASKS, TaskSpec
 from volta_switch.tasks.metrics import mean_std
 
@@ -92,12 +94,13 @@ def make_tables(plan: Plan, finished_only: bool = False) -> dict[str, Any]:
 
 
 def tables_text(found: Mapping[str, Any]) -> str:
-    """All tables as Markdown, and those that are left out named."""
-    return "\n\n".join([*map(as_markdown, found["tables"]), *(each["text"] for each in found["left_out"])]) + "\n"
+    """All tables as Markdown, those that are left out named, and routes over seeds."""
+    parts = [*map(as_markdown, found["tables"]), *(each["text"] for each in found["left_out"])]
+    return "\n\n".join([*parts, *routes_as_markdown(found["routes"])]) + "\n"
 
 
 def tables_of(plan: Plan, finished_only: bool = False) -> dict[str, Any]:
-    """A study's tables as JSON values.
+    """A study's tables as JSON values, and its routes over seeds.
 
     Args:
         plan: the study's.
@@ -116,7 +119,7 @@ def tables_of(plan: Plan, finished_only: bool = False) -> dict[str, Any]:
             made.append(_table(plan, table, reader, seeds if done is None else dict.fromkeys(seeds, common)))
         else:
             left_out.append(_left_out(plan, table, seeds))
-    return {"study": plan.study.name, "tables": made, "left_out": left_out}
+    return {"study": plan.study.name, "tables": made, "left_out": left_out, "routes": routes_over_seeds(plan)}
 
 
 def _seeds(plan: Plan, table: Table, done: set[str] | None) -> dict[str, tuple[int, ...]]:
@@ -156,29 +159,35 @@ def _table(plan: Plan, table: Table, reader: ItemReader, seeds: Mapping[str, tup
         "planned_seeds": list(table.seeds_of(plan.study.arms[table.arms[0]])),
         "columns": [
             {
-                **{"task": column.task.name, "key": column.task.key, "planned": column.planned},
+                **{"task": column.task.name, "key": column.task.key},
                 **{"metric": column.metric, "split": column.split, "heading": column.heading},
             }
             for column in columns
         ],
         "rows": rows,
         "intervals": _intervals(columns, reached, len(arms[0].seeds)),
-        "verdicts": [verdict.to_dict() for verdict in _verdicts(table, columns, reached)],
+        "verdicts": [verdict.to_dict() for verdict in _verdicts(named_claims(plan, table), columns, reached)],
         "chance": _chance(world_folder(plan.study, arms[0], plan.folder), columns),
     }
 
 
-def _verdicts(table: Table, columns: list[Column], reached: list[Reached]) -> list[Verdict]:
-    """What the scores say of the table's claims, whose tasks may be named as the plan or the task file does."""
-    scores: dict[str, dict[tuple[str, str], np.ndarray]] = {arm: {} for arm in table.arms}
-    items: dict[str, dict[tuple[str, str], np.ndarray]] = {arm: {} for arm in table.arms}
+def named_claims(plan: Plan, table: Table) -> tuple[Claim, ...]:
+    """A table's claims, their tasks called as its columns are ("refcoco+"), not as the plan or the task file does."""
+    specs = {planned: plan.spec(table.arms[0], planned) for planned in table.tasks}
+    names = {known: spec.name for planned, spec in specs.items() for known in (planned, spec.key)}
+    return tuple(replace(claim, task=names.get(claim.task, claim.task)) for claim in table.claims)
+
+
+def _verdicts(claims: Sequence[Claim], columns: list[Column], reached: list[Reached]) -> list[Verdict]:
+    """What the scores say of the claims."""
+    scores: dict[str, dict[tuple[str, str], np.ndarray]] = defaultdict(dict)
+    items: dict[str, dict[tuple[str, str], np.ndarray]] = defaultdict(dict)
     for column, found in zip(columns, reached, strict=True):
-        for task in (column.planned, column.task.key, column.task.name):
-            for arm in table.arms:
-                scores[arm][task, column.metric] = found.scores[arm]
-                if found.items and found.one_data:
-                    items[arm][task, column.metric] = found.items[arm]
-    return judge(table.claims, scores, items)
+        for arm, values in found.scores.items():
+            scores[arm][column.task.name, column.metric] = values
+            if found.items and found.one_data:
+                items[arm][column.task.name, column.metric] = found.items[arm]
+    return judge(claims, scores, items)
 
 
 def _reached(plan: Plan, arms: Sequence[Arm], column: Column, reader: ItemReader) -> Reached:

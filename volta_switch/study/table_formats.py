@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tabulate import tabulate
+
+from volta_switch.study.route_seeds import ROUTES_NOTE, in_words
 
 
 def _switch_note(row: Mapping[str, Any]) -> str:
@@ -47,6 +49,16 @@ def _partial(table: Mapping[str, Any]) -> list[str]:
         return []
     seeds, planned = (", ".join(map(str, table[key])) for key in ("seeds", "planned_seeds"))
     return [f"Partial: of the seeds {planned} those that all arms have finished: {seeds}."]
+
+
+def routes_as_markdown(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of ``routes_over_seeds`` those of several seeds, as one table; none where there are none."""
+    several = [each for each in found if len(each["seeds"]) > 1]
+    if not several:
+        return []
+    headings, lines = in_words(several)
+    text = tabulate(lines, headings, tablefmt="github", disable_numparse=True)
+    return ["**Routes over seeds**", text, ROUTES_NOTE]
 
 
 def as_latex(table: Mapping[str, Any]) -> str:

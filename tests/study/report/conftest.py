@@ -25,7 +25,7 @@ STUDY: dict[str, Any] = {
     "arms": {"top-1": {"model": "demo/switchbert", "set": ["switch.top_k=1"]}},
     "pretraining": {"num_train_epochs": 2, "learning_rate": 1e-3},
     "tasks": {"TASK10": {"train": {"num_epoch": 2}, "test": {"split": "test"}}},
-    "routes": {"arms": ["switchbert", "top-1"]},
+    "routes": {"arms": ["switchbert", "top-1"], "seeds": 2},
     "tables": {
         "main": {
             "title": f"Side by side {HOSTILE}",
@@ -66,6 +66,15 @@ ROUTES: dict[str, Any] = {
             for route in dict.fromkeys(CHOSEN)
         ],
     },
+    "layers": [
+        {"layer": 1, "modes": {"SS": 0.2, "SC": 0.0, "CS": 0.4, "J": 0.4}},
+        {"layer": 2, "modes": {"SS": 0.4, "SC": 0.2, "CS": 0.0, "J": 0.4}},
+    ],
+    "cross-layer": {"text from l-2": 0.4, "vision from l-2": 0.2},
+    "whole routes": [
+        {"kind": "most frequent", "samples": 5, "rerouted": 3, "accuracy": 74.5, "change": -0.5},
+        {"kind": "shuffled", "samples": 5, "rerouted": 4, "accuracy": 73.0, "change": -2.0},
+    ],
     "interventions": [
         {"kind": kind, "block": block, "layer": layer, "option": option, "samples": 5, "rerouted": 2, "change": -1.5,
          "accuracy": 73.5}
@@ -108,10 +117,11 @@ def write_study(root: Path, states: dict[tuple[str, int], str]) -> Written:
     plan = plan_of(study, folder)
     for cell in plan.cells:
         state = states.get((cell.arm, cell.seed), "finished") if cell.work else "finished"
-        if state == "not begun" or cell.name == "top-1/seed0/refcoco+ routes":
+        if state == "not begun" or (cell.arm == "top-1" and cell.name.endswith("routes")):
             continue
         if cell.name.endswith("routes"):
-            write_json(cell.folder / "routes.json", ROUTES)
+            changed = {**ROUTES["whole routes"][1], "change": -2.0 - cell.seed}
+            write_json(cell.folder / "routes.json", {**ROUTES, "whole routes": [ROUTES["whole routes"][0], changed]})
         else:
             write_run(cell, state)
         if state == "finished":

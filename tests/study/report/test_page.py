@@ -120,8 +120,14 @@ def test_the_order_of_the_page(parsed):
 def test_it_begins_with_the_verdicts_in_one_sentence(parsed):
     said = " ".join(parsed.text.split())
     assert "3 arms on refcoco+, 3 seeds each: of 4 claims 1 is supported, 1 is contradicted, 2 are undecided." in said
-    assert "Unfinished: 18 of 20 runs are done." in said
+    assert "Unfinished: 19 of 22 runs are done." in said
     assert "✓ supported" in said and "✗ contradicted" in said and "? undecided" in said
+
+
+def test_routes_of_several_seeds_are_summed_up(parsed):
+    said = " ".join(parsed.text.split())
+    assert "seeds2" in said and "another sample's route, change in points-2.50 (-8.85 to +3.85)" in said
+    assert "most frequent route for all, change in points-0.50" in said
 
 
 def test_what_is_not_finished_says_so(parsed):

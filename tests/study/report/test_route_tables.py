@@ -21,6 +21,15 @@ def made(**more):
     return counted(report(ROUTES, **more))
 
 
+def test_what_samples_lose_without_routes_of_their_own_is_told():
+    whole = [{"kind": "most frequent", "samples": 10, "rerouted": 4, "change": 0.04}]
+    whole.append({"kind": "shuffled", "samples": 10, "rerouted": 6, "change": None})
+    changes = [change("force", "modes", 1, "J", -0.2)]
+    said = route_tables.interventions(made(**{"interventions": changes, "whole routes": whole}))
+    assert "all samples on the most frequent route 0.0 (4 of 10 samples go another way)" in said
+    assert "each on the route of a sample drawn at random unknown (6 of 10" in said
+
+
 def test_a_choice_stands_with_its_worth_and_its_frequency():
     changes = [
         change("force", "modes", 1, "J", -3.24),

@@ -1,8 +1,8 @@
 """What the page shows: from a plan, its made tables and its runs' files to plain JSON values.
 
 Keys: ``study`` (in short), ``tables`` (as made, each with what it waits for), ``curves`` (a panel for each table and
-kind of run), ``cost`` (each arm's), ``routes`` (the reports that were asked for), ``confounds`` (what was compared),
-``runs`` (every cell) and ``environment``. What is not finished is there, too, and says so.
+kind of run), ``cost`` (each arm's), ``routes`` (the reports of the first seeds), ``routes_over_seeds``, ``confounds``
+(what was compared), ``runs`` (every cell) and ``environment``. What is not finished is there, too, and says so.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from volta_switch.study.arms import Arm, Table
 from volta_switch.study.cells import PRETRAINING, Cell, Plan
 from volta_switch.study.finished import Done, finished_cells
 from volta_switch.study.report.records import confounds, environments, every_run
-from volta_switch.study.table import HEADINGS
+from volta_switch.study.table import HEADINGS, named_claims
 from volta_switch.tasks import TASKS
 from volta_switch.train.route_log import PER_PAIR
 from volta_switch.train.run_folder import lines_of
@@ -48,6 +48,7 @@ def collect(plan: Plan, tables: Mapping[str, Any]) -> dict[str, Any]:
         "curves": [panel for table in plan.study.tables for panel in _panels(plan, table, done)],
         "cost": _cost(plan, done, routes),
         "routes": routes,
+        "routes_over_seeds": [each for each in tables.get("routes", []) if len(each["seeds"]) > 1],
         "confounds": [confounds(plan, table) for table in plan.study.tables],
         "runs": runs,
         "environment": environments(runs),
@@ -85,9 +86,9 @@ def _tables(plan: Plan, made: Mapping[str, Any], done: Mapping[str, Done]) -> li
         own["left_out"] = left_out.get(table.name, "")
         own["tasks"] = [plan.spec(first.name, task).name for task in table.tasks]
         own["arms"] = list(table.arms)
-        own["verdicts"] = [_headed(plan, verdict, first) for verdict in own["verdicts"]]
+        own["verdicts"] = [_headed(verdict) for verdict in own["verdicts"]]
         own["claims"] = own["verdicts"] or [
-            _headed(plan, {"claim": claim.to_dict(), **UNTESTED}, first) for claim in table.claims
+            _headed({"claim": claim.to_dict(), **UNTESTED}) for claim in named_claims(plan, table)
         ]
         cells = _cells_of(plan, table)
         own["cells"] = {"needed": len(cells), "waiting": [cell.name for cell in cells if cell.key not in done]}
@@ -95,12 +96,10 @@ def _tables(plan: Plan, made: Mapping[str, Any], done: Mapping[str, Done]) -> li
     return found
 
 
-def _headed(plan: Plan, verdict: Mapping[str, Any], arm: Arm) -> dict[str, Any]:
-    """A verdict whose claim calls its task by the name that columns have, and the column's heading."""
-    claim = dict(verdict["claim"])
-    if claim["task"] in plan.study.tasks:
-        claim["task"] = plan.spec(arm.name, claim["task"]).name
-    return {**verdict, "claim": claim, "heading": f"{claim['task']} {HEADINGS.get(claim['metric'], claim['metric'])}"}
+def _headed(verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """A verdict with its column's heading."""
+    claim = verdict["claim"]
+    return {**verdict, "heading": f"{claim['task']} {HEADINGS.get(claim['metric'], claim['metric'])}"}
 
 
 def _cells_of(plan: Plan, table: Table) -> list[Cell]:
@@ -246,11 +245,12 @@ def _seconds(plan: Plan, arm: Arm, done: Mapping[str, Done]) -> dict[str, dict[s
 
 
 def _routes(plan: Plan) -> list[dict[str, Any]]:
-    """The reports of routes, as ``volta-switch routes`` wrote them; None where one is not made yet."""
+    """The reports of first seeds' routes, as ``volta-switch routes`` wrote them; None where one is not made yet."""
     found = []
-    for (name, task), path in plan.route_files().items():
+    for (name, seed, task), path in plan.route_files().items():
+        if seed != plan.study.arms[name].seeds[0]:
+            continue
         report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-        seed = plan.study.arms[name].seeds[0]
         found.append({"arm": name, "task": plan.spec(name, task).name, "seed": seed, "report": report})
     return found
 

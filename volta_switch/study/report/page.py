@@ -25,6 +25,7 @@ from volta_switch.study.report.curves import curve_figure, dial_figure
 from volta_switch.study.report.flows import flow_figure, flows_section
 from volta_switch.study.report.intervals import difference_figure, interval_figure
 from volta_switch.study.report.route_counts import flows_of
+from volta_switch.study.route_seeds import ROUTES_NOTE, in_words
 
 HERE = Path(__file__).parent
 ALIKE = 1.02  # the largest over the smallest cost, below which arms cost the same
@@ -91,6 +92,8 @@ def render(values: Mapping[str, Any], pictures: Mapping[str, str], world: Path |
         figure=figure,
         best=best_rows,
         flows=Markup(flows_section(values["routes"], world)),
+        over_seeds=in_words(values["routes_over_seeds"]),
+        over_seeds_note=ROUTES_NOTE,
         style=Markup(style),
         script=Markup(script),
         script_digest=digest,
@@ -199,7 +202,7 @@ def _file_name(name: str) -> str:
 
 def _world(plan: Plan) -> Path | None:
     """Of the arms whose routes are reported; none where the data are real ones."""
-    arms = [plan.study.arms[name] for name in plan.study.routes]
+    arms = [plan.study.arms[name] for name in plan.study.routes.arms]
     return world_folder(plan.study, arms[0], plan.folder) if arms and arms[0].world is not None else None
 
 

@@ -140,7 +140,21 @@ def interventions(flow: Flow) -> str:
         _heat([each for each in changes if each["kind"] == kind], flow, caption, largest)
         for kind, caption in (("force", "Forced on all samples"), ("forbid", "Forbidden"))
     ]
-    return element("p", escape(said)) + element("div", *heats, class_="heats")
+    return element("p", escape(said)) + element("div", *heats, class_="heats") + _other_routes(flow)
+
+
+def _other_routes(flow: Flow) -> str:
+    """What samples lose without routes of their own."""
+    kinds = {
+        "most frequent": "all samples on the most frequent route",
+        "shuffled": "each on the route of a sample drawn at random",
+    }
+    parts = [
+        f"{kinds[each['kind']]} {'unknown' if each['change'] is None else signed(each['change'])} "
+        f"({each['rerouted']} of {each['samples']} samples go another way)"
+        for each in flow.report.get("whole routes") or []
+    ]
+    return element("p", escape(f"Whole routes: {'; '.join(parts)}.")) if parts else ""
 
 
 def _heat(changes: list[Mapping[str, Any]], flow: Flow, caption: str, largest: float) -> str:
