@@ -31,7 +31,7 @@ def report(routes: list[str], modes: Any = MODES, inputs: Any = INPUTS, name: st
 
 def entry(found: Any, arm: str = "switchbert", task: str = "") -> dict[str, Any]:
     """A report as the page's ``collect`` gives it."""
-    return {"arm": arm, "task": task or found["name"], "seed": 0, "report": found}
+    return {"arm": arm, "task": task or found["name"], "seed": 0, "world": None, "report": found}
 
 
 def change(kind: str, block: str, layer: int, option: str, value: float | None, rerouted: int = 5) -> dict[str, Any]:

@@ -3,12 +3,17 @@
 import json
 
 import pytest
+import yaml
 
+from study.report.conftest import STUDY
 from volta_switch.config import load_config
 from volta_switch.cost.commands import cost
+from volta_switch.study.cells import Plan, world_folder
+from volta_switch.study.plan import load_study
 from volta_switch.study.report import records
-from volta_switch.study.report.collect import _validations, collect
+from volta_switch.study.report.collect import _routes, _validations, collect
 from volta_switch.study.report.records import environments
+from volta_switch.world import write_world
 
 PATHS = "Active paths in pre-training"
 
@@ -44,6 +49,18 @@ def test_a_table_without_numbers_is_there_with_its_untested_claims(unfinished):
     assert [claim["heading"] for claim in main["claims"]] == ["refcoco+ accuracy"] * 3
     assert values["study"]["claims"]["not tested"] == 4
     assert len(values["routes"]) == 2 and all(route["report"] is None for route in values["routes"])
+
+
+def test_routes_know_the_world_that_their_samples_are_from(tmp_path):
+    deep = {"model": "demo/switchbert", "world": {"text_depth": 2}}
+    tables = {"dial": {"arms": ["switchbert", "deep"], "varies": ["world.text_depth"]}}
+    values = {**STUDY, "arms": {"deep": deep}, "routes": {"arms": ["switchbert", "deep"]}, "tables": tables}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
+    study = load_study(tmp_path / "study.yaml")
+    for arm in study.arms.values():
+        write_world(world_folder(study, arm, tmp_path), **arm.world)
+    worlds = {route["arm"]: route["world"] for route in _routes(Plan(study, tmp_path))}
+    assert worlds == {"switchbert": str(tmp_path / "world"), "deep": str(tmp_path / "world-text_depth-2")}
 
 
 def test_tables_that_were_never_made_are_shown_as_unfinished(written):

@@ -112,7 +112,7 @@ def test_one_route_for_all_is_one_full_path():
     drawn = Drawn(flow_figure(report(["SC J2 J1"] * 8)))
     assert set(nodes(drawn).values()) == set(bands(drawn).values()) == {FULL}
     assert arcs(drawn) == {(2, "vision"): 8, (3, "text"): 8}
-    assert "1 route for all" in text_of(flows_section([entry(report(["SC J2 J1"] * 8))], None))
+    assert "1 route for all" in text_of(flows_section([entry(report(["SC J2 J1"] * 8))]))
 
 
 @pytest.mark.parametrize("changes", [{}, {"switch.input": False}, {"switch.attention": False}], ids=str)
@@ -148,7 +148,7 @@ def test_names_are_escaped_wherever_they_come_from():
     hostile["interventions"] = [change("force", HOSTILE, 1, HOSTILE, -1)]
     hostile["switch"]["modes"] = [*MODES, HOSTILE]
     other = report(["<i>x</i> J0"] * 3, name=LONG[0])
-    markup = flows_section([entry(hostile, arm=HOSTILE), entry(other, arm="b")], None)
+    markup = flows_section([entry(hostile, arm=HOSTILE), entry(other, arm="b")])
     assert not {"script", "i"} & {each.tag for each in ElementTree.fromstring(markup).iter()}
     assert "\x07" not in markup
     assert "alert('x')" in text_of(markup)
@@ -165,7 +165,7 @@ def test_routes_that_are_not_written_so_are_refused(routes, said):
 
 def test_tasks_stand_beside_each_other_with_their_differences():
     first, second = report(MIXED, name="refcoco+"), report(["J SS1 CS0"] * 5, name="VQA")
-    markup = flows_section([entry(first), entry(second)], None)
+    markup = flows_section([entry(first), entry(second)])
     root = ElementTree.fromstring(markup)
     figures = [each for each in root.iter("figure")]
     heights = [each.find(f".//{SVG}svg").get("width") for each in figures]
@@ -179,16 +179,16 @@ def test_tasks_stand_beside_each_other_with_their_differences():
 
 
 def test_models_of_one_task_are_told_apart_and_other_depths_not_compared():
-    markup = flows_section([entry(report(MIXED), arm="deep"), entry(report(["J J0"]), arm="half")], None)
+    markup = flows_section([entry(report(MIXED), arm="deep"), entry(report(["J J0"]), arm="half")])
     assert "deep: refcoco+" in markup and "half: refcoco+" in markup and "data-pair" not in markup
 
 
 def test_what_is_not_made_yet_is_said():
     waiting = {"arm": "switchbert", "task": "VQA", "seed": 0, "report": None}
-    assert "switchbert on VQA" in text_of(flows_section([waiting], None))
-    assert "asks for no routes" in text_of(flows_section([], None))
+    assert "switchbert on VQA" in text_of(flows_section([waiting]))
+    assert "asks for no routes" in text_of(flows_section([]))
     static = {"task": "TASK1", "name": "VQA", "split": "val", "attention": []}  # no switch, so no routes
-    assert "<svg" not in flows_section([entry(static)], None)
+    assert "<svg" not in flows_section([entry(static)])
 
 
 def test_words_on_modes_can_be_read_and_modes_differ_in_grey():

@@ -21,7 +21,7 @@ def page(browser, tmp_path):  # noqa: F811
     """Three tasks' routes on a page of their own."""
     tasks = [entry(report(routes, name=name)) for name, routes in (("a", MIXED), ("b", ["J SS1 CS0"]), ("c", MIXED))]
     style, script = ((HERE / f"flows.{kind}").read_text() for kind in ("css", "js"))
-    body = f"<style>{style}</style>{flows_section(tasks, None)}<script>{script}</script>"
+    body = f"<style>{style}</style>{flows_section(tasks)}<script>{script}</script>"
     (tmp_path / "flows.html").write_text(f"<!doctype html><meta charset=utf-8><title>flows</title>{body}")
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     browser.get((tmp_path / "flows.html").as_uri())

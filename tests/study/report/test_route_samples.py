@@ -94,13 +94,13 @@ def test_a_card_says_the_text_the_answer_the_route_and_how_rare_it_is(world, dra
     text, _, answer = said(entry)
     made = report(["J SS1"] * 3 + ["SS SS0"], task="TASK1", name="VQA")
     made["per sample"] |= {"images": [str(entry.scene.image_id)] * 4, "texts": [text] * 4, "question type": ["a"] * 4}
-    markup = samples_markup(counted(made), world.path)
+    markup = samples_markup(counted(made, world=world.path))
     cards = cards_of(markup)
     assert len(cards) == 4 and all(len(list(card.iter(f"{SVG}svg"))) == 2 for card in cards)
     words = "".join(cards[-1].itertext())
     assert f"“{text}” — {answer}" in words and "25 % of samples take this route (1 of 4)" in words
     assert "pale is glass" in markup
-    alone = samples_markup(counted(made), None)
+    alone = samples_markup(counted(made))
     assert all(len(list(card.iter(f"{SVG}svg"))) == 1 for card in cards_of(alone))
     assert text in alone and "pale is glass" not in alone
 

@@ -18,7 +18,7 @@ from volta_switch.cost.executed import inference, training_step
 from volta_switch.cost.memory import parameters
 from volta_switch.cost.paths import inference_paths, training_paths
 from volta_switch.study.arms import Arm, Table
-from volta_switch.study.cells import PRETRAINING, Cell, Plan
+from volta_switch.study.cells import PRETRAINING, Cell, Plan, world_folder
 from volta_switch.study.finished import Done, finished_cells
 from volta_switch.study.report.records import confounds, environments, every_run
 from volta_switch.study.table import HEADINGS, named_claims
@@ -251,7 +251,9 @@ def _routes(plan: Plan) -> list[dict[str, Any]]:
         if seed != plan.study.arms[name].seeds[0]:
             continue
         report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-        found.append({"arm": name, "task": plan.spec(name, task).name, "seed": seed, "report": report})
+        arm, of = plan.study.arms[name], {"arm": name, "task": plan.spec(name, task).name, "seed": seed}
+        world = str(world_folder(plan.study, arm, plan.folder)) if arm.world is not None else None
+        found.append({**of, "world": world, "report": report})
     return found
 
 

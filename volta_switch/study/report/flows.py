@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 from volta_switch.study.report.route_counts import MEANINGS, Flow, counted, flows_of, paint, percent
@@ -204,12 +203,12 @@ def described(flow: Flow) -> str:
 # --- The page's section ---------------------------------------------------------------------------------------------
 
 
-def flows_section(collected: list[Mapping[str, Any]], world: Path | None) -> str:
+def flows_section(collected: list[Mapping[str, Any]]) -> str:
     """All about routes as markup for the page, below a heading of its own.
 
     Args:
-        collected: the page's ``routes``, see ``collect``: ``arm``, ``task``, ``seed`` and ``report`` of each.
-        world: the small world's folder that the reports are about, for drawings of scenes.
+        collected: the page's ``routes``, see ``collect``: ``arm``, ``task``, ``seed``, ``world`` and ``report`` of
+            each.
     """
     missing = [f"{entry['arm']} on {entry['task']}" for entry in collected if not entry.get("report")]
     notes = [element("p", escape(f"Not made yet: {', '.join(missing)}."), class_="note")] if missing else []
@@ -219,7 +218,7 @@ def flows_section(collected: list[Mapping[str, Any]], world: Path | None) -> str
                        class_="routes")  # fmt: skip
     figures = element("div", *(_figure(number, flow) for number, flow in enumerate(flows)), class_="flows")
     parts = [*notes, _intro(flows), _controls(flows), figures, _differences(flows)]
-    parts += [_details(flow, world, opened=number < 3) for number, flow in enumerate(flows)]
+    parts += [_details(flow, opened=number < 3) for number, flow in enumerate(flows)]
     return element("div", *parts, class_="routes")
 
 
@@ -284,7 +283,7 @@ def _differences(flows: list[Flow]) -> str:
     return element("details", summary, *pairs, class_="flow-differences")
 
 
-def _details(flow: Flow, world: Path | None, opened: bool) -> str:
+def _details(flow: Flow, opened: bool) -> str:
     """What is known of one report's routes besides their flow."""
     parts = [
         ("Whole routes", architectures(flow)),
@@ -292,7 +291,7 @@ def _details(flow: Flow, world: Path | None, opened: bool) -> str:
         ("What routes depend on", dependence(flow)),
         ("Over training", over_training(flow)),
         ("Where attention goes", attention(flow)),
-        ("Samples and their routes", samples_markup(flow, world)),
+        ("Samples and their routes", samples_markup(flow)),
     ]
     shown = [element("div", element("h4", heading), body, class_="route-part") for heading, body in parts if body]
     summary = element("summary", escape(f"{flow.name}: routes in detail"))

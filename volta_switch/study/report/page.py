@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from volta_switch.files import replacing
-from volta_switch.study.cells import Plan, world_folder
+from volta_switch.study.cells import Plan
 from volta_switch.study.report.collect import collect
 from volta_switch.study.report.cost import cost_figure
 from volta_switch.study.report.curves import curve_figure, dial_figure
@@ -45,7 +45,7 @@ def write_report(plan: Plan, tables: Mapping[str, Any]) -> Path:
     shutil.rmtree(figures, ignore_errors=True)  # an earlier study's would look like this one's
     for name, picture in pictures.items():
         _write(figures / f"{name}.svg", picture)
-    return _write(plan.folder / "report.html", render(values, pictures, _world(plan)))
+    return _write(plan.folder / "report.html", render(values, pictures))
 
 
 def draw(values: Mapping[str, Any]) -> dict[str, str]:
@@ -68,13 +68,12 @@ def draw(values: Mapping[str, Any]) -> dict[str, str]:
     return {_file_name(name): picture for name, picture in found.items()}
 
 
-def render(values: Mapping[str, Any], pictures: Mapping[str, str], world: Path | None = None) -> str:
+def render(values: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     """The page's text.
 
     Args:
         values: as ``collect`` gives them.
         pictures: as ``draw`` gives them.
-        world: the small world's folder that the routes are about, for drawings of its scenes.
     """
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -91,7 +90,7 @@ def render(values: Mapping[str, Any], pictures: Mapping[str, str], world: Path |
         symbols=SYMBOLS,
         figure=figure,
         best=best_rows,
-        flows=Markup(flows_section(values["routes"], world)),
+        flows=Markup(flows_section(values["routes"])),
         over_seeds=in_words(values["routes_over_seeds"]),
         over_seeds_note=ROUTES_NOTE,
         style=Markup(style),
@@ -198,12 +197,6 @@ def shown(value: Any) -> str:
 def _file_name(name: str) -> str:
     """Of letters, digits and ``-_.+``; what comes from a file of settings must not lead out of the folder."""
     return "".join(char if char.isalnum() or char in "-_.+" else "_" for char in name)
-
-
-def _world(plan: Plan) -> Path | None:
-    """Of the arms whose routes are reported; none where the data are real ones."""
-    arms = [plan.study.arms[name] for name in plan.study.routes.arms]
-    return world_folder(plan.study, arms[0], plan.folder) if arms and arms[0].world is not None else None
 
 
 def _read(name: str) -> str:

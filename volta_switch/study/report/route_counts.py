@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from volta_switch.errors import UserError
@@ -34,6 +35,7 @@ class Flow:
     modes: tuple[str, ...]  # options in the model's order; one where modes are not switched
     inputs: tuple[str, ...]  # names of the input candidates; none where inputs are not switched
     routes: tuple[tuple[Step, ...], ...]  # of each sample, layer by layer
+    world: Path | None = None  # the small world's folder that the samples are from
 
     @property
     def samples(self) -> int:
@@ -83,17 +85,21 @@ def flows_of(collected: Iterable[Mapping[str, Any]]) -> list[Flow]:
     """Those of the reports that are made and have routes; each is called by its task and what else tells them apart.
 
     Args:
-        collected: for each, ``arm``, ``task``, ``seed`` and ``report``, see ``collect``.
+        collected: for each, ``arm``, ``task``, ``seed``, ``world`` and ``report``, see ``collect``.
     """
     entries = [entry for entry in collected if entry.get("report") and "per sample" in entry["report"]]
     arms = {entry["arm"] for entry in entries}
     return [
-        counted(entry["report"], f"{entry['arm']}: {entry['task']}" if len(arms) > 1 else str(entry["task"]))
+        counted(
+            entry["report"],
+            f"{entry['arm']}: {entry['task']}" if len(arms) > 1 else str(entry["task"]),
+            Path(entry["world"]) if entry["world"] else None,
+        )
         for entry in entries
     ]
 
 
-def counted(report: Mapping[str, Any], name: str = "") -> Flow:
+def counted(report: Mapping[str, Any], name: str = "", world: Path | None = None) -> Flow:
     """A report's routes, read from the words in its ``per sample``.
 
     Raises:
@@ -109,7 +115,7 @@ def counted(report: Mapping[str, Any], name: str = "") -> Flow:
     if not routes[0] or any(len(route) != len(routes[0]) for route in routes):
         raise UserError(f"{name}: routes of different length; make the report again with volta-switch routes")
     found = dict.fromkeys(mode for route in routes for mode, _ in route)
-    return Flow(name, report, tuple(dict.fromkeys([*(switch["modes"] or ()), *found])), inputs, routes)
+    return Flow(name, report, tuple(dict.fromkeys([*(switch["modes"] or ()), *found])), inputs, routes, world)
 
 
 def _step(word: str, layer: int, inputs: tuple[str, ...], name: str) -> Step:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from volta_switch.model.switch import INPUT_CANDIDATES
 from volta_switch.study.report.route_counts import Flow, Step, paint, percent
@@ -35,10 +34,10 @@ def chosen_samples(flow: Flow, count: int = SHOWN) -> list[int]:
     return [first[0], *more, *(members[route][0] for route in kept[1:])]
 
 
-def samples_markup(flow: Flow, world: Path | None) -> str:
-    """Cards of some samples; ``world`` as in ``Scenes``."""
+def samples_markup(flow: Flow) -> str:
+    """Cards of some samples."""
     known = flow.report["per sample"]
-    scenes = Scenes(world, str(flow.report["task"]), str(flow.report["split"]))
+    scenes = Scenes(flow.world, str(flow.report["task"]), str(flow.report["split"]))
     counts = Counter(flow.routes)
     cards = []
     chosen = chosen_samples(flow)
