@@ -68,7 +68,7 @@ def test_the_table_as_json(finished):
     assert table["study"] == "small"
     (table,) = table["tables"]
     assert table["seeds"] == table["planned_seeds"] == [0]
-    names = {"task": "refcoco+", "key": "TASK10", "planned": "TASK10"}
+    names = {"task": "refcoco+", "key": "TASK10"}
     column = {**names, "metric": "accuracy", "split": "test", "heading": "refcoco+ accuracy"}
     assert table["columns"] == [column]
     assert [row["arm"] for row in table["rows"]] == ["ctrl_uniter", "switchbert"]

@@ -96,6 +96,25 @@ def test_holms_family_can_take_a_verdict_away():
     assert judged[0].needed.seeds == seeds_needed(judged[0].estimate.value, judged[0].estimate.spread, alpha=0.05 / 3)
 
 
+def test_undecided_claims_say_where_a_difference_worth_finding_is_excluded():
+    close = table(switch=[70.6, 69.9, 70.3, 70.1, 70.0], uniter=[70.1, 70.2, 70.0, 70.4, 70.2])
+    (verdict,) = judge([claim()], close, minimum_effect=0.7)
+    low, high = verdict.estimate.interval()
+    assert verdict.verdict == "undecided" and -0.7 < low < 0 < high < 0.7 and verdict.excludes_minimum_effect
+    assert "The interval contains 0. A difference of 0.7 points either way is excluded (95 %). At the" in verdict.text
+    (smaller,), (unknown,) = judge([claim()], close, minimum_effect=0.3), judge([claim()], close)
+    assert not smaller.excludes_minimum_effect and not unknown.excludes_minimum_effect
+    assert "excluded" not in smaller.text + unknown.text
+    # The level is that of the family, whatever Holm's step of the claim is: here the other claim leaves it 95 %.
+    between = (max(-low, high) + max(-(wide := verdict.estimate.interval(0.975))[0], wide[1])) / 2
+    scores = close | table(much=[9, 9.1, 9.2, 9, 9], less=[1, 1, 1, 1, 1.1])
+    of_two = judge([claim(), claim(0.0, "much", "less")], scores, minimum_effect=between)[0]
+    assert of_two.level == pytest.approx(0.05) and not of_two.excludes_minimum_effect
+    assert judge([claim()], close, minimum_effect=between)[0].excludes_minimum_effect
+    (alone,) = judge([claim()], table(switch=[70], uniter=[70]), minimum_effect=100)
+    assert not alone.excludes_minimum_effect  # one seed knows no spread
+
+
 def test_a_claim_that_cannot_be_tested_keeps_its_place_in_the_family():
     scores = FIVE | table(copy=[50.0] * 5, other=[49.0] * 5)
     judged = judge([claim(1.0), claim(0.0, "copy", "other")], scores)

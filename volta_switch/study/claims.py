@@ -92,6 +92,19 @@ class Verdict:
     """Of an undecided claim: the seeds that would decide it, at Holm's level."""
     power: float
     """With which they would."""
+    minimum_effect: float | None = None
+    """The smallest difference worth finding, in points, if one was set."""
+
+    @property
+    def excludes_minimum_effect(self) -> bool:
+        """Whether differences that are worth finding are excluded, either way.
+
+        The interval is at Bonferroni's level of the whole family: Holm's of a claim depends on the others' verdicts.
+        """
+        if self.minimum_effect is None or self.estimate.problem:
+            return False
+        low, high = self.estimate.interval(1 - (1 - self.confidence) / self.family)
+        return max(-low, high) < self.minimum_effect
 
     @property
     def text(self) -> str:
@@ -103,6 +116,9 @@ class Verdict:
             family = f" after Holm over {self.family} tests" if self.family > 1 else ""
             parts.append(f"{_shown_p(self.p_holm)}{family} (of a true difference of {claim.at_least:g})")
         parts.append(self.reason)
+        if self.verdict == "undecided" and self.excludes_minimum_effect:
+            level = f"{100 * (1 - (1 - self.confidence) / self.family):.4g} %"
+            parts.append(f"A difference of {self.minimum_effect:g} points either way is excluded ({level})")
         return ". ".join([*parts, *self._seeds_needed()]) + "."
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,6 +130,7 @@ class Verdict:
                 "estimate": self.estimate.to_dict(self.confidence),
                 **{"level": self.level, "level_low": low, "level_high": high, "family": self.family},
                 **{"p_value": self.p_value, "p_holm": self.p_holm, "power": self.power},
+                "excludes_minimum_effect": self.excludes_minimum_effect,
                 "seeds_needed": asdict(self.needed) if self.needed else None,
             }
         )
@@ -168,6 +185,7 @@ def judge(
     paired: bool = True,
     confidence: float = 0.95,
     power: float = 0.8,
+    minimum_effect: float | None = None,
 ) -> list[Verdict]:
     """Tests all claims as one family.
 
@@ -180,6 +198,7 @@ def judge(
         paired: the arms' seeds are the same, in the same order.
         confidence: 1 - the chance of any wrong verdict in the family.
         power: for which the number of seeds is given.
+        minimum_effect: the smallest difference worth finding, in points; it changes no verdict.
 
     Returns:
         A verdict for each claim, in order.
@@ -197,7 +216,7 @@ def judge(
         if word == "undecided":
             needed = seeds_to_decide(found, claim.at_least, alpha=level, target=power, confidence=confidence)
         tested = (float(level), len(claims), p, float(p_holm))
-        verdicts.append(Verdict(claim, word, reason, found, confidence, *tested, needed, power))
+        verdicts.append(Verdict(claim, word, reason, found, confidence, *tested, needed, power, minimum_effect))
     return verdicts
 
 

@@ -166,7 +166,7 @@ def _table(plan: Plan, table: Table, reader: ItemReader, seeds: Mapping[str, tup
         ],
         "rows": rows,
         "intervals": _intervals(columns, reached, len(arms[0].seeds)),
-        "verdicts": [verdict.to_dict() for verdict in _verdicts(named_claims(plan, table), columns, reached)],
+        "verdicts": [verdict.to_dict() for verdict in _verdicts(plan, table, columns, reached)],
         "chance": _chance(world_folder(plan.study, arms[0], plan.folder), columns),
     }
 
@@ -178,8 +178,8 @@ def named_claims(plan: Plan, table: Table) -> tuple[Claim, ...]:
     return tuple(replace(claim, task=names.get(claim.task, claim.task)) for claim in table.claims)
 
 
-def _verdicts(claims: Sequence[Claim], columns: list[Column], reached: list[Reached]) -> list[Verdict]:
-    """What the scores say of the claims."""
+def _verdicts(plan: Plan, table: Table, columns: list[Column], reached: list[Reached]) -> list[Verdict]:
+    """What the scores say of the table's claims."""
     scores: dict[str, dict[tuple[str, str], np.ndarray]] = defaultdict(dict)
     items: dict[str, dict[tuple[str, str], np.ndarray]] = defaultdict(dict)
     for column, found in zip(columns, reached, strict=True):
@@ -187,7 +187,7 @@ def _verdicts(claims: Sequence[Claim], columns: list[Column], reached: list[Reac
             scores[arm][column.task.name, column.metric] = values
             if found.items and found.one_data:
                 items[arm][column.task.name, column.metric] = found.items[arm]
-    return judge(claims, scores, items)
+    return judge(named_claims(plan, table), scores, items, minimum_effect=plan.study.minimum_effect)
 
 
 def _reached(plan: Plan, arms: Sequence[Arm], column: Column, reader: ItemReader) -> Reached:
