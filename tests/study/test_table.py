@@ -14,6 +14,7 @@ from volta_switch.study.arms import Table
 from volta_switch.study.claims import Claim
 from volta_switch.study.finished import plan_of
 from volta_switch.study.table import make_tables, refuse_recorded_confounds, tables_text
+from volta_switch.study.table_formats import as_markdown
 
 RUN = {
     "entry_point": "train_task",
@@ -59,6 +60,14 @@ def test_the_table_has_a_row_for_each_model_and_one_for_chance(finished):
     difference = last["accuracy_soft_routes"] - last["accuracy"]
     assert note.startswith("switchbert, validation score with soft routes minus hard routes")
     assert note.endswith(f"refcoco+/seed0 {difference:+.2f}.")
+
+
+def test_soft_against_hard_routes_is_one_range_for_each_task():
+    own = {"VQA/seed0": -0.5, "VQA/seed1": 1.25, "refcoco+/seed0": 0.0, "refcoco+/seed1": 0.0}
+    row = {"arm": "a", "parameters": 1, "scores": [], "soft_minus_hard": own}
+    table = {"title": "", "columns": [], "rows": [row], "chance": [], "seeds": [0, 1], "planned_seeds": [0, 1]}
+    said = as_markdown({**table, "intervals": "", "verdicts": []})
+    assert said.endswith("in points: VQA -0.50 to +1.25, refcoco+ +0.00.")
 
 
 def test_the_table_as_json(finished):

@@ -13,8 +13,16 @@ from volta_switch.study.route_seeds import ROUTES_NOTE, in_words
 
 
 def _switch_note(row: Mapping[str, Any]) -> str:
-    parts = ", ".join(f"{run} {value:+.2f}" for run, value in row["soft_minus_hard"].items())
+    of_tasks: dict[str, list[float]] = {}
+    for run, value in row["soft_minus_hard"].items():
+        of_tasks.setdefault(run.split("/")[0], []).append(value)
+    parts = ", ".join(f"{task} {_range(values)}" for task, values in of_tasks.items())
     return f"{row['arm']}, validation score with soft routes minus hard routes, in points: {parts}."
+
+
+def _range(values: list[float]) -> str:
+    least, most = (f"{end:+.2f}" for end in (min(values), max(values)))
+    return least if least == most else f"{least} to {most}"
 
 
 def _cells(table: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
