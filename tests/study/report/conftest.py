@@ -21,6 +21,7 @@ STUDY: dict[str, Any] = {
     "name": "small & <b>bold</b>",
     "world": {"seed": 0, "images": 20, "eval_images": 10, "render": False, "data_sets": ["concap", "refer"]},
     "seeds": [0, 1, 2],
+    "minimum_effect": 30.0,
     "models": ["demo/ctrl_uniter", "demo/switchbert"],
     "arms": {"top-1": {"model": "demo/switchbert", "set": ["switch.top_k=1"]}},
     "pretraining": {"num_train_epochs": 2, "learning_rate": 1e-3},

@@ -121,6 +121,7 @@ def test_it_begins_with_the_verdicts_in_one_sentence(parsed):
     said = " ".join(parsed.text.split())
     assert "3 arms on refcoco+, 3 seeds each: of 4 claims 1 is supported, 1 is contradicted, 2 are undecided." in said
     assert "Unfinished: 19 of 22 runs are done." in said
+    assert "a difference of 30 points either way is excluded" in said
     assert "✓ supported" in said and "✗ contradicted" in said and "? undecided" in said
 
 

@@ -61,10 +61,11 @@ def _study(plan: Plan, tables: list[dict[str, Any]], runs: list[dict[str, Any]])
     found = [claim["verdict"] for table in tables for claim in table["claims"]]
     return {
         "name": plan.study.name,
+        "minimum_effect": plan.study.minimum_effect,
         "folder": str(plan.folder),
         "arms": list(arms),
         "tasks": list({task: None for table in tables for task in table["tasks"]}),
-        "seeds": list({seed: None for arm in arms for seed in plan.study.arms[arm].seeds}),
+        "seeds": sorted({len(table["planned_seeds"]) for table in tables}),
         "cells": len(runs),
         "finished": sum(run["finished"] for run in runs),
         "seconds": sum(run["seconds"] or 0 for run in runs),
