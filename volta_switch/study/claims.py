@@ -130,6 +130,7 @@ class Verdict:
                 "estimate": self.estimate.to_dict(self.confidence),
                 **{"level": self.level, "level_low": low, "level_high": high, "family": self.family},
                 **{"p_value": self.p_value, "p_holm": self.p_holm, "power": self.power},
+                "minimum_effect": self.minimum_effect,
                 "excludes_minimum_effect": self.excludes_minimum_effect,
                 "seeds_needed": asdict(self.needed) if self.needed else None,
             }

@@ -137,9 +137,9 @@ def test_without_rows_there_is_no_data() -> None:
     assert "no data" in Drawn(difference_figure([])).texts()
 
 
-def verdicts(scores: dict[str, Any], *claims: tuple[Any, ...]) -> list[dict[str, Any]]:
+def verdicts(scores: dict[str, Any], *claims: tuple[Any, ...], **settings: float) -> list[dict[str, Any]]:
     found = {arm: {("VQA", "vqa_score"): own["values"]} for arm, own in scores.items()}
-    judged = judge([Claim(*claim[:3], "VQA", "vqa_score", *claim[3:]) for claim in claims], found)
+    judged = judge([Claim(*claim[:3], "VQA", "vqa_score", *claim[3:]) for claim in claims], found, **settings)
     return [verdict.to_dict() for verdict in judged]
 
 
@@ -174,6 +174,20 @@ def test_differences_and_both_intervals_lie_where_the_axis_says() -> None:
     margin = drawn.all("line", class_="margin")[0]
     assert (float(margin.get("x1", "")) - zero) / unit == pytest.approx(2.0, abs=0.02)
     drawn.readable()
+
+
+def test_what_is_less_than_worth_finding_lies_behind_every_difference() -> None:
+    found = verdicts(ARMS, *CLAIMS, minimum_effect=7.5)
+    drawn = Drawn(difference_figure(found))
+    unit, zero = axis(drawn)
+    bands = drawn.all("rect", class_="too-small")
+    assert len(bands) == len(found) + 1  # and one that explains them
+    for band in bands[:-1]:
+        left, width = (float(band.get(side, "")) for side in ("x", "width"))
+        assert [(end - zero) / unit for end in (left, left + width)] == pytest.approx([-7.5, 7.5], abs=0.02)
+    assert "less than is worth finding (± 7.5)" in drawn.texts()
+    drawn.readable()
+    assert not Drawn(difference_figure(verdicts(ARMS, *CLAIMS))).all("rect", class_="too-small")
 
 
 def test_verdicts_differ_in_their_marks_and_metrics_have_their_names() -> None:

@@ -40,6 +40,7 @@ from volta_switch.study.table import HEADINGS
 
 ROW = 36  # height of an arm's row
 BLUE = COLOURS[0]
+BAND = "#e8eef5"  # behind differences that are too small to be worth finding
 PERCENT = (0.0, 100.0)
 FAR = 1.5  # a blind guess farther off than so many times the scores' range would leave them no room
 NAME = "best blind guess"
@@ -241,8 +242,13 @@ def difference_figure(verdicts: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _difference_scale(verdicts: Sequence[Mapping[str, Any]]) -> Scale:
-    """Holds zero, all margins and 95 % intervals; Holm's may leave it where they are more than twice as wide."""
+    """Holds zero, all margins, what is worth finding, and 95 % intervals.
+
+    Holm's intervals may leave it where they are more than twice as wide.
+    """
     values, wide = [0.0], []
+    for effect in filter(None, (verdict["minimum_effect"] for verdict in verdicts)):
+        values += [-effect, effect]
     for verdict in verdicts:
         found = verdict["estimate"]
         values += [found["value"], verdict["claim"]["at_least"]]
@@ -279,6 +285,9 @@ def _difference(verdict: Mapping[str, Any], scale: Scale, y: float) -> str:
     """The strip with zero, the margin, both intervals and the difference itself."""
     claim, found = verdict["claim"], verdict["estimate"]
     drawn = [line(scale(0.0), y - 12, scale(0.0), y + 12, FAINT, 1)]
+    if verdict["minimum_effect"]:
+        ends = (scale(max(-verdict["minimum_effect"], -100.0)), scale(min(verdict["minimum_effect"], 100.0)))
+        drawn.insert(0, _too_small_sign(*ends, y))
     if claim["at_least"]:
         drawn.append(_margin_sign(scale(claim["at_least"]), y))
     told = f"{_compared(claim)}: {found['value']:+.2f} points"
@@ -299,6 +308,10 @@ def _verdict_sign(verdict: str, x: float, y: float, hover: str = "") -> str:
     return marker(kind, x, y, 12, fill, hover, stroke=INK, stroke_width=1.5, class_="mean")
 
 
+def _too_small_sign(left: float, right: float, y: float) -> str:
+    return element("rect", x=left, y=y - 12, width=right - left, height=24, fill=BAND, class_="too-small")
+
+
 def _margin_sign(x: float, y: float) -> str:
     return line(x, y - 10, x, y + 10, INK, 1.5, stroke_dasharray="4 3", class_="margin")
 
@@ -313,6 +326,8 @@ def _difference_signs(verdicts: Sequence[Mapping[str, Any]]) -> list[tuple[Sign,
         holm = "interval at Holm's level, which decides"
         signs.append((lambda x, y: whisker(Scale(0, 1, x - 11, x + 11), (0, 1), y, INK, 1.5, 6), holm))
     signs.append((lambda x, y: line(x, y - 9, x, y + 9, FAINT, 1), "no difference"))
+    for effect in dict.fromkeys(filter(None, (verdict["minimum_effect"] for verdict in verdicts))):
+        signs.append((lambda x, y: _too_small_sign(x - 11, x + 11, y), f"less than is worth finding (± {effect:g})"))
     if any(verdict["claim"]["at_least"] for verdict in verdicts):
         signs.append((_margin_sign, "the margin claimed"))
     if len(with_interval) < len(verdicts):
