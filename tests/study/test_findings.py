@@ -1,6 +1,8 @@
-"""The page of findings says what the paper's printed numbers give, and what things cost."""
+"""The page of findings says what the paper's printed numbers give, what things cost, and what our runs gave."""
 
+import json
 import re
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,11 @@ import pytest
 from volta_switch import load_config
 from volta_switch.cost.commands import cost
 from volta_switch.study.claims import Claim, judge
+from volta_switch.study.route_seeds import in_words
 
-PAGE = (Path(__file__).parents[2] / "docs" / "findings.md").read_text(encoding="utf-8").replace("−", "-")
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "findings.md").read_text(encoding="utf-8").replace("−", "-")
+SMALL = json.loads((DOCS / "findings" / "table.json").read_text(encoding="utf-8"))
 TASKS = ("VQAv2", "Flickr30k, image retrieval R@1", "Flickr30k, text retrieval R@1", "RefCOCO+")
 PRINTED = {  # table 3 of the paper: mean and standard deviation over three seeds
     "UNITER": ((68.8, 0.4), (60.9, 0.7), (76.4, 1.3), (71.9, 0.67)),
@@ -59,3 +64,32 @@ def test_costs_are_what_the_command_says(row, config, overrides):
     uniter = float(re.search(r"\| UNITER \| ([\d.]+)", PAGE)[1])
     if row != "UNITER":
         assert f"{paths / uniter:.2f}" in PAGE
+
+
+@pytest.mark.parametrize("table", SMALL["tables"], ids=lambda table: table["name"])
+def test_the_small_study_is_told_as_it_was_recorded(table):
+    assert table["seeds"] == table["planned_seeds"]  # nothing is tested early
+    for row in table["rows"]:
+        scores = " | ".join(f"{score['mean']:.1f} ± {score['std']:.1f}" for score in row["scores"])
+        assert f"| {row['arm']} | {scores} |" in PAGE
+    for verdict in table["verdicts"]:
+        claim, found = verdict["claim"], verdict["estimate"]
+        effect = f"{found['value']:+.2f}, {verdict['level_low']:+.2f} to {verdict['level_high']:+.2f}"
+        excluded = f", ± {verdict['minimum_effect']:g} excluded" if verdict["excludes_minimum_effect"] else ""
+        assert f"| {claim['text']} | {effect} | {verdict['p_holm']:.2g} | **{verdict['verdict']}**{excluded} |" in PAGE
+        assert claim["source"] in PAGE
+
+
+def test_routes_over_seeds_are_told_as_they_were_recorded():
+    headings, lines = in_words(SMALL["routes"])
+    for line in lines if len(headings) > 1 else ():
+        assert f"| {' | '.join(line)} |".replace("−", "-") in PAGE
+
+
+def test_pictures_are_there_and_are_of_these_numbers():
+    pictures = re.findall(r"\]\((findings/[^)]+\.svg)\)", PAGE)
+    assert pictures and {f"findings/{path.name}" for path in (DOCS / "findings").glob("*.svg")} == set(pictures)
+    drawn = "".join((DOCS / name).read_text(encoding="utf-8") for name in pictures)
+    for table in SMALL["tables"]:
+        for verdict in table["verdicts"]:
+            assert escape(verdict["text"]) in drawn
