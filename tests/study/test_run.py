@@ -6,7 +6,8 @@ from concurrent.futures.process import BrokenProcessPool
 import pytest
 
 from volta_switch import UserError
-from volta_switch.study.forecast import dry_run
+from volta_switch.study.cells import Plan
+from volta_switch.study.forecast import dry_run, time_ahead
 from volta_switch.study.run import run_study
 from volta_switch.train import evaluation
 
@@ -172,3 +173,12 @@ def test_a_cell_is_reckoned_at_the_speed_of_the_nearest_that_was_measured(finish
     assert (
         minutes["other/seed0/pretraining"].endswith(" min") and minutes["ctrl_uniter/seed0/pretraining"] == "finished"
     )
+
+
+def test_one_slow_run_does_not_spoil_the_forecast(finished, plan, study_of):
+    _, folder = finished
+    whole = Plan(study_of({**plan, "seeds": [0, 1, 2, 3], "routes": None}), folder)
+    measured = {cell.name: 6000.0 if cell.seed == 1 else 60.0 for cell in whole.cells if cell.seed < 3}
+    left = [cell for cell in whole.cells if cell.seed == 3]
+    assert len(left) == 4
+    assert time_ahead(whole, left, measured, begun=16, minutes=1.0, jobs=2) == ", about 2 min left"

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 
 import yaml
@@ -69,20 +70,18 @@ def measured_seconds(plan: Plan, done: Mapping[str, Done]) -> dict[str, float]:
 
 
 def _expected_seconds(plan: Plan, cell: Cell, speeds: Mapping[tuple[str, ...], float]) -> float | None:
-    """By the finished cells most like this one, at their mean speed."""
+    """By the finished cells most like this one, at their median speed."""
     found = next((speeds[kind] for kind in _kinds(plan, cell) if kind in speeds), None)
     return None if found is None else _size(plan, cell) / found
 
 
 def _speeds(plan: Plan, measured: Mapping[str, float]) -> dict[tuple[str, ...], float]:
-    """Operations a second of the finished cells of each kind."""
-    sizes: defaultdict[tuple[str, ...], float] = defaultdict(float)
-    seconds: defaultdict[tuple[str, ...], float] = defaultdict(float)
+    """Operations a second of the finished cells of each kind: the median, which a night of other work leaves alone."""
+    speeds: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
     for cell in plan.cells:
         for kind in _kinds(plan, cell) if cell.name in measured else ():
-            sizes[kind] += _size(plan, cell)
-            seconds[kind] += measured[cell.name]
-    return {kind: size / seconds[kind] for kind, size in sizes.items()}
+            speeds[kind].append(_size(plan, cell) / max(measured[cell.name], 1e-3))
+    return {kind: median(found) for kind, found in speeds.items()}
 
 
 def _kinds(plan: Plan, cell: Cell) -> tuple[tuple[str, ...], ...]:
