@@ -1,4 +1,4 @@
-"""The rows of a study: what each arm's runs are given, and whether a table's arms differ in what it varies alone."""
+"""The rows of a study: what each arm's runs are given; and its tables: which arms are set side by side."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from volta_switch.config import load_config
-from volta_switch.errors import UserError
 from volta_switch.study.claims import Claim
 
 
@@ -56,29 +55,6 @@ class Table:
     def seeds_of(self, arm: Arm) -> tuple[int, ...]:
         """The seeds of an arm that the table takes."""
         return arm.seeds[: self.seeds]
-
-
-def refuse_confounds(source: str, table: Table, arms: Mapping[str, Arm]) -> None:
-    """Compares the settings of a table's arms before anything runs.
-
-    Raises:
-        UserError: two arms differ in a setting that the table does not vary; the setting and both values are named.
-    """
-    first, *others = (arms[name] for name in table.arms)
-    left = first.settings(table.tasks)
-    for other in others:
-        right = other.settings(table.tasks)
-        for key in sorted({*left, *right}):
-            if left.get(key) != right.get(key) and not _is_varied(key, table.varies):
-                raise UserError(
-                    f"{source}: table {table.name} is confounded: {key} is {left.get(key)} for {first.name} and "
-                    f"{right.get(key)} for {other.name}, and the table varies {', '.join(table.varies)}; make them "
-                    "equal, or name it under varies"
-                )
-
-
-def _is_varied(key: str, varies: Sequence[str]) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in varies)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

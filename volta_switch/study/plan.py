@@ -27,8 +27,9 @@ from typing import Any
 from volta_switch.config import find_config, load_config
 from volta_switch.errors import UserError
 from volta_switch.files import read_yaml
-from volta_switch.study.arms import Arm, Table, refuse_confounds
+from volta_switch.study.arms import Arm, Table
 from volta_switch.study.claims import read_claims
+from volta_switch.study.confounds import refuse_confounds
 from volta_switch.study.depths import with_layers, with_text_layers
 from volta_switch.world.spec import WorldSpec
 

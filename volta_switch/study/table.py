@@ -16,6 +16,7 @@ from volta_switch.files import replacing, write_json
 from volta_switch.study.arms import Arm, Table
 from volta_switch.study.cells import Plan, test_split, world_folder
 from volta_switch.study.claims import Claim, Verdict, judge
+from volta_switch.study.confounds import refuse_recorded_confounds
 from volta_switch.study.finished import finished_cells
 from volta_switch.study.items import Evaluated, ItemReader, NoItems
 from volta_switch.study.route_seeds import routes_over_seeds
@@ -232,42 +233,6 @@ def _intervals(columns: list[Column], reached: list[Reached], seeds: int) -> str
     if any(found.items and not found.one_data for found in reached):
         parts.append("The arms were tested on different data, so that verdicts are about these test items alone")
     return ". ".join(parts) + "."
-
-
-def refuse_recorded_confounds(runs: Mapping[str, Mapping[str, Mapping[str, Any]]], table: Table) -> None:
-    """Compares the recorded settings of every arm's runs, but for those that the table varies.
-
-    Args:
-        runs: arm -> run (``pretraining/seed0``, ...) -> what its ``run.json`` holds.
-        table: what it varies.
-
-    Raises:
-        UserError: two arms' runs differ in a setting; the setting and both values are named.
-    """
-    varied = {name.split(".")[0] for name in table.varies}
-    first, *others = runs
-    for other in others:
-        for run, recorded in runs[first].items():
-            if run not in runs[other]:  # an arm without pre-training, as planned
-                continue
-            sections = {"entry_point", "hyperparameters", "settings", "data", "precision"}
-            if ("pretraining" if run.startswith("pretraining/") else "tasks") in varied:
-                sections -= {"hyperparameters", "settings"}
-            if varied & {"world", "data"}:
-                sections.remove("data")
-            for section in sorted(sections):
-                _compare(section, run, (first, recorded[section]), (other, runs[other][run][section]))
-
-
-def _compare(key: str, run: str, left: tuple[str, Any], right: tuple[str, Any]) -> None:
-    if isinstance(left[1], Mapping) and isinstance(right[1], Mapping):
-        for name in sorted({*left[1], *right[1]}):
-            _compare(f"{key}.{name}", run, (left[0], left[1].get(name)), (right[0], right[1].get(name)))
-    elif left[1] != right[1]:
-        raise UserError(
-            f"the table is refused: in {run}, {key} is {left[1]} for {left[0]} and {right[1]} for {right[0]}; "
-            "rows may differ in what the table varies only"
-        )
 
 
 def _columns(plan: Plan, arm: Arm, tasks: Sequence[str]) -> list[Column]:

@@ -14,10 +14,8 @@ from typing import Any
 from volta_switch.errors import UserError
 from volta_switch.study.arms import Table, flat
 from volta_switch.study.cells import PRETRAINING, Cell, Plan
+from volta_switch.study.confounds import SECTIONS, refuse_recorded_confounds
 from volta_switch.study.finished import Done
-from volta_switch.study.table import refuse_recorded_confounds
-
-SECTIONS = ("entry_point", "hyperparameters", "settings", "data", "precision")  # of run.json; the others are outcomes
 
 
 def confounds(plan: Plan, table: Table) -> dict[str, Any]:
