@@ -2,6 +2,7 @@
 
 import json
 import re
+from copy import deepcopy
 from html import escape
 from pathlib import Path
 
@@ -12,10 +13,13 @@ from volta_switch import load_config
 from volta_switch.cost.commands import cost
 from volta_switch.study.claims import Claim, judge
 from volta_switch.study.route_seeds import in_words
+from volta_switch.study.sizing import sizing
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "findings.md").read_text(encoding="utf-8").replace("−", "-")
-SMALL = json.loads((DOCS / "findings" / "table.json").read_text(encoding="utf-8"))
+SMALL, PILOT = (
+    json.loads((DOCS / "findings" / f"{name}.json").read_text(encoding="utf-8")) for name in ("table", "pilot")
+)
 TASKS = ("VQAv2", "Flickr30k, image retrieval R@1", "Flickr30k, text retrieval R@1", "RefCOCO+")
 PRINTED = {  # table 3 of the paper: mean and standard deviation over three seeds
     "UNITER": ((68.8, 0.4), (60.9, 0.7), (76.4, 1.3), (71.9, 0.67)),
@@ -78,6 +82,20 @@ def test_the_small_study_is_told_as_it_was_recorded(table):
         excluded = f", ± {verdict['minimum_effect']:g} excluded" if verdict["excludes_minimum_effect"] else ""
         assert f"| {claim['text']} | {effect} | {verdict['p_holm']:.2g} | **{verdict['verdict']}**{excluded} |" in PAGE
         assert claim["source"] in PAGE
+
+
+@pytest.mark.parametrize("table", [*SMALL["tables"], PILOT], ids=lambda table: table["name"])
+def test_the_number_of_seeds_is_by_the_spread_of_the_first_three(table):
+    first = deepcopy(table)
+    for row in first["rows"]:
+        for score in row["scores"]:
+            score["values"] = score["values"][:3]
+    for line in sizing([first], 2.0):
+        compared = {2: "two arms", 4: "two leads"}[line["arms"]]
+        assert (
+            f"| {line['table']} | {compared} | {line['tests']} | {line['seen'][0]} x 3 | {line['spread']:.2f} | "
+            f"{line['bound']:.2f} | {line['seeds']} | {line['seeds_bound']} |"
+        ) in PAGE
 
 
 def test_routes_over_seeds_are_told_as_they_were_recorded():
