@@ -157,6 +157,8 @@ def test_a_task_may_be_a_number_in_the_file(study_of):
         ({"data": {"tasks_config_file": "t.yml"}}, "give either world (to write one) or data"),
         ({"models": ["demo/ctrl_unitor"]}, "did you mean demo/ctrl_uniter?"),
         ({"set": ["hidden_sice=3"]}, "did you mean hidden_size?"),
+        ({"tables": {"t": {"flops": "paths"}}}, "tables.t.flops: expected true or false, found 'paths'"),
+        ({"routes": {"arms": ["ctrl_uniter"], "seeds": 0}}, "seeds: expected how many, from the first, found 0"),
         ({"models": ["demo/ctrl_lxmert", "ctrl_lxmert"]}, "models has ctrl_lxmert twice"),
     ],
 )

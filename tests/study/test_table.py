@@ -12,7 +12,7 @@ from volta_switch import UserError, cli
 from volta_switch.study.claims import Claim
 from volta_switch.study.finished import plan_of
 from volta_switch.study.table import make_tables, tables_text
-from volta_switch.study.table_formats import as_markdown
+from volta_switch.study.table_formats import amount, as_markdown
 
 
 @pytest.fixture
@@ -50,9 +50,9 @@ def test_the_table_has_a_row_for_each_model_and_one_for_chance(finished):
 
 def test_soft_against_hard_routes_is_one_range_for_each_task():
     own = {"VQA/seed0": -0.5, "VQA/seed1": 1.25, "refcoco+/seed0": 0.0, "refcoco+/seed1": 0.0}
-    row = {"arm": "a", "parameters": 1, "scores": [], "soft_minus_hard": own}
+    row = {"arm": "a", "parameters": 1, "scores": [], "flops": {}, "soft_minus_hard": own}
     table = {"title": "", "columns": [], "rows": [row], "chance": [], "seeds": [0, 1], "planned_seeds": [0, 1]}
-    said = as_markdown({**table, "intervals": "", "verdicts": []})
+    said = as_markdown({**table, "shows_flops": False, "intervals": "", "verdicts": []})
     assert said.endswith("in points: VQA -0.50 to +1.25, refcoco+ +0.00.")
 
 
@@ -211,8 +211,9 @@ def test_several_seeds_give_mean_and_deviation(copy):
     text = tables_text(make_tables(plan_of(changed(study, seeds=(0, 4)), folder)))
     assert text.count("61.5 ± 2.1") == 2
     lines = (folder / "table.csv").read_text().splitlines()
-    assert lines[0].startswith("table,arm,parameters,task,metric,split,seed,score") and len(lines) == 5
-    assert [line.split(",")[-3:] for line in lines[1:3]] == [["0", "60.0", ""], ["4", "63.0", ""]]
+    assert lines[0] == "table,arm,parameters,task,metric,split,seed,score,published,flops,path_flops"
+    assert len(lines) == 5
+    assert [line.split(",")[6:9] for line in lines[1:3]] == [["0", "60.0", ""], ["4", "63.0", ""]]
     latex = (folder / "table.tex").read_text()
     assert latex.count("61.5 $\\pm$ 2.1") == 2 and latex.startswith("\\begin{tabular}")
 
@@ -234,6 +235,36 @@ def test_claims_are_judged_over_the_seeds(copy):
     assert "supported: by 1.0 (table 3)" in text and "contradicted: by 9.0 (table 3)" in text
     verdicts = json_of(folder / "table.json")["tables"][0]["verdicts"]
     assert [verdict["verdict"] for verdict in verdicts] == ["supported", "contradicted"]
+
+
+def test_operations_of_training_stand_beside_the_scores_where_a_table_asks_for_them(copy):
+    study, folder = copy
+    tracked = {model: json_of(run_of(folder, model) / "metrics.json") for model in ("ctrl_uniter", "switchbert")}
+    executed = {model: of["executed_flops_per_pair"] for model, of in tracked.items()}
+    assert "path_flops_per_pair" not in tracked["ctrl_uniter"]  # all that is executed is one path
+    paths = {**executed, "switchbert": tracked["switchbert"]["path_flops_per_pair"]}
+    plain = tables_text(make_tables(plan_of(study, folder)))
+    assert "FLOPs" not in plain
+    tables = tuple(replace(table, flops=True) for table in study.tables)
+    text = tables_text(make_tables(plan_of(replace(study, tables=tables), folder)))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    assert rows[0][3:] == ["refcoco+ FLOPs", "refcoco+ path FLOPs"] and rows[-1][3:] == ["", ""]
+    assert {row[0]: row[3:] for row in rows[2:4]} == {
+        model: [amount(executed[model]), amount(paths[model])] for model in executed
+    }
+    assert "executed, and of all active paths" in text
+    last = (folder / "table.csv").read_text().splitlines()[-1].split(",")
+    assert [float(value) for value in last[-2:]] == [executed["switchbert"], paths["switchbert"]]
+
+
+def test_runs_that_tracked_no_operations_have_none(copy):
+    study, folder = copy
+    path = run_of(folder, "ctrl_uniter") / "metrics.json"
+    path.write_text(json.dumps({"last_validation": json_of(path)["last_validation"]}))
+    tables = tuple(replace(table, flops=True) for table in study.tables)
+    text = tables_text(make_tables(plan_of(replace(study, tables=tables), folder)))
+    (uniter,) = [line for line in text.splitlines() if line.startswith("| ctrl_uniter")]
+    assert [cell.strip() for cell in uniter.split("|")[4:6]] == ["–", "–"]
 
 
 def test_published_numbers_stand_beside_ours(copy):

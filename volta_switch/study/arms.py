@@ -50,6 +50,7 @@ class Table:
     claims: tuple[Claim, ...] = ()  # judged together, as one family
     published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # arm -> column -> what the paper prints
     dial: Mapping[str, Any] | None = None  # "label" of what is turned, and "series": name -> arm -> setting, a number
+    flops: bool = False  # whether operations of training stand beside the scores
     seeds: int | None = None  # how many of the arms' seeds, from the first; None: all
 
     def seeds_of(self, arm: Arm) -> tuple[int, ...]:

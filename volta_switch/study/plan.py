@@ -10,11 +10,12 @@ of the study's ``set`` (added), ``pretraining`` (merged; false: none), ``tasks``
 ``seeds``; ``layers`` gives a single-stream model another depth, ``text_layers`` a ViLBERT (``depths``).
 
 ``tables`` has a name each, with ``arms``, ``tasks``, what they vary (``varies``), ``title``, ``claims``, what was
-``published``, how many of the ``seeds`` it takes, from the first, and the ``dial`` that its arms turn (a ``label``, and
-``series``: a name, and each arm's number), drawn as a line. Without tables there is one of all arms and tasks, which
-varies the model. ``routes`` has ``arms`` that switch, whose routes on every task of theirs are reported, for how
-many ``seeds`` (1), and flags of ``volta-switch routes``. ``minimum_effect``: the smallest difference worth finding, in
-points (``sizing``), set before anything is run.
+``published``, whether the ``flops`` of training stand beside the scores, how many of the ``seeds`` it takes, from the
+first, and the ``dial`` that its arms turn (a ``label``, and ``series``: a name, and each arm's number), a line in a
+picture. Without tables there is one of all arms and tasks, which varies the model. ``routes`` has ``arms`` that
+switch, whose routes on every task of theirs are reported, for how many ``seeds`` (1), and flags of ``volta-switch
+routes``. ``minimum_effect``: the smallest difference worth finding, in points (``sizing``), set before anything is
+run.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ KEYS = (
 )
 ARM_KEYS = ("model", "layers", "text_layers", "set", "pretraining", "tasks", "world", "data", "seeds")
 DEPTHS = {"layers": with_layers, "text_layers": with_text_layers}
-TABLE_KEYS = ("title", "arms", "tasks", "varies", "claims", "published", "seeds", "dial")
+TABLE_KEYS = ("title", "arms", "tasks", "varies", "claims", "published", "flops", "seeds", "dial")
 LISTS: dict[str, type] = {"models": str, "seeds": int, "set": str}  # of what
 SECTIONS = ("world", "data", "pretraining", "tasks", "routes")
 
@@ -186,11 +187,14 @@ def _tables(
             varies=tuple(map(str, given.get("varies") or ("model",))),
             claims=read_claims(given.get("claims") or [], f"{where}.claims"),
             published=given.get("published") or {},
+            flops=given.get("flops", False),
             seeds=given.get("seeds"),
             dial=_dial(where, given.get("dial")),
         )
         if table.seeds is not None and (type(table.seeds) is not int or table.seeds < 1):
             raise UserError(f"{where}.seeds: expected how many of the seeds, 1 or more, found {table.seeds!r}")
+        if not isinstance(table.flops, bool):
+            raise UserError(f"{where}.flops: expected true or false, found {table.flops!r}")
         sides = tuple(name for claim in table.claims for name in claim.arms)
         turned = tuple(arm for series in (table.dial or {"series": {}})["series"].values() for arm in series)
         checked = (

@@ -24,6 +24,7 @@ from volta_switch.study.statistics import estimate_mean
 from volta_switch.study.table_formats import as_csv, as_latex, as_markdown, routes_as_markdown
 from volta_switch.tasks import TASKS, TaskSpec
 from volta_switch.tasks.metrics import mean_std
+from volta_switch.train.route_log import EXECUTED, PATHS
 
 HEADINGS = {"accuracy": "accuracy", "vqa_score": "score", "ir_r1": "image R@1", "tr_r1": "text R@1"}
 
@@ -156,6 +157,7 @@ def _table(plan: Plan, table: Table, reader: ItemReader, seeds: Mapping[str, tup
         "title": table.title,
         "varies": list(table.varies),
         "dial": table.dial,
+        "shows_flops": table.flops,
         "seeds": list(arms[0].seeds),
         "planned_seeds": list(table.seeds_of(plan.study.arms[table.arms[0]])),
         "columns": [
@@ -254,8 +256,10 @@ def _run_files(plan: Plan, arm: Arm, tasks: Sequence[str]) -> dict[str, dict[str
             runs[f"{spec.name}/seed{seed}"] = plan.cell(arm.name, seed, task), TASKS[spec.type].metric
         for run, (cell, metric) in runs.items():
             found[run] = _read(cell.folder / "run.json")
-            found[run]["last_validation"] = _read(cell.folder / "metrics.json")["last_validation"]
-            found[run]["metric"] = metric
+            metrics = _read(cell.folder / "metrics.json")
+            found[run] |= {"last_validation": metrics["last_validation"], "metric": metric}
+            executed = metrics.get(EXECUTED)
+            found[run]["flops"] = {"executed": executed, "paths": metrics.get(PATHS, executed)}
     return found
 
 
@@ -283,8 +287,19 @@ def _row(
         "model": arm.model,
         "parameters": next(iter(runs.values()))["parameters"],
         "scores": scores,
+        "flops": _training_flops(runs),
         "soft_minus_hard": _soft_minus_hard(runs),
     }
+
+
+def _training_flops(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[float | None]]]:
+    """Of each kind of run: operations of training on a pair as each seed's run tracked them, executed and by paths."""
+    found: dict[str, dict[str, list[float | None]]] = {}
+    for run, recorded in runs.items():
+        of_kind = found.setdefault(run.split("/")[0], {"executed": [], "paths": []})
+        for kind, values in of_kind.items():
+            values.append(recorded["flops"][kind])
+    return found
 
 
 def _soft_minus_hard(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

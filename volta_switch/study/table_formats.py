@@ -11,6 +11,11 @@ from tabulate import tabulate
 
 from volta_switch.study.route_seeds import ROUTES_NOTE, in_words
 
+FLOPS_NOTE = (
+    "FLOPs are those of training on a pair of image and text, as runs tracked them, the mean over seeds: executed, and "
+    "of all active paths, each paid for."
+)
+
 
 def _switch_note(row: Mapping[str, Any]) -> str:
     of_tasks: dict[str, list[float]] = {}
@@ -27,11 +32,39 @@ def _range(values: list[float]) -> str:
 
 def _cells(table: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows as text."""
-    headers = ["model", "parameters", *(column["heading"] for column in table["columns"])]
-    body = [[row["arm"], f"{row['parameters'] / 1e6:.2f} M", *map(_shown, row["scores"])] for row in table["rows"]]
+    flops, of_rows = flops_columns(table)
+    headers = ["model", "parameters", *(column["heading"] for column in table["columns"]), *flops]
+    body = [
+        [row["arm"], f"{row['parameters'] / 1e6:.2f} M", *map(_shown, row["scores"]), *map(amount, own)]
+        for row, own in zip(table["rows"], of_rows, strict=True)
+    ]
     if table["chance"]:
-        body.append(["best blind guess", "", *(f"{value:.1f}" for value in table["chance"])])
+        body.append(["best blind guess", "", *(f"{value:.1f}" for value in table["chance"]), *("" for _ in flops)])
     return headers, body
+
+
+def flops_columns(table: Mapping[str, Any]) -> tuple[list[str], list[list[float | None]]]:
+    """Headings of a table's columns of operations, and each row's means over seeds; none unless it shows them."""
+    tasks = list(dict.fromkeys(column["task"] for column in table["columns"])) if table["shows_flops"] else []
+    kinds = {"executed": "FLOPs", "paths": "path FLOPs"}
+    headings = [f"{task} {name}" for task in tasks for name in kinds.values()]
+    return headings, [[_mean(row["flops"][task][kind]) for task in tasks for kind in kinds] for row in table["rows"]]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def amount(number: float | None) -> str:
+    """``437 k``, ``1.25 M``, ``25.3 G``: three digits."""
+    if number is None:
+        return "–"
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            digits = number / size
+            return f"{digits:.{0 if digits >= 100 else 1 if digits >= 10 else 2}f} {unit}"
+    return f"{number:.0f}"
 
 
 def _shown(score: Mapping[str, Any]) -> str:
@@ -48,6 +81,7 @@ def as_markdown(table: Mapping[str, Any]) -> str:
     notes = [_switch_note(row) for row in table["rows"] if row["soft_minus_hard"]]
     title = [f"**{table['title']}**"] if table["title"] else []
     verdicts = [verdict["text"] for verdict in table["verdicts"]]
+    notes += [FLOPS_NOTE] if table["shows_flops"] else []
     return "\n\n".join([*title, *_partial(table), text, table["intervals"], *notes, *verdicts])
 
 
@@ -81,10 +115,14 @@ def as_csv(table: Mapping[str, Any]) -> str:
     """A line for every arm, column and seed."""
     out = io.StringIO()
     lines = csv.writer(out, lineterminator="\n")
-    lines.writerow(["table", "arm", "parameters", "task", "metric", "split", "seed", "score", "published"])
+    lines.writerow(
+        ["table", "arm", "parameters", "task", "metric", "split", "seed", "score", "published", "flops", "path_flops"]
+    )
     for row in table["rows"]:
         for column, score in zip(table["columns"], row["scores"], strict=True):
-            for seed, value in zip(table["seeds"], score["values"], strict=True):
-                place = (column["task"], column["metric"], column["split"])
-                lines.writerow([table["name"], row["arm"], row["parameters"], *place, seed, value, score["published"]])
+            place, flops = (column["task"], column["metric"], column["split"]), row["flops"][column["task"]]
+            for number, (seed, value) in enumerate(zip(table["seeds"], score["values"], strict=True)):
+                tracked = (flops[kind][number] for kind in ("executed", "paths"))
+                own = (table["name"], row["arm"], row["parameters"], *place, seed, value, score["published"])
+                lines.writerow([*own, *tracked])
     return out.getvalue()

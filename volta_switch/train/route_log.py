@@ -28,7 +28,7 @@ from volta_switch.train.learner import Learner
 from volta_switch.train.ranks import Ranks
 from volta_switch.train.run_folder import RunFolder
 
-PER_PAIR = ("executed_flops_per_pair", "path_flops_per_pair")
+PER_PAIR = EXECUTED, PATHS = ("executed_flops_per_pair", "path_flops_per_pair")
 
 
 class RouteLog:

@@ -45,6 +45,7 @@ STUDY: dict[str, Any] = {
             "title": "Active modes",
             "arms": ["top-1", "switchbert"],
             "varies": ["model.switch.top_k"],
+            "flops": True,
             "dial": {"label": HOSTILE, "series": {HOSTILE: {"top-1": 1, "switchbert": 4}}},
             "claims": [
                 {"text": "Four beat one", "better": "switchbert", "worse": "top-1", "task": "TASK10",

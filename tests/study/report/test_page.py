@@ -12,7 +12,6 @@ import pytest
 from volta_switch.study.report.collect import collect
 from volta_switch.study.report.page import (
     along_the_dial,
-    amount,
     best_rows,
     cost_against,
     draw,
@@ -23,6 +22,7 @@ from volta_switch.study.report.page import (
     shown,
     write_report,
 )  # fmt: skip
+from volta_switch.study.table_formats import amount
 
 
 class Parsed(HTMLParser):
@@ -129,6 +129,12 @@ def test_routes_of_several_seeds_are_summed_up(parsed):
     said = " ".join(parsed.text.split())
     assert "seeds2" in said and "another sample's route, change in points-2.50 (-8.85 to +3.85)" in said
     assert "most frequent route for all, change in points-0.50" in said
+
+
+def test_a_table_shows_operations_of_training_if_it_is_asked_for_them(parsed):
+    said = " ".join(parsed.text.split())
+    assert said.count("refcoco+ path FLOPs") == 1 and said.count("executed, and of all active paths") == 1
+    assert said.count("1.05 M1.50 M") == 2  # both rows: the means of two seeds
 
 
 def test_what_is_not_finished_says_so(parsed):

@@ -23,10 +23,9 @@ from volta_switch.study.finished import Done, finished_cells
 from volta_switch.study.report.records import confounds, environments, every_run
 from volta_switch.study.table import HEADINGS, named_claims
 from volta_switch.tasks import TASKS
-from volta_switch.train.route_log import PER_PAIR
+from volta_switch.train.route_log import EXECUTED, PATHS
 from volta_switch.train.run_folder import lines_of
 
-EXECUTED, PATHS = PER_PAIR  # in logs and metrics
 PAIRS = 32  # image-text pairs that FLOPs are the mean of
 UNTESTED = {"verdict": "not tested", "text": "", "reason": "Its table is not made yet"}
 VERDICTS = ("supported", "contradicted", "undecided")

@@ -26,6 +26,7 @@ from volta_switch.study.report.flows import flow_figure, flows_section
 from volta_switch.study.report.intervals import difference_figure, interval_figure
 from volta_switch.study.report.route_counts import flows_of
 from volta_switch.study.route_seeds import ROUTES_NOTE, in_words
+from volta_switch.study.table_formats import FLOPS_NOTE, amount, flops_columns
 
 HERE = Path(__file__).parent
 ALIKE = 1.02  # the largest over the smallest cost, below which arms cost the same
@@ -91,6 +92,8 @@ def render(values: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         figure=figure,
         best=best_rows,
         flows=Markup(flows_section(values["routes"])),
+        flops_columns=flops_columns,
+        flops_note=FLOPS_NOTE,
         over_seeds=in_words(values["routes_over_seeds"]),
         over_seeds_note=ROUTES_NOTE,
         style=Markup(style),
@@ -155,17 +158,6 @@ def duration(seconds: float | None) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def amount(number: float | None) -> str:
-    """``437 k``, ``1.25 M``, ``25.3 G``: three digits."""
-    if number is None:
-        return "–"
-    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= size:
-            digits = number / size
-            return f"{digits:.{0 if digits >= 100 else 1 if digits >= 10 else 2}f} {unit}"
-    return f"{number:.0f}"
 
 
 def points(number: float | None) -> str:
