@@ -141,6 +141,16 @@ def test_with_items_the_verdict_is_about_new_items():
     assert partial == these
 
 
+def test_items_are_compared_between_arms_that_were_tested_on_the_same_data_only():
+    better, base = items_of(np.random.default_rng(0), 1.0, 0.1)
+    scores = {arm: {KEY: found.mean(1)} for arm, found in (("switch", better), ("uniter", base), ("other", base - 1))}
+    items = {"switch": {KEY: better}, "uniter": {KEY: base}, "other": {KEY: base - 1}}
+    data = {"switch": {KEY: "world"}, "uniter": {KEY: "world"}, "other": {KEY: "another"}}
+    judged = judge([claim(), claim(0.0, "switch", "other")], scores, items, data)
+    assert [verdict.estimate.population for verdict in judged] == ["new items", "these items"]
+    assert judged[0].estimate == judge([claim()], scores, items)[0].estimate
+
+
 def test_verdicts_are_plain_json():
     scores = FIVE | table(one=[70] * 5, copy=[70] * 5)
     for verdict in judge([claim(1.0), claim(1.9), claim(0.0, "one", "copy")], scores):

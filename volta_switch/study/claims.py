@@ -182,6 +182,7 @@ def judge(
     claims: Sequence[Claim],
     scores: Scores,
     items: Scores | None = None,
+    data: Mapping[str, Mapping[tuple[str, str], Any]] | None = None,
     *,
     paired: bool = True,
     confidence: float = 0.95,
@@ -196,6 +197,7 @@ def judge(
         items: (S, items) results behind them, in the same unit and the same order in all arms; items that belong
             together (one image's) taken through ``statistics.by_group`` first. Where both arms have them, the verdict
             is about new test items, else about these.
+        data: what each arm was tested on; items of arms that were tested on different data are not compared.
         paired: the arms' seeds are the same, in the same order.
         confidence: 1 - the chance of any wrong verdict in the family.
         power: for which the number of seeds is given.
@@ -207,7 +209,7 @@ def judge(
     Raises:
         UserError: scores are missing, do not fit each other, or are not finite; items that are not those of the score.
     """
-    estimates = [_estimate(claim, scores, items or {}, paired) for claim in claims]
+    estimates = [_estimate(claim, scores, items or {}, data or {}, paired) for claim in claims]
     p_values = [found.p_value(claim.at_least) for claim, found in zip(claims, estimates, strict=True)]
     levels = holm_levels(p_values, 1 - confidence)
     verdicts = []
@@ -242,7 +244,13 @@ def _decide(claim: Claim, found: Estimate, level: float) -> tuple[str, str]:
     return "undecided", f"The interval contains {margin:g}"
 
 
-def _estimate(claim: Claim, scores: Scores, items: Scores, paired: bool) -> Estimate:
+def _estimate(
+    claim: Claim,
+    scores: Scores,
+    items: Scores,
+    data: Mapping[str, Mapping[tuple[str, str], Any]],
+    paired: bool,
+) -> Estimate:
     key, arms = (claim.task, claim.metric), claim.arms
     pair = [_of_arm(scores, arm, key) for arm in arms]
     where = f"{claim.task} {claim.metric}"
@@ -254,7 +262,8 @@ def _estimate(claim: Claim, scores: Scores, items: Scores, paired: bool) -> Esti
             )
     if claim.than is not None:
         return estimate_mean(pair[0] - pair[1] - (pair[2] - pair[3]))
-    if all(key in items.get(arm, {}) for arm in arms):
+    one_data = len({data.get(arm, {}).get(key) for arm in arms}) == 1
+    if one_data and all(key in items.get(arm, {}) for arm in arms):
         results = [np.asarray(items[arm][key], dtype=float) for arm in arms]
         for arm, values, own in zip(arms, pair, results, strict=True):
             if own.ndim != 2 or own.shape[0] != len(values) or own.shape[1:] != results[0].shape[1:]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ class Reached:
     scores: Mapping[str, np.ndarray]  # arm -> (S,) in percent
     items: Mapping[str, np.ndarray]  # arm -> (S, groups) behind them; empty where they cannot be had
     why_not: str = ""  # empty where they can
-    one_data: bool = True  # all arms were tested on the same items
+    data: Mapping[str, Any] = field(default_factory=dict)  # arm -> what it was tested on
 
 
 def make_tables(plan: Plan, finished_only: bool = False) -> dict[str, Any]:
@@ -185,12 +185,14 @@ def _verdicts(plan: Plan, table: Table, columns: list[Column], reached: list[Rea
     """What the scores say of the table's claims."""
     scores: dict[str, dict[tuple[str, str], np.ndarray]] = defaultdict(dict)
     items: dict[str, dict[tuple[str, str], np.ndarray]] = defaultdict(dict)
+    data: dict[str, dict[tuple[str, str], Any]] = defaultdict(dict)
     for column, found in zip(columns, reached, strict=True):
         for arm, values in found.scores.items():
-            scores[arm][column.task.name, column.metric] = values
-            if found.items and found.one_data:
-                items[arm][column.task.name, column.metric] = found.items[arm]
-    return judge(named_claims(plan, table), scores, items, minimum_effect=plan.study.minimum_effect)
+            key = column.task.name, column.metric
+            scores[arm][key], data[arm][key] = values, found.data[arm]
+            if found.items:
+                items[arm][key] = found.items[arm]
+    return judge(named_claims(plan, table), scores, items, data, minimum_effect=plan.study.minimum_effect)
 
 
 def _reached(plan: Plan, arms: Sequence[Arm], column: Column, reader: ItemReader) -> Reached:
@@ -203,11 +205,11 @@ def _reached(plan: Plan, arms: Sequence[Arm], column: Column, reader: ItemReader
         spec = _as_tested(plan, arm, column)
         tested = [Evaluated(spec, column.split, folder) for folder in folders]
         tests[arm.name] = list(zip(tested, values, strict=True))
-    one_data = len({test.data for of_arm in tests.values() for test, _ in of_arm}) == 1
+    data = {arm: frozenset(test.data for test, _ in of_arm) for arm, of_arm in tests.items()}
     try:
-        return Reached(scores, reader.column(tests, column.metric), one_data=one_data)
+        return Reached(scores, reader.column(tests, column.metric), data=data)
     except NoItems as error:
-        return Reached(scores, {}, str(error), one_data)
+        return Reached(scores, {}, str(error), data)
 
 
 def _as_tested(plan: Plan, arm: Arm, column: Column) -> TaskSpec:
@@ -232,8 +234,8 @@ def _intervals(columns: list[Column], reached: list[Reached], seeds: int) -> str
         )
     if without:
         parts.append(f"About these test items alone: {', '.join(without)}")
-    if any(found.items and not found.one_data for found in reached):
-        parts.append("The arms were tested on different data, so that verdicts are about these test items alone")
+    if any(found.items and len(set(found.data.values())) > 1 for found in reached):
+        parts.append("Verdicts on arms that were tested on different data are about these test items alone")
     return ". ".join(parts) + "."
 
 
