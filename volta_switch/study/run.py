@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections import Counter
@@ -11,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from volta_switch.errors import UserError
@@ -23,6 +25,7 @@ from volta_switch.study.plan import Study
 # glibc gives a large tensor's pages back after every operation and asks for them again; keeping them saves a fifth of
 # the time of small models on a CPU. Other systems ignore the names.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "10000000000"}
+WORKING = threading.Lock()  # of a worker: held while it runs a cell
 
 
 def run_study(study: Study, folder: Path, jobs: int, retries: int = 1) -> Plan:
@@ -62,12 +65,12 @@ def _run_all(plan: Plan, waiting: list[Cell], jobs: int, retries: int) -> list[C
     tried: Counter[str] = Counter()
     os.environ.update({**ALLOCATOR, **os.environ})  # read by a process when it starts
     running: dict[Future[str], Cell] = {}
-    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_limit_threads, initargs=(threads,)) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_begin_worker, initargs=(threads,)) as pool:
         while waiting or running:
             ready = [cell for cell in waiting if cell.needs not in open_names][: jobs - len(running)]
             for cell in ready:
                 waiting.remove(cell)
-                running[pool.submit(run_cell, folder, cell)] = cell
+                running[pool.submit(_work_on, folder, cell)] = cell
             if not running:  # everything left waits for a cell that failed
                 return failed + waiting
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -96,11 +99,27 @@ def _run_all(plan: Plan, waiting: list[Cell], jobs: int, retries: int) -> list[C
     return failed
 
 
-def _limit_threads(threads: int) -> None:
+def _begin_worker(threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     import torch
 
     torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_the_study, daemon=True).start()
+
+
+def _end_with_the_study() -> None:
+    """Ends this worker when the study's process is gone: training first writes a checkpoint, as when asked to stop."""
+    study = parent_process()
+    assert study is not None
+    study.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    with WORKING:
+        os._exit(1)
+
+
+def _work_on(folder: Path, cell: Cell) -> str:
+    with WORKING:
+        return run_cell(folder, cell)
 
 
 def run_cell(folder: Path, cell: Cell) -> str:
