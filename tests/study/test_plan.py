@@ -7,7 +7,7 @@ import pytest
 
 from volta_switch import UserError, load_config
 from volta_switch.routes.commands import route_flags
-from volta_switch.study.cells import Plan, places
+from volta_switch.study.cells import ROUTES_FILE, Plan, places
 from volta_switch.study.plan import KEYS, load_study
 from volta_switch.train import evaluation, finetuning, pretraining
 from volta_switch.world import write_world
@@ -302,12 +302,12 @@ def test_routes_are_reported_of_as_many_seeds_as_are_asked_for_and_of_what_a_tab
     assert entry == "routes" and (flags.split, flags.batch_size) == ("test", 9)
     assert (flags.interventions, flags.attention, flags.samples) == (True, False, 40)
     assert flags.from_pretrained == str(tmp_path / "first" / "seed0" / "refcoco+_switchbert" / "pytorch_model_best.bin")
-    assert plan.route_files() == {
+    assert {place: cell.folder / ROUTES_FILE for place, cell in plan.route_cells().items()} == {
         ("first", 0, "TASK10"): Path(flags.out),
         ("first", 0, "TASK8"): tmp_path / "first" / "seed0" / "RetrievalFlickr30k_routes" / "routes.json",
     }
     more = study_of({**SHARED, "tasks": tasks, "arms": ARMS, "tables": tables, "routes": {**routes, "seeds": 2}})
-    assert [place[1] for place in Plan(more, tmp_path).route_files()] == [0, 0, 1, 1]
+    assert [place[1] for place in Plan(more, tmp_path).route_cells()] == [0, 0, 1, 1]
 
 
 def test_each_world_has_a_folder_that_says_how_it_differs(study_of, world, tmp_path):

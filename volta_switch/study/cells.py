@@ -85,10 +85,10 @@ class Plan:
         """The cell of an arm, which may be another arm's."""
         return self._of[arm, seed, work]
 
-    def route_files(self) -> dict[tuple[str, int, str], Path]:
-        """(arm, seed, the task as the plan calls it) -> where the report of its routes lies once it is made."""
+    def route_cells(self) -> dict[tuple[str, int, str], Cell]:
+        """(arm, seed, the task as the plan calls it) -> what writes the report of its routes, ``ROUTES_FILE``."""
         return {
-            (arm, seed, work.removeprefix(ROUTES)): cell.folder / ROUTES_FILE
+            (arm, seed, work.removeprefix(ROUTES)): cell
             for (arm, seed, work), cell in self._of.items()
             if work.startswith(ROUTES)
         }

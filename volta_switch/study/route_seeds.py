@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from volta_switch.study.cells import Plan
+from volta_switch.study.cells import ROUTES_FILE, Cell, Plan
+from volta_switch.study.finished import finished_cells
 from volta_switch.study.statistics import estimate_mean
 
 ROUTES_NOTE = (
@@ -35,7 +35,7 @@ DIFFERENCES = ("vision less text", "one for all", "shuffled")
 
 
 def routes_over_seeds(plan: Plan) -> list[dict[str, Any]]:
-    """Each arm's and task's reports of routes, as many as are made, summed up.
+    """Each arm's and task's reports of routes, as many as are finished, summed up.
 
     Returns:
         For each: ``arm``, ``task``, ``seeds``, ``modes`` (mean share of each attention mode over layers and samples,
@@ -43,9 +43,10 @@ def routes_over_seeds(plan: Plan) -> list[dict[str, Any]]:
         ``estimate`` (``Estimate.to_dict``; an interval takes seeds as a random effect and samples as they are).
     """
     found: dict[tuple[str, str], dict[int, Any]] = {}
-    for (arm, seed, task), path in plan.route_files().items():
-        if path.is_file():
-            found.setdefault((arm, plan.spec(arm, task).name), {})[seed] = _read(path)
+    done = finished_cells(plan.folder)
+    for (arm, seed, task), cell in plan.route_cells().items():
+        if cell.key in done:
+            found.setdefault((arm, plan.spec(arm, task).name), {})[seed] = read_routes(cell)
     return [{"arm": arm, "task": task, **summed_up(reports)} for (arm, task), reports in found.items()]
 
 
@@ -112,5 +113,6 @@ def _cell(estimate: Mapping[str, Any], digits: int, signed: bool) -> str:
     return value if low is None else f"{value} ({low:+.{digits}f} to {high:+.{digits}f})"
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_routes(cell: Cell) -> dict[str, Any]:
+    """The report that a finished cell wrote."""
+    return json.loads((cell.folder / ROUTES_FILE).read_text(encoding="utf-8"))

@@ -1,6 +1,7 @@
 """What the page shows, read back from a study whose runs' files were written by hand."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -9,10 +10,12 @@ from study.report.conftest import STUDY
 from volta_switch.config import load_config
 from volta_switch.cost.commands import cost
 from volta_switch.study.cells import Plan, world_folder
+from volta_switch.study.finished import plan_of
 from volta_switch.study.plan import load_study
 from volta_switch.study.report import records
 from volta_switch.study.report.collect import _routes, _validations, collect
 from volta_switch.study.report.records import environments
+from volta_switch.study.route_seeds import routes_over_seeds
 from volta_switch.world import write_world
 
 PATHS = "Active paths in pre-training"
@@ -59,7 +62,7 @@ def test_routes_know_the_world_that_their_samples_are_from(tmp_path):
     study = load_study(tmp_path / "study.yaml")
     for arm in study.arms.values():
         write_world(world_folder(study, arm, tmp_path), **arm.world)
-    worlds = {route["arm"]: route["world"] for route in _routes(Plan(study, tmp_path))}
+    worlds = {route["arm"]: route["world"] for route in _routes(Plan(study, tmp_path), {})}
     assert worlds == {"switchbert": str(tmp_path / "world"), "deep": str(tmp_path / "world-text_depth-2")}
 
 
@@ -177,3 +180,11 @@ def test_a_field_that_one_run_lacks_is_a_difference():
         {"cell": "b", "environment": {"device": "cpu"}},
     ]
     assert environments(runs)["differing"] == {"gpu": {"x": ["a"], "not recorded": ["b"]}}
+
+
+def test_a_report_of_routes_that_was_made_with_other_flags_is_not_shown(written):
+    study = written.plan.study
+    other = replace(study, routes=replace(study.routes, flags={"samples": 3}))
+    values = collect(plan_of(other, written.plan.folder), written.tables)
+    assert [route["report"] for route in values["routes"]] == [None, None]
+    assert routes_over_seeds(written.plan) and routes_over_seeds(plan_of(other, written.plan.folder)) == []

@@ -21,6 +21,7 @@ from volta_switch.study.arms import Arm, Table
 from volta_switch.study.cells import PRETRAINING, Cell, Plan, world_folder
 from volta_switch.study.finished import Done, finished_cells
 from volta_switch.study.report.records import confounds, environments, every_run
+from volta_switch.study.route_seeds import read_routes
 from volta_switch.study.table import HEADINGS, named_claims
 from volta_switch.tasks import TASKS
 from volta_switch.train.route_log import EXECUTED, PATHS
@@ -40,7 +41,7 @@ def collect(plan: Plan, tables: Mapping[str, Any]) -> dict[str, Any]:
     """
     done = finished_cells(plan.folder)
     shown = _tables(plan, tables, done)
-    runs, routes = every_run(plan, done), _routes(plan)
+    runs, routes = every_run(plan, done), _routes(plan, done)
     return {
         "study": _study(plan, shown, runs),
         "tables": shown,
@@ -244,13 +245,13 @@ def _seconds(plan: Plan, arm: Arm, done: Mapping[str, Done]) -> dict[str, dict[s
     return found
 
 
-def _routes(plan: Plan) -> list[dict[str, Any]]:
-    """The reports of first seeds' routes, as ``volta-switch routes`` wrote them; None where one is not made yet."""
+def _routes(plan: Plan, done: Mapping[str, Done]) -> list[dict[str, Any]]:
+    """The reports of first seeds' routes, as ``volta-switch routes`` wrote them; None where one is not finished."""
     found = []
-    for (name, seed, task), path in plan.route_files().items():
+    for (name, seed, task), cell in plan.route_cells().items():
         if seed != plan.study.arms[name].seeds[0]:
             continue
-        report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        report = read_routes(cell) if cell.key in done else None
         arm, of = plan.study.arms[name], {"arm": name, "task": plan.spec(name, task).name, "seed": seed}
         world = str(world_folder(plan.study, arm, plan.folder)) if arm.world is not None else None
         found.append({**of, "world": world, "report": report})
