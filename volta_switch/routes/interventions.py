@@ -116,7 +116,8 @@ def intervene(
         print(f"[{number}/{len(planned) + len(whole)}] {' '.join(map(str, said.values()))}", file=sys.stderr)
         found.append(
             {
-                **{**said, "samples": len(set(record.ids))},
+                **said,
+                "samples": len(set(record.ids)),
                 "rerouted": len({record.ids[row] for row in rerouted.nonzero()[0]}),
                 task.metric: score,
                 "change": score - record.evaluation.score,
@@ -133,7 +134,7 @@ def others_routes(record: Record) -> Iterator[tuple[str, ModesInputs]]:
     """
     both = np.concatenate([record.modes, record.inputs], axis=1)  # (n, 2L)
     routes, counts = np.unique(both[record.counted], axis=0, return_counts=True)
-    depth, samples = record.modes.shape[1], len(dict.fromkeys(record.ids))
+    depth, samples = record.modes.shape[1], len(set(record.ids))
     drawn = np.random.default_rng(0).permutation(samples)
     for kind, taken in (
         ("most frequent", np.broadcast_to(routes[counts.argmax()], both.shape)),

@@ -96,14 +96,16 @@ class Verdict:
     """The smallest difference worth finding, in points, if one was set."""
 
     @property
-    def excludes_minimum_effect(self) -> bool:
-        """Whether differences that are worth finding are excluded, either way.
+    def family_confidence(self) -> float:
+        """Bonferroni's, of an interval that holds whatever the family's other verdicts are; Holm's depends on them."""
+        return 1 - (1 - self.confidence) / self.family
 
-        The interval is at Bonferroni's level of the whole family: Holm's of a claim depends on the others' verdicts.
-        """
+    @property
+    def excludes_minimum_effect(self) -> bool:
+        """Whether differences that are worth finding are excluded, either way, at ``family_confidence``."""
         if self.minimum_effect is None or self.estimate.problem:
             return False
-        low, high = self.estimate.interval(1 - (1 - self.confidence) / self.family)
+        low, high = self.estimate.interval(self.family_confidence)
         return max(-low, high) < self.minimum_effect
 
     @property
@@ -117,8 +119,8 @@ class Verdict:
             parts.append(f"{_shown_p(self.p_holm)}{family} (of a true difference of {claim.at_least:g})")
         parts.append(self.reason)
         if self.verdict == "undecided" and self.excludes_minimum_effect:
-            level = f"{100 * (1 - (1 - self.confidence) / self.family):.4g} %"
-            parts.append(f"A difference of {self.minimum_effect:g} points either way is excluded ({level})")
+            excluded = f"A difference of {self.minimum_effect:g} points either way is excluded"
+            parts.append(f"{excluded} ({100 * self.family_confidence:.4g} %)")
         return ". ".join([*parts, *self._seeds_needed()]) + "."
 
     def to_dict(self) -> dict[str, Any]:
