@@ -97,8 +97,9 @@ def test_the_mean_of_the_items_is_the_score_and_so_is_that_of_the_groups(tested,
     assert all(found.points.dtype == np.float32 and sorted(found.ids) == list(found.ids) for found in items)
     assert items[0].ids is items[2].ids and items[0].groups is items[2].groups  # kept once
     grouped = reader.column({"a": runs[:2], "b": runs[2:]}, metric)
-    assert grouped["a"].shape == (2, len(set(items[0].groups))) and grouped["b"].shape[0] == 1
-    assert [*grouped["a"].mean(1), *grouped["b"].mean(1)] == pytest.approx(scores, abs=1e-3)
+    assert grouped["a"].points.shape == (2, len(set(items[0].groups))) and grouped["b"].points.shape[0] == 1
+    assert set(grouped["b"].names) == set(items[0].groups)
+    assert [*grouped["a"].points.mean(1), *grouped["b"].points.mean(1)] == pytest.approx(scores, abs=1e-3)
     assert metric == "consistency" or any(0 < score < 100 for score in scores)  # else the means show nothing
 
 
@@ -180,7 +181,7 @@ def test_runs_on_other_items_are_refused_in_one_line_that_names_both_files(teste
         assert f"only one has {json_of(test.results)[0]['id']}" in message and "\n" not in message
     order = changed(test, tmp_path / "order", lambda results: results[::-1])
     grouped = ItemReader().column({"a": [(test, scores[0])], "b": [(order, scores[0])]}, "accuracy")
-    assert np.array_equal(grouped["a"], grouped["b"])
+    assert np.array_equal(grouped["a"].points, grouped["b"].points)
 
 
 def test_tests_on_different_data_may_have_different_items(tested, world, tmp_path):

@@ -1,6 +1,7 @@
 """The side-by-side table, and its refusal of unequal rows."""
 
 import json
+import pickle
 import shutil
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import pytest
 
 from small_world import json_of, log_of
 from volta_switch import UserError, cli
+from volta_switch.data.files import safe_pickle
 from volta_switch.study.claims import Claim
 from volta_switch.study.finished import plan_of
 from volta_switch.study.table import make_tables, tables_text
@@ -132,20 +134,26 @@ def test_verdicts_and_estimates_are_about_new_items_where_the_results_tell_them(
         assert with_items["high"] - with_items["low"] > 1.01 * (without["high"] - without["low"])
 
 
-def test_arms_on_different_worlds_are_compared_on_these_items(copy):
+@pytest.mark.parametrize("same", [True, False])
+def test_arms_on_different_worlds_are_compared_by_items_where_the_images_are_the_same(copy, same):
     study, folder = copy
     several_seeds(folder, {"ctrl_uniter": (0, 3, 6), "switchbert": (1, 5, 8)})
     shutil.copytree(folder / "world", folder / "world-text_depth-1")
+    if not same:
+        path = next((folder / "world-text_depth-1" / "datasets").glob("refcoco+*/annotations/refcoco+/refs(unc).p"))
+        refs = safe_pickle.load(path)
+        path.write_bytes(pickle.dumps([{**ref, "image_id": ref["image_id"] + 10_000_000} for ref in refs]))
     claim = Claim("is better", "switchbert", "ctrl_uniter", "refcoco+", "accuracy")
     table = replace(study.tables[0], claims=(claim,), varies=("model", "world"))
     study = changed(replace(study, tables=(table,)), seeds=(0, 1, 2))
     switch = replace(study.arms["switchbert"], world={**study.arms["switchbert"].world, "text_depth": 1})
     text = tables_text(make_tables(plan_of(replace(study, arms={**study.arms, "switchbert": switch}), folder)))
     (made,) = json_of(folder / "table.json")["tables"]
-    assert "on these test items" in text
-    assert "Verdicts on arms that were tested on different data are about these test items alone." in text
+    assert ("on these test items" in text) == (not same)
+    told = "Verdicts on arms that were tested on different items are about these test items alone."
+    assert (told in text) == (not same)
     assert [row["scores"][0]["estimate"]["population"] for row in made["rows"]] == ["new items"] * 2
-    assert made["verdicts"][0]["estimate"]["population"] == "these items"
+    assert made["verdicts"][0]["estimate"]["population"] == ("new items" if same else "these items")
 
 
 def test_runs_whose_items_differ_are_refused(copy):

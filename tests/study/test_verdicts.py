@@ -9,7 +9,7 @@ import pytest
 from simulated_scores import simulate
 
 from volta_switch import UserError
-from volta_switch.study.claims import Claim, judge, read_claims
+from volta_switch.study.claims import Claim, ItemResults, judge, read_claims
 from volta_switch.study.power import seeds_needed
 from volta_switch.study.statistics import estimate_difference, estimate_mean
 
@@ -23,6 +23,11 @@ def claim(at_least=0.0, better="switch", worse="uniter"):
 
 def table(**arms):
     return {arm: {KEY: np.array(values, dtype=float)} for arm, values in arms.items()}
+
+
+def named(points, prefix="image"):
+    """Items called by their number."""
+    return {KEY: ItemResults(np.array([f"{prefix} {number}" for number in range(points.shape[1])]), points)}
 
 
 FIVE = table(switch=[70.9, 70.4, 71.0, 70.6, 70.8], uniter=[69.1, 68.3, 69.1, 68.6, 69.0])  # differences 1.8 ... 2.1
@@ -132,23 +137,38 @@ def items_of(rng, effect, spread):
 def test_with_items_the_verdict_is_about_new_items():
     better, worse = items_of(np.random.default_rng(0), 0.6, 10.0)
     scores = table(switch=better.mean(1), uniter=worse.mean(1))
-    items = {"switch": {KEY: better}, "uniter": {KEY: worse}}
+    items = {"switch": named(better), "uniter": named(worse)}
     (these,), (new,) = judge([claim()], scores), judge([claim()], scores, items)
     assert these.verdict == "supported" and "on these test items" in these.text
     assert new.verdict == "undecided" and "400 test items taken as a sample" in new.text
     assert new.needed.seeds is None and "more test items would help where seeds cannot" in new.text
-    (partial,) = judge([claim()], scores, {"switch": {KEY: better}})
+    (partial,) = judge([claim()], scores, {"switch": named(better)})
     assert partial == these
 
 
-def test_items_are_compared_between_arms_that_were_tested_on_the_same_data_only():
+def test_items_are_compared_between_arms_that_were_tested_on_the_same_ones_only():
     better, base = items_of(np.random.default_rng(0), 1.0, 0.1)
-    scores = {arm: {KEY: found.mean(1)} for arm, found in (("switch", better), ("uniter", base), ("other", base - 1))}
-    items = {"switch": {KEY: better}, "uniter": {KEY: base}, "other": {KEY: base - 1}}
-    data = {"switch": {KEY: "world"}, "uniter": {KEY: "world"}, "other": {KEY: "another"}}
-    judged = judge([claim(), claim(0.0, "switch", "other")], scores, items, data)
+    scores = table(switch=better.mean(1), uniter=base.mean(1), other=base.mean(1) - 1)
+    items = {"switch": named(better), "uniter": named(base), "other": named(base - 1, "another image")}
+    judged = judge([claim(), claim(0.0, "switch", "other")], scores, items)
     assert [verdict.estimate.population for verdict in judged] == ["new items", "these items"]
     assert judged[0].estimate == judge([claim()], scores, items)[0].estimate
+
+
+def test_a_difference_of_leads_is_about_new_items_where_all_four_arms_were_tested_on_the_same_ones():
+    rng = np.random.default_rng(0)
+    pairs = [*items_of(rng, 1.0, 5.0), *items_of(rng, 0.4, 5.0)]
+    arms = dict(zip(("switch", "uniter", "flat-switch", "flat-uniter"), pairs, strict=True))
+    scores = table(**{arm: points.mean(1) for arm, points in arms.items()})
+    leads = replace(claim(), than=("flat-switch", "flat-uniter"))
+    (these,), (new,) = judge([leads], scores), judge([leads], scores, {arm: named(p) for arm, p in arms.items()})
+    assert new.estimate == estimate_mean(pairs[0] - pairs[1] - (pairs[2] - pairs[3])) and new.estimate.items == 400
+    assert these.estimate.items == 0 and these.estimate.value == pytest.approx(new.estimate.value)
+    assert these.verdict == "supported" and new.verdict == "undecided"
+    # Items of their own in the second pair: nothing can be said of new ones, the same for both pairs.
+    prefixes = dict.fromkeys(arms, "image") | dict.fromkeys(leads.than, "another image")
+    (apart,) = judge([leads], scores, {arm: named(points, prefixes[arm]) for arm, points in arms.items()})
+    assert apart == these
 
 
 def test_verdicts_are_plain_json():
@@ -271,12 +291,12 @@ def test_what_is_no_claim_is_refused_in_one_line(values, told):
         ),
         (
             table(switch=[1, 2], uniter=[1, 2]),
-            {arm: {KEY: np.ones((3, 5))} for arm in ("switch", "uniter")},
-            "vqa vqa_score: switch's items have shape (3, 5); expected (2, items), the same items in both arms",
+            dict.fromkeys(("switch", "uniter"), named(np.ones((3, 5)))),
+            "vqa vqa_score: switch's items have shape (3, 5); expected (2, 5), (seeds, names)",
         ),
         (
             table(switch=[60, 70], uniter=[50, 60]),
-            {"switch": {KEY: np.array([[0.6] * 4, [0.7] * 4])}, "uniter": {KEY: np.array([[0.5] * 4, [0.6] * 4])}},
+            {"switch": named(np.array([[0.6] * 4, [0.7] * 4])), "uniter": named(np.array([[0.5] * 4, [0.6] * 4]))},
             "vqa vqa_score: the mean of switch's items is not its score; give both in the same unit",
         ),
     ],

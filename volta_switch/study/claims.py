@@ -9,8 +9,7 @@ together (the family, fixed before the runs: a claim that cannot be tested keeps
 
 A claim of several metrics (image and text retrieval) is a claim for each, every one a test of its own in the family.
 "On par with, or better" is a claim with a negative m. A claim with ``than`` is about a difference of differences: that
-one arm's lead over another is larger than that of a second pair (a dial at another setting); it is about the test items
-as they are, since the pairs may have been tested on different ones.
+one arm's lead over another is larger than that of a second pair (a dial at another setting).
 """
 
 from __future__ import annotations
@@ -26,10 +25,20 @@ from volta_switch.errors import UserError
 from volta_switch.study.power import MOST_SEEDS, SeedsNeeded, seeds_to_decide
 from volta_switch.study.statistics import Estimate, estimate_difference, estimate_mean, holm, holm_levels, without_nan
 
-# Arm -> (task, metric) -> (S,) scores, or (S, items) results, in points.
-Scores = Mapping[str, Mapping[tuple[str, str], np.ndarray]]
+Key = tuple[str, str]  # task, metric
+Scores = Mapping[str, Mapping[Key, np.ndarray]]  # arm -> (S,) in points
 
 ITEMS_TOLERANCE = 0.01  # points by which the mean of the items may differ from the score, which may be rounded
+
+
+@dataclass(frozen=True, eq=False)
+class ItemResults:
+    """What an arm's scores are the means of."""
+
+    names: np.ndarray
+    """(items,) of the test items, by which those of several arms are told to be the same."""
+    points: np.ndarray
+    """(S, items), in the scores' unit."""
 
 
 @dataclass(frozen=True)
@@ -183,8 +192,7 @@ def read_claims(values: Any, where: str) -> tuple[Claim, ...]:
 def judge(
     claims: Sequence[Claim],
     scores: Scores,
-    items: Scores | None = None,
-    data: Mapping[str, Mapping[tuple[str, str], Any]] | None = None,
+    items: Mapping[str, Mapping[Key, ItemResults]] | None = None,
     *,
     paired: bool = True,
     confidence: float = 0.95,
@@ -196,10 +204,10 @@ def judge(
     Args:
         claims: the family.
         scores: (S,) of each arm and metric, in points, one for each seed.
-        items: (S, items) results behind them, in the same unit and the same order in all arms; items that belong
-            together (one image's) taken through ``statistics.by_group`` first. Where both arms have them, the verdict
-            is about new test items, else about these.
-        data: what each arm was tested on; items of arms that were tested on different data are not compared.
+        items: the results behind them; items that belong together (one image's) taken through ``statistics.by_group``
+            first. Where all arms of a claim have results on the same items, the verdict is about new ones, else about
+            these. Items of different data are the same where they have the same names (one image, its words written
+            otherwise); where that is an accident, pairing them is arbitrary, and the interval right all the same.
         paired: the arms' seeds are the same, in the same order.
         confidence: 1 - the chance of any wrong verdict in the family.
         power: for which the number of seeds is given.
@@ -211,7 +219,7 @@ def judge(
     Raises:
         UserError: scores are missing, do not fit each other, or are not finite; items that are not those of the score.
     """
-    estimates = [_estimate(claim, scores, items or {}, data or {}, paired) for claim in claims]
+    estimates = [_estimate(claim, scores, items or {}, paired) for claim in claims]
     p_values = [found.p_value(claim.at_least) for claim, found in zip(claims, estimates, strict=True)]
     levels = holm_levels(p_values, 1 - confidence)
     verdicts = []
@@ -246,37 +254,32 @@ def _decide(claim: Claim, found: Estimate, level: float) -> tuple[str, str]:
     return "undecided", f"The interval contains {margin:g}"
 
 
-def _estimate(
-    claim: Claim,
-    scores: Scores,
-    items: Scores,
-    data: Mapping[str, Mapping[tuple[str, str], Any]],
-    paired: bool,
-) -> Estimate:
+def _estimate(claim: Claim, scores: Scores, items: Mapping[str, Mapping[Key, ItemResults]], paired: bool) -> Estimate:
     key, arms = (claim.task, claim.metric), claim.arms
-    pair = [_of_arm(scores, arm, key) for arm in arms]
+    values = [_of_arm(scores, arm, key) for arm in arms]
     where = f"{claim.task} {claim.metric}"
-    for arm, values in zip(arms, pair, strict=True):
-        if (paired or claim.than) and len(values) != len(pair[0]):
+    for arm, own in zip(arms, values, strict=True):
+        if (paired or claim.than) and len(own) != len(values[0]):
             raise UserError(
-                f"{where}: {arms[0]} has {len(pair[0])} seeds and {arm} {len(values)}; to compare them in pairs give "
+                f"{where}: {arms[0]} has {len(values[0])} seeds and {arm} {len(own)}; to compare them in pairs give "
                 "the seeds that both have"
             )
+    results = [items[arm][key] for arm in arms if key in items.get(arm, {})]
+    if len(results) == len(arms) and all(np.array_equal(each.names, results[0].names) for each in results):
+        for arm, own, each in zip(arms, values, results, strict=True):
+            _check_items(where, arm, own, each)
+        values = [np.asarray(each.points, dtype=float) for each in results]
     if claim.than is not None:
-        return estimate_mean(pair[0] - pair[1] - (pair[2] - pair[3]))
-    one_data = len({data.get(arm, {}).get(key) for arm in arms}) == 1
-    if one_data and all(key in items.get(arm, {}) for arm in arms):
-        results = [np.asarray(items[arm][key], dtype=float) for arm in arms]
-        for arm, values, own in zip(arms, pair, results, strict=True):
-            if own.ndim != 2 or own.shape[0] != len(values) or own.shape[1:] != results[0].shape[1:]:
-                raise UserError(
-                    f"{where}: {arm}'s items have shape {own.shape}; expected ({len(values)}, items), the same items "
-                    "in both arms"
-                )
-            if not np.abs(own.mean(1) - values).max() <= ITEMS_TOLERANCE:
-                raise UserError(f"{where}: the mean of {arm}'s items is not its score; give both in the same unit")
-        pair = results
-    return estimate_difference(*pair, paired=paired)
+        return estimate_mean(values[0] - values[1] - (values[2] - values[3]))
+    return estimate_difference(*values, paired=paired)
+
+
+def _check_items(where: str, arm: str, scores: np.ndarray, items: ItemResults) -> None:
+    expected = (len(scores), len(items.names))
+    if items.points.shape != expected:
+        raise UserError(f"{where}: {arm}'s items have shape {items.points.shape}; expected {expected}, (seeds, names)")
+    if not np.abs(items.points.mean(1) - scores).max() <= ITEMS_TOLERANCE:
+        raise UserError(f"{where}: the mean of {arm}'s items is not its score; give both in the same unit")
 
 
 def _of_arm(scores: Scores, arm: str, key: tuple[str, str]) -> np.ndarray:

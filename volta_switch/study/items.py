@@ -34,7 +34,7 @@ from volta_switch.data.annotations.snli_ve import load_snli_ve
 from volta_switch.data.annotations.vqa import VqaAnnotations, load_vqa
 from volta_switch.data.files.json_files import read_json
 from volta_switch.errors import UserError
-from volta_switch.study.claims import ITEMS_TOLERANCE
+from volta_switch.study.claims import ITEMS_TOLERANCE, ItemResults
 from volta_switch.study.statistics import by_group
 from volta_switch.tasks.retrieval import annotations_of
 from volta_switch.tasks.task_file import TaskSpec
@@ -113,15 +113,15 @@ class ItemReader:
             raise NoItems(f"{found.source} gives {mean:.3f}, not the score {score:.3f}: ties, or of another test")
         return found
 
-    def column(self, arms: Mapping[str, Sequence[tuple[Evaluated, float]]], metric: str) -> dict[str, np.ndarray]:
-        """The items of several arms' runs by group, to be used as ``statistics`` uses items.
+    def column(self, arms: Mapping[str, Sequence[tuple[Evaluated, float]]], metric: str) -> dict[str, ItemResults]:
+        """The items of several arms' runs by group.
 
         Args:
             arms: arm -> for each seed its test, and the metric's value.
             metric: of the task's ``headline``.
 
         Returns:
-            Arm -> (S, groups) results in points, of the same groups in every arm that was tested on the same data.
+            Arm -> (S, groups) results, of the same groups in every arm that was tested on the same data.
 
         Raises:
             NoItems: some run's results cannot be taken apart, or all items are one group.
@@ -133,10 +133,11 @@ class ItemReader:
             runs = [self.items(test, metric, score) for test, score in tests]
             for (test, _), items in zip(tests, runs, strict=True):
                 _refuse_others(firsts.setdefault(test.data, items), items)
-            if len(np.unique(runs[0].groups)) < 2:
+            names = np.unique(runs[0].groups)
+            if len(names) < 2:
                 raise NoItems(f"all items of {runs[0].source} belong together")
             points = np.stack([items.points for items in runs]).astype(np.float64)  # (S, I)
-            found[arm] = by_group(points, runs[0].groups)
+            found[arm] = ItemResults(names, by_group(points, runs[0].groups))
         return found
 
     def _read(self, test: Evaluated, metric: str) -> Items:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from volta_switch.errors import UserError
 from volta_switch.files import replacing, write_json
 from volta_switch.study.arms import Arm, Table
 from volta_switch.study.cells import Plan, test_split, world_folder
-from volta_switch.study.claims import Claim, Verdict, judge
+from volta_switch.study.claims import Claim, ItemResults, Verdict, judge
 from volta_switch.study.confounds import refuse_recorded_confounds
 from volta_switch.study.finished import finished_cells
 from volta_switch.study.items import Evaluated, ItemReader, NoItems
@@ -62,9 +62,8 @@ class Reached:
     """What the arms of a table reached in one column."""
 
     scores: Mapping[str, np.ndarray]  # arm -> (S,) in percent
-    items: Mapping[str, np.ndarray]  # arm -> (S, groups) behind them; empty where they cannot be had
+    items: Mapping[str, ItemResults]  # behind them, of each arm; empty where they cannot be had
     why_not: str = ""  # empty where they can
-    data: Mapping[str, Any] = field(default_factory=dict)  # arm -> what it was tested on
 
 
 def make_tables(plan: Plan, finished_only: bool = False) -> dict[str, Any]:
@@ -184,15 +183,14 @@ def named_claims(plan: Plan, table: Table) -> tuple[Claim, ...]:
 def _verdicts(plan: Plan, table: Table, columns: list[Column], reached: list[Reached]) -> list[Verdict]:
     """What the scores say of the table's claims."""
     scores: dict[str, dict[tuple[str, str], np.ndarray]] = defaultdict(dict)
-    items: dict[str, dict[tuple[str, str], np.ndarray]] = defaultdict(dict)
-    data: dict[str, dict[tuple[str, str], Any]] = defaultdict(dict)
+    items: dict[str, dict[tuple[str, str], ItemResults]] = defaultdict(dict)
     for column, found in zip(columns, reached, strict=True):
         for arm, values in found.scores.items():
             key = column.task.name, column.metric
-            scores[arm][key], data[arm][key] = values, found.data[arm]
+            scores[arm][key] = values
             if found.items:
                 items[arm][key] = found.items[arm]
-    return judge(named_claims(plan, table), scores, items, data, minimum_effect=plan.study.minimum_effect)
+    return judge(named_claims(plan, table), scores, items, minimum_effect=plan.study.minimum_effect)
 
 
 def _reached(plan: Plan, arms: Sequence[Arm], column: Column, reader: ItemReader) -> Reached:
@@ -205,11 +203,10 @@ def _reached(plan: Plan, arms: Sequence[Arm], column: Column, reader: ItemReader
         spec = _as_tested(plan, arm, column)
         tested = [Evaluated(spec, column.split, folder) for folder in folders]
         tests[arm.name] = list(zip(tested, values, strict=True))
-    data = {arm: frozenset(test.data for test, _ in of_arm) for arm, of_arm in tests.items()}
     try:
-        return Reached(scores, reader.column(tests, column.metric), data=data)
+        return Reached(scores, reader.column(tests, column.metric))
     except NoItems as error:
-        return Reached(scores, {}, str(error), data)
+        return Reached(scores, {}, str(error))
 
 
 def _as_tested(plan: Plan, arm: Arm, column: Column) -> TaskSpec:
@@ -234,8 +231,8 @@ def _intervals(columns: list[Column], reached: list[Reached], seeds: int) -> str
         )
     if without:
         parts.append(f"About these test items alone: {', '.join(without)}")
-    if any(found.items and len(set(found.data.values())) > 1 for found in reached):
-        parts.append("Verdicts on arms that were tested on different data are about these test items alone")
+    if any(len({tuple(results.names) for results in found.items.values()}) > 1 for found in reached):
+        parts.append("Verdicts on arms that were tested on different items are about these test items alone")
     return ". ".join(parts) + "."
 
 
@@ -282,8 +279,9 @@ def _row(
     for column, found in zip(columns, reached, strict=True):
         values = found.scores[arm.name]
         mean, std = mean_std(values.tolist())
+        results = found.items[arm.name].points if found.items else values
         score = {"mean": mean, "std": std, "values": values.tolist(), "published": published.get(column.heading)}
-        scores.append({**score, "estimate": estimate_mean(found.items.get(arm.name, values)).to_dict()})
+        scores.append({**score, "estimate": estimate_mean(results).to_dict()})
     return {
         "arm": arm.name,
         "model": arm.model,
