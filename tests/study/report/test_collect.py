@@ -14,7 +14,7 @@ from volta_switch.study.finished import plan_of
 from volta_switch.study.plan import load_study
 from volta_switch.study.report import records
 from volta_switch.study.report.collect import _routes, _validations, collect
-from volta_switch.study.report.records import environments
+from volta_switch.study.report.records import commands_of, environments
 from volta_switch.study.route_seeds import routes_over_seeds
 from volta_switch.world import write_world
 
@@ -166,6 +166,19 @@ def test_every_cell_has_its_commands(values):
     begun = runs["top-1/seed2/refcoco+"]
     assert begun["begun"] and not begun["finished"] and begun["seconds"] is None
     assert runs["top-1/seed0/refcoco+ routes"]["commands"][0].startswith("routes.py ")
+
+
+def test_commands_that_differ_in_the_seed_alone_stand_once(values):
+    found = {(arm, group["work"]): group for arm, groups in values["commands"].items() for group in groups}
+    assert sum(group["runs"] for group in found.values()) == len(values["runs"]) == 22
+    tuned = found["switchbert", "refcoco+"]
+    runs = {run["cell"]: run["commands"] for run in values["runs"]}
+    assert tuned["commands"] == runs["switchbert/seed0/refcoco+"] != runs["switchbert/seed1/refcoco+"]
+    assert tuned["seeds"] == [0, 1, 2] and tuned["finished"] == tuned["runs"] == 3 and tuned["seconds"] == 110.0
+    begun = found["top-1", "refcoco+"]
+    assert (begun["runs"], begun["finished"], begun["begun"]) == (3, 2, 1)
+    alone = [{**run, "commands": [f"{run['commands'][0]} --extra {run['seed']}"]} for run in values["runs"]]
+    assert all(group["runs"] == 1 for groups in commands_of(alone).values() for group in groups)
 
 
 def test_environments_that_differ_are_named_with_their_runs(values):

@@ -142,7 +142,8 @@ def test_what_is_not_finished_says_so(parsed):
     assert "Unfinished: 1 of 12 runs is missing. The numbers are of 2 seeds that all arms have finished" in said
     assert "top-1 on refcoco+" in said  # its routes
     assert "refcoco+: 1 of 6 runs not finished. Whichtop-1/seed2" in said
-    assert "begun, not finished" in said and "not begun" in said
+    assert "refcoco+, seeds 0, 1, 2 2 finished, 1 begun, 0 not begun" in said
+    assert "pretraining, seeds 0, 1, 2 finished in 2 min each, the mean" in said
 
 
 def test_a_study_that_has_hardly_begun_makes_a_page(unfinished):

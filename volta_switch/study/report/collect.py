@@ -2,7 +2,8 @@
 
 Keys: ``study`` (in short), ``tables`` (as made, each with what it waits for), ``curves`` (a panel for each table and
 kind of run), ``cost`` (each arm's), ``routes`` (the reports of the first seeds), ``routes_over_seeds``, ``confounds``
-(what was compared), ``runs`` (every cell) and ``environment``. What is not finished is there, too, and says so.
+(what was compared), ``runs`` (every cell), ``commands`` (of runs that are alike but for the seed, once) and
+``environment``. What is not finished is there, too, and says so.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from volta_switch.cost.paths import inference_paths, training_paths
 from volta_switch.study.arms import Arm, Table
 from volta_switch.study.cells import PRETRAINING, Cell, Plan, world_folder
 from volta_switch.study.finished import Done, finished_cells
-from volta_switch.study.report.records import confounds, environments, every_run
+from volta_switch.study.report.records import commands_of, confounds, environments, every_run
 from volta_switch.study.route_seeds import read_routes
 from volta_switch.study.table import HEADINGS, named_claims
 from volta_switch.tasks import TASKS
@@ -51,6 +52,7 @@ def collect(plan: Plan, tables: Mapping[str, Any]) -> dict[str, Any]:
         "routes_over_seeds": [each for each in tables.get("routes", []) if len(each["seeds"]) > 1],
         "confounds": [confounds(plan, table) for table in plan.study.tables],
         "runs": runs,
+        "commands": commands_of(runs),
         "environment": environments(runs),
     }
 

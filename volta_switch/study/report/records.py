@@ -6,8 +6,10 @@ A setting is written by its dotted name, ``hyperparameters.learning_rate``, as e
 from __future__ import annotations
 
 import json
+import re
 import shlex
-from collections.abc import Mapping
+import statistics
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,29 @@ def every_run(plan: Plan, done: Mapping[str, Done]) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def commands_of(runs: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Arm -> its runs in groups that were given the same commands but for the seed's number.
+
+    A group has ``work`` ("refcoco+"), its ``seeds``, the ``commands`` of the first, how many runs are ``finished`` and
+    how many ``begun`` only, and the finished ones' mean time in ``seconds``.
+    """
+    found: dict[str, dict[tuple[str, ...], list[Mapping[str, Any]]]] = {}
+    for run in runs:
+        work = run["cell"].split("/", 2)[2]
+        blank = [re.sub(rf"(seed ?){run['seed']}\b", r"\1N", command) for command in run["commands"]]
+        found.setdefault(run["arm"], {}).setdefault((work, *blank), []).append(run)
+    return {arm: [_as_one(work, group) for (work, *_), group in groups.items()] for arm, groups in found.items()}
+
+
+def _as_one(work: str, runs: list[Mapping[str, Any]]) -> dict[str, Any]:
+    seconds = [run["seconds"] for run in runs if run["finished"]]
+    return {
+        **{"work": work, "commands": runs[0]["commands"], "runs": len(runs), "seeds": [run["seed"] for run in runs]},
+        **{"finished": len(seconds), "seconds": statistics.fmean(seconds) if seconds else None},
+        "begun": sum(run["begun"] and not run["finished"] for run in runs),
+    }
 
 
 def environments(runs: list[dict[str, Any]]) -> dict[str, Any]:
