@@ -1,7 +1,9 @@
 """The volta-switch command: a world, a study's table, and what it refuses."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -9,6 +11,7 @@ import yaml
 from small_world import refusal
 from volta_switch import __version__, cli
 
+ROOT = Path(__file__).parents[1]
 WORLD = ("--images", "20", "--eval-images", "10", "--no-render")
 
 
@@ -30,6 +33,15 @@ def test_version(capsys):
 def test_help_is_given_for_every_command(command, capsys):
     code, out, err = exits([*command.split(), "--help"], capsys)
     assert code == 0 and out.startswith("usage: volta-switch") and not err
+
+
+def test_commands_that_pages_name_are_there(capsys):
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "volta_switch").rglob("*.j2")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    named = {found for found in re.findall(r"volta-switch (study [a-z]+|data [a-z-]+|[a-z]+)", text)}
+    assert {"study run", "study table", "data repack", "routes", "flops"} <= named
+    for command in sorted(named):
+        assert exits([*command.split(), "--help"], capsys)[0] == 0, command
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,12 @@ class Cell:
     folder: Path  # the run's
     key: str  # a hash of all that decides its outcome: equal for equal work, whatever the arms and folders are called
     needs: str = ""  # the cell that must be finished before
+
+    @property
+    def typed(self) -> list[str]:
+        """Its commands as they are typed in a shell."""
+        scripts = {"routes": ("volta-switch", "routes")}
+        return [shlex.join([*scripts.get(entry, ("python", f"{entry}.py")), *own]) for entry, own in self.commands]
 
 
 @dataclass(frozen=True)

@@ -129,8 +129,8 @@ def run_cell(folder: Path, cell: Cell) -> str:
     started = time.perf_counter()
     with log.open("a", encoding="utf-8") as out, redirect_stdout(out), redirect_stderr(out):
         try:
-            for entry, arguments in cell.commands:
-                print(f"$ python {entry}.py {' '.join(arguments)}", flush=True)
+            for typed, (entry, arguments) in zip(cell.typed, cell.commands, strict=True):
+                print(f"$ {typed}", flush=True)
                 _entry_point(entry, arguments)
         except UserError as error:
             print(f"error: {error}")

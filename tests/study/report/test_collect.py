@@ -161,11 +161,14 @@ def test_every_cell_has_its_commands(values):
     runs = {run["cell"]: run for run in values["runs"]}
     assert len(runs) == 22
     tuned = runs["switchbert/seed1/refcoco+"]
-    assert [command.split()[0] for command in tuned["commands"]] == ["train_task.py", "eval_task.py"]
+    assert [command.split()[:2] for command in tuned["commands"]] == [
+        ["python", "train_task.py"],
+        ["python", "eval_task.py"],
+    ]
     assert tuned["finished"] and tuned["seconds"] == 110.0
     begun = runs["top-1/seed2/refcoco+"]
     assert begun["begun"] and not begun["finished"] and begun["seconds"] is None
-    assert runs["top-1/seed0/refcoco+ routes"]["commands"][0].startswith("routes.py ")
+    assert runs["top-1/seed0/refcoco+ routes"]["commands"][0].startswith("volta-switch routes ")
 
 
 def test_commands_that_differ_in_the_seed_alone_stand_once(values):

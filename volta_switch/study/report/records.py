@@ -104,15 +104,14 @@ def every_run(plan: Plan, done: Mapping[str, Done]) -> list[dict[str, Any]]:
     found = []
     for cell in plan.cells:
         record = _record(cell)
-        written = [record["command"]] if "command" in record else []
-        # run.json holds the training's; what follows it (a test) is as planned.
-        planned = [[f"{entry}.py", *arguments] for entry, arguments in cell.commands[len(written) :]]
+        # run.json holds the training's command; what follows it (a test) is as planned.
+        written = [shlex.join(["python", *record["command"]])] if "command" in record else []
         finished = cell.key in done
         found.append(
             {
                 **{"cell": cell.name, "arm": cell.arm, "seed": cell.seed, "finished": finished},
                 **{"begun": bool(record), "seconds": done[cell.key].seconds if finished else None},
-                **{"commands": [shlex.join(map(str, command)) for command in (*written, *planned)]},
+                **{"commands": [*written, *cell.typed[len(written) :]]},
                 **{"environment": flat(record.get("environment") or {})},
             }
         )
