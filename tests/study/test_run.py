@@ -1,6 +1,7 @@
 """Cells run once, in several processes; one that fails takes no other with it."""
 
 import json
+import shutil
 from concurrent.futures.process import BrokenProcessPool
 
 import pytest
@@ -173,6 +174,26 @@ def test_a_cell_is_reckoned_at_the_speed_of_the_nearest_that_was_measured(finish
     assert (
         minutes["other/seed0/pretraining"].endswith(" min") and minutes["ctrl_uniter/seed0/pretraining"] == "finished"
     )
+
+
+def test_what_has_only_begun_tells_how_long_it_and_its_like_will_take(finished, plan, study_of, tmp_path):
+    _, folder = finished
+    copy = tmp_path / "out"
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*.bin", "checkpoints", "cells"))
+    for model in ("ctrl_uniter", "switchbert"):
+        shutil.rmtree(copy / model / "seed0" / f"refcoco+_{model}")
+    run = copy / "switchbert" / "seed0" / "switchbert"
+    assert json.loads((run / "run.json").read_text())["steps"] == 2 * 2  # epochs, batches of an epoch
+    (copy / "ctrl_uniter" / "seed0" / "ctrl_uniter" / "log.jsonl").write_text("")  # made, and not one line yet
+    start = {"kind": "start", "step": 0, "time": 0.0, "resumed": False}
+    resumed = {**start, "step": 1, "time": 1000.0, "resumed": True}
+    steps = [{"kind": "train", "step": 1, "time": 9.0}, resumed, {"kind": "train", "step": 3, "time": 1120.0}]
+    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [start, *steps]))
+    lines = dry_run(study_of({**plan, "seeds": [0, 1], "routes": None}), copy).splitlines()
+    assert "switchbert/seed0/pretraining  begun, 1.0 min left" in lines
+    assert "switchbert/seed1/pretraining  4.0 min" in lines
+    assert next(line for line in lines if line.startswith("ctrl_uniter/seed0/pretraining")).endswith(" min")
+    assert lines[-1].endswith("4 of them are like none that was measured, and are not counted")
 
 
 def test_one_slow_run_does_not_spoil_the_forecast(finished, plan, study_of):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import cache
@@ -17,14 +18,15 @@ from volta_switch.cost.executed import training_step
 from volta_switch.study.cells import PRETRAINING, ROUTES, Cell, Plan, world_folder
 from volta_switch.study.finished import Done, finished_cells
 from volta_switch.study.plan import Study
+from volta_switch.train.run_folder import lines_of
 from volta_switch.world.spec import WorldSpec
 
 
 def dry_run(study: Study, folder: Path) -> str:
     """What ``run_study`` would do: every cell, and how long it takes by what was measured. Writes nothing.
 
-    Measured are the finished cells of the same work: those of the same arm, or else of the same model, or else of any,
-    at whose speed in operations a second this one is reckoned.
+    Measured are the cells of the same work that are finished or have begun to train: those of the same arm, or else of
+    the same model, or else of any, at whose speed in operations a second this one is reckoned.
     """
     with TemporaryDirectory() as scratch:
         at = folder
@@ -43,17 +45,33 @@ def dry_run(study: Study, folder: Path) -> str:
 
 def _forecast(plan: Plan, done: Mapping[str, Done]) -> tuple[list[tuple[str, str]], float, int]:
     """(cell's name, what is known of it) each, the seconds of those that are reckoned, and the number of others."""
-    speeds = _speeds(plan, measured_seconds(plan, done))
+    begun = {cell.name: found for cell in plan.cells if cell.key not in done and (found := _begun(cell))}
+    whole = {name: seconds for name, (seconds, _) in begun.items()}
+    speeds = _speeds(plan, measured_seconds(plan, done) | whole)
     rows, missing, seconds = [], 0, 0.0
     for cell in plan.cells:
         if cell.key in done:
             rows.append((cell.name, "finished"))
             continue
-        found = _expected_seconds(plan, cell, speeds)
-        missing += found is None
-        seconds += found or 0.0
-        rows.append((cell.name, "not measured yet" if found is None else f"{found / 60:.1f} min"))
+        left = begun[cell.name][1] if cell.name in begun else _expected_seconds(plan, cell, speeds)
+        state = "not measured yet" if left is None else f"{left / 60:.1f} min"
+        missing += left is None
+        seconds += left or 0.0
+        rows.append((cell.name, f"begun, {state} left" if cell.name in begun else state))
     return rows, seconds, missing
+
+
+def _begun(cell: Cell) -> tuple[float, float] | None:
+    """All seconds of a cell that has begun to train, and those that are left, at the speed since it last started."""
+    record, log = cell.folder / "run.json", cell.folder / "log.jsonl"
+    if not record.is_file() or not log.is_file():
+        return None
+    steps, lines = json.loads(record.read_text(encoding="utf-8")).get("steps"), lines_of(log)
+    starts = [line for line in lines if line["kind"] == "start"]
+    if not steps or not starts or lines[-1]["step"] == starts[-1]["step"]:
+        return None
+    of_one = (lines[-1]["time"] - starts[-1]["time"]) / (lines[-1]["step"] - starts[-1]["step"])
+    return of_one * steps, of_one * (steps - lines[-1]["step"])
 
 
 def _write_task_file(spec: WorldSpec, folder: Path) -> None:

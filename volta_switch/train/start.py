@@ -96,6 +96,7 @@ def start_run(
         trainer.resume(saved)
     step = trainer.progress.step
     lines = saved.plain["log_lines"] if saved is not None else 0
+    described["steps"] = trainer.steps_per_epoch * run.hyper.epochs
     folder.start(run.config, [f"{run.entry_point}.py", *argv], described, saved is not None, step, lines, args.log_ids)
     ranks.wait()  # all have read what they go on from
     if ranks.first:
