@@ -1,4 +1,4 @@
-# `make demo` and `make test` set up their own environment in .venv and need nothing else but Python 3.10 or newer.
+# `make demo` and `make test` set up their own environment in .venv and need nothing else but Python 3.11 or newer.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -22,12 +22,14 @@ test-long: lint
 test-survival: setup-test
 	LONG=1 KILLS=20 TERMINATIONS=5 CORRUPTIONS=1000 FULL_DISK_POINTS=100 $(BIN)/python -m pytest -n 2 -q -s \
 		tests/train/test_killed_training.py tests/train/test_corrupted_checkpoints.py tests/train/test_full_disk.py \
-		tests/train/test_runs_on_full_disks.py tests/train/test_several_processes.py
+		tests/train/test_several_processes.py
+	FULL_DISK_POINTS=40 $(BIN)/python -m pytest -q -s tests/train/test_runs_on_full_disks.py
 
 # The tests that run VOLTA itself: VOLTA_HOME must name a checkout of github.com/e-bug/volta.
 test-volta: setup-volta
 	@test -n "$(VOLTA_HOME)" || { echo "error: set VOLTA_HOME to a checkout of github.com/e-bug/volta" >&2; exit 2; }
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q tests/plugin tests/data/test_read_by_volta.py tests/data/test_pretraining_read_by_volta.py
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q -k volta tests/data/files/test_convert.py tests/test_benchmarks.py
 
 lint: setup-test
 	$(BIN)/ruff check .

@@ -135,7 +135,7 @@ def test_table_prints_and_writes_the_table_and_the_report(plan, capsys):
     shutil.copytree(plan.parent / "runs" / "mine", folder)
     run.mkdir(parents=True)
     record = {"entry_point": "train_task", "hyperparameters": {}, "settings": {}, "data": {}, "precision": "float32"}
-    (run / "run.json").write_text(json.dumps({**record, "parameters": 1_230_000}))
+    (run / "run.json").write_text(json.dumps(record))
     (run / "metrics.json").write_text(json.dumps({"last_validation": {"accuracy": 50.0}}))
     (run / "val_metrics.json").write_text(json.dumps({"accuracy": 62.5}))
     line = {"kind": "valid", "step": 1, "epoch": 0, "samples": 100, "score": 50.0}
@@ -143,7 +143,7 @@ def test_table_prints_and_writes_the_table_and_the_report(plan, capsys):
     cli.main(["study", "table", str(plan), "--out", str(folder)])
     said = capsys.readouterr().out
     row = next(text for text in said.splitlines() if "ctrl_uniter" in text)
-    assert [cell.strip() for cell in row.split("|")[1:-1]] == ["ctrl_uniter", "1.23 M", "62.5"]
+    assert [cell.strip() for cell in row.split("|")[1:-1]] == ["ctrl_uniter", "0.36 M", "62.5"]
     assert (folder / "table.md").read_text() in said
     for name in ("table.md", "table.json", "report.html"):
         assert (folder / name).is_file() and (str(folder / name) in said or name == "table.json")

@@ -5,7 +5,6 @@ from copy import deepcopy
 import pytest
 
 from volta_switch import UserError
-from volta_switch.study.arms import Table
 from volta_switch.study.confounds import refuse_recorded_confounds
 
 RUN = {
@@ -16,12 +15,13 @@ RUN = {
     "precision": "float32",
     "parameters": 10,
 }
-TABLE = Table("t", ("a", "b", "c"), ("TASK10",))
+SAME = {"t": {"lr": 1e-3}, "data": ({"seed": 0}, {})}
+PLANNED = {"a": SAME, "b": SAME, "c": SAME}
 
 
 def test_equal_settings_are_accepted():
     runs = {"a": {"t": deepcopy(RUN)}, "b": {"t": {**deepcopy(RUN), "parameters": 99}}, "c": {"t": RUN}}
-    refuse_recorded_confounds(runs, TABLE)
+    refuse_recorded_confounds(runs, PLANNED)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,29 @@ def test_a_confound_is_named_with_both_values(section, change, named):
     value = {**RUN[section], **change} if isinstance(change, dict) else change
     runs = {"a": {"t": RUN}, "b": {"t": deepcopy(RUN)}, "c": {"t": {**RUN, section: value}}}
     with pytest.raises(UserError) as caught:
-        refuse_recorded_confounds(runs, TABLE)
+        refuse_recorded_confounds(runs, PLANNED)
     message = str(caught.value)
     assert message.startswith("the table is refused: in t, ") and f"{named}; rows may differ" in message
     assert "\n" not in message
+
+
+def with_rate(rate):
+    return {**deepcopy(RUN), "hyperparameters": {**RUN["hyperparameters"], "learning_rate": rate}}
+
+
+def test_settings_may_differ_between_arms_that_were_planned_to_differ_and_no_others():
+    planned = {**PLANNED, "c": {**SAME, "t": {"lr": 2e-3}}}
+    refuse_recorded_confounds({"a": {"t": RUN}, "b": {"t": RUN}, "c": {"t": with_rate(2e-3)}}, planned)
+    with pytest.raises(UserError, match=r"learning_rate is 0.001 for a and 0.002 for b"):
+        refuse_recorded_confounds({"a": {"t": RUN}, "b": {"t": with_rate(2e-3)}, "c": {"t": RUN}}, planned)
+    moved = {**deepcopy(RUN), "data": {"dataroot": "e"}}
+    refuse_recorded_confounds(
+        {"a": {"t": RUN}, "b": {"t": moved}}, {**PLANNED, "b": {**SAME, "data": ({"seed": 1}, {})}}
+    )
+    with pytest.raises(UserError, match=r"data.dataroot is d for a and e for b"):
+        refuse_recorded_confounds({"a": {"t": RUN}, "b": {"t": moved}}, planned)
+
+
+def test_runs_that_the_first_arm_lacks_are_compared_between_the_others():
+    with pytest.raises(UserError, match=r"in t, hyperparameters.learning_rate is 0.001 for b and 0.002 for c"):
+        refuse_recorded_confounds({"a": {}, "b": {"t": RUN}, "c": {"t": with_rate(2e-3)}}, PLANNED)

@@ -80,7 +80,13 @@ def test_the_small_study_is_told_as_it_was_recorded(table):
         claim, found = verdict["claim"], verdict["estimate"]
         effect = f"{found['value']:+.2f}, {verdict['level_low']:+.2f} to {verdict['level_high']:+.2f}"
         excluded = f", ± {verdict['minimum_effect']:g} excluded" if verdict["excludes_minimum_effect"] else ""
-        assert f"| {claim['text']} | {effect} | {verdict['p_holm']:.2g} | **{verdict['verdict']}**{excluded} |" in PAGE
+        (heading,) = (
+            each["heading"]
+            for each in table["columns"]
+            if (each["task"], each["metric"]) == (claim["task"], claim["metric"])
+        )
+        name = claim["text"] if len(table["columns"]) == 1 else f"{claim['text']}, {heading}"
+        assert f"| {name} | {effect} | {verdict['p_holm']:.2g} | **{verdict['verdict']}**{excluded} |" in PAGE
         assert claim["source"] in PAGE
 
 
@@ -92,9 +98,10 @@ def test_the_number_of_seeds_is_by_the_spread_of_the_first_three(table):
             score["values"] = score["values"][:3]
     for line in sizing([first], 2.0):
         compared = {2: "two arms", 4: "two leads"}[line["arms"]]
+        name = line["table"] if len(table["columns"]) == 1 else f"{line['table']}, {line['column']}"
         assert (
-            f"| {line['table']} | {compared} | {line['tests']} | {line['seen'][0]} x 3 | {line['spread']:.2f} | "
-            f"{line['bound']:.2f} | {line['seeds']} | {line['seeds_bound']} |"
+            f"| {name} | {compared} | {line['tests']} | {line['seen'][0]} x 3 | {line['spread']:.2f} | "
+            f"{line['bound']:.2f} | {line['items']:.2f} | {line['seeds']} | {line['seeds_bound']} |"
         ) in PAGE
 
 

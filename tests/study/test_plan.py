@@ -4,10 +4,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from volta_switch import UserError, load_config
 from volta_switch.routes.commands import route_flags
 from volta_switch.study.cells import ROUTES_FILE, Plan, places
+from volta_switch.study.finished import begun_cells, finished_cells, note_begun, note_finished, plan_of
 from volta_switch.study.plan import KEYS, load_study
 from volta_switch.train import evaluation, finetuning, pretraining
 from volta_switch.world import write_world
@@ -105,6 +107,62 @@ def test_ones_own_data_are_named_in_the_plan(world, study_of):
         Plan(study_of({**MINIMAL, "world": None, "data": {"tasks_config_file": "t.yml"}}), Path("out"))
 
 
+def test_what_ones_own_task_file_says_decides_what_a_run_is(world, study_of, tmp_path):
+    tasks = tmp_path / "tasks.yml"
+    paths = {"tasks_config_file": str(tasks), "features_path": "f", "annotations_path": "a"}
+    study, keys = study_of({"models": ["demo/ctrl_uniter"], "tasks": {"TASK10": None}, "data": paths}), []
+    for change in ({}, {"lr": 0.5}, {"dataroot": "elsewhere"}, {"num_epoch": 1}, {}):
+        entries = yaml.safe_load(world.tasks_file.read_text())
+        tasks.write_text(yaml.safe_dump({**entries, "TASK10": {**entries["TASK10"], **change}}))
+        keys.append(Plan(study, tmp_path).cell("ctrl_uniter", 0, "TASK10").key)
+    assert keys[0] == keys[-1] and len(set(keys)) == 4
+
+
+@pytest.mark.parametrize(
+    ("claim", "told"),
+    [
+        ({"task": "TASK1", "metric": "vqa_score"}, "task TASK1 is none of TASK10"),
+        ({"task": "refcoco+", "metric": "acuracy"}, "refcoco+ has no metric acuracy; it has accuracy"),
+    ],
+)
+def test_a_claim_about_what_its_table_does_not_have_is_refused_before_anything_runs(
+    study_of, world, tmp_path, claim, told
+):
+    claim = {"text": "Better", "better": "first", "worse": "second", **claim}
+    study = study_of({**SHARED, "arms": ARMS, "tables": {"t": {"claims": [claim]}}})
+    (tmp_path / "world").mkdir()
+    shutil.copy(world.tasks_file, tmp_path / "world")
+    with pytest.raises(UserError) as caught:
+        Plan(study, tmp_path)
+    assert str(caught.value).endswith(f"tables.t.claims: Better: {told}")
+
+
+def test_a_folder_that_another_run_holds_is_left_alone(study_of, world, tmp_path):
+    shutil.copytree(world.tasks_file.parent, tmp_path / "world", ignore=shutil.ignore_patterns("*.lmdb", "scenes"))
+    study = study_of({**SHARED, "seeds": [0], "arms": ARMS})
+    before = Plan(study, tmp_path).cell("first", 0, "TASK10")
+    before.folder.mkdir(parents=True)
+    note_finished(tmp_path, before, 1.0)
+    changed = study_of({**SHARED, "seeds": [0], "arms": ARMS, "tasks": {"TASK10": {"train": {"lr": 0.5}}}})
+    now = plan_of(changed, tmp_path).cell("first", 0, "TASK10")
+    assert now.key != before.key and now.folder.name == before.folder.name
+    row = f"seed0-{now.training[:8]}"
+    assert now.name == f"first/{row}/refcoco+" and now.folder.parent.name == row
+    train = finetuning.flags().parse_args(now.commands[0][1])
+    assert train.output_dir == str(now.folder.parent)
+    task = {**SHARED["tasks"]["TASK10"], "test": {"split": "val"}}
+    tested = study_of({**SHARED, "seeds": [0], "arms": ARMS, "tasks": {"TASK10": task}})
+    again = plan_of(tested, tmp_path).cell("first", 0, "TASK10")
+    assert again.key != before.key and again.folder == before.folder  # trained already, to be tested otherwise
+    now.folder.mkdir(parents=True)
+    for note in (lambda: note_begun(tmp_path, now), lambda: note_finished(tmp_path, now, 2.0)):
+        note()
+        again = plan_of(changed, tmp_path).cell("first", 0, "TASK10")
+        assert (again.name, again.folder) == (now.name, now.folder)
+        assert plan_of(study, tmp_path).cell("first", 0, "TASK10") == before
+    assert {done.seconds for done in finished_cells(tmp_path).values()} == {1.0, 2.0} and not begun_cells(tmp_path)
+
+
 def test_a_task_may_be_a_number_in_the_file(study_of):
     assert list(study_of({**MINIMAL, "tasks": {10: {"train": {"lr": 1e-3}}}}).tasks) == ["10"]
 
@@ -145,6 +203,17 @@ def test_a_task_may_be_a_number_in_the_file(study_of):
         ({"tasks": None}, "tasks is missing or empty"),
         ({"models": "demo/ctrl_uniter"}, "models: expected a list of str, found 'demo/ctrl_uniter'"),
         ({"models": [1]}, "models: expected a list of str"),
+        ({"seeds": [0, 1, 1]}, "seeds: one stands there twice in [0, 1, 1]; a seed is one run"),
+        ({"arms": {"figures": {"model": "demo/switchbert"}}}, "arms.figures: the study keeps its own figures under"),
+        ({"arms": {"world-2": {"model": "demo/switchbert"}}}, "arms.world-2: the study keeps its own world-2 under"),
+        (
+            {"arms": {"x": {"model": "demo/switchbert", "data": {"features_path": "f"}}}},
+            "arms.x.data: the study has world, and so have its arms; leave data out",
+        ),
+        (
+            {"world": None, "data": {"a": "b"}, "arms": {"x": {"model": "demo/switchbert", "world": {"images": 9}}}},
+            "arms.x.world: the study has data, and so have its arms; leave world out",
+        ),
         ({"seeds": 3}, "seeds: expected a list of int, found 3"),
         ({"set": "top_k=2"}, "set: expected a list of str"),
         ({"tasks": ["TASK10"]}, "tasks: expected a section of settings, found ['TASK10']"),
@@ -212,7 +281,6 @@ def of_arms(other, **table):
         ({"pretraining": {"learning_rate": 2e-3}}, "pretraining.learning_rate is 0.001 for first and 0.002 for second"),
         ({"tasks": {"TASK10": {"train": {"batch_size": 16}}}}, "tasks.TASK10.train.batch_size is 8 for first and 16"),
         ({"world": {"images": 30}}, "world.images is 20 for first and 30 for second"),
-        ({"seeds": [0, 2]}, "seeds is [0, 1] for first and [0, 2] for second"),
         ({"pretraining": False}, "pretraining.learning_rate is 0.001 for first and None for second"),
     ],
 )
@@ -223,6 +291,13 @@ def test_a_table_whose_arms_differ_in_what_it_does_not_vary_is_refused(study_of,
     assert "table t is confounded: " in message and named in message and "or name it under varies" in message
     key = named.split(" ")[0]
     assert study_of(of_arms(other, varies=[key.split(".")[0]])).tables[0].arms == ("first", "second")
+
+
+def test_arms_of_a_table_have_the_same_seeds(study_of):
+    with pytest.raises(UserError, match=r"table t is confounded: seeds is \[0, 1\] for first and \[0, 2\] for second"):
+        study_of(of_arms({"seeds": [0, 2]}))
+    with pytest.raises(UserError, match=r"tables.t.varies: arms are compared seed by seed, so that seeds cannot"):
+        study_of(of_arms({"seeds": [0, 2]}, varies=["seeds"]))
 
 
 def test_a_table_varies_one_field_of_the_model_and_no_other(study_of):

@@ -1,16 +1,22 @@
 """Cells run once, in several processes; one that fails takes no other with it."""
 
 import json
+import pickle
 import shutil
+import signal
 from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
+from small_world import log_of
 from volta_switch import UserError
+from volta_switch.study import finished as notes
 from volta_switch.study.cells import Plan
+from volta_switch.study.finished import note_begun, note_finished
 from volta_switch.study.forecast import dry_run, time_ahead
 from volta_switch.study.run import run_study
 from volta_switch.train import evaluation
+from volta_switch.train.stopping import Stopped
 
 
 def finished_cells(folder):
@@ -59,7 +65,8 @@ def test_a_cell_whose_flags_changed_is_run_again(plan, study_of, tmp_path, in_th
     assert "2 cells, 1 finished before" in capsys.readouterr().err and json.loads(done.read_text())["key"] != before
     folder = tmp_path / "out" / "ctrl_uniter" / "seed0" / "refcoco+_ctrl_uniter"
     assert (folder / "val_metrics.json").is_file() and (folder / "test_metrics.json").is_file()
-    assert (tmp_path / "out" / "cells" / "ctrl_uniter.seed0.refcoco+.log").read_text().count("epoch 1/1") <= 1
+    trained = [line["step"] for line in log_of(folder, "train")]
+    assert len(trained) == len(set(trained)) == 1  # and not anew for another split of the test
 
 
 @pytest.mark.parametrize(
@@ -189,11 +196,60 @@ def test_what_has_only_begun_tells_how_long_it_and_its_like_will_take(finished, 
     resumed = {**start, "step": 1, "time": 1000.0, "resumed": True}
     steps = [{"kind": "train", "step": 1, "time": 9.0}, resumed, {"kind": "train", "step": 3, "time": 1120.0}]
     (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [start, *steps]))
-    lines = dry_run(study_of({**plan, "seeds": [0, 1], "routes": None}), copy).splitlines()
+    two = study_of({**plan, "seeds": [0, 1], "routes": None})
+    assert "begun" not in dry_run(two, copy)  # another plan's runs, for all that is known
+    for model in ("ctrl_uniter", "switchbert"):
+        note_begun(copy, Plan(two, copy).cell(model, 0))
+    lines = dry_run(two, copy).splitlines()
     assert "switchbert/seed0/pretraining  begun, 1.0 min left" in lines
     assert "switchbert/seed1/pretraining  4.0 min" in lines
     assert next(line for line in lines if line.startswith("ctrl_uniter/seed0/pretraining")).endswith(" min")
     assert lines[-1].endswith("4 of them are like none that was measured, and are not counted")
+
+
+def test_what_another_process_has_finished_meanwhile_is_not_run(plan, study_of, tmp_path, in_this_process, monkeypatch):
+    ran = []
+
+    def finish_all(folder, cell):
+        ran.append(cell.name)
+        for each in Plan(study, folder).cells:
+            each.folder.mkdir(parents=True, exist_ok=True)
+            note_finished(folder, each, 100.0)
+        return ""
+
+    study = study_of(one_model(plan))
+    monkeypatch.setattr("volta_switch.study.run.run_cell", finish_all)
+    run_study(study, tmp_path / "out", jobs=1)
+    assert ran == ["ctrl_uniter/seed0/pretraining"]
+
+
+def test_a_cell_that_was_interrupted_took_as_long_as_all_its_parts(plan, study_of, tmp_path, in_this_process):
+    study = study_of(one_model(plan))
+    run = tmp_path / "out" / "ctrl_uniter" / "seed0" / "ctrl_uniter"
+    run.mkdir(parents=True)
+    lines = [{"kind": "start", "step": 0, "time": 0.0, "resumed": False}, {"kind": "train", "step": 1, "time": 5000.0}]
+    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run_study(study, tmp_path / "out", jobs=1)
+    seconds = {done.folder.name: done.seconds for done in notes.finished_cells(tmp_path / "out").values()}
+    assert 5000 < seconds["ctrl_uniter"] < 5600 and seconds["refcoco+_ctrl_uniter"] < 600
+
+
+def test_a_worker_that_is_asked_to_stop_says_so_and_goes_on_when_tried_again(
+    plan, study_of, tmp_path, in_this_process, monkeypatch, capsys
+):
+    test, calls = evaluation.main, []
+
+    def stopped_once(arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise Stopped("asked to stop; the same command goes on", signal.SIGTERM)
+        test(arguments)
+
+    monkeypatch.setattr("volta_switch.train.evaluation.main", stopped_once)
+    run_study(study_of(one_model(plan)), tmp_path / "out", jobs=1)
+    assert len(calls) == 2 and "asked to stop; the same command goes on; tried again" in capsys.readouterr().err
+    told = pickle.loads(pickle.dumps(Stopped("asked", signal.SIGTERM)))
+    assert (str(told), told.signal) == ("asked", signal.SIGTERM)
 
 
 def test_one_slow_run_does_not_spoil_the_forecast(finished, plan, study_of):

@@ -13,7 +13,11 @@ def table_of(values, metrics=("accuracy",), claimed=("accuracy",)):
         {"arm": f"a{n}", "scores": [{"values": list(column[n])} for column in values]} for n in range(len(values[0]))
     ]
     columns = [{"task": "refcoco+", "metric": metric, "heading": f"refcoco+ {metric}"} for metric in metrics]
-    verdicts = [{"claim": {"task": "refcoco+", "metric": metric, "than": None}} for metric in claimed]
+    estimate = {"items": 0, "standard_error": 1.0, "spread": 2.0, "seeds": 4}
+    verdicts = [
+        {"claim": {"task": "refcoco+", "metric": metric, "than": None}, "estimate": dict(estimate)}
+        for metric in claimed
+    ]
     return {"name": "t", "rows": rows, "columns": columns, "verdicts": verdicts}
 
 
@@ -40,6 +44,25 @@ def test_a_difference_of_differences_has_a_line_of_its_own():
     made["verdicts"][1]["claim"]["than"] = ["a0", "a1"]
     two, four = sizing([made], 2.0)
     assert (two["arms"], four["arms"]) == (2, 4) and four["spread"] == pytest.approx(np.sqrt(2) * two["spread"])
+
+
+def test_test_items_ask_for_more_seeds_and_where_they_vary_too_much_no_number_is_enough():
+    values = np.random.default_rng(0).normal(80, 2, (1, 4, 5))
+    [these] = sizing([table_of(values)], 2.0)
+    for variance, enough in ((0.2, True), (4.0, False)):
+        made = table_of(values)
+        made["verdicts"][0]["estimate"] |= {"items": 200, "standard_error": np.sqrt(1.0 + variance)}
+        [new] = sizing([made], 2.0)
+        assert new["items"] == pytest.approx(np.sqrt(variance)) and these["items"] == 0
+        if enough:
+            assert new["seeds"] == seeds_needed(2.0, new["spread"], item_variance=variance) > these["seeds"]
+        else:
+            assert new["seeds"] is None and "over 10000" in sizing_text([new], 2.0)
+
+
+def test_seeds_that_all_agree_tell_nothing():
+    lines = sizing([table_of(np.full((1, 2, 3), 100.0))], 2.0)
+    assert lines[0]["seeds"] is None and "| all agree | all agree" in sizing_text(lines, 2.0)
 
 
 def test_columns_without_a_claim_and_tables_of_one_seed_are_left_out():

@@ -1,6 +1,7 @@
 """The side-by-side table, and its refusal of unequal rows."""
 
 import json
+import math
 import pickle
 import shutil
 from dataclasses import replace
@@ -104,6 +105,16 @@ def several_seeds(folder, flips):
             (run / "test_metrics.json").write_text(json.dumps({**metrics, "accuracy": accuracy}))
 
 
+@pytest.mark.parametrize("value", [None, math.nan, "high"])
+def test_a_split_without_a_score_is_refused_in_one_line(copy, value):
+    study, folder = copy
+    path = run_of(folder, "switchbert") / "test_metrics.json"
+    path.write_text(json.dumps({**json_of(path), "accuracy": value}))
+    with pytest.raises(UserError) as caught:
+        make_tables(plan_of(study, folder))
+    assert str(caught.value).startswith(f"{path}: accuracy is {value}, expected a score of refcoco+'s split test")
+
+
 def test_verdicts_and_estimates_are_about_new_items_where_the_results_tell_them(copy):
     study, folder = copy
     several_seeds(folder, {"ctrl_uniter": (0, 3, 6), "switchbert": (1, 5, 8)})
@@ -138,6 +149,7 @@ def test_verdicts_and_estimates_are_about_new_items_where_the_results_tell_them(
 def test_arms_on_different_worlds_are_compared_by_items_where_the_images_are_the_same(copy, same):
     study, folder = copy
     several_seeds(folder, {"ctrl_uniter": (0, 3, 6), "switchbert": (1, 5, 8)})
+    shutil.rmtree(folder / "cells")  # which say that the runs are of the first world
     shutil.copytree(folder / "world", folder / "world-text_depth-1")
     if not same:
         path = next((folder / "world-text_depth-1" / "datasets").glob("refcoco+*/annotations/refcoco+/refs(unc).p"))
@@ -309,4 +321,5 @@ def test_a_run_that_is_not_there_is_named(copy, missing):
 def test_a_score_is_taken_of_the_split_that_the_plan_names(copy):
     study, folder = copy
     with pytest.raises(UserError, match=r"val_metrics.json: missing"):
-        make_tables(plan_of(changed(study, tasks={"TASK10": {}}), folder))
+        train = study.arms["switchbert"].tasks["TASK10"]["train"]
+        make_tables(plan_of(changed(study, tasks={"TASK10": {"train": train}}), folder))

@@ -1,6 +1,6 @@
 """A training run whose disk fills up stops in one line, keeps its last checkpoint, and goes on when there is room.
 
-FULL_DISK_POINTS sets how many amounts of free room are tried (6 here; docs/reliability.md has a run of 100).
+FULL_DISK_POINTS sets how many amounts of free room are tried (6 here; docs/reliability.md has a run of 40).
 """
 
 import os

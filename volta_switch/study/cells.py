@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from volta_switch.config import find_config, load_config
 from volta_switch.errors import UserError
-from volta_switch.study.arms import Arm
+from volta_switch.study.arms import Arm, Table
 from volta_switch.study.plan import Study
-from volta_switch.tasks import TaskSpec, load_task
+from volta_switch.tasks import TASKS, TaskSpec, load_task
 from volta_switch.world.spec import WorldSpec
 from volta_switch.world.vocabulary import Lexicon
 
@@ -34,6 +34,7 @@ class Cell:
     commands: tuple[tuple[str, tuple[str, ...]], ...]  # (entry point, its arguments), in order
     folder: Path  # the run's
     key: str  # a hash of all that decides its outcome: equal for equal work, whatever the arms and folders are called
+    training: str  # a hash of what decides the run alone, without its test
     needs: str = ""  # the cell that must be finished before
 
     @property
@@ -54,12 +55,24 @@ class Places:
     identity: Any = None  # what the data are, wherever they lie
 
 
+@dataclass(frozen=True)
+class Known:
+    """What was begun or finished in a study's folder."""
+
+    folders: Mapping[str, Path] = field(default_factory=dict)  # a cell's key -> where it lies
+    trained: Mapping[Path, str] = field(default_factory=dict)  # such a folder -> ``Cell.training`` of what it holds
+
+
 class Plan:
     """All cells that a study's tables need, each once: arms that need the same work share it."""
 
-    def __init__(self, study: Study, folder: Path, finished: Mapping[str, Path] | None = None) -> None:
-        """``finished``: the folders of cells that were finished under their keys, which are used where they are."""
-        self.study, self.folder, self._finished = study, folder, finished or {}
+    def __init__(self, study: Study, folder: Path, known: Known | None = None) -> None:
+        """``known``: what was begun or finished, which is used where it is.
+
+        Raises:
+            UserError: a claim is about a task or a metric that its table does not have.
+        """
+        self.study, self.folder, self._known = study, folder, known or Known()
         self.cells: list[Cell] = []
         self._by_key: dict[str, Cell] = {}
         self._of: dict[tuple[str, int, str], Cell] = {}
@@ -83,6 +96,8 @@ class Plan:
                 for task in study.tasks:
                     if seed in arm.seeds[: study.routes.seeds] and (arm.name, seed, task) in wanted:
                         self._add(arm.name, seed, ROUTES + task, self._routes_cell(arm, seed, task))
+        for table in study.tables:
+            self._check_claims(table)
 
     def has(self, arm: str, seed: int, work: str = PRETRAINING) -> bool:
         """Whether a table needs this of an arm."""
@@ -112,43 +127,75 @@ class Plan:
             self._specs[arm, task] = load_task(self.places(arm).tasks_config_file, task)
         return self._specs[arm, task]
 
+    def sections(self, arm: str, tasks: Sequence[str]) -> dict[str, Any]:
+        """What an arm's runs are given: kind of run ("pretraining", "refcoco+") -> flags, and "data"."""
+        own = self.study.arms[arm]
+        of_tasks = {self.spec(arm, task).name: own.tasks[task] for task in tasks}
+        return {"pretraining": own.pretraining, **of_tasks, "data": (own.world, own.data)}
+
     def _add(self, arm: str, seed: int, work: str, made: Cell) -> None:
         cell = self._by_key.setdefault(made.key, made)
         if cell is made:
             self.cells.append(cell)
         self._of[arm, seed, work] = cell
 
+    def _check_claims(self, table: Table) -> None:
+        metrics: dict[str, tuple[str, ...]] = {}
+        for task in table.tasks:
+            spec = self.spec(table.arms[0], task)
+            metrics |= dict.fromkeys((task, spec.key, spec.name), TASKS[spec.type].headline)
+        for claim in table.claims:
+            where = f"study {self.study.name}: tables.{table.name}.claims: {claim.text}"
+            if claim.task not in metrics:
+                raise UserError(f"{where}: task {claim.task} is none of {', '.join(table.tasks)}")
+            if claim.metric not in metrics[claim.task]:
+                known = ", ".join(metrics[claim.task])
+                raise UserError(f"{where}: {claim.task} has no metric {claim.metric}; it has {known}")
+
+    def _place(self, arm: Arm, seed: int, name: str, key: str, training: str) -> tuple[str, Path]:
+        """The row of a cell ("switchbert/seed0") and its folder: where it was begun, or else one that is free."""
+        row = self.folder / arm.name / f"seed{seed}"
+        if self._known.trained.get(row / name, training) != training:  # before the plan was changed
+            row = row.with_name(f"seed{seed}-{training[:8]}")
+        folder = self._known.folders.get(key, row / name)
+        own = folder.parent if folder.parent.parent == row.parent else row
+        return f"{arm.name}/{own.name}", folder
+
     def _run_cell(self, arm: Arm, seed: int, task: str) -> Cell:
         where, stem = self.places(arm.name), find_config(arm.model).stem
-        row = self.folder / arm.name / f"seed{seed}"
         config = load_config(arm.model, arm.overrides).to_dict()
         if task == PRETRAINING:
             key = _key(["train_concap", config, dict(arm.pretraining), seed, where.identity])
-            folder = self._finished.get(key, row / stem)
+            row, folder = self._place(arm, seed, stem, key, key)
             return Cell(
-                f"{arm.name}/seed{seed}/pretraining", arm.name, seed, task,
-                (("train_concap", _pretraining_flags(arm, seed, where, folder.parent)),), folder, key,
+                f"{row}/pretraining", arm.name, seed, task,
+                (("train_concap", _pretraining_flags(arm, seed, where, folder.parent)),), folder, key, key,
             )  # fmt: skip
         needed = self._of.get((arm.name, seed, PRETRAINING))
         spec = self.spec(arm.name, task)
         flags = arm.tasks[task]
-        key = _key(["task", spec.key, config, dict(flags), seed, where.identity, "" if needed is None else needed.key])
-        folder = self._finished.get(key, row / f"{spec.name}_{stem}")
+        # A world's task file follows from the world; what another one says decides, too.
+        data = where.identity if arm.world is not None else [where.identity, asdict(spec)]
+        key, training = (
+            _key(["task", spec.key, config, dict(given), seed, data, "" if needed is None else needed.key])
+            for given in (flags, {"train": flags.get("train")})
+        )
+        row, folder = self._place(arm, seed, f"{spec.name}_{stem}", key, training)
         start = str(needed.folder / "pytorch_model_best.bin") if needed else ""
         commands = _task_commands(arm, seed, where, spec, flags, folder, start)
-        name = f"{arm.name}/seed{seed}/{spec.name}"
-        return Cell(name, arm.name, seed, spec.key, commands, folder, key, needed.name if needed else "")
+        needs = needed.name if needed else ""
+        return Cell(f"{row}/{spec.name}", arm.name, seed, spec.key, commands, folder, key, training, needs)
 
     def _routes_cell(self, arm: Arm, seed: int, task: str) -> Cell:
         """The routes that the fine-tuned model takes on the split that the study reports, and what they are worth."""
         tuned = self._of[arm.name, seed, task]
         where, spec, flags = self.places(arm.name), self.spec(arm.name, task), arm.tasks[task]
         key = _key(["routes", dict(self.study.routes.flags), tuned.key])
-        folder = self._finished.get(key, self.folder / arm.name / f"seed{seed}" / f"{spec.name}_routes")
+        row, folder = self._place(arm, seed, f"{spec.name}_routes", key, key)
         command = [*_test_arguments(arm, seed, where, spec, flags, tuned.folder), *_flags(self.study.routes.flags)]
         command += ["--out", str(folder / ROUTES_FILE)]
-        name = f"{arm.name}/seed{seed}/{spec.name} routes"
-        return Cell(name, arm.name, seed, ROUTES + spec.key, (("routes", tuple(command)),), folder, key, tuned.name)
+        name, commands = f"{row}/{spec.name} routes", (("routes", tuple(command)),)
+        return Cell(name, arm.name, seed, ROUTES + spec.key, commands, folder, key, key, tuned.name)
 
 
 def places(study: Study, arm: Arm, folder: Path) -> Places:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from volta_switch.errors import UserError
@@ -34,29 +35,28 @@ def _is_varied(key: str, varies: Sequence[str]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in varies)
 
 
-def refuse_recorded_confounds(runs: Mapping[str, Mapping[str, Mapping[str, Any]]], table: Table) -> None:
-    """Compares the recorded settings of every arm's runs, but for those that the table varies.
+def refuse_recorded_confounds(
+    runs: Mapping[str, Mapping[str, Mapping[str, Any]]], planned: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Compares the recorded settings of every two arms' runs, but for those that were planned to differ.
 
     Args:
         runs: arm -> run (``pretraining/seed0``, ...) -> what its ``run.json`` holds.
-        table: what it varies.
+        planned: arm -> what its runs were given (``Plan.sections``).
 
     Raises:
         UserError: two arms' runs differ in a setting; the setting and both values are named.
     """
-    varied = {name.split(".")[0] for name in table.varies}
-    first, *others = runs
-    for other in others:
-        for run, recorded in runs[first].items():
-            if run not in runs[other]:  # an arm without pre-training, as planned
-                continue
-            sections = set(SECTIONS)
-            if ("pretraining" if run.startswith("pretraining/") else "tasks") in varied:
+    for left, right in combinations(runs, 2):
+        for run in [run for run in runs[left] if run in runs[right]]:  # some arms have no pre-training, as planned
+            of_left, of_right = planned[left], planned[right]
+            kind, sections = run.split("/")[0], set(SECTIONS)
+            if of_left[kind] != of_right[kind]:
                 sections -= {"hyperparameters", "settings"}
-            if varied & {"world", "data"}:
+            if of_left["data"] != of_right["data"]:
                 sections.remove("data")
             for section in sorted(sections):
-                _compare(section, run, (first, recorded[section]), (other, runs[other][run][section]))
+                _compare(section, run, (left, runs[left][run][section]), (right, runs[right][run][section]))
 
 
 def _compare(key: str, run: str, left: tuple[str, Any], right: tuple[str, Any]) -> None:

@@ -16,7 +16,7 @@ from volta_switch.config import load_config
 from volta_switch.cost.counts import Counts, some_batch
 from volta_switch.cost.executed import training_step
 from volta_switch.study.cells import PRETRAINING, ROUTES, Cell, Plan, world_folder
-from volta_switch.study.finished import Done, finished_cells
+from volta_switch.study.finished import Done, begun_cells, finished_cells, known_cells
 from volta_switch.study.plan import Study
 from volta_switch.train.run_folder import lines_of
 from volta_switch.world.spec import WorldSpec
@@ -35,7 +35,8 @@ def dry_run(study: Study, folder: Path) -> str:
             for arm in study.arms.values():
                 if arm.world is not None:
                     _write_task_file(WorldSpec(**arm.world), world_folder(study, arm, at))
-        rows, seconds, missing = _forecast(Plan(study, at), finished_cells(folder))
+        plan = Plan(study, at, known_cells(folder))
+        rows, seconds, missing = _forecast(plan, finished_cells(folder), begun_cells(folder))
     left = sum(state != "finished" for _, state in rows)
     unknown = f"; {missing} of them are like none that was measured, and are not counted" if missing else ""
     total = f"{len(rows)} cells, {left} to run: {seconds / 3600:.1f} hours of one process{unknown}"
@@ -43,9 +44,11 @@ def dry_run(study: Study, folder: Path) -> str:
     return "\n".join([*tables, "", *(f"{name}  {state}" for name, state in rows), "", total])
 
 
-def _forecast(plan: Plan, done: Mapping[str, Done]) -> tuple[list[tuple[str, str]], float, int]:
+def _forecast(
+    plan: Plan, done: Mapping[str, Done], started: Mapping[str, Path]
+) -> tuple[list[tuple[str, str]], float, int]:
     """(cell's name, what is known of it) each, the seconds of those that are reckoned, and the number of others."""
-    begun = {cell.name: found for cell in plan.cells if cell.key not in done and (found := _begun(cell))}
+    begun = {cell.name: found for cell in plan.cells if cell.key in started and (found := _begun(cell))}
     whole = {name: seconds for name, (seconds, _) in begun.items()}
     speeds = _speeds(plan, measured_seconds(plan, done) | whole)
     rows, missing, seconds = [], 0, 0.0

@@ -34,6 +34,7 @@ from volta_switch.study.confounds import refuse_confounds
 from volta_switch.study.depths import with_layers, with_text_layers
 from volta_switch.world.spec import WorldSpec
 
+FOLDERS = ("cells", "figures", "world")  # of a study's folder; "world-..." too
 KEYS = (
     *("name", "world", "data", "models", "arms", "tables", "routes", "minimum_effect"),
     *("seeds", "set", "pretraining", "tasks"),
@@ -124,6 +125,11 @@ def _arms(path: Path, values: Mapping[str, Any]) -> dict[str, Arm]:
             raise UserError(f"{where}: expected a section with a model")
         if not str(name).replace("-", "").replace("_", "").replace(".", "").isalnum():
             raise UserError(f"{where}: a name is made of letters, digits and . _ -, for it names a folder")
+        if str(name).split("-")[0] in FOLDERS:
+            raise UserError(f"{where}: the study keeps its own {name} under that name; give the arm another one")
+        for here, other in (("world", "data"), ("data", "world")):
+            if changes.get(here) and other in values:
+                raise UserError(f"{where}.{here}: the study has {other}, and so have its arms; leave {here} out")
         _refuse_unknown(where, changes, ARM_KEYS, "an arm has")
         _check_kinds(where, {key: value for key, value in changes.items() if value is not None and value is not False})
         written[str(name)] = dict(changes)
@@ -191,6 +197,8 @@ def _tables(
             seeds=given.get("seeds"),
             dial=_dial(where, given.get("dial")),
         )
+        if "seeds" in table.varies:
+            raise UserError(f"{where}.varies: arms are compared seed by seed, so that seeds cannot be varied")
         if table.seeds is not None and (type(table.seeds) is not int or table.seeds < 1):
             raise UserError(f"{where}.seeds: expected how many of the seeds, 1 or more, found {table.seeds!r}")
         if not isinstance(table.flops, bool):
@@ -254,6 +262,8 @@ def _check_kinds(where: str, values: Mapping[str, Any]) -> None:
         found = values.get(key, [])
         if not isinstance(found, list) or not all(type(item) is kind for item in found):
             raise UserError(f"{where}: {key}: expected a list of {kind.__name__}, found {found!r}")
+        if key == "seeds" and len(set(found)) < len(found):
+            raise UserError(f"{where}: seeds: one stands there twice in {found}; a seed is one run")
     sections = {key: values[key] for key in SECTIONS if key in values}
     tasks = values.get("tasks")
     for task, flags in dict(tasks).items() if isinstance(tasks, Mapping) else ():

@@ -18,9 +18,11 @@ from pathlib import Path
 
 from volta_switch.errors import UserError
 from volta_switch.study.cells import Cell, Plan, world_folder
-from volta_switch.study.finished import finished_cells, log_of, note_finished, plan_of
+from volta_switch.study.finished import finished_cells, log_of, note_begun, note_finished, plan_of
 from volta_switch.study.forecast import measured_seconds, time_ahead
 from volta_switch.study.plan import Study
+from volta_switch.train.run_folder import seconds_trained
+from volta_switch.train.stopping import Stopped
 
 # glibc gives a large tensor's pages back after every operation and asks for them again; keeping them saves a fifth of
 # the time of small models on a CPU. Other systems ignore the names.
@@ -67,11 +69,14 @@ def _run_all(plan: Plan, waiting: list[Cell], jobs: int, retries: int) -> list[C
     running: dict[Future[str], Cell] = {}
     with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_begin_worker, initargs=(threads,)) as pool:
         while waiting or running:
+            finished = finished_cells(folder)  # also by another process that runs this study
+            open_names -= {cell.name for cell in waiting if cell.key in finished}
+            waiting = [cell for cell in waiting if cell.key not in finished]
             ready = [cell for cell in waiting if cell.needs not in open_names][: jobs - len(running)]
             for cell in ready:
                 waiting.remove(cell)
                 running[pool.submit(_work_on, folder, cell)] = cell
-            if not running:  # everything left waits for a cell that failed
+            if not running:  # everything left waits for a cell that failed, or nothing is left
                 return failed + waiting
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 cell = running.pop(future)
@@ -126,13 +131,14 @@ def run_cell(folder: Path, cell: Cell) -> str:
     """Runs one cell's commands in this process, its output going to ``<cell>.log``; returns an error line or ``""``."""
     log = log_of(folder, cell)
     log.parent.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
+    note_begun(folder, cell)
+    trained, started = seconds_trained(cell.folder / "log.jsonl"), time.perf_counter()  # before, and from now on
     with log.open("a", encoding="utf-8") as out, redirect_stdout(out), redirect_stderr(out):
         try:
             for typed, (entry, arguments) in zip(cell.typed, cell.commands, strict=True):
                 print(f"$ {typed}", flush=True)
                 _entry_point(entry, arguments)
-        except UserError as error:
+        except (UserError, Stopped) as error:
             print(f"error: {error}")
             return str(error)
         except SystemExit:  # argparse has said why, into the log
@@ -140,8 +146,7 @@ def run_cell(folder: Path, cell: Cell) -> str:
         except Exception as error:  # a failed cell must not take the others with it
             traceback.print_exc()
             return f"{type(error).__name__}: {error}"
-    seconds = round(time.perf_counter() - started, 1)
-    note_finished(folder, cell, seconds)
+    note_finished(folder, cell, round(trained + time.perf_counter() - started, 1))
     return ""
 
 

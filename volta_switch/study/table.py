@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from volta_switch.config import load_config
+from volta_switch.cost.memory import parameters
 from volta_switch.errors import UserError
 from volta_switch.files import replacing, write_json
 from volta_switch.study.arms import Arm, Table
@@ -77,10 +80,12 @@ def make_tables(plan: Plan, finished_only: bool = False) -> dict[str, Any]:
         UserError: as in ``tables_of``.
     """
     folder = plan.folder
-    names = [f"table.{kind}" for kind in ("md", "json", "csv", "tex")]
-    for name in names:  # a refused table must not leave an older one in its place
-        (folder / name).unlink(missing_ok=True)
-    found = tables_of(plan, finished_only)
+    try:
+        found = tables_of(plan, finished_only)
+    except UserError:
+        for kind in ("md", "json", "csv", "tex"):  # a refused table must not leave an older one in its place
+            (folder / f"table.{kind}").unlink(missing_ok=True)
+        raise
     made = found["tables"]
     written = {
         "table.md": tables_text(found),
@@ -148,9 +153,9 @@ def _table(plan: Plan, table: Table, reader: ItemReader, seeds: Mapping[str, tup
     arms = [replace(plan.study.arms[name], seeds=seeds[name]) for name in table.arms]
     columns = _columns(plan, arms[0], table.tasks)
     runs = {arm.name: _run_files(plan, arm, table.tasks) for arm in arms}
-    refuse_recorded_confounds(runs, table)
+    refuse_recorded_confounds(runs, {arm.name: plan.sections(arm.name, table.tasks) for arm in arms})
     reached = [_reached(plan, arms, column, reader) for column in columns]
-    rows = [_row(arm, columns, reached, runs[arm.name], table.published.get(arm.name, {})) for arm in arms]
+    rows = [_row(plan, arm, columns, reached, runs[arm.name], table.published.get(arm.name, {})) for arm in arms]
     return {
         "name": table.name,
         "title": table.title,
@@ -198,7 +203,7 @@ def _reached(plan: Plan, arms: Sequence[Arm], column: Column, reader: ItemReader
     scores, tests = {}, {}
     for arm in arms:
         folders = [plan.cell(arm.name, seed, column.planned).folder for seed in arm.seeds]
-        values = [float(_read(folder / f"{column.split}_metrics.json")[column.metric]) for folder in folders]
+        values = [_score(folder / f"{column.split}_metrics.json", column) for folder in folders]
         scores[arm.name] = np.array(values)
         spec = _as_tested(plan, arm, column)
         tested = [Evaluated(spec, column.split, folder) for folder in folders]
@@ -207,6 +212,16 @@ def _reached(plan: Plan, arms: Sequence[Arm], column: Column, reader: ItemReader
         return Reached(scores, reader.column(tests, column.metric))
     except NoItems as error:
         return Reached(scores, {}, str(error))
+
+
+def _score(path: Path, column: Column) -> float:
+    found = _read(path).get(column.metric)
+    if not isinstance(found, int | float) or not math.isfinite(found):
+        raise UserError(
+            f"{path}: {column.metric} is {found}, expected a score of {column.task.name}'s split {column.split}; take "
+            "a split whose answers are known (test: split: ...)"
+        )
+    return float(found)
 
 
 def _as_tested(plan: Plan, arm: Arm, column: Column) -> TaskSpec:
@@ -269,6 +284,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _row(
+    plan: Plan,
     arm: Arm,
     columns: list[Column],
     reached: list[Reached],
@@ -285,7 +301,7 @@ def _row(
     return {
         "arm": arm.name,
         "model": arm.model,
-        "parameters": next(iter(runs.values()))["parameters"],
+        "parameters": parameters(load_config(arm.model, (*arm.overrides, *plan.places(arm.name).overrides))),
         "scores": scores,
         "flops": _training_flops(runs),
         "soft_minus_hard": _soft_minus_hard(runs),
@@ -325,5 +341,7 @@ def _chance(world: Path, columns: list[Column]) -> list[float]:
     found = []
     for column in columns:
         data, guess = BLIND_GUESSES[column.task.name]
-        found.append(100 * balance[data]["val" if column.split.startswith("val") else "test"][guess])
+        share = balance[data]["val" if column.split.startswith("val") else "test"][guess]
+        # A statement is true of some pairs and false of others: one guess for all of them is never consistent.
+        found.append(0.0 if column.metric == "consistency" else 100 * share)
     return found

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import platform
 import shlex
@@ -163,16 +164,30 @@ def lines_of(log: Path) -> list[dict[str, Any]]:
     the checkpoint knew of, or, of samples, which steps.
     """
     lines: list[dict[str, Any]] = []
-    for text in log.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:  # the machine stopped while it was written
-            continue
+    for line in _written(log):
         if line.get("kind") == "start":
             known = lines[: line["keeps"]] if "keeps" in line else lines
             lines = [before for before in known if before["step"] <= line["step"]] if line["resumed"] else []
         lines.append(line)
     return lines
+
+
+def seconds_trained(log: Path) -> float:
+    """How long all runs in a folder have trained, by their log, also what was lost and done again; 0 without a log."""
+    total, before = 0.0, math.inf
+    for line in _written(log) if log.is_file() else ():
+        if line.get("kind") != "start":
+            total += max(line["time"] - before, 0.0)
+        before = line["time"]
+    return total
+
+
+def _written(log: Path) -> Iterator[dict[str, Any]]:
+    for text in log.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(text)
+        except ValueError:  # the machine stopped while it was written
+            continue
 
 
 def _appended(path: Path) -> TextIO:

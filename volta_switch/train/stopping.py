@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 ASKING = (signal.SIGTERM, signal.SIGINT)
 
@@ -17,6 +18,9 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, message: str, by: int) -> None:
         super().__init__(message)
         self.signal = by
+
+    def __reduce__(self) -> tuple[Any, ...]:  # it may come from another process
+        return type(self), (str(self), self.signal)
 
 
 class StopRequest:

@@ -33,7 +33,7 @@ def confounds(plan: Plan, table: Table) -> dict[str, Any]:
         "varies": list(table.varies),
         "planned": _compared_as_planned(planned),
         "recorded": {**_compared_as_recorded(recorded), "runs": sum(map(len, recorded.values()))},
-        "refused": _refused(recorded, table),
+        "refused": _refused(recorded, {name: plan.sections(name, table.tasks) for name in table.arms}),
     }
 
 
@@ -91,9 +91,9 @@ def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
     return flat({section: record[section] for section in SECTIONS if section in record})
 
 
-def _refused(recorded: Mapping[str, Mapping[str, Mapping[str, Any]]], table: Table) -> str:
+def _refused(recorded: Mapping[str, Mapping[str, Mapping[str, Any]]], planned: Mapping[str, Mapping[str, Any]]) -> str:
     try:
-        refuse_recorded_confounds(recorded, table)
+        refuse_recorded_confounds(recorded, planned)
     except UserError as error:
         return str(error)
     return ""
