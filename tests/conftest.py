@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -12,8 +13,12 @@ import msgpack
 import pytest
 import torch
 from hypothesis import settings
+from tqdm import tqdm
 
 torch.set_num_threads(1)
+# Of this process alone: tqdm's own lock is shared by forked processes, and one that is killed while it holds it leaves
+# all that are forked later waiting.
+tqdm.set_lock(threading.RLock())
 # the same cases in every run, so that a failure is a change's; HYPOTHESIS_RANDOM=1 looks for new ones
 settings.register_profile("fixed", derandomize=not os.environ.get("HYPOTHESIS_RANDOM"))
 settings.load_profile("fixed")
