@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from volta_switch.config import find_config, load_config
+from volta_switch.config import Config, find_config, load_config
 from volta_switch.errors import UserError
 from volta_switch.study.arms import Arm, Table
 from volta_switch.study.plan import Study
@@ -127,6 +127,16 @@ class Plan:
             self._specs[arm, task] = load_task(self.places(arm).tasks_config_file, task)
         return self._specs[arm, task]
 
+    def config(self, arm: str) -> Config:
+        """The configuration of an arm's runs, the vocabulary of its data in it."""
+        own = self.study.arms[arm]
+        return load_config(own.model, (*own.overrides, *self.places(arm).overrides))
+
+    def specs(self, table: Table) -> dict[str, TaskSpec]:
+        """A table's tasks as its first arm's data have them, under every name that a claim may call them by."""
+        found = [(task, self.spec(table.arms[0], task)) for task in table.tasks]
+        return {name: spec for task, spec in found for name in (task, spec.key, spec.name)}
+
     def sections(self, arm: str, tasks: Sequence[str]) -> dict[str, Any]:
         """What an arm's runs are given: kind of run ("pretraining", "refcoco+") -> flags, and "data"."""
         own = self.study.arms[arm]
@@ -140,17 +150,14 @@ class Plan:
         self._of[arm, seed, work] = cell
 
     def _check_claims(self, table: Table) -> None:
-        metrics: dict[str, tuple[str, ...]] = {}
-        for task in table.tasks:
-            spec = self.spec(table.arms[0], task)
-            metrics |= dict.fromkeys((task, spec.key, spec.name), TASKS[spec.type].headline)
+        specs = self.specs(table)
         for claim in table.claims:
             where = f"study {self.study.name}: tables.{table.name}.claims: {claim.text}"
-            if claim.task not in metrics:
+            if claim.task not in specs:
                 raise UserError(f"{where}: task {claim.task} is none of {', '.join(table.tasks)}")
-            if claim.metric not in metrics[claim.task]:
-                known = ", ".join(metrics[claim.task])
-                raise UserError(f"{where}: {claim.task} has no metric {claim.metric}; it has {known}")
+            metrics = TASKS[specs[claim.task].type].headline
+            if claim.metric not in metrics:
+                raise UserError(f"{where}: {claim.task} has no metric {claim.metric}; it has {', '.join(metrics)}")
 
     def _place(self, arm: Arm, seed: int, name: str, key: str, training: str) -> tuple[str, Path]:
         """The row of a cell ("switchbert/seed0") and its folder: where it was begun, or else one that is free."""

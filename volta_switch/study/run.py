@@ -62,14 +62,13 @@ def _run_all(plan: Plan, waiting: list[Cell], jobs: int, retries: int) -> list[C
     folder, total = plan.folder, len(plan.cells)
     threads = max(1, (os.cpu_count() or 1) // jobs)
     started, open_names = time.perf_counter(), {cell.name for cell in waiting}
-    measured, begun = measured_seconds(plan, finished_cells(folder)), len(waiting)
+    finished, begun = finished_cells(folder), len(waiting)
     failed: list[Cell] = []
     tried: Counter[str] = Counter()
     os.environ.update({**ALLOCATOR, **os.environ})  # read by a process when it starts
     running: dict[Future[str], Cell] = {}
     with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_begin_worker, initargs=(threads,)) as pool:
         while waiting or running:
-            finished = finished_cells(folder)  # also by another process that runs this study
             open_names -= {cell.name for cell in waiting if cell.key in finished}
             waiting = [cell for cell in waiting if cell.key not in finished]
             ready = [cell for cell in waiting if cell.needs not in open_names][: jobs - len(running)]
@@ -78,7 +77,9 @@ def _run_all(plan: Plan, waiting: list[Cell], jobs: int, retries: int) -> list[C
                 running[pool.submit(_work_on, folder, cell)] = cell
             if not running:  # everything left waits for a cell that failed, or nothing is left
                 return failed + waiting
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+            ended = wait(running, return_when=FIRST_COMPLETED).done
+            finished = finished_cells(folder)  # also by another process that runs this study
+            for future in ended:
                 cell = running.pop(future)
                 try:
                     error = future.result()
@@ -95,10 +96,9 @@ def _run_all(plan: Plan, waiting: list[Cell], jobs: int, retries: int) -> list[C
                     failed.append(cell)
                 else:
                     open_names.discard(cell.name)
-                    measured = measured_seconds(plan, finished_cells(folder))
                 left = [*waiting, *running.values()]
                 minutes = (time.perf_counter() - started) / 60
-                ahead = time_ahead(plan, left, measured, begun, minutes, jobs)
+                ahead = time_ahead(plan, left, measured_seconds(plan, finished), begun, minutes, jobs)
                 done = total - len(left)
                 print(f"[{done}/{total}] {minutes:5.1f} min{ahead}  {cell.name}  {error or 'done'}", file=sys.stderr)
     return failed

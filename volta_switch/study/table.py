@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from volta_switch.config import load_config
 from volta_switch.cost.memory import parameters
 from volta_switch.errors import UserError
 from volta_switch.files import replacing, write_json
@@ -180,9 +179,8 @@ def _table(plan: Plan, table: Table, reader: ItemReader, seeds: Mapping[str, tup
 
 def named_claims(plan: Plan, table: Table) -> tuple[Claim, ...]:
     """A table's claims, their tasks called as its columns are ("refcoco+"), not as the plan or the task file does."""
-    specs = {planned: plan.spec(table.arms[0], planned) for planned in table.tasks}
-    names = {known: spec.name for planned, spec in specs.items() for known in (planned, spec.key)}
-    return tuple(replace(claim, task=names.get(claim.task, claim.task)) for claim in table.claims)
+    specs = plan.specs(table)
+    return tuple(replace(claim, task=specs[claim.task].name) for claim in table.claims)
 
 
 def _verdicts(plan: Plan, table: Table, columns: list[Column], reached: list[Reached]) -> list[Verdict]:
@@ -301,7 +299,7 @@ def _row(
     return {
         "arm": arm.name,
         "model": arm.model,
-        "parameters": parameters(load_config(arm.model, (*arm.overrides, *plan.places(arm.name).overrides))),
+        "parameters": parameters(plan.config(arm.name)),
         "scores": scores,
         "flops": _training_flops(runs),
         "soft_minus_hard": _soft_minus_hard(runs),

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from volta_switch.config import load_config
 from volta_switch.cost.counts import Counts, some_batch
 from volta_switch.cost.executed import inference, training_step
 from volta_switch.cost.memory import parameters
@@ -203,7 +202,7 @@ def _cost(plan: Plan, done: Mapping[str, Done], routes: list[dict[str, Any]]) ->
     flops: dict[Any, dict[str, float]] = {}
     for name in {name: None for table in plan.study.tables for name in table.arms}:
         arm = plan.study.arms[name]
-        config = load_config(arm.model, (*arm.overrides, *plan.places(name).overrides))
+        config = plan.config(name)
         key = json.dumps(config.to_dict(), sort_keys=True)
         if key not in flops:
             counts = Counts.of(config, some_batch(PAIRS, config=config))
