@@ -3,7 +3,7 @@
     python tests/cuda/pretended.py pytest tests/cuda/on_device
     python tests/cuda/pretended.py train_concap.py --device cuda --config demo/switchbert ...
 
-``device.cpp`` takes the place of PyTorch's CUDA library; it is compiled on first use, for the PyTorch that is installed.
+``device.cpp`` takes the place of PyTorch's CUDA library; it is compiled on first use, for the installed PyTorch.
 Everything above it is PyTorch's own Python and C++: ``torch.cuda``, autograd, autocast, the data loader's pinning,
 ``GradScaler``. What a CPU build lacks in ``torch._C``, the bindings of the CUDA runtime, is given here by name
 (``BINDINGS``); nothing that exists is replaced.
@@ -42,9 +42,9 @@ _REPORT = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int6
 class Event:
     """Something that costs time on a GPU.
 
-    kind: ``wait`` (the host waits for the device), ``pageable`` or ``pinned`` (a copy to the device). what: the operator
-    or the direction. size: bytes of a copy. calls: the functions of this package on the way, ``file:function``, the
-    innermost first; empty in the backward pass, which has a thread of its own.
+    kind: ``wait`` (the host waits for the device), ``pageable`` or ``pinned`` (a copy to the device). what: the
+    operator or the direction. size: bytes of a copy. calls: the functions of this package on the way,
+    ``file:function``, the innermost first; empty in the backward pass, which has a thread of its own.
     """
 
     kind: str
@@ -126,8 +126,10 @@ def install() -> None:
         if hasattr(torch._C, name):
             raise RuntimeError(f"torch._C.{name} exists; nothing is replaced")
         setattr(torch._C, name, binding)
-    if torch.cuda._cudart is None:
-        torch.cuda._cudart = SimpleNamespace()
+    # What torch.cuda chose when it was imported, by whether these bindings exist.
+    torch.cuda._exchange_device = BINDINGS["_cuda_exchangeDevice"]
+    torch.cuda._maybe_exchange_device = BINDINGS["_cuda_maybeExchangeDevice"]
+    torch.cuda._cudart = SimpleNamespace()
 
 
 @contextmanager

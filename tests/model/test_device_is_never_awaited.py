@@ -36,7 +36,7 @@ def batch_of(name, config):
     for kind in ("obj", "attr"):
         inputs |= {f"{kind}_labels": torch.ones(B, N, dtype=torch.long), f"{kind}_confs": torch.rand(B, N)}
     inputs["next_sentence_label"] = torch.zeros(B, dtype=torch.long)
-    return Batch(inputs, None, [str(sample) for sample in range(B)]).to("meta", non_blocking=True).inputs
+    return Batch(inputs, None, [str(sample) for sample in range(B)]).to("meta").inputs
 
 
 @pytest.mark.parametrize("name", MODELS)

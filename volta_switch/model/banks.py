@@ -66,12 +66,11 @@ def per_pair(of_items: Tensor, item: Tensor) -> Tensor:
     return of_items if _is_all(item, len(of_items)) else of_items.index_select(0, sent(item, of_items.device))
 
 
-def choose_input(last: Bank, before: Bank, share: Tensor) -> Bank:
+def choose_input(last: Bank, before: Bank, share: Tensor, shares: Tensor) -> Bank:
     """A layer's input, ``share`` (P,) of it from the layer below and the rest from the one before that.
 
-    Pairs that take all of one item keep sharing it.
+    ``shares`` are the same numbers on the CPU. Pairs that take all of one item keep sharing it.
     """
-    shares = share.cpu()
     if bool((shares == 1).all()):
         return last
     both, pairs = last.rows.B + before.rows.B, torch.arange(len(shares))

@@ -116,7 +116,7 @@ class BertModel(nn.Module):
         layout = Layout(*rows, Noise.of(noise_keys, *rows) if self.training and noise_keys is not None else None)
         given = Inputs(layout, input_ids, token_type_ids, image_feat, image_loc)
         text, vision = self.embed(given)
-        of_text, of_vision = self.summaries(input_ids)  # (B,) positions
+        of_text, of_vision = self.summaries(attention_mask)  # (B,) positions
         if read is not None:
             read = Read(also(read.text, of_text), also(read.vision, of_vision))
         encoded = self.encoder(Streams((text, vision)), layout, read, modes=modes, inputs=inputs)
@@ -134,13 +134,14 @@ class BertModel(nn.Module):
             return self.embeddings(given)
         return self.embeddings.text(given), self.v_embeddings(given)
 
-    def summaries(self, input_ids: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def summaries(self, attention_mask: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Where the states lie that stand for the text and for the image, (B,) on the CPU; None where none is pooled.
 
-        ``[CLS]``, or for VL-BERT's VQA the last but one real token; the first region.
+        ``[CLS]``, or for VL-BERT's VQA the last but one real token, as the mask (B, T) of real ones says; the first
+        region.
         """
-        first = torch.zeros(len(input_ids), dtype=torch.long)
-        of_text = (input_ids.cpu() != 0).sum(1) - 2 if self.fusion_method == "vl-bert_vqa" else first
+        first = torch.zeros(len(attention_mask), dtype=torch.long)
+        of_text = (attention_mask.cpu() != 0).sum(1) - 2 if self.fusion_method == "vl-bert_vqa" else first
         return None if self.t_pooler is None else of_text, None if self.v_pooler is None else first
 
 

@@ -101,7 +101,8 @@ def _switched(encoder: SwitchEncoder, text: Bank, vision: Bank) -> tuple[Bank, B
         if index > 0 and switch.input:
             decided = cast(Switcher, encoder.input_switch[index - 1])(*means_last)
             shares = newest_shares(encoder.weigh(decided, switch.input_candidates))  # (2, P)
-            text, vision = (banks.choose_input(last[side], before[side], shares[side]) for side in (0, 1))
+            read = shares.cpu()  # once for both modalities: a GPU is waited for
+            text, vision = (banks.choose_input(last[n], before[n], shares[n], read[n]) for n in (0, 1))
             assert means_before is not None
             means = means_before.lerp(means_last, shares[..., None].to(means_last.dtype))
         weights = None
@@ -128,7 +129,7 @@ def _embedded(bert: BertModel, texts: dict[str, Tensor], images: dict[str, Tenso
     text_rows, vision_rows = (Rows.of(mask, device) for mask in real)
     layout = Layout(text_rows, vision_rows)
     text, vision = bert.embed(Inputs(layout, words, given["token_type_ids"], features, given["image_loc"]))
-    pooled, _ = bert.summaries(words)
+    pooled, _ = bert.summaries(given["attention_mask"])
     v_pooled = None if bert.v_pooler is None else torch.zeros(len(features), dtype=torch.long)
     return Bank(layout.text, text, of_text, pooled), Bank(layout.vision, vision, of_image, v_pooled)
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from volta_switch.model.encoder import encoder_of
 
 
-def shard(model: nn.Module, mesh: DeviceMesh) -> None:
+def shard(
+    model: nn.Module, mesh: DeviceMesh, precision: torch.dtype = torch.float32, on_host: Collection[str] = ()
+) -> None:
     """Shards a model in place: each sublayer of its encoder is gathered by itself, the rest as one.
 
     Afterwards parameters can be read in a forward pass of the whole model alone; elsewhere they are DTensors, of which
@@ -19,7 +25,35 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
     Args:
         model: one of ``bert``'s, before its optimiser is made.
         mesh: one-dimensional, of all processes.
+        precision: in which sublayers are gathered, half the bytes in bfloat16. Autocast would round the matrices to it
+            in any case; the LayerNorms' weights are rounded beside (differs from DDP). What is kept, and gradients
+            while they are added up, stay float32; the rest of the model is gathered in float32.
+        on_host: the forward pass's keyword arguments that stay on the CPU.
     """
+    policy = MixedPrecisionPolicy(cast_forward_inputs=False)  # the residual stream stays as it is
+    if precision != torch.float32:
+        policy = MixedPrecisionPolicy(precision, torch.float32, cast_forward_inputs=False)
     for layer in encoder_of(model).layer:
-        fully_shard(layer, mesh=mesh)
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh)
+    keep_on_host(model, on_host)
+
+
+def keep_on_host(model: nn.Module, names: Collection[str]) -> None:
+    """Takes keyword arguments past what sends all inputs to a GPU before a forward pass, as FSDP2's hook does.
+
+    They are read on the host, so that they would be waited for on their way back.
+    """
+    kept: dict[str, Tensor] = {}
+
+    def take(module: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
+        kept.update({name: given.pop(name) for name in names if name in given})
+        return args, given
+
+    def give(module: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
+        given = given | kept
+        kept.clear()
+        return args, given
+
+    model.register_forward_pre_hook(take, prepend=True, with_kwargs=True)
+    model.register_forward_pre_hook(give, with_kwargs=True)

@@ -100,6 +100,8 @@ class PairScorer:
             return np.concatenate([self.part(part, progress) for part in parts], axis=1)
 
     def _on_device(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self._device.type == "cuda":  # from page-locked memory it copies while the host goes on
+            inputs = {name: tensor.pin_memory() for name, tensor in inputs.items()}
         return on_device(inputs, self._device)
 
 

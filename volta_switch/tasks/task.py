@@ -45,6 +45,7 @@ class DataOptions:
     ranks: int = 1
     parts: int = 1  # in training one part after the other
     worker_timeout: float = 0.0  # seconds without a batch; 0: never
+    pin_memory: bool = False  # batches in page-locked memory, from which a GPU copies while the host goes on
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,7 @@ class Task(ABC):
             sampler,
             collate,
             options.num_workers,
+            options.pin_memory,
             max_bad_records=options.max_bad_records,
             timeout=options.worker_timeout,
         )

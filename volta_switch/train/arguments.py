@@ -16,6 +16,7 @@ from volta_switch.config import Config, find_config, load_config
 from volta_switch.data.tokenizer import Tokenizer, check_vocab_size
 from volta_switch.errors import UserError
 from volta_switch.tasks import DataOptions, TaskSpec, load_task
+from volta_switch.train.device import choose_device
 from volta_switch.train.memory import keep_freed_memory
 from volta_switch.train.ranks import Ranks
 from volta_switch.train.stopping import Stopped
@@ -181,10 +182,15 @@ def load_task_spec(args: argparse.Namespace) -> TaskSpec:
 
 
 def data_options(
-    args: argparse.Namespace, features: str, num_workers: int | None = None, ranks: Ranks | None = None
+    args: argparse.Namespace,
+    device: torch.device,
+    features: str,
+    num_workers: int | None = None,
+    ranks: Ranks | None = None,
 ) -> DataOptions:
     """How a task's data are read, by the flags; ``features`` and ``num_workers`` where given replace what they say."""
     return DataOptions(
+        pin_memory=device.type == "cuda",
         rank=0 if ranks is None else ranks.number,
         ranks=1 if ranks is None else ranks.count,
         parts=getattr(args, "accumulate", 1),
@@ -254,21 +260,9 @@ def prepare_device(args: argparse.Namespace, ranks: Ranks | None = None) -> tupl
         raise UserError("several processes are for training and eval_retrieval.py; start one process, without torchrun")
     if args.threads:
         torch.set_num_threads(args.threads)
-    name = args.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and ranks is not None and ranks.count > 1:
-        name = f"cuda:{ranks.on_this_machine}"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device {args.device}: {reason}; choose cpu, or cuda on a machine with a GPU") from None
+    device = choose_device(args.device, ranks or Ranks())
     if device.type == "cpu":
         keep_freed_memory()
-    else:
-        torch.cuda.set_device(device)
     if args.precision == "auto":
         bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
         return device, torch.bfloat16 if bf16 else torch.float32

@@ -31,6 +31,7 @@ from volta_switch.train.arguments import (
     prepare_device,
     run_name,
 )
+from volta_switch.train.device import autocast
 from volta_switch.train.ranks import Ranks, ranks
 from volta_switch.weights import fingerprint, load_volta, read_weights
 
@@ -101,7 +102,7 @@ class Run:
 
     def autocast(self) -> torch.autocast:
         """The forward pass's precision."""
-        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+        return autocast(self.device, self.precision)
 
     def write(self, result: Evaluation) -> None:
         """Writes results and metrics, and says the metrics."""
@@ -145,7 +146,7 @@ def prepare(args: argparse.Namespace, ranks_of_pairs: Ranks | None = None) -> Ru
         spec = dataclasses.replace(spec, val_split=split)
     config = load_model_config(args, spec.fusion_method)
     device, precision = prepare_device(args, ranks_of_pairs)
-    options = data_options(args, args.val_features_lmdbpath, args.num_val_workers)
+    options = data_options(args, device, args.val_features_lmdbpath, args.num_val_workers)
     task = build_task(spec, config, load_tokenizer(config, spec.max_seq_length), options)
     if ranks_of_pairs is not None and not isinstance(task, RetrievalTask):
         raise UserError(f"{spec.key} ({spec.name}) is no retrieval task; evaluate it with eval_task.py")

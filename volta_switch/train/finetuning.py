@@ -68,8 +68,8 @@ def _finetune(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
     device, precision = prepare_device(args, rank)
     hyper = _hyperparameters(args, spec)
     tokenizer = load_tokenizer(config, spec.max_seq_length)
-    task = build_task(spec, config, tokenizer, data_options(args, args.train_features_lmdbpath, ranks=rank))
-    val_options = data_options(args, args.val_features_lmdbpath, args.num_val_workers, rank)
+    task = build_task(spec, config, tokenizer, data_options(args, device, args.train_features_lmdbpath, ranks=rank))
+    val_options = data_options(args, device, args.val_features_lmdbpath, args.num_val_workers, rank)
     val_task = build_task(spec, config, tokenizer, val_options)
     train_split, val_split = args.train_split or spec.train_split, args.val_split or spec.val_split
     loader = task.loader(train_split, hyper.batch_size, training=True)

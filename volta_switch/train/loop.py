@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from volta_switch.errors import UserError
 from volta_switch.model.bert import switch_encoder
 from volta_switch.model.noise import sample_keys
 from volta_switch.train.checkpoints import CheckpointStore, Progress, Saved
+from volta_switch.train.device import autocast
 from volta_switch.train.failures import out_of_memory_explained
 from volta_switch.train.learner import Counts
 from volta_switch.train.meter import Meter
@@ -33,6 +33,7 @@ from volta_switch.train.random_state import random_states, restore_random_states
 from volta_switch.train.replicas import Replicas
 from volta_switch.train.route_log import RouteLog
 from volta_switch.train.run_folder import BEST, RunFolder
+from volta_switch.train.skipped_steps import SkippedSteps
 from volta_switch.train.stopping import Stopped, StopRequest
 from volta_switch.weights import write_weights
 
@@ -91,7 +92,7 @@ class Trainer:
         self.progress = Progress()
         self.meter, self.routes = Meter(self.device, self.ranks), RouteLog(self.learner, self.ranks)
         self.stop = StopRequest()
-        self.suspects: list[tuple[int, list[str], Tensor]] = []  # step, ids here, whether it was left out
+        self.skipped = SkippedSteps(self.run, self.ranks, self.max_skipped)
         self.saved_at = time.monotonic()
 
     def resume(self, saved: Saved) -> None:
@@ -161,21 +162,22 @@ class Trainer:
         """One optimiser step over all parts of all processes."""
         progress, own = self.progress, [self.learner.counts(batch) for batch in parts]
         samples, total = self._agreed(parts, own)
-        for number, (batch, counts) in enumerate(zip(parts, own, strict=True)):
-            if batch.inputs:  # else all its records were passed over
-                with self.replicas.accumulating(last=number == len(parts) - 1):
-                    self._backward(batch, counts, total)
-        scaled = self.scaler.is_enabled() and self.scaler.get_scale() > 1
+        with self.replicas.step([name for name, count in total.items() if count]):
+            for number, (batch, counts) in enumerate(zip(parts, own, strict=True)):
+                if batch.inputs:  # else all its records were passed over
+                    with self.replicas.accumulating(last=number == len(parts) - 1):
+                        self._backward(batch, counts, total)
+        own_fault = self._own_fault()
         left_out = self._update()
         progress.step += 1
         progress.batch += 1
         progress.samples += samples
         self.meter.step_done(samples)
         self.run.log_ids(progress.epoch, progress.step, [batch.ids for batch in parts])
-        if not scaled:  # an overflow of scaled gradients is no fault of the batch
-            self.suspects.append((progress.step, [name for batch in parts for name in batch.ids], left_out))
+        ids = [name for batch in parts for name in batch.ids]
+        self.skipped.suspect(progress.step, ids, left_out if own_fault is None else left_out * own_fault)
         if self.device.type == "cpu":
-            self._look_at_suspects()
+            self.skipped.look(progress)
 
     def _agreed(self, parts: list[Batch], own: list[Counts]) -> tuple[int, Counts]:
         """The samples and the counts of the whole step, over all processes; here they stop and save together."""
@@ -192,17 +194,28 @@ class Trainer:
         """Adds the gradients of one part, and its share of the step's losses."""
         if self.switch is not None:
             self.switch.switch_samples.fill_(self.progress.samples)
-        batch = batch.to(self.device, non_blocking=True)
+        batch = batch.to(self.device)
         if self.deterministic:
             rows = len(batch.inputs["input_ids"])
             ids = batch.ids or [""]  # a stand-in's noise changes nothing
-            batch.inputs["noise_keys"] = sample_keys(self.hyper.seed, self.progress.epoch, ids, rows).to(self.device)
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            # They stay on the host: the model sends them, as it sends all that its rows are planned from.
+            batch.inputs["noise_keys"] = sample_keys(self.hyper.seed, self.progress.epoch, ids, rows)
+        with autocast(self.device, self.precision):
             losses = self.replicas(batch)
         shares = {name: loss * (counts[name] / max(total[name], 1)) for name, loss in losses.items()}
         loss = torch.stack(list(shares.values())).sum()
         self.scaler.scale(loss * self.ranks.count).backward()  # the processes' gradients are averaged
         self.meter.add({name: share.detach() for name, share in shares.items()})
+
+    def _own_fault(self) -> Tensor | None:
+        """Whether gradients that are not finite are the batch's fault, 0 or 1 on the device; None: always.
+
+        An overflow of gradients that are scaled up is not. The scale is compared on the device: to read it would wait
+        for all that is queued there.
+        """
+        if not self.scaler.is_enabled():
+            return None
+        return (self.scaler.scale(torch.ones((), device=self.device)) <= 1).float()
 
     def _update(self) -> Tensor:
         """The optimiser's step with the gradients of all parts; returns whether it was left out (``clipped_step``)."""
@@ -216,31 +229,8 @@ class Trainer:
         self.scheduler.step()
         return left_out
 
-    def _look_at_suspects(self) -> None:
-        """Names the steps that were left out since this was asked last, which waits for the device.
-
-        Raises:
-            UserError: there have been too many.
-        """
-        found = [(step, ids) for step, ids, left_out in self.suspects if float(left_out)]
-        self.suspects.clear()
-        for step, ids in found:  # the same ones on all processes, whose gradients are the same
-            everywhere = [name for each in self.ranks.gathered(ids) for name in each]
-            self.progress.skipped += 1
-            self.run.log("skipped", step, {"epoch": self.progress.epoch, "ids": everywhere})
-            if self.ranks.first:
-                tqdm.write(
-                    f"step {step} left out: its loss or gradient is not finite ({_some(everywhere)})", sys.stderr
-                )
-            if self.progress.skipped > self.max_skipped:
-                raise UserError(
-                    f"{self.run.path}: {self.progress.skipped} steps had losses or gradients that are not finite, the "
-                    f"last one step {step} (samples {_some(everywhere)}); lower the learning rate or look at these "
-                    "samples, or raise --max_skipped_steps"
-                )
-
     def _log(self, bar: tqdm) -> None:
-        self._look_at_suspects()
+        self.skipped.look(self.progress)
         values = self.meter.read() | self.routes.read()
         values |= {"epoch": self.progress.epoch, "samples": self.progress.samples}
         values["lr"] = self.optimizer.param_groups[0]["lr"]
@@ -281,12 +271,13 @@ class Trainer:
     def _validation(self) -> Validation:
         """One validation; for Switch-BERT the score is that of hard routes, soft routes are logged beside it."""
         self.learner.eval()
-        if self.switch is None:
-            return self.validate(self._until_stopped())
-        with routed(self.switch, "soft"):
-            soft = self.validate(self._until_stopped())
-        with routed(self.switch, "hard"):
-            hard = self.validate(self._until_stopped())
+        with autocast(self.device, self.precision):  # what evaluation computes afterwards
+            if self.switch is None:
+                return self.validate(self._until_stopped())
+            with routed(self.switch, "soft"):
+                soft = self.validate(self._until_stopped())
+            with routed(self.switch, "hard"):
+                hard = self.validate(self._until_stopped())
         extra = {f"{name}_soft_routes": value for name, value in soft.metrics.items()}
         return Validation(hard.score, {**hard.metrics, **extra})
 
@@ -306,7 +297,7 @@ class Trainer:
 
     def _save(self) -> Any:
         """Writes a checkpoint; returns its path, on the first process."""
-        self._look_at_suspects()
+        self.skipped.look(self.progress)
         plain = {
             "processes": self.ranks.count,
             "loss_scale": self.scaler.state_dict(),
@@ -342,8 +333,3 @@ def routed(switch: Any, routing: str) -> Any:
 
 def _shown(metrics: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
-
-
-def _some(ids: list[str], shown: int = 8) -> str:
-    more = f" and {len(ids) - shown} more" if len(ids) > shown else ""
-    return ", ".join(ids[:shown]) + more

@@ -94,7 +94,8 @@ def _pretrain(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
         **shared_hyperparameters(args),
     )
     splits: tuple[Split, Split] = ("train", "valid")
-    loaders = {split: split_loader(args, config, tokenizer, split, hyper.batch_size, rank) for split in splits}
+    pinned = device.type == "cuda"
+    loaders = {split: split_loader(args, config, tokenizer, split, hyper.batch_size, rank, pinned) for split in splits}
     torch.manual_seed(hyper.seed)
     model = BertForVLPreTraining(config)
     start = initial_weights(model, config, args.from_pretrained)
@@ -164,6 +165,7 @@ def split_loader(
     split: Split,
     batch_size: int,
     rank: Ranks | None = None,
+    pin_memory: bool = False,
 ) -> Loader:
     """Batches of a split, as the flags of ``train_concap.py`` ask for; of several processes, this one's shares.
 
@@ -192,7 +194,7 @@ def split_loader(
         sampler,
         partial(dataset.collate, layout=layout),
         args.num_workers,
-        pin_memory=torch.cuda.is_available() and args.device != "cpu",
+        pin_memory,
         max_bad_records=args.max_bad_records,
         timeout=args.worker_timeout,
     )

@@ -21,8 +21,13 @@ from volta_switch.errors import UserError
 
 # Nothing is said between two waits, and the slowest process decides: the time is for a machine that went away silently.
 _TIMEOUT = timedelta(days=1)
-# What a process finds when another one has gone, in the words of gloo, NCCL and the store through which they meet.
-_GONE = ("Connection closed", "Connection reset", "Broken pipe", "remote process", "NCCL", "gloo", "Gloo", "TCPStore")
+# What a process finds when another one has gone, in the words of gloo, NCCL and the store through which they meet; each
+# of these also says other things, which must not be taken for it.
+_GONE = (
+    *("Connection closed", "Connection reset", "Connection refused", "Connection was likely closed", "Broken pipe"),
+    *("remote process", "ncclRemoteError", "communicator was aborted"),
+)
+_OF_EXCHANGES = ("NCCL", "nccl", "gloo", "Gloo", "TCPStore")
 
 
 @dataclass(frozen=True)
@@ -77,18 +82,20 @@ class Ranks:
         """A block in which the processes wait for each other.
 
         Raises:
-            UserError: another one has ended.
+            UserError: another one has ended, or what they exchange cannot be exchanged.
         """
         try:
             yield
         except RuntimeError as error:
-            if self.count == 1 or not any(word in str(error) for word in _GONE):
+            message = str(error)
+            if self.count == 1 or not any(word in message for word in (*_GONE, *_OF_EXCHANGES)):
                 raise
-            reason = str(error).splitlines()[0].split(". ")[0][:200]
-            raise UserError(
-                f"process {self.number} of {self.count}: another one has ended, and its own lines say why "
-                f"({reason}); what was finished is kept, and the same command goes on (training: with --resume)"
-            ) from None
+            goes_on = "what was finished is kept, and the same command goes on (training: with --resume)"
+            if any(word in message for word in _GONE):
+                why = f"another one has ended, and its own lines say why ({_first_sentence(message)})"
+            else:
+                why = f"the processes cannot exchange tensors ({_reason(message)}); NCCL_DEBUG=INFO says more of NCCL"
+            raise UserError(f"process {self.number} of {self.count}: {why}; {goes_on}") from None
 
 
 @contextmanager
@@ -116,5 +123,34 @@ def ranks() -> Iterator[Ranks]:
         raise UserError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but the processes cannot meet ({reason})") from None
     try:
         yield Ranks(distributed.get_rank(), distributed.get_world_size())
-    finally:
+    except BaseException:
+        _part_after_error()
+        raise
+    distributed.destroy_process_group()
+
+
+def _part_after_error() -> None:
+    """Parts from processes of which some may be gone.
+
+    NCCL's ordinary end waits for what is still being exchanged, for ever where a peer is gone, and this process's own
+    error would never be seen: its communicators are aborted. Gloo notices a closed connection by itself, and has no
+    abort.
+    """
+    if "nccl" in distributed.get_backend_config():
+        distributed.distributed_c10d._abort_process_group()  # PyTorch has no public name for it
+    else:
         distributed.destroy_process_group()
+
+
+def _first_sentence(message: str) -> str:
+    return message.splitlines()[0].split(". ")[0][:200]
+
+
+def _reason(message: str) -> str:
+    """What NCCL or gloo says of an error, without places in its code: NCCL's own last words, where there are any."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    for number, line in enumerate(lines):
+        if line.startswith("Last error:"):
+            return " ".join([line.removeprefix("Last error:").strip(), *lines[number + 1 :][:1]]).strip()[:200]
+    named = [line for line in lines if line.startswith("nccl")]
+    return (named or lines)[0].split("] ")[-1][:200]

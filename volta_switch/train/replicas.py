@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.nn.parallel import DistributedDataParallel
 
-from volta_switch.data.batches.collate import Batch
+from volta_switch.data.batches.collate import ON_HOST, Batch
 from volta_switch.errors import UserError
 from volta_switch.model.sharding import shard
+from volta_switch.train.averaging import Averaged
 from volta_switch.train.learner import Learner, Losses
 from volta_switch.train.ranks import Ranks
 from volta_switch.weights import to_volta
@@ -26,33 +26,40 @@ class Replicas:
     ``learner`` stays what it was: validation and weights go by it.
     """
 
-    def __init__(self, learner: Learner, ranks: Ranks, device: torch.device, sharded: bool = False):
+    def __init__(
+        self,
+        learner: Learner,
+        ranks: Ranks,
+        device: torch.device,
+        sharded: bool = False,
+        precision: torch.dtype = torch.float32,
+    ):
         """Raises UserError where there is one process to divide the model among."""
         if sharded and ranks.count == 1:
             raise UserError("--fsdp divides a model among several processes; start them with torchrun")
         self.learner, self.ranks, self.sharded = learner, ranks, sharded
-        self._called: nn.Module = learner
+        self._averaged: Averaged | None = None
         if sharded:
-            shard(learner.model, init_device_mesh(device.type, (ranks.count,)))
+            shard(learner.model, init_device_mesh(device.type, (ranks.count,)), precision, ON_HOST)
         elif ranks.count > 1:
-            # A rank's part may have no masked word, and hard routes leave switchers out: not every parameter is used.
-            # The learner's outputs are losses alone, so that what is found in their graph is all that gets a gradient.
-            self._called = DistributedDataParallel(learner, find_unused_parameters=True, gradient_as_bucket_view=True)
+            self._averaged = Averaged(learner, ranks)
 
     def __call__(self, batch: Batch) -> Losses:
         """The losses of this process's part of a batch."""
-        return self._called(batch)
+        called: Callable[[Batch], Losses] = self._averaged or self.learner
+        return called(batch)
+
+    def step(self, losses: Sequence[str]) -> AbstractContextManager[None]:
+        """All parts of one step. ``losses``: those that have anything to be a mean of, the same on all processes."""
+        return nullcontext() if self._averaged is None else self._averaged.step(losses)
 
     @contextmanager
     def accumulating(self, last: bool) -> Iterator[None]:
         """One part of a step; the processes exchange gradients in the last one."""
         if self.sharded:
             cast(Any, self.learner.model).set_requires_gradient_sync(last)
-        if last or not isinstance(self._called, DistributedDataParallel):
+        with nullcontext() if self._averaged is None else self._averaged.exchanging(last):
             yield
-        else:
-            with self._called.no_sync():
-                yield
 
     def weights(self) -> dict[str, Tensor]:
         """The whole model under VOLTA's names, shared weights as one tensor; all processes call it."""

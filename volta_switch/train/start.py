@@ -20,6 +20,7 @@ from volta_switch.model.compiling import compile_layers
 from volta_switch.model.encoder import encoder_of
 from volta_switch.model.noise import batch_dependent
 from volta_switch.train.checkpoints import CheckpointStore, Saved, check_identity
+from volta_switch.train.device import compute_deterministically
 from volta_switch.train.learner import Learner
 from volta_switch.train.loop import Saving, Trainer, Validation
 from volta_switch.train.optimisation import Hyperparameters
@@ -72,11 +73,11 @@ def start_run(
         load_volta(model, saved.model, source=str(saved.path))
     model.to(device)
     described = _described(args, run, settings, precision, ranks)  # before the model is divided
-    _prepare(args, model)
+    _prepare(args, model, device)
     seed_process(run.hyper.seed, ranks)
     steps, minutes = args.save_every
     trainer = Trainer(
-        replicas=Replicas(run.learner, ranks, device, args.fsdp),
+        replicas=Replicas(run.learner, ranks, device, args.fsdp, precision),
         loader=run.loader,
         validation=run.val_loader,
         validate=run.validate,
@@ -154,10 +155,10 @@ def _saved(args: argparse.Namespace, store: CheckpointStore, identity: dict[str,
     return saved
 
 
-def _prepare(args: argparse.Namespace, model: torch.nn.Module) -> None:
+def _prepare(args: argparse.Namespace, model: torch.nn.Module, device: torch.device) -> None:
     """What the flags say of how layers are computed."""
-    if args.deterministic and next(model.parameters()).is_cuda:
-        torch.use_deterministic_algorithms(True, warn_only=True)
+    if args.deterministic:
+        compute_deterministically(device)
     if args.gradient_checkpointing:
         encoder_of(model).checkpointing = True
     if args.compile:

@@ -25,7 +25,7 @@ from volta_switch.errors import BadRecord
 
 Sample = dict[str, Any]
 # Inputs that the models read on the host, to know which rows there are without waiting for the device.
-ON_HOST = frozenset({"attention_mask", "image_attention_mask", "masked_lm_labels", "image_label"})
+ON_HOST = frozenset({"attention_mask", "image_attention_mask", "masked_lm_labels", "image_label", "noise_keys"})
 
 
 @dataclass(frozen=True)
@@ -115,10 +115,13 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """Return the batch on a device, features and class scores expanded to float32 there; masks stay on the host."""
-        inputs = on_device(self.complete().inputs, device, non_blocking)
-        batch = replace(self, inputs={}, stored=None)._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on a device, features and class scores expanded to float32 there; masks stay on the host.
+
+        From page-locked memory (`pin_memory`) a GPU copies while the host goes on.
+        """
+        inputs = on_device(self.complete().inputs, device)
+        batch = replace(self, inputs={}, stored=None)._map(lambda tensor: tensor.to(device, non_blocking=True))
         batch.inputs = inputs
         if batch.global_weights is not None:
             features = batch.inputs["image_feat"]  # (B, R, F)
@@ -224,13 +227,10 @@ def place_global(inputs: dict[str, torch.Tensor], layout: Layout) -> dict[str, t
     return inputs
 
 
-def on_device(
-    inputs: Mapping[str, torch.Tensor], device: torch.device | str, non_blocking: bool = False
-) -> dict[str, torch.Tensor]:
+def on_device(inputs: Mapping[str, torch.Tensor], device: torch.device | str) -> dict[str, torch.Tensor]:
     """Send a model's inputs to a device: features in float32 there, what is read on the host stays on the host."""
     sent = {
-        name: tensor if name in ON_HOST else tensor.to(device, non_blocking=non_blocking)
-        for name, tensor in inputs.items()
+        name: tensor if name in ON_HOST else tensor.to(device, non_blocking=True) for name, tensor in inputs.items()
     }
     return {name: tensor.float() if name.startswith("image_feat") else tensor for name, tensor in sent.items()}
 

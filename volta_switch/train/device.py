@@ -1,0 +1,58 @@
+"""Where a run computes, and in which precision."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from volta_switch.errors import UserError
+from volta_switch.train.ranks import Ranks
+
+
+def choose_device(name: str, ranks: Ranks) -> torch.device:
+    """The device that ``--device`` names, and its use by default; a GPU always with its number.
+
+    Args:
+        name: ``auto``, ``cpu``, ``cuda`` or ``cuda:<n>``.
+        ranks: of several processes, each takes the GPU of its number on its machine.
+
+    Raises:
+        UserError: there is no such device, or several processes are sent to one GPU.
+    """
+    wanted = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise _no_device(name, "expected auto or the name of a device; choose cpu, cuda or cuda:<n>") from None
+    if device.type not in ("cpu", "cuda"):
+        raise _no_device(name, "expected auto or the name of a device; choose cpu, cuda or cuda:<n>")
+    try:
+        if device.type == "cuda":
+            if device.index is None:  # which torch.cuda.set_device and memory statistics do not take
+                device = torch.device("cuda", ranks.on_this_machine if ranks.count > 1 else torch.cuda.current_device())
+            elif ranks.count > 1:
+                raise _no_device(name, f"would put {ranks.count} processes on one GPU; give cuda, one for each process")
+            torch.cuda.set_device(device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise _no_device(name, f"{reason}; choose cpu, or cuda on a machine with a GPU for each process") from None
+    return device
+
+
+def _no_device(name: str, reason: str) -> UserError:
+    return UserError(f"--device {name}: {reason}")
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    """A block whose matrix products run in a precision; float32 leaves everything as it is."""
+    return torch.autocast(device.type, precision, enabled=precision != torch.float32)
+
+
+def compute_deterministically(device: torch.device) -> None:
+    """Asks PyTorch for kernels that give the same result every time, where it has them."""
+    if device.type == "cuda":
+        # cuBLAS reads it when its first product is asked for; without it, products may differ from run to run.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
