@@ -178,6 +178,11 @@ def _memory(device: int) -> dict[str, Any]:
     return {"allocated_bytes": {"all": sizes}, "reserved_bytes": {"all": sizes}}
 
 
+def _set_device(device: int) -> None:
+    if device != 0:
+        raise RuntimeError("CUDA error: invalid device ordinal")
+
+
 def _synchronize() -> None:
     _noted(b"wait", b"torch.cuda.synchronize", 0)
 
@@ -187,7 +192,7 @@ BINDINGS: dict[str, Any] = {
     "_cuda_init": _initialise,
     "_cuda_getDeviceCount": lambda: 1,
     "_cuda_getDevice": lambda: 0,
-    "_cuda_setDevice": lambda device: None,
+    "_cuda_setDevice": _set_device,
     "_cuda_exchangeDevice": lambda device: 0,
     "_cuda_maybeExchangeDevice": lambda device: 0,
     "_cuda_isInBadFork": lambda: False,

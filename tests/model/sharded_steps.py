@@ -9,17 +9,19 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch import Tensor
 from torch.distributed.tensor import DTensor
-from torch.nn.parallel import DistributedDataParallel
 
 from model.parts_of_batches import IDS, LOSSES, B, batch_of, counts_of, model_of, part, share_of_losses
 from volta_switch.model.encoder import SwitchEncoder, encoder_of
 from volta_switch.model.noise import sample_keys
-from volta_switch.model.sharding import shard
+from volta_switch.train.device import autocast
+from volta_switch.train.learner import Learner
+from volta_switch.train.ranks import Ranks
+from volta_switch.train.replicas import Replicas
 
 RANKS = 2
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,12 @@ class Case:
     checkpointing: bool = False
     routing: str = "auto"
     nothing_masked: bool = False  # in the second process's part
+    precision: torch.dtype = torch.float32
 
     def __str__(self) -> str:
         flags = (key for key in ("checkpointing", "nothing_masked") if getattr(self, key))
-        return " ".join([self.name, "fsdp" if self.sharded else "ddp", self.routing, *flags])
+        precision = () if self.precision == torch.float32 else (str(self.precision),)
+        return " ".join([self.name, "fsdp" if self.sharded else "ddp", self.routing, *flags, *precision])
 
 
 CASES = [
@@ -43,7 +47,21 @@ CASES = [
     *(Case(name, False) for name in ("ctrl_uniter", "ctrl_vilbert")),
     Case("switch", False, checkpointing=True),
     *(Case("switch", False, nothing_masked=True, routing=routing) for routing in ("auto", "hard")),
+    *(Case("switch", sharded, precision=torch.bfloat16) for sharded in (True, False)),
 ]
+
+
+class Parts(Learner):
+    """A part's shares of the whole batch's losses; what it is given are inputs, their counts and the whole's."""
+
+    losses = LOSSES
+
+    def forward(self, batch):
+        given, counts, totals = batch
+        return share_of_losses(self.model(**given), counts, totals)
+
+    def counts(self, batch):
+        return batch[1]
 
 
 def step(case: Case, rank: int | None) -> dict[str, dict[str, Tensor]]:
@@ -53,11 +71,8 @@ def step(case: Case, rank: int | None) -> dict[str, dict[str, Tensor]]:
     encoder.checkpointing = case.checkpointing and rank is not None
     if isinstance(encoder, SwitchEncoder):
         encoder.routing = case.routing
-    called: nn.Module = model
-    if rank is not None and case.sharded:
-        shard(model, init_device_mesh("cpu", (RANKS,)))
-    elif rank is not None:
-        called = DistributedDataParallel(model, find_unused_parameters=True, gradient_as_bucket_view=True)
+    ranks = Ranks() if rank is None else Ranks(rank, RANKS)
+    replicas = Replicas(Parts(model), ranks, CPU, case.sharded and rank is not None, case.precision)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     batch, keys = batch_of(case.name), sample_keys(3, 1, IDS, B)
     if case.nothing_masked:
@@ -66,11 +81,12 @@ def step(case: Case, rank: int | None) -> dict[str, dict[str, Tensor]]:
     totals = counts_of(batch, case.name)
     rows = slice(None) if rank is None else slice(rank, None, RANKS)
     given = part(batch, rows)
-    out = called(**given, noise_keys=keys[rows])
-    shares = share_of_losses(out, counts_of(given, case.name), totals)
-    losses = torch.stack([shares[key].detach() for key in LOSSES])
-    # Gradients are averaged over the processes.
-    (torch.stack(list(shares.values())).sum() * (1 if rank is None else RANKS)).backward()
+    with replicas.step(LOSSES), replicas.accumulating(last=True):
+        with autocast(CPU, case.precision):
+            shares = replicas(({**given, "noise_keys": keys[rows]}, counts_of(given, case.name), totals))
+        losses = torch.stack([shares[key].detach() for key in LOSSES])
+        # Gradients are averaged over the processes.
+        (torch.stack(list(shares.values())).sum() * ranks.count).backward()
     if rank is not None:
         dist.all_reduce(losses)
     gradients = {

@@ -7,8 +7,6 @@ from small_world import log_of, weights_of
 from train.run_ends import newest
 from volta_switch import UserError
 from volta_switch.train import loop, start
-from volta_switch.train.arguments import parser, prepare_device
-from volta_switch.train.ranks import Ranks
 
 FLAGS = ("--train_batch_size", 10, "--num_train_epochs", 2, "--learning_rate", 5e-3, "--log_every", 1)
 DROPOUT = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.1)
@@ -108,15 +106,3 @@ def test_a_checkpoint_may_be_due_by_the_clock(world, tmp_path, monkeypatch):
     saved.clear()
     world.run("train_concap", tmp_path / "never", "ctrl_uniter", *FLAGS, "--save_every", 0)
     assert saved == [2, 4]
-
-
-def test_each_process_takes_the_gpu_of_its_number(monkeypatch):
-    asked = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    monkeypatch.setattr(torch.cuda, "set_device", asked.append)
-    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    device, precision = prepare_device(parser("test", 0).parse_args([]), Ranks(11, 16))
-    assert device == torch.device("cuda:3") and asked == [device] and precision == torch.bfloat16
-    assert prepare_device(parser("test", 0).parse_args([]), Ranks())[0] == torch.device("cuda")

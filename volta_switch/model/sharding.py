@@ -25,18 +25,26 @@ def shard(
     Args:
         model: one of ``bert``'s, before its optimiser is made.
         mesh: one-dimensional, of all processes.
-        precision: in which sublayers are gathered, half the bytes in bfloat16. Autocast would round the matrices to it
-            in any case; the LayerNorms' weights are rounded beside (differs from DDP). What is kept, and gradients
-            while they are added up, stay float32; the rest of the model is gathered in float32.
+        precision: of the forward pass, see ``gathered_as``; the rest of the model is gathered in float32.
         on_host: the forward pass's keyword arguments that stay on the CPU.
     """
-    policy = MixedPrecisionPolicy(cast_forward_inputs=False)  # the residual stream stays as it is
-    if precision != torch.float32:
-        policy = MixedPrecisionPolicy(precision, torch.float32, cast_forward_inputs=False)
+    policy = gathered_as(mesh.device_type, precision)
     for layer in encoder_of(model).layer:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh)
     keep_on_host(model, on_host)
+
+
+def gathered_as(device: str, precision: torch.dtype) -> MixedPrecisionPolicy:
+    """How sublayers are gathered: on GPUs in the forward pass's precision, half the bytes in bfloat16.
+
+    Autocast would round the matrices to it in any case; the LayerNorms' weights are rounded beside (differs from DDP),
+    and computed with in float32. What is kept, gradients while they are added up, and the residual stream stay float32.
+    On a CPU everything is gathered in float32: autocast leaves LayerNorm out there, and its kernel takes no mixture.
+    """
+    if device != "cuda" or precision == torch.float32:
+        return MixedPrecisionPolicy(cast_forward_inputs=False)
+    return MixedPrecisionPolicy(precision, torch.float32, cast_forward_inputs=False)
 
 
 def keep_on_host(model: nn.Module, names: Collection[str]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,8 +65,13 @@ class Averaged:
     def _noting(self) -> Iterator[set[int]]:
         """The numbers of the parameters that get a gradient from this process's parts."""
         reached: set[int] = set()
+
+        def note(parameter: Tensor, number: int) -> None:
+            if parameter.grad is not None:  # DDP, which gives zeros where nothing came, comes after this
+                reached.add(number)
+
         hooks = [
-            parameter.register_post_accumulate_grad_hook(lambda _, number=number: reached.add(number))
+            parameter.register_post_accumulate_grad_hook(partial(note, number=number))
             for number, parameter in enumerate(self._parameters)
         ]
         try:

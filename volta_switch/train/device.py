@@ -27,17 +27,18 @@ def choose_device(name: str, ranks: Ranks) -> torch.device:
         raise _no_device(name, "expected auto or the name of a device; choose cpu, cuda or cuda:<n>") from None
     if device.type not in ("cpu", "cuda"):
         raise _no_device(name, "expected auto or the name of a device; choose cpu, cuda or cuda:<n>")
+    if device.type == "cuda" and device.index is None:  # torch.cuda.set_device takes no device without a number
+        device = torch.device("cuda", ranks.on_this_machine)
+    elif device.type == "cuda" and ranks.count > 1:
+        raise _no_device(name, f"would put {ranks.count} processes on one GPU; give cuda, one for each process")
     try:
-        if device.type == "cuda":
-            if device.index is None:  # which torch.cuda.set_device and memory statistics do not take
-                device = torch.device("cuda", ranks.on_this_machine if ranks.count > 1 else torch.cuda.current_device())
-            elif ranks.count > 1:
-                raise _no_device(name, f"would put {ranks.count} processes on one GPU; give cuda, one for each process")
-            torch.cuda.set_device(device)
         torch.empty(0, device=device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
     except (RuntimeError, AssertionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise _no_device(name, f"{reason}; choose cpu, or cuda on a machine with a GPU for each process") from None
+        reason = f"{device}: {reason}; choose cpu, or cuda on a machine with a GPU for each process"
+        raise _no_device(name, reason) from None
     return device
 
 
