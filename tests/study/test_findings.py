@@ -20,6 +20,7 @@ PAGE = (DOCS / "findings.md").read_text(encoding="utf-8").replace("−", "-")
 SMALL, PILOT = (
     json.loads((DOCS / "findings" / f"{name}.json").read_text(encoding="utf-8")) for name in ("table", "pilot")
 )
+README = (DOCS.parent / "README.md").read_text(encoding="utf-8")
 TASKS = ("VQAv2", "Flickr30k, image retrieval R@1", "Flickr30k, text retrieval R@1", "RefCOCO+")
 PRINTED = {  # table 3 of the paper: mean and standard deviation over three seeds
     "UNITER": ((68.8, 0.4), (60.9, 0.7), (76.4, 1.3), (71.9, 0.67)),
@@ -40,6 +41,22 @@ ROWS += [(f"Switch-BERT, K = {k}", "switchbert", [f"switch.top_k={k}"]) for k in
 def verdicts(rivals):
     claims = [Claim("wins", "Switch-BERT", rival, task, "score") for task, rival in zip(TASKS, rivals, strict=True)]
     return judge(claims, SCORES, paired=False)
+
+
+TRAINED = ("The architectures side by side", "One block or both", "The mismatch dial", "Attention modes", "Routes")
+
+
+@pytest.mark.parametrize("section", [*TRAINED, "Active paths over training"])
+def test_what_rests_on_the_withdrawn_schedule_says_so_before_anything_else(section):
+    (body,) = re.findall(rf"^### {section}[^\n]*\n+(.*?)(?=^### )", PAGE, re.MULTILINE | re.DOTALL)
+    first = body.split("\n\n")[0]
+    assert first.startswith("**") and "schedule" in first and "top of this page" in first.replace("\n", " ")
+
+
+def test_page_and_readme_say_first_that_the_trial_was_not_fair():
+    assert PAGE.index("has not had a fair trial") < PAGE.index("| claim")
+    line = next(part for part in README.split("\n\n") if "docs/findings.md" in part)
+    assert "no fair trial" in line
 
 
 def test_the_printed_table_decides_what_the_page_says():
