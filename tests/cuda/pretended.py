@@ -16,6 +16,7 @@ layers or a GPU's own rounding: ``tests/gpu`` does, on a real one.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import importlib.util
 import os
@@ -78,14 +79,14 @@ def library() -> Path:
     """The compiled device, compiled where that has not been done yet; 15 s on an idle core."""
     torch_folder = _torch_folder()
     key = hashlib.sha256(SOURCE.read_bytes() + f"{version('torch')} {torch_folder}".encode()).hexdigest()[:16]
-    user = os.getuid()
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path(tempfile.gettempdir()) / f"volta_switch-{user}")
-    path = folder / f"pretended-cuda-{key}.so"
-    if path.exists():
-        return path
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / PACKAGE
     folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"pretended-cuda-{key}.so"
     include, lib = torch_folder / "include", torch_folder / "lib"
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+    with (folder / "pretended-cuda.lock").open("w") as lock, tempfile.TemporaryDirectory(dir=folder) as temporary:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of several processes one compiles
+        if path.exists():
+            return path
         made = Path(temporary) / path.name
         command = [
             *(compiler() or "g++", "-O1", "-shared", "-fPIC", "-std=c++20", "-w", str(SOURCE), "-o", str(made)),
@@ -95,7 +96,7 @@ def library() -> Path:
         built = subprocess.run(command, capture_output=True, text=True)
         if built.returncode:
             raise RuntimeError(f"{SOURCE.name} could not be compiled:\n{built.stderr[-4000:]}")
-        made.replace(path)  # whole, and by whichever of several processes ends last
+        made.replace(path)  # whole or not at all
     return path
 
 

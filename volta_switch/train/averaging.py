@@ -2,10 +2,10 @@
 
 A process's part of a batch may reach fewer parameters than another's: it may have no masked word. DDP can search for
 what was not reached (``find_unused_parameters``), but then it exchanges what it found in every step, and waits for the
-device in every step in which something was not reached, as with referring expressions, which leave out the poolers. (Its
-walk over the graph is cheap: 0.05 ms of the host for UNITER's 12 layers, 0.15 for Switch-BERT's; to reach all
-parameters, as here, takes 0.29 and 0.16.) Which parameters a whole step reaches depends only on which losses have
-anything to be a mean of, on any process; so it is found out once for each such set of losses.
+device in every step in which something was not reached: referring expressions leave out the poolers. (Its walk over the
+graph is cheap: 0.05 ms of the host for UNITER's 12 layers, 0.15 for Switch-BERT's; to reach all parameters, as here,
+takes 0.29 and 0.16.) Which parameters a whole step reaches depends only on which losses have anything to be a mean of,
+on any process; so it is found out once for each such set of losses.
 """
 
 from __future__ import annotations
