@@ -18,12 +18,12 @@ import torch
 import yaml
 
 from volta_switch import BertForVLTasks, Config, load_config
+from volta_switch.command import run_command
 from volta_switch.config import find_config
 from volta_switch.data.files import safe_pickle
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.tasks import DataOptions, Task, build_task, load_task
 from volta_switch.train import evaluation, finetuning, pretraining
-from volta_switch.train.arguments import run_command
 from volta_switch.world import write_world
 
 SIZES = {
