@@ -7,7 +7,8 @@ from small_world import log_of, weights_of
 from train.run_ends import newest
 from volta_switch import UserError
 from volta_switch.train import loop, start
-from volta_switch.train.arguments import parser, prepare_device
+from volta_switch.train.arguments import prepare_device
+from volta_switch.train.flags import parser
 from volta_switch.train.ranks import Ranks
 
 FLAGS = ("--train_batch_size", 10, "--num_train_epochs", 2, "--learning_rate", 5e-3, "--log_every", 1)

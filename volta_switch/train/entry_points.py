@@ -10,9 +10,11 @@ import argparse
 import importlib
 import io
 import os
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 
 from volta_switch.command import run_command
@@ -27,12 +29,13 @@ class EntryPoint:
     """One command of VOLTA's.
 
     ``needed``: what it reads, by its flags. ``work``: the module and the function that do it, called with the flags and
-    the command line.
+    the command line. ``several_processes``: whether they may share it.
     """
 
     flags: Callable[[], argparse.ArgumentParser]
     needed: Callable[[argparse.Namespace], Needed]
     work: tuple[str, str]
+    several_processes: bool = True
 
     def parser(self) -> argparse.ArgumentParser:
         """Its flags, ``--world`` among them."""
@@ -41,6 +44,7 @@ class EntryPoint:
         return parser
 
 
+WAIT = 3  # seconds; torchrun looks at its processes ten times a second
 _TRAIN = "volta_switch.train"
 ENTRY_POINTS = {
     "train_concap": EntryPoint(
@@ -50,7 +54,7 @@ ENTRY_POINTS = {
         flags.finetuning_flags, needed_files.needed_by_finetuning, (f"{_TRAIN}.finetuning", "fine_tune")
     ),
     "eval_task": EntryPoint(
-        flags.evaluation_flags, needed_files.needed_by_evaluation, (f"{_TRAIN}.evaluation", "evaluate_task")
+        flags.evaluation_flags, needed_files.needed_by_evaluation, (f"{_TRAIN}.evaluation", "evaluate_task"), False
     ),
     "eval_retrieval": EntryPoint(
         flags.retrieval_flags, needed_files.needed_by_evaluation, (f"{_TRAIN}.evaluation", "evaluate_retrieval")
@@ -60,11 +64,12 @@ ENTRY_POINTS = {
 
 def run_entry_point(name: str, argv: Sequence[str] | None = None) -> None:
     """Runs an entry point and exits, as ``run_command`` does."""
+    entry = ENTRY_POINTS[name]
 
     def main(argv: Sequence[str]) -> None:
-        with _said_once():
+        with _told_to_the_others(entry), _first_speaks_first():
             args = read_flags(name, argv)
-        module, function = ENTRY_POINTS[name].work
+        module, function = entry.work
         getattr(importlib.import_module(module), function)(args, argv)
 
     run_command(main, argv)
@@ -86,18 +91,38 @@ def read_flags(name: str, argv: Sequence[str]) -> argparse.Namespace:
 
 
 @contextmanager
-def _said_once() -> Iterator[None]:
-    """Of several processes on one machine, which find the same, the first says it; the others exit with the same code.
+def _first_speaks_first() -> Iterator[None]:
+    """Of several processes on one machine, which find the same, the first says it.
 
-    They wait a moment, since torchrun stops all processes when one has ended.
+    The others wait before they do: torchrun stops them when the first has ended.
     """
-    if int(os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0"))) == 0:
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
         yield
         return
+    held = io.StringIO()
     try:
-        with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+        with redirect_stderr(held):
             yield
-    except (UserError, SystemExit) as error:
-        code = error.code if isinstance(error, SystemExit) else 2
-        time.sleep(1 if code else 0)
-        raise SystemExit(code) from None
+    except (UserError, SystemExit):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
+        time.sleep(WAIT)
+        sys.stderr.write(held.getvalue())
+        raise
+
+
+@contextmanager
+def _told_to_the_others(entry: EntryPoint) -> Iterator[None]:
+    """A process that lacks something leaves after it has met those that may lack nothing, and would wait for it.
+
+    Under torchrun there is no need: it stops them.
+    """
+    try:
+        yield
+    except UserError:
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "TORCHELASTIC_RUN_ID" not in os.environ
+        if several and entry.several_processes:
+            from volta_switch.train.ranks import ranks  # which takes PyTorch
+
+            with suppress(UserError), ranks():
+                pass
+        raise

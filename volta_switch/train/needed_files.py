@@ -21,7 +21,7 @@ from volta_switch.errors import UserError
 from volta_switch.hub import NotCached, find_bert, find_vocabulary, is_weight_file
 from volta_switch.tasks.inputs import annotation_files, features_path
 from volta_switch.tasks.task_file import TaskSpec
-from volta_switch.train.flags import evaluated_spec, load_model_config, load_task_spec, run_name
+from volta_switch.train.flags import evaluated_spec, load_model_config, load_task_spec
 
 SPLITS: tuple[Split, Split] = ("train", "valid")
 TRY = "--world tries the command on a small synthetic world, without any of this"
@@ -93,8 +93,10 @@ def needed_by_finetuning(args: argparse.Namespace) -> Needed:
         (features_path(spec, train, args.train_features_lmdbpath, args.boxes),),
         (features_path(spec, valid, args.val_features_lmdbpath, args.boxes),),
     ]
-    made = f"pre-train them first ({_example(args, sources.CONCEPTUAL_CAPTIONS)})"
-    start = _start(args, f"{made}, or give others, a BERT by folder or hub name, or '' for random weights")
+    made = f"{_example(args, sources.CONCEPTUAL_CAPTIONS)} pre-trains a model"
+    start = _start(
+        args, f"give one that a run has written ({made}), a BERT by folder or hub name, or '' for random weights"
+    )
     return _of_task(args, spec, [*annotations, *features], start)
 
 
@@ -104,13 +106,13 @@ def needed_by_evaluation(args: argparse.Namespace) -> Needed:
     data = annotation_files(spec, split, training=False)
     data.append((features_path(spec, split, args.val_features_lmdbpath, args.boxes),))
     data_set = sources.CONCEPTUAL_CAPTIONS if args.zero_shot else _data_set(spec)
-    made = f"train them first ({_example(args, data_set)}), or give" if data_set else "give"
+    made = f" ({_example(args, data_set)} writes one)" if data_set else ""
 
     def weights(fetch: bool) -> None:
         if not args.from_pretrained:
             raise UserError("--from_pretrained: name the weights to evaluate, for example <run>/pytorch_model_best.bin")
         if not Path(args.from_pretrained).is_file():
-            raise UserError(f"{args.from_pretrained}: no such weight file; {made} those that a run has written")
+            raise UserError(f"{args.from_pretrained}: no such weight file; give one that a run has written{made}")
 
     return _of_task(args, spec, data, weights)
 
@@ -143,5 +145,5 @@ def _start(args: argparse.Namespace, advice: str) -> Callable[[bool], object]:
 
 def _example(args: argparse.Namespace, data_set: DataSet) -> str:
     """The command that makes weights."""
-    model = run_name(args)
-    return f"{'' if model == 'switchbert' else f'MODEL={args.config_file} '}bash examples/{data_set.examples}/train.sh"
+    model = "" if args.config_file.removesuffix(".json") == "switchbert" else f"MODEL={args.config_file} "
+    return f"{model}bash examples/{data_set.examples}/train.sh{' --world' if args.world else ''}"
