@@ -1,7 +1,6 @@
 """Evaluates image-text retrieval over all pairs; VOLTA's flags, see --help."""
 
-from volta_switch.train.arguments import run_command
-from volta_switch.train.evaluation import main_retrieval
+from volta_switch.train.entry_points import run_entry_point
 
 if __name__ == "__main__":
-    run_command(main_retrieval)
+    run_entry_point("eval_retrieval")

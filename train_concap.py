@@ -1,7 +1,6 @@
 """Pre-trains one model on Conceptual Captions; VOLTA's flags, see --help."""
 
-from volta_switch.train.arguments import run_command
-from volta_switch.train.pretraining import main
+from volta_switch.train.entry_points import run_entry_point
 
 if __name__ == "__main__":
-    run_command(main)
+    run_entry_point("train_concap")

@@ -19,9 +19,9 @@ from interleaved import Ceiling, Step, add_measures, flags, in_turn, peak, peak_
 from torch import Tensor
 from train_step import attend_each
 
+from volta_switch.command import run_command
 from volta_switch.cost.executed import counted
 from volta_switch.model.attention import KeyMask, attend, attend_mixed
-from volta_switch.train.arguments import run_command
 
 MODES = ("SS", "SC", "CS", "J")
 Way = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]

@@ -24,8 +24,8 @@ from tabulate import tabulate
 from train_step import BATCHES, UNITER, OurStep, Setting, shortened
 
 from volta_switch import load_config
+from volta_switch.command import run_command
 from volta_switch.data.batches.collate import Batch
-from volta_switch.train.arguments import run_command
 
 
 def main(argv: Sequence[str]) -> None:

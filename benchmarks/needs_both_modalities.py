@@ -20,10 +20,10 @@ import torch
 from tabulate import tabulate
 
 from volta_switch import BertForVLTasks, load_config
+from volta_switch.command import run_command
 from volta_switch.data.batches.collate import Batch
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.tasks import DataOptions, Task, build_task, load_task
-from volta_switch.train.arguments import run_command
 from volta_switch.train.checkpoints import CheckpointStore
 from volta_switch.train.finetuning import FineTuning
 from volta_switch.train.initial_weights import initial_weights

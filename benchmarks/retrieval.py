@@ -45,13 +45,13 @@ from torch import Tensor
 from train_step import UNITER, in_rounds, shortened
 
 from volta_switch import BertForVLTasks, load_config
+from volta_switch.command import run_command
 from volta_switch.cost.counts import SLOTS, some_batch
 from volta_switch.cost.executed import counted
 from volta_switch.errors import UserError
 from volta_switch.model.bert import switch_encoder
 from volta_switch.model.pairs import expand_pairs, score_pairs
 from volta_switch.tasks.score_matrix import block_sides
-from volta_switch.train.arguments import run_command
 
 TASKS = {"TASK8": {"type": "VL-logit", "process": "retrieval"}}
 PLANTED = ("SS", "SC", "CS")

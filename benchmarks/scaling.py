@@ -42,11 +42,11 @@ from tabulate import tabulate
 from train_step import BATCHES, UNITER, as_loaded, shortened
 
 from volta_switch import BertForVLPreTraining, load_config
+from volta_switch.command import run_command
 from volta_switch.config import Config
 from volta_switch.cost.counts import some_batch
 from volta_switch.data.batches.collate import Batch
 from volta_switch.errors import UserError
-from volta_switch.train.arguments import run_command
 from volta_switch.train.checkpoints import CheckpointStore, Progress
 from volta_switch.train.memory import keep_freed_memory
 from volta_switch.train.optimisation import Hyperparameters, build_optimizer, clipped_step

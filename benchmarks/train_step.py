@@ -40,6 +40,7 @@ from interleaved import (
 from torch import Tensor
 
 from volta_switch import BertForVLPreTraining, Config, load_config
+from volta_switch.command import run_command
 from volta_switch.config import find_config
 from volta_switch.cost.counts import Counts, some_batch
 from volta_switch.cost.executed import counted, training_step
@@ -48,7 +49,6 @@ from volta_switch.errors import UserError
 from volta_switch.model import sublayers
 from volta_switch.model.attention import MODE_PAIRS, KeyMask, attend
 from volta_switch.model.compiling import compile_layers
-from volta_switch.train.arguments import run_command
 from volta_switch.train.optimisation import Hyperparameters, build_optimizer, clipped_step
 
 BATCHES = 4  # different ones, taken in turn

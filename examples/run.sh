@@ -1,12 +1,19 @@
 # Sourced by every script below this folder: where things lie, and the command lines that all tasks share.
 # From the environment: MODEL, a name in config/ or a path; OUT, where runs are written; TASKS, the task file; WEIGHTS,
 # what to start from or to test; PROCESSES, how many share a training run (one a GPU); PYTHON, the interpreter.
+# With --world among its flags, a script trains, or tests what it trained, on a small synthetic world, below runs/world.
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 MODEL=${MODEL:-switchbert}
 NAME=$(basename "${MODEL%.json}")
 OUT=${OUT:-checkpoints}
 PYTHON=${PYTHON:-python}
 PROCESSES=${PROCESSES:-1}
+
+# on_world [flags]: whether --world is among them. It brings data, weights, folders and a batch size of its own, so that
+# those of a real run are left out.
+on_world() {
+  [[ " $* " == *" --world "* ]]
+}
 
 # train SCRIPT [flags]: in one process, or in several that torchrun starts.
 train() {
@@ -21,19 +28,25 @@ train() {
 fine_tune() {
   local folder=$1 task=$2
   shift 2
-  train train_task.py --config_file "$MODEL" \
-    --from_pretrained "${WEIGHTS-$OUT/concap/$NAME/pytorch_model_best.bin}" \
-    --tasks_config_file "${TASKS:-config_tasks/ctrl_trainval_tasks.yml}" --task "$task" \
+  local real=(
+    --from_pretrained "${WEIGHTS-$OUT/concap/$NAME/pytorch_model_best.bin}"
+    --tasks_config_file "${TASKS:-config_tasks/ctrl_trainval_tasks.yml}"
+    --output_dir "$OUT/$folder" --logdir "logs/$folder" --resume
+  )
+  if on_world "$@"; then real=(); fi
+  train train_task.py --config_file "$MODEL" --task "$task" \
     --adam_epsilon 1e-6 --adam_betas 0.9 0.999 --weight_decay 0.0001 --warmup_proportion 0.1 --clip_grad_norm 1.0 \
-    --output_dir "$OUT/$folder" --logdir "logs/$folder" --resume "$@"
+    ${real[@]+"${real[@]}"} "$@"
 }
 
 # evaluate SCRIPT FOLDER TASK [flags]: the model that fine_tune FOLDER TASK left, on the split "test".
 evaluate() {
   local script=$1 folder=$2 task=$3
   shift 3
-  "$PYTHON" "$script" --config_file "$MODEL" \
-    --from_pretrained "${WEIGHTS:-$OUT/$folder/${task}_$NAME/pytorch_model_best.bin}" \
-    --tasks_config_file "${TASKS:-config_tasks/ctrl_test_tasks.yml}" --task "$task" \
-    --split test --output_dir "results/$folder" "$@"
+  local real=(
+    --from_pretrained "${WEIGHTS:-$OUT/$folder/${task}_$NAME/pytorch_model_best.bin}"
+    --tasks_config_file "${TASKS:-config_tasks/ctrl_test_tasks.yml}" --output_dir "results/$folder"
+  )
+  if on_world "$@"; then real=(); fi
+  "$PYTHON" "$script" --config_file "$MODEL" --task "$task" --split test ${real[@]+"${real[@]}"} "$@"
 }

@@ -18,12 +18,12 @@ import torch
 import yaml
 
 from volta_switch import BertForVLTasks, Config, load_config
+from volta_switch.command import run_command
 from volta_switch.config import find_config
 from volta_switch.data.files import safe_pickle
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.tasks import DataOptions, Task, build_task, load_task
 from volta_switch.train import evaluation, finetuning, pretraining
-from volta_switch.train.arguments import run_command
 from volta_switch.world import write_world
 
 SIZES = {
@@ -186,16 +186,20 @@ def write_config(path: Path, config: Config) -> Path:
     return path
 
 
-def refusal(main: Any, argv: Sequence[Any], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line with which an entry point refuses its input; checks the exit code, and that nothing else is said."""
+def refusal(main: Any, argv: Sequence[Any], capsys: pytest.CaptureFixture[str], details: int = 0) -> str:
+    """What an entry point refuses its input with: one line, and so many ``details``, each a line of its own.
+
+    Checks the exit code, and that nothing else is said.
+    """
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
         run_command(main, [str(argument) for argument in argv])
     err = capsys.readouterr().err
     assert caught.value.code == 2, err
     lines = err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: ") and "Traceback" not in err, err
-    return lines[0].removeprefix("error: ")
+    assert len(lines) == 1 + details and lines[0].startswith("error: ") and "Traceback" not in err, err
+    assert all(line.startswith("  ") for line in lines[1:]), err
+    return err.rstrip("\n").removeprefix("error: ")
 
 
 def run_script(entry: str, argv: Sequence[Any], *more: Any) -> subprocess.CompletedProcess[str]:

@@ -17,12 +17,12 @@ QUICK = {"train_concap": ("--train_batch_size", 10, "--num_train_epochs", 1), "t
 
 @pytest.fixture
 def refused(world, tmp_path, capsys):
-    """refused(entry, *flags) -> the message; checks that the entry point wrote nothing."""
+    """refused(entry, *flags) -> the message, ``details`` lines after its first; checks that nothing was written."""
 
-    def run(entry, *flags, at=world, model="ctrl_uniter", **changes):
+    def run(entry, *flags, at=world, model="ctrl_uniter", details=0, **changes):
         out = tmp_path / "out"
         argv = [*at.flags(entry, out, model, TASK[entry], **changes), *flags]
-        message = refusal(ENTRY_POINTS[entry], argv, capsys)
+        message = refusal(ENTRY_POINTS[entry], argv, capsys, details)
         assert not out.exists(), sorted(out.rglob("*"))
         return message
 
@@ -84,10 +84,10 @@ def test_a_bad_setting(refused, setting, message):
     assert message in refused("train_concap", "--set", setting)
 
 
-def test_a_vocabulary_of_another_size(world, refused):
+def test_a_vocabulary_of_another_size(world, refused, weights):
     size = world.config("ctrl_uniter").vocab_size
     for entry in ALL:
-        message = refused(entry, "--set", f"vocab_size={size + 1}")
+        message = refused(entry, "--set", f"vocab_size={size + 1}", "--from_pretrained", weights("ctrl_uniter"))
         assert f"vocab.txt has {size} tokens" in message and f"vocab_size {size + 1}; take the vocabulary" in message
 
 
@@ -111,14 +111,15 @@ def test_texts_longer_than_the_models_positions(refused):
 
 
 def test_a_missing_feature_file_of_conceptual_captions(refused, tmp_path):
-    message = refused("train_concap", "--features_path", tmp_path / "none")
-    assert f"{tmp_path / 'none' / 'training_feat_all.lmdb'}: Conceptual Captions features not found" in message
-    assert "check the path, or write the file first" in message
+    message = refused("train_concap", "--features_path", tmp_path / "none", details=2)
+    assert f"{tmp_path / 'none' / 'training_feat_all.lmdb'}: no such file or folder; check the path" in message
+    assert f"not there, either: {tmp_path / 'none' / 'validation_feat_all.lmdb'}" in message
 
 
 def test_a_missing_caption_file(refused, tmp_path):
+    (tmp_path / "caption_valid.json").write_text("{}")
     message = refused("train_concap", "--annotations_path", tmp_path)
-    assert f"{tmp_path / 'caption_train.json'}: cannot be read (No such file or directory)" in message
+    assert f"{tmp_path / 'caption_train.json'}: no such file or folder; check the path, or get Conceptual" in message
 
 
 @pytest.mark.parametrize("entry", ["train_task", "eval_task", "eval_retrieval"])
@@ -126,7 +127,7 @@ def test_a_missing_feature_file_of_a_task(refused, world, weights, tmp_path, ent
     bare = world.copy(tmp_path / "world", features_h5path1="none_feat.lmdb")
     start = task_weights(world, tmp_path, TASK[entry])
     message = refused(entry, "--from_pretrained", start, at=bare)
-    assert "none_feat.lmdb: image features not found" in message and "check the path" in message
+    assert "none_feat.lmdb: no such file or folder; check the path, or get " in message
 
 
 def test_a_feature_file_cut_short(refused, world, tmp_path):
@@ -180,7 +181,8 @@ def test_a_split_without_questions(refused, world, tmp_path):
 def test_pretraining_pairs_that_are_not_there(refused, world, tmp_path):
     from volta_switch.data.files.concap_lmdb import write_concap
 
-    write_concap(tmp_path / "training_feat_all.lmdb", [])
+    for split in ("training", "validation"):
+        write_concap(tmp_path / f"{split}_feat_all.lmdb", [])
     message = refused("train_concap", "--features_path", tmp_path)
     assert f"{tmp_path / 'training_feat_all.lmdb'}: the split is empty" in message
 
@@ -251,8 +253,8 @@ def test_a_bert_that_is_not_there(refused, tmp_path):
 
 @pytest.mark.parametrize("entry", ALL)
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])
-def test_a_device_that_is_not_there(refused, entry, device):
-    message = refused(entry, "--device", device)
+def test_a_device_that_is_not_there(refused, weights, entry, device):
+    message = refused(entry, "--device", device, "--from_pretrained", weights("ctrl_uniter"))
     assert message.startswith(f"--device {device}: ") and "choose cpu" in message
 
 

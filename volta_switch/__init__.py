@@ -1,9 +1,18 @@
-"""Switch-BERT beside UNITER, ViLBERT, LXMERT, VL-BERT, VisualBERT and InterBERT, under identical settings."""
+"""Switch-BERT beside UNITER, ViLBERT, LXMERT, VL-BERT, VisualBERT and InterBERT, under identical settings.
+
+The models are imported when they are asked for: what needs no tensors (flags, ``--help``, a look at what is missing)
+does not wait for PyTorch.
+"""
+
+from typing import TYPE_CHECKING
 
 from volta_switch.config import Config, SwitchConfig, load_config
 from volta_switch.errors import UserError
-from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks, Output
-from volta_switch.model.switch import Routes
+from volta_switch.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks, Output
+    from volta_switch.model.switch import Routes
 
 __version__ = "0.1.0"
 
@@ -17,3 +26,10 @@ __all__ = [
     "UserError",
     "load_config",
 ]
+
+_MODELS = dict.fromkeys(("BertForVLPreTraining", "BertForVLTasks", "Output"), "volta_switch.model.bert")
+__getattr__ = lazy_names(__name__, {**_MODELS, "Routes": "volta_switch.model.switch"})
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from volta_switch import __version__
+from volta_switch.command import run_command
 from volta_switch.cost.commands import add_flops_arguments, run_flops
 from volta_switch.data.files.commands import add_data_commands
 from volta_switch.errors import UserError
@@ -21,7 +22,6 @@ from volta_switch.study.report.page import write_report
 from volta_switch.study.run import run_study
 from volta_switch.study.sizing import sizing, sizing_text
 from volta_switch.study.table import make_tables, tables_of, tables_text
-from volta_switch.train.arguments import run_command
 from volta_switch.world import add_world_arguments, run_world
 
 

@@ -1,15 +1,18 @@
 """The exceptions a user is meant to read."""
 
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """Bad input: one line that names the file, the record or key, what was expected and what to do.
 
     Every command prints it as ``error: <message>`` and exits with code 2, without a traceback. Line breaks that come
-    with a name from a file become spaces.
+    with a name from a file become spaces. ``details``: further lines, where one cannot hold what a user must know.
     """
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, details: Sequence[str] = ()) -> None:
         super().__init__(" ".join(message.splitlines()))
+        self.details = tuple(" ".join(line.splitlines()) for line in details)
 
 
 class BadRecord(UserError):

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from volta_switch.config import Config
 from volta_switch.errors import UserError
 from volta_switch.files import replacing
+from volta_switch.hub import find_bert
 
 State = Mapping[str, Tensor]
 _SHARED = "shared"  # the key of a safetensors file's metadata that says what stands under several names
@@ -230,27 +231,6 @@ def load_bert(model: nn.Module, config: Config, source: str | Path) -> list[str]
             )
     model.load_state_dict(renamed, strict=False)
     return sorted(renamed)
-
-
-def find_bert(source: str | Path) -> Path:
-    """The weight file of a Hugging Face BERT: given, in a folder, or on the hub."""
-    path = Path(source)
-    if path.is_file():
-        return path
-    names = ("model.safetensors", "pytorch_model.bin")
-    if path.is_dir():
-        for name in names:
-            if (path / name).is_file():
-                return path / name
-        raise UserError(f"{path}: holds neither {names[0]} nor {names[1]}")
-    from huggingface_hub import hf_hub_download
-
-    for name in names:
-        try:
-            return Path(hf_hub_download(str(source), name))
-        except Exception as error:  # offline, unknown name, no such file: the hub's own classes vary by version
-            reason = _first_line(error)
-    raise UserError(f"{source}: neither a folder with {names[0]} nor a model that the hub could deliver ({reason})")
 
 
 def _modern_name(name: str) -> str:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from volta_switch.data import tokenizer as tokenizer_module
 from volta_switch.data.tokenizer import Tokenizer, TokenLists, check_vocab_size
 from volta_switch.errors import UserError
 
@@ -54,17 +53,7 @@ def test_a_vocabulary_without_special_tokens_is_refused(tmp_path) -> None:
         Tokenizer(tmp_path)
 
 
-def test_a_hub_name_is_fetched(tokenizer, monkeypatch) -> None:
-    asked = []
-    monkeypatch.setattr(tokenizer_module, "hf_hub_download", lambda *args: asked.append(args) or tokenizer.source)
-    assert Tokenizer("bert-base-uncased").vocab_size == 19 and asked == [("bert-base-uncased", "vocab.txt")]
-
-
-def test_a_hub_name_that_cannot_be_fetched_is_one_line(monkeypatch) -> None:
-    def offline(name, file):
-        raise ConnectionError("no route\nto host")
-
-    monkeypatch.setattr(tokenizer_module, "hf_hub_download", offline)
-    with pytest.raises(UserError, match=r"no-such-bert: neither a directory .*ConnectionError: no route\)") as error:
+def test_a_hub_name_that_cannot_be_fetched_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"no-such-bert: neither a folder with vocab\.txt .*Offline.*FOLDER") as error:
         Tokenizer("no-such-bert")
     assert "\n" not in str(error.value)

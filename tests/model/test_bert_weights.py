@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from golden_files import load_golden
 from volta_switch import BertForVLPreTraining, UserError, load_config
-from volta_switch.weights import find_bert, load_bert, shared_names
+from volta_switch.weights import load_bert, shared_names
 
 
 def hugging_face_state(layers=3, vocabulary=97, width=24):
@@ -116,21 +116,3 @@ def test_a_bert_that_lacks_a_tensor_is_refused(name, tmp_path):
     state = hugging_face_state()
     del state[f"bert.{name}"]
     assert name.split(".")[-2] in bert_refused(state, tmp_path)
-
-
-def test_folders_without_weights_and_unreachable_names_are_refused(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"holds neither model\.safetensors nor pytorch_model\.bin"):
-        find_bert(tmp_path)
-
-    def offline(*_, **__):
-        raise OSError("We are offline.\nA second line")
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
-    with pytest.raises(UserError, match=r"bert-base-nowhere: neither a folder .*We are offline\.\)$"):
-        find_bert("bert-base-nowhere")
-
-
-def test_the_hubs_file_is_found_by_name(tmp_path, monkeypatch):
-    bert_folder(tmp_path, hugging_face_state())
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda name, file: str(tmp_path / file))
-    assert find_bert("some-bert") == tmp_path / "model.safetensors"

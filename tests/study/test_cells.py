@@ -12,7 +12,7 @@ from volta_switch.routes.commands import route_flags
 from volta_switch.study.cells import ROUTES_FILE, Plan, places
 from volta_switch.study.finished import begun_cells, finished_cells, note_begun, note_finished, plan_of
 from volta_switch.study.plan import load_study
-from volta_switch.train import evaluation, finetuning, pretraining
+from volta_switch.train.flags import evaluation_flags, finetuning_flags, pretraining_flags
 from volta_switch.world import write_world
 
 
@@ -46,10 +46,10 @@ def test_every_model_of_the_demo_gets_the_same_flags(demo):
 
 def test_every_command_of_the_demo_is_one_that_its_entry_point_takes(demo):
     flags = {
-        "train_concap": pretraining.flags(),
-        "train_task": finetuning.flags(),
-        "eval_task": evaluation.flags("", 1),
-        "eval_retrieval": evaluation.flags("", 1),
+        "train_concap": pretraining_flags(),
+        "train_task": finetuning_flags(),
+        "eval_task": evaluation_flags(),
+        "eval_retrieval": evaluation_flags(),
         "routes": route_flags(),
     }
     for cell in demo[1]:
@@ -74,9 +74,9 @@ def test_fine_tuning_waits_for_its_own_models_pretraining_and_starts_from_it(dem
             assert cell.name == f"{stem}/seed0/pretraining" and not cell.needs
             continue
         assert cell.needs == f"{stem}/seed0/pretraining" and cell.name.startswith(f"{stem}/seed0/")
-        train = finetuning.flags().parse_args(cell.commands[0][1])
+        train = finetuning_flags().parse_args(cell.commands[0][1])
         assert train.from_pretrained.endswith(f"{stem}/seed0/{stem}/pytorch_model_best.bin") and train.resume
-        test = evaluation.flags("", 1).parse_args(cell.commands[1][1])
+        test = evaluation_flags().parse_args(cell.commands[1][1])
         assert test.from_pretrained.startswith(train.output_dir) and test.split == "test"
 
 
@@ -87,11 +87,11 @@ def test_seeds_and_overrides_reach_every_command(world, study_of, tmp_path):
     plan = Plan(study, tmp_path).cells
     assert [(cell.seed, cell.name) for cell in plan] == [(n, f"ctrl_uniter/seed{n}/refcoco+") for n in (3, 5)]
     for cell in plan:
-        train = finetuning.flags().parse_args(cell.commands[0][1])
+        train = finetuning_flags().parse_args(cell.commands[0][1])
         vocabulary = [f"bert_model={tmp_path / 'world' / 'bert-world'}", "vocab_size=53"]
         assert train.set == ["hidden_dropout_prob=0.2", *vocabulary]
         assert train.seed == cell.seed and train.from_pretrained == "" and not cell.needs  # no pre-training planned
-        assert evaluation.flags("", 1).parse_args(cell.commands[1][1]).split == "val"  # the task file's
+        assert evaluation_flags().parse_args(cell.commands[1][1]).split == "val"  # the task file's
 
 
 def test_ones_own_data_are_named_in_the_plan(world, study_of):
@@ -146,7 +146,7 @@ def test_a_folder_that_another_run_holds_is_left_alone(study_of, world, tmp_path
     assert now.key != before.key and now.folder.name == before.folder.name
     row = f"seed0-{now.training[:8]}"
     assert now.name == f"first/{row}/refcoco+" and now.folder.parent.name == row
-    train = finetuning.flags().parse_args(now.commands[0][1])
+    train = finetuning_flags().parse_args(now.commands[0][1])
     assert train.output_dir == str(now.folder.parent)
     task = {**SHARED["tasks"]["TASK10"], "test": {"split": "val"}}
     tested = study_of({**SHARED, "seeds": [0], "arms": ARMS, "tasks": {"TASK10": task}})
@@ -171,7 +171,7 @@ def test_arms_share_the_work_that_is_the_same(study_of, world, tmp_path):
         "first/seed1/pretraining", "first/seed1/refcoco+", "second/seed1/refcoco+",
     ]  # fmt: skip
     assert plan.cell("second", 1) is plan.cell("first", 1)
-    train = finetuning.flags().parse_args(plan.cell("second", 1, "TASK10").commands[0][1])
+    train = finetuning_flags().parse_args(plan.cell("second", 1, "TASK10").commands[0][1])
     assert train.from_pretrained == str(tmp_path / "first" / "seed1" / "switchbert" / "pytorch_model_best.bin")
     assert train.output_dir == str(tmp_path / "second" / "seed1") and train.lr == 3e-3
 
@@ -238,7 +238,7 @@ def test_each_world_has_a_folder_that_says_how_it_differs(study_of, world, tmp_p
         shutil.copy(world.tasks_file, tmp_path / name)
     plan = Plan(study, tmp_path)
     assert len(plan.cells) == 8
-    flags = pretraining.flags().parse_args(plan.cell("second", 0).commands[0][1])
+    flags = pretraining_flags().parse_args(plan.cell("second", 0).commands[0][1])
     assert flags.annotations_path.startswith(str(tmp_path / "world-text_depth-2"))
     config = load_config(flags.config_file, flags.set)  # words spelt in three pieces need fewer of them
     write_world(tmp_path / "written", text_depth=2, images=20, eval_images=10, render=False, data_sets=["refer"])

@@ -80,7 +80,7 @@ def test_refer_results_name_each_expression_and_the_chosen_box(world, config):
     evaluation = task.test(world.task_model(task), "test", 16, CPU)
     entries = load_refer(task.spec.path(task.spec.dataroot), "refcoco+", "test")
     assert sorted(int(entry["id"]) for entry in evaluation.results) == sorted(e.sent_id for e in entries)
-    store, by_id = task.store(), {entry.sent_id: entry for entry in entries}
+    store, by_id = task.store("test"), {entry.sent_id: entry for entry in entries}
     for result in evaluation.results:
         assert set(result) == {"id", "target", "IOU"}
         entry = by_id[int(result["id"])]

@@ -51,7 +51,7 @@ def test_the_ceiling_is_the_share_of_expressions_that_some_box_fits(world, confi
 def annotated(world, config, tmp_path):
     """A world whose task file names features of the annotated boxes: here only the first referent of each image."""
     detected = world.task("refer", config)
-    store, path = detected.store(), tmp_path / "gt.lmdb"
+    store, path = detected.store("test"), tmp_path / "gt.lmdb"
     boxes = {entry.image_id: entry.box for entry in entries_of(detected, "test").values()}
     write_features(path, [first_box(store[image_id], box) for image_id, box in boxes.items()])
     return world.copy(tmp_path / "world", features_h5path2=str(path))

@@ -10,10 +10,10 @@ import torch
 
 from small_world import refusal
 from tasks.all_pairs import PARTS, RUN, annotations_of_the_test_split, check_finished, scores_in, stop_in_part
+from volta_switch.command import run_command
 from volta_switch.tasks import score_matrix
 from volta_switch.tasks.score_matrix import block_sides
 from volta_switch.train import evaluation
-from volta_switch.train.arguments import run_command
 
 pytestmark = pytest.mark.usefixtures("small_parts")
 

@@ -15,6 +15,7 @@ from small_world import refusal
 from tasks.all_pairs import RUN, annotations_of_the_test_split, check_finished, stop_in_part
 from volta_switch import BertForVLPreTraining, UserError
 from volta_switch.tasks import score_matrix, score_parts
+from volta_switch.tasks.inputs import features_path
 from volta_switch.train import evaluation
 
 pytestmark = pytest.mark.usefixtures("small_parts")
@@ -127,7 +128,7 @@ def rounded_features(world, tmp_path):
     from volta_switch.data.files.repack import repack
 
     task = world.task("retrieval", world.config("ctrl_uniter"))
-    repack([task.spec.path(task.features_path())], tmp_path / "half", dtype="float16")
+    repack([features_path(task.spec, "test")], tmp_path / "half", dtype="float16")
     return ["--val_features_lmdbpath", tmp_path / "half"]
 
 

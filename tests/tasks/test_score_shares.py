@@ -17,6 +17,7 @@ from tasks.all_pairs import PARTS, RUN, check_finished, scores_in
 from volta_switch import UserError
 from volta_switch.tasks import score_matrix, score_parts
 from volta_switch.train import evaluation
+from volta_switch.train.flags import retrieval_flags
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("small_parts")
@@ -111,7 +112,7 @@ def test_a_process_that_fails_ends_the_other_one_soon(larger, tmp_path, failing)
 def test_torchrun_and_shards_are_one_or_the_other(command, tmp_path, monkeypatch, capsys):
     from volta_switch.train.ranks import Ranks
 
-    args = evaluation.retrieval_flags().parse_args(command(tmp_path, "--shard", "1/2"))
+    args = retrieval_flags().parse_args(command(tmp_path, "--shard", "1/2"))
     with pytest.raises(UserError, match="--shard: torchrun divides the pairs among its processes"):
         evaluation.evaluate_pairs(args, Ranks(0, 2))
 

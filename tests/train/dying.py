@@ -7,8 +7,8 @@ import os
 import signal
 import sys
 
+from volta_switch.command import run_command
 from volta_switch.train import finetuning, pretraining
-from volta_switch.train.arguments import run_command
 from volta_switch.train.loop import Trainer
 
 entry, rank, step, *flags = sys.argv[1:]

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from volta_switch import UserError
-from volta_switch.train.arguments import load_tokenizer, parser, prepare_device, run_command, run_name
+from volta_switch.command import run_command
+from volta_switch.train.arguments import load_tokenizer, prepare_device
+from volta_switch.train.flags import parser, run_name
 
 
 def parsed(*flags):

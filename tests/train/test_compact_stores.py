@@ -18,6 +18,7 @@ from volta_switch.data.files.concap_pairs import open_pairs
 from volta_switch.data.files.repack import repack
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.tasks import load_task
+from volta_switch.tasks.inputs import features_path
 from volta_switch.train.pretraining import Pretraining
 
 TARGETS = {"0": 1, "1": 1, "3": 1}  # class scores, features, the highest class
@@ -113,7 +114,7 @@ def test_evaluation_on_a_compact_store_gives_the_same_score(world, tmp_path, tas
     weights = tmp_path / "weights.bin"
     torch.save(world.task_model(built).state_dict(), weights)
     spec = load_task(world.tasks_file, TASKS[task])
-    stores = {"volta": spec.path(built.validation_features(spec.val_split) or built.features_path())}
+    stores = {"volta": features_path(spec, spec.val_split)}
     for name, dtype in (("exact", "float32"), ("half", "float16")):
         stores[name] = tmp_path / name
         repack([stores["volta"]], stores[name], dtype=dtype)
@@ -138,7 +139,7 @@ def test_zero_shot_retrieval_takes_half_precision_features(world, tmp_path) -> N
     for store in ("", str(tmp_path / "store")):
         task = world.task("retrieval", config, features=store)
         if not store:
-            repack([task.spec.path(task.features_path())], tmp_path / "store")
+            repack([features_path(task.spec, "test")], tmp_path / "store")
         scorer = task.scorer(model, task.pool("test"), 16, torch.device("cpu"))
         scores.append(scorer.whole())
     assert not np.array_equal(*scores) and scores[1] == pytest.approx(scores[0], abs=1e-3)
@@ -148,7 +149,7 @@ def test_parts_that_are_stored_in_different_ways_are_refused(stores, tmp_path) -
     for rank, name in enumerate(("volta", "half")):
         source = stores[name] / "validation_feat_all.lmdb"
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / f"validation_feat_part_{rank}.lmdb")
-    with pytest.raises(UserError, match="the parts of validation_feat are stored in different ways; repack all"):
+    with pytest.raises(UserError, match="the parts are stored in different ways; repack all"):
         open_pairs(tmp_path, "valid")
     shutil.rmtree(tmp_path / "validation_feat_part_1.lmdb")
     shutil.copy(stores["volta"] / "validation_feat_all.lmdb", tmp_path / "validation_feat_part_1.lmdb")

@@ -5,7 +5,7 @@ import torch
 
 from small_world import TASKS, json_of, log_of
 from volta_switch import UserError
-from volta_switch.train.evaluation import flags
+from volta_switch.train.flags import evaluation_flags
 
 NAMES = {"vqa": "VQA", "retrieval": "RetrievalFlickr30k", "refer": "refcoco+"}
 
@@ -111,5 +111,5 @@ def test_the_random_generator_does_not_decide(world, finetuned, tmp_path):
 def test_flags_of_voltas_evaluation_are_taken():
     line = """--config_file config/ctrl_uniter_base.json --from_pretrained x.bin --tasks_config_file t.yml --task 8
         --split test --batch_size 1 --caps_per_image 5 --num_subiters 2 --output_dir o --seed 1 --in_memory"""
-    args = flags("", batch_size=3).parse_args(line.split())
+    args = evaluation_flags("", batch_size=3).parse_args(line.split())
     assert (args.batch_size, args.split, args.in_memory, args.routing) == (1, "test", True, "hard")

@@ -7,7 +7,7 @@ import torch
 
 from small_world import TASKS, equal_weights, json_of, log_of, weights_of
 from train.short_runs import FINETUNING
-from volta_switch.train.finetuning import flags
+from volta_switch.train.flags import finetuning_flags
 from volta_switch.train.loop import Trainer
 
 NAMES = {"vqa": "VQA", "retrieval": "RetrievalFlickr30k", "refer": "refcoco+"}
@@ -218,7 +218,7 @@ def test_a_task_may_override_the_fusion_method(world, tmp_path):
 
 
 def test_defaults_are_the_methods():
-    args = vars(flags().parse_args([]))
+    args = vars(finetuning_flags().parse_args([]))
     expected = {
         "warmup_proportion": 0.1, "adam_epsilon": 1e-6, "adam_betas": (0.9, 0.999), "weight_decay": 1e-4,
         "clip_grad_norm": 1.0, "config_file": "switchbert", "tasks_config_file": "config_tasks/ctrl_trainval_tasks.yml",

@@ -14,7 +14,7 @@ import pytest
 
 from small_world import ENTRY_POINTS
 from train.run_ends import logged, same_end, samples_in_order
-from volta_switch.train.arguments import run_command
+from volta_switch.command import run_command
 from volta_switch.train.checkpoints import CheckpointStore
 from volta_switch.train.run_folder import CHECKPOINTS
 

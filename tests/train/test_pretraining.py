@@ -12,7 +12,8 @@ from volta_switch import BertForVLPreTraining, UserError, load_config
 from volta_switch.data.batches.masking import IGNORED
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.model.bert import switch_encoder
-from volta_switch.train.pretraining import OBJECTIVES, flags, split_loader
+from volta_switch.train.flags import OBJECTIVES, pretraining_flags
+from volta_switch.train.pretraining import split_loader
 from volta_switch.weights import load_volta
 
 MODELS = ("ctrl_uniter", "switchbert")
@@ -174,7 +175,7 @@ def test_bf16_runs_on_a_cpu_and_leaves_float32_weights(world, tmp_path, model):
 @pytest.mark.parametrize("compat", [False, True])
 def test_voltas_validation_is_restored_on_request(world, tmp_path, compat):
     given = world.flags("train_concap", tmp_path, "ctrl_uniter", add_global_imgfeat="last")
-    args = flags().parse_args([*given, "--objective", "1", *(["--volta-compat"] if compat else [])])
+    args = pretraining_flags().parse_args([*given, "--objective", "1", *(["--volta-compat"] if compat else [])])
     config = world.config("ctrl_uniter", add_global_imgfeat="last")
     masked_of_mismatched, slots = {}, {}
     for split in ("train", "valid"):
@@ -200,7 +201,7 @@ def test_a_batch_smaller_than_its_parts_is_refused_before_anything_is_written(wo
 
 
 def test_defaults_are_the_methods():
-    args = vars(flags().parse_args([]))
+    args = vars(pretraining_flags().parse_args([]))
     expected = {
         "train_batch_size": 256, "learning_rate": 1e-4, "num_train_epochs": 10, "max_seq_length": 38, "objective": 1,
         "warmup_proportion": 0.1, "adam_epsilon": 1e-6, "adam_betas": (0.9, 0.999), "weight_decay": 0.01,
@@ -212,11 +213,11 @@ def test_defaults_are_the_methods():
 def test_voltas_command_lines_are_taken():
     line = """--bert_model bert-base-uncased"""  # not VOLTA's any more: it lies in the configuration
     with pytest.raises(SystemExit):
-        flags().parse_args(line.split())
+        pretraining_flags().parse_args(line.split())
     line = """--config config/ctrl_uniter_base.json --train_batch_size 256 --gradient_accumulation_steps 1
         --max_seq_length 38 --learning_rate 1e-4 --adam_epsilon 1e-6 --adam_betas 0.9 0.999 --weight_decay 0.01
         --warmup_proportion 0.1 --clip_grad_norm 5.0 --objective 1 --annotations_path a --features_path f
         --output_dir o --logdir l --num_train_epochs 10.0 --local_rank 0 --cache 5000 --distributed"""
-    args = flags().parse_args(line.split())
+    args = pretraining_flags().parse_args(line.split())
     assert args.num_train_epochs == 10 and args.config_file == "config/ctrl_uniter_base.json"
     assert json.dumps(args.adam_betas) == "[0.9, 0.999]"

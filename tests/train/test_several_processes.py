@@ -16,8 +16,8 @@ from long_tests import long
 from small_world import equal_weights, json_of, log_of, weights_of
 from train.run_ends import logged, newest, samples_by_step
 from volta_switch import BertForVLPreTraining
+from volta_switch.command import run_command
 from volta_switch.train import pretraining
-from volta_switch.train.arguments import run_command
 from volta_switch.train.run_folder import CHECKPOINTS
 from volta_switch.weights import load_volta, read_weights
 

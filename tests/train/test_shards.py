@@ -12,16 +12,17 @@ import torch
 from file_server import serving
 from small_world import SmallWorld, interrupted_at, log_of, refusal
 from train.run_ends import same_end, samples_by_step
+from volta_switch.command import run_command
 from volta_switch.data.batches.batching import BatchSampler, make_loader, start_epoch
 from volta_switch.data.batches.collate import Layout
 from volta_switch.data.batches.concap_dataset import ConcapDataset
 from volta_switch.data.files.concap_pairs import open_pairs
+from volta_switch.data.files.pair_files import FOLDERS
 from volta_switch.data.files.repack import repack
 from volta_switch.data.files.shard import shard
-from volta_switch.data.files.shard_index import FOLDERS, WINDOW
+from volta_switch.data.files.shard_index import WINDOW
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.train import pretraining
-from volta_switch.train.arguments import run_command
 
 FLAGS = ("--train_batch_size", 4, "--num_train_epochs", 2, "--learning_rate", 5e-3, "--save_every", 1, "--log_ids")
 FILES = {"train": "training_feat_all.lmdb", "valid": "validation_feat_all.lmdb"}

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from huggingface_hub import hf_hub_download
 from tokenizers import BertWordPieceTokenizer
 
 from volta_switch.errors import UserError
+from volta_switch.hub import find_vocabulary
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -40,7 +40,7 @@ class Tokenizer:
     """
 
     def __init__(self, vocab: str | Path, do_lower_case: bool = True) -> None:
-        self.source = str(_find_vocab(str(vocab)))
+        self.source = str(find_vocabulary(vocab))
         self._wordpiece = BertWordPieceTokenizer(self.source, lowercase=do_lower_case)
         ids = {token: self._wordpiece.token_to_id(token) for token in _SPECIAL}
         missing = [token for token, index in ids.items() if index is None]
@@ -68,21 +68,3 @@ def check_vocab_size(tokenizer: Tokenizer, config_vocab_size: int, config_name: 
             f"{tokenizer.source} has {tokenizer.vocab_size} tokens, {config_name} has vocab_size {config_vocab_size}; "
             "take the vocabulary that the model was made with (bert_model), or set vocab_size to the vocabulary's size"
         )
-
-
-def _find_vocab(vocab: str) -> Path:
-    path = Path(vocab)
-    if path.is_dir():
-        path = path / "vocab.txt"
-    if path.is_file():
-        return path
-    if path.is_absolute() or vocab.startswith((".", "~")) or vocab.count("/") > 1 or path.name == "vocab.txt":
-        raise UserError(f"{path}: no vocabulary there; bert_model must be a directory with vocab.txt or a hub name")
-    try:
-        return Path(hf_hub_download(vocab, "vocab.txt"))
-    except Exception as error:  # no network, no such model, a refused download: each library version raises its own
-        reason = str(error).splitlines()[0] if str(error) else ""
-        raise UserError(
-            f"{vocab}: neither a directory with vocab.txt nor a model whose vocab.txt can be fetched from the hub "
-            f"({type(error).__name__}: {reason}); give bert_model a local directory"
-        ) from error

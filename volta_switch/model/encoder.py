@@ -9,7 +9,8 @@ Legend: B batch, n_t and n_v packed rows of text and vision, T tokens and R regi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -283,3 +284,13 @@ def build_encoder(config: Config) -> Encoder:
 def encoder_of(model: nn.Module) -> Encoder:
     """A model's encoder."""
     return next(module for module in model.modules() if isinstance(module, Encoder))
+
+
+@contextmanager
+def routed(switch: SwitchEncoder, routing: str) -> Iterator[None]:
+    """Reads the switchers softly or hard within the block."""
+    before, switch.routing = switch.routing, routing
+    try:
+        yield
+    finally:
+        switch.routing = before

@@ -22,14 +22,15 @@ from volta_switch.routes.interventions import intervene
 from volta_switch.routes.record import INPUT_NAMES, Observed, evaluate, record
 from volta_switch.routes.report import counted_routes, dependence, route_report
 from volta_switch.tasks.retrieval import ALTERNATIVES, RetrievalTask
-from volta_switch.train.evaluation import Run, flags, prepare
+from volta_switch.train.evaluation import Run, prepare
+from volta_switch.train.flags import evaluation_flags
 
 FORMAT = 1
 
 
 def route_flags() -> argparse.ArgumentParser:
     """The flags of ``eval_task.py``, and the command's own; a parent of its parser."""
-    result = flags("What Switch-BERT's switchers do on a task.", batch_size=256)
+    result = evaluation_flags("What Switch-BERT's switchers do on a task.", batch_size=256)
     own = result.add_argument_group("routes")
     own.add_argument("--out", required=True, help="the JSON file to write")
     own.add_argument(

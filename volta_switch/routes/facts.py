@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from volta_switch.data.annotations.file_names import VQA_SPLITS, vqa_answers
 from volta_switch.data.annotations.nlvr2 import Nlvr2Entry
 from volta_switch.data.annotations.refer import ReferEntry
-from volta_switch.data.annotations.vqa import SPLITS, VqaEntry, annotations_path
+from volta_switch.data.annotations.vqa import VqaEntry
 from volta_switch.data.batches.retrieval_dataset import RetrievalDataset
 from volta_switch.data.files.json_files import read_json
 from volta_switch.errors import UserError
@@ -65,7 +66,7 @@ def shown(task: Task, split: str, record: Record) -> dict[str, list[Any]]:
 
 
 def _question_types(task: VqaTask, split: str) -> dict[str, str]:
-    paths = [annotations_path(task.spec.path(task.spec.dataroot), part) for part in SPLITS[split]]
+    paths = [vqa_answers(task.spec.path(task.spec.dataroot), part) for part in VQA_SPLITS[split]]
     types: dict[str, str] = {}
     for path in paths:
         if not path.is_file():

@@ -33,7 +33,7 @@ class Nlvr2Task(Task):
         """Statements of a split."""
         entries = load_nlvr2(self.spec.path(self.spec.dataroot), split, self.spec.given_annotations(split))
         self.sentences = {entry.identifier: entry.sentence for entry in entries}
-        return Nlvr2Dataset(entries, self.store(self.validation_features(split)), self.tokenizer, **self.sizes)
+        return Nlvr2Dataset(entries, self.store(split), self.tokenizer, **self.sizes)
 
     def loss(self, scores: Tensor, batch: Batch) -> Tensor:
         """Mean over statements and the two labels of the binary cross-entropies."""

@@ -12,7 +12,6 @@ from torch import Tensor
 from volta_switch.data.annotations.refer import ReferEntry, load_refer
 from volta_switch.data.batches.collate import Batch
 from volta_switch.data.batches.refer_dataset import ReferDataset
-from volta_switch.errors import UserError
 from volta_switch.tasks.metrics import grounding_ceiling, grounding_hits
 from volta_switch.tasks.task import Task
 
@@ -35,18 +34,7 @@ class ReferTask(Task):
         self.entries: dict[str, ReferEntry] = {str(entry.sent_id): entry for entry in entries}
         parts = {entry.split for entry in entries}
         self.parts = sorted(parts) if len(parts) > 1 else []  # a split that is all there is needs no second number
-        return ReferDataset(entries, self.store(), self.tokenizer, **self.sizes)
-
-    def features_path(self) -> str:
-        """Detected boxes' features, or with ``boxes="gt"`` those of the annotated boxes."""
-        if self.options.boxes == "detected":
-            return self.spec.features_h5path1
-        if not self.spec.features_h5path2:
-            raise UserError(
-                f"{self.spec.key} ({self.spec.name}): --boxes gt needs features of the annotated boxes; name the file "
-                "in the task file's features_h5path2"
-            )
-        return self.spec.features_h5path2
+        return ReferDataset(entries, self.store(split), self.tokenizer, **self.sizes)
 
     def notes(self) -> dict[str, str]:
         """Whose boxes the candidates are."""

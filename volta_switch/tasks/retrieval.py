@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from volta_switch.data.annotations.file_names import hard_negatives
 from volta_switch.data.annotations.retrieval import RetrievalAnnotations, load_hard_negatives, load_retrieval
 from volta_switch.data.batches.collate import Batch
 from volta_switch.data.batches.retrieval_dataset import RetrievalDataset, RetrievalPool
 from volta_switch.errors import UserError
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks
+from volta_switch.tasks.inputs import captions_path
 from volta_switch.tasks.metrics import best_first, mean_of_folds, rank_metrics, retrieval_ranks
 from volta_switch.tasks.score_matrix import PairScorer
 from volta_switch.tasks.task import Evaluation, Task
@@ -32,10 +34,10 @@ class RetrievalTask(Task):
     def dataset(self, split: str, training: bool) -> RetrievalDataset:
         """Captions of a split with their alternatives; hard negatives in training only."""
         annotations = annotations_of(self.spec, split)
-        pool = self.spec.path(self.spec.dataroot) / "hard_negative.pkl"
+        pool = hard_negatives(self.spec.path(self.spec.dataroot))
         return RetrievalDataset(
             annotations,
-            self.store(),
+            self.store(split),
             self.tokenizer,
             **self.sizes,
             hard_negatives=load_hard_negatives(pool, annotations) if training else None,
@@ -82,7 +84,7 @@ class RetrievalTask(Task):
 
     def pool(self, split: str) -> RetrievalPool:
         """All captions and images of a split."""
-        return RetrievalPool(annotations_of(self.spec, split), self.store(), self.tokenizer, **self.sizes)
+        return RetrievalPool(annotations_of(self.spec, split), self.store(split), self.tokenizer, **self.sizes)
 
     def scorer(
         self,
@@ -108,14 +110,5 @@ class RetrievalTask(Task):
 
 
 def annotations_of(spec: TaskSpec, split: str) -> RetrievalAnnotations:
-    """The captions of a split: the task file's for training and validation, ``<split>_ann.jsonl`` beside it else.
-
-    VOLTA calls the validation file ``valid_ann.jsonl``; COCO's ``test1k`` is a split of its own.
-    """
-    path = spec.given_annotations(split)
-    if path is None:
-        beside = spec.val_annotations_jsonpath or spec.train_annotations_jsonpath
-        if not beside:
-            raise UserError(f"{spec.key} ({spec.name}): the task file names no annotations for {split!r}")
-        path = spec.path(beside).with_name(f"{'valid' if split == 'val' else split}_ann.jsonl")
-    return load_retrieval(path, "id" if "COCO" in spec.name else "img_path")
+    """The captions of a split."""
+    return load_retrieval(captions_path(spec, split), "id" if "COCO" in spec.name else "img_path")

@@ -15,7 +15,6 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +26,12 @@ from volta_switch.data.batches.retrieval_dataset import RetrievalPool
 from volta_switch.errors import UserError
 from volta_switch.files import replacing, write_json
 from volta_switch.tasks.score_matrix import PairScorer, Progress, parts_of
+from volta_switch.tasks.shares import Share
 
 IDENTITY = "identity.json"
 _PARTS = "part_*.npy"
 _UNFINISHED = (f".{_PARTS}.*", f".{IDENTITY}.*")  # what killed processes leave; or what others are writing
 _SHOWN = 3  # differences that an error names
-
-
-@dataclass(frozen=True)
-class Share:
-    """One process's share of the parts: number ``number``, from 0, of ``count``."""
-
-    number: int = 0
-    count: int = 1
 
 
 class ScoreParts:

@@ -19,8 +19,8 @@ from volta_switch.data.files.feature_files import open_features
 from volta_switch.data.files.feature_store import FeatureStore
 from volta_switch.data.random_streams import subset
 from volta_switch.data.tokenizer import Tokenizer
-from volta_switch.errors import UserError
 from volta_switch.model.bert import BertForVLTasks
+from volta_switch.tasks.inputs import features_path
 from volta_switch.tasks.task_file import TaskSpec
 
 
@@ -115,20 +115,10 @@ class Task(ABC):
             "max_regions": self.spec.max_region_num,
         }
 
-    def store(self, features: str = "") -> FeatureStore:
-        """The image features: of the file that the options name, else ``features``, else the task file's."""
-        path = self.spec.path(self.options.features or features or self.features_path())
+    def store(self, split: str) -> FeatureStore:
+        """The image features of a split (``inputs.features_path``)."""
+        path = features_path(self.spec, split, self.options.features, self.options.boxes)
         return open_features(path, self.config.v_feature_size, in_memory=self.options.in_memory)
-
-    def features_path(self) -> str:
-        """The feature file that the task file names for the boxes asked for."""
-        if self.options.boxes != "detected":
-            raise UserError(f"{self.spec.key} ({self.spec.name}): --boxes {self.options.boxes} is for RefCOCO's tasks")
-        return self.spec.features_h5path1
-
-    def validation_features(self, split: str) -> str:
-        """``features_h5path2`` for the validation split: tasks whose splits have feature files of their own name it."""
-        return self.spec.features_h5path2 if split == self.spec.val_split else ""
 
     def loader(self, split: str, batch_size: int, training: bool, samples: int = 0) -> Loader:
         """Batches of a split, shuffled for training, and then of the share of the samples that the options ask for.

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from volta_switch.data.annotations.vqa import SPLITS, VqaAnnotations, annotations_path, load_vqa
+from volta_switch.data.annotations.file_names import VQA_SPLITS, vqa_answers
+from volta_switch.data.annotations.vqa import VqaAnnotations, load_vqa
 from volta_switch.data.annotations.vqa_answers import load_annotators
 from volta_switch.data.batches.collate import Batch
 from volta_switch.data.batches.vqa_dataset import VqaDataset
@@ -35,8 +36,7 @@ class AnswerTask(Task):
         """Texts of a split with their images."""
         annotations = self.annotations(split)
         self.label2ans = annotations.label2ans
-        store = self.store(self.validation_features(split))
-        return VqaDataset(annotations, store, self.tokenizer, **self.sizes)
+        return VqaDataset(annotations, self.store(split), self.tokenizer, **self.sizes)
 
     def loss(self, scores: Tensor, batch: Batch) -> Tensor:
         """Mean over samples of the summed binary cross-entropies (VOLTA: mean x number of labels)."""
@@ -67,10 +67,6 @@ class VqaTask(AnswerTask):
         """Questions of a split."""
         return load_vqa(self.spec.path(self.spec.dataroot), split, self.spec.num_labels)
 
-    def validation_features(self, split: str) -> str:
-        """None of its own: COCO's trainval features hold both splits."""
-        return ""
-
     def results(self, scores: Tensor, batch: Batch) -> list[Any]:
         """The official test format: ``{"question_id", "answer"}``."""
         pairs = zip(batch.ids, self.answers(scores), strict=True)
@@ -93,7 +89,7 @@ class VqaTask(AnswerTask):
 
     def annotators(self, split: str) -> dict[int, tuple[str, ...]] | None:
         """What people answered to a split's questions, by question id; None where an annotation file is not there."""
-        paths = [annotations_path(self.spec.path(self.spec.dataroot), name) for name in SPLITS[split]]
+        paths = [vqa_answers(self.spec.path(self.spec.dataroot), name) for name in VQA_SPLITS[split]]
         if not all(path.is_file() for path in paths):
             return None
         return {question.question_id: question.answers for path in paths for question in load_annotators(path)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,25 +19,23 @@ from volta_switch.files import replacing, write_json
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks, switch_encoder
 from volta_switch.tasks import Evaluation, Task, build_task
 from volta_switch.tasks.retrieval import RetrievalTask
-from volta_switch.tasks.score_parts import ScoreParts, Share, inputs_identity, write_matrix
-from volta_switch.train.arguments import (
-    add_task_flags,
-    data_options,
-    load_model_config,
-    load_task_spec,
-    load_tokenizer,
-    parser,
-    prepare_device,
-    run_name,
-)
+from volta_switch.tasks.score_parts import ScoreParts, inputs_identity, write_matrix
+from volta_switch.tasks.shares import Share
+from volta_switch.train.arguments import data_options, load_tokenizer, prepare_device
 from volta_switch.train.device import autocast
+from volta_switch.train.entry_points import read_flags
+from volta_switch.train.flags import evaluated_spec, load_model_config, run_name
 from volta_switch.train.ranks import Ranks, ranks
 from volta_switch.weights import fingerprint, load_volta, read_weights
 
 
 def main(argv: Sequence[str]) -> Evaluation:
     """Evaluates one model on one split; writes ``<split>_result.json`` and ``<split>_metrics.json``."""
-    args = flags("Evaluates one model on one task.", batch_size=256).parse_args(argv)
+    return evaluate_task(read_flags("eval_task", argv), argv)
+
+
+def evaluate_task(args: argparse.Namespace, argv: Sequence[str]) -> Evaluation:
+    """As ``main``, the flags read."""
     run = prepare(args)
     with _interruptible("interrupted; nothing was written"), run.autocast():
         result = run.task.test(run.model, run.split, args.batch_size, run.device)  # type: ignore[arg-type]
@@ -53,39 +50,13 @@ def main_retrieval(argv: Sequence[str]) -> Evaluation | None:
 
     None of a process that leaves the results to another one: of a shard, and of all ranks but the first.
     """
-    args = retrieval_flags().parse_args(argv)
+    return evaluate_retrieval(read_flags("eval_retrieval", argv), argv)
+
+
+def evaluate_retrieval(args: argparse.Namespace, argv: Sequence[str]) -> Evaluation | None:
+    """As ``main_retrieval``, the flags read."""
     with ranks() as rank:
         return evaluate_pairs(args, rank)
-
-
-def flags(description: str, batch_size: int) -> argparse.ArgumentParser:
-    """VOLTA's flags of the two evaluation scripts."""
-    result = parser(description, seed=42)
-    add_task_flags(result)
-    result.set_defaults(output_dir="results", zero_shot=False)
-    result.add_argument("--split", default="", help="default: the task file's validation split")
-    result.add_argument("--batch_size", type=int, default=batch_size)
-    result.add_argument("--routing", default="hard", choices=("hard", "soft"), help="how Switch-BERT's routes are read")
-    return result
-
-
-def retrieval_flags() -> argparse.ArgumentParser:
-    """The flags of retrieval over all pairs."""
-    result = flags("Evaluates image-text retrieval over all pairs.", batch_size=128)
-    result.add_argument("--zero_shot", action="store_true", help="score pairs by the pre-training matching head")
-    pairs = result.add_argument_group("all pairs")
-    pairs.add_argument("--restart", action="store_true", help="discard the scores of an interrupted run")
-    shard = "score the K-th of N shares of the pairs alone; a run without it takes what is there and writes the results"
-    pairs.add_argument("--shard", type=_shard, default=None, metavar="K/N", help=shard)
-    pairs.add_argument("--keep_scores", action="store_true", help="also write all scores, <split>_scores.npy")
-    return result
-
-
-def _shard(text: str) -> Share:
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise argparse.ArgumentTypeError(f"expected K/N with K from 1 to N, found {text}")
-    return Share(int(number) - 1, int(count))
 
 
 @dataclass(frozen=True)
@@ -140,10 +111,7 @@ def prepare(args: argparse.Namespace, ranks_of_pairs: Ranks | None = None) -> Ru
     Raises:
         UserError: the flags name something that is not there, or is not meant for this script.
     """
-    spec = load_task_spec(args)
-    split = args.split or spec.val_split
-    if args.val_annotations_jsonpath:
-        spec = dataclasses.replace(spec, val_split=split)
+    spec, split = evaluated_spec(args)
     config = load_model_config(args, spec.fusion_method)
     device, precision = prepare_device(args, ranks_of_pairs)
     options = data_options(args, device, args.val_features_lmdbpath, args.num_val_workers)

@@ -15,16 +15,12 @@ from volta_switch.data.batches.collate import Batch
 from volta_switch.model.bert import BertForVLTasks, switch_encoder
 from volta_switch.model.initialisation import start_from_prior
 from volta_switch.tasks import Task, TaskSpec, build_task
-from volta_switch.train.arguments import (
-    add_task_flags,
-    add_training_flags,
-    data_options,
+from volta_switch.train.arguments import data_options, load_tokenizer, prepare_device
+from volta_switch.train.entry_points import read_flags
+from volta_switch.train.flags import (
     data_settings,
     load_model_config,
     load_task_spec,
-    load_tokenizer,
-    parser,
-    prepare_device,
     run_name,
     shared_hyperparameters,
 )
@@ -38,7 +34,11 @@ from volta_switch.train.start import Run, start_run
 
 def main(argv: Sequence[str]) -> Path:
     """Fine-tunes one model on one task; returns its run folder."""
-    args = flags().parse_args(argv)
+    return fine_tune(read_flags("train_task", argv), argv)
+
+
+def fine_tune(args: argparse.Namespace, argv: Sequence[str]) -> Path:
+    """As ``main``, the flags read; ``argv``: the command line, for the record."""
     with ranks() as rank:
         return _finetune(args, argv, rank)
 
@@ -112,24 +112,6 @@ def _finetune(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
     if rank.first:
         print(f"best validation score: {progress.best_score:.3f} (epoch {progress.best_epoch + 1})", file=sys.stderr)
     return trainer.run.path
-
-
-def flags() -> argparse.ArgumentParser:
-    """VOLTA's flags of ``train_task.py``."""
-    result = parser("Fine-tunes one model on one task.", seed=0)
-    add_task_flags(result)
-    result.add_argument("--train_split", default="", help="another split than the task file's")
-    result.add_argument("--val_split", default="", help="another split than the task file's")
-    result.add_argument("--train_features_lmdbpath", default="", help="another feature file than the task file's")
-    result.add_argument("--num_epoch", type=int, default=None, help="overrides the task file's")
-    result.add_argument("--optim_train_epochs", type=int, default=None, help="epochs the schedule is made for")
-    result.add_argument("--batch_size", type=int, default=None, help="overrides the task file's")
-    result.add_argument("--eval_batch_size", type=int, default=None, help="overrides the task file's")
-    result.add_argument("--lr", type=float, default=None, help="overrides the task file's")
-    prior = "probability that the head's outputs start from; VOLTA starts at 0.5, rare answers learn faster from less"
-    result.add_argument("--head_prior", type=float, default=0.5, help=prior)
-    add_training_flags(result, weight_decay=1e-4, clip_grad_norm=1.0)
-    return result
 
 
 def _hyperparameters(args: argparse.Namespace, spec: TaskSpec) -> Hyperparameters:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from volta_switch.config import Config
+from volta_switch.hub import is_weight_file
 from volta_switch.model.bert import switch_encoder
 from volta_switch.weights import load_bert, load_volta, read_weights
 
@@ -20,11 +21,10 @@ def initial_weights(model: nn.Module, config: Config, source: str) -> str:
     """
     if not source:
         return "random initial weights"
-    path = Path(source)
-    if path.suffix in (".bin", ".safetensors", ".pt") or path.is_file():
-        state = read_weights(path)
+    if is_weight_file(source):
+        state = read_weights(source)
         if any(".attention_self." in name for name in state):
-            return _from_run(model, state, path)
+            return _from_run(model, state, Path(source))
     load_bert(model, config, source)
     return f"text side from {source}"
 

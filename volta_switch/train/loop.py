@@ -22,6 +22,7 @@ from volta_switch.data.batches.batching import Loader, lost_workers_explained, s
 from volta_switch.data.batches.collate import Batch
 from volta_switch.errors import UserError
 from volta_switch.model.bert import switch_encoder
+from volta_switch.model.encoder import routed
 from volta_switch.model.noise import sample_keys
 from volta_switch.train.checkpoints import CheckpointStore, Progress, Saved
 from volta_switch.train.device import autocast
@@ -80,6 +81,7 @@ class Trainer:
     max_skipped: int = 10  # steps left out for numbers that are not finite, before the run is stopped
     saving: Saving = field(default_factory=Saving)
     log_every: int = LOG_EVERY  # optimiser steps
+    max_steps: int = 0  # ends after so many optimiser steps, in the middle of an epoch, too; 0: with the last epoch
 
     def __post_init__(self) -> None:
         self.learner, self.ranks = self.replicas.learner, self.replicas.ranks
@@ -111,14 +113,14 @@ class Trainer:
         restore_random_states(saved.training, self.hyper.seed, self.progress.step, self.ranks)
 
     def fit(self) -> Progress:
-        """Trains to the last epoch; returns where the run stands.
+        """Trains to the last epoch, or for ``max_steps`` steps; returns where the run stands.
 
         Raises:
             Stopped: somebody asked for it, and a checkpoint was written.
             UserError: of the data, the memory, the disk, another process, or numbers that are not finite.
         """
         with self.stop.listening(), self.ranks.together(), lost_workers_explained():
-            while self.progress.epoch < self.hyper.epochs:
+            while self.progress.epoch < self.hyper.epochs and not self._has_its_steps(0):
                 self._epoch()
                 self._finish_epoch()
         self.routes.record_means(self.run)
@@ -137,10 +139,11 @@ class Trainer:
             tqdm(total=self.steps_per_epoch, initial=progress.batch, desc=label, unit="step", disable=shown) as bar,
             contextlib.closing(batches),
         ):  # type: ignore[type-var]
-            while progress.batch < self.steps_per_epoch:
+            while progress.batch < self.steps_per_epoch and not self._has_its_steps(0):
                 with self.meter.waiting():
                     parts = self._parts(batches)
                 due = progress.batch + 1 == self.steps_per_epoch or (progress.step + 1) % self.log_every == 0
+                due = due or self._has_its_steps(1)
                 with out_of_memory_explained(lambda: self._memory_advice(parts)), self.routes.watching(due):  # noqa: B023
                     self._step(parts)
                 if due:
@@ -245,8 +248,12 @@ class Trainer:
             values["loss_scale"] = self.scaler.get_scale()
         self.run.log("train", self.progress.step, values)
 
+    def _has_its_steps(self, more: int) -> bool:
+        """Whether ``max_steps`` are done after so many more."""
+        return 0 < self.max_steps <= self.progress.step + more
+
     def _finish_epoch(self) -> None:
-        """Validates, keeps what is to be kept, and moves on."""
+        """Validates, keeps what is to be kept, and moves on, or stays in an epoch that ``max_steps`` cut short."""
         progress = self.progress
         validation = self._validation()
         values = {"epoch": progress.epoch, "samples": progress.samples, "score": validation.score, **validation.metrics}
@@ -264,8 +271,9 @@ class Trainer:
             if self.saving.epochs_weights and self.ranks.first:
                 write_weights(self.run.path / f"pytorch_model_{progress.epoch}.bin", weights)
         self.run.record("last_validation", values)
-        progress.epoch += 1
-        progress.batch = 0
+        if progress.batch == self.steps_per_epoch:
+            progress.epoch += 1
+            progress.batch = 0
         self._save()
 
     def _validation(self) -> Validation:
@@ -319,16 +327,6 @@ class Trainer:
             f"them and keeps the global batch of {self.hyper.batch_size} (with --resume the run goes on from its last "
             "checkpoint), --gradient_checkpointing takes less memory and more time"
         )
-
-
-@contextlib.contextmanager
-def routed(switch: Any, routing: str) -> Any:
-    """Reads the switchers softly or hard within the block."""
-    before, switch.routing = switch.routing, routing
-    try:
-        yield
-    finally:
-        switch.routing = before
 
 
 def _shown(metrics: dict[str, float]) -> str:

@@ -21,16 +21,9 @@ from volta_switch.data.files.shard_index import WINDOW
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.errors import BadRecord, UserError
 from volta_switch.model.bert import BertForVLPreTraining
-from volta_switch.train.arguments import (
-    add_training_flags,
-    data_settings,
-    load_model_config,
-    load_tokenizer,
-    parser,
-    prepare_device,
-    run_name,
-    shared_hyperparameters,
-)
+from volta_switch.train.arguments import load_tokenizer, prepare_device
+from volta_switch.train.entry_points import read_flags
+from volta_switch.train.flags import data_settings, load_model_config, run_name, shared_hyperparameters
 from volta_switch.train.initial_weights import initial_weights
 from volta_switch.train.learner import Counts, Learner, Losses
 from volta_switch.train.loop import Validation
@@ -40,16 +33,15 @@ from volta_switch.train.start import Run, start_run
 
 Split = Literal["train", "valid"]
 REGRESSED = ("1", "2", "5")  # the visual targets that read the features before masking
-OBJECTIVES = {
-    0: "masked words and regions, matching",
-    1: "the same, without masked losses for mismatched pairs (the paper's)",
-    2: "masked words and regions; no mismatched pairs, no matching",
-}
 
 
 def main(argv: Sequence[str]) -> Path:
     """Pre-trains one model; returns its run folder."""
-    args = flags().parse_args(argv)
+    return pretrain(read_flags("train_concap", argv), argv)
+
+
+def pretrain(args: argparse.Namespace, argv: Sequence[str]) -> Path:
+    """As ``main``, the flags read; ``argv``: the command line, for the record."""
     with ranks() as rank:
         return _pretrain(args, argv, rank)
 
@@ -125,37 +117,6 @@ def _pretrain(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
     with closing(trainer.run):
         trainer.fit()
     return trainer.run.path
-
-
-def flags() -> argparse.ArgumentParser:
-    """VOLTA's flags of ``train_concap.py``."""
-    result = parser("Pre-trains one model on Conceptual Captions.", seed=42)
-    data = result.add_argument_group("data")
-    root = "datasets/conceptual_captions"
-    data.add_argument("--annotations_path", default=f"{root}/annotations", help="caption_train.json and _valid.json")
-    data.add_argument(
-        "--features_path",
-        default=f"{root}/resnet101_faster_rcnn_genome_imgfeats/volta",
-        help="training_feat_all.lmdb and validation_feat_all.lmdb; or shards, in a folder or at https://, s3://, ...",
-    )
-    cache = "where shards that are fetched are kept; default: a folder below $XDG_CACHE_HOME or the temporary folder"
-    data.add_argument("--shard_cache", default="", help=cache)
-    data.add_argument("--shard_cache_gib", type=float, default=16.0, help="the largest size of --shard_cache, in GiB")
-    data.add_argument("--max_seq_length", type=int, default=38, help="word pieces, [CLS] and [SEP] included")
-    data.add_argument("--objective", type=int, default=1, choices=sorted(OBJECTIVES), help=f"{OBJECTIVES}")
-    data.add_argument("--masking", default="volta", choices=("volta", "span"), help="span: InterBERT's segments")
-    result.add_argument("--train_batch_size", type=int, default=256, help="samples per optimiser step")
-    result.add_argument("--learning_rate", type=float, default=1e-4)
-    result.add_argument("--num_train_epochs", type=_whole, default=10)
-    add_training_flags(result, weight_decay=0.01, clip_grad_norm=5.0)
-    return result
-
-
-def _whole(text: str) -> int:
-    number = float(text)  # VOLTA's scripts write 10.0
-    if number != int(number):
-        raise argparse.ArgumentTypeError(f"expected a whole number of epochs, found {text}")
-    return int(number)
 
 
 def split_loader(

@@ -92,12 +92,14 @@ def start_run(
         max_skipped=args.max_skipped_steps,
         saving=Saving(steps, minutes, not args.save_best_only),
         log_every=args.log_every,
+        max_steps=args.max_steps,
     )
     if saved is not None:
         trainer.resume(saved)
     step = trainer.progress.step
     lines = saved.plain["log_lines"] if saved is not None else 0
-    described["steps"] = trainer.steps_per_epoch * run.hyper.epochs
+    steps = trainer.steps_per_epoch * run.hyper.epochs
+    described["steps"] = min(steps, args.max_steps or steps)
     folder.start(run.config, [f"{run.entry_point}.py", *argv], described, saved is not None, step, lines, args.log_ids)
     ranks.wait()  # all have read what they go on from
     if ranks.first:
@@ -120,7 +122,7 @@ def _described(
         "entry_point": run.entry_point,
         "start": run.start,
         "hyperparameters": run.hyper.to_dict(),
-        "settings": settings,
+        "settings": settings | ({"max_steps": args.max_steps} if args.max_steps else {}),
         "data": run.data,
         "precision": str(precision).removeprefix("torch."),
         "parameters": sum(parameter.numel() for parameter in run.learner.model.parameters()),

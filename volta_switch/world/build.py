@@ -1,11 +1,13 @@
 """Writing a whole world to a folder, and the ``world`` command."""
 
 import argparse
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,40 @@ def write_world(out: str | Path, *, overwrite: bool = False, **parameters: Any) 
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return True
+
+
+def keep_world(out: str | Path, **parameters: Any) -> None:
+    """Write a world unless it is there whole; another world, or one of an older version, is replaced.
+
+    For a folder that belongs to one purpose. Of several processes that come at once, one writes and the others wait;
+    what a killed one left is removed. Raises ``UserError`` where it cannot be written, or ``out`` holds something else.
+    """
+    out = Path(out)
+    spec = WorldSpec(**parameters)
+    if _holds(out, spec):
+        return
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with (out.parent / f".{out.name}.lock").open("w") as lock:
+            with suppress(OSError):  # a file system without locks
+                fcntl.lockf(lock, fcntl.LOCK_EX)
+            if _holds(out, spec):  # another process was faster
+                return
+            for left in out.parent.glob(f"{out.name}.unfinished-*"):
+                shutil.rmtree(left)
+            write_world(out, overwrite=True, **parameters)
+    except OSError as error:
+        reason = f"the world cannot be written ({error.strerror}); make room or change the permissions"
+        raise UserError(f"{out}: {reason}") from error
+
+
+def _holds(out: Path, spec: WorldSpec) -> bool:
+    """Whether a folder holds a world of these parameters, and of this version."""
+    try:
+        summary = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(summary, dict) and summary.get("spec") == spec.as_dict() and summary.get("format") == FORMAT
 
 
 def _already_written(out: Path, spec: WorldSpec, overwrite: bool) -> bool:

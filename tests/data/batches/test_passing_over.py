@@ -7,6 +7,7 @@ import pytest
 
 from small_regions import some_regions
 from small_world import ENTRY_POINTS, refusal
+from volta_switch.command import run_command
 from volta_switch.data.batches.batching import BatchSampler, make_loader
 from volta_switch.data.batches.collate import Layout
 from volta_switch.data.batches.concap_dataset import ConcapDataset
@@ -15,7 +16,6 @@ from volta_switch.data.files.concap_lmdb import write_concap
 from volta_switch.data.files.feature_lmdb import LmdbFeatures
 from volta_switch.data.files.lmdb_environment import Writer
 from volta_switch.errors import UserError
-from volta_switch.train.arguments import run_command
 from volta_switch.weights import to_volta, write_weights
 
 BAD = (3, 8, 9, 10, 11)  # of 18 pairs; 8 to 11 are a whole batch of four

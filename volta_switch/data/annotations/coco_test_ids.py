@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from volta_switch.data.annotations import file_names
 from volta_switch.errors import UserError
 
 
 def load_coco_test_ids(dataroot: str | Path) -> set[int]:
     """Read the image ids of `<dataroot>/cache/coco_test_ids.npy`; raise UserError where it is no list of ids."""
-    path = Path(dataroot) / "cache" / "coco_test_ids.npy"
+    path = file_names.coco_test_ids(Path(dataroot))
     try:
         return {int(image_id) for image_id in np.load(path, allow_pickle=False)}
     except OSError as error:

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from volta_switch.data.annotations.file_names import GQA_TESTDEV, chosen, gqa_files
 from volta_switch.data.annotations.vqa import VqaAnnotations, VqaEntry, load_labels, load_targets, soft_answer
 from volta_switch.data.files.json_files import read_json
 from volta_switch.errors import UserError
 
 _MINVAL = 3000  # the last questions of trainval, which VOLTA keeps for validation
-_PARTS = {
-    "train": ("train", slice(None)),
-    "val": ("val", slice(None)),
-    "trainval": ("trainval", slice(None, -_MINVAL)),
-    "minval": ("trainval", slice(-_MINVAL, None)),
-}
-_TESTDEV = ("test", "testdev")
+_PARTS = {"trainval": slice(None, -_MINVAL), "minval": slice(-_MINVAL, None)}  # of the others all
 
 
 def load_gqa(dataroot: str | Path, split: str, num_labels: int | None = None) -> VqaAnnotations:
@@ -27,14 +22,12 @@ def load_gqa(dataroot: str | Path, split: str, num_labels: int | None = None) ->
     Raises UserError for missing or contradictory files, another number of answers than num_labels, an empty split.
     """
     dataroot = Path(dataroot)
-    if split not in _PARTS and split not in _TESTDEV:
-        raise UserError(f"{dataroot}: GQA has no split {split!r}; expected {', '.join((*_PARTS, *_TESTDEV))}")
+    *_, questions = gqa_files(dataroot, split)
     label2ans = load_labels(dataroot, num_labels)
-    if split in _TESTDEV:
-        entries = _load_testdev(dataroot / "testdev_balanced_questions.json", label2ans)
+    if split in GQA_TESTDEV:
+        entries = _load_testdev(chosen(questions), label2ans)
     else:
-        name, part = _PARTS[split]
-        entries = _load_targets(dataroot / f"{name}_target.pkl", len(label2ans))[part]
+        entries = _load_targets(chosen(questions), len(label2ans))[_PARTS.get(split, slice(None))]
     if not entries:
         raise UserError(f"{dataroot}: split {split!r} of GQA is empty; check its files")
     return VqaAnnotations(entries, label2ans)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from volta_switch.data.annotations.file_names import chosen, nlvr2_files
 from volta_switch.data.files.json_files import read_json_lines
 from volta_switch.errors import UserError
 
-SPLITS = ("train", "dev", "test")
 _TRUTH = {"True": 1, "False": 0, "1": 1, "0": 0}  # as NLVR2 and as MaRVL writes it
 
 
@@ -31,7 +31,8 @@ def load_nlvr2(dataroot: str | Path, split: str, path: Path | None = None) -> li
     statements are called by their id or, without one, the number of their line from 0.
     Raises UserError for a missing file, an empty one, a line of another form, and an identifier that stands twice.
     """
-    path = path or _find(Path(dataroot), split)
+    (choice,) = nlvr2_files(Path(dataroot), split, path)
+    path = chosen(choice)
     entries = []
     for number, line in enumerate(read_json_lines(path)):
         try:
@@ -70,10 +71,3 @@ def _label(line: Mapping[str, Any]) -> int:
     if label not in _TRUTH:
         raise ValueError(f"label is {label!r}")
     return _TRUTH[label]
-
-
-def _find(dataroot: Path, split: str) -> Path:
-    if split not in SPLITS:
-        raise UserError(f"{dataroot}: NLVR2 has no split {split!r}; expected {', '.join(SPLITS)}")
-    places = [dataroot / f"{split}.jsonl", dataroot / f"{split}.json"]
-    return next((place for place in places if place.is_file()), places[0])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from volta_switch.data.annotations.coco_test_ids import load_coco_test_ids
+from volta_switch.data.annotations.file_names import refer_boxes, refer_references
 from volta_switch.data.files import safe_pickle
 from volta_switch.data.files.json_files import read_json
 from volta_switch.errors import UserError
@@ -37,10 +38,9 @@ def load_refer(dataroot: str | Path, task: str, split: str) -> list[ReferEntry]:
     The text is the sentence's `raw`, as in VOLTA. Raises UserError for missing or contradictory files and for a split
     without expressions.
     """
-    directory = Path(dataroot) / task
-    refs_path = directory / f"refs({'umd' if task == 'refcocog' else 'unc'}).p"
+    refs_path, boxes_path = refer_references(Path(dataroot), task), refer_boxes(Path(dataroot), task)
     refs = safe_pickle.load(refs_path)
-    boxes = _read_boxes(directory / "instances.json")
+    boxes = _read_boxes(boxes_path)
     chosen_images = load_coco_test_ids(dataroot) if split == "mteval" else None
     stored = "train" if split == "mteval" else split
     entries: list[ReferEntry] = []
@@ -52,7 +52,7 @@ def load_refer(dataroot: str | Path, task: str, split: str) -> list[ReferEntry]:
                 continue
             if ref["ann_id"] not in boxes:
                 raise UserError(
-                    f"{directory / 'instances.json'}: no annotation {ref['ann_id']}, which {refs_path.name} names in "
+                    f"{boxes_path}: no annotation {ref['ann_id']}, which {refs_path.name} names in "
                     f"ref {ref['ref_id']}; take both files from one release"
                 )
             entries += _expressions(ref, boxes[ref["ann_id"]])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from volta_switch.data.annotations.file_names import chosen, snli_ve_files
 from volta_switch.data.annotations.vqa import VqaAnnotations, VqaEntry
 from volta_switch.data.files.json_files import read_json_lines
 from volta_switch.errors import UserError
 
 RELATIONS = ["contradiction", "neutral", "entailment"]  # by label, as VOLTA numbers them
-SPLITS = ("train", "dev", "test")
 _NO_GOLD = "-"  # the annotators did not agree
 
 
@@ -20,7 +20,8 @@ def load_snli_ve(dataroot: str | Path, split: str, path: Path | None = None) -> 
     none, the number of its line from 0, which VOLTA uses. A pair without a gold label has no labels: () and ().
     Raises UserError for a missing file, an empty one, and a line of another form.
     """
-    path = path or _find(Path(dataroot), split)
+    (choice,) = snli_ve_files(Path(dataroot), split, path)
+    path = chosen(choice)
     entries = []
     for number, line in enumerate(read_json_lines(path)):
         try:
@@ -39,10 +40,3 @@ def load_snli_ve(dataroot: str | Path, split: str, path: Path | None = None) -> 
     if not entries:
         raise UserError(f"{path}: the split is empty; expected a line of JSON for each pair")
     return VqaAnnotations(entries, RELATIONS)
-
-
-def _find(dataroot: Path, split: str) -> Path:
-    if split not in SPLITS:
-        raise UserError(f"{dataroot}: SNLI-VE has no split {split!r}; expected {', '.join(SPLITS)}")
-    places = [dataroot / f"{split}.jsonl", dataroot / f"snli_ve_{split}.jsonl"]
-    return next((place for place in places if place.is_file()), places[0])

@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from volta_switch.data.annotations.coco_test_ids import load_coco_test_ids
+from volta_switch.data.annotations.file_names import (
+    LABELS,
+    VQA_SPLITS,
+    chosen,
+    is_test,
+    vqa_files,
+    vqa_questions,
+    vqa_targets,
+)
 from volta_switch.data.files import safe_pickle
 from volta_switch.data.files.json_files import read_json
 from volta_switch.errors import UserError
 
 _MINVAL = 3000  # the last questions of val, which VOLTA keeps for validation when it trains on trainval
-SPLITS = {  # the official files that each split's questions come from
-    "train": ("train",),
-    "val": ("val",),
-    "trainval": ("train", "val"),
-    "minval": ("val",),
-    "mteval": ("train",),
-    "test": ("test",),
-    "test-dev": ("test-dev",),
-}
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,9 @@ def load_vqa(dataroot: str | Path, split: str, num_labels: int | None = None) ->
     Raises UserError for missing or contradictory files, another number of answers, and an empty split.
     """
     dataroot = Path(dataroot)
-    if split not in SPLITS:
-        names = ", ".join(SPLITS)
-        raise UserError(f"{dataroot}: VQA has no split {split!r}; expected {names}")
+    vqa_files(dataroot, split)  # which knows the splits
     label2ans = load_labels(dataroot, num_labels)
-    parts = {name: _load_part(dataroot, name, len(label2ans)) for name in SPLITS[split]}
+    parts = {name: _load_part(dataroot, name, len(label2ans)) for name in VQA_SPLITS[split]}
     if split == "trainval":
         entries = parts["train"] + parts["val"][:-_MINVAL]
     elif split == "minval":
@@ -79,16 +77,15 @@ def load_labels(dataroot: Path, num_labels: int | None = None) -> list[str]:
 
     Raises UserError where one is missing or contradicts the other, or the number of answers is not num_labels.
     """
-    path = dataroot / "trainval_ans2label.pkl"
-    ans2label = safe_pickle.load(path)
-    label2ans = safe_pickle.load(dataroot / "trainval_label2ans.pkl")
+    path, mirror = (dataroot / name for name in LABELS)
+    ans2label, label2ans = safe_pickle.load(path), safe_pickle.load(mirror)
     try:
         mirrored = isinstance(label2ans, list) and all(isinstance(answer, str) for answer in label2ans)
         mirrored = mirrored and ans2label == {answer: label for label, answer in enumerate(label2ans)}
     except ValueError:  # arrays for labels
         mirrored = False
     if not mirrored:
-        raise UserError(f"{path}: does not mirror trainval_label2ans.pkl; take both files from one release")
+        raise UserError(f"{path}: does not mirror {mirror.name}; take both files from one release")
     if num_labels is not None and len(label2ans) != num_labels:
         raise UserError(
             f"{path}: {len(label2ans)} answers, but the task's head has {num_labels}; set num_labels in the task file"
@@ -123,20 +120,6 @@ def soft_answer(target: Mapping[str, Any], num_labels: int, path: Path) -> tuple
     return labels, scores
 
 
-def questions_path(dataroot: Path, name: str) -> Path:
-    """Name the official file of train, val, test or test-dev."""
-    return dataroot / f"v2_OpenEnded_mscoco_{name}{_year(name)}_questions.json"
-
-
-def annotations_path(dataroot: Path, name: str) -> Path:
-    """Name the official file of the annotators' answers to the questions of train or val."""
-    return dataroot / f"v2_mscoco_{name}{_year(name)}_annotations.json"
-
-
-def _year(name: str) -> int:
-    return 2015 if name.startswith("test") else 2014
-
-
 def load_questions(path: Path) -> list[dict[str, Any]]:
     """Read an official questions file, ordered by question id. Raises UserError for another form."""
     try:
@@ -157,16 +140,15 @@ def load_questions(path: Path) -> list[dict[str, Any]]:
 
 def _load_part(dataroot: Path, name: str, num_labels: int) -> list[VqaEntry]:
     """Read the questions of one official file with their targets; those of a test may have none."""
-    questions = load_questions(questions_path(dataroot, name))
-    places = [folder / f"{name}_target.pkl" for folder in (dataroot / "cache", dataroot)]
-    path = next((place for place in places if place.is_file()), places[0])
-    if name.startswith("test") and not path.is_file():
+    questions = load_questions(vqa_questions(dataroot, name))
+    path = chosen(vqa_targets(dataroot, name))
+    if is_test(name) and not path.is_file():
         return [VqaEntry(q["question_id"], q["image_id"], q["question"], None, None) for q in questions]
     targets = load_targets(path)
     if [q["question_id"] for q in questions] != [target["question_id"] for target in targets]:
         raise UserError(
             f"{path}: {len(targets)} targets do not have the ids of the {len(questions)} questions in "
-            f"{questions_path(dataroot, name).name}; take both files from one release"
+            f"{vqa_questions(dataroot, name).name}; take both files from one release"
         )
     entries = []
     for question, target in zip(questions, targets, strict=True):
@@ -174,7 +156,7 @@ def _load_part(dataroot: Path, name: str, num_labels: int) -> list[VqaEntry]:
         if str(target.get("image_id", image_id)) != str(image_id):
             raise UserError(
                 f"{path}: question {question['question_id']} is about image {target['image_id']!r}, in "
-                f"{questions_path(dataroot, name).name} about {image_id}; take both files from one release"
+                f"{vqa_questions(dataroot, name).name} about {image_id}; take both files from one release"
             )
         labels, scores = soft_answer(target, num_labels, path)
         entries.append(VqaEntry(**question, labels=labels, scores=scores))

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
-from volta_switch.data.annotations.vqa import annotations_path, load_labels, load_questions, questions_path
+from volta_switch.data.annotations.file_names import LABELS, vqa_answers, vqa_questions
+from volta_switch.data.annotations.vqa import load_labels, load_questions
 from volta_switch.data.annotations.vqa_answers import AnnotatedQuestion, load_annotators, normalised
 from volta_switch.data.files import safe_pickle
 from volta_switch.errors import UserError
@@ -24,7 +25,7 @@ def make_vqa_targets(dataroot: Path, min_occurrences: int = 9, keep_labels: bool
     """
     dataroot = Path(dataroot)
     parts = {name: _load_annotated(dataroot, name) for name in ("train", "val")}
-    maps = dataroot / "trainval_ans2label.pkl", dataroot / "trainval_label2ans.pkl"
+    maps = [dataroot / name for name in LABELS]
     if keep_labels and all(path.is_file() for path in maps):
         label2ans = load_labels(dataroot)
     else:
@@ -70,13 +71,13 @@ def soft_label(votes: int) -> float:
 
 
 def _load_annotated(dataroot: Path, name: str) -> list[AnnotatedQuestion]:
-    path = annotations_path(dataroot, name)
-    questions = load_questions(questions_path(dataroot, name))
+    path = vqa_answers(dataroot, name)
+    questions = load_questions(vqa_questions(dataroot, name))
     annotated = load_annotators(path)
     asked = [(question["question_id"], question["image_id"]) for question in questions]
     if asked != [(question.question_id, question.image_id) for question in annotated]:
         raise UserError(
             f"{path}: {len(annotated)} annotations do not have the ids of the {len(asked)} questions in "
-            f"{questions_path(dataroot, name).name}; take both files from one release"
+            f"{vqa_questions(dataroot, name).name}; take both files from one release"
         )
     return annotated

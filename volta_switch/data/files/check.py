@@ -18,8 +18,8 @@ from volta_switch.data.files.concap_lmdb import is_concap
 from volta_switch.data.files.feature_files import FORMAT_NAMES, feature_format, holds_pairs, open_features
 from volta_switch.data.files.feature_store import FeatureStore
 from volta_switch.data.files.feature_tsv import TsvFeatures
+from volta_switch.data.files.pair_files import is_sharded
 from volta_switch.data.files.record_source import open_source
-from volta_switch.data.files.shard_index import is_sharded
 from volta_switch.data.files.shard_pairs import ShardPairs
 from volta_switch.data.regions import Regions
 from volta_switch.errors import BadRecord, UserError

@@ -15,9 +15,9 @@ from volta_switch.data.annotations.vqa_targets import make_vqa_targets
 from volta_switch.data.files.check_tasks import check_paths
 from volta_switch.data.files.check_text import reports_text
 from volta_switch.data.files.convert import TARGETS, conversion_text, convert
+from volta_switch.data.files.pair_files import FOLDERS
 from volta_switch.data.files.repack import repack
 from volta_switch.data.files.shard import shard
-from volta_switch.data.files.shard_index import FOLDERS
 
 
 def add_data_commands(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -11,14 +10,11 @@ import numpy as np
 from volta_switch.data.files.compact_record import RecordLayout
 from volta_switch.data.files.compact_store import CompactPairs, is_compact
 from volta_switch.data.files.concap_lmdb import ConcapFile
+from volta_switch.data.files.pair_files import find_pairs, is_address
 from volta_switch.data.files.shard_cache import ShardCache
-from volta_switch.data.files.shard_fetching import is_address
-from volta_switch.data.files.shard_index import FOLDERS, is_sharded
 from volta_switch.data.files.shard_pairs import open_shards
 from volta_switch.data.regions import Regions
 from volta_switch.errors import UserError
-
-_NAMES = {"train": "training_feat", "valid": "validation_feat"}
 
 
 class Pairs(Protocol):
@@ -92,31 +88,18 @@ def open_pairs(
 ) -> Pairs:
     """Open a split's pairs below VOLTA's features_path; in_memory and check are those of ConcapFile, cache ShardPairs'.
 
-    `training_feat_all.lmdb` or `validation_feat_all.lmdb` (VOLTA's file, or a compact store of that name), else every
-    `..._part_<rank>.lmdb` (VOLTA writes one for each GPU), in the order of the ranks, else shards. An address
-    (https://..., s3://..., ...) has shards. Raises UserError where there is none of them, and for parts of which one is
-    missing.
+    They lie where `find_pairs` says; each file is VOLTA's, or a compact store of that name. Raises UserError where
+    there is none of them, and for parts of which one is missing.
     """
-    if is_address(features_path):
-        return open_shards(features_path, split, in_memory, check, cache)
-    folder, name = Path(features_path), _NAMES[split]
-    whole = folder / f"{name}_all.lmdb"
-    found = {
-        int(match[1]): path
-        for path in folder.glob(f"{name}_part_*.lmdb")
-        if (match := re.search(r"_(\d+)\.", path.name))
-    }
-    if not whole.exists() and not found and is_sharded(folder / FOLDERS[split]):
-        return open_shards(folder, split, in_memory, check)
-    if whole.exists() or not found:
-        return _open(whole, in_memory, check)
-    missing = sorted(set(range(max(found) + 1)) - set(found))
-    if missing:
-        raise UserError(f"{folder}: {name}_part_{missing[0]}.lmdb is missing; copy all parts, or the one {whole.name}")
-    parts = [_open(found[rank], in_memory, check) for rank in sorted(found)]
+    found = find_pairs(features_path, split)
+    if found.shards:
+        return open_shards(features_path, split, in_memory, check, cache if is_address(features_path) else None)
+    parts = [_open(path, in_memory, check) for path in found.files]
+    if len(parts) == 1 and found.files[0] == found.name:
+        return parts[0]
     if len({part.layout for part in parts}) > 1:
-        raise UserError(f"{folder}: the parts of {name} are stored in different ways; repack all of them, or none")
-    return JoinedPairs(parts, folder / f"{name}_part_*.lmdb")
+        raise UserError(f"{found.name}: the parts are stored in different ways; repack all of them, or none")
+    return JoinedPairs(parts, found.name)
 
 
 def _open(path: Path, in_memory: bool, check: bool) -> Pairs:

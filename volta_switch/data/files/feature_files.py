@@ -11,7 +11,7 @@ from volta_switch.data.files.feature_h5 import H5Features
 from volta_switch.data.files.feature_lmdb import LmdbFeatures
 from volta_switch.data.files.feature_store import FeatureStore
 from volta_switch.data.files.feature_tsv import TsvFeatures
-from volta_switch.data.files.shard_index import is_sharded
+from volta_switch.data.files.pair_files import is_sharded
 from volta_switch.errors import UserError
 
 FeatureFormat = Literal["lmdb", "compact", "h5", "tsv"]

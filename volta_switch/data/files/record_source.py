@@ -9,7 +9,7 @@ from typing import Any, Literal
 from volta_switch.data.files.compact_store import CompactFile, is_compact
 from volta_switch.data.files.concap_lmdb import ConcapFile, is_concap
 from volta_switch.data.files.feature_files import feature_format, open_features
-from volta_switch.data.files.shard_index import is_sharded
+from volta_switch.data.files.pair_files import is_sharded
 from volta_switch.data.files.shard_pairs import ShardPairs
 from volta_switch.data.regions import Regions
 from volta_switch.errors import BadRecord

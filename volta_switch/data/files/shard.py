@@ -21,11 +21,10 @@ from volta_switch.data.files.packing import (
     open_sources,
     packing_plan,
 )
+from volta_switch.data.files.pair_files import FOLDERS, INDEX
 from volta_switch.data.files.shard_index import (
     BLOCK,
-    FOLDERS,
     FORMAT,
-    INDEX,
     Shard,
     member_key,
     padded_length,

@@ -6,7 +6,6 @@ import hashlib
 import http.client
 import importlib
 import os
-import re
 import time
 import urllib.error
 import urllib.parse
@@ -38,19 +37,6 @@ class ShardError(UserError):
 
 class Damaged(Exception):
     """What was fetched is not what its index says."""
-
-
-def is_address(path: str | Path) -> bool:
-    """Whether a path is an address such as https://host/folder, and no file's name."""
-    return isinstance(path, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", path) is not None
-
-
-def local_folder(path: str | Path) -> Path | None:
-    """Return the folder that a path or a file: address names; None for other addresses."""
-    if not is_address(path):
-        return Path(path)
-    parts = urllib.parse.urlsplit(str(path))
-    return Path(urllib.request.url2pathname(parts.path)) if parts.scheme == "file" else None
 
 
 def fetch_index(address: str) -> bytes:

@@ -11,16 +11,15 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from volta_switch.data.files.compact_record import RecordLayout
+from volta_switch.data.files.pair_files import FOLDERS, INDEX
 from volta_switch.errors import UserError
 
 FORMAT = "volta_switch shards 1"
-INDEX = "index.json"
-FOLDERS: dict[Literal["train", "valid"], str] = {"train": "training", "valid": "validation"}
 WINDOW = 16  # shards whose pairs are shuffled among each other
 BLOCK = 512  # bytes: a tar file's unit
 _MOST = 10**8  # pairs that eight digits can name
@@ -62,11 +61,6 @@ def shard_name(number: int) -> str:
 def member_key(place: int) -> str:
     """Return what the names of a pair's members begin with."""
     return f"{place:08d}"
-
-
-def is_sharded(path: str | Path) -> bool:
-    """Whether a folder holds shards of one split, by its index."""
-    return (Path(path) / INDEX).is_file()
 
 
 def read_index(folder: Path) -> dict[str, Any]:

@@ -10,12 +10,11 @@ from typing import Any, Literal
 import numpy as np
 
 from volta_switch.data.files.compact_record import RecordCodec
+from volta_switch.data.files.pair_files import FOLDERS, INDEX, local_folder
 from volta_switch.data.files.pair_store import PairStore
 from volta_switch.data.files.shard_cache import GIB, ShardCache, default_cache_folder, mapped
-from volta_switch.data.files.shard_fetching import ShardError, fetch_index, local_folder
+from volta_switch.data.files.shard_fetching import ShardError, fetch_index
 from volta_switch.data.files.shard_index import (
-    FOLDERS,
-    INDEX,
     WINDOW,
     Shard,
     ShardIndex,

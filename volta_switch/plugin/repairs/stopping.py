@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import hf_hub_download
 from torch import Tensor
 
 from volta_switch.errors import UserError
+from volta_switch.hub import hub_file
 from volta_switch.plugin import pickles
 from volta_switch.plugin.catalogue import CONCAP, RETRIEVAL, TASK, stops
 from volta_switch.plugin.script import Script
@@ -146,7 +146,7 @@ def hub_weights(script: Script) -> None:
     def cached_path(original: Any, address: str, *args: Any, **options: Any) -> str:
         if address in addresses:
             with contextlib.suppress(Exception):  # of many kinds: then as before
-                return hf_hub_download(addresses[address], "pytorch_model.bin")
+                return str(hub_file(addresses[address], ["pytorch_model.bin"], fetch=True, advice=""))
         return original(address, *args, **options)
 
 

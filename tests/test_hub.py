@@ -1,0 +1,181 @@
+"""A BERT's files from a folder, the hub's cache and a hub: a server of the test's, asked by a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from volta_switch import UserError
+from volta_switch.hub import NotCached, find_bert, find_vocabulary, is_weight_file
+
+COMMIT = "0" * 39 + "1"
+ASK = """
+import json, sys
+from volta_switch.errors import UserError
+from volta_switch.hub import find_bert, find_vocabulary
+found = []
+for kind, source in json.loads(sys.argv[1]):
+    try:
+        found.append(str({"vocabulary": find_vocabulary, "bert": find_bert}[kind](source)))
+    except UserError as error:
+        found.append(f"error: {error}")
+print(json.dumps(found))
+"""
+
+
+class Hub:
+    """A hub that holds some files. ``fault``: a status for every request, or "silent": it never answers."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.fault: int | str = 0
+        self.asked: Counter[str] = Counter()
+        self.over = threading.Event()
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                self.answer(with_content=False)
+
+            def do_GET(self) -> None:
+                self.answer(with_content=True)
+
+            def answer(self, with_content: bool) -> None:
+                if "/resolve/" not in self.path:  # the library may have questions of its own
+                    self.send_error(404)
+                    return
+                hub.asked[f"{self.command} {self.path.rsplit('/', 1)[-1]}"] += 1
+                name = self.path.lstrip("/").replace("/resolve/main", "").replace(f"/resolve/{COMMIT}", "")
+                if hub.fault == "silent":
+                    hub.over.wait(120)
+                    return
+                status = hub.fault or (200 if name in hub.files else 404)
+                content = hub.files.get(name, b"")
+                self.send_response(int(status))
+                self.send_header("X-Repo-Commit", COMMIT)
+                if status == 404:
+                    self.send_header("X-Error-Code", "EntryNotFound")
+                self.send_header("ETag", f'"{len(content)}-{name.replace("/", "-")}"')
+                self.send_header("Content-Length", str(len(content) if status == 200 else 0))
+                self.end_headers()
+                if with_content and status == 200:
+                    self.wfile.write(content)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def stop(self) -> None:
+        self.over.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def hub():
+    made = Hub()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def ask(tmp_path, hub):
+    """ask(("vocabulary", name), ("bert", name), ...) -> paths and errors, of a process that knows this hub alone."""
+
+    def run(*wanted, offline=False):
+        own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_ETAG_TIMEOUT": "2"}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+        environment |= {**own, "HF_HUB_OFFLINE": str(int(offline)), "NO_PROXY": "127.0.0.1"}
+        command = [sys.executable, "-c", ASK, json.dumps(wanted)]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+def test_a_file_is_fetched_once_and_then_taken_from_the_cache(hub, ask):
+    hub.files["some/bert/vocab.txt"] = b"[PAD]\n"
+    first = ask(("vocabulary", "some/bert"))
+    assert Path(first[0]).read_bytes() == b"[PAD]\n"
+    asked = dict(hub.asked)
+    assert ask(("vocabulary", "some/bert")) == first and dict(hub.asked) == asked
+    hub.fault = "silent"
+    assert ask(("vocabulary", "some/bert")) == first and dict(hub.asked) == asked
+    assert ask(("vocabulary", "some/bert"), offline=True) == first
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_either_weight_file_will_do(hub, ask, name):
+    hub.files[f"bert/{name}"] = b"weights"
+    assert ask(("bert", "bert"))[0].endswith(name)
+
+
+@pytest.mark.parametrize(("kind", "file"), [("vocabulary", "vocab.txt"), ("bert", "model.safetensors")])
+@pytest.mark.parametrize("fault", [500, 503, 429, "silent"])
+def test_a_hub_that_fails_is_asked_once(hub, ask, kind, file, fault):
+    hub.fault = fault
+    (found,) = ask((kind, "bert"))
+    assert found.startswith("error: bert: neither a folder with ") and "that the hub could deliver (" in found
+    assert "FOLDER" in found and "what the hub delivered is kept" in found and "\n" not in found
+    assert hub.asked == {f"HEAD {file}": 1}
+
+
+def test_a_hub_without_the_model_is_asked_once_for_each_file(hub, ask):
+    vocabulary, bert = ask(("vocabulary", "nobody/none"), ("bert", "nobody/none"))
+    assert "EntryNotFound" in vocabulary and "EntryNotFound" in bert
+    assert hub.asked == {"HEAD vocab.txt": 1, "HEAD model.safetensors": 1, "HEAD pytorch_model.bin": 1}
+
+
+def test_no_hub_at_all_is_one_line(hub, ask):
+    hub.stop()
+    for found in ask(("vocabulary", "bert"), ("bert", "bert")):
+        assert found.startswith("error: bert: neither") and "onnect" in found
+
+
+def test_offline_nobody_is_asked(hub, ask):
+    found = ask(("vocabulary", "bert"), ("bert", "bert"), offline=True)
+    assert all("OfflineModeIsEnabled" in line for line in found) and not hub.asked
+
+
+@pytest.mark.parametrize("source", ["./none", "~/none", "/none", "a/b/c", "none.bin", "none/vocab.txt", ""])
+def test_what_can_be_no_hub_name_is_not_asked_for(hub, ask, source):
+    for found in ask(("vocabulary", source), ("bert", source)):
+        assert found.startswith("error: ") and "the hub could deliver" not in found
+    assert not hub.asked
+
+
+def test_files_and_folders_are_taken_as_they_are(tmp_path):
+    (tmp_path / "vocab.txt").write_text("[PAD]\n")
+    assert find_vocabulary(tmp_path) == find_vocabulary(tmp_path / "vocab.txt") == tmp_path / "vocab.txt"
+    with pytest.raises(UserError, match=r"holds neither model\.safetensors nor pytorch_model\.bin"):
+        find_bert(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_text("")
+    assert find_bert(tmp_path) == tmp_path / "pytorch_model.bin"
+    (tmp_path / "model.safetensors").write_text("")
+    assert find_bert(tmp_path) == tmp_path / "model.safetensors" == find_bert(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("find", [find_vocabulary, find_bert])
+def test_where_nothing_may_be_fetched_the_hub_is_named_and_not_asked(find):
+    with pytest.raises(NotCached, match="no-such-bert is neither a folder here nor in the hub's cache") as error:
+        find("no-such-bert", fetch=False)
+    assert error.value.name == "no-such-bert" and "FOLDER" in str(error.value)
+
+
+def test_files_of_weights_are_told_from_folders_and_names(tmp_path):
+    (tmp_path / "weights").write_text("")
+    assert all(map(is_weight_file, ("none.bin", "none.pt", "none.safetensors", tmp_path / "weights")))
+    assert not any(map(is_weight_file, ("bert-base-uncased", "some/bert", tmp_path)))

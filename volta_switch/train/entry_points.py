@@ -1,0 +1,128 @@
+"""The four entry points: what each is called, its flags, what it reads, and what does its work.
+
+Nothing here imports PyTorch: ``--help``, a bad flag, an unknown task or configuration, and a file that is not there are
+told at once. Only then is the module imported that does the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import io
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, suppress
+from dataclasses import dataclass
+
+from volta_switch.command import run_command
+from volta_switch.errors import UserError
+from volta_switch.train import flags, needed_files
+from volta_switch.train.needed_files import Needed
+from volta_switch.train.world_runs import on_world
+
+
+@dataclass(frozen=True)
+class EntryPoint:
+    """One command of VOLTA's.
+
+    ``needed``: what it reads, by its flags. ``work``: the module and the function that do it, called with the flags and
+    the command line. ``several_processes``: whether they may share it.
+    """
+
+    flags: Callable[[], argparse.ArgumentParser]
+    needed: Callable[[argparse.Namespace], Needed]
+    work: tuple[str, str]
+    several_processes: bool = True
+
+    def parser(self) -> argparse.ArgumentParser:
+        """Its flags, ``--world`` among them."""
+        parser = self.flags()
+        flags.add_world_flag(parser)
+        return parser
+
+
+WAIT = 3  # seconds; torchrun looks at its processes ten times a second
+_TRAIN = "volta_switch.train"
+ENTRY_POINTS = {
+    "train_concap": EntryPoint(
+        flags.pretraining_flags, needed_files.needed_by_pretraining, (f"{_TRAIN}.pretraining", "pretrain")
+    ),
+    "train_task": EntryPoint(
+        flags.finetuning_flags, needed_files.needed_by_finetuning, (f"{_TRAIN}.finetuning", "fine_tune")
+    ),
+    "eval_task": EntryPoint(
+        flags.evaluation_flags, needed_files.needed_by_evaluation, (f"{_TRAIN}.evaluation", "evaluate_task"), False
+    ),
+    "eval_retrieval": EntryPoint(
+        flags.retrieval_flags, needed_files.needed_by_evaluation, (f"{_TRAIN}.evaluation", "evaluate_retrieval")
+    ),
+}
+
+
+def run_entry_point(name: str, argv: Sequence[str] | None = None) -> None:
+    """Runs an entry point and exits, as ``run_command`` does."""
+    entry = ENTRY_POINTS[name]
+
+    def main(argv: Sequence[str]) -> None:
+        with _told_to_the_others(entry), _first_speaks_first():
+            args = read_flags(name, argv)
+        module, function = entry.work
+        getattr(importlib.import_module(module), function)(args, argv)
+
+    run_command(main, argv)
+
+
+def read_flags(name: str, argv: Sequence[str]) -> argparse.Namespace:
+    """An entry point's flags, with ``--world`` those of the small world, once all is there that they name.
+
+    Raises:
+        UserError: they name something that is not there, or contradict each other.
+        SystemExit: of argparse, for bad flags and ``--help``.
+    """
+    entry = ENTRY_POINTS[name]
+    args = entry.parser().parse_args(argv)
+    if args.world:
+        args = on_world(name, entry.parser, argv)
+    needed_files.require(entry.needed(args))
+    return args
+
+
+@contextmanager
+def _first_speaks_first() -> Iterator[None]:
+    """Of several processes on one machine, which find the same, the first says it.
+
+    The others wait before they do: torchrun stops them when the first has ended.
+    """
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        yield
+        return
+    held = io.StringIO()
+    try:
+        with redirect_stderr(held):
+            yield
+    except (UserError, SystemExit):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
+        time.sleep(WAIT)
+        sys.stderr.write(held.getvalue())
+        raise
+
+
+@contextmanager
+def _told_to_the_others(entry: EntryPoint) -> Iterator[None]:
+    """A process that lacks something leaves after it has met those that may lack nothing, and would wait for it.
+
+    Under torchrun there is no need: it stops them.
+    """
+    try:
+        yield
+    except UserError:
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "TORCHELASTIC_RUN_ID" not in os.environ
+        if several and entry.several_processes:
+            from volta_switch.train.ranks import ranks  # which takes PyTorch
+
+            with suppress(UserError), ranks():
+                pass
+        raise

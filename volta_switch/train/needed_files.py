@@ -1,0 +1,149 @@
+"""What a command reads before it can begin: data, vocabulary, weights; and one message that says what is not there.
+
+They are looked for in the order in which people would get them. Which files these are is asked of the modules that open
+them later (``tasks.inputs``, ``data.annotations.file_names``, ``data.files.pair_files``, ``hub``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from volta_switch.data import sources
+from volta_switch.data.annotations.file_names import CAPTIONS, Choice
+from volta_switch.data.files.pair_files import Split, find_pairs
+from volta_switch.data.sources import GUIDE, DataSet
+from volta_switch.errors import UserError
+from volta_switch.hub import NotCached, find_bert, find_vocabulary, is_weight_file
+from volta_switch.tasks.inputs import annotation_files, features_path
+from volta_switch.tasks.task_file import TaskSpec
+from volta_switch.train.flags import evaluated_spec, load_model_config, load_task_spec
+
+SPLITS: tuple[Split, Split] = ("train", "valid")
+TRY = "--world tries the command on a small synthetic world, without any of this"
+
+
+@dataclass(frozen=True)
+class Needed:
+    """What one command reads.
+
+    ``weights`` raises UserError where those to start from are not there; its argument says whether to ask the hub.
+    """
+
+    data: list[Choice]
+    data_set: DataSet | None
+    vocabulary: str  # a folder, a file or a hub name
+    weights: Callable[[bool], object]
+
+
+def require(needed: Needed) -> None:
+    """Looks for everything; where something is not there, nothing is fetched.
+
+    Raises:
+        UserError: names the first thing that is not there and where to get it, and in its details the others.
+    """
+    absent = [choice[0] for choice in dict.fromkeys(needed.data) if not any(map(os.path.exists, choice))]
+    lines = []
+    if absent:
+        get = needed.data_set.where if needed.data_set else f"get its data as VOLTA's guide says ({GUIDE})"
+        others = [f"not there, either: {path}" for path in absent[1:]]
+        lines = [f"{absent[0]}: no such file or folder; check the path, or {get}", *others]
+    lines += _bert_that_is_missing(needed, after_data=bool(absent))
+    if absent and len(lines) == 1:
+        raise UserError(f"{lines[0]}; {TRY}")
+    if lines:
+        raise UserError(lines[0], [*lines[1:], *([TRY] if absent else [])])
+
+
+def _bert_that_is_missing(needed: Needed, after_data: bool) -> list[str]:
+    """What there is to say of the vocabulary and of the weights; nothing where both are there."""
+    found: dict[str, UserError] = {}
+    for what, look in (("the vocabulary", partial(find_vocabulary, needed.vocabulary)), ("weights", needed.weights)):
+        try:
+            look(not after_data and not found)
+        except UserError as error:
+            found[what] = error
+    if not after_data:
+        return [str(error) for error in found.values()]
+    models = [error.name for error in found.values() if isinstance(error, NotCached)]
+    if len(models) == 2 and models[0] == models[1]:
+        return [f"then BERT's vocabulary and weights: {found['weights']}; the vocabulary: --set bert_model=FOLDER"]
+    return [f"then {what}: {error}" for what, error in found.items()]
+
+
+def needed_by_pretraining(args: argparse.Namespace) -> Needed:
+    """What ``train_concap.py`` reads."""
+    config = load_model_config(args)
+    data: list[Choice] = [(Path(args.annotations_path) / CAPTIONS[split],) for split in SPLITS]
+    data += [(path,) for split in SPLITS for path in find_pairs(args.features_path, split).needed()]
+    start = _start(args, "give one that a run has written, a BERT by folder or hub name, or '' for random weights")
+    return Needed(data, sources.CONCEPTUAL_CAPTIONS, config.bert_model, start)
+
+
+def needed_by_finetuning(args: argparse.Namespace) -> Needed:
+    """What ``train_task.py`` reads."""
+    spec = load_task_spec(args)
+    train, valid = args.train_split or spec.train_split, args.val_split or spec.val_split
+    annotations = [*annotation_files(spec, train, training=True), *annotation_files(spec, valid, training=False)]
+    features = [
+        (features_path(spec, train, args.train_features_lmdbpath, args.boxes),),
+        (features_path(spec, valid, args.val_features_lmdbpath, args.boxes),),
+    ]
+    made = f"{_example(args, sources.CONCEPTUAL_CAPTIONS)} pre-trains a model"
+    start = _start(
+        args, f"give one that a run has written ({made}), a BERT by folder or hub name, or '' for random weights"
+    )
+    return _of_task(args, spec, [*annotations, *features], start)
+
+
+def needed_by_evaluation(args: argparse.Namespace) -> Needed:
+    """What ``eval_task.py`` and ``eval_retrieval.py`` read."""
+    spec, split = evaluated_spec(args)
+    data = annotation_files(spec, split, training=False)
+    data.append((features_path(spec, split, args.val_features_lmdbpath, args.boxes),))
+    data_set = sources.CONCEPTUAL_CAPTIONS if args.zero_shot else _data_set(spec)
+    made = f" ({_example(args, data_set)} writes one)" if data_set else ""
+
+    def weights(fetch: bool) -> None:
+        if not args.from_pretrained:
+            raise UserError("--from_pretrained: name the weights to evaluate, for example <run>/pytorch_model_best.bin")
+        if not Path(args.from_pretrained).is_file():
+            raise UserError(f"{args.from_pretrained}: no such weight file; give one that a run has written{made}")
+
+    return _of_task(args, spec, data, weights)
+
+
+def _of_task(
+    args: argparse.Namespace, spec: TaskSpec, data: Iterable[Choice], weights: Callable[[bool], object]
+) -> Needed:
+    config = load_model_config(args, spec.fusion_method)
+    return Needed(list(data), _data_set(spec), config.bert_model, weights)
+
+
+def _data_set(spec: TaskSpec) -> DataSet | None:
+    return sources.DATA_SETS.get(spec.name)
+
+
+def _start(args: argparse.Namespace, advice: str) -> Callable[[bool], object]:
+    """Looks for the weights that training starts from."""
+    source = args.from_pretrained
+
+    def look(fetch: bool) -> None:
+        if not source:
+            return
+        if not is_weight_file(source):
+            find_bert(source, fetch)
+        elif not Path(source).is_file():
+            raise UserError(f"{source}: no such weight file; {advice}")
+
+    return look
+
+
+def _example(args: argparse.Namespace, data_set: DataSet) -> str:
+    """The command that makes weights."""
+    model = "" if args.config_file.removesuffix(".json") == "switchbert" else f"MODEL={args.config_file} "
+    return f"{model}bash examples/{data_set.examples}/train.sh{' --world' if args.world else ''}"
