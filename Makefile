@@ -6,10 +6,14 @@ BIN := $(VENV)/bin
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-long test-survival test-volta lint setup setup-test setup-volta clean
+.PHONY: demo quick test test-long test-survival test-volta lint setup setup-test setup-volta clean
 
 demo: setup
 	$(BIN)/volta-switch study run studies/demo.yaml --out runs/demo --jobs 2
+
+# One small Switch-BERT on one task, and a picture of what it saw and answered: runs/quick/answers.png.
+quick: setup
+	$(BIN)/volta-switch quick
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q

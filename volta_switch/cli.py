@@ -14,6 +14,7 @@ from volta_switch.cost.commands import add_flops_arguments, run_flops
 from volta_switch.data.files.commands import add_data_commands
 from volta_switch.errors import UserError
 from volta_switch.plugin.commands import add_volta_arguments, run_volta
+from volta_switch.quick import add_quick_arguments, run_quick
 from volta_switch.routes.commands import route_flags, run_routes
 from volta_switch.study.finished import plan_of
 from volta_switch.study.forecast import dry_run
@@ -37,6 +38,9 @@ def _run(argv: Sequence[str]) -> None:
     world = commands.add_parser("world", help="write a small synthetic world in VOLTA's file formats")
     add_world_arguments(world)
     world.set_defaults(run=run_world)
+    quick = commands.add_parser("quick", help="train one small model on one task, and draw what it saw and answered")
+    add_quick_arguments(quick)
+    quick.set_defaults(run=run_quick)
     _add_study_commands(commands.add_parser("study", help="run a controlled comparison and print its table"))
     add_data_commands(commands.add_parser("data", help="check, convert, repack and shard data files"))
     flops = commands.add_parser("flops", help="print what a configuration costs: operations, parameters, memory")

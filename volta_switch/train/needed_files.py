@@ -67,6 +67,9 @@ def _bert_that_is_missing(needed: Needed, after_data: bool) -> list[str]:
             look(not after_data and not found)
         except UserError as error:
             found[what] = error
+    start = "a folder with model.safetensors (--from_pretrained FOLDER, or '')"
+    if not after_data and isinstance(found.get("weights"), NotCached):  # the hub was asked for the vocabulary in vain
+        return [f"{found['the vocabulary']}; weights to start from are wanted, too: {start}"]
     if not after_data:
         return [str(error) for error in found.values()]
     models = [error.name for error in found.values() if isinstance(error, NotCached)]

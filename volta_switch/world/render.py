@@ -31,9 +31,7 @@ def draw_scene(scene: Scene, lines: list[str]) -> Image.Image:
     height = CANVAS_HEIGHT * SCALE + LINE * (len(lines) + 1)
     picture = Image.new("RGB", (CANVAS_WIDTH * SCALE, height), "white")
     draw = ImageDraw.Draw(picture)
-    draw.rectangle((0, 0, CANVAS_WIDTH * SCALE, CANVAS_HEIGHT * SCALE), fill=PAPER)
-    for index in range(len(scene.objects)):
-        _draw_object(picture, scene, index)
+    picture.paste(draw_objects(scene))
     small, text = ImageFont.load_default(15), ImageFont.load_default(19)
     for index, (x1, y1, x2, y2) in enumerate(scene.boxes):
         draw.rectangle((x1 * SCALE, y1 * SCALE, x2 * SCALE, y2 * SCALE), outline=INK, width=1)
@@ -44,6 +42,14 @@ def draw_scene(scene: Scene, lines: list[str]) -> Image.Image:
         )
     for row, line in enumerate(lines):
         draw.text((10, CANVAS_HEIGHT * SCALE + LINE // 2 + row * LINE), line, fill=INK, font=text)
+    return picture
+
+
+def draw_objects(scene: Scene) -> Image.Image:
+    """Return a picture of the scene alone, ``SCALE`` times as large as the canvas."""
+    picture = Image.new("RGB", (CANVAS_WIDTH * SCALE, CANVAS_HEIGHT * SCALE), PAPER)
+    for index in range(len(scene.objects)):
+        _draw_object(picture, scene, index)
     return picture
 
 

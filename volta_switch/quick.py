@@ -1,0 +1,85 @@
+"""``volta-switch quick``: one small Switch-BERT, one task, one picture of what it saw and answered.
+
+It learns to point at what a referring expression names (RefCOCO+'s stand-in of the small world), from random weights,
+in one pass over the training expressions. Then it draws some of the test: the scene, the text, the right box, its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from volta_switch.model.bert import BertForVLTasks, switch_encoder
+from volta_switch.routes.record import record
+from volta_switch.study.report.scene_pictures import Scenes
+from volta_switch.tasks.refer import ReferTask
+from volta_switch.train import evaluation, finetuning
+from volta_switch.train.entry_points import read_flags
+from volta_switch.world.answers import Answer, draw_answers
+from volta_switch.world.build import SUMMARY, keep_world
+from volta_switch.world.vocabulary import DIRECTORY
+
+TASK, SPLIT, MODEL = "TASK10", "test", "demo/switchbert"
+SHOWN = 6  # test expressions in the picture
+
+
+def add_quick_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("--out", default="runs/quick", help="folder of world, run and picture (default: %(default)s)")
+    parser.add_argument("--max-steps", type=int, default=0, metavar="N", help="fewer optimiser steps; 0: one epoch")
+
+
+def run_quick(args: argparse.Namespace) -> None:
+    """Writes the world, trains, tests and draws; says the score beside the best blind guess."""
+    out = Path(args.out)
+    world = out / "world"
+    keep_world(world, seed=0, images=2000, eval_images=100, render=False, data_sets=("refer",))
+    print(f"{world}: a small synthetic world; a model learns to find what an expression names", file=sys.stderr)
+    model = ["--config", MODEL, "--set", f"bert_model={world / DIRECTORY}", "--output_dir", str(out), "--in_memory"]
+    model += ["--tasks_config_file", str(world / "tasks.yml"), "--task", TASK]
+    training = ["--num_epoch", "1", "--batch_size", "64", "--lr", "1.5e-3", "--max_steps", str(args.max_steps)]
+    training += ["--from_pretrained", "", "--save_best_only", "--save_every", "0", "--logdir", str(out / "logs")]
+    run = finetuning.main([*model, *training])
+    tested = ["--split", SPLIT, "--from_pretrained", str(run / "pytorch_model_best.bin")]
+    answers, score = answered(world, [*model, *tested])
+    blind = 100 * json.loads((world / SUMMARY).read_text(encoding="utf-8"))["balance"]["refer"][SPLIT]["chance"]
+    path = out / "answers.png"
+    title = f"Switch-BERT finds what an expression names: {score:.1f} % right ({len(answers)} test expressions)"
+    draw_answers(_some(answers), title, f"a blind guess among the objects: {blind:.1f} %").save(path)
+    print(f"{score:.1f} % of the test expressions are answered rightly; a blind guess among the objects: {blind:.1f} %")
+    print(f"{path}: what it saw and answered")
+
+
+def answered(world: Path, flags: list[str]) -> tuple[list[Answer], float]:
+    """What a model answers to each test expression, with the route that it took, and the share that is right."""
+    run = evaluation.prepare(read_flags("eval_task", flags))
+    task, model, encoder = run.task, run.model, switch_encoder(run.model)
+    assert isinstance(task, ReferTask) and isinstance(model, BertForVLTasks) and encoder is not None
+    with run.autocast():
+        kept = record(task, model, encoder, task.loader(run.split, 256, training=False), run.device)
+    scenes, store = Scenes(world, TASK, run.split), task.store(run.split)
+    answers = []
+    for row, result in enumerate(kept.evaluation.results):
+        entry = task.entries[result["id"]]
+        shown = scenes.of(str(entry.image_id), entry.caption)
+        assert shown is not None and kept.ids[row] == result["id"]
+        route = [encoder.switch.modes[mode] for mode in kept.modes[row]]
+        box = store[entry.image_id].boxes[result["target"]]
+        answers.append(Answer(shown.scene, entry.caption, entry.box, tuple(box.tolist()), result["IOU"] > 0.5, route))
+    return answers, kept.evaluation.score
+
+
+def _some(answers: list[Answer]) -> list[Answer]:
+    """Expressions about different scenes, short and long ones, wrong answers in their share but at least one."""
+    by_scene = {answer.scene.image_id: answer for answer in answers}.values()  # the last of each
+    right, wrong = ([answer for answer in by_scene if answer.right is each] for each in (True, False))
+    count = min(max(round(SHOWN * len(wrong) / len(by_scene)), 1), len(wrong), SHOWN)
+    return [*_spread(right, SHOWN - count), *_spread(wrong, count)]
+
+
+def _spread(answers: list[Answer], count: int) -> list[Answer]:
+    """So many of them, evenly from the shortest expression to the longest."""
+    ordered = sorted(answers, key=lambda answer: len(answer.text.split()))
+    return [ordered[place * len(ordered) // count] for place in range(min(count, len(ordered)))]
