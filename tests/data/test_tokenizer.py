@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from volta_switch.data import tokenizer as tokenizer_module
 from volta_switch.data.tokenizer import Tokenizer, TokenLists, check_vocab_size
 from volta_switch.errors import UserError
 
@@ -56,7 +55,7 @@ def test_a_vocabulary_without_special_tokens_is_refused(tmp_path) -> None:
 
 def test_a_hub_name_is_fetched(tokenizer, monkeypatch) -> None:
     asked = []
-    monkeypatch.setattr(tokenizer_module, "hf_hub_download", lambda *args: asked.append(args) or tokenizer.source)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *args: asked.append(args) or tokenizer.source)
     assert Tokenizer("bert-base-uncased").vocab_size == 19 and asked == [("bert-base-uncased", "vocab.txt")]
 
 
@@ -64,7 +63,7 @@ def test_a_hub_name_that_cannot_be_fetched_is_one_line(monkeypatch) -> None:
     def offline(name, file):
         raise ConnectionError("no route\nto host")
 
-    monkeypatch.setattr(tokenizer_module, "hf_hub_download", offline)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
     with pytest.raises(UserError, match=r"no-such-bert: neither a directory .*ConnectionError: no route\)") as error:
         Tokenizer("no-such-bert")
     assert "\n" not in str(error.value)

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from huggingface_hub import hf_hub_download
-from tokenizers import BertWordPieceTokenizer
 
 from volta_switch.errors import UserError
 
@@ -40,6 +38,8 @@ class Tokenizer:
     """
 
     def __init__(self, vocab: str | Path, do_lower_case: bool = True) -> None:
+        from tokenizers import BertWordPieceTokenizer  # here, not above: token ids can be had without it
+
         self.source = str(_find_vocab(str(vocab)))
         self._wordpiece = BertWordPieceTokenizer(self.source, lowercase=do_lower_case)
         ids = {token: self._wordpiece.token_to_id(token) for token in _SPECIAL}
@@ -78,6 +78,8 @@ def _find_vocab(vocab: str) -> Path:
         return path
     if path.is_absolute() or vocab.startswith((".", "~")) or vocab.count("/") > 1 or path.name == "vocab.txt":
         raise UserError(f"{path}: no vocabulary there; bert_model must be a directory with vocab.txt or a hub name")
+    from huggingface_hub import hf_hub_download  # here, not above: a vocabulary at hand needs no hub
+
     try:
         return Path(hf_hub_download(vocab, "vocab.txt"))
     except Exception as error:  # no network, no such model, a refused download: each library version raises its own
