@@ -28,7 +28,7 @@ test-survival: setup-test
 # What only a CUDA GPU can show, in 4 minutes, the most telling first. It takes PYTHON as it is and installs nothing: torch,
 # numpy and pytest are enough, and a test that needs more is skipped and says so. REHEARSE_ON=cpu rehearses it elsewhere.
 test-cuda:
-	@$(PYTHON) tests/gpu/check_machine.py
+	@$(PYTHON) tests/gpu/check_machine.py pytest
 	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 PYTHONPATH=. TEST_CUDA_SECONDS=$${TEST_CUDA_SECONDS:-210} \
 		timeout --signal=INT --kill-after=10 230 $(PYTHON) -m pytest -q -p no:cacheprovider --tb=short \
 		--confcutdir=tests/gpu -o faulthandler_timeout=60 tests/gpu

@@ -48,6 +48,7 @@ class Part:
 
 def main(argv: Sequence[str]) -> int:
     """Run the parts; the status."""
+    began = time.monotonic()
     args = flags().parse_args(argv)
     environment = environment_of(args)
     machine = [sys.executable, str(ROOT / "tests" / "gpu" / "check_machine.py")]
@@ -59,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     parts = planned(args, out)
     out.mkdir(parents=True, exist_ok=True)
     print(f"{checked.stdout.strip()}\n{out}: {', '.join(part.name for part in parts)}", flush=True)
-    return run(parts, args.seconds, out, environment)
+    return run(parts, max(args.seconds - (time.monotonic() - began), 1.0), out, environment)
 
 
 def flags() -> argparse.ArgumentParser:

@@ -1,4 +1,9 @@
-"""Says in one line what ``make test-cuda`` would run on, or, status 2, why it cannot."""
+"""Says in one line what PyTorch finds on a GPU machine, or, status 2, what is missing.
+
+    python tests/gpu/check_machine.py [package ...]
+
+What is named is needed beside PyTorch, NumPy and the GPU. ``REHEARSE_ON`` names a device that stands for one.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +11,16 @@ import importlib
 import os
 import platform
 import sys
+from collections.abc import Sequence
 
 
-def main() -> str:
+def main(packages: Sequence[str]) -> str:
     """The machine, in words.
 
     Raises:
         SystemExit: a package is missing, or the GPU.
     """
-    for package in ("numpy", "torch", "pytest"):
+    for package in ("numpy", "torch", *packages):
         try:
             importlib.import_module(package)
         except ImportError as error:
@@ -37,4 +43,4 @@ def _refused(reason: str) -> int:
 
 
 if __name__ == "__main__":
-    print(main(), flush=True)
+    print(main(sys.argv[1:]), flush=True)
