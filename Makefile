@@ -29,8 +29,8 @@ test-survival: setup-test
 # numpy and pytest are enough, and a test that needs more is skipped and says so. REHEARSE_ON=cpu rehearses it elsewhere.
 test-cuda:
 	@$(PYTHON) tests/gpu/check_machine.py pytest
-	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 PYTHONPATH=. TEST_CUDA_SECONDS=$${TEST_CUDA_SECONDS:-210} \
-		timeout --signal=INT --kill-after=10 230 $(PYTHON) -m pytest -q -p no:cacheprovider --tb=short \
+	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 PYTHONPATH=. TEST_CUDA_SECONDS=$${TEST_CUDA_SECONDS:-215} \
+		timeout --signal=INT --kill-after=5 232 $(PYTHON) -m pytest -q -p no:cacheprovider --tb=short \
 		--confcutdir=tests/gpu -o faulthandler_timeout=60 tests/gpu
 
 # The tests that run VOLTA itself: VOLTA_HOME must name a checkout of github.com/e-bug/volta.
