@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo quick test test-long test-survival test-volta lint setup setup-test setup-volta clean
+.PHONY: demo quick test test-long test-survival test-volta test-cuda lint setup setup-test setup-volta clean
 
 demo: setup
 	$(BIN)/volta-switch study run studies/demo.yaml --out runs/demo --jobs 2
@@ -28,6 +28,14 @@ test-survival: setup-test
 		tests/train/test_killed_training.py tests/train/test_corrupted_checkpoints.py tests/train/test_full_disk.py \
 		tests/train/test_several_processes.py
 	FULL_DISK_POINTS=40 $(BIN)/python -m pytest -q -s tests/train/test_runs_on_full_disks.py
+
+# What only a CUDA GPU can show, in 4 minutes, the most telling first. It takes PYTHON as it is and installs nothing: torch,
+# numpy and pytest are enough, and a test that needs more is skipped and says so. REHEARSE_ON=cpu rehearses it elsewhere.
+test-cuda:
+	@$(PYTHON) tests/gpu/check_machine.py pytest
+	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 PYTHONPATH=. TEST_CUDA_SECONDS=$${TEST_CUDA_SECONDS:-215} \
+		timeout --signal=INT --kill-after=5 232 $(PYTHON) -m pytest -q -p no:cacheprovider --tb=short \
+		--confcutdir=tests/gpu -o faulthandler_timeout=60 tests/gpu
 
 # The tests that run VOLTA itself: VOLTA_HOME must name a checkout of github.com/e-bug/volta.
 test-volta: setup-volta

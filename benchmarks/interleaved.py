@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import gc
+import math
+import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +51,8 @@ def add_volta(parser: argparse.ArgumentParser, dtype: str | None) -> None:
 def add_measures(parser: argparse.ArgumentParser) -> None:
     """Add the flags of what is measured beside a step's time."""
     parser.add_argument("--steps", type=int, default=1, help="taken at once and timed together; on a GPU at least 10")
-    parser.add_argument("--memory", action="store_true", help="also measure each side's peak, in a process of its own")
+    memory = "also measure each side's peak, in a process of its own; train_step.py on a GPU measures it anyway"
+    parser.add_argument("--memory", action="store_true", help=memory)
     parser.add_argument("--peak-of", default="", help=argparse.SUPPRESS)  # one side's peak, in this process
 
 
@@ -65,30 +70,69 @@ def in_turn(
     warm_up: int = 1,
     around: Callable[[], Any] | None = None,
     by_default: Container[str] = (),
+    until: float = math.inf,
+    peaks: GpuPeaks | None = None,
 ) -> dict[str, list[float]]:
     """Take the steps in turn, each ``at_once`` times a round; seconds of one.
 
-    Before the first round each is taken ``warm_up`` times. ``around`` is called at the beginning and at the end of
+    Before its first round each is taken ``warm_up`` times. ``around`` is called at the beginning and at the end of
     every round. On a CPU freed memory is kept, as in this project's runs, but for the sides ``by_default``, which are
     run with the allocator's default; the first of the others behind one of them takes a step untimed.
+
+    Every figure is printed when it has been measured, so that a process that is killed leaves what it had found. From
+    ``until`` on, seconds since the epoch, no further round is begun. ``peaks`` notes what each side holds on a GPU.
     """
     memory = Memory(device, by_default)
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for name, step in steps.items():
-        memory.for_side(name)
-        for number in range(warm_up):
-            step(number)
-    for first in range(warm_up, warm_up + rounds * at_once, at_once):
+    for number in range(rounds):
+        if number and time.time() > until:
+            print(f"{number} of {rounds} rounds: time is up", flush=True)
+            break
+        first = warm_up + number * at_once
         if around is not None:
             around()
         for name, step in steps.items():
             gc.collect()  # what the side before has left
-            if memory.for_side(name):
+            kept_anew = memory.for_side(name)
+            if not number:
+                _warm_up(name, step, device, warm_up)
+            elif kept_anew:
                 step(first)
-            times[name].append(timed(step, device, first, at_once))
+            with nullcontext() if peaks is None else peaks.of(name):
+                times[name].append(timed(step, device, first, at_once))
+            print(f"{name}: {times[name][-1]:.4g} s a step, round {number + 1}", flush=True)
         if around is not None:
             around()
     return times
+
+
+def _warm_up(name: str, step: Step, device: torch.device, count: int) -> None:
+    started = time.perf_counter()
+    for number in range(count):
+        step(number)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    print(f"{name}: {time.perf_counter() - started:.1f} s for the first {count} steps", flush=True)
+
+
+class GpuPeaks:
+    """Bytes that each side's steps need on a GPU at most, above what lies there between them."""
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self.above: dict[str, int] = {}
+
+    def of(self, name: str) -> AbstractContextManager[None]:
+        """A block of one side's steps."""
+        return self._measured(name) if self._device.type == "cuda" else nullcontext()
+
+    @contextlib.contextmanager
+    def _measured(self, name: str) -> Iterator[None]:
+        torch.cuda.reset_peak_memory_stats(self._device)
+        before = torch.cuda.memory_allocated(self._device)
+        yield
+        found = torch.cuda.max_memory_allocated(self._device) - before
+        self.above[name] = max(found, self.above.get(name, 0))
 
 
 class Memory:
@@ -105,6 +149,20 @@ class Memory:
             return False
         keep_freed_memory(self._kept)
         return self._kept
+
+
+def machine(device: torch.device) -> str:
+    """The day, the device, the driver and the versions that a figure belongs to, in one line."""
+    day = datetime.datetime.now(datetime.UTC).date().isoformat()
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+    if device.type != "cuda":
+        return f"{day}, {platform.processor() or platform.machine()}, {versions}"
+    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        driver = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=20).stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        driver = "unknown"
+    return f"{day}, {torch.cuda.get_device_name(device)}, driver {driver}, CUDA {torch.version.cuda}, {versions}"
 
 
 def table(

@@ -13,10 +13,13 @@ page-locked where there is a GPU.
 Utilisation is the rate of useful work (``volta_switch/cost``; a naive side's is Switch-BERT's, VOLTA's that of the same
 model here) over that of matrix products alone on the same device, in the same type and with the same threads, which are
 measured at the beginning and at the end of every round: one feed-forward layer's three, at the batch's number of rows.
+Every figure is printed when it has been measured, the table at the end. On a GPU the peak is measured beside the times.
 """
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +28,7 @@ from typing import Any, Protocol
 import torch
 from interleaved import (
     Ceiling,
+    GpuPeaks,
     Step,
     add_measures,
     add_volta,
@@ -32,6 +36,7 @@ from interleaved import (
     flags,
     giving_back,
     in_turn,
+    machine,
     peak,
     peak_apart,
     table,
@@ -82,6 +87,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--against", nargs="+", choices=("volta", "uniter", "naive", "none"), default=["none"])
     parser.add_argument("--compile", action="store_true", help="compile this project's encoder layers")
     parser.add_argument("--layers", type=int, default=0, help="fewer layers than configured, single-stream models only")
+    parser.add_argument("--until", type=float, default=math.inf, help="seconds since the epoch: then begin no round")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
@@ -92,11 +98,13 @@ def main(argv: Sequence[str]) -> None:
         setting, make = sides[args.peak_of]
         print(peak(partial(make, setting, batches), device, args.peak_of in by_default))
         return
+    print(machine(device), flush=True)
     steps = {name: make(setting, batches) for name, (setting, make) in sides.items()}
     counts = {name: step.count() for name, step in steps.items() if type(step) is OurStep}
     dtypes = {setting.dtype: setting for setting, _ in sides.values()}
     ceilings = {dtype: ceiling_of(setting, batches[0]) for dtype, setting in dtypes.items()}
     warm_up = BATCHES if args.compile or device.type == "cuda" else 1
+    peaks = GpuPeaks(device)
     times = in_turn(
         steps,
         device,
@@ -105,16 +113,22 @@ def main(argv: Sequence[str]) -> None:
         warm_up=warm_up,
         around=lambda: [ceiling() for ceiling in ceilings.values()],
         by_default=by_default,
+        until=args.until,
+        peaks=peaks,
     )
-    further: dict[str, dict[str, str]] = {"GFLOP": {}, "% of ceiling": {}}
+    further: dict[str, dict[str, str]] = {"GFLOP": {}, "TFLOP/s": {}, "% of ceiling": {}}
     for name, (setting, _) in sides.items():
         work = [training_step(setting.config, Counts.of(setting.config, batch)) for batch in batches]
-        done = in_rounds(work, args.rounds, args.steps, warm_up)
+        done = in_rounds(work, len(times[name]), args.steps, warm_up)
         further["GFLOP"][name] = f"{sum(done) / len(done) / 1e9:.1f}"
+        rates = [flops / seconds for flops, seconds in zip(done, times[name], strict=True)]
+        further["TFLOP/s"][name] = f"{statistics.median(rates) / 1e12:.3g}"
         further["% of ceiling"][name] = utilisation(done, times[name], ceilings[setting.dtype])
         if name in counts:
             print(f"{name}, first batch: {work[0] / 1e9:.3f} GFLOP by arithmetic, {counts[name] / 1e9:.3f} counted")
-    if args.memory:
+    if peaks.above:
+        further["peak GiB"] = {name: f"{(peaks.above[name] + kept(step)) / 2**30:.2f}" for name, step in steps.items()}
+    elif args.memory:
         further["peak GiB"] = {name: peak_apart(name) for name in sides}
     for dtype, ceiling in ceilings.items():
         print(f"ceiling in {str(dtype).removeprefix('torch.')}: {ceiling}")
@@ -148,6 +162,12 @@ def in_rounds(work: Sequence[float], rounds: int, at_once: int, warm_up: int) ->
     """FLOPs of a step of each round, the mean over those timed together, from those of each batch."""
     taken = [work[number % len(work)] for number in range(warm_up, warm_up + rounds * at_once)]
     return [sum(taken[at : at + at_once]) / at_once for at in range(0, len(taken), at_once)]
+
+
+def kept(step: Any) -> int:
+    """Bytes that a side keeps between two steps: its weights and what its optimiser knows of them."""
+    tensors = [*step.model.parameters(), *(t for state in step.optimizer.state.values() for t in state.values())]
+    return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
 
 
 def ceiling_of(setting: Setting, batch: Tensors) -> Ceiling:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor
 
 FOLDER = Path(__file__).parent / "golden"
@@ -24,10 +23,16 @@ LABELS = (
 class Golden:
     """One reference model."""
 
+    name: str
     config: dict[str, Any]
     tasks: dict[str, dict[str, Any]]
     parameters: int
-    tensors: dict[str, Tensor]
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        from safetensors.torch import load_file  # here, not above: a configuration is read without it
+
+        return load_file(FOLDER / f"{self.name}.safetensors")
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         return {k[len(prefix) + 1 :]: v.clone() for k, v in self.tensors.items() if k.startswith(prefix + "/")}
@@ -40,7 +45,7 @@ class Golden:
 @lru_cache
 def load_golden(name: str) -> Golden:
     spec = json.loads((FOLDER / f"{name}.json").read_text())
-    return Golden(spec["config"], spec["tasks"], spec["parameters"], load_file(FOLDER / f"{name}.safetensors"))
+    return Golden(name, spec["config"], spec["tasks"], spec["parameters"])
 
 
 def relative_error(found: Tensor, reference: Tensor) -> float:

@@ -232,7 +232,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(suffix, tmp_path, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("volta_switch.weights.torch.save", full_disk)
-    monkeypatch.setattr("volta_switch.weights.save_file", full_disk)
+    monkeypatch.setattr("safetensors.torch.save_file", full_disk)
     with pytest.raises(OSError, match="No space"):
         write_weights(path, {"a": torch.ones(3)})
     assert os.listdir(tmp_path) == [path.name]

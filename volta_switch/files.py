@@ -12,8 +12,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from volta_switch.errors import UserError
 
 UNFINISHED = ".unfinished"
@@ -112,6 +110,8 @@ def read_yaml(path: Path, missing: str) -> Any:
     """
     if not path.is_file():
         raise UserError(f"{path}: {missing}")
+    import yaml  # here, not above: most who write files read no YAML
+
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from volta_switch.config import Config
@@ -116,6 +114,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     """A safetensors file's tensors, those that ``write_weights`` stored once under each of their names."""
+    from safetensors import safe_open  # here, not above: models are built without it
+
     try:
         with safe_open(path, framework="pt") as file:
             # copies: the file's own tensors are read only when they are used, from a file that may have changed or gone
@@ -169,17 +169,22 @@ def write_weights(path: str | Path, state: State) -> None:
             tensors[name] = tensor.detach().cpu().clone().contiguous()
     with replacing(path) as temporary:
         if path.suffix == ".safetensors":
-            _save(temporary, lambda: save_file(tensors, temporary, metadata={_SHARED: json.dumps(also)}))
+            from safetensors import SafetensorError
+            from safetensors.torch import save_file
+
+            _save(
+                temporary, SafetensorError, lambda: save_file(tensors, temporary, metadata={_SHARED: json.dumps(also)})
+            )
         else:
             whole = {name: tensors[also.get(name, name)] for name in state}  # torch.save sees what is one tensor
-            _save(temporary, lambda: torch.save(whole, temporary))
+            _save(temporary, RuntimeError, lambda: torch.save(whole, temporary))
 
 
-def _save(temporary: Path, write: Callable[[], None]) -> None:
-    """Runs one library's writer; what the system refused is raised as the system's error."""
+def _save(temporary: Path, failure: type[Exception], write: Callable[[], None]) -> None:
+    """Runs one library's writer; what the system refused, its own ``failure``, is raised as the system's error."""
     try:
         write()
-    except (SafetensorError, RuntimeError) as error:
+    except failure as error:
         if found := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors
             raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
         with temporary.open("ab") as file:  # PyTorch does not say why: what refused it refuses this

@@ -15,8 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from volta_switch.config.schema import Config, SwitchConfig
 from volta_switch.errors import UserError
 
@@ -95,6 +93,8 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise UserError(f"--set {override}: expected key=value, for example switch.top_k=2")
+    import yaml  # here, not above: models are built without it
+
     try:
         value = _with_floats(yaml.safe_load(text))
     except yaml.YAMLError:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from tokenizers import BertWordPieceTokenizer
 
 from volta_switch.errors import UserError
 from volta_switch.hub import find_vocabulary
@@ -40,6 +39,8 @@ class Tokenizer:
     """
 
     def __init__(self, vocab: str | Path, do_lower_case: bool = True) -> None:
+        from tokenizers import BertWordPieceTokenizer  # here, not above: token ids can be had without it
+
         self.source = str(find_vocabulary(vocab))
         self._wordpiece = BertWordPieceTokenizer(self.source, lowercase=do_lower_case)
         ids = {token: self._wordpiece.token_to_id(token) for token in _SPECIAL}

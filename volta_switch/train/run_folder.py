@@ -27,15 +27,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import torch
 
 from volta_switch.config import Config
 from volta_switch.errors import UserError
 from volta_switch.files import remove_unfinished, replacing, write_json
-from volta_switch.train.event_file import EventFile
 from volta_switch.train.ranks import Ranks
+
+if TYPE_CHECKING:
+    from volta_switch.train.event_file import EventFile
 
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
@@ -83,6 +85,8 @@ class RunFolder:
             if not self.ranks.first:
                 return
             if self.logdir is not None:  # what was drawn behind the checkpoint is drawn anew
+                from volta_switch.train.event_file import EventFile  # which takes TensorBoard
+
                 self._events = EventFile(self.logdir, step if resumed else None)
             self._log = _appended(self.path / "log.jsonl")
         except OSError as error:

@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jsonlines
-
 from volta_switch.errors import UserError
 
 
@@ -22,6 +20,8 @@ def read_json(path: str | Path) -> Any:
 
 def read_json_lines(path: str | Path) -> list[Any]:
     """Return the value of each line that is not blank. Raises UserError where the file is missing or a line no JSON."""
+    import jsonlines  # here, not above: JSON is read without it
+
     try:
         with jsonlines.open(path) as reader:
             return list(reader.iter(skip_empty=True))

@@ -2,7 +2,8 @@
 
 LMDB allows a file to be open once per process, and an environment must not cross a fork: `environment` keeps one per
 file and opens anew in a forked or spawned process. It is for files of one's own, since the library trusts what it
-reads; files of others are read by `LmdbPages`.
+reads; files of others are read by `LmdbPages`. The library is imported where a file is opened: who opens none, as on a
+machine that trains from memory, does without it.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import lmdb
+from typing import TYPE_CHECKING
 
 from volta_switch.errors import UserError
+
+if TYPE_CHECKING:
+    import lmdb
 
 _environments: dict[tuple[int, int], lmdb.Environment] = {}  # (device, inode) -> environment of this process
 _owner = os.getpid()
@@ -49,6 +52,8 @@ def environment(path: str | Path, what: str) -> lmdb.Environment:
 
 def require_lmdb_0_9() -> None:
     """Raise UserError unless the installed lmdb reads and writes the 0.9 format, which VOLTA's files have."""
+    import lmdb
+
     version = lmdb.version()
     if version[:2] != (0, 9):
         found = ".".join(map(str, version))
@@ -56,6 +61,8 @@ def require_lmdb_0_9() -> None:
 
 
 def _open(data: Path, size: int, what: str) -> lmdb.Environment:
+    import lmdb
+
     try:
         env = lmdb.open(str(data), subdir=False, readonly=True, lock=False, readahead=False, meminit=False)
     except lmdb.Error as error:
@@ -101,6 +108,8 @@ class Writer:
     _TRANSACTION = 32 << 20  # bytes
 
     def __init__(self, path: Path, *, durable: bool = False) -> None:
+        import lmdb
+
         require_lmdb_0_9()
         self._durable = durable
         try:
@@ -126,6 +135,8 @@ class Writer:
 
     def commit(self) -> None:
         """Write what was put."""
+        import lmdb
+
         while True:
             try:
                 with self.env.begin(write=True) as transaction:
