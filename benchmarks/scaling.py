@@ -112,6 +112,7 @@ def assumed(pairs: Sequence[str]) -> Assumptions:
 def measured(model: str, argv: Sequence[str]) -> Found:
     """What two processes find, started by torchrun."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(PROCESSES)]
+    torchrun += ["--redirects", ",".join(f"{rank}:1" for rank in range(1, PROCESSES))]  # the first alone prints here
     command = [*torchrun, str(Path(__file__)), *argv, "--models", model, "--as-worker"]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from volta_switch.data.tokenizer import Tokenizer
-from volta_switch.plugin.repairs.packages import refer_masks
+from volta_switch.plugin.repairs.packages import refer_masks, refer_pictures
 from volta_switch.plugin.script import Script
 from volta_switch.plugin.stand_ins import package
 from volta_switch.world import write_world
@@ -46,6 +46,7 @@ def volta_module(name: str) -> Any:
     sys.modules.setdefault(PACKAGE, package(PACKAGE, folder))
     script = Script(Path(os.environ["VOLTA_HOME"]), "train_task.py")
     refer_masks(script)
+    refer_pictures(script)
     try:
         return importlib.import_module(f"{PACKAGE}.{name}")
     finally:

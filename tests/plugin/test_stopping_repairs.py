@@ -4,8 +4,6 @@ VOLTA's own errors are in ``test_stopping_repairs_of_volta``.
 """
 
 import os
-import signal
-import subprocess
 import sys
 import textwrap
 
@@ -13,15 +11,18 @@ import pytest
 import torch
 from torch import nn
 
+from plugin.apart import Apart
 from plugin.seen_failures import SeenFailures, failure_of
 from plugin.volta_runs import CONCAP_FLAGS, volta_checkout
 from volta_switch import UserError
 from volta_switch.plugin.repairs import REPAIRS
+from volta_switch.plugin.requirements import package_of
 from volta_switch.plugin.script import Script
 from volta_switch.plugin.stand_ins import installed
 
 HOME = volta_checkout()
 sees = SeenFailures(one for one in REPAIRS if not one.fixes_numbers and one.stage == "packages")
+BATCH = "batch (4, 36, 2048)"
 ANSWER_WAITED_FOR = 5.0  # seconds in which a reader that works gives many batches of four
 PREPARED = """
     import sys
@@ -46,9 +47,9 @@ READS_CAPTIONS = """
         args.max_seq_length, batch_size=4, num_workers=1, cache=5000,
     )
     reader = loader.ds.ds.ds.ds  # batches of parallel of preprocessed of records read ahead
-    print("places", reader.num_prefetch, reader.ds.q.maxlen, flush=True)
+    tell("places", reader.num_prefetch, reader.ds.q.maxlen)
     for number, batch in zip(range(batches), loader):
-        print("batch", tuple(batch[5].shape), flush=True)
+        tell("batch", tuple(batch[5].shape))
 """
 TRAINS_WITH_WORKERS = """
     import multiprocessing
@@ -56,50 +57,33 @@ TRAINS_WITH_WORKERS = """
     multiprocessing.set_start_method("forkserver")  # as Python 3.14 does on Linux
     for without in (["forked-workers"], []):
         script = prepared("train_task.py", *sys.argv[2:], without=without)
-        print("applied", "forked-workers" in script.applied, multiprocessing.get_start_method(), flush=True)
+        tell("applied", "forked-workers" in script.applied, multiprocessing.get_start_method())
         try:
             script.module.main()
-            print("finished", flush=True)
+            tell("finished")
         except TypeError as error:
-            print("TypeError", error, flush=True)
+            tell("TypeError", error)
         script.patches.undo()
 """
 
 
-def python(world, code, *arguments):
-    """Starts Python code in the world, in a group of processes of its own."""
-    environment = {name: value for name, value in os.environ.items() if name != "TENSORPACK_SERIALIZE"}
-    command = [sys.executable, "-c", textwrap.dedent(PREPARED) + textwrap.dedent(code), str(HOME)]
-    return subprocess.Popen(
-        [*command, *map(str, arguments)],
-        cwd=world.path,
-        env={**environment, "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+def python(world, outputs, code, *arguments):
+    """Starts Python code in the world; what its processes write goes below a folder."""
+    return Apart(outputs, textwrap.dedent(PREPARED) + textwrap.dedent(code), [HOME, *arguments], world.path)
 
 
-def read_captions(world, without="", batches=0, wait=120.0):
-    """VOLTA's own loader of Conceptual Captions in a fresh process: its exit code, None if it hangs, and its output."""
-    config = world.config("ctrl_uniter")
-    process = python(world, READS_CAPTIONS, without, batches, "--config_file", config, *CONCAP_FLAGS)
-    try:
-        output, _ = process.communicate(timeout=wait)
-        return process.returncode, output
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # the readers are in its group
-        return None, process.communicate()[0]
+def read_captions(world, outputs, without="", batches=0):
+    """Starts VOLTA's own loader of Conceptual Captions, which tells of some batches."""
+    flags = ("--config_file", world.config("ctrl_uniter"), *CONCAP_FLAGS)
+    return python(world, outputs, READS_CAPTIONS, without, batches, *flags)
 
 
 @pytest.fixture(scope="module")
-def captions_read(volta_world):
-    """What the loader prints when nothing is left out."""
-    code, output = read_captions(volta_world, batches=2)
-    assert code == 0, output
-    return output
+def captions_read(volta_world, tmp_path_factory):
+    """What the loader tells when nothing is left out."""
+    program = read_captions(volta_world, tmp_path_factory.mktemp("read") / "outputs", batches=2)
+    assert program.ends(120) == 0, program.written
+    return program.told
 
 
 @pytest.fixture
@@ -138,22 +122,39 @@ def test_every_repair_of_packages_names_its_lines_and_has_a_test_that_sees_what_
 # --- What VOLTA imports ---------------------------------------------------------------------------------------------
 
 
-@sees("refer-masks", "skimage")
-def test_without_refer_masks_no_script_can_be_imported(volta_world, captions_read):
-    done = volta_world.run("train_task.py", options=("--without", "refer-masks"))
-    missing = "cannot import name '_mask'" if installed("skimage") else "No module named 'skimage'"
+def refused_without(world, repair):
+    """The line with which a script is refused where a repair is left out."""
+    done = world.run("train_task.py", options=("--without", repair))
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith(f"error: volta/task_utils.py: VOLTA cannot be imported ({missing}")
-    assert "batch" in captions_read
+    return done.stderr.splitlines()[-1]
+
+
+@sees("refer-masks", "_mask")
+def test_without_refer_masks_no_script_can_be_imported(volta_world, captions_read):
+    line = refused_without(volta_world, "refer-masks")
+    assert line.startswith(
+        "error: volta/task_utils.py: VOLTA cannot be imported (No module named 'tools.refer.external._mask'"
+    )
+    assert line.endswith("is a part of VOLTA itself, which this checkout lacks or has not built")
+    assert BATCH in captions_read
+
+
+@sees("refer-pictures", "skimage", "matplotlib")
+def test_without_refer_pictures_no_script_can_be_imported(volta_world, captions_read):
+    line = refused_without(volta_world, "refer-pictures")
+    missing = "matplotlib" if installed("skimage") else "skimage"
+    assert line.startswith(f"error: volta/task_utils.py: VOLTA cannot be imported (No module named '{missing}'")
+    assert line.endswith(f"; the package {package_of(missing)} is missing: pip install {package_of(missing)}")
+    assert BATCH in captions_read
 
 
 @sees("wikipedias", "load_dataset")
 def test_without_wikipedias_no_script_can_be_imported(volta_world, captions_read):
-    done = volta_world.run("eval_task.py", options=("--without", "wikipedias"))
-    assert done.returncode == 2
+    line = refused_without(volta_world, "wikipedias")
     # The world's own folder datasets/, where VOLTA's files are, is found in the package's place.
-    assert "VOLTA cannot be imported (cannot import name 'load_dataset' from 'datasets'" in done.stderr.splitlines()[-1]
-    assert "batch" in captions_read
+    assert "VOLTA cannot be imported (cannot import name 'load_dataset' from 'datasets'" in line
+    assert line.endswith("; the package datasets is missing: pip install datasets")
+    assert BATCH in captions_read
 
 
 def test_what_stands_in_for_a_package_tells_why_it_cannot_be_used(volta_world):
@@ -161,6 +162,15 @@ def test_what_stands_in_for_a_package_tells_why_it_cannot_be_used(volta_world):
         if "wikipedias" in script.applied:
             with pytest.raises(UserError, match=r"datasets.load_dataset: .* pip install datasets"):
                 script.volta("datasets.wikipedias_dataset").load_dataset("wikipedia")
+        if "refer-pictures" in script.applied:
+            refer = sys.modules["tools.refer.refer"]
+            for module, missing, call in (
+                ("skimage", "scikit-image", lambda: refer.io.imread("a.jpg")),
+                ("matplotlib", "matplotlib", lambda: refer.REFER.showRef(None, {})),
+            ):
+                if not installed(module):
+                    with pytest.raises(UserError, match=rf"are drawn with it; pip install {missing}"):
+                        call()
         with pytest.raises(UserError, match=r"_mask.decode: segmentation masks are not needed"):
             sys.modules["tools.refer.external.mask"].decode([{}])
 
@@ -169,11 +179,11 @@ def test_what_stands_in_for_a_package_tells_why_it_cannot_be_used(volta_world):
 
 
 @sees("serializer", "LMDBSerializer", simulated=True)
-def test_without_serializer_msgpack_is_read_as_a_pickle(volta_world, captions_read):
-    code, output = read_captions(volta_world, without="serializer")
-    assert code == 1
-    assert "pickle.UnpicklingError: invalid load key" in output
-    assert captions_read.count("batch (4, 36, 2048)") == 2
+def test_without_serializer_msgpack_is_read_as_a_pickle(volta_world, captions_read, tmp_path):
+    program = read_captions(volta_world, tmp_path / "outputs", without="serializer")
+    assert program.ends(120) == 1
+    assert "pickle.UnpicklingError: invalid load key" in program.written[program.process.pid]
+    assert captions_read.count(BATCH) == 2
 
 
 def test_a_serializer_that_the_user_chose_stays(monkeypatch, preparing):
@@ -188,34 +198,22 @@ def test_a_serializer_that_the_user_chose_stays(monkeypatch, preparing):
 
 
 @sees("reader-process", "PrefetchData")
-def test_without_reader_process_the_first_batch_never_comes(volta_world, captions_read):
-    process = python(
-        volta_world, READS_CAPTIONS, "reader-process", 1,
-        "--config_file", volta_world.config("ctrl_uniter"), *CONCAP_FLAGS,
-    )  # fmt: skip
-    seen = []
-    try:
-        for line in process.stdout:  # ends with the process, or with the reader's error
-            seen.append(line)
-            if "can only start a process object created by current process" in line:
-                break
-        else:
-            pytest.fail("the reader did not fail: " + "".join(seen))
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.communicate(timeout=ANSWER_WAITED_FOR)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        rest = process.communicate()[0]
-    assert "batch" not in "".join(seen) + rest
-    assert captions_read.count("batch (4, 36, 2048)") == 2
+def test_without_reader_process_the_first_batch_never_comes(volta_world, captions_read, tmp_path):
+    program = read_captions(volta_world, tmp_path / "outputs", without="reader-process", batches=1)
+    heard = program.child_writes("can only start a process object created by current process", 120)
+    assert program.ends(ANSWER_WAITED_FOR) is None and heard, program.written
+    assert BATCH not in program.told and program.told, "it has come as far as the loader"
+    assert captions_read.count(BATCH) == 2
 
 
 @sees("reader-memory", "LocallyShuffleData")
-def test_without_reader_memory_five_thousand_places_are_filled_from_twenty_records(volta_world, captions_read):
-    code, output = read_captions(volta_world, without="reader-memory")
-    assert code == 0
-    assert "places 5000 5000" in output
-    assert "places 20 20" in captions_read
+def test_without_reader_memory_five_thousand_places_are_filled_from_twenty_records(
+    volta_world, captions_read, tmp_path
+):
+    program = read_captions(volta_world, tmp_path / "outputs", without="reader-memory")
+    assert program.ends(120) == 0
+    assert program.told == ["places 5000 5000"]
+    assert captions_read[0] == "places 20 20"
 
 
 @sees("special-tokens", "build_inputs_with_special_tokens")
@@ -306,12 +304,11 @@ def test_several_processes_without_gpus_are_refused_in_one_line(volta_world):
 def test_without_forked_workers_an_open_lmdb_would_have_to_be_sent_to_them(volta_world, weights, tmp_path):
     flags = volta_world.flags("train_task.py", "ctrl_uniter", tmp_path / "out", "vqa")
     more = ("--num_workers", "1", "--num_epoch", "1", "--from_pretrained", weights)
-    process = python(volta_world, TRAINS_WITH_WORKERS, *flags, *more)
-    output, _ = process.communicate(timeout=120)
-    lines = [line for line in output.splitlines() if line.startswith(("applied", "TypeError", "finished"))]
-    assert lines == [
+    program = python(volta_world, tmp_path / "outputs", TRAINS_WITH_WORKERS, *flags, *more)
+    assert program.ends(120) == 0, program.written
+    assert program.told == [
         "applied False forkserver",
         "TypeError cannot pickle 'Environment' object",
         "applied True fork",
         "finished",
-    ], output
+    ]

@@ -56,23 +56,29 @@ def test_a_shard_is_one_of_its_count(command, tmp_path, capsys, shard):
     assert f"expected K/N with K from 1 to N, found {shard}" in capsys.readouterr().err
 
 
-def torchrun(count, argv):
+def torchrun(count, argv, logs):
+    """The command in several processes of torchrun: its exit code, and what each process wrote to standard error.
+
+    Each has a file of its own: on one stream they would cut each other's lines.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launch = ["-m", "torch.distributed.run", "--nproc_per_node", count, "--master_port", port]
+    launch += ["--redirects", 3, "--log-dir", logs]  # 3: both streams
     line = [sys.executable, *map(str, launch), str(ROOT / "eval_retrieval.py"), *argv]
-    return subprocess.run(line, cwd="/", capture_output=True, text=True, timeout=300)
+    done = subprocess.run(line, cwd="/", capture_output=True, text=True, timeout=300)
+    return done.returncode, [file.read_text() for file in sorted(logs.rglob("stderr.log"))]
 
 
 def test_two_processes_of_torchrun_equal_one(larger, tmp_path, monkeypatch):
     monkeypatch.setattr(score_matrix, "PART_IMAGES", 16)  # as in the other processes
     result = evaluation.main_retrieval(larger(tmp_path / "one"))
-    done = torchrun(2, larger(tmp_path / "two"))
-    assert done.returncode == 0, done.stderr
+    code, said = torchrun(2, larger(tmp_path / "two"), tmp_path / "said")
+    assert code == 0 and len(said) == 2, said
     two = SimpleNamespace(result=result, scores=scores_in(tmp_path / "one"))
     check_finished(tmp_path / "two", result, two)
-    assert done.stderr.count("written to") == 1
+    assert [text.count("written to") for text in said] == [1, 0]
 
 
 def test_another_number_of_processes_goes_on(larger, tmp_path, monkeypatch, scored):
@@ -82,8 +88,8 @@ def test_another_number_of_processes_goes_on(larger, tmp_path, monkeypatch, scor
     kept = np.load(part)
     kept[0, 0] = 77
     np.save(part, kept)  # is taken as it is
-    done = torchrun(2, larger(tmp_path))
-    assert done.returncode == 0, done.stderr
+    code, said = torchrun(2, larger(tmp_path), tmp_path / "said")
+    assert code == 0, said
     scores = scores_in(tmp_path)
     assert scores.shape[1] == 32 and np.array_equal(scores[:, 16:], kept)
 

@@ -37,8 +37,12 @@ def torchrun(processes, script, argv, *torchruns_flags):
     return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, env=environment)
 
 
-def together(processes, argv, log):
-    """The command in several processes as torchrun would start them, but forked, so that they start quickly."""
+def together(processes, argv, logs):
+    """The command in several processes as torchrun would start them, but forked, so that they start quickly.
+
+    Each writes to a file of its own, ``RANK.txt``: on one they would cut each other's lines. Gives the exit codes.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -46,7 +50,8 @@ def together(processes, argv, log):
     def run(rank):
         places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in places.items()}, MASTER_ADDR="127.0.0.1")
-        with log.open("a", buffering=1) as sys.stdout, log.open("a", buffering=1) as sys.stderr:
+        with (logs / f"{rank}.txt").open("a", buffering=1) as sys.stdout:
+            sys.stderr = sys.stdout
             run_command(pretraining.main, argv)
 
     fork = multiprocessing.get_context("fork")
@@ -58,13 +63,18 @@ def together(processes, argv, log):
     return [process.exitcode for process in started]
 
 
+def said(logs):
+    """What each process wrote, by its rank."""
+    return [file.read_text() for file in sorted(logs.glob("*.txt"))]
+
+
 def divided(world, out, processes, parts, *flags, **changes):
     """A pre-training run of Switch-BERT, divided."""
     flags = (*EXACT, "--gradient_accumulation_steps", parts, *flags)
     if processes == 1:
         return world.run("train_concap", out, "switchbert", *flags, **changes)
     argv = [*world.flags("train_concap", out, "switchbert", **changes), *map(str, flags)]
-    assert together(processes, argv, out / "log.txt") == [0] * processes, (out / "log.txt").read_text()
+    assert together(processes, argv, out / "said") == [0] * processes, said(out / "said")
     return out / "switchbert"
 
 
@@ -177,7 +187,6 @@ def test_a_killed_process_is_started_again_and_the_run_finishes(world, tmp_path,
 
 def test_a_process_that_fails_says_why_in_one_line(world, tmp_path):
     argv = [*world.flags("train_concap", tmp_path, "ctrl_uniter"), *map(str, EXACT), "--train_batch_size", "1"]
-    log = tmp_path / "log.txt"
-    assert together(2, argv, log) == [2, 2]
-    lines = log.read_text().splitlines()
-    assert "error: a batch of 1 cannot be divided into 2 parts" in lines[0] and len(lines) == 2
+    assert together(2, argv, tmp_path / "said") == [2, 2]
+    for lines in map(str.splitlines, said(tmp_path / "said")):
+        assert len(lines) == 1 and lines[0].startswith("error: a batch of 1 cannot be divided into 2 parts"), lines

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from volta_switch.errors import UserError
+from volta_switch.plugin.requirements import imports_explained
 
 CHECKOUT = "a checkout of github.com/e-bug/volta (git clone https://github.com/e-bug/volta)"
 
@@ -65,13 +66,8 @@ def import_volta(name: str) -> ModuleType:
     """
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # the checkout stays as it is
     try:
-        return importlib.import_module(f"volta.{name}")
-    except UserError:
-        raise
-    except Exception as error:  # whatever VOLTA's own imports raise on this machine
-        missing = isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("volta")
-        todo = 'pip install "volta-switch[volta]"' if missing else "install what it needs"
-        raise UserError(f"volta/{name.replace('.', '/')}.py: VOLTA cannot be imported ({error}); {todo}") from error
+        with imports_explained(f"volta/{name.replace('.', '/')}.py"):
+            return importlib.import_module(f"volta.{name}")
     finally:
         sys.dont_write_bytecode = writes
 

@@ -19,6 +19,7 @@ from volta_switch.plugin import registration
 from volta_switch.plugin.checkout import import_volta
 from volta_switch.plugin.command_line import find_files
 from volta_switch.plugin.patches import Patches
+from volta_switch.plugin.requirements import imports_explained
 
 STAGES = ("packages", "volta", "script")  # before VOLTA is imported, before the script is, when it is about to run
 logger = logging.getLogger("volta_switch")
@@ -52,7 +53,8 @@ class Script:
         self.prepare(repairs, argv, plugin)
         assert self.module is not None
         try:
-            self.module.main()
+            with imports_explained(self.name, ModuleNotFoundError):  # functions import, too
+                self.module.main()
         except UserError as error:  # from a loader process it comes with the trace of that
             raise UserError(str(error).rpartition("UserError: ")[2]) from None
 
@@ -73,7 +75,8 @@ class Script:
                 self._load(path)
             for repair in repairs:
                 if repair.stage == stage and repair.concerns(self):
-                    repair.mend(self)
+                    with imports_explained(repair.where, ImportError):
+                        repair.mend(self)
                     self.applied[repair.name] = repair
         self._tell(plugin)
 
@@ -81,7 +84,8 @@ class Script:
         spec = importlib.util.spec_from_file_location(f"volta_script_{path.stem}", path)
         assert spec is not None and spec.loader is not None
         self.module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(self.module)
+        with imports_explained(path.name):
+            spec.loader.exec_module(self.module)
         if hasattr(self.module, "parse_args"):
 
             @self.wrap(self.module, "parse_args")

@@ -6,6 +6,7 @@ import importlib.util
 import re
 from collections.abc import Callable
 from importlib import metadata
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +14,18 @@ from typing import Any
 from torch import nn
 
 from volta_switch.errors import UserError
+
+# Packages that are stood in for where they are not installed -> their modules -> what VOLTA takes of each.
+STAND_INS: dict[str, dict[str, tuple[str, ...]]] = {
+    "datasets": {"datasets": ("load_dataset",)},
+    "matplotlib": {
+        "matplotlib.collections": ("PatchCollection",),
+        "matplotlib.patches": ("Polygon", "Rectangle"),
+        "matplotlib.pyplot": ("figure", "gca", "show"),
+    },
+    "skimage": {"skimage.io": ("imread",)},
+}
+MASKS = ("encode", "decode", "iou", "merge", "area", "toBbox", "frPyObjects")  # of tools/refer's C extension
 
 
 def installed(name: str) -> bool:
@@ -36,9 +49,28 @@ def stand_in(name: str, reason: str, *functions: str) -> ModuleType:
     """A module whose functions refuse to be called, saying what they would need."""
     module = ModuleType(name, f"Stands in for {name}, which is not installed.")
     module.__path__ = []  # a package, so that its parts can be imported
+    module.__spec__ = ModuleSpec(name, None, is_package=True)  # for whoever asks whether it is installed
     for function in functions:
         setattr(module, function, _refusing(f"{name}.{function}: {reason}"))
     return module
+
+
+def stand_ins(package: str, reason: str) -> dict[str, ModuleType]:
+    """The modules of a package of ``STAND_INS``, by name; none where the package is installed.
+
+    Args:
+        package: a key of ``STAND_INS``.
+        reason: why the functions cannot be called, and what they would need.
+    """
+    if installed(package):
+        return {}
+    modules = {package: stand_in(package, reason)}
+    for name, functions in STAND_INS[package].items():
+        modules[name] = stand_in(name, reason, *functions)
+        parent, _, part = name.rpartition(".")
+        if parent:
+            setattr(modules[parent], part, modules[name])  # as an import leaves it
+    return modules
 
 
 def package(name: str, folder: Path) -> ModuleType:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -12,13 +14,14 @@ from torch import Tensor, nn
 
 from volta_switch.errors import UserError
 from volta_switch.plugin.catalogue import stops
+from volta_switch.plugin.requirements import package_of
 from volta_switch.plugin.script import Script
-from volta_switch.plugin.stand_ins import apex_parallel, installed, package, stand_in, to_cpu, version
+from volta_switch.plugin.stand_ins import MASKS, apex_parallel, installed, package, stand_in, stand_ins, to_cpu, version
 
 
-@stops("tools/refer/refer.py:36", "packages")
+@stops("tools/refer/external/mask.py:4", "packages")
 def refer_masks(script: Script) -> None:
-    """tools/refer imports skimage and a C extension that builds only with Cython 0.29, for masks that are not used."""
+    """tools/refer imports a C extension that builds only with Cython 0.29, for masks that are not used."""
     tools = script.home / "tools"
     reason = "segmentation masks are not needed for boxes; build tools/refer's C extension to use them"
     modules = {
@@ -26,20 +29,28 @@ def refer_masks(script: Script) -> None:
         "tools.refer": package("tools.refer", tools / "refer"),
     }
     if not list((tools / "refer" / "external").glob("_mask.*so")):
-        functions = ("encode", "decode", "iou", "merge", "area", "toBbox", "frPyObjects")
-        modules["tools.refer.external._mask"] = stand_in("tools.refer.external._mask", reason, *functions)
-    if not installed("skimage"):
-        modules["skimage"] = stand_in("skimage", reason)
-        modules["skimage.io"] = stand_in("skimage.io", reason, "imread")
-    for name, module in modules.items():
-        script.patches.set_item(sys.modules, name, module)
+        modules["tools.refer.external._mask"] = stand_in("tools.refer.external._mask", reason, *MASKS)
+    _stand_in(script, modules)
+
+
+@stops(
+    "tools/refer/refer.py:36, tools/refer/refer.py:37",
+    "packages",
+    needed=lambda: not (installed("skimage") and installed("matplotlib")),
+)
+def refer_pictures(script: Script) -> None:
+    """tools/refer imports scikit-image and matplotlib, to draw what no script draws."""
+    for name in ("skimage", "matplotlib"):
+        reason = f"pictures of referring expressions are drawn with it; pip install {package_of(name)}"
+        _stand_in(script, stand_ins(name, reason))
 
 
 @stops("volta/datasets/wikipedias_dataset.py:17", "packages", needed=lambda: not installed("datasets"))
 def wikipedias(script: Script) -> None:
     """Hugging Face's datasets is imported by every script, for a data set that the four do not read."""
-    reason = "Wikipedia's texts are read with Hugging Face's datasets; pip install datasets"
-    script.patches.set_item(sys.modules, "datasets", stand_in("datasets", reason, "load_dataset"))
+    _stand_in(
+        script, stand_ins("datasets", "Wikipedia's texts are read with Hugging Face's datasets; pip install datasets")
+    )
 
 
 @stops(
@@ -99,9 +110,9 @@ def cpu(script: Script) -> None:
 @stops("train_concap.py:247", "packages", needed=lambda: not installed("apex.parallel"))
 def apex_ddp(script: Script) -> None:
     """Several processes need apex; the index's package of that name is another project. PyTorch's own stands in."""
-    script.patches.set_item(sys.modules, "apex.parallel", apex_parallel())
+    _stand_in(script, {"apex.parallel": apex_parallel()})
     if "apex" not in sys.modules and not installed("apex"):
-        script.patches.set_item(sys.modules, "apex", stand_in("apex", ""))
+        _stand_in(script, {"apex": stand_in("apex", "")})
 
 
 @stops("train_concap.py:83", "packages", needed=lambda: "LOCAL_RANK" in os.environ)
@@ -121,3 +132,8 @@ def local_rank(script: Script) -> None:
 def forked_workers(script: Script) -> None:
     """Loader processes are not forked on macOS and since Python 3.14, and an open LMDB cannot be sent to them."""
     multiprocessing.set_start_method("fork", force=True)
+
+
+def _stand_in(script: Script, modules: Mapping[str, ModuleType]) -> None:
+    for name, module in modules.items():
+        script.patches.set_item(sys.modules, name, module)
