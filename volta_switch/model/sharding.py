@@ -20,6 +20,9 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
         model: one of ``bert``'s, before its optimiser is made.
         mesh: one-dimensional, of all processes.
     """
-    for layer in encoder_of(model).layer:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    for module in (*encoder_of(model).layer, model):
+        sharded = fully_shard(module, mesh=mesh)
+        if mesh.device_type == "cpu":
+            # PyTorch 2.8's gloo sums where an average is asked for, and says nothing: gradients were too large by the
+            # number of processes (github.com/pytorch/pytorch/issues/162338). A sum, divided afterwards, is the average.
+            sharded.set_force_sum_reduction_for_comms(True)
