@@ -9,7 +9,8 @@ VOLTA_BIN := $(VOLTA_VENV)/bin
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo quick test test-long test-survival test-volta test-cuda volta-home lint setup setup-test setup-volta clean
+.PHONY: demo quick test test-more test-long test-survival test-oldest test-newest test-volta test-cuda volta-home \
+	lint setup setup-test setup-volta clean
 
 demo: setup
 	$(BIN)/volta-switch study run studies/demo.yaml --out runs/demo --jobs 2
@@ -21,13 +22,18 @@ quick: setup
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
-# The whole suite with what make test passes over: all example scripts, five times the spoilt files, compiled layers.
+# What make test passes over for want of a browser (Debian's chromium and chromium-driver) or because it sets up clean
+# environments (some 200 MB from the index).
+test-more: setup-test
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q --include more -m more
+
+# The whole suite with all that make test passes over: all example scripts, five times the spoilt files, compiled layers.
 test-long: lint
-	LONG=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q --include more --include long
 
 # The tests that kill, corrupt and fill disks, in their long forms (docs/reliability.md); half an hour.
 test-survival: setup-test
-	LONG=1 KILLS=20 TERMINATIONS=5 CORRUPTIONS=1000 FULL_DISK_POINTS=100 $(BIN)/python -m pytest -n 2 -q -s \
+	KILLS=20 TERMINATIONS=5 CORRUPTIONS=1000 FULL_DISK_POINTS=100 $(BIN)/python -m pytest -n 2 -q -s --include long \
 		tests/train/test_killed_training.py tests/train/test_corrupted_checkpoints.py tests/train/test_full_disk.py \
 		tests/train/test_several_processes.py
 	FULL_DISK_POINTS=40 $(BIN)/python -m pytest -q -s tests/train/test_runs_on_full_disks.py
@@ -39,6 +45,14 @@ test-cuda:
 	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 PYTHONPATH=. TEST_CUDA_SECONDS=$${TEST_CUDA_SECONDS:-215} \
 		timeout --signal=INT --kill-after=5 232 $(PYTHON) -m pytest -q -p no:cacheprovider --tb=short \
 		--confcutdir=tests/gpu -o faulthandler_timeout=60 tests/gpu
+
+# The suite's core with the lowest versions that pyproject.toml states, and with the newest that the index has, for every
+# Python of PYTHONS that is found, each in a fresh environment that is removed afterwards. Gigabytes of downloads; not in
+# CI. Both write what was run into versions/records and the README's table: commit it. PIN=torch==2.11.0 pins versions.
+PYTHONS ?=
+PIN ?=
+test-oldest test-newest: test-%:
+	$(PYTHON) versions/try_versions.py $* $(if $(PYTHONS),--python $(PYTHONS)) $(if $(PIN),--pin $(PIN))
 
 # The tests that run VOLTA itself: VOLTA_HOME must name a checkout of github.com/e-bug/volta.
 test-volta: export VOLTA_HOME := $(abspath $(VOLTA_HOME))
@@ -70,7 +84,7 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml setup.py constraints.txt
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test,lint]"
 	touch $@
 
 $(VOLTA_BIN)/python:
@@ -84,4 +98,4 @@ $(VOLTA_VENV)/.installed: $(VOLTA_BIN)/python pyproject.toml setup.py constraint
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VOLTA_VENV) runs build *.egg-info
+	rm -rf $(VENV) $(VOLTA_VENV) .versions runs build *.egg-info

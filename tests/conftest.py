@@ -15,6 +15,8 @@ import torch
 from hypothesis import settings
 from tqdm import tqdm
 
+from suites import pytest_addoption, pytest_collection_modifyitems, pytest_configure  # noqa: F401  pytest's hooks
+
 torch.set_num_threads(1)
 # Of this process alone: tqdm's own lock is shared by forked processes, and one that is killed while it holds it leaves
 # all that are forked later waiting.

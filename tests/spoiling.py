@@ -12,14 +12,14 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from long_tests import LONG
+from suites import is_included
 from volta_switch.data.files.feature_files import open_features
 from volta_switch.data.files.feature_store import FeatureStore
 from volta_switch.data.regions import Regions
 from volta_switch.errors import BadRecord, UserError
 
 CASES = settings(
-    max_examples=500 if LONG else 100,
+    max_examples=500 if is_included("long") else 100,
     deadline=None,
     database=None,
     phases=[Phase.generate],  # a failing case is small already

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from long_tests import long
 from volta_switch import load_config
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -130,7 +129,7 @@ def test_retrieval(printed, narrow):
     assert list(rows)[2:] == [model, f"{model}, expanded"]
 
 
-@long
+@pytest.mark.long
 def test_the_loader(monkeypatch, printed):
     monkeypatch.delenv("VOLTA_HOME", raising=False)
     out = printed("loader", "--records", "64", "--batch", "4", "--workers", "1", "--rounds", "1")
@@ -150,7 +149,7 @@ def test_waiting_for_data(printed, narrow):
     assert list(rows_of(out))[2:] == ["from the loader", "at hand"]
 
 
-@long
+@pytest.mark.long
 def test_scaling_from_one_process_to_two(printed, narrow):
     model = narrow("switchbert")
     out = printed("scaling", "--models", model, "--layers", "1", "--batch", "4", "--rounds", "1", "--parts", "2")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from long_tests import LONG
 from small_world import json_of, write_config
 from volta_switch import load_config
 from volta_switch.tasks import load_task
@@ -27,7 +26,8 @@ RUNS = {
     "snli_ve": "VisualEntailment_tiny",
     "gqa": "GQA_tiny",
 }
-KINDS = ("vqa", "flickr30k", "refcoco+")  # the others run the same code (make test-long)
+KINDS = ("vqa", "flickr30k", "refcoco+")
+OTHERS = [pytest.param(name, marks=pytest.mark.long) for name in RUNS if name not in KINDS]  # the same code again
 TEST_FEATURES = "datasets/mscoco/resnet101_faster_rcnn_genome_imgfeats/volta/test_feat.lmdb"
 
 
@@ -87,7 +87,7 @@ def test_concap_trains_and_is_tested_zero_shot(pretrained, example):
     assert "ir_r1" in json_of(out / "results" / "concap" / "RetrievalFlickr30k_tiny" / "test_metrics.json")
 
 
-@pytest.mark.parametrize("name", RUNS if LONG else KINDS)
+@pytest.mark.parametrize("name", [*KINDS, *OTHERS])
 def test_a_task_trains_from_concap_and_is_tested(pretrained, example, name):
     out = example(f"{name}/train", "--num_epoch", "1", "--batch_size", "20")
     record = json_of(out / "checkpoints" / name / RUNS[name] / "run.json")

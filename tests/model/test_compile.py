@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import _dynamo as dynamo
 
-from long_tests import long
 from model.small_models import embedded, static_model, switch_model
 from volta_switch.model.compiling import compile_layers
 from volta_switch.model.encoder import encoder_of
@@ -53,7 +52,7 @@ def test_a_layer_is_one_graph(kind, noise):
     assert explained.graph_count == 1 and explained.graph_break_count == 0, explained.break_reasons
 
 
-@long
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["switched", "static"])
 def test_compiled_layers_give_the_same_at_any_number_of_rows_without_being_compiled_again(kind):
     golden, switched = switch_model()

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from long_tests import long
 from small_world import equal_weights, json_of, log_of, weights_of
 from train.run_ends import logged, newest, samples_by_step
 from volta_switch import BertForVLPreTraining
@@ -160,7 +159,7 @@ def same_end_weights(run, whole):
     return True
 
 
-@long
+@pytest.mark.long
 def test_fsdp_goes_on_from_a_checkpoint_of_ddp_and_one_process_from_its_own(world, whole, of_two, tmp_path):
     run = from_step(of_two, 2, tmp_path)
     divided(world, tmp_path, 2, 2, "--fsdp", "--resume", **NO_DROPOUT)

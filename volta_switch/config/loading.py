@@ -10,19 +10,15 @@ import contextlib
 import dataclasses
 import difflib
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from volta_switch.config.schema import Config, SwitchConfig
 from volta_switch.errors import UserError
+from volta_switch.shipped import SHIPPED_FOLDERS
 
-# A checkout has the shipped configurations beside the package; an installed wheel has them under share/.
-CONFIG_FOLDERS = (
-    Path(__file__).resolve().parents[2] / "config",
-    Path(sys.prefix) / "share" / "volta_switch" / "config",
-)
+CONFIG_FOLDERS = tuple(folder / "config" for folder in SHIPPED_FOLDERS)
 
 # VOLTA's keys for models that this project does not build, with the only value it accepts.
 NOT_BUILT: dict[str, Any] = {

@@ -29,9 +29,12 @@ def shard(
         on_host: the forward pass's keyword arguments that stay on the CPU.
     """
     policy = gathered_as(mesh.device_type, precision)
-    for layer in encoder_of(model).layer:
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh)
+    sharded = [fully_shard(layer, mesh=mesh, mp_policy=policy) for layer in encoder_of(model).layer]
+    for module in (*sharded, fully_shard(model, mesh=mesh)):
+        if mesh.device_type == "cpu":
+            # PyTorch 2.8's gloo sums where an average is asked for, and says nothing: gradients were too large by the
+            # number of processes (github.com/pytorch/pytorch/issues/162338). A sum, divided afterwards, is the average.
+            module.set_force_sum_reduction_for_comms(True)
     keep_on_host(model, on_host)
 
 

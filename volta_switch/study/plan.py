@@ -28,6 +28,7 @@ from typing import Any
 from volta_switch.config import find_config, load_config
 from volta_switch.errors import UserError
 from volta_switch.files import read_yaml
+from volta_switch.shipped import here_or_shipped
 from volta_switch.study.arms import Arm, Table
 from volta_switch.study.claims import read_claims
 from volta_switch.study.confounds import refuse_confounds
@@ -85,7 +86,7 @@ def load_study(path: str | Path) -> Study:
     Raises:
         UserError: the file cannot be read, a key is unknown, missing or of the wrong kind, or a table is confounded.
     """
-    path = Path(path)
+    path = here_or_shipped(path)
     values = read_yaml(path, "no such study; shipped ones are in studies/")
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected keys {', '.join(KEYS)}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from volta_switch.errors import UserError
 from volta_switch.files import read_yaml
+from volta_switch.shipped import here_or_shipped
 
 REQUIRED = ("name", "type", "dataroot", "features_h5path1", "max_seq_length", "train_split", "val_split")
 
@@ -71,7 +72,7 @@ def load_task(path: str | Path, task: str) -> TaskSpec:
     Raises:
         UserError: the file cannot be read, has no such task (the nearest is suggested), or the entry lacks a key.
     """
-    path = Path(path)
+    path = here_or_shipped(path)
     entries = read_yaml(path, "no such task file; shipped ones are in config_tasks/")
     if not isinstance(entries, Mapping) or not all(isinstance(entry, Mapping) for entry in entries.values()):
         raise UserError(f"{path}: expected entries TASK<n>, each with settings")

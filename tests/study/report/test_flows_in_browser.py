@@ -13,6 +13,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 from test_page_in_browser import browser  # noqa: F401
 
+pytestmark = pytest.mark.more
 MIXED = ["J SS1 CS0"] * 5 + ["J SC0 CS2"] * 3 + ["SS SC2 CS2"] * 2
 
 

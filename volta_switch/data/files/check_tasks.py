@@ -9,6 +9,7 @@ from volta_switch.data.files.check import Report, check_features, cross_check, i
 from volta_switch.data.files.check_annotations import check_annotations, splits_in
 from volta_switch.errors import UserError
 from volta_switch.files import read_yaml
+from volta_switch.shipped import here_or_shipped
 from volta_switch.tasks.task_file import TaskSpec, load_task
 
 
@@ -21,7 +22,7 @@ def check_paths(paths: Sequence[str | Path], sample: int | None = None) -> list[
     features: dict[Path, Report] = {}
     annotations: list[Report] = []
     tasks: list[Report] = []
-    for path in map(Path, paths):
+    for path in map(here_or_shipped, paths):
         if not path.exists():
             annotations.append(Report(str(path), "missing", problems=["no such file or directory; check the path"]))
         elif path.suffix in (".yml", ".yaml"):

@@ -1,0 +1,130 @@
+"""A wheel of this tree in a fresh environment, without the extras: what is shipped is found, and commands run."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.more
+ROOT = Path(__file__).parents[2]
+SHIPPED = {"config": "*.json", "config_tasks": "*.yml", "studies": "*.yaml"}
+EXTRAS = ("h5py", "webdataset", "transformers", "tensorpack", "pytest", "hypothesis", "selenium")
+
+
+def finished(command, folder, **environment):
+    """Runs a command in a folder outside the tree, without this process's paths; returns it when it has ended well."""
+    kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VOLTA_HOME", "VIRTUAL_ENV")}
+    kept |= {"HF_HUB_OFFLINE": "1", "PYTHONNOUSERSITE": "1", **environment}
+    done = subprocess.run(
+        list(map(str, command)), cwd=folder, env=kept, capture_output=True, text=True, timeout=1200, check=False
+    )
+    assert done.returncode == 0, f"{command}: {(done.stdout + done.stderr)[-2000:]}"
+    return done
+
+
+def files_of_the_tree():
+    """What Git tracks, and would, below the root."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [name for name in listed if (ROOT / name).is_file()]
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """The wheel, built from a copy of the tree's files: a build folder that lies in the tree adds nothing to it."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in files_of_the_tree():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes((ROOT / name).read_bytes())
+    finished([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", out, source], out)
+    return next(out.glob("*.whl"))
+
+
+@pytest.fixture(scope="session")
+def python(wheel, tmp_path_factory):
+    """The Python of an environment that has the wheel and what it requires, nothing else."""
+    folder = tmp_path_factory.mktemp("clean") / "venv"
+    finished([sys.executable, "-m", "venv", folder], "/")
+    inside = folder / "bin" / "python"
+    finished([inside, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", wheel], "/")
+    return inside
+
+
+@pytest.fixture
+def said(python, tmp_path):
+    """Runs Python there in an empty folder: said("-c", "print(1)") -> what it printed."""
+    return lambda *arguments: finished([python, *arguments], tmp_path).stdout
+
+
+def shipped_files():
+    return sorted(path.relative_to(ROOT).as_posix() for at, form in SHIPPED.items() for path in (ROOT / at).rglob(form))
+
+
+def test_the_wheel_has_all_that_is_shipped(wheel):
+    inside = {name.partition("/share/volta_switch/")[2] for name in zipfile.ZipFile(wheel).namelist()}
+    assert sorted(inside - {""}) == shipped_files()
+    modules = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("volta_switch/")}
+    assert modules == {name for name in files_of_the_tree() if name.startswith("volta_switch/")}
+
+
+def test_no_extra_is_there_and_the_package_is_not_the_trees(said):
+    asked = "import importlib.util as u, json, sys; print(json.dumps([n for n in sys.argv[1:] if u.find_spec(n)]))"
+    assert json.loads(said("-c", asked, *EXTRAS)) == []
+    assert "site-packages" in said("-c", "import volta_switch; print(volta_switch.__file__)")
+
+
+def test_every_module_is_imported_without_an_extra(said):
+    asked = (
+        "import importlib, pkgutil, volta_switch as v\n"
+        "for found in pkgutil.walk_packages(v.__path__, 'volta_switch.'):\n"
+        "    importlib.import_module(found.name); print(found.name)\n"
+    )
+    assert len(said("-c", asked).split()) > 150
+
+
+@pytest.mark.parametrize("kind", SHIPPED)
+def test_what_is_shipped_is_found_from_another_folder(said, kind):
+    reads = {
+        "config": "from volta_switch import load_config; load_config(name.removeprefix('config/'))",
+        "config_tasks": "from volta_switch.tasks import load_task; load_task(name, 'TASK10')",
+        "studies": "from volta_switch.study.plan import load_study; load_study(name)",
+    }
+    names = [name for name in shipped_files() if name.startswith(f"{kind}/")]
+    assert names
+    said("-c", f"import sys\nfor name in sys.argv[1:]:\n    {reads[kind]}", *names)
+
+
+def console_commands(python):
+    """The names of the console commands that the wheel brings."""
+    asked = "import importlib.metadata as m; print(*m.distribution('volta-switch').entry_points.names)"
+    return finished([python, "-c", asked], "/").stdout.split()
+
+
+def helps_of(command, folder):
+    """Asks a command and all its sub-commands for help; returns the sub-commands' lines, as they are typed."""
+    text = finished([*command, "--help"], folder).stdout
+    assert text.startswith(f"usage: {Path(command[0]).name}"), text
+    listed = re.search(r"^positional arguments:\n  COMMAND\n((?:    .*\n)+)", text, re.MULTILINE)
+    names = re.findall(r"^    (\S+)", listed[1], re.MULTILINE) if listed else []
+    return [" ".join(command[1:]), *(line for name in names for line in helps_of([*command, name], folder))]
+
+
+def test_every_command_and_sub_command_gives_help(python, tmp_path):
+    names = console_commands(python)
+    assert "volta-switch" in names
+    found = [line for name in names for line in helps_of([python.parent / name], tmp_path)]
+    assert {"world", "study run", "study power", "data check", "data repack", "flops", "routes", "volta"} <= set(found)
+
+
+def test_a_shipped_study_is_planned_and_a_command_runs(python, tmp_path):
+    command = python.parent / "volta-switch"
+    planned = finished([command, "study", "run", "studies/demo.yaml", "--dry-run"], tmp_path).stdout
+    assert "switchbert" in planned and "ctrl_lxmert" in planned
+    assert "parameters" in finished([command, "flops", "demo/switchbert"], tmp_path).stdout
+    finished([command, "world", tmp_path / "world", "--images", "20", "--eval-images", "10", "--no-render"], tmp_path)
+    assert (tmp_path / "world" / "tasks.yml").is_file()
