@@ -1,6 +1,6 @@
 """``pip install ".[volta]"`` in an environment of its own: all that it promises is imported, and nothing else is there.
 
-A minute or two, and downloads: it runs where CLEAN_ENVIRONMENTS=1 is set. With VOLTA_HOME, VOLTA's scripts begin, too.
+A minute or two, and downloads. With VOLTA_HOME, VOLTA's scripts begin, too.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ from plugin.linked_packages import asked_for
 from volta_switch.plugin.requirements import EXTRA, name_in
 from volta_switch.plugin.stand_ins import STAND_INS
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("CLEAN_ENVIRONMENTS") != "1", reason="makes environments with pip: CLEAN_ENVIRONMENTS=1"
-)
+pytestmark = pytest.mark.more
 ROOT = Path(__file__).parents[2]
 CONSTRAINTS = ROOT / "constraints.txt"
 PROJECT = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "volta_switch", "config", "config_tasks", "studies")
