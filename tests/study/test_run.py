@@ -74,7 +74,7 @@ def test_a_cell_whose_flags_changed_is_run_again(plan, study_of, tmp_path, in_th
     [
         ({"lr": -1.0}, "error: learning_rate: expected 0 or more, found -1.0"),
         ({"learn_rate": 1.0}, "error: unrecognized arguments: --learn_rate 1.0"),
-        ({"train_features_lmdbpath": "none.lmdb"}, "error: none.lmdb: image features not found"),
+        ({"train_features_lmdbpath": "none.lmdb"}, "error: none.lmdb: no such file or folder"),
     ],
 )
 def test_a_failing_cell_is_named_and_the_others_finish(plan, study_of, tmp_path, in_this_process, wrong, said):

@@ -67,6 +67,7 @@ def _check_flags(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     for field in FIELDS:
         if any(override.partition("=")[0].strip() == field for override in args.set):
             raise UserError(f"--set {field}: with --world it is the world's; leave out one of the two")
+    load_config(args.config_file)  # one that is not there is told before the world is written
     source = args.from_pretrained
     if source and FOLDER.resolve() not in Path(source).resolve().parents:
         raise UserError(
