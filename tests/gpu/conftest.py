@@ -27,7 +27,7 @@ from gpu.device import DEVICE, PRESENT, REHEARSED
 HERE = Path(__file__).parent
 # The most telling first: where time runs out, what is left has told least.
 ORDER = ("test_cuda_equals_cpu", "test_waits", "test_loop", "test_repetition", "test_pairs_on_gpu", "test_processes",
-         "test_compiled", "test_whole_commands")  # fmt: skip
+         "test_whole_commands", "test_compiled")  # fmt: skip
 # Seconds of the whole session after which no further test is begun; the Makefile ends it some seconds later.
 SECONDS = float(os.environ.get("TEST_CUDA_SECONDS", "inf"))
 
