@@ -27,8 +27,8 @@ from tabulate import tabulate
 from train_step import BATCHES, UNITER, OurStep, Setting, shortened
 
 from volta_switch import load_config
+from volta_switch.command import run_command
 from volta_switch.cost.counts import some_batch
-from volta_switch.train.arguments import run_command
 
 # Kinds of kernels, by a part of their names; the first that fits. Operators' names are there for a CPU.
 KINDS = (

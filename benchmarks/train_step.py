@@ -212,7 +212,7 @@ class OurStep:
 
     def _descend(self, batch: Batch) -> None:
         device = self.setting.device
-        inputs = batch.to(device, non_blocking=True).inputs
+        inputs = batch.to(device).inputs
         with autocast(device, self.setting.dtype):
             loss = self.model(**inputs).loss
         assert loss is not None

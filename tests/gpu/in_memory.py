@@ -29,7 +29,8 @@ from volta_switch.data.batches.stored_features import Source
 from volta_switch.data.random_streams import SAMPLE, KeyedRandom
 from volta_switch.data.regions import Regions
 from volta_switch.train import pretraining
-from volta_switch.train.arguments import prepare_device, shared_hyperparameters
+from volta_switch.train.arguments import prepare_device
+from volta_switch.train.flags import pretraining_flags, shared_hyperparameters
 from volta_switch.train.loop import Trainer
 from volta_switch.train.optimisation import Hyperparameters
 from volta_switch.train.ranks import Ranks, ranks
@@ -109,7 +110,7 @@ def some_regions(config: Config, rng: np.random.Generator, kind: int) -> Regions
 def trainer(model: str, folder: Path, *flags: object, overrides: tuple[str, ...] = DROPOUT, rank: Ranks) -> Trainer:
     """A run that is ready to be trained, made as ``train_concap.py`` makes one of its data and flags."""
     argv = [*("--output_dir", folder, "--logdir", folder / "logs", "--train_batch_size", 8, "--log_every", 4), *flags]
-    args = pretraining.flags().parse_args([str(word) for word in argv])
+    args = pretraining_flags().parse_args([str(word) for word in argv])
     config = load_config(f"demo/{model}", overrides)
     device, precision = prepare_device(args, rank)
     hyper = Hyperparameters(

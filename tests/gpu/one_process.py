@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -25,12 +26,13 @@ from torch.distributed.tensor import DTensor
 from gpu.device import DEVICE
 from gpu.steps import Found, prepared
 from model.parts_of_batches import IDS, B
-from volta_switch.data.batches.collate import Batch
+from volta_switch.data.batches.collate import ON_HOST, Batch
 from volta_switch.model.noise import sample_keys
 from volta_switch.model.sharding import shard
+from volta_switch.train.averaging import Averaged
+from volta_switch.train.device import autocast
 from volta_switch.train.pretraining import Pretraining
 from volta_switch.train.ranks import Ranks, ranks
-from volta_switch.train.replicas import Replicas
 
 
 def main() -> None:
@@ -42,11 +44,13 @@ def main() -> None:
         if DEVICE.type == "cuda":
             torch.cuda.set_device(0)
         found = {}
-        for name in ("ctrl_uniter", "switch"):
-            plain = step(name, "plain")
-            for way in ("ddp", "fsdp"):
-                given = step(name, way)
-                found[f"{way} {name}"] = given.loss_error(plain), given.gradient_error(plain)
+        for name in ("ctrl_uniter", "switch, K = 4"):
+            for dtype in (torch.float32, torch.bfloat16):
+                plain = step(name, "plain", dtype)
+                for way in ("ddp", "fsdp"):
+                    given = step(name, way, dtype)
+                    key = f"{way} {name} {str(dtype).removeprefix('torch.')}"
+                    found[key] = given.loss_error(plain), given.gradient_error(plain)
         backend = dist.get_backend(dist.new_group(backend="nccl" if DEVICE.type == "cuda" else "gloo"))
         total = torch.ones(3, device=DEVICE)
         dist.all_reduce(total)
@@ -56,19 +60,19 @@ def main() -> None:
     print(json.dumps({"backend": backend, "errors": found}))
 
 
-def step(name: str, way: str) -> Found:
+def step(name: str, way: str, dtype: torch.dtype) -> Found:
     """Losses and gradients of one pass, whole."""
     kept, inputs = prepared(name)
     learner = Pretraining(copy.deepcopy(kept).to(DEVICE), 0)  # type: ignore[arg-type]
-    call = learner
-    if way == "ddp":  # said to be one of two, so that it is wrapped; means are taken over the one that there is
-        call = Replicas(learner, Ranks(0, 2), DEVICE)  # type: ignore[assignment]
-    elif way == "fsdp":
-        shard(learner.model, init_device_mesh(DEVICE.type, (1,)))
+    averaged = Averaged(learner, Ranks()) if way == "ddp" else None
+    if way == "fsdp":
+        shard(learner.model, init_device_mesh(DEVICE.type, (1,)), dtype, ON_HOST)
     batch = Batch(inputs, None, IDS).to(DEVICE)
     batch.inputs["noise_keys"] = sample_keys(3, 1, IDS, B).to(DEVICE)
-    losses = call(batch)
-    torch.stack(list(losses.values())).sum().backward()
+    with nullcontext() if averaged is None else averaged.step(learner.losses):
+        with autocast(DEVICE, dtype):
+            losses = (averaged or learner)(batch)
+        torch.stack([loss.float() for loss in losses.values()]).sum().backward()
     gradients = {
         parameter: whole(value.grad)
         for parameter, value in learner.model.named_parameters()
