@@ -12,6 +12,7 @@ from golden_files import load_golden
 from model.small_models import single_stream
 from volta_switch import BertForVLPreTraining, BertForVLTasks, load_config
 from volta_switch.data.batches.collate import ON_HOST, Batch
+from volta_switch.model.noise import sample_keys
 
 MODELS = ("ctrl_uniter", "ctrl_visualbert", "ctrl_vilbert", "ctrl_lxmert", "ctrl_vl-bert", "ctrl_interbert", "switch")
 HEADS = {"VL-classifier": {"num_labels": 5}, "VL-logit": {}, "V-logit": {}, "VL-binary-classifier": {}}
@@ -36,15 +37,19 @@ def batch_of(name, config):
     for kind in ("obj", "attr"):
         inputs |= {f"{kind}_labels": torch.ones(B, N, dtype=torch.long), f"{kind}_confs": torch.rand(B, N)}
     inputs["next_sentence_label"] = torch.zeros(B, dtype=torch.long)
-    return Batch(inputs, None, [str(sample) for sample in range(B)]).to("meta").inputs
+    ids = [str(sample) for sample in range(B)]
+    return Batch({**inputs, "noise_keys": sample_keys(0, 0, ids, B)}, None, ids).to("meta").inputs
 
 
+@pytest.mark.parametrize("keyed", [False, True])
 @pytest.mark.parametrize("name", MODELS)
-def test_a_pretraining_step_reads_no_value_of_the_device(name):
+def test_a_pretraining_step_reads_no_value_of_the_device(name, keyed):
     config = config_of(name)
     model = BertForVLPreTraining(config).to("meta").train()
     inputs = batch_of(name, config)
     assert {key for key, tensor in inputs.items() if tensor.device.type == "cpu"} == ON_HOST
+    if not keyed:
+        del inputs["noise_keys"]
     model(**inputs).loss.backward()
     assert all(parameter.grad.device.type == "meta" for parameter in model.parameters() if parameter.grad is not None)
 
