@@ -18,7 +18,9 @@ from volta_switch.hub import NotCached, find_bert, find_vocabulary, is_weight_fi
 
 COMMIT = "0" * 39 + "1"
 ASK = """
-import json, sys
+import json, os, socket, sys, time
+if os.environ.get("SLOW_NAMES"):  # a resolver whose servers do not answer
+    socket.getaddrinfo = lambda *given, **options: time.sleep(600)
 from volta_switch.errors import UserError
 from volta_switch.hub import find_bert, find_vocabulary
 found = []
@@ -94,10 +96,10 @@ def hub():
 def ask(tmp_path, hub):
     """ask(("vocabulary", name), ("bert", name), ...) -> paths and errors, of a process that knows this hub alone."""
 
-    def run(*wanted, offline=False):
+    def run(*wanted, offline=False, **changes):
         own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_ETAG_TIMEOUT": "2"}
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
-        environment |= {**own, "HF_HUB_OFFLINE": str(int(offline)), "NO_PROXY": "127.0.0.1"}
+        environment |= {**own, "HF_HUB_OFFLINE": str(int(offline)), "NO_PROXY": "127.0.0.1", **changes}
         command = [sys.executable, "-c", ASK, json.dumps(wanted)]
         done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=100)
         assert done.returncode == 0, done.stderr
@@ -143,6 +145,11 @@ def test_no_hub_at_all_is_one_line(hub, ask):
     hub.stop()
     for found in ask(("vocabulary", "bert"), ("bert", "bert")):
         assert found.startswith("error: bert: neither") and "onnect" in found
+
+
+def test_a_name_that_is_looked_up_for_ever_is_not_waited_for(ask):
+    (found,) = ask(("vocabulary", "bert"), HF_ENDPOINT="http://hub.invalid", SLOW_NAMES="1")
+    assert "http://hub.invalid did not answer within 2 seconds" in found
 
 
 def test_offline_nobody_is_asked(hub, ask):
