@@ -36,7 +36,7 @@ def _row(record: Record) -> list[str]:
     counts = ", ".join(f"{count} {name}" for name, count in record.tests.items() if count)
     versions = _kind(record.kind) + "".join(f", {pin}" for pin in record.pins)
     found = [record.versions.get(name, "") for name in SHOWN]
-    result = f"{record.result} ({counts})" if counts else record.result
+    result = counts if record.result == "passed" else f"{record.result} ({counts})" if counts else record.result
     return [record.python, versions, *found, record.platform, record.date, result]
 
 

@@ -23,6 +23,8 @@ OLDEST = {minor(record.python): record for record in RECORDS if record.kind == "
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_lower_bounds_are_those_that_passed(python):
+    if python not in OLDEST and python != PYTHONS[0]:  # the table says so, too
+        pytest.skip(f"Python {python} was not tried yet: make test-oldest PYTHONS={python}, and commit its record")
     record = OLDEST[python]
     assert record.result == "passed" and record.tests["failed"] == 0
     stated = stated_requirements(project())
@@ -56,7 +58,9 @@ def test_the_table_in_the_readme_is_that_of_the_records():
 
 def test_the_table_says_what_failed_and_what_was_not_run():
     counts = {"passed": 5, "failed": 2, "skipped": 0}
-    failed = dataclasses.replace(OLDEST["3.12"], result="failed: 2 tests", tests=counts)
+    failed = dataclasses.replace(
+        RECORDS[0], kind="oldest", python="3.12.9", pins=[], result="failed: 2 tests", tests=counts
+    )
     rows = support_table([failed], ["3.12", "3.13"]).splitlines()
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     ends = [(row[0], row[1], row[-1]) for row in cells[2:]]
