@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 MODEL=${MODEL:-switchbert}
 NAME=$(basename "${MODEL%.json}")
 OUT=${OUT:-checkpoints}
-PYTHON=${PYTHON:-python}
+PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)}  # of `make setup`, or the shell's
 PROCESSES=${PROCESSES:-1}
 
 # on_world [flags]: whether --world is among them. It brings data, weights, folders and a batch size of its own, so that

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from small_world import json_of, log_of
+from volta_switch.cli import main as volta_switch
 from volta_switch.quick import SHOWN, _some
 from volta_switch.world.answers import COLUMNS, RIGHT, WRONG, Answer, draw_answers
 from volta_switch.world.content import draw_split
@@ -18,16 +19,20 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_one_command_ends_in_a_picture_and_a_score_beside_the_blind_guess(tmp_path):
-    command = [sys.executable, "-m", "volta_switch.cli", "quick", "--out", "out", "--max-steps", "3"]
+    own = tmp_path / "out: #1" / "world"  # a name that YAML would read as something else, and a world of the user's
+    own.mkdir(parents=True)
+    (own / "world.json").write_text("{}")
+    command = [sys.executable, "-m", "volta_switch.cli", "quick", "--out", "out: #1", "--max-steps", "3"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    run = tmp_path / "out" / "refcoco+_switchbert"
+    assert (own / "world.json").read_text() == "{}"
+    run = tmp_path / "out: #1" / "refcoco+_switchbert"
     assert log_of(run, "train")[-1]["step"] == 3 and json_of(run / "run.json")["start"] == "random initial weights"
     score, blind = map(float, re.findall(r"(\d+\.\d) %", done.stdout))
-    assert 0 <= score <= 100 and 10 < blind < 15 and "out/answers.png: what it saw and answered" in done.stdout
-    with Image.open(tmp_path / "out" / "answers.png") as picture:
+    assert 0 <= score <= 100 and 10 < blind < 15 and "out: #1/answers.png: what it saw and answered" in done.stdout
+    with Image.open(tmp_path / "out: #1" / "answers.png") as picture:
         assert picture.width > COLUMNS * CANVAS_WIDTH and picture.height > SHOWN // COLUMNS * CANVAS_HEIGHT
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out: #1"]
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0 and again.stdout.splitlines()[-2:] == done.stdout.splitlines()[-2:]
 
@@ -79,3 +84,11 @@ def test_the_choice_is_spread_over_scenes_and_shows_wrong_answers_in_their_share
 def test_a_choice_can_be_made_where_all_is_right_or_wrong(answers, right):
     alike = [answer for answer in answers if answer.right is right]
     assert {answer.right for answer in _some(alike)} == {right}
+
+
+@pytest.mark.parametrize("steps", ["-3", "x", "1.5"])
+def test_a_bad_number_of_steps_is_refused_before_anything_is_written(tmp_path, capsys, steps):
+    with pytest.raises(SystemExit) as caught:
+        volta_switch(["quick", "--out", str(tmp_path / "out"), "--max-steps", steps])
+    assert caught.value.code == 2 and "--max-steps" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

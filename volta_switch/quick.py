@@ -17,6 +17,7 @@ from volta_switch.study.report.scene_pictures import Scenes
 from volta_switch.tasks.refer import ReferTask
 from volta_switch.train import evaluation, finetuning
 from volta_switch.train.entry_points import read_flags
+from volta_switch.train.flags import whole_from_0
 from volta_switch.world.answers import Answer, draw_answers
 from volta_switch.world.build import SUMMARY, keep_world
 from volta_switch.world.vocabulary import DIRECTORY
@@ -28,16 +29,26 @@ SHOWN = 6  # test expressions in the picture
 def add_quick_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("--out", default="runs/quick", help="folder of world, run and picture (default: %(default)s)")
-    parser.add_argument("--max-steps", type=int, default=0, metavar="N", help="fewer optimiser steps; 0: one epoch")
+    parser.add_argument(
+        "--max-steps", type=whole_from_0, default=0, metavar="N", help="fewer optimiser steps; 0: one epoch"
+    )
 
 
 def run_quick(args: argparse.Namespace) -> None:
     """Writes the world, trains, tests and draws; says the score beside the best blind guess."""
     out = Path(args.out)
-    world = out / "world"
+    world = out / "quick-world"  # a name that no world of the user's has: it is replaced where it is of another version
     keep_world(world, seed=0, images=2000, eval_images=100, render=False, data_sets=("refer",))
     print(f"{world}: a small synthetic world; a model learns to find what an expression names", file=sys.stderr)
-    model = ["--config", MODEL, "--set", f"bert_model={world / DIRECTORY}", "--output_dir", str(out), "--in_memory"]
+    model = [
+        "--config",
+        MODEL,
+        "--set",
+        f"bert_model={json.dumps(str(world / DIRECTORY))}",
+        "--output_dir",
+        str(out),
+        "--in_memory",
+    ]
     model += ["--tasks_config_file", str(world / "tasks.yml"), "--task", TASK]
     training = ["--num_epoch", "1", "--batch_size", "64", "--lr", "1.5e-3", "--max_steps", str(args.max_steps)]
     training += ["--from_pretrained", "", "--save_best_only", "--save_every", "0", "--logdir", str(out / "logs")]

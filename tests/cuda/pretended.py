@@ -10,7 +10,8 @@ Everything above it is PyTorch's own Python and C++: ``torch.cuda``, autograd, a
 
 It shows what stops a program on a GPU (tensors of two devices, a device without an index) and what slows it down (waits
 for the device, copies from memory that is not pinned). It does not show speed, memory, several GPUs, NCCL, compiled
-layers or a GPU's own rounding: ``tests/gpu`` does, on a real one.
+layers or a GPU's own rounding: ``tests/gpu`` does, on a real one. Which operators wait is a list (``kWaiting``), not
+something seen; ``tests/gpu/test_waits.py`` sees it.
 """
 
 from __future__ import annotations
@@ -211,10 +212,12 @@ def main(argv: list[str]) -> None:
     reason = why_not()
     if reason or not argv:
         raise SystemExit(f"error: {reason or 'name a script or a module, and its arguments'}")
+    if argv[0].endswith(".py") and not Path(argv[0]).is_file():
+        raise SystemExit(f"error: {argv[0]}: no such script")
     install()
     sys.argv = argv
     sys.modules["pretended"] = sys.modules["__main__"]
-    sys.path.insert(0, os.getcwd())
+    sys.path.insert(0, str(Path(__file__).parents[2]))
     if argv[0].endswith(".py"):
         runpy.run_path(argv[0], run_name="__main__")
     else:

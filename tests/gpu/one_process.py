@@ -68,7 +68,7 @@ def step(name: str, way: str, dtype: torch.dtype) -> Found:
     if way == "fsdp":
         shard(learner.model, init_device_mesh(DEVICE.type, (1,)), dtype, ON_HOST)
     batch = Batch(inputs, None, IDS).to(DEVICE)
-    batch.inputs["noise_keys"] = sample_keys(3, 1, IDS, B).to(DEVICE)
+    batch.inputs["noise_keys"] = sample_keys(3, 1, IDS, B)
     with nullcontext() if averaged is None else averaged.step(learner.losses):
         with autocast(DEVICE, dtype):
             losses = (averaged or learner)(batch)

@@ -77,7 +77,7 @@ def a_pass(
 
         compile_layers(model)
     batch = Batch(inputs, None, IDS).to(device)
-    keys = sample_keys(3, epoch, IDS, B).to(device)
+    keys = sample_keys(3, epoch, IDS, B)
     low = dtype != torch.float32
     with torch.autocast(device.type, dtype) if low else nullcontext():
         out = model(**batch.inputs, noise_keys=keys)

@@ -7,7 +7,8 @@ import yaml
 
 from volta_switch import UserError
 from volta_switch.tasks import TASKS, build_task, load_task
-from volta_switch.tasks.task_file import REQUIRED
+from volta_switch.tasks.task_file import REQUIRED, WORLD
+from volta_switch.world.build import SUMMARY
 
 SHIPPED = sorted((Path(__file__).parents[2] / "config_tasks").glob("*.yml"))
 ENTRY = {
@@ -134,3 +135,21 @@ def test_training_and_test_differ_in_their_splits_and_files_alone():
         assert differing - {"val_split", "val_annotations_jsonpath"} <= (
             {"features_h5path1"} if key == "TASK1" else set()
         )
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_small_worlds_task_file_never_reads_what_lies_in_the_working_directory(tmp_path, monkeypatch, there):
+    assert WORLD == SUMMARY  # what a world's folder is known by
+    world, elsewhere = tmp_path / "world", tmp_path / "elsewhere"
+    for folder in (world, elsewhere):
+        (folder / "data").mkdir(parents=True)
+    monkeypatch.chdir(elsewhere)
+    (elsewhere / "feat.lmdb").touch()
+    if there:
+        (world / "feat.lmdb").touch()
+    path = task_file(world, TASK10=ENTRY)
+    assert load_task(path, "10").path("feat.lmdb") == Path("feat.lmdb")  # a hand-written file: as given
+    (world / WORLD).touch()
+    assert load_task(path, "10").path("feat.lmdb") == world / "feat.lmdb"
+    assert load_task(path, "10").path("data") == world / "data"
+    assert load_task(path, "10").path(str(elsewhere / "feat.lmdb")) == elsewhere / "feat.lmdb"

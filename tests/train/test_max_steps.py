@@ -1,8 +1,13 @@
 """``--max_steps``: a run that ends after so many optimiser steps is the beginning of one that goes on."""
 
+import os
+import signal
+
 import pytest
 
 from small_world import equal_weights, json_of, log_of, weights_of
+from volta_switch.train.loop import Trainer
+from volta_switch.train.stopping import Stopped
 
 SIZES = {
     "train_concap": ("--train_batch_size", 6, "--num_train_epochs", 2),
@@ -81,3 +86,39 @@ def test_what_is_no_number_of_steps_is_refused(train, value, capsys):
     with pytest.raises(SystemExit) as caught:
         train("run", "--max_steps", value)
     assert (caught.value.code == 2 and "expected 0 or more" in capsys.readouterr().err) or value == "-1"
+
+
+def test_a_run_that_is_stopped_while_it_validates_its_last_step_makes_up_for_it(train, monkeypatch):
+    whole = train("whole", "--max_steps", 2)
+    check, asked = Trainer._until_stopped, []
+
+    def stopped_once(trainer):
+        if not asked:
+            asked.append(os.kill(os.getpid(), signal.SIGTERM))
+        return check(trainer)
+
+    monkeypatch.setattr(Trainer, "_until_stopped", stopped_once)
+    with pytest.raises(Stopped):
+        train("parts", "--max_steps", 2)
+    parts = train("parts", "--max_steps", 2, "--resume")
+    assert steps_of(parts) == [1, 2] and [line["step"] for line in log_of(parts, "valid")] == [2]
+    assert equal_weights(weights_of(whole), weights_of(parts))
+    train("parts", "--max_steps", 2, "--resume")  # once is enough
+    assert [line["step"] for line in log_of(parts, "valid")] == [2]
+
+
+def test_fewer_steps_than_are_done_still_validate_what_was_never_validated(train, monkeypatch):
+    step = Trainer._step
+
+    def stopped_in_the_third(trainer, parts):
+        step(trainer, parts)
+        if trainer.progress.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Trainer, "_step", stopped_in_the_third)
+    with pytest.raises(Stopped):
+        train("run")
+    monkeypatch.setattr(Trainer, "_step", step)
+    run = train("run", "--max_steps", 2, "--resume")
+    assert steps_of(run)[-1] == 3 and [line["step"] for line in log_of(run, "valid")] == [3]
+    assert weights_of(run)

@@ -58,3 +58,18 @@ def test_what_is_no_world_is_left_alone(tmp_path):
     with pytest.raises(UserError, match="not empty and holds no world"):
         keep_world(tmp_path / "world", **SMALLEST)
     assert (tmp_path / "world" / "mine.txt").read_text() == "mine"
+
+
+def test_a_kept_world_that_lacks_a_file_is_written_anew(tmp_path):
+    out = tmp_path / "world"
+    keep_world(out, **SMALLEST)
+    lost = out / sorted(json.loads((out / "world.json").read_text())["sha256"])[0]
+    lost.unlink()
+    keep_world(out, **SMALLEST)
+    assert lost.is_file()
+
+
+def test_a_file_where_a_folder_is_needed_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="a file stands where a folder is needed"):
+        keep_world(tmp_path / "file" / "world", **SMALLEST)

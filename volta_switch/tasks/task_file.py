@@ -12,6 +12,7 @@ from volta_switch.errors import UserError
 from volta_switch.files import read_yaml
 from volta_switch.shipped import here_or_shipped
 
+WORLD = "world.json"  # lies beside a small world's task file
 REQUIRED = ("name", "type", "dataroot", "features_h5path1", "max_seq_length", "train_split", "val_split")
 
 
@@ -19,7 +20,8 @@ REQUIRED = ("name", "type", "dataroot", "features_h5path1", "max_seq_length", "t
 class TaskSpec:
     """One entry of a task file, field by field as VOLTA names them.
 
-    Paths that are not there as given are looked for beside the task file.
+    Paths that are not there as given are looked for beside the task file. A small world's task file names the world's
+    own files alone, whatever lies in the working directory.
     """
 
     key: str  # "TASK10"
@@ -51,7 +53,11 @@ class TaskSpec:
         """The file or folder that a path of the entry stands for; it need not exist."""
         path = Path(name)
         beside = self.folder / path
-        return beside if not path.is_absolute() and not path.exists() and beside.exists() else path
+        if path.is_absolute():
+            return path
+        if (self.folder / WORLD).is_file():  # else real data in the working directory would take a world's place
+            return beside
+        return beside if not path.exists() and beside.exists() else path
 
     def given_annotations(self, split: str) -> Path | None:
         """The file that the entry names for a split; None where the split's name says which of the data root's."""

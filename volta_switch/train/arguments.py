@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 
 import torch
 
@@ -12,6 +11,7 @@ from volta_switch.data.tokenizer import Tokenizer, check_vocab_size
 from volta_switch.errors import UserError
 from volta_switch.tasks import DataOptions
 from volta_switch.train.device import choose_device
+from volta_switch.train.launch import told
 from volta_switch.train.memory import keep_freed_memory
 from volta_switch.train.ranks import Ranks
 
@@ -55,7 +55,7 @@ def prepare_device(args: argparse.Namespace, ranks: Ranks | None = None) -> tupl
     Raises:
         UserError: a device that is not there, or several processes where one is meant.
     """
-    if ranks is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if ranks is None and told("WORLD_SIZE", 1) > 1:
         raise UserError("several processes are for training and eval_retrieval.py; start one process, without torchrun")
     if args.threads:
         torch.set_num_threads(args.threads)

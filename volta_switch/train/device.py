@@ -7,6 +7,7 @@ import os
 import torch
 
 from volta_switch.errors import UserError
+from volta_switch.train.launch import is_told
 from volta_switch.train.ranks import Ranks
 
 
@@ -27,6 +28,8 @@ def choose_device(name: str, ranks: Ranks) -> torch.device:
         raise _no_device(name, "expected auto or the name of a device; choose cpu, cuda or cuda:<n>") from None
     if device.type not in ("cpu", "cuda"):
         raise _no_device(name, "expected auto or the name of a device; choose cpu, cuda or cuda:<n>")
+    if device.type == "cuda" and ranks.count > 1 and not is_told("LOCAL_RANK"):
+        raise _no_device(name, "LOCAL_RANK is not set, by which each process takes a GPU of its own; use torchrun")
     if device.type == "cuda" and device.index is None:  # torch.cuda.set_device takes no device without a number
         device = torch.device("cuda", ranks.on_this_machine)
     elif device.type == "cuda" and ranks.count > 1:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from volta_switch.command import run_command
 from volta_switch.errors import UserError
 from volta_switch.train import flags, needed_files
+from volta_switch.train.launch import told
 from volta_switch.train.needed_files import Needed
 from volta_switch.train.world_runs import on_world
 
@@ -67,10 +68,12 @@ def run_entry_point(name: str, argv: Sequence[str] | None = None) -> None:
     entry = ENTRY_POINTS[name]
 
     def main(argv: Sequence[str]) -> None:
-        with _told_to_the_others(entry), _first_speaks_first():
-            args = read_flags(name, argv)
-        module, function = entry.work
-        getattr(importlib.import_module(module), function)(args, argv)
+        with _lacking_package_explained():
+            with _told_to_the_others(entry), _first_speaks_first():
+                args = read_flags(name, argv)
+            module, function = entry.work
+            work = getattr(importlib.import_module(module), function)
+        work(args, argv)
 
     run_command(main, argv)
 
@@ -91,12 +94,26 @@ def read_flags(name: str, argv: Sequence[str]) -> argparse.Namespace:
 
 
 @contextmanager
+def _lacking_package_explained() -> Iterator[None]:
+    """Tells in one line that this is not the Python into which the project was installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "volta_switch":
+            raise
+        raise UserError(
+            f"{sys.executable} lacks the package {error.name}; `make setup` makes an environment that has it: "
+            "`source .venv/bin/activate`, or name its Python"
+        ) from None
+
+
+@contextmanager
 def _first_speaks_first() -> Iterator[None]:
     """Of several processes on one machine, which find the same, the first says it.
 
     The others wait before they do: torchrun stops them when the first has ended.
     """
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+    if told("LOCAL_RANK", 0) == 0:
         yield
         return
     held = io.StringIO()
@@ -119,7 +136,7 @@ def _told_to_the_others(entry: EntryPoint) -> Iterator[None]:
     try:
         yield
     except UserError:
-        several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "TORCHELASTIC_RUN_ID" not in os.environ
+        several = told("WORLD_SIZE", 1) > 1 and "TORCHELASTIC_RUN_ID" not in os.environ
         if several and entry.several_processes:
             from volta_switch.train.ranks import ranks  # which takes PyTorch
 

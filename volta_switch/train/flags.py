@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 
 from volta_switch.config import Config, find_config, load_config
+from volta_switch.errors import UserError
 from volta_switch.tasks.shares import Share
 from volta_switch.tasks.task_file import TaskSpec, load_task
 
@@ -99,7 +100,7 @@ def add_training_flags(flags: argparse.ArgumentParser, weight_decay: float, clip
         "end after so many optimiser steps, with validation and weights, as if somebody had stopped the run there: the "
         "schedule stays that of all epochs, and --resume goes on with more steps or all; 0: train all epochs"
     )
-    training.add_argument("--max-steps", "--max_steps", type=_whole_from_0, default=0, metavar="N", help=stop)
+    training.add_argument("--max-steps", "--max_steps", type=whole_from_0, default=0, metavar="N", help=stop)
     _add_survival_flags(flags)
     _add_division_flags(flags)
 
@@ -261,6 +262,10 @@ def load_model_config(args: argparse.Namespace, fusion_method: str | None = None
 
 def run_name(args: argparse.Namespace, prefix: str = "") -> str:
     """VOLTA's name of a run: ``[<task>_]<config>[-<save_name>]``."""
+    if "/" in args.save_name:
+        raise UserError(
+            f"--save_name {args.save_name}: expected a name without /; --output_dir says where runs are written"
+        )
     name = find_config(args.config_file).stem
     return prefix + name + (f"-{args.save_name}" if args.save_name else "")
 
@@ -286,7 +291,8 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _whole_from_0(text: str) -> int:
+def whole_from_0(text: str) -> int:
+    """A flag's whole number from 0 on, for argparse."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected 0 or more, found {text}")
     return int(text)

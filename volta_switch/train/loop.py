@@ -96,6 +96,7 @@ class Trainer:
         self.stop = StopRequest()
         self.skipped = SkippedSteps(self.run, self.ranks, self.max_skipped)
         self.saved_at = time.monotonic()
+        self.validated_step = -1
 
     def resume(self, saved: Saved) -> None:
         """Goes on where a checkpoint was written; the model has its weights already."""
@@ -106,6 +107,7 @@ class Trainer:
         factors = (schedule(self.progress.step) for schedule in self.scheduler.lr_lambdas)
         for group, base, factor in zip(self.optimizer.param_groups, self.scheduler.base_lrs, factors, strict=True):
             group["lr"] = base * factor
+        self.validated_step = saved.plain.get("validated_step", -1)
         self.meter.restore(saved.plain["meter"])
         self.routes.restore(saved.plain.get("routes"))
         if self.scaler.is_enabled() and saved.plain["loss_scale"]:
@@ -120,8 +122,9 @@ class Trainer:
             UserError: of the data, the memory, the disk, another process, or numbers that are not finite.
         """
         with self.stop.listening(), self.ranks.together(), lost_workers_explained():
-            while self.progress.epoch < self.hyper.epochs and not self._has_its_steps(0):
-                self._epoch()
+            while self.progress.epoch < self.hyper.epochs and not self._has_ended_early():
+                if not self._has_its_steps(0):  # else it was stopped before they were validated
+                    self._epoch()
                 self._finish_epoch()
         self.routes.record_means(self.run)
         return self.progress
@@ -252,6 +255,10 @@ class Trainer:
         """Whether ``max_steps`` are done after so many more."""
         return 0 < self.max_steps <= self.progress.step + more
 
+    def _has_ended_early(self) -> bool:
+        """Whether ``max_steps`` are done, and what they made is validated and written."""
+        return self._has_its_steps(0) and self.validated_step == self.progress.step
+
     def _finish_epoch(self) -> None:
         """Validates, keeps what is to be kept, and moves on, or stays in an epoch that ``max_steps`` cut short."""
         progress = self.progress
@@ -271,6 +278,7 @@ class Trainer:
             if self.saving.epochs_weights and self.ranks.first:
                 write_weights(self.run.path / f"pytorch_model_{progress.epoch}.bin", weights)
         self.run.record("last_validation", values)
+        self.validated_step = progress.step
         if progress.batch == self.steps_per_epoch:
             progress.epoch += 1
             progress.batch = 0
@@ -312,6 +320,7 @@ class Trainer:
             "meter": self.meter.state(),
             "routes": self.routes.state(),
             "log_lines": self.run.log_lines,
+            "validated_step": self.validated_step,
         }
         training = self.replicas.optimizer_state(self.optimizer) | random_states(self.ranks)
         weights = self.replicas.weights()

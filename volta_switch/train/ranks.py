@@ -18,6 +18,7 @@ import torch
 import torch.distributed as distributed
 
 from volta_switch.errors import UserError
+from volta_switch.train.launch import told
 
 # Nothing is said between two waits, and the slowest process decides: the time is for a machine that went away silently.
 _TIMEOUT = timedelta(days=1)
@@ -45,7 +46,7 @@ class Ranks:
     @property
     def on_this_machine(self) -> int:
         """This process's number among those of its machine."""
-        return int(os.environ.get("LOCAL_RANK", "0"))
+        return told("LOCAL_RANK", 0)
 
     def wait(self) -> None:
         """Returns when all processes have come here."""
@@ -107,7 +108,7 @@ def ranks() -> Iterator[Ranks]:
     Raises:
         UserError: they cannot meet.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if told("WORLD_SIZE", 1) == 1:
         yield Ranks()
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"

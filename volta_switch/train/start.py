@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from volta_switch.model.encoder import encoder_of
 from volta_switch.model.noise import batch_dependent
 from volta_switch.train.checkpoints import CheckpointStore, Saved, check_identity
 from volta_switch.train.device import compute_deterministically
+from volta_switch.train.launch import told
 from volta_switch.train.learner import Learner
 from volta_switch.train.loop import Saving, Trainer, Validation
 from volta_switch.train.optimisation import Hyperparameters
@@ -147,7 +147,7 @@ def _check_flags(args: argparse.Namespace, run: Run, precision: torch.dtype, ran
 
 def _saved(args: argparse.Namespace, store: CheckpointStore, identity: dict[str, Any], ranks: Ranks) -> Saved | None:
     """The checkpoint that the flags ask to go on from, read and checked; the first process chooses it."""
-    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0  # by torchrun, after a process had ended
+    restarted = told("TORCHELASTIC_RESTART_COUNT", 0) > 0  # by torchrun, after a process had ended
     newest = store.newest() if args.resume or restarted else None
     chosen = ranks.gathered(args.resume_file or (str(newest) if newest else ""))[0]
     if not chosen:

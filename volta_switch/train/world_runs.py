@@ -12,7 +12,6 @@ and the numbers of classes and attributes. Weights are random, or those of anoth
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from volta_switch.config import load_config
 from volta_switch.errors import UserError
 from volta_switch.tasks.task_file import load_task
 from volta_switch.train.flags import run_name
+from volta_switch.train.launch import told
 
 FOLDER = Path("runs/world")
 DATA, RUNS, LOGS, RESULTS = (FOLDER / name for name in ("data", "checkpoints", "logs", "results"))
@@ -136,12 +136,14 @@ def _evaluate_on_world(args: argparse.Namespace) -> None:
 
 
 def _say(entry: str, args: argparse.Namespace) -> None:
-    if int(os.environ.get("RANK", "0")) > 0:
+    if told("RANK", 0) > 0:
         return
     said = f"--world: a small synthetic world ({DATA}) in place of real data"
     if entry.startswith("train"):
         batch_size = args.train_batch_size if entry == "train_concap" else args.batch_size
         start = f"weights from {args.from_pretrained}" if args.from_pretrained else "random initial weights"
+        if args.resume:
+            start += " unless there is a checkpoint"
         steps = f"{args.max_steps} steps" if args.max_steps else "all epochs"
         said += f", {start}, {steps} with batches of {batch_size}"
     print(f"{said}; the numbers mean nothing, and all is written below {FOLDER}", file=sys.stderr)

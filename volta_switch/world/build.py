@@ -82,18 +82,21 @@ def keep_world(out: str | Path, **parameters: Any) -> None:
             for left in out.parent.glob(f"{out.name}.unfinished-*"):
                 shutil.rmtree(left)
             write_world(out, overwrite=True, **parameters)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{out.parent}: a file stands where a folder is needed; move it away") from error
     except OSError as error:
         reason = f"the world cannot be written ({error.strerror}); make room or change the permissions"
         raise UserError(f"{out}: {reason}") from error
 
 
 def _holds(out: Path, spec: WorldSpec) -> bool:
-    """Whether a folder holds a world of these parameters, and of this version."""
+    """Whether a folder holds a world of these parameters, and of this version, with all its files."""
     try:
         summary = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        same = summary["spec"] == spec.as_dict() and summary["format"] == FORMAT
+        return same and all((out / name).is_file() for name in summary["sha256"])
+    except (OSError, ValueError, TypeError, KeyError):
         return False
-    return isinstance(summary, dict) and summary.get("spec") == spec.as_dict() and summary.get("format") == FORMAT
 
 
 def _already_written(out: Path, spec: WorldSpec, overwrite: bool) -> bool:

@@ -40,7 +40,12 @@ def test_each_of_several_processes_takes_the_gpu_of_its_number(monkeypatch):
             choose_device(name, Ranks(11, 16))
 
 
-def test_several_processes_are_not_sent_to_one_gpu():
+def test_several_processes_are_not_sent_to_one_gpu(monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    for name in ("auto", "cuda"):
+        with pytest.raises(UserError, match=f"--device {name}: LOCAL_RANK is not set"):
+            choose_device(name, Ranks(1, 2))
+    monkeypatch.setenv("LOCAL_RANK", "0")
     with pytest.raises(UserError, match=r"--device cuda:0: would put 2 processes on one GPU; give cuda"):
         choose_device("cuda:0", Ranks(0, 2))
 
