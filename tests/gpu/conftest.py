@@ -26,19 +26,16 @@ from gpu.device import DEVICE, PRESENT, REHEARSED
 
 HERE = Path(__file__).parent
 # The most telling first: where time runs out, what is left has told least.
-ORDER = ("test_cuda_equals_cpu", "test_waits", "test_loop", "test_repetition", "test_pairs_on_gpu", "test_processes",
-         "test_whole_commands", "test_compiled")  # fmt: skip
+ORDER = (
+    *("test_cuda_equals_cpu", "test_waits", "test_training_on_gpu", "test_repetition", "test_pairs_on_gpu"),
+    *("test_processes", "test_whole_commands", "test_compiled"),
+)
 # Seconds of the whole session after which no further test is begun; the Makefile ends it some seconds later.
 SECONDS = float(os.environ.get("TEST_CUDA_SECONDS", "inf"))
 
 _started = time.monotonic()
 _measured: list[tuple[str, float, float]] = []  # test, seconds, GiB at the peak
 _not_begun: list[str] = []
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "gpu: shown by a CUDA GPU (make test-cuda)")
-    config.addinivalue_line("markers", "gpu_proper: cannot be rehearsed on another device")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
