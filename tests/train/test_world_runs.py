@@ -156,7 +156,7 @@ def test_a_test_before_training_says_what_to_run(here, capsys):
 def test_a_world_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "runs").write_text("in the way")
     monkeypatch.chdir(tmp_path)
-    assert "runs/world/data: the world cannot be written (" in refusal(ENTRY_POINTS["train_concap"], SMALL, capsys)
+    assert "runs/world: a file stands where a folder is needed" in refusal(ENTRY_POINTS["train_concap"], SMALL, capsys)
 
 
 # --- In processes of their own --------------------------------------------------------------------------------------

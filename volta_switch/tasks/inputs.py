@@ -66,7 +66,7 @@ def features_path(spec: TaskSpec, split: str, features: str = "", boxes: str = "
     if boxes != "detected" and second != "annotated boxes" and not features:
         raise UserError(f"{spec.key} ({spec.name}): --boxes {boxes} is for RefCOCO's tasks")
     if features:
-        return spec.path(features)
+        return spec.given_path(features)
     if second == "annotated boxes" and boxes == "gt":
         if not spec.features_h5path2:
             raise UserError(

@@ -51,12 +51,13 @@ class TaskSpec:
 
     def path(self, name: str) -> Path:
         """The file or folder that a path of the entry stands for; it need not exist."""
-        path = Path(name)
-        beside = self.folder / path
-        if path.is_absolute():
-            return path
         if (self.folder / WORLD).is_file():  # else real data in the working directory would take a world's place
-            return beside
+            return self.folder / name
+        return self.given_path(name)
+
+    def given_path(self, name: str) -> Path:
+        """The file or folder that a flag names: from the working directory, else beside the task file."""
+        path, beside = Path(name), self.folder / name
         return beside if not path.exists() and beside.exists() else path
 
     def given_annotations(self, split: str) -> Path | None:

@@ -237,7 +237,9 @@ def load_task_spec(args: argparse.Namespace) -> TaskSpec:
     """The task that the flags name, with the annotation files that they override."""
     spec = load_task(args.tasks_config_file, args.task)
     names = ("train_annotations_jsonpath", "val_annotations_jsonpath")
-    return dataclasses.replace(spec, **{name: getattr(args, name) for name in names if getattr(args, name)})
+    given = {name: getattr(args, name) for name in names if getattr(args, name)}
+    absolute: dict[str, Any] = {name: str(spec.given_path(path).absolute()) for name, path in given.items()}
+    return dataclasses.replace(spec, **absolute)
 
 
 def evaluated_spec(args: argparse.Namespace) -> tuple[TaskSpec, str]:
