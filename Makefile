@@ -61,7 +61,7 @@ test-volta: volta-home setup-volta
 	$(VOLTA_BIN)/python -m pytest -n 2 --dist loadfile -q -k volta tests/data/files/test_convert.py tests/test_benchmarks.py
 
 volta-home:
-	@test -f "$(VOLTA_HOME)/train_concap.py" || { \
+	@test -f "$(VOLTA_HOME)/volta/encoders.py" || { \
 		echo "error: VOLTA_HOME=$(VOLTA_HOME): set it to a checkout of github.com/e-bug/volta" >&2; exit 2; }
 
 lint: setup-test

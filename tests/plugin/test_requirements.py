@@ -1,6 +1,7 @@
 """What is said of an import that fails: the package that is missing, and what really brings it."""
 
 import importlib
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 
@@ -68,6 +69,12 @@ def test_a_package_that_nobody_asks_for_is_not_guessed():
 @pytest.mark.skipif(installed("skimage"), reason="scikit-image is installed")
 def test_what_a_stand_in_was_left_out_for_is_told_by_its_packages_name():
     assert told("skimage.io").endswith("the package scikit-image is missing: pip install scikit-image")
+
+
+@pytest.mark.parametrize("name", ["core-thing", "The 'core-thing!=2019.12.17' distribution was not found; try 'this'"])
+def test_a_package_that_checks_its_own_requirements_is_understood(metadata, name):
+    message = remedy(PackageNotFoundError(name))  # as transformers 4 does
+    assert message == "the package core-thing is missing, which volta-switch asks for: pip install core-thing"
 
 
 def test_the_indexs_apex_is_never_recommended():

@@ -19,7 +19,7 @@ from plugin.volta_imports import Import, live_modules
 from volta_switch.plugin.requirements import EXTRA, name_in, package_of
 from volta_switch.plugin.stand_ins import MASKS, STAND_INS, apex_parallel
 
-if not Path(os.environ.get("VOLTA_HOME", "/nowhere"), "train_concap.py").is_file():
+if not Path(os.environ.get("VOLTA_HOME") or "/nowhere", "volta", "encoders.py").is_file():
     pytest.skip("VOLTA_HOME is not set to a checkout of VOLTA", allow_module_level=True)
 
 HOME = Path(os.environ["VOLTA_HOME"]).resolve()

@@ -35,8 +35,8 @@ def name_in(requirement: str) -> str:
 
 def remedy(error: Exception) -> str:
     """What is missing where an import failed with this error, and what brings it."""
-    module = getattr(error, "name", None) if isinstance(error, ImportError) else None
-    top = (module or "").partition(".")[0]
+    module = _missing_in(error)
+    top = module.partition(".")[0]
     if not module or top in sys.stdlib_module_names:
         return "no package is missing; constraints.txt has the versions that were tried"
     package = package_of(module)
@@ -50,6 +50,14 @@ def remedy(error: Exception) -> str:
         return _remedy_of_missing(top, package)
     again = f"pip install --force-reinstall -c constraints.txt {package}"
     return f"{package} {version} is installed and cannot be used: {again}"
+
+
+def _missing_in(error: Exception) -> str:
+    """The module, or package, that an import failed for; "" where it failed for another reason."""
+    name = str(getattr(error, "name", None) or "") if isinstance(error, ImportError) else ""
+    # A package that checks its own requirements may raise a sentence for a name: "The 'regex!=2019.12.17' distribution"
+    found = re.search(r"^[\w.-]+$|(?<=')\w[\w.-]*", name)
+    return found.group() if found else ""
 
 
 def _remedy_of_missing(top: str, package: str) -> str:
