@@ -48,6 +48,7 @@ from volta_switch import BertForVLTasks, load_config
 from volta_switch.command import run_command
 from volta_switch.cost.counts import SLOTS, some_batch
 from volta_switch.cost.executed import counted
+from volta_switch.data.batches.collate import on_device
 from volta_switch.errors import UserError
 from volta_switch.model.bert import switch_encoder
 from volta_switch.model.pairs import expand_pairs, score_pairs
@@ -142,7 +143,7 @@ def some_blocks(captions: int, images: int, batch: int, device: torch.device) ->
     c, i = block_sides(batch)
     if captions < c or images < i:
         raise UserError(f"--captions {captions} --images {images}: a block has {c} captions and {i} images")
-    pool = {name: tensor.to(device) for name, tensor in some_batch(max(captions, images)).items()}
+    pool = some_batch(max(captions, images))
     order = pool["attention_mask"][:captions].sum(1).argsort(stable=True)
     blocks = []
     for first, image in itertools.product(range(0, captions - c + 1, c), range(0, images - i + 1, i)):
@@ -150,7 +151,8 @@ def some_blocks(captions: int, images: int, batch: int, device: torch.device) ->
         longest = int(pool["attention_mask"][chosen].sum(1).max())
         texts = {key: pool[key][chosen, :longest] for key in ("input_ids", "token_type_ids", "attention_mask")}
         some = slice(image, image + i)
-        blocks.append((texts, {key: pool[key][some] for key in ("image_feat", "image_loc", "image_attention_mask")}))
+        regions = {key: pool[key][some] for key in ("image_feat", "image_loc", "image_attention_mask")}
+        blocks.append((on_device(texts, device), on_device(regions, device)))  # masks stay where the models read them
     return blocks
 
 
@@ -214,7 +216,8 @@ def in_volta(model: torch.nn.Module, dtype: torch.dtype, texts: Tensors, images:
     words, types, mask = (
         torch.nn.functional.pad(pairs[key], more) for key in ("input_ids", "token_type_ids", "attention_mask")
     )
-    given = words, pairs["image_feat"], pairs["image_loc"], "TASK8", types, mask, pairs["image_attention_mask"]
+    masks = (tensor.to(words.device) for tensor in (mask, pairs["image_attention_mask"]))
+    given = words, pairs["image_feat"], pairs["image_loc"], "TASK8", types, *masks
     with torch.no_grad(), autocast(words.device, dtype):
         return model(*given)[0].float().view(len(texts["input_ids"]), -1)
 
