@@ -68,4 +68,5 @@ def test_what_needs_a_browser_or_a_clean_environment_is_passed_over_by_make_test
     said = pytest_of(*browser, TESTS / "clean_environments")
     assert len(browser) == 2 and re.search(r"^\d+ skipped", said, re.MULTILINE) and "passed" not in said
     reasons = re.findall(r"^SKIPPED \[\d+\] \S+ (.*)$", said, re.MULTILINE)
-    assert reasons and set(reasons) == {TARGETS["more"]}
+    # one of them needs a checkout of VOLTA beside, and says so first
+    assert TARGETS["more"] in reasons and set(reasons) <= {TARGETS["more"], "VOLTA_HOME names no VOLTA checkout"}

@@ -5,7 +5,8 @@ import pytest
 from small_world import interrupted_at, json_of, log_of, weights_of
 from train.run_ends import logged, newest, same_end
 from volta_switch import UserError
-from volta_switch.train import arguments, finetuning
+from volta_switch.command import run_command
+from volta_switch.train import finetuning
 from volta_switch.train.checkpoints import CheckpointStore
 from volta_switch.train.run_folder import CHECKPOINTS
 
@@ -97,7 +98,7 @@ def test_interrupting_says_how_to_go_on(world, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr("volta_switch.train.loop.Trainer._update", interrupted)
     with pytest.raises(SystemExit) as caught:
-        arguments.run_command(finetuning.main, world.flags("train_task", tmp_path, "ctrl_uniter", "refer"))
+        run_command(finetuning.main, world.flags("train_task", tmp_path, "ctrl_uniter", "refer"))
     assert caught.value.code == 130 and "--resume" in capsys.readouterr().err.splitlines()[-1]
 
 
