@@ -254,13 +254,6 @@ def _status(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
-@contextlib.contextmanager
-def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Run in mixed precision unless in float32."""
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        yield
-
-
 def timed(step: Step, device: torch.device, first: int, at_once: int) -> float:
     """Take the steps of so many batches, from ``first`` on; seconds of one."""
     on_gpu = device.type == "cuda"

@@ -32,7 +32,6 @@ from interleaved import (
     Step,
     add_measures,
     add_volta,
-    autocast,
     flags,
     giving_back,
     in_turn,
@@ -53,6 +52,7 @@ from volta_switch.errors import UserError
 from volta_switch.model.bert import switch_encoder
 from volta_switch.model.pairs import expand_pairs, score_pairs
 from volta_switch.tasks.score_matrix import block_sides
+from volta_switch.train.device import autocast
 
 TASKS = {"TASK8": {"type": "VL-logit", "process": "retrieval"}}
 PLANTED = ("SS", "SC", "CS")

@@ -32,7 +32,6 @@ from interleaved import (
     Step,
     add_measures,
     add_volta,
-    autocast,
     flags,
     giving_back,
     in_turn,
@@ -54,6 +53,7 @@ from volta_switch.errors import UserError
 from volta_switch.model import sublayers
 from volta_switch.model.attention import MODE_PAIRS, KeyMask, attend
 from volta_switch.model.compiling import compile_layers
+from volta_switch.train.device import autocast
 from volta_switch.train.optimisation import Hyperparameters, build_optimizer, clipped_step
 
 BATCHES = 4  # different ones, taken in turn

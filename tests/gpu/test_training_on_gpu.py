@@ -15,7 +15,7 @@ needs("msgpack", "safetensors", "tensorboard", "tqdm")
 
 from gpu.in_memory import trainer
 from model.parts_of_batches import MODELS as GOLDEN
-from volta_switch.train.arguments import prepare_device
+from volta_switch.train.device import prepare_device
 from volta_switch.train.flags import pretraining_flags
 from volta_switch.train.ranks import Ranks
 

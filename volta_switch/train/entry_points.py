@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
-import os
 import signal
 import sys
 import time
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from volta_switch.command import run_command
 from volta_switch.errors import UserError
 from volta_switch.train import flags, needed_files
-from volta_switch.train.launch import told
+from volta_switch.train.launch import is_told, told
 from volta_switch.train.needed_files import Needed
 from volta_switch.train.world_runs import on_world
 
@@ -136,7 +135,7 @@ def _told_to_the_others(entry: EntryPoint) -> Iterator[None]:
     try:
         yield
     except UserError:
-        several = told("WORLD_SIZE", 1) > 1 and "TORCHELASTIC_RUN_ID" not in os.environ
+        several = told("WORLD_SIZE", 1) > 1 and not is_told("TORCHELASTIC_RUN_ID")
         if several and entry.several_processes:
             from volta_switch.train.ranks import ranks  # which takes PyTorch
 

@@ -21,11 +21,11 @@ from volta_switch.tasks import Evaluation, Task, build_task
 from volta_switch.tasks.retrieval import RetrievalTask
 from volta_switch.tasks.score_parts import ScoreParts, inputs_identity, write_matrix
 from volta_switch.tasks.shares import Share
-from volta_switch.train.arguments import data_options, load_tokenizer, prepare_device
-from volta_switch.train.device import autocast
+from volta_switch.train.device import autocast, prepare_device
 from volta_switch.train.entry_points import read_flags
 from volta_switch.train.flags import evaluated_spec, load_model_config, run_name
 from volta_switch.train.ranks import Ranks, ranks
+from volta_switch.train.reading import data_options, load_tokenizer
 from volta_switch.weights import fingerprint, load_volta, read_weights
 
 

@@ -15,7 +15,7 @@ from volta_switch.data.batches.collate import Batch
 from volta_switch.model.bert import BertForVLTasks, switch_encoder
 from volta_switch.model.initialisation import start_from_prior
 from volta_switch.tasks import Task, TaskSpec, build_task
-from volta_switch.train.arguments import data_options, load_tokenizer, prepare_device
+from volta_switch.train.device import prepare_device
 from volta_switch.train.entry_points import read_flags
 from volta_switch.train.flags import (
     data_settings,
@@ -29,6 +29,7 @@ from volta_switch.train.learner import Counts, Learner, Losses
 from volta_switch.train.loop import Validation
 from volta_switch.train.optimisation import Hyperparameters
 from volta_switch.train.ranks import Ranks, ranks
+from volta_switch.train.reading import data_options, load_tokenizer
 from volta_switch.train.start import Run, start_run
 
 

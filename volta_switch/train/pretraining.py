@@ -21,7 +21,7 @@ from volta_switch.data.files.shard_index import WINDOW
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.errors import BadRecord, UserError
 from volta_switch.model.bert import BertForVLPreTraining
-from volta_switch.train.arguments import load_tokenizer, prepare_device
+from volta_switch.train.device import prepare_device
 from volta_switch.train.entry_points import read_flags
 from volta_switch.train.flags import data_settings, load_model_config, run_name, shared_hyperparameters
 from volta_switch.train.initial_weights import initial_weights
@@ -29,6 +29,7 @@ from volta_switch.train.learner import Counts, Learner, Losses
 from volta_switch.train.loop import Validation
 from volta_switch.train.optimisation import Hyperparameters
 from volta_switch.train.ranks import Ranks, ranks
+from volta_switch.train.reading import load_tokenizer
 from volta_switch.train.start import Run, start_run
 
 Split = Literal["train", "valid"]

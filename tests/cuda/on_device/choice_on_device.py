@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from volta_switch import UserError
-from volta_switch.train.arguments import prepare_device
-from volta_switch.train.device import choose_device
+from volta_switch.train.device import choose_device, prepare_device
 from volta_switch.train.flags import parser
 from volta_switch.train.ranks import Ranks
 

@@ -1,4 +1,4 @@
-"""What the four entry points share once their flags are read: devices, precision, tokenizer, how data are read."""
+"""How the entry points read data once their flags are read: a task's options, and the tokenizer."""
 
 from __future__ import annotations
 
@@ -10,12 +10,7 @@ from volta_switch.config import Config
 from volta_switch.data.tokenizer import Tokenizer, check_vocab_size
 from volta_switch.errors import UserError
 from volta_switch.tasks import DataOptions
-from volta_switch.train.device import choose_device
-from volta_switch.train.launch import told
-from volta_switch.train.memory import keep_freed_memory
 from volta_switch.train.ranks import Ranks
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def data_options(
@@ -42,30 +37,6 @@ def data_options(
         data_fraction=getattr(args, "data_fraction", 1.0),
         data_fraction_seed=getattr(args, "data_fraction_seed", 0),
     )
-
-
-def prepare_device(args: argparse.Namespace, ranks: Ranks | None = None) -> tuple[torch.device, torch.dtype]:
-    """The device and the precision of the forward pass.
-
-    Args:
-        args: the flags.
-        ranks: the processes that share the work; each takes the GPU of its number on its machine. None: this script
-            is for one process.
-
-    Raises:
-        UserError: a device that is not there, or several processes where one is meant.
-    """
-    if ranks is None and told("WORLD_SIZE", 1) > 1:
-        raise UserError("several processes are for training and eval_retrieval.py; start one process, without torchrun")
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    device = choose_device(args.device, ranks or Ranks())
-    if device.type == "cpu":
-        keep_freed_memory()
-    if args.precision == "auto":
-        bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return device, torch.bfloat16 if bf16 else torch.float32
-    return device, PRECISIONS[args.precision]
 
 
 def load_tokenizer(config: Config, max_seq_length: int) -> Tokenizer:
