@@ -51,7 +51,8 @@ def run_quick(args: argparse.Namespace) -> None:
     ]
     model += ["--tasks_config_file", str(world / "tasks.yml"), "--task", TASK]
     training = ["--num_epoch", "1", "--batch_size", "64", "--lr", "1.5e-3", "--max_steps", str(args.max_steps)]
-    training += ["--from_pretrained", "", "--save_best_only", "--save_every", "0", "--logdir", str(out / "logs")]
+    training += ["--from_pretrained", "", "--save_best_only", "--save_every", "0", "--overwrite"]
+    training += ["--logdir", str(out / "logs")]
     run = finetuning.main([*model, *training])
     tested = ["--split", SPLIT, "--from_pretrained", str(run / "pytorch_model_best.bin")]
     answers, score = answered(world, [*model, *tested])

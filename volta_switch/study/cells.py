@@ -51,6 +51,7 @@ class Places:
     tasks_config_file: Path
     features_path: Path
     annotations_path: Path
+    data_root: str = ""  # where the task file's paths begin
     overrides: tuple[str, ...] = ()  # the world's vocabulary
     identity: Any = None  # what the data are, wherever they lie
 
@@ -124,7 +125,8 @@ class Plan:
     def spec(self, arm: str, task: str) -> TaskSpec:
         """A task as an arm's data have it."""
         if (arm, task) not in self._specs:
-            self._specs[arm, task] = load_task(self.places(arm).tasks_config_file, task)
+            places = self.places(arm)
+            self._specs[arm, task] = load_task(places.tasks_config_file, task, places.data_root)
         return self._specs[arm, task]
 
     def config(self, arm: str) -> Config:
@@ -217,14 +219,14 @@ def places(study: Study, arm: Arm, folder: Path) -> Places:
         if missing:
             raise UserError(f"study {study.name}: data lacks {', '.join(missing)}")
         tasks, features, annotations = (Path(arm.data[name]) for name in names)
-        return Places(tasks, features, annotations, identity=dict(arm.data))
+        return Places(tasks, features, annotations, arm.data.get("data_root", ""), identity=dict(arm.data))
     world = world_folder(study, arm, folder)
     captions = world / "datasets" / "conceptual_captions"
     features = captions / "resnet101_faster_rcnn_genome_imgfeats" / "volta"
     spec = WorldSpec(**arm.world)
     words = len(Lexicon(spec).vocabulary())  # fewer where they are spelt in pieces
     vocabulary = (f"bert_model={world / 'bert-world'}", f"vocab_size={words}")
-    return Places(world / "tasks.yml", features, captions / "annotations", vocabulary, spec.as_dict())
+    return Places(world / "tasks.yml", features, captions / "annotations", str(world), vocabulary, spec.as_dict())
 
 
 def world_folder(study: Study, arm: Arm, folder: Path) -> Path:
@@ -263,11 +265,12 @@ def _test_arguments(
     """Of an evaluation of the fine-tuned weights."""
     test = _flags({"split": test_split(spec, flags), **(flags.get("test") or {})})
     best = ("--from_pretrained", str(tuned / "pytorch_model_best.bin"))
-    return (*_common(arm, seed, where, tuned.parent), *_task(where, spec), *best, *test)
+    return (*_common(arm, seed, where, tuned.parent), *_task(where, spec), *best, "--overwrite", *test)
 
 
 def _task(where: Places, spec: TaskSpec) -> tuple[str, ...]:
-    return "--tasks_config_file", str(where.tasks_config_file), "--task", spec.key
+    root = ("--data_root", where.data_root) if where.data_root else ()
+    return "--tasks_config_file", str(where.tasks_config_file), *root, "--task", spec.key
 
 
 def _common(arm: Arm, seed: int, where: Places, folder: Path) -> list[str]:

@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import Any
 
 from volta_switch.errors import UserError
+from volta_switch.identities import differences
 from volta_switch.study.arms import Arm, Table
 
 SECTIONS = ("entry_point", "hyperparameters", "settings", "data", "precision")  # of run.json; the others are outcomes
@@ -55,16 +56,17 @@ def refuse_recorded_confounds(
                 sections -= {"hyperparameters", "settings"}
             if of_left["data"] != of_right["data"]:
                 sections.remove("data")
-            for section in sorted(sections):
-                _compare(section, run, (left, runs[left][run][section]), (right, runs[right][run][section]))
+            one, other = (
+                {key: _compared(record[run], key) for key in sorted(sections)} for record in (runs[left], runs[right])
+            )
+            for name, of_one, of_other in differences(one, other):
+                raise UserError(
+                    f"the table is refused: in {run}, {name} is {of_one} for {left} and {of_other} for {right}; "
+                    "rows may differ in what the table varies only"
+                )
 
 
-def _compare(key: str, run: str, left: tuple[str, Any], right: tuple[str, Any]) -> None:
-    if isinstance(left[1], Mapping) and isinstance(right[1], Mapping):
-        for name in sorted({*left[1], *right[1]}):
-            _compare(f"{key}.{name}", run, (left[0], left[1].get(name)), (right[0], right[1].get(name)))
-    elif left[1] != right[1]:
-        raise UserError(
-            f"the table is refused: in {run}, {key} is {left[1]} for {left[0]} and {right[1]} for {right[0]}; "
-            "rows may differ in what the table varies only"
-        )
+def _compared(record: Mapping[str, Any], section: str) -> Any:
+    """What of a section is compared: of data what they are, where that is known, and not where they lie."""
+    value = record[section]
+    return value.get("fingerprints", value) if section == "data" else value

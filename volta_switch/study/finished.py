@@ -27,16 +27,16 @@ class Done:
 
 def finished_cells(folder: Path) -> dict[str, Done]:
     """The finished cells of a study's folder by their keys, under whatever names."""
-    return {key: Done(place, float(said["seconds"])) for key, place, said in _notes(folder, FINISHED)}
+    return {key: Done(place, float(said["seconds"])) for _, key, place, said in _notes(folder, FINISHED)}
 
 
 def begun_cells(folder: Path) -> dict[str, Path]:
     """The folders of cells that were begun and are not finished, by their keys."""
-    return {key: place for key, place, _ in _notes(folder, BEGUN)}
+    return {key: place for _, key, place, _ in _notes(folder, BEGUN)}
 
 
-def _notes(folder: Path, kind: str) -> Iterator[tuple[str, Path, dict[str, Any]]]:
-    """Key, folder and all else that was noted of cells whose folders are there."""
+def _notes(folder: Path, kind: str) -> Iterator[tuple[Path, str, Path, dict[str, Any]]]:
+    """The note's file, key, folder and all else that was noted, of cells whose folders are there."""
     for path in sorted((folder / "cells").glob(f"*{kind}")):
         try:
             said = json.loads(path.read_text(encoding="utf-8"))
@@ -44,11 +44,14 @@ def _notes(folder: Path, kind: str) -> Iterator[tuple[str, Path, dict[str, Any]]
         except (ValueError, TypeError, KeyError):  # of another version, or not ours
             continue
         if place.is_dir():
-            yield key, place, {**said, "seconds": seconds}
+            yield path, key, place, {**said, "seconds": seconds}
 
 
 def note_begun(folder: Path, cell: Cell) -> None:
-    """Writes down whose folder a cell's folder is from now on."""
+    """Writes down whose folder a cell's folder is from now on; what another cell left there no longer counts."""
+    for path, key, place, _ in _notes(folder, FINISHED):
+        if key != cell.key and place.resolve() == cell.folder.resolve():  # the same training, tested otherwise
+            path.unlink(missing_ok=True)
     _note(folder, cell, BEGUN, 0.0)
 
 
@@ -89,5 +92,5 @@ def plan_of(study: Study, folder: Path) -> Plan:
 def known_cells(folder: Path) -> Known:
     """All cells that were begun or finished in a study's folder."""
     notes = [*_notes(folder, BEGUN), *_notes(folder, FINISHED)]
-    trained = {place: said["training"] for _, place, said in notes if "training" in said}  # older notes lack it
-    return Known({key: place for key, place, _ in notes}, trained)
+    trained = {place: said["training"] for _, _, place, said in notes if "training" in said}  # older notes lack it
+    return Known({key: place for _, key, place, _ in notes}, trained)

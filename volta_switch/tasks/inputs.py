@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from volta_switch.data.annotations import file_names
-from volta_switch.data.annotations.file_names import Choice
+from volta_switch.data.annotations.file_names import Choice, chosen
 from volta_switch.errors import UserError
 from volta_switch.tasks.task_file import TaskSpec
 
@@ -76,6 +76,12 @@ def features_path(spec: TaskSpec, split: str, features: str = "", boxes: str = "
         return spec.path(spec.features_h5path2)
     own = spec.features_h5path2 if second == "validation" and split == spec.val_split else ""
     return spec.path(own or spec.features_h5path1)
+
+
+def read_files(spec: TaskSpec, split: str, training: bool, features: str, boxes: str) -> tuple[list[Path], Path]:
+    """The annotation files of a split that are there, and its image features; arguments as above."""
+    found = [chosen(choice) for choice in annotation_files(spec, split, training)]
+    return [path for path in found if path.is_file()], features_path(spec, split, features, boxes)
 
 
 def captions_path(spec: TaskSpec, split: str) -> Path:

@@ -2,21 +2,26 @@
 
 | file | content |
 |---|---|
-| ``identity.json`` | what the scores are of: a part counts only where this agrees |
-| ``part_<number>.npy`` | all captions with the images of one part, (C, n) float32 |
+| ``identity.json`` | what the scores are of: who finds another identity stays out |
+| ``part_<identity>_<number>.npy`` | all captions with the images of one part, (C, n) float32; then 32 bytes, a SHA-256 |
+| ``.lock`` | empty; shared by the processes that write parts, so that nobody discards what they have |
 
 Every file is written whole or not at all. Processes that share a folder divide the parts among themselves and need not
-know of each other.
+know of each other. A part's name says of what identity it is, so that no matrix has columns of two models even where a
+disk knows no locks.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import io
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from torch import Tensor
@@ -25,11 +30,14 @@ from volta_switch.data.batches.collate import Layout
 from volta_switch.data.batches.retrieval_dataset import RetrievalPool
 from volta_switch.errors import UserError
 from volta_switch.files import replacing, write_json
+from volta_switch.identities import differences
 from volta_switch.tasks.score_matrix import PairScorer, Progress, parts_of
 from volta_switch.tasks.shares import Share
 
 IDENTITY = "identity.json"
+LOCK = ".lock"
 _PARTS = "part_*.npy"
+_SUM = 32  # bytes of a SHA-256
 _UNFINISHED = (f".{_PARTS}.*", f".{IDENTITY}.*")  # what killed processes leave; or what others are writing
 _SHOWN = 3  # differences that an error names
 
@@ -47,6 +55,8 @@ class ScoreParts:
         self.folder, self.captions, self.images = folder, captions, images
         self.parts = parts_of(images)
         self._identity = json.loads(json.dumps({**identity, "part_images": len(self.parts[0])}))
+        self._mark = hashlib.sha256(json.dumps(self._identity, sort_keys=True).encode()).hexdigest()[:12]
+        self._lock: TextIO | None = None
 
     def open(self, restart: bool = False) -> None:
         """Makes the folder, or takes what is there.
@@ -55,12 +65,23 @@ class ScoreParts:
             restart: discard what is there first.
 
         Raises:
-            UserError: the parts that are there are scores of something else, or the folder cannot be written.
+            UserError: the parts that are there are scores of something else, another process is at work on what should
+                be discarded, or the folder cannot be written.
         """
         try:
-            if restart:
-                self.remove()
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.folder / LOCK).open(
+                "a+"
+            )  # network disks want it readable for the one lock, writable for the other
+            if restart:
+                if not self._is_alone():
+                    raise UserError(
+                        f"{self.folder}: --restart would discard scores that another process is writing; wait for it, "
+                        "or give another --save_name"
+                    )
+                self._clear()
+            with suppress(OSError):  # a disk without locks
+                fcntl.flock(self._lock, fcntl.LOCK_SH)
             found = self._found_identity()
             if found is None:
                 self._remove_unknown()
@@ -68,7 +89,7 @@ class ScoreParts:
                 return
         except OSError as error:
             raise UserError(f"{self.folder}: {error.strerror}; give another --output_dir") from None
-        different = list(_differences(found, self._identity))
+        different = [f"{name} ({there} there, {here} now)" for name, there, here in differences(found, self._identity)]
         if different:
             more = f" and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
             raise UserError(
@@ -114,11 +135,29 @@ class ScoreParts:
         return whole
 
     def remove(self) -> None:
-        """Discards all parts and the folder, unless it holds anything else."""
+        """Discards all parts and the folder, unless it holds anything else, or another process still writes there."""
+        if self._lock is None or not self._is_alone():
+            return
+        self._clear()
+        (self.folder / LOCK).unlink(missing_ok=True)
+        self._lock.close()
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _is_alone(self) -> bool:
+        """Whether no other process has the folder open; takes it for this one alone where that is so."""
+        assert self._lock is not None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # a disk without locks
+            return True
+        return True
+
+    def _clear(self) -> None:
         for path in [path for pattern in (_PARTS, *_UNFINISHED, IDENTITY) for path in self.folder.glob(pattern)]:
             path.unlink(missing_ok=True)
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
-            self.folder.rmdir()
 
     def _remove_unknown(self) -> None:
         """Discards parts of which nothing says what they are; not what another process may be about to finish."""
@@ -130,11 +169,15 @@ class ScoreParts:
             path.unlink(missing_ok=True)
 
     def _path(self, number: int) -> Path:
-        return self.folder / f"part_{number:05d}.npy"
+        return self.folder / f"part_{self._mark}_{number:05d}.npy"
 
     def _write(self, number: int, scores: np.ndarray) -> None:
+        content = io.BytesIO()
+        np.save(content, scores, allow_pickle=False)
+        whole = content.getvalue()
         try:
-            write_matrix(self._path(number), scores)
+            with replacing(self._path(number)) as temporary:
+                temporary.write_bytes(whole + hashlib.sha256(whole).digest())
         except OSError as error:
             raise UserError(
                 f"{self._path(number)}: {error.strerror}; finished parts are kept, and the same command goes on"
@@ -144,16 +187,18 @@ class ScoreParts:
         """A part's scores, (C, n) float32; None where it is missing, or unusable, which is said."""
         path, shape = self._path(number), (self.captions, len(self.parts[number]))
         try:
-            # a memory map takes no more memory than the file is long, whatever its header says, and reads no pickles
-            stored = np.lib.format.open_memmap(path, mode="r")
-            if stored.shape != shape or stored.dtype != np.float32:
-                raise ValueError(f"{stored.dtype} of shape {list(stored.shape)}, expected float32 of {list(shape)}")
-            scores = np.array(stored)
+            content = path.read_bytes()
+            whole, written = content[:-_SUM], content[-_SUM:]
+            if hashlib.sha256(whole).digest() != written:
+                raise ValueError("its checksum is not its content's")
+            scores = np.load(io.BytesIO(whole), allow_pickle=False)
+            if scores.shape != shape or scores.dtype != np.float32:
+                raise ValueError(f"{scores.dtype} of shape {list(scores.shape)}, expected float32 of {list(shape)}")
             if not np.isfinite(scores).all():
                 raise ValueError("holds numbers that are not finite")
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, OverflowError) as error:
+        except (OSError, ValueError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             print(f"{path}: no finished part ({reason}); it is computed again", file=sys.stderr)
             return None
@@ -192,13 +237,3 @@ def _checksum(tensors: Iterable[Tensor]) -> str:
         digest.update(f"{tensor.dtype} {list(tensor.shape)} ".encode())
         digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()[:16]
-
-
-def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], above: str = "") -> Iterator[str]:
-    """The fields in which two identities differ, each with both values."""
-    for name in [*wanted, *(name for name in found if name not in wanted)]:
-        there, here = found.get(name), wanted.get(name)
-        if isinstance(there, dict) and isinstance(here, dict):
-            yield from _differences(there, here, f"{above}{name}.")
-        elif there != here or (name in found) != (name in wanted):
-            yield f"{above}{name} ({there} there, {here} now)"

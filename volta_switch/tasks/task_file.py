@@ -20,8 +20,9 @@ REQUIRED = ("name", "type", "dataroot", "features_h5path1", "max_seq_length", "t
 class TaskSpec:
     """One entry of a task file, field by field as VOLTA names them.
 
-    Paths that are not there as given are looked for beside the task file. A small world's task file names the world's
-    own files alone, whatever lies in the working directory.
+    Its relative paths lie below the data root: the folder that is named (``data_root``), or, of a small world's task
+    file, the world's. Without a data root they are looked for in the working directory and beside the task file, and
+    must not lead to two different files.
     """
 
     key: str  # "TASK10"
@@ -48,17 +49,43 @@ class TaskSpec:
     lr: float = 1e-4
     num_epoch: int = 20
     extra: Mapping[str, Any] = field(default_factory=dict)  # keys that VOLTA reads and this project does not
+    data_root: Path | None = None  # where all its relative paths lie
 
     def path(self, name: str) -> Path:
-        """The file or folder that a path of the entry stands for; it need not exist."""
-        if (self.folder / WORLD).is_file():  # else real data in the working directory would take a world's place
-            return self.folder / name
-        return self.given_path(name)
+        """The file or folder that a path of the entry stands for; it need not exist.
+
+        Raises:
+            UserError: there are two, in the working directory and beside the task file.
+        """
+        root = self._root()
+        return self._only_one(name, self.folder, "name the data root (--data_root)") if root is None else root / name
 
     def given_path(self, name: str) -> Path:
-        """The file or folder that a flag names: from the working directory, else beside the task file."""
-        path, beside = Path(name), self.folder / name
-        return beside if not path.exists() and beside.exists() else path
+        """The file or folder that a flag names: in the data root where one is named and has it, else as a path here.
+
+        Without a named data root it may also lie beside the task file.
+
+        Raises:
+            UserError: there are two.
+        """
+        if self.data_root is not None and (self.data_root / name).exists():
+            return self.data_root / name
+        return self._only_one(name, self.folder, "give the absolute path")
+
+    def _root(self) -> Path | None:
+        """The folder below which all paths of the entry lie, where there is one."""
+        return self.folder if self.data_root is None and (self.folder / WORLD).is_file() else self.data_root
+
+    def _only_one(self, name: str, other: Path, cure: str) -> Path:
+        here, there = Path(name), other / name
+        if not there.exists():
+            return here
+        if here.exists() and not here.samefile(there):
+            raise UserError(
+                f"{self.key} ({self.name}): {name} is there twice: {here.absolute()} and {there.absolute()}; {cure}, "
+                "or move one of them away"
+            )
+        return there
 
     def given_annotations(self, split: str) -> Path | None:
         """The file that the entry names for a split; None where the split's name says which of the data root's."""
@@ -68,18 +95,28 @@ class TaskSpec:
         }.get(split)
         return self.path(given) if given else None
 
+    def deciding(self) -> dict[str, Any]:
+        """What of the entry decides how a model sees the data and answers, wherever they lie and however it learns."""
+        names = ("type", "process", "loss", "max_seq_length", "max_region_num", "num_labels", "num_clf_layers")
+        return {name: getattr(self, name) for name in names}
+
     def head(self) -> dict[str, Any]:
         """What ``BertForVLTasks`` needs to build the head."""
         return {"type": self.type, "num_labels": self.num_labels, "num_clf_layers": self.num_clf_layers}
 
 
-def load_task(path: str | Path, task: str) -> TaskSpec:
+def load_task(path: str | Path, task: str, data_root: str | Path = "") -> TaskSpec:
     """Finds one task by number (``10``), key (``TASK10``) or name (``refcoco+``).
+
+    ``data_root``: the folder below which its relative paths lie; "": as ``TaskSpec`` says.
 
     Raises:
         UserError: the file cannot be read, has no such task (the nearest is suggested), or the entry lacks a key.
     """
     path = here_or_shipped(path)
+    root = Path(data_root) if str(data_root) else None
+    if root is not None and not root.is_dir():
+        raise UserError(f"{root}: no such folder; --data_root names the one that a task file's paths begin in")
     entries = read_yaml(path, "no such task file; shipped ones are in config_tasks/")
     if not isinstance(entries, Mapping) or not all(isinstance(entry, Mapping) for entry in entries.values()):
         raise UserError(f"{path}: expected entries TASK<n>, each with settings")
@@ -96,14 +133,14 @@ def load_task(path: str | Path, task: str) -> TaskSpec:
     missing = [name for name in REQUIRED if entry.get(name) is None]
     if missing:
         raise UserError(f"{path}: {key} lacks {', '.join(missing)}")
-    fields = {name for name in TaskSpec.__dataclass_fields__ if name not in ("key", "folder", "extra")}
+    fields = {name for name in TaskSpec.__dataclass_fields__ if name not in ("key", "folder", "extra", "data_root")}
     extra = {name: value for name, value in entry.items() if name not in fields}
     given = {name: value for name, value in entry.items() if name in fields and value is not None}
     try:
         known_values = {name: _coerce(name, value) for name, value in given.items()}
     except ValueError as error:
         raise UserError(f"{path}: {key}: {error}") from None
-    return TaskSpec(key=key, folder=path.parent, extra=extra, **known_values)
+    return TaskSpec(key=key, folder=path.parent, extra=extra, data_root=root, **known_values)
 
 
 def _coerce(name: str, value: Any) -> Any:

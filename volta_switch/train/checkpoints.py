@@ -26,7 +26,8 @@ from typing import Any
 from torch import Tensor
 
 from volta_switch.errors import UserError
-from volta_switch.files import UNFINISHED, flush_folder, remove, remove_unfinished
+from volta_switch.files import UNFINISHED, flush_folder, measured, remove, remove_unfinished
+from volta_switch.identities import differences
 from volta_switch.train.manifest import (
     FORMAT,
     MANIFEST,
@@ -34,7 +35,6 @@ from volta_switch.train.manifest import (
     Progress,
     Unusable,
     encoded,
-    measured,
     read_manifest,
     regular_size,
     write_manifest,
@@ -47,6 +47,7 @@ MODEL, TRAINING = "model.safetensors", "training.safetensors"
 _REPLACED = "-replaced"  # a whole checkpoint that makes way for another of the same step
 _STEP = re.compile(rf"step-(\d{{8,18}})({_REPLACED})?")
 _ABANDONED = "abandoned-"
+_NEWER = ("data", "precision", "entry")  # of an identity
 
 
 @dataclass(frozen=True)
@@ -205,22 +206,19 @@ class CheckpointStore:
 
 
 def check_identity(saved: Saved, identity: dict[str, Any]) -> None:
-    """Raises UserError, which names the first setting that differs, unless a checkpoint is of the same run."""
-    if difference := _difference("", encoded(saved.identity), encoded(identity)):
-        name, before, now = difference
+    """Raises UserError, which names the first setting that differs, unless a checkpoint is of the same run.
+
+    What checkpoints of earlier versions do not tell (data, precision) is not compared.
+    """
+    known = {name: value for name, value in identity.items() if name in saved.identity or name not in _NEWER}
+    found = list(differences(encoded(saved.identity), encoded(known)))
+    if found:
+        name, before, now = min(found, key=lambda each: each[0] == "start")  # a setting says more than the weights
         raise UserError(
-            f"{saved.path}: the run was started with {name} = {before}, now it is {now}; use the same settings, or "
-            "leave out --resume and --resume_file to start anew"
+            f"{saved.path}: the run was started with {name} = {before}, now it is {now}; use the same "
+            f"{'data' if name.startswith('data.') else 'settings'}, or start anew without --resume and --resume_file, "
+            "under another --save_name or with --overwrite"
         )
-
-
-def _difference(name: str, before: Any, now: Any) -> tuple[str, Any, Any] | None:
-    """The first setting that differs, ``hyperparameters.seed``, with both values."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = sorted({*before, *now}, key=lambda key: (key == "start", key))  # a setting says more than the weights
-        inside = (_difference(f"{name}.{key}".lstrip("."), before.get(key), now.get(key)) for key in keys)
-        return next(filter(None, inside), None)
-    return None if before == now else (name, before, now)
 
 
 def _checkpoints_in(folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,9 +14,9 @@ from typing import Any
 import torch
 
 from volta_switch import __version__
-from volta_switch.data.batches.retrieval_dataset import RetrievalPool
 from volta_switch.errors import UserError
 from volta_switch.files import replacing, write_json
+from volta_switch.identities import differences
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks, switch_encoder
 from volta_switch.tasks import Evaluation, Task, build_task
 from volta_switch.tasks.retrieval import RetrievalTask
@@ -25,7 +26,7 @@ from volta_switch.train.device import autocast, prepare_device
 from volta_switch.train.entry_points import read_flags
 from volta_switch.train.flags import evaluated_spec, load_model_config, run_name
 from volta_switch.train.ranks import Ranks, ranks
-from volta_switch.train.reading import data_options, load_tokenizer
+from volta_switch.train.reading import data_options, load_tokenizer, task_fingerprints
 from volta_switch.weights import fingerprint, load_volta, read_weights
 
 
@@ -37,6 +38,8 @@ def main(argv: Sequence[str]) -> Evaluation:
 def evaluate_task(args: argparse.Namespace, argv: Sequence[str]) -> Evaluation:
     """As ``main``, the flags read."""
     run = prepare(args)
+    if not args.overwrite:
+        run.refuse_other_results()
     with _interruptible("interrupted; nothing was written"), run.autocast():
         result = run.task.test(run.model, run.split, args.batch_size, run.device)  # type: ignore[arg-type]
     run.write(result)
@@ -70,10 +73,31 @@ class Run:
     precision: torch.dtype
     weights: str  # the file
     folder: Path
+    identity: dict[str, Any]  # what decides the results; what a user is likely to have changed stands first
 
     def autocast(self) -> torch.autocast:
         """The forward pass's precision."""
         return autocast(self.device, self.precision)
+
+    def refuse_other_results(self) -> None:
+        """Raises UserError where the folder holds results of other weights, data or settings for the split."""
+        path = self.folder / f"{self.split}_metrics.json"
+        if not path.exists():
+            return
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            there, here = found["of"], json.loads(json.dumps(self.identity))
+        except (OSError, ValueError, TypeError):
+            there, here = {"file": "unreadable"}, {}
+        except KeyError:  # of an earlier version, which told the weights' file
+            there, here = {"weights": found.get("weights")}, {"weights": self.weights}
+        different = [f"{name} ({one} there, {other} now)" for name, one, other in differences(there, here)]
+        if different:
+            more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+            raise UserError(
+                f"{path}: holds results of another evaluation, which differs in {', '.join(different[:3])}{more}; "
+                "discard them with --overwrite, or give another --save_name"
+            )
 
     def write(self, result: Evaluation) -> None:
         """Writes results and metrics, and says the metrics."""
@@ -93,6 +117,7 @@ class Run:
                 "weights": self.weights,
                 **result.notes,
                 **result.metrics,
+                "of": self.identity,
             },
         )
         shown = "  ".join(f"{name} {value:.2f}" for name, value in result.metrics.items())
@@ -130,12 +155,25 @@ def prepare(args: argparse.Namespace, ranks_of_pairs: Ranks | None = None) -> Ru
     else:
         model = BertForVLTasks(config, {spec.key: spec.head()})
         load_volta(model, state, unused=("cls.", "clfs_dict"), source=args.from_pretrained)
+    identity = {
+        "task": f"{spec.key} ({spec.name})",
+        "split": split,
+        "weights": fingerprint(model),
+        "zero_shot": args.zero_shot,
+        "routing": args.routing,
+        "precision": str(precision).removeprefix("torch."),
+        "boxes": args.boxes,
+        "volta_compat": args.volta_compat,
+        "entry": spec.deciding(),
+        "config": config.to_dict(),
+        "data": task_fingerprints(spec, config, args.boxes, [(split, False, args.val_features_lmdbpath)]),
+    }
     model.to(device)
     switched = switch_encoder(model)
     if switched is not None:
         switched.routing = args.routing
     folder = Path(args.output_dir) / run_name(args, f"{spec.name}_")
-    return Run(task, split, model, device, precision, args.from_pretrained, folder)
+    return Run(task, split, model, device, precision, args.from_pretrained, folder, identity)
 
 
 def evaluate_pairs(args: argparse.Namespace, rank: Ranks) -> Evaluation | None:
@@ -147,13 +185,16 @@ def evaluate_pairs(args: argparse.Namespace, rank: Ranks) -> Evaluation | None:
     if args.shard and rank.count > 1:
         raise UserError("--shard: torchrun divides the pairs among its processes; give one or the other")
     run = prepare(args, rank)
+    if not args.overwrite:
+        run.refuse_other_results()
     task, folder = run.task, run.folder / f"{run.split}_scores"
     assert isinstance(task, RetrievalTask)
     if args.shard and args.restart:
         raise UserError(f"--restart would discard the other shards' scores, too; delete {folder} instead, once")
     task.check_model(run.model)
     pool = task.pool(run.split)
-    parts = ScoreParts(folder, _identity(args, run, pool), len(pool), len(pool.image_ids))
+    identity = {"volta_switch": __version__, **run.identity, **inputs_identity(pool, task.layout)}
+    parts = ScoreParts(folder, identity, len(pool), len(pool.image_ids))
     if rank.first:
         parts.open(args.restart)
     rank.wait()
@@ -176,24 +217,6 @@ def evaluate_pairs(args: argparse.Namespace, rank: Ranks) -> Evaluation | None:
     run.write(result)
     parts.remove()
     return result
-
-
-def _identity(args: argparse.Namespace, run: Run, pool: RetrievalPool) -> dict[str, Any]:
-    """What decides the scores of all pairs; what a user is likely to have changed stands first."""
-    spec = run.task.spec
-    return {
-        "volta_switch": __version__,
-        "task": f"{spec.key} ({spec.name})",
-        "split": run.split,
-        "zero_shot": args.zero_shot,
-        "routing": args.routing,
-        "precision": str(run.precision).removeprefix("torch."),
-        "max_seq_length": spec.max_seq_length,
-        "max_region_num": spec.max_region_num,
-        "config": run.task.config.to_dict(),
-        "weights": fingerprint(run.model),
-        **inputs_identity(pool, run.task.layout),
-    }
 
 
 def _after_shard(parts: ScoreParts, share: Share) -> str:

@@ -12,6 +12,7 @@ from typing import cast
 import torch
 
 from volta_switch.data.batches.collate import Batch
+from volta_switch.errors import UserError
 from volta_switch.model.bert import BertForVLTasks, switch_encoder
 from volta_switch.model.initialisation import start_from_prior
 from volta_switch.tasks import Task, TaskSpec, build_task
@@ -29,7 +30,7 @@ from volta_switch.train.learner import Counts, Learner, Losses
 from volta_switch.train.loop import Validation
 from volta_switch.train.optimisation import Hyperparameters
 from volta_switch.train.ranks import Ranks, ranks
-from volta_switch.train.reading import data_options, load_tokenizer
+from volta_switch.train.reading import data_options, load_tokenizer, task_fingerprints
 from volta_switch.train.start import Run, start_run
 
 
@@ -77,8 +78,12 @@ def _finetune(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
     val_loader = val_task.loader(
         val_split, args.eval_batch_size or spec.eval_batch_size or spec.batch_size, training=False
     )
-    for some in (loader, val_loader):
-        some.check_first()  # what is wrong with the features shows before anything is written
+    for split, some in ((train_split, loader), (val_split, val_loader)):
+        if some.first().target is None:  # what is wrong with the features shows here, too, before anything is written
+            raise UserError(
+                f"{spec.key} ({spec.name}): split {split!r} has no answers; expected one to train on and one to "
+                "validate by (--train_split, --val_split); eval_task.py writes the answers of a model to such a split"
+            )
 
     torch.manual_seed(hyper.seed)
     model = BertForVLTasks(config, {spec.key: spec.head()})
@@ -100,9 +105,16 @@ def _finetune(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
             "train_split": train_split,
             "val_split": val_split,
             "boxes": args.boxes,
+            "entry": spec.deciding(),
             **data_settings(args),
         },
-        data={"tasks_config_file": args.tasks_config_file, "dataroot": spec.dataroot},
+        data={"tasks_config_file": args.tasks_config_file, "dataroot": str(spec.path(spec.dataroot))},
+        fingerprints=task_fingerprints(
+            spec,
+            config,
+            args.boxes,
+            [(train_split, True, args.train_features_lmdbpath), (val_split, False, args.val_features_lmdbpath)],
+        ),
         loader=loader,
         val_loader=val_loader,
         validate=lambda batches: _validate(val_task, model, batches, device, rank),

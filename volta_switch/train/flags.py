@@ -49,6 +49,8 @@ def parser(description: str, seed: int) -> argparse.ArgumentParser:
     output = flags.add_argument_group("output")
     output.add_argument("--output_dir", default="checkpoints", help="run folders are made here")
     output.add_argument("--save_name", default="", help="appended to the run folder's name")
+    discard = "discard the results that the folder holds; without it they are kept, and the command ends"
+    output.add_argument("--overwrite", action="store_true", help=discard)
     data = flags.add_argument_group("data")
     data.add_argument(
         *("--max-bad-records", "--max_bad_records"),
@@ -142,6 +144,11 @@ def add_task_flags(flags: argparse.ArgumentParser) -> None:
     """Flags of the entry points that read a task file."""
     task = flags.add_argument_group("task")
     task.add_argument("--tasks_config_file", default="config_tasks/ctrl_trainval_tasks.yml", help="VOLTA's task file")
+    root = (
+        "the folder in which the task file's relative paths begin; default: a small world's own, else the working "
+        "directory or the task file's folder, whichever has them"
+    )
+    task.add_argument("--data_root", "--data-root", default="", help=root)
     task.add_argument("--task", default="", help="number, key or name: 10, TASK10, refcoco+")
     for split in ("train", "val"):
         task.add_argument(f"--{split}_annotations_jsonpath", default="", help="overrides the task file's (retrieval)")
@@ -235,7 +242,7 @@ def add_world_flag(flags: argparse.ArgumentParser) -> None:
 
 def load_task_spec(args: argparse.Namespace) -> TaskSpec:
     """The task that the flags name, with the annotation files that they override."""
-    spec = load_task(args.tasks_config_file, args.task)
+    spec = load_task(args.tasks_config_file, args.task, args.data_root)
     names = ("train_annotations_jsonpath", "val_annotations_jsonpath")
     given = {name: getattr(args, name) for name in names if getattr(args, name)}
     absolute: dict[str, Any] = {name: str(spec.given_path(path).absolute()) for name, path in given.items()}

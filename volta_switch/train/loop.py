@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -33,7 +35,7 @@ from volta_switch.train.optimisation import Hyperparameters, build_optimizer, bu
 from volta_switch.train.random_state import random_states, restore_random_states
 from volta_switch.train.replicas import Replicas
 from volta_switch.train.route_log import RouteLog
-from volta_switch.train.run_folder import BEST, RunFolder
+from volta_switch.train.run_folder import BEST, FINISHED, RunFolder
 from volta_switch.train.skipped_steps import SkippedSteps
 from volta_switch.train.stopping import Stopped, StopRequest
 from volta_switch.weights import write_weights
@@ -122,12 +124,19 @@ class Trainer:
             UserError: of the data, the memory, the disk, another process, or numbers that are not finite.
         """
         with self.stop.listening(), self.ranks.together(), lost_workers_explained():
-            while self.progress.epoch < self.hyper.epochs and not self._has_ended_early():
+            while not self.has_ended:
                 if not self._has_its_steps(0):  # else it was stopped before they were validated
                     self._epoch()
                 self._finish_epoch()
         self.routes.record_means(self.run)
+        self.run.record(FINISHED, self.progress.step)
         return self.progress
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether all epochs or ``max_steps`` are done, and what they made is validated and written."""
+        early = self._has_its_steps(0) and self.validated_step == self.progress.step
+        return early or self.progress.epoch >= self.hyper.epochs
 
     def _epoch(self) -> None:
         """The rest of the epoch under way."""
@@ -255,18 +264,16 @@ class Trainer:
         """Whether ``max_steps`` are done after so many more."""
         return 0 < self.max_steps <= self.progress.step + more
 
-    def _has_ended_early(self) -> bool:
-        """Whether ``max_steps`` are done, and what they made is validated and written."""
-        return self._has_its_steps(0) and self.validated_step == self.progress.step
-
     def _finish_epoch(self) -> None:
-        """Validates, keeps what is to be kept, and moves on, or stays in an epoch that ``max_steps`` cut short."""
+        """Validates, keeps what is to be kept, and moves on, or stays in an epoch that ``max_steps`` cut short.
+
+        All is written before anything is said of it: standard output may be full, or nobody may read it.
+        """
         progress = self.progress
         validation = self._validation()
+        self._check(validation)
         values = {"epoch": progress.epoch, "samples": progress.samples, "score": validation.score, **validation.metrics}
         self.run.log("valid", progress.step, values)
-        if self.ranks.first:
-            tqdm.write(f"validation after epoch {progress.epoch + 1}: {_shown(validation.metrics)}")
         improved = validation.score > progress.best_score
         if improved:
             progress.best_score, progress.best_epoch = validation.score, progress.epoch
@@ -279,10 +286,36 @@ class Trainer:
                 write_weights(self.run.path / f"pytorch_model_{progress.epoch}.bin", weights)
         self.run.record("last_validation", values)
         self.validated_step = progress.step
+        said = f"validation after epoch {progress.epoch + 1}: {_shown(validation.metrics)}"
         if progress.batch == self.steps_per_epoch:
             progress.epoch += 1
             progress.batch = 0
         self._save()
+        if self.ranks.first:
+            tqdm.write(said, sys.stderr)
+
+    def _check(self, validation: Validation) -> None:
+        """Refuses weights that have learnt nothing, or are broken: none of them become the run's best.
+
+        Raises:
+            UserError: every step was left out, or the validation's score or loss is not finite.
+        """
+        self.skipped.look(self.progress)
+        step, where = self.progress.step, f"{self.run.path}: validation after step {self.progress.step}"
+        if 0 < step == self.progress.skipped:
+            raise UserError(
+                f"{self.run.path}: all {step} steps were left out, their losses or gradients were not finite, so that "
+                "the weights are those of the start and none are written; lower the learning rate, or look at the "
+                "samples that log.jsonl names"
+            )
+        found = {"score": validation.score, **validation.metrics}
+        broken = {name: value for name, value in found.items() if not math.isfinite(value)}
+        if broken:
+            raise UserError(
+                f"{where}: {_shown(broken)}, expected finite numbers; no weights are written, and what was written "
+                "before stays; lower the learning rate, take --precision bf16 or fp32, or go back to an earlier "
+                "checkpoint (--resume_file)"
+            )
 
     def _validation(self) -> Validation:
         """One validation; for Switch-BERT the score is that of hard routes, soft routes are logged beside it."""

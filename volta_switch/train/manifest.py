@@ -92,21 +92,6 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest(_progress(content["progress"]), content["identity"], content["plain"], content["files"])
 
 
-def measured(path: Path) -> dict[str, Any]:
-    """A file's size in bytes and its sha256.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        size = 0
-        while block := file.read(2**20):
-            digest.update(block)
-            size += len(block)
-    return {"bytes": size, "sha256": digest.hexdigest()}
-
-
 def regular_size(path: Path) -> int:
     """The size of a regular file, or of one that a link leads to.
 

@@ -1,15 +1,23 @@
-"""How the entry points read data once their flags are read: a task's options, and the tokenizer."""
+"""How the entry points read data once their flags are read: a task's options, the tokenizer, what was read."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
 
 import torch
 
 from volta_switch.config import Config
+from volta_switch.data.annotations.file_names import CAPTIONS
+from volta_switch.data.files.pair_files import find_pairs
+from volta_switch.data.fingerprints import Fingerprint, file_fingerprint, store_fingerprint
 from volta_switch.data.tokenizer import Tokenizer, check_vocab_size
 from volta_switch.errors import UserError
-from volta_switch.tasks import DataOptions
+from volta_switch.hub import find_vocabulary
+from volta_switch.tasks import DataOptions, TaskSpec
+from volta_switch.tasks.inputs import read_files
 from volta_switch.train.ranks import Ranks
 
 
@@ -49,3 +57,42 @@ def load_tokenizer(config: Config, max_seq_length: int) -> Tokenizer:
     tokenizer = Tokenizer(config.bert_model, config.do_lower_case)
     check_vocab_size(tokenizer, config.vocab_size)
     return tokenizer
+
+
+def task_fingerprints(
+    spec: TaskSpec, config: Config, boxes: str, splits: Iterable[tuple[str, bool, str]]
+) -> dict[str, Fingerprint]:
+    """What is read of a task's splits, by split and file name, and the vocabulary.
+
+    Args:
+        spec: the task.
+        config: names the vocabulary.
+        boxes: as ``features_path`` takes them.
+        splits: name, whether it is trained on, and the feature file that a flag names for it, or "".
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    found = _vocabulary(config)
+    for split, training, features in splits:
+        annotations, store = read_files(spec, split, training, features, boxes)
+        found |= {f"{split}: {path.name}": file_fingerprint(path) for path in annotations}
+        found[f"{split}: features"] = store_fingerprint(store)
+    return found
+
+
+def pair_fingerprints(args: argparse.Namespace, config: Config) -> dict[str, Fingerprint]:
+    """What pre-training reads: captions, pairs and the vocabulary; as ``task_fingerprints``."""
+    found = _vocabulary(config)
+    splits: tuple[Literal["train"], Literal["valid"]] = ("train", "valid")
+    for split in splits:
+        captions, pairs = Path(args.annotations_path) / CAPTIONS[split], find_pairs(args.features_path, split)
+        found[f"{split}: {captions.name}"] = file_fingerprint(captions)
+        stores: Sequence[Path | str] = [pairs.shards] if pairs.shards else pairs.files
+        for number, store in enumerate(stores):
+            found[f"{split}: features" + (f" {number}" if len(stores) > 1 else "")] = store_fingerprint(store)
+    return found
+
+
+def _vocabulary(config: Config) -> dict[str, Fingerprint]:
+    return {"vocabulary": file_fingerprint(find_vocabulary(config.bert_model))}

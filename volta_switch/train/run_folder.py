@@ -6,7 +6,7 @@
 | ``run.json`` | command, hyperparameters, data, versions, device: what a comparison checks |
 | ``command.txt`` | the command line |
 | ``log.jsonl`` | one JSON object per start, logged step and validation |
-| ``metrics.json`` | the last and the best validation; at the end FLOPs of a pair |
+| ``metrics.json`` | the last and the best validation; at the end FLOPs of a pair, and that it has ended |
 | ``pytorch_model_<epoch>.bin``, ``pytorch_model_best.bin`` | weights that VOLTA loads |
 | ``checkpoints/step-<steps>/`` | weights, optimiser, random states, progress: what ``--resume`` reads |
 | ``.lock`` | empty; held by the process that trains in the folder |
@@ -33,7 +33,7 @@ import torch
 
 from volta_switch.config import Config
 from volta_switch.errors import UserError
-from volta_switch.files import remove_unfinished, replacing, write_json
+from volta_switch.files import remove, remove_unfinished, replacing, write_json
 from volta_switch.train.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -42,6 +42,16 @@ if TYPE_CHECKING:
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 BEST = "pytorch_model_best.bin"
+FINISHED = "finished"  # of metrics.json: the step at which the run ended
+# What a run and its tests leave, for --overwrite; nothing else in a folder is touched.
+_RESULTS = (
+    "pytorch_model_*.bin",
+    "metrics.json",
+    "*_metrics.json",
+    "*_result.json",
+    "*_ranks.json",
+    "*_submission.csv",
+)
 
 
 class RunFolder:
@@ -99,6 +109,47 @@ class RunFolder:
         with replacing(self.path / "command.txt") as temporary:
             temporary.write_text(shlex.join(argv) + "\n", encoding="utf-8")
 
+    def refuse_results(self, resume: bool) -> None:
+        """Keeps what a run has left from one that would start anew in its folder; nothing is changed.
+
+        ``resume``: the run was asked to go on, and no checkpoint was found: one that was killed before it wrote any is
+        started anew.
+
+        Raises:
+            UserError: the folder holds weights, checkpoints or results.
+        """
+        found = sorted(path.name for pattern in _RESULTS for path in self.path.glob(pattern))
+        found += sorted(path.name for path in (self.path / CHECKPOINTS).glob("step-*"))
+        ended = self.metrics().get(FINISHED)
+        if not found or (resume and ended is None):
+            return
+        held = f"a run that has ended (after {ended} steps)" if ended is not None else "a run that has not ended"
+        way = "--resume goes on" if not resume else "--resume finds no checkpoint to go on from"
+        raise UserError(
+            f"{self.path}: holds {held}: {', '.join(found[:3])}{' ...' if len(found) > 3 else ''}; {way}, --overwrite "
+            "discards it, --save_name gives the new run a folder of its own"
+        )
+
+    def discard(self) -> None:
+        """Removes what an earlier run in this folder and its tests have left, but for its log, which is continued.
+
+        Raises:
+            UserError: another process trains in the folder, or something cannot be removed.
+        """
+        if not self.ranks.first or not self.path.is_dir():
+            return
+        try:
+            self._hold()
+            for pattern in _RESULTS:
+                for path in self.path.glob(pattern):
+                    path.unlink()
+            for path in (self.path / CHECKPOINTS).glob("*step-*"):
+                remove(path)
+            for path in self.logdir.glob("events.out.tfevents.*") if self.logdir is not None else ():
+                path.unlink()
+        except OSError as error:
+            raise UserError(f"{error.filename}: cannot be removed ({error.strerror}); move it away") from None
+
     def log(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """One line of ``log.jsonl``, and numbers to TensorBoard under ``<kind>/<name>``."""
         if self._log is None:
@@ -116,13 +167,14 @@ class RunFolder:
         Raises:
             UserError: one is in it.
         """
-        if not self.ranks.first:
+        if not self.ranks.first or self._lock is not None:
             return
         self._lock = (self.path / LOCK).open("w")
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which the loader's processes do not inherit
         except (BlockingIOError, PermissionError):
             self._lock.close()
+            self._lock = None
             raise UserError(
                 f"{self.path}: another process is training in this folder; wait for it, or give another --save_name"
             ) from None

@@ -14,6 +14,7 @@ import torch
 from volta_switch.config import Config
 from volta_switch.data.batches.batching import Loader
 from volta_switch.data.batches.collate import Batch
+from volta_switch.data.fingerprints import Fingerprint
 from volta_switch.errors import UserError
 from volta_switch.model.compiling import compile_layers
 from volta_switch.model.encoder import encoder_of
@@ -43,6 +44,7 @@ class Run:
     start: str  # where the model's weights come from, in words
     settings: dict[str, Any]  # beside the hyperparameters; must agree when the run is resumed
     data: dict[str, str]  # where the data lie
+    fingerprints: dict[str, Fingerprint]  # what was read there; must agree when the run is resumed
     loader: Loader
     val_loader: Loader
     validate: Callable[[Iterable[Batch]], Validation]
@@ -54,8 +56,8 @@ def start_run(
     """Builds the trainer, resumes where asked, and only then writes the run folder's first files.
 
     Raises:
-        UserError: the run cannot be resumed, or its folder cannot be made, or the flags contradict each other; nothing
-            is written.
+        UserError: the run cannot be resumed, or its folder cannot be made or holds another one's results, or the flags
+            contradict each other; nothing is written.
     """
     _check_flags(args, run, precision, ranks)
     model = run.learner.model
@@ -64,11 +66,16 @@ def start_run(
         "config": run.config.to_dict(),
         "hyperparameters": run.hyper.to_dict(),
         "start": fingerprint(model),
+        "data": run.fingerprints,
+        "precision": str(precision).removeprefix("torch."),
         **settings,
     }
     folder = RunFolder(Path(args.output_dir) / run.name, Path(args.logdir) / run.name, ranks)
     store = CheckpointStore(folder.path / CHECKPOINTS, args.keep_checkpoints)
     saved = _saved(args, store, identity, ranks)
+    is_own = saved is not None and saved.path.resolve().parent == store.folder.resolve()
+    if not is_own and not args.overwrite:
+        folder.refuse_results(args.resume)
     if saved is not None:
         load_volta(model, saved.model, source=str(saved.path))
     model.to(device)
@@ -96,10 +103,16 @@ def start_run(
     )
     if saved is not None:
         trainer.resume(saved)
+    if saved is not None and trainer.has_ended:
+        if ranks.first:
+            print(f"{folder.path}: already finished, after step {saved.progress.step}", file=sys.stderr)
+        return trainer
     step = trainer.progress.step
     lines = saved.plain["log_lines"] if saved is not None else 0
     steps = trainer.steps_per_epoch * run.hyper.epochs
     described["steps"] = min(steps, args.max_steps or steps)
+    if not is_own:
+        folder.discard()
     folder.start(run.config, [f"{run.entry_point}.py", *argv], described, saved is not None, step, lines, args.log_ids)
     ranks.wait()  # all have read what they go on from
     if ranks.first:
@@ -123,7 +136,7 @@ def _described(
         "start": run.start,
         "hyperparameters": run.hyper.to_dict(),
         "settings": settings | ({"max_steps": args.max_steps} if args.max_steps else {}),
-        "data": run.data,
+        "data": {**run.data, "fingerprints": run.fingerprints},
         "precision": str(precision).removeprefix("torch."),
         "parameters": sum(parameter.numel() for parameter in run.learner.model.parameters()),
         "processes": ranks.count,

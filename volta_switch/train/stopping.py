@@ -1,4 +1,7 @@
-"""Stopping when asked: a run that gets SIGTERM, as schedulers send it, or Ctrl-C, first writes a checkpoint."""
+"""Stopping when asked: a run first writes a checkpoint.
+
+It is asked by SIGTERM, as schedulers send it, by Ctrl-C, and by SIGHUP, which comes when a terminal is closed.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-ASKING = (signal.SIGTERM, signal.SIGINT)
+ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Stopped(KeyboardInterrupt):
@@ -33,19 +36,22 @@ class StopRequest:
     def listening(self) -> Iterator[None]:
         """Notes the first signal inside the block; a second one does what it does by default.
 
-        Only the main thread can listen; elsewhere the block changes nothing.
+        Only the main thread can listen; elsewhere the block changes nothing. A SIGHUP that is ignored stays so: that
+        is what nohup asks for.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         before = {number: signal.getsignal(number) for number in ASKING}
+        if before[signal.SIGHUP] == signal.SIG_IGN:
+            del before[signal.SIGHUP]
 
         def note(number: int, frame: FrameType | None) -> None:
             self.signal = number
-            for each in ASKING:
+            for each in before:
                 signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)
 
-        for number in ASKING:
+        for number in before:
             signal.signal(number, note)
         try:
             yield

@@ -29,8 +29,8 @@ BEST = "pytorch_model_best.bin"
 BATCH_SIZE, STEPS, EVAL_BATCH_SIZE = 8, 2, 32
 # What the world brings by itself; given beside --world, each contradicts it.
 BROUGHT = (
-    "annotations_path", "features_path", "tasks_config_file", "train_annotations_jsonpath", "val_annotations_jsonpath",
-    "train_features_lmdbpath", "val_features_lmdbpath", "output_dir", "logdir",
+    "annotations_path", "features_path", "tasks_config_file", "data_root", "train_annotations_jsonpath",
+    "val_annotations_jsonpath", "train_features_lmdbpath", "val_features_lmdbpath", "output_dir", "logdir",
 )  # fmt: skip
 FIELDS = ("bert_model", "vocab_size", "v_feature_size", "v_num_classes", "v_num_attributes")  # of a configuration
 
@@ -94,8 +94,9 @@ def _defaults(entry: str) -> dict[str, Any]:
 
     training = {
         "output_dir": str(RUNS), "logdir": str(LOGS), "from_pretrained": "", "max_steps": STEPS, "save_best_only": True,
+        "overwrite": True,
     }  # fmt: skip
-    tasks = {"tasks_config_file": str(DATA / "tasks.yml")}
+    tasks = {"tasks_config_file": str(DATA / "tasks.yml"), "data_root": str(DATA), "overwrite": True}
     return {
         "train_concap": {
             **training,

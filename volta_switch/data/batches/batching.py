@@ -223,20 +223,17 @@ class Loader(DataLoader):
 
     def _a_stand_in(self) -> Batch:
         if self._stand_in is None:
-            collate: Any = self.collate_fn
-            self._stand_in = replace(collate([self._first_usable()]), ids=[])
+            self._stand_in = replace(self.first(), ids=[])
         return self._stand_in
 
-    def check_first(self) -> None:
-        """Read the first sample that can be used; raises UserError where too many before it cannot."""
-        self._first_usable()
-
-    def _first_usable(self) -> Any:
+    def first(self) -> Batch:
+        """A batch of the first sample that can be used; raises UserError where too many before it cannot."""
         dataset: Any = self.dataset
+        collate: Any = self.collate_fn
         for index in range(len(dataset)):
             sample = dataset[index]
             if not isinstance(sample, _Unusable):
-                return sample
+                return collate([sample])
             self.bad_records.pass_over(sample.reason)
         raise UserError("no sample can be used; write the data again")
 

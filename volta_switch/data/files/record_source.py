@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any, Literal
 
-from volta_switch.data.files.compact_store import CompactFile, is_compact
+import numpy as np
+
+from volta_switch.data.files.compact_store import CompactFile, is_compact, read_manifest
 from volta_switch.data.files.concap_lmdb import ConcapFile, is_concap
 from volta_switch.data.files.feature_files import feature_format, open_features
-from volta_switch.data.files.pair_files import is_sharded
+from volta_switch.data.files.pair_files import is_address, is_sharded
 from volta_switch.data.files.shard_pairs import ShardPairs
 from volta_switch.data.regions import Regions
 from volta_switch.errors import BadRecord
 
-_PROBES = 16  # records, evenly spread, whose content stands for a file's
+PROBES = 64  # records, drawn by their number, whose content stands for a file's
 
 
 class RecordSource:
@@ -23,13 +26,19 @@ class RecordSource:
     kind: "pairs" for Conceptual Captions, "images" for the features of a task.
     """
 
+    format: str
+    kind: Literal["images", "pairs"]
+
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._pairs: ConcapFile | CompactFile | ShardPairs | None = None
-        if is_compact(self.path):
+        if is_address(path):
+            self._pairs = ShardPairs(path)
+            self.format, self.kind = "shards", "pairs"
+        elif is_compact(self.path):
             self._pairs = CompactFile(self.path)
             self.format = "compact"
-            self.kind: Literal["images", "pairs"] = "pairs" if self._pairs.kind == "pairs" else "images"
+            self.kind = "pairs" if self._pairs.kind == "pairs" else "images"
         elif is_sharded(self.path):
             self._pairs = ShardPairs(self.path)
             self.format, self.kind = "shards", "pairs"
@@ -49,18 +58,50 @@ class RecordSource:
         return (self._images[self._keys[place]], "") if self._pairs is None else self._pairs[place]
 
     def fingerprint(self) -> dict[str, Any]:
-        """Say what the file holds, wherever it lies: format, records, and a SHA-256 of some of them, spread evenly."""
-        digest = hashlib.sha256()
+        """Say what the file holds, wherever it lies: format, number of records, and a SHA-256.
+
+        Of a compact store and of shards it is that of their manifest's checksums, which cover every byte. Of other
+        files it is that of the names of all images and of `PROBES` records: where n records are there and one has
+        changed, it is missed with probability 1 - PROBES / n.
+        """
+        digest = hashlib.sha256(f"{self.kind} {len(self)}".encode())
+        if isinstance(self._pairs, ShardPairs):
+            digest.update(repr(self._pairs.index).encode())
+        elif (manifest := self._manifest()) is not None:
+            digest.update(json.dumps(manifest, sort_keys=True).encode())
+        else:
+            for key in self._keys if self._pairs is None else ():
+                digest.update(f"{len(key)} {key}".encode())
+            for place in self._probed():
+                digest.update(self._content(place))
+        return {"format": self.format, "records": len(self), "fingerprint": digest.hexdigest()}
+
+    def _manifest(self) -> dict[str, Any] | None:
+        """What a compact store's manifest says of its records."""
+        if self.format != "compact":
+            return None
+        manifest = read_manifest(self.path)
+        return {name: manifest[name] for name in ("format", "kind", "layout", "records", "sha256")}
+
+    def _probed(self) -> list[int]:
+        """Return the places of `PROBES` records, the same for all files of one length; all of a short file's."""
         count = len(self)
-        for place in sorted({round(share * (count - 1) / (_PROBES - 1)) for share in range(_PROBES)} if count else ()):
-            try:
-                regions, caption = self[place]
-            except BadRecord:  # the others tell files apart
-                digest.update(f"{place} unusable".encode())
-                continue
-            digest.update(f"{place} {regions.image_id} {caption}".encode())
-            digest.update(regions.features.tobytes() + regions.boxes.tobytes())
-        return {"format": self.format, "records": count, "fingerprint": digest.hexdigest()}
+        if count <= PROBES:
+            return list(range(count))
+        draws = (hashlib.sha256(f"{count} {draw}".encode()).digest() for draw in range(PROBES))
+        return sorted({int.from_bytes(draw, "big") % count for draw in draws})
+
+    def _content(self, place: int) -> bytes:
+        """Return a checksum of all that a record holds."""
+        try:
+            regions, caption = self[place]
+        except BadRecord:  # the others tell files apart
+            return f"{place} unusable".encode()
+        digest = hashlib.sha256(repr((regions.image_id, regions.image_w, regions.image_h, caption)).encode())
+        for name, array in regions.arrays().items():
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.digest()
 
 
 def open_source(path: str | Path) -> RecordSource:

@@ -1,0 +1,136 @@
+"""What data a run has read: fingerprints, which are equal wherever the same data lie.
+
+| of | what is read | what changes it |
+|---|---|---|
+| a file of annotations, a vocabulary | all of it | every change |
+| a compact store, shards | their manifest's checksums | every change that ``data check`` does not call damage |
+| other feature files | size, the names of all images, 64 records | a change of one in n records with chance 64 / n |
+
+A change that touches a share p of a feature file's records and not its size is missed with chance (1 - p)^64: 0.1 %
+where a tenth of the records has changed, 53 % where a hundredth has. ``volta-switch data check --full`` reads every
+byte and keeps the checksum beside the data (``<name>.sha256.json``); it is part of the fingerprint from then on.
+
+A fingerprint is kept in a cache, by path, sizes and times, and worked out anew where one of them has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from volta_switch.data.files.pair_files import is_address
+from volta_switch.data.files.record_source import open_source
+from volta_switch.data.files.shard_cache import default_cache_folder
+from volta_switch.errors import UserError
+from volta_switch.files import CannotWrite, measured, write_json
+from volta_switch.identities import WHOLE
+
+Fingerprint = dict[str, Any]
+FORMAT = 1  # raised when the same data get other fingerprints
+_WHOLE_SUFFIX = ".sha256.json"
+_NOT_DATA = ("lock.mdb",)  # LMDB writes into it when a file is opened
+_SETTLED = 2.0  # seconds since a file was last written, before its times tell one content from another
+
+
+def file_fingerprint(path: Path) -> Fingerprint:
+    """Of a file that is read whole: bytes and sha256.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    return _kept("file", path, lambda: measured(path))
+
+
+def store_fingerprint(source: Path | str) -> Fingerprint:
+    """Of a feature file, a store or shards, which may lie at an address: format, records, fingerprint; bytes of files.
+
+    Raises:
+        UserError: it cannot be read, or is of no known format.
+    """
+    if is_address(source):
+        return open_source(source).fingerprint()
+    path = Path(source)
+    return _kept("store", path, lambda: open_source(path).fingerprint() | {"bytes": _bytes(path)})
+
+
+def whole_fingerprint(path: Path) -> Fingerprint:
+    """Reads every byte of a file or folder, and keeps the checksum beside it.
+
+    Raises:
+        UserError: it cannot be read, or nothing can be written beside it.
+    """
+    state = _state(path, changed=False)
+    digest = hashlib.sha256()
+    for file in _files(path):
+        digest.update(f"{file.relative_to(path.parent)} {measured(file)['sha256']}\n".encode())
+    write_json(_beside(path), {WHOLE: digest.hexdigest(), "state": state})
+    return {WHOLE: digest.hexdigest()}
+
+
+def _kept(kind: str, path: Path, work_out: Callable[[], Fingerprint]) -> Fingerprint:
+    """A fingerprint from the cache where sizes and times are those of before, else worked out and put there."""
+    try:
+        state = _state(path)
+        entry = default_cache_folder() / "fingerprints" / f"{_text_digest(f'{FORMAT} {kind} {path.resolve()}')}.json"
+        found = _read(entry)
+        if found is None or found["state"] != state:
+            found = {"state": state, "fingerprint": work_out()}
+            if _is_settled(path) and _state(path) == state:
+                with suppress(CannotWrite):  # a cache that cannot be written costs time alone
+                    write_json(entry, found)
+    except OSError as error:
+        raise UserError(f"{error.filename or path}: cannot be read ({error.strerror}); check the path") from None
+    whole = _read(_beside(path))
+    if whole is not None and whole.get("state") == _state(path, changed=False):
+        return {**found["fingerprint"], WHOLE: whole.get(WHOLE)}
+    return dict(found["fingerprint"])
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """What a kept file holds; None where there is none of ours."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and "state" in found else None
+
+
+def _state(path: Path, changed: bool = True) -> list[list[Any]]:
+    """Name, size and times of each file; ``changed``: with the time that only this machine's system sets."""
+    state = []
+    for file in _files(path):
+        found = file.stat()
+        times = [found.st_mtime_ns, found.st_ctime_ns] if changed else [found.st_mtime_ns]
+        state.append([file.name, found.st_size, *times])
+    return state
+
+
+def _is_settled(path: Path) -> bool:
+    """Whether a further change of a file would show in its times, which some systems count in seconds."""
+    newest = max((file.stat().st_ctime for file in _files(path)), default=0.0)
+    return time.time() - newest > _SETTLED
+
+
+def _files(path: Path) -> list[Path]:
+    """A file, or all files of a folder."""
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.rglob("*") if file.is_file() and file.name not in _NOT_DATA)
+
+
+def _bytes(path: Path) -> int:
+    return sum(file.stat().st_size for file in _files(path))
+
+
+def _text_digest(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:32]
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(path.name + _WHOLE_SUFFIX)

@@ -1,0 +1,22 @@
+"""Identities: what decides a result, as nested JSON values; and where two of them differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+WHOLE = "sha256_of_all"  # of a fingerprint: known of some copies of the data, and compared where both sides know it
+
+
+def differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Each setting in which two identities differ: its dotted name (``hyperparameters.seed``) and both values.
+
+    What one side alone has is None on the other. The order is that of ``now``.
+    """
+    if not (isinstance(before, Mapping) and isinstance(now, Mapping)):
+        if before != now:
+            yield name, before, now
+        return
+    for key in [*now, *(key for key in before if key not in now)]:
+        if key != WHOLE or (key in before and key in now):
+            yield from differences(before.get(key), now.get(key), f"{name}.{key}".removeprefix("."))
