@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pickle
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from small_world import refusal
-from tasks.all_pairs import RUN, annotations_of_the_test_split, check_finished, stop_in_part
+from tasks.all_pairs import RUN, annotations_of_the_test_split, check_finished, part_of, rewrite, stop_in_part
 from volta_switch import BertForVLPreTraining, UserError
 from volta_switch.tasks import score_matrix, score_parts
 from volta_switch.tasks.inputs import features_path
@@ -72,7 +73,7 @@ def test_a_spoilt_part_is_computed_again_and_named_once(evaluate, whole, tmp_pat
         stop_in_part(3, KeyboardInterrupt(), patch)
         with pytest.raises(KeyboardInterrupt):
             evaluate(tmp_path)
-    path = tmp_path / RUN / "test_scores" / "part_00001.npy"
+    path = part_of(tmp_path, 1)
     before = path.read_bytes()
     SPOILT[how](path)
     assert path.read_bytes() != before
@@ -148,7 +149,7 @@ def shorter_texts(world, tmp_path):
         (another_caption, "captions.checksum ("),
         (fewer_images, "captions.count ("),
         (rounded_features, "images.checksum ("),
-        (shorter_texts, "max_seq_length (17 there, 9 now), captions.checksum ("),
+        (shorter_texts, "entry.max_seq_length (17 there, 9 now), captions.checksum ("),
     ],
 )
 def test_parts_of_another_computation_are_refused(world, command, begun, tmp_path, capsys, change, named):
@@ -178,7 +179,7 @@ def test_where_the_files_lie_is_no_part_of_the_identity(world, weights, evaluate
 
 def test_restart_discards_what_is_there(evaluate, begun, whole, scored):
     scored.clear()
-    np.save(begun / RUN / "test_scores" / "part_00000.npy", np.zeros_like(whole.scores[:, :3]))  # would be taken
+    rewrite(part_of(begun, 0), np.zeros_like(whole.scores[:, :3]))  # would be taken
     check_finished(begun, evaluate(begun, "--restart"), whole)
     assert scored == [0, 3, 6, 9]
 
@@ -200,16 +201,54 @@ def test_scores_are_kept_on_request_only(world, evaluate, command, whole, tmp_pa
 
 
 def test_a_full_disk_is_named_and_keeps_what_is_finished(command, tmp_path, monkeypatch, capsys):
-    plain, path = score_parts.write_matrix, tmp_path / RUN / "test_scores" / "part_00001.npy"
+    plain = score_parts.replacing
 
-    def full(to, scores):
-        if to == path:
+    def full(path):
+        if path.name.endswith("_00001.npy"):
             raise OSError(28, "No space left on device")
-        plain(to, scores)
+        return plain(path)
 
-    monkeypatch.setattr(score_parts, "write_matrix", full)
+    monkeypatch.setattr(score_parts, "replacing", full)
     with pytest.raises(UserError) as caught:
         evaluation.main_retrieval(command(tmp_path))
     said = "No space left on device; finished parts are kept, and the same command goes on"
-    assert str(caught.value) == f"{path}: {said}"
-    assert path.with_name("part_00000.npy").is_file() and not path.exists()
+    first = part_of(tmp_path, 0)
+    assert str(caught.value) == f"{first.with_name(first.name.replace('_00000', '_00001'))}: {said}"
+    assert len(list(first.parent.glob("part_*"))) == 1
+
+
+def test_every_flipped_byte_of_a_part_is_found(evaluate, begun, whole, scored, capsys):
+    part = part_of(begun, 0)
+    content = part.read_bytes()
+    for place in (0, 9, len(content) // 2, len(content) - 33, len(content) - 1):  # also of the header and the checksum
+        part.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        parts = score_parts.ScoreParts(part.parent, json.loads((part.parent / "identity.json").read_text()), 1, 1)
+        parts._mark = part.name.split("_")[1]
+        assert parts._read(0) is None and "its checksum is not its content's" in capsys.readouterr().err
+
+
+def test_restart_is_refused_while_another_process_writes_there(world, command, begun, tmp_path, capsys, whole):
+    other = [*command(begun, *other_weights(world, tmp_path)), "--restart"]
+    before = {path: path.read_bytes() for path in (begun / RUN / "test_scores").iterdir()}
+    with (begun / RUN / "test_scores" / score_parts.LOCK).open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # as the process that scores has it
+        message = refusal(evaluation.main_retrieval, other, capsys)
+    assert "--restart would discard scores that another process is writing; wait for it, or" in message
+    assert {path: path.read_bytes() for path in (begun / RUN / "test_scores").iterdir()} == before
+    assert evaluation.main_retrieval(other) != whole.result  # nobody is there any more
+
+
+def test_a_matrix_never_holds_columns_of_two_models_even_without_locks(tmp_path, monkeypatch):
+    """One process discards and begins anew while another, of other weights, is half through."""
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    monkeypatch.setattr(score_matrix, "PART_IMAGES", 2)
+    first, second = (score_parts.ScoreParts(tmp_path / "scores", {"weights": name}, 3, 4) for name in "ab")
+    first.open()
+    first._write(0, np.full((3, 2), 1.0, np.float32))
+    second.open(restart=True)
+    first._write(1, np.full((3, 2), 1.0, np.float32))
+    for number in (0, 1):
+        second._write(number, np.full((3, 2), 2.0, np.float32))
+    assert (second.matrix() == 2).all()
+    with pytest.raises(UserError, match=r"00000\.npy: missing after all processes have finished"):
+        first.matrix()

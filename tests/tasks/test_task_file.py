@@ -7,7 +7,7 @@ import yaml
 
 from volta_switch import UserError
 from volta_switch.tasks import TASKS, build_task, load_task
-from volta_switch.tasks.task_file import REQUIRED, WORLD
+from volta_switch.tasks.task_file import REQUIRED, WORLD, TaskSpec
 from volta_switch.world.build import SUMMARY
 
 SHIPPED = sorted((Path(__file__).parents[2] / "config_tasks").glob("*.yml"))
@@ -82,8 +82,27 @@ def test_paths_that_are_not_there_are_looked_for_beside_the_file(tmp_path, monke
     assert spec.path("data") == tmp_path / "world" / "data"
     assert spec.path("feat.lmdb") == Path("feat.lmdb")  # nowhere: named as it was given
     assert spec.path(str(tmp_path / "x")) == tmp_path / "x"
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    assert spec.path("data") == Path("data")  # the working directory goes first, as in VOLTA
+
+
+def test_a_path_that_leads_to_two_files_is_refused_unless_the_data_root_says_which(tmp_path, monkeypatch):
+    for folder in ("plan", "checkout", "third"):
+        (tmp_path / folder / "data").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "checkout")
+    path = task_file(tmp_path / "plan", TASK10=ENTRY)
+    here, beside = tmp_path / "checkout" / "data", tmp_path / "plan" / "data"
+    for of in (TaskSpec.path, TaskSpec.given_path):
+        with pytest.raises(UserError, match=rf"data is there twice: {here} and {beside}; "):
+            of(load_task(path, "10"), "data")
+    assert load_task(path, "10", tmp_path / "third").path("data") == tmp_path / "third" / "data"
+    assert load_task(path, "10", tmp_path / "third").given_path("data") == tmp_path / "third" / "data"
+    assert load_task(path, "10", tmp_path / "plan").path("elsewhere") == tmp_path / "plan" / "elsewhere"
+    with pytest.raises(UserError, match="none: no such folder; --data_root names"):
+        load_task(path, "10", tmp_path / "none")
+    beside.rmdir()
+    beside.symlink_to(here)  # one file under two names
+    assert load_task(path, "10").path("data").samefile(here)
+    monkeypatch.chdir(tmp_path / "plan")  # the two places are one
+    assert load_task(path, "10").path("data").samefile(here)
 
 
 def test_numbers_that_yaml_takes_for_text_and_voltas_other_keys_are_read(tmp_path):
@@ -148,7 +167,9 @@ def test_a_small_worlds_task_file_never_reads_what_lies_in_the_working_directory
     if there:
         (world / "feat.lmdb").touch()
     path = task_file(world, TASK10=ENTRY)
-    assert load_task(path, "10").path("feat.lmdb") == Path("feat.lmdb")  # a hand-written file: as given
+    if there:  # a hand-written file
+        with pytest.raises(UserError, match=r"feat\.lmdb is there twice"):
+            load_task(path, "10").path("feat.lmdb")
     (world / WORLD).touch()
     assert load_task(path, "10").path("feat.lmdb") == world / "feat.lmdb"
     assert load_task(path, "10").path("data") == world / "data"

@@ -8,7 +8,8 @@ import shutil
 
 import torch
 
-from volta_switch.train.manifest import MANIFEST, _digest, measured
+from volta_switch.files import measured
+from volta_switch.train.manifest import MANIFEST, _digest
 
 TENSORS = ("model.safetensors", "training.safetensors")
 FILES = (*TENSORS, MANIFEST)

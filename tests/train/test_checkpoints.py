@@ -9,8 +9,9 @@ import torch
 
 from train.stored_checkpoints import IDENTITY, content, is_content, store_of
 from volta_switch import UserError, __version__
+from volta_switch.files import measured
 from volta_switch.train.checkpoints import FORMAT, check_identity
-from volta_switch.train.manifest import MANIFEST, Manifest, measured, write_manifest
+from volta_switch.train.manifest import MANIFEST, Manifest, write_manifest
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import torch
 
 from small_world import TASKS, equal_weights, json_of, log_of, weights_of
 from train.short_runs import FINETUNING
+from volta_switch.tasks import load_task
 from volta_switch.train.flags import finetuning_flags
 from volta_switch.train.loop import Trainer
 
@@ -74,6 +75,7 @@ def test_the_folder_tells_what_was_run(world, pretrained, finetuned):
         "train_split": "train",
         "val_split": "val",
         "boxes": "detected",
+        "entry": load_task(world.tasks_file, "10").deciding(),
         **data,
     }
     assert record["hyperparameters"]["epochs"] == 3 and record["hyperparameters"]["weight_decay"] == 1e-4

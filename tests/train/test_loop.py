@@ -89,9 +89,20 @@ def test_the_best_epoch_wins_and_a_later_tie_does_not(tmp_path):
     assert (progress.best_epoch, progress.best_score, progress.epoch, progress.step) == (1, 3.0, 4, 8)
 
 
-def test_a_score_that_is_no_number_is_never_the_best(tmp_path):
-    made = trainer(tmp_path, scores=(float("nan"), -5.0, float("nan")))
-    assert made.fit().best_epoch == 1 and made.run.metrics()["best_validation"]["epoch"] == 1
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), float("-inf")])
+def test_a_score_that_is_no_number_stops_the_run_and_keeps_what_was_written_before(tmp_path, score):
+    made = trainer(tmp_path, scores=(-5.0, score, 7.0))
+    with pytest.raises(UserError, match=r"validation after step .: score (nan|-?inf)\b.*no weights are written"):
+        made.fit()
+    assert made.run.metrics()["best_validation"]["epoch"] == made.run.metrics()["last_validation"]["epoch"] == 0
+    assert sorted(path.name for path in tmp_path.rglob("*.bin")) == ["pytorch_model_0.bin", "pytorch_model_best.bin"]
+
+
+def test_a_run_whose_every_step_was_left_out_has_learnt_nothing_and_writes_no_weights(tmp_path):
+    made = trainer(tmp_path, scores=(0.0,), batches=3, parts=(batch_of(1.0, float("inf")),))
+    with pytest.raises(UserError, match=r"all 3 steps were left out.*none are written; lower the learning rate"):
+        made.fit()
+    assert made.run.metrics() == {} and not list(tmp_path.rglob("*.bin"))
 
 
 def test_progress_is_logged_every_twenty_steps_and_at_the_epochs_end(tmp_path):
@@ -126,7 +137,9 @@ def test_the_model_trains_in_training_mode_and_is_validated_in_evaluation_mode(t
 
 def test_a_step_that_is_not_finite_is_left_out_and_its_samples_are_named(tmp_path, capsys):
     made = trainer(tmp_path, scores=(0.0,), batches=3, parts=(batch_of(1.0, float("inf")),))
-    progress = made.fit()
+    with pytest.raises(UserError, match="all 3 steps"):
+        made.fit()
+    progress = made.progress
     assert (progress.step, progress.skipped) == (3, 3) and made.learner.model.weight.item() == 1.0
     assert made.optimizer.state[made.learner.model.weight]["exp_avg"].item() == 0.0
     assert [(line["step"], line["ids"]) for line in lines(made, "skipped")] == [(n, ["1.0", "inf"]) for n in (1, 2, 3)]

@@ -189,7 +189,8 @@ def test_voltas_validation_is_restored_on_request(world, tmp_path, compat):
 
 def test_a_second_run_in_the_folder_is_marked_in_the_log(world, tmp_path):
     for _ in range(2):
-        run = world.run("train_concap", tmp_path, "ctrl_uniter", "--train_batch_size", 20, "--num_train_epochs", 1)
+        flags = ("--train_batch_size", 20, "--num_train_epochs", 1, "--overwrite")
+        run = world.run("train_concap", tmp_path, "ctrl_uniter", *flags)
     assert [line["resumed"] for line in log_of(run, "start")] == [False, False]
 
 

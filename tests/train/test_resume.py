@@ -65,14 +65,17 @@ def test_a_finished_run_is_left_as_it_is(world, whole, tmp_path):
     assert before == {path: path.read_bytes() for path in before} and newest(whole).progress.step == 10
 
 
-def test_a_run_that_starts_anew_takes_no_checkpoint_of_the_one_before(world, tmp_path):
+def test_a_run_that_starts_anew_discards_the_one_before_where_it_is_asked_to(world, tmp_path):
     with interrupted_at(7):
         world.run("train_concap", tmp_path, "ctrl_uniter", *PRETRAINING)
-    with interrupted_at(3):
-        world.run("train_concap", tmp_path, "ctrl_uniter", *PRETRAINING)
     store = CheckpointStore(tmp_path / "ctrl_uniter" / CHECKPOINTS)
-    assert store.newest().name == "step-00000002"
-    assert {path.name for path in store.folder.iterdir()} > {"abandoned-step-00000006"}  # nothing is lost
+    before = {path: path.read_bytes() for path in store.folder.parent.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"holds a run that has not ended: .*; --resume goes on, --overwrite discards"):
+        world.run("train_concap", tmp_path, "ctrl_uniter", *PRETRAINING)
+    assert {path: path.read_bytes() for path in store.folder.parent.rglob("*") if path.is_file()} == before
+    with interrupted_at(3):
+        world.run("train_concap", tmp_path, "ctrl_uniter", *PRETRAINING, "--overwrite")
+    assert sorted(path.name for path in store.folder.iterdir()) == ["step-00000001", "step-00000002"]
 
 
 def test_the_last_two_checkpoints_are_kept(whole):

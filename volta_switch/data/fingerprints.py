@@ -68,7 +68,7 @@ def whole_fingerprint(path: Path) -> Fingerprint:
     state = _state(path, changed=False)
     digest = hashlib.sha256()
     for file in _files(path):
-        digest.update(f"{file.relative_to(path.parent)} {measured(file)['sha256']}\n".encode())
+        digest.update(f"{file.relative_to(path)} {measured(file)['sha256']}\n".encode())
     write_json(_beside(path), {WHOLE: digest.hexdigest(), "state": state})
     return {WHOLE: digest.hexdigest()}
 

@@ -3,7 +3,7 @@
 | file | content |
 |---|---|
 | ``identity.json`` | what the scores are of: who finds another identity stays out |
-| ``part_<identity>_<number>.npy`` | all captions with the images of one part, (C, n) float32; then 32 bytes, a SHA-256 |
+| ``part_<identity>_<number>.npy`` | all captions with the images of one part, (C, n) float32; then its SHA-256 |
 | ``.lock`` | empty; shared by the processes that write parts, so that nobody discards what they have |
 
 Every file is written whole or not at all. Processes that share a folder divide the parts among themselves and need not

@@ -210,12 +210,14 @@ def check_identity(saved: Saved, identity: dict[str, Any]) -> None:
 
     What checkpoints of earlier versions do not tell (data, precision) is not compared.
     """
-    known = {name: value for name, value in identity.items() if name in saved.identity or name not in _NEWER}
-    found = list(differences(encoded(saved.identity), encoded(known)))
+    before, now = encoded(saved.identity), encoded(identity)
+    now = {name: value for name, value in now.items() if name in before or name not in _NEWER}
+    before.get("config", {}).pop("bert_model", None)  # earlier versions compared where the vocabulary lies
+    found = list(differences(before, now))
     if found:
-        name, before, now = min(found, key=lambda each: each[0] == "start")  # a setting says more than the weights
+        name, was, is_now = min(found, key=lambda each: each[0] == "start")  # a setting says more than the weights
         raise UserError(
-            f"{saved.path}: the run was started with {name} = {before}, now it is {now}; use the same "
+            f"{saved.path}: the run was started with {name} = {was}, now it is {is_now}; use the same "
             f"{'data' if name.startswith('data.') else 'settings'}, or start anew without --resume and --resume_file, "
             "under another --save_name or with --overwrite"
         )

@@ -26,7 +26,7 @@ from volta_switch.train.device import autocast, prepare_device
 from volta_switch.train.entry_points import read_flags
 from volta_switch.train.flags import evaluated_spec, load_model_config, run_name
 from volta_switch.train.ranks import Ranks, ranks
-from volta_switch.train.reading import data_options, load_tokenizer, task_fingerprints
+from volta_switch.train.reading import data_options, deciding_config, load_tokenizer, task_fingerprints
 from volta_switch.weights import fingerprint, load_volta, read_weights
 
 
@@ -158,14 +158,14 @@ def prepare(args: argparse.Namespace, ranks_of_pairs: Ranks | None = None) -> Ru
     identity = {
         "task": f"{spec.key} ({spec.name})",
         "split": split,
-        "weights": fingerprint(model),
         "zero_shot": args.zero_shot,
+        "weights": fingerprint(model),
         "routing": args.routing,
         "precision": str(precision).removeprefix("torch."),
         "boxes": args.boxes,
         "volta_compat": args.volta_compat,
         "entry": spec.deciding(),
-        "config": config.to_dict(),
+        "config": deciding_config(config),
         "data": task_fingerprints(spec, config, args.boxes, [(split, False, args.val_features_lmdbpath)]),
     }
     model.to(device)
@@ -193,7 +193,8 @@ def evaluate_pairs(args: argparse.Namespace, rank: Ranks) -> Evaluation | None:
         raise UserError(f"--restart would discard the other shards' scores, too; delete {folder} instead, once")
     task.check_model(run.model)
     pool = task.pool(run.split)
-    identity = {"volta_switch": __version__, **run.identity, **inputs_identity(pool, task.layout)}
+    decided = {name: value for name, value in run.identity.items() if name != "data"}  # what is read of them follows
+    identity = {"volta_switch": __version__, **decided, **inputs_identity(pool, task.layout)}
     parts = ScoreParts(folder, identity, len(pool), len(pool.image_ids))
     if rank.first:
         parts.open(args.restart)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -57,6 +57,11 @@ def load_tokenizer(config: Config, max_seq_length: int) -> Tokenizer:
     tokenizer = Tokenizer(config.bert_model, config.do_lower_case)
     check_vocab_size(tokenizer, config.vocab_size)
     return tokenizer
+
+
+def deciding_config(config: Config) -> dict[str, Any]:
+    """A configuration without the place of its vocabulary, whose fingerprint stands with the data's."""
+    return {name: value for name, value in config.to_dict().items() if name != "bert_model"}
 
 
 def task_fingerprints(

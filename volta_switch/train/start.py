@@ -27,6 +27,7 @@ from volta_switch.train.loop import Saving, Trainer, Validation
 from volta_switch.train.optimisation import Hyperparameters
 from volta_switch.train.random_state import seed_process
 from volta_switch.train.ranks import Ranks
+from volta_switch.train.reading import deciding_config
 from volta_switch.train.replicas import Replicas
 from volta_switch.train.run_folder import CHECKPOINTS, RunFolder
 from volta_switch.weights import fingerprint, load_volta
@@ -63,7 +64,7 @@ def start_run(
     model = run.learner.model
     settings = {**run.settings, "deterministic": args.deterministic}
     identity = {
-        "config": run.config.to_dict(),
+        "config": deciding_config(run.config),
         "hyperparameters": run.hyper.to_dict(),
         "start": fingerprint(model),
         "data": run.fingerprints,
