@@ -40,7 +40,7 @@ def test_a_task_model_takes_the_encoder_of_a_pretraining_run(world, pretrained, 
     write_weights(path, source)
     model = fresh(config, tasks=True)
     heads = {name: tensor for name, tensor in state_of(model).items() if name.startswith("clfs_dict")}
-    assert initial_weights(model, config, str(path)) == f"weights from {path}; fresh: clfs_dict"
+    assert initial_weights(model, config, str(path)) == f"weights from {path}; left out: cls; fresh: clfs_dict"
     after = state_of(model)
     assert not names_that_differ(after, source) and not names_that_differ(heads, after)
     assert {name for name in after if name not in source} == set(heads)
@@ -62,7 +62,7 @@ def test_switch_bert_starts_from_uniter_with_only_the_switchers_fresh(world, pre
     model, source = fresh(config, tasks), weights_of(pretrained("ctrl_uniter"))
     before = state_of(model)
     assert initial_weights(model, config, str(path)) == (
-        f"weights from {path}; fresh: clfs_dict, switchers" if tasks else f"weights from {path}; fresh: switchers"
+        f"weights from {path}; " + ("left out: cls; fresh: clfs_dict, switchers" if tasks else "fresh: switchers")
     )
     after = state_of(model)
     assert not names_that_differ(after, source)
@@ -118,7 +118,8 @@ def test_the_text_side_starts_from_a_bert_folder(world, tmp_path, model, tasks):
     write_weights(tmp_path / "bert" / "pytorch_model.bin", bert)
     start = fresh(config, tasks)
     before = state_of(start)
-    assert initial_weights(start, config, str(tmp_path / "bert")) == f"text side from {tmp_path / 'bert'}"
+    told = initial_weights(start, config, str(tmp_path / "bert"))
+    assert told == f"text side from {tmp_path / 'bert'}" + ("" if tasks else "; fresh: cls.predictions")
     moved = names_that_differ(before, state_of(start))
     assert moved and not names_that_differ({name: state_of(start)[name] for name in moved}, other.state_dict())
     assert not any("switch" in name or name.startswith("clfs_dict") for name in moved)
