@@ -114,17 +114,17 @@ def test_what_is_not_berts_own_is_refused_by_name(name):
 # --- Depth ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("layers", "absent"), [(2, "2"), (1, "1-2"), (0, "")])
+@pytest.mark.parametrize(("layers", "absent"), [(2, "layer 2"), (1, "layers 1-2"), (0, "")])
 def test_a_bert_with_too_few_layers_is_refused(layers, absent):
     for allowed in (False, True):
         message = refused(hugging_face_state(layers), allow_deeper=allowed)
         assert f"a BERT with {layers} layers, where this model starts from a BERT with 3 layers" in message
-        assert f"layers {absent}, counted from 0, are missing" in message if layers else "it has no layers" in message
+        assert (f"without {absent}, counted from 0" if layers else "it has none") in message
 
 
 def test_a_bert_that_lacks_a_layer_in_the_middle_is_refused():
     state = {name: tensor for name, tensor in hugging_face_state(4).items() if ".layer.1." not in name}
-    assert "layers 1, counted from 0, are missing" in refused(state, allow_deeper=True)
+    assert "without layer 1, counted from 0" in refused(state, allow_deeper=True)
 
 
 @pytest.mark.parametrize("more", [1, 9])
@@ -137,8 +137,8 @@ def test_a_deeper_bert_is_refused_unless_that_is_meant(more, name):
     assert f"a BERT with {taken + more} layers, where this model starts from a BERT with {taken} layers" in message
     assert "--allow_deeper_bert" in message and "text_layers" in message
     start = load_bert(model, config, state, allow_deeper=True)
-    above = f"{taken}" if more == 1 else f"{taken}-{taken + more - 1}"
-    assert f"; left out: layers {above} of BERT's {taken + more}, bert.pooler" in start.described
+    above = f"layer {taken}" if more == 1 else f"layers {taken}-{taken + more - 1}"
+    assert f"; left out: {above} of BERT's {taken + more}, bert.pooler" in start.described
     assert len([left for left in start.left_out if ".layer." in left]) == 16 * more
     other, _ = bert_model(name)
     deep = tuple(f"bert.encoder.layer.{layer}." for layer in range(taken, taken + more))
@@ -150,10 +150,10 @@ def test_layers_that_the_configuration_takes_in_part_are_left_out_only_where_tha
     golden = load_golden("ctrl_uniter").config
     config = load_config({**golden, "bert_layer2ff_sublayer": {"0": 1, "1": 3}})
     model = BertForVLPreTraining(config)
-    with pytest.raises(UserError, match=r"layers 2, counted from 0, would be left out"):
+    with pytest.raises(UserError, match=r"layer 2, counted from 0, would be left out"):
         load_bert(model, config, hugging_face_state())
     assert (
-        "left out: layers 2 of BERT's 3" in load_bert(model, config, hugging_face_state(), allow_deeper=True).described
+        "left out: layer 2 of BERT's 3" in load_bert(model, config, hugging_face_state(), allow_deeper=True).described
     )
 
 

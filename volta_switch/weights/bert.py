@@ -54,7 +54,7 @@ class StartFromBert:
     def described(self) -> str:
         """What was left out and what is fresh, in words: ``; left out: bert.pooler; fresh: cls.predictions``."""
         layers = sorted({layer for name in self.left_out if (layer := _layer_of(name)) is not None})
-        parts = [f"layers {_ranges(layers)} of BERT's {self.layers}"] if layers else []
+        parts = [f"{_layers(layers)} of BERT's {self.layers}"] if layers else []
         parts += _modules(name for name in self.left_out if _layer_of(name) is None)
         told = f"; left out: {', '.join(parts)}" if parts else ""
         return told + (f"; fresh: {', '.join(_modules(self.fresh))}" if self.fresh else "")
@@ -148,7 +148,7 @@ def _check_depth(given: Iterable[str], places: Mapping[str, str], source: str, a
     taken = sorted({layer for name in places if (layer := _layer_of(name)) is not None})
     absent = [layer for layer in taken if layer not in there]
     if absent:
-        missing = f"layers {_ranges(absent)}, counted from 0, are missing" if there else "it has no layers"
+        missing = f"without {_layers(absent)}, counted from 0" if there else "it has none"
         raise UserError(
             f"{source}: a BERT with {len(there)} layers, where this model starts from a BERT with {len(taken)} layers "
             f"({missing}); give such a one, or a model with fewer (bert_layer2attn_sublayer)"
@@ -157,7 +157,7 @@ def _check_depth(given: Iterable[str], places: Mapping[str, str], source: str, a
     if nowhere and not allow_deeper:
         raise UserError(
             f"{source}: a BERT with {len(there)} layers, where this model starts from a BERT with {len(taken)} layers "
-            f"(layers {_ranges(nowhere)}, counted from 0, would be left out); give such a one, or --allow_deeper_bert "
+            f"({_layers(nowhere)}, counted from 0, would be left out); give such a one, or --allow_deeper_bert "
             "if that is meant (a study's plan says so by an arm's layers or text_layers)"
         )
     return len(there)
@@ -195,8 +195,9 @@ def _modules(names: Iterable[str]) -> list[str]:
     return sorted(dict.fromkeys(parts))
 
 
-def _ranges(numbers: list[int]) -> str:
-    """``4-11``; ``0, 2-3``."""
+def _layers(numbers: list[int]) -> str:
+    """``layer 4``; ``layers 0, 2-3``."""
     starts = [number for number in numbers if number - 1 not in numbers]
     ends = [number for number in numbers if number + 1 not in numbers]
-    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
+    ranges = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
+    return f"layer{'s' if len(numbers) > 1 else ''} {ranges}"
