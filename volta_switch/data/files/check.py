@@ -154,7 +154,7 @@ def _image(store: FeatureStore, key: str, report: Report) -> Regions | None:
     except BadRecord as error:
         report.add_bad(str(error))
     try:
-        values = store._read(key).features
+        values = store._decode(key).features
         report.statistics["non_finite"] = report.statistics.get("non_finite", 0) + int((~np.isfinite(values)).sum())
     except BadRecord:
         pass  # counted already
