@@ -126,7 +126,7 @@ def test_a_damaged_group_is_named_and_the_others_are_read(tmp_path, images) -> N
         file.create_dataset("huge/boxes", shape=(1 << 40, 4), dtype="<f4", chunks=(1024, 4))  # promised, never written
         file["loose"] = 5
     store = open_features(tmp_path / "x.h5")
-    with pytest.raises(BadRecord, match=r"x\.h5, image '100': it has no boxes or bbox, only attr_conf"):
+    with pytest.raises(BadRecord, match=r"x\.h5, image '100': it has no boxes or bbox, only features"):
         store["100"]
     for key in ("huge", "loose"):
         with pytest.raises(BadRecord, match=rf"x\.h5, image '{key}': not a record of region features"):

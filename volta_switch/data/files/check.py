@@ -21,6 +21,7 @@ from volta_switch.data.files.feature_tsv import TsvFeatures
 from volta_switch.data.files.pair_files import is_sharded
 from volta_switch.data.files.record_source import open_source
 from volta_switch.data.files.shard_pairs import ShardPairs
+from volta_switch.data.geometry import Geometry
 from volta_switch.data.regions import Regions
 from volta_switch.errors import BadRecord, UserError
 
@@ -167,12 +168,14 @@ def _measure(report: Report, images: Iterable[Regions | None]) -> None:
     widths: dict[str, set[int]] = {"feature_width": set(), "classes": set(), "attributes": set()}
     values, zeros, total, squares = 0, 0, 0.0, 0.0
     low, high = np.inf, -np.inf
+    geometry = Geometry()
     for regions in tqdm(images, desc=Path(report.path).name, unit="record", leave=False, disable=None):
         if regions is None:
             continue
         boxes.append(len(regions))
         if not len(regions):
             continue
+        geometry.add(regions.boxes, regions.image_w, regions.image_h)
         features = np.asarray(regions.features, dtype=np.float32)
         widths["feature_width"].add(features.shape[1])
         for name, scores in (("classes", regions.cls_prob), ("attributes", regions.attr_scores)):
@@ -190,6 +193,7 @@ def _measure(report: Report, images: Iterable[Regions | None]) -> None:
             report.problems.append(f"{name} differ between records: {sorted(found)}; extract all with one detector")
         if found:
             report.counts[name] = max(found)
+    add_geometry(report, geometry)
     if 0 in boxes:
         report.notes.append(f"{boxes.count(0)} images have no region")
     if values:
@@ -199,6 +203,15 @@ def _measure(report: Report, images: Iterable[Regions | None]) -> None:
         report.statistics = {**numbers, "non_finite": report.statistics.get("non_finite", 0)}
         if zeros == values:
             report.problems.append("every feature value is 0; extract the features again")
+
+
+def add_geometry(report: Report, geometry: Geometry) -> None:
+    """Report what is strange about boxes: as wrong where most images are so."""
+    problem = geometry.problem()
+    report.problems += [problem] if problem else []
+    report.notes += geometry.notes()
+    if geometry.strange:
+        report.counts["strange_boxes"] = geometry.shares()
 
 
 def _check_blocks(path: Path, report: Report, sample: int | None) -> None:
