@@ -14,6 +14,7 @@ from volta_switch.data.annotations.file_names import refer_boxes
 from volta_switch.data.annotations.refer import ReferEntry, load_refer
 from volta_switch.data.batches.collate import Batch
 from volta_switch.data.batches.refer_dataset import FEWEST, LOWEST_CEILING, ReferDataset, no_overlap
+from volta_switch.data.image_ids import id_number
 from volta_switch.errors import UserError
 from volta_switch.model.bert import BertForVLTasks
 from volta_switch.tasks.metrics import grounding_ceiling, grounding_hits
@@ -98,7 +99,7 @@ class ReferTask(Task):
         best = scores[..., 0].masked_fill(~self._candidates(batch), float("-inf")).argmax(1, keepdim=True)
         overlaps = batch.target.gather(1, best)[:, 0].tolist()
         boxes = (best[:, 0] - (0 if compat else self.layout.boxes_from)).tolist()
-        names = [self.entries[name].image_id if compat else name for name in batch.ids]
+        names = [id_number(self.entries[name].image_id) if compat else name for name in batch.ids]
         return [
             {"id": name, "target": box, "IOU": overlap, **({"tied": True} if overlap > 0.5 and not hit else {})}
             for name, box, overlap, hit in zip(names, boxes, overlaps, self.hits(scores, batch).tolist(), strict=True)

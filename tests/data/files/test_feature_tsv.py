@@ -15,8 +15,8 @@ from hypothesis import settings
 from small_regions import same, some_regions
 from spoiling import SOME_BYTES, read_with_changes
 from volta_switch.data.files.feature_files import feature_format, open_features
-from volta_switch.data.image_ids import image_key
 from volta_switch.data.files.feature_tsv import TsvFeatures, write_tsv
+from volta_switch.data.image_ids import image_key
 from volta_switch.data.regions import Regions
 from volta_switch.errors import BadRecord, UserError
 

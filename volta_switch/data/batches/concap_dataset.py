@@ -215,8 +215,14 @@ def _sample(pairs: Pairs) -> Iterator[Regions]:
 
 def _load_captions(path: Path) -> list[str]:
     captions = read_json(path)
-    if not isinstance(captions, dict) or not all(isinstance(caption, str) for caption in captions.values()):
+    if not isinstance(captions, dict):
         raise UserError(f"{path}: expected one object of image id and caption; write it as VOLTA does")
+    for name in captions:
+        if not isinstance(captions[name], str):
+            raise UserError(
+                f"{path}: the caption of image {name} is {captions[name]!r:.60}, expected a text; write it, or leave the "
+                "image out"
+            )
     if not captions:
         raise UserError(f"{path}: there are no captions; write one for each image")
     return list(captions.values())

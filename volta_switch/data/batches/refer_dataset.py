@@ -15,7 +15,6 @@ from volta_switch.data.regions import pairwise_iou
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.errors import BadRecord, UserError
 
-
 LOWEST_CEILING = 0.02  # share of the expressions whose box some region overlaps: below, data do not belong together
 FEWEST = 20  # expressions that say so
 

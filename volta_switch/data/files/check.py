@@ -22,6 +22,7 @@ from volta_switch.data.files.pair_files import is_sharded
 from volta_switch.data.files.record_source import open_source
 from volta_switch.data.files.shard_pairs import ShardPairs
 from volta_switch.data.geometry import Geometry
+from volta_switch.data.image_ids import ImageIndex
 from volta_switch.data.regions import Regions
 from volta_switch.errors import BadRecord, UserError
 
@@ -108,7 +109,9 @@ def cross_check(annotations: Report, features: list[Report], setting: str = "", 
     if not needed or not features:
         return
     names = ", ".join(Path(report.path).name for report in features)
-    missing = sorted(needed - present)
+    index = ImageIndex(present)
+    used = {name: index.find(name) for name in needed}
+    missing = sorted(name for name, found in used.items() if len(found) != 1)
     if missing:
         where = setting or "the command"
         fix = f"extract features of {', '.join(missing[:EXAMPLES])}{', ...' if len(missing) > EXAMPLES else ''}"
@@ -116,7 +119,7 @@ def cross_check(annotations: Report, features: list[Report], setting: str = "", 
             example = f" (it has {', '.join(sorted(present)[:3])}, ...)" if present else ""
             fix = f"point {where} at the feature file that belongs to these annotations{example}"
         annotations.problems.append(f"{len(missing)} of {len(needed)} images have no features in {names}; {fix}")
-    unused = len(present - needed)
+    unused = len(present.difference(*used.values()))
     annotations.notes.append(f"{len(needed)} images needed, {unused} of the {len(present)} in {names} not among them")
 
 

@@ -114,5 +114,5 @@ def _vinvl(head: bytes) -> bool:
     """Whether a file begins as VinVL's do: an id, and the number of boxes and base64, or JSON."""
     cells = first_cells(head)
     if len(cells) == 2:
-        return cells[1].startswith(('{"', '[{'))
+        return cells[1].startswith(('{"', "[{"))
     return len(cells) == 3 and cells[1].isdecimal() and re.fullmatch(r"[A-Za-z0-9+/]+=*", cells[2]) is not None

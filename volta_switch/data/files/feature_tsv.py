@@ -106,7 +106,9 @@ class TsvFeatures(FeatureStore):
         missing = [name for name in _SIX if name not in columns]
         if missing or (self._lines and columns != self._columns):
             found = f"it lacks {', '.join(missing)}" if missing else "another one than the first line's"
-            raise UserError(f"{self.path}, line {number}: a header line, {found}; give the file one that fits all lines")
+            raise UserError(
+                f"{self.path}, line {number}: a header line, {found}; give the file one that fits all lines"
+            )
         self._columns = columns
         return True
 

@@ -97,7 +97,9 @@ class LmdbPages:
                     if key.startswith(prefix):
                         yield key
         except _DamagedError as error:
-            raise BadRecord(f"{self._path}: its keys cannot be listed ({error}); copy or write the file again") from None
+            raise BadRecord(
+                f"{self._path}: its keys cannot be listed ({error}); copy or write the file again"
+            ) from None
 
     def _opened(self) -> mmap.mmap:
         if self._map is None:

@@ -66,9 +66,7 @@ def float_array(
         return _as_float32(np.frombuffer(data, _float_type(data, name, rows, width, usual_width)))
     array = _given_array(value, name)
     if array.dtype.kind != "f" and name != "boxes":  # pixels may be whole
-        raise OtherForm(
-            f"{name}: {array.dtype}, expected floats; whole numbers have lost their scale: write float32"
-        )
+        raise OtherForm(f"{name}: {array.dtype}, expected floats; whole numbers have lost their scale: write float32")
     return _as_float32(array)
 
 
@@ -166,7 +164,9 @@ def _looks_like_float32(data: bytes) -> bool:
     sample = np.abs(np.frombuffer(data[:_SAMPLE], "<f4"))
     zeros = np.count_nonzero(sample == 0)
     tiny = np.count_nonzero(sample < 1e-8) - zeros
-    return bool(sample.max() < 1e8) and tiny * 16 <= len(sample) and (2 * zeros < len(sample) or bool(sample[::2].any()))
+    return (
+        bool(sample.max() < 1e8) and tiny * 16 <= len(sample) and (2 * zeros < len(sample) or bool(sample[::2].any()))
+    )
 
 
 def _spread(numbers: np.ndarray) -> float:
