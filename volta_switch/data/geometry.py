@@ -15,7 +15,7 @@ import numpy as np
 from volta_switch.data.regions import Regions
 from volta_switch.errors import UserError
 
-SAMPLE = 64  # images that are looked at before a run
+LOOKED_AT = 64  # images that are looked at before a run
 _MOST = 0.5  # of the images: more of them are no accident
 _SOME = 0.1  # of an image's boxes: detectors give a few without area
 _ROUNDING = 2.0  # pixels that a box may reach out of its image,
@@ -127,7 +127,8 @@ def _strange(boxes: np.ndarray, width: float, height: float) -> dict[str, np.nda
 def _inside(boxes: np.ndarray, width: float, height: float) -> np.ndarray:
     """Which boxes lie in an image, up to rounding: (n,) bool."""
     over = np.maximum(_ROUNDING, _OVERHANG * np.array([width, height] * 2))
-    return ((boxes >= -over) & (boxes <= np.array([width, height] * 2) + over)).all(axis=1)
+    inside = (boxes >= -over) & (boxes <= np.array([width, height] * 2) + over)  # (n, 4)
+    return np.asarray(inside.all(axis=1))
 
 
 def _plausible(boxes: np.ndarray, width: float, height: float) -> bool:

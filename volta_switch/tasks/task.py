@@ -17,7 +17,7 @@ from volta_switch.data.batches.batching import BatchSampler, ChosenSamples, Load
 from volta_switch.data.batches.collate import Batch, Layout
 from volta_switch.data.files.feature_files import open_features
 from volta_switch.data.files.feature_store import FeatureStore
-from volta_switch.data.geometry import SAMPLE, refuse_strange_boxes
+from volta_switch.data.geometry import LOOKED_AT, refuse_strange_boxes
 from volta_switch.data.random_streams import subset
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.model.bert import BertForVLTasks
@@ -124,7 +124,7 @@ class Task(ABC):
         """
         path = features_path(self.spec, split, self.options.features, self.options.boxes)
         store = open_features(path, self.config.v_feature_size, in_memory=self.options.in_memory)
-        refuse_strange_boxes(store.sample(SAMPLE), str(path))
+        refuse_strange_boxes(store.sample(LOOKED_AT), str(path))
         return store
 
     def loader(self, split: str, batch_size: int, training: bool, samples: int = 0) -> Loader:

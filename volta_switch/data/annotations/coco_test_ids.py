@@ -12,7 +12,10 @@ from volta_switch.errors import UserError
 
 
 def load_coco_test_ids(dataroot: str | Path) -> set[str]:
-    """Read the image ids, as `plain_id` gives them, of `<dataroot>/cache/coco_test_ids.npy`; raise UserError where it is no list of ids."""
+    """Read the image ids of `<dataroot>/cache/coco_test_ids.npy`, as `plain_id` gives them.
+
+    Raises UserError where it is no list of ids.
+    """
     path = file_names.coco_test_ids(Path(dataroot))
     try:
         return {plain_id(id_text(image_id)) for image_id in np.load(path, allow_pickle=False).tolist()}

@@ -97,7 +97,7 @@ def _read_boxes(path: Path) -> dict[str, Box]:
     expected = "id and bbox: x, y, width, height"
     if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
         raise UserError(
-            f"{path}: expected COCO's object with a list of 'annotations', each with {expected}: take the file of its release"
+            f"{path}: expected COCO's object with a list of 'annotations', each with {expected}; take its release"
         )
 
     def box(item: Any, _: int) -> tuple[str, Box]:

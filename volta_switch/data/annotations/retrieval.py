@@ -42,8 +42,8 @@ def load_retrieval(path: str | Path, image_id_from: Literal["img_path", "id"] = 
     lines = read_json_lines(path)
     if len(lines) == 1 and isinstance(lines[0], dict) and "images" in lines[0]:
         raise UserError(
-            f"{path}: Karpathy's file of all splits; expected a line for each image of one split, with sentences (texts), "
-            "id and img_path: take VOLTA's, or write one file for each split so"
+            f"{path}: Karpathy's file of all splits; expected a line for each image of one split, with sentences "
+            "(texts), id and img_path: take VOLTA's, or write one file for each split so"
         )
 
     def entry(line: Any, _: int) -> tuple[str, list[str]]:

@@ -133,7 +133,9 @@ def load_questions(path: Path) -> list[dict[str, str]]:
     expected = "question_id, image_id, question"
     if not isinstance(content, dict) or not isinstance(content.get("questions"), list):
         found = f"an object with {', '.join(content):.100}" if isinstance(content, dict) else "a list"
-        raise UserError(f"{path}: {found}; expected VQAv2's questions: an object with a list of 'questions', each with {expected}")
+        raise UserError(
+            f"{path}: {found}; expected VQAv2's questions: an object with a list of 'questions', each with {expected}"
+        )
     questions = read_entries(path, content["questions"], vqa_question, expected, "question")
     refuse_twice(path, (question["question_id"] for question in questions), "question")
     return sorted(questions, key=lambda question: id_order(question["question_id"]))

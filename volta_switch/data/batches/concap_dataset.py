@@ -21,7 +21,7 @@ from volta_switch.data.files.feature_store import spread
 from volta_switch.data.files.json_files import read_json
 from volta_switch.data.files.pair_files import local_folder
 from volta_switch.data.files.shard_cache import ShardCache
-from volta_switch.data.geometry import SAMPLE, refuse_strange_boxes
+from volta_switch.data.geometry import LOOKED_AT, refuse_strange_boxes
 from volta_switch.data.random_streams import MISMATCH, SAMPLE, KeyedRandom, subset
 from volta_switch.data.regions import Regions
 from volta_switch.data.tokenizer import Tokenizer
@@ -206,7 +206,7 @@ class ConcapDataset:
 
 
 def _sample(pairs: Pairs) -> Iterator[Regions]:
-    for place in spread(len(pairs), SAMPLE):
+    for place in spread(len(pairs), LOOKED_AT):
         try:
             yield pairs[place][0]
         except BadRecord:  # passed over, or told, where a batch needs it
@@ -220,8 +220,8 @@ def _load_captions(path: Path) -> list[str]:
     for name in captions:
         if not isinstance(captions[name], str):
             raise UserError(
-                f"{path}: the caption of image {name} is {captions[name]!r:.60}, expected a text; write it, or leave the "
-                "image out"
+                f"{path}: the caption of image {name} is {captions[name]!r:.60}, expected a text; write it, or leave "
+                "the image out"
             )
     if not captions:
         raise UserError(f"{path}: there are no captions; write one for each image")

@@ -10,7 +10,7 @@ from volta_switch.data.annotations.refer import ReferEntry
 from volta_switch.data.batches.collate import Sample, collate_grounding
 from volta_switch.data.batches.task_dataset import TaskDataset
 from volta_switch.data.files.feature_store import FeatureStore, spread
-from volta_switch.data.geometry import SAMPLE, Geometry
+from volta_switch.data.geometry import LOOKED_AT, Geometry
 from volta_switch.data.regions import pairwise_iou
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.errors import BadRecord, UserError
@@ -22,9 +22,10 @@ FEWEST = 20  # expressions that say so
 def no_overlap(annotations: str, features: str, found: int, total: int) -> str:
     """Say that regions and annotated boxes do not belong together."""
     return (
-        f"{features}: a region overlaps the annotated box by more than half for {found} of {total} expressions, so that "
-        f"no model could be right (oracle ceiling {found / total:.0%}); most likely the boxes are of other images, or "
-        f"not x1, y1, x2, y2 in pixels, or those of {annotations} not x, y, width, height: `volta-switch data check` both"
+        f"{features}: a region overlaps the annotated box by more than half for {found} of {total} expressions, so "
+        f"that no model could be right (oracle ceiling {found / total:.0%}); most likely boxes are of other images, "
+        f"or not x1, y1, x2, y2 in pixels, or those of {annotations} not x, y, width, height: give both to "
+        "`volta-switch data check`"
     )
 
 
@@ -58,7 +59,7 @@ class ReferDataset(TaskDataset):
         taken for, or hardly any region overlaps its expression's box.
         """
         geometry, found = Geometry(), []
-        for index in spread(len(self.entries), SAMPLE):
+        for index in spread(len(self.entries), LOOKED_AT):
             entry = self.entries[index]
             try:
                 regions = self._images[entry.image_id].regions

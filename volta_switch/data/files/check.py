@@ -34,7 +34,8 @@ class Report:
     """What one file holds, and what is wrong with it.
 
     counts: records, regions, widths. statistics: of all feature values. bad_records: unusable ones; bad_examples: the
-    first errors. problems: one line each, with the fix. notes: worth knowing, not wrong.
+    first errors. problems: one line each, with the fix. notes: worth knowing, not wrong. looked_at: False where it
+    only says that nothing was read.
     image_ids: of a feature file, its images (None for pairs); of annotations, the images of each split.
     """
 
@@ -46,6 +47,7 @@ class Report:
     bad_examples: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    looked_at: bool = True
     image_ids: dict[str, set[str]] = field(default_factory=dict)
 
     @property
@@ -219,6 +221,8 @@ def add_geometry(report: Report, geometry: Geometry) -> None:
 
 def _check_blocks(path: Path, report: Report, sample: int | None) -> None:
     """Compare a compact store's checksums, unless only a sample is wanted."""
+    if sample is not None and (is_compact(path) or is_sharded(path)):
+        report.notes.append("checksums were not compared (--sample)")
     if sample is None and is_compact(path):
         try:
             for first in CompactFile(path).damaged_blocks():

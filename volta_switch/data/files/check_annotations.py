@@ -24,16 +24,17 @@ from volta_switch.data.geometry import Geometry
 from volta_switch.data.image_ids import id_text, plain_id
 from volta_switch.errors import UserError
 
-_SUFFIXES = (".json", ".jsonl", ".pkl", ".p")
+SUFFIXES = (".json", ".jsonl", ".pkl", ".p")
 _SPLITS = re.compile(r"testdev|trainval|train|valid|val|dev|minval|test")
 _SAME = {"valid": "val", "dev": "val", "testdev": "test"}
+ANSWER_MAPS = ("answer to label", "label to answer")
 _UNKNOWN = "not a known annotation file"
 
 
 def check_annotations(path: Path) -> list[Report]:
     """Report an annotation file, or all known ones below a directory with what they say of each other."""
     if path.is_dir():
-        contents = [(file, *_checked(file)) for file in _annotation_files(path)]
+        contents = [(file, *_checked(file)) for file in annotation_files(path)]
         known = [(file, report, content) for file, report, content in contents if report.format != _UNKNOWN]
         if not known:
             return [
@@ -62,9 +63,9 @@ def splits_in(split: str) -> set[str]:
     return parts.get(name, {name})
 
 
-def _annotation_files(folder: Path) -> list[Path]:
+def annotation_files(folder: Path) -> list[Path]:
     """Return the files below a folder that may be annotations; VOLTA's caches of tokens are none."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix in _SUFFIXES and file.is_file())
+    files = sorted(file for file in folder.rglob("*") if file.suffix in SUFFIXES and file.is_file())
     return [file for file in files if file.parent.name != "cache" or file.stem.endswith("_target")]
 
 
@@ -184,9 +185,11 @@ def _read_label_map(content: Any, report: Report, _: str) -> None:
 
 
 def _read_captions(content: Any, report: Report, split: str) -> None:
-    numbers = all("img_path" in line and plain_id(str(line["img_path"])).isdecimal() for line in content)
-    from_ = "img_path" if numbers else "id"  # Flickr30k's number, else COCO's id
-    _each(content, report, lambda line: [retrieval_entry(line, from_)[0]], split)
+    def image_ids(line: Mapping[str, Any]) -> list[str]:
+        number = plain_id(str(line.get("img_path"))).isdecimal()  # Flickr30k's, else COCO's id
+        return [retrieval_entry(line, "img_path" if number else "id")[0]]
+
+    _each(content, report, image_ids, split)
     report.counts.update(images=len(content), captions=sum(len(line.get("sentences", ())) for line in content))
 
 

@@ -147,7 +147,7 @@ class CompactFeatures(FeatureStore):
 
     @property
     def index(self) -> ImageIndex:
-        """The stored ids by all their spellings; of their list in the file, since the records are many times as long."""
+        """The stored ids by all their spellings, without reading the records, which are many times as long."""
         if self._index is None:
             self._index = ImageIndex(self.file.image_ids())
         return self._index

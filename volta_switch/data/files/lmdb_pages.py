@@ -1,8 +1,8 @@
 """Reading records of an LMDB file that somebody else wrote, without trusting any number in it.
 
 The LMDB library believes what a file's pages say: one flipped bit in them can kill the process. This reader of finished
-files looks up one record at a time, or lists the keys, and checks every place that it is led to against the page and the file. Layout:
-LMDB 0.9 as lmdb writes it on 64-bit little-endian machines, one database, no duplicates.
+files looks up one record at a time, or lists the keys, and checks every place that it is led to against the page and
+the file. Layout: LMDB 0.9 as lmdb writes it on 64-bit little-endian machines, one database, no duplicates.
 """
 
 from __future__ import annotations

@@ -164,9 +164,8 @@ def _looks_like_float32(data: bytes) -> bool:
     sample = np.abs(np.frombuffer(data[:_SAMPLE], "<f4"))
     zeros = np.count_nonzero(sample == 0)
     tiny = np.count_nonzero(sample < 1e-8) - zeros
-    return (
-        bool(sample.max() < 1e8) and tiny * 16 <= len(sample) and (2 * zeros < len(sample) or bool(sample[::2].any()))
-    )
+    halves = 2 * zeros >= len(sample) and not sample[::2].any()
+    return bool(sample.max() < 1e8 and tiny * 16 <= len(sample) and not halves)
 
 
 def _spread(numbers: np.ndarray) -> float:
