@@ -40,12 +40,19 @@ def _add_check(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--sample", type=_count, metavar="N", help="read N records of each feature file (default: all)"
     )
+    command.add_argument(
+        "--task",
+        action="append",
+        default=[],
+        metavar="TASK",
+        help="of a task file only this one, by number, key or name; may be given again (default: all that are there)",
+    )
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=_run_check)
 
 
 def _run_check(args: argparse.Namespace) -> None:
-    reports = check_paths(args.paths, args.sample)
+    reports = check_paths(args.paths, args.sample, args.task)
     print(json.dumps([report.to_dict() for report in reports], indent=2) if args.json else reports_text(reports))
     if not all(report.fine for report in reports):
         raise SystemExit(2)
