@@ -18,6 +18,7 @@ import torch
 import yaml
 
 from volta_switch import BertForVLTasks, Config, load_config
+from volta_switch.checksums import SUMS
 from volta_switch.command import run_command
 from volta_switch.config import find_config
 from volta_switch.data.files import safe_pickle
@@ -113,7 +114,7 @@ class SmallWorld:
 
     def copy(self, to: Path, **entries: Any) -> SmallWorld:
         """A copy that may be spoilt; ``entries`` replace settings of every task in its task file."""
-        shutil.copytree(self.path, to)
+        shutil.copytree(self.path, to, ignore=shutil.ignore_patterns(SUMS))
         if entries:
             tasks = yaml.safe_load((to / "tasks.yml").read_text())
             (to / "tasks.yml").write_text(yaml.safe_dump({key: {**task, **entries} for key, task in tasks.items()}))

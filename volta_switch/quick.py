@@ -11,6 +11,7 @@ import json
 import sys
 from pathlib import Path
 
+from volta_switch.data.files.json_files import read_object
 from volta_switch.model.bert import BertForVLTasks, switch_encoder
 from volta_switch.routes.record import record
 from volta_switch.study.report.scene_pictures import Scenes
@@ -56,7 +57,7 @@ def run_quick(args: argparse.Namespace) -> None:
     run = finetuning.main([*model, *training])
     tested = ["--split", SPLIT, "--from_pretrained", str(run / "pytorch_model_best.bin")]
     answers, score = answered(world, [*model, *tested])
-    blind = 100 * json.loads((world / SUMMARY).read_text(encoding="utf-8"))["balance"]["refer"][SPLIT]["chance"]
+    blind = 100 * read_object(world / SUMMARY)["balance"]["refer"][SPLIT]["chance"]
     path = out / "answers.png"
     title = f"Switch-BERT finds what an expression names: {score:.1f} % right ({len(answers)} test expressions)"
     draw_answers(_some(answers), title, f"a blind guess among the objects: {blind:.1f} %").save(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from volta_switch.train.run_folder import lines_of
+from volta_switch.train.log_file import lines_of
 
 RUN = Path("ctrl_uniter", "seed0", "ctrl_uniter")
 

@@ -8,8 +8,9 @@ import shutil
 
 import torch
 
+from volta_switch.checksums import json_digest
 from volta_switch.files import measured
-from volta_switch.train.manifest import MANIFEST, _digest
+from volta_switch.train.manifest import MANIFEST
 
 TENSORS = ("model.safetensors", "training.safetensors")
 FILES = (*TENSORS, MANIFEST)
@@ -52,7 +53,7 @@ def forged(folder, change):
     content = json.loads(path.read_text())
     change(content)
     content.pop("sha256", None)
-    path.write_text(json.dumps({**content, "sha256": _digest(content)}))
+    path.write_text(json.dumps({**content, "sha256": json_digest(content)}))
 
 
 # --- Accidents: (rng, folder, its neighbour of another step, mark) ------------------------------------------------

@@ -6,7 +6,8 @@ import torch
 
 from small_world import json_of
 from volta_switch.train.checkpoints import CheckpointStore
-from volta_switch.train.run_folder import CHECKPOINTS, lines_of
+from volta_switch.train.log_file import lines_of
+from volta_switch.train.run_folder import CHECKPOINTS
 
 
 def newest(run):

@@ -89,7 +89,7 @@ def test_the_campaign_notices_a_store_that_checks_nothing(tmp_path, monkeypatch,
     if check == "_verify":
         monkeypatch.setattr(checkpoints, "_verify", lambda path, expected: None)
     else:
-        monkeypatch.setattr("volta_switch.train.manifest._digest", lambda content: content.get("sha256"))
+        monkeypatch.setattr("volta_switch.train.manifest.json_digest", lambda content: content.get("sha256"))
     with pytest.raises(AssertionError, match="of seed 6"):
         campaign(tmp_path, 1000, seed=6)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from volta_switch import UserError, load_config
-from volta_switch.train.run_folder import RunFolder, lines_of
+from volta_switch.train.log_file import lines_of
+from volta_switch.train.run_folder import RunFolder
 
 CONFIG = load_config("demo/switchbert")
 
@@ -74,8 +75,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
 
 def test_a_line_cut_short_is_passed_over_and_what_follows_is_read(tmp_path):
     run = started(tmp_path / "run")
-    run.log("train", 20, {"loss": 1.5})
-    run.close()
+    run.log("train", 20, {"loss": 1.5})  # the machine stops
     with (run.path / "log.jsonl").open("a") as log:
         log.write('{"kind": "train", "st')
     again = started(run.path)

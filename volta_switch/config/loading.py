@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from volta_switch.checksums import read_recorded
 from volta_switch.config.schema import Config, SwitchConfig
 from volta_switch.errors import UserError
 from volta_switch.shipped import SHIPPED_FOLDERS
@@ -77,7 +78,7 @@ def find_config(name: str | Path) -> Path:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_recorded(path).decode("utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: expected a JSON object, could not read it ({error})") from None
     if not isinstance(values, dict):

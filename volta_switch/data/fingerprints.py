@@ -10,6 +10,9 @@ A change that touches a share p of a feature file's records and not its size is 
 where a tenth of the records has changed, 53 % where a hundredth has. ``volta-switch data check --full`` reads every
 byte and keeps the checksum beside the data (``<name>.sha256.json``); it is part of the fingerprint from then on.
 
+Files that this project has written with a checksum (a small synthetic world's; ``volta_switch.checksums``) are read
+whole, and refused where they are not what was written.
+
 A fingerprint is kept in a cache, by path, sizes and times, and worked out anew where one of them has changed.
 """
 
@@ -24,6 +27,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from volta_switch.checksums import json_digest, recorded, verify
 from volta_switch.data.files.pair_files import is_address
 from volta_switch.data.files.record_source import open_source
 from volta_switch.data.files.shard_cache import default_cache_folder
@@ -32,9 +36,10 @@ from volta_switch.files import CannotWrite, measured, write_json
 from volta_switch.identities import WHOLE
 
 Fingerprint = dict[str, Any]
-FORMAT = 1  # raised when the same data get other fingerprints
+FORMAT = 2  # raised when the same data get other fingerprints
 _WHOLE_SUFFIX = ".sha256.json"
 _NOT_DATA = ("lock.mdb",)  # LMDB writes into it when a file is opened
+_CHECKSUM = "checksum"  # of what a kept file holds
 _SETTLED = 2.0  # seconds since a file was last written, before its times tell one content from another
 
 
@@ -42,9 +47,14 @@ def file_fingerprint(path: Path) -> Fingerprint:
     """Of a file that is read whole: bytes and sha256.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be read, or has a checksum and is not what was written.
     """
-    return _kept("file", path, lambda: measured(path))
+
+    def work_out() -> Fingerprint:
+        verify(path)
+        return measured(path)
+
+    return _kept("file", path, work_out)
 
 
 def store_fingerprint(source: Path | str) -> Fingerprint:
@@ -69,21 +79,21 @@ def whole_fingerprint(path: Path) -> Fingerprint:
     digest = hashlib.sha256()
     for file in _files(path):
         digest.update(f"{file.relative_to(path)} {measured(file)['sha256']}\n".encode())
-    write_json(_beside(path), {WHOLE: digest.hexdigest(), "state": state})
+    _write(_beside(path), {WHOLE: digest.hexdigest(), "state": state})
     return {WHOLE: digest.hexdigest()}
 
 
 def _kept(kind: str, path: Path, work_out: Callable[[], Fingerprint]) -> Fingerprint:
     """A fingerprint from the cache where sizes and times are those of before, else worked out and put there."""
     try:
-        state = _state(path)
+        state: list[Any] = [*_state(path), *recorded(path)]
         entry = default_cache_folder() / "fingerprints" / f"{_text_digest(f'{FORMAT} {kind} {path.resolve()}')}.json"
         found = _read(entry)
         if found is None or found["state"] != state:
             found = {"state": state, "fingerprint": work_out()}
-            if _is_settled(path) and _state(path) == state:
+            if _is_settled(path) and [*_state(path), *recorded(path)] == state:
                 with suppress(CannotWrite):  # a cache that cannot be written costs time alone
-                    write_json(entry, found)
+                    _write(entry, found)
     except OSError as error:
         raise UserError(f"{error.filename or path}: cannot be read ({error.strerror}); check the path") from None
     whole = _read(_beside(path))
@@ -98,7 +108,13 @@ def _read(path: Path) -> dict[str, Any] | None:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) and "state" in found else None
+    if not isinstance(found, dict) or "state" not in found or found.pop(_CHECKSUM, None) != json_digest(found):
+        return None
+    return found
+
+
+def _write(path: Path, found: dict[str, Any]) -> None:
+    write_json(path, found | {_CHECKSUM: json_digest(found)})
 
 
 def _state(path: Path, changed: bool = True) -> list[list[Any]]:

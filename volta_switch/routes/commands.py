@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from volta_switch.checksums import record_json
 from volta_switch.config import Config
 from volta_switch.cost.paths import EPSILON
 from volta_switch.data.batches.collate import Batch
 from volta_switch.errors import UserError
-from volta_switch.files import write_json
 from volta_switch.model.bert import BertForVLTasks, switch_encoder
 from volta_switch.model.encoder import SwitchEncoder, encoder_of
 from volta_switch.routes.attention_maps import watched
@@ -69,7 +69,7 @@ def run_routes(args: argparse.Namespace) -> None:
             found["attention"] = _attention(run, model, _batches(run, args))
     if encoder is not None and args.checkpoints:
         found["over training"] = [_at(args, weights) for weights in args.checkpoints]
-    write_json(Path(args.out), _without_nan(found))
+    record_json(Path(args.out), _without_nan(found))
     print(_summary(found), f"written to {args.out}", sep="\n", file=sys.stderr)
 
 

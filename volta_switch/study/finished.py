@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from volta_switch.checksums import read_recorded, record_json
 from volta_switch.errors import UserError
-from volta_switch.files import write_json
 from volta_switch.study.cells import Cell, Known, Plan, world_folder
 from volta_switch.study.plan import Study
 
@@ -39,7 +39,7 @@ def _notes(folder: Path, kind: str) -> Iterator[tuple[Path, str, Path, dict[str,
     """The note's file, key, folder and all else that was noted, of cells whose folders are there."""
     for path in sorted((folder / "cells").glob(f"*{kind}")):
         try:
-            said = json.loads(path.read_text(encoding="utf-8"))
+            said = json.loads(read_recorded(path))
             key, place, seconds = str(said["key"]), folder / said["folder"], float(said["seconds"])
         except (ValueError, TypeError, KeyError):  # of another version, or not ours
             continue
@@ -64,7 +64,7 @@ def note_finished(folder: Path, cell: Cell, seconds: float) -> None:
 def _note(folder: Path, cell: Cell, kind: str, seconds: float) -> None:
     place = os.path.relpath(cell.folder, folder)
     said = {"cell": cell.name, "key": cell.key, "training": cell.training, "folder": place, "seconds": seconds}
-    write_json(_path(folder, cell, kind), said)
+    record_json(_path(folder, cell, kind), said)
 
 
 def log_of(folder: Path, cell: Cell) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import cache
@@ -15,10 +14,11 @@ import yaml
 from volta_switch.config import load_config
 from volta_switch.cost.counts import Counts, some_batch
 from volta_switch.cost.executed import training_step
+from volta_switch.data.files.json_files import read_object
 from volta_switch.study.cells import PRETRAINING, ROUTES, Cell, Plan, world_folder
 from volta_switch.study.finished import Done, begun_cells, finished_cells, known_cells
 from volta_switch.study.plan import Study
-from volta_switch.train.run_folder import lines_of
+from volta_switch.train.log_file import lines_of
 from volta_switch.world.spec import WorldSpec
 
 
@@ -69,7 +69,7 @@ def _begun(cell: Cell) -> tuple[float, float] | None:
     record, log = cell.folder / "run.json", cell.folder / "log.jsonl"
     if not record.is_file() or not log.is_file():
         return None
-    steps, lines = json.loads(record.read_text(encoding="utf-8")).get("steps"), lines_of(log)
+    steps, lines = read_object(record).get("steps"), lines_of(log)
     starts = [line for line in lines if line["kind"] == "start"]
     if not steps or not starts or lines[-1]["step"] == starts[-1]["step"]:
         return None

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from volta_switch.checksums import Changed
 from volta_switch.data.annotations.gqa import load_gqa
 from volta_switch.data.annotations.nlvr2 import Nlvr2Entry, load_nlvr2
 from volta_switch.data.annotations.refer import load_refer
@@ -146,6 +147,8 @@ class ItemReader:
             if test.data not in self._grades:
                 self._grades[test.data] = GRADES[test.spec.type](test.spec, test.split)
             rows = sorted(self._grades[test.data](test, metric))
+        except Changed:
+            raise
         except UserError as error:  # the data, or the run's files, are not there
             raise NoItems(str(error)) from error
         except (KeyError, TypeError, ValueError, IndexError) as error:

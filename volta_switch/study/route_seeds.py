@@ -5,12 +5,12 @@ One checkpoint's routes are those of one run; another seed's switchers may settl
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from volta_switch.data.files.json_files import read_object
 from volta_switch.study.cells import ROUTES_FILE, Cell, Plan
 from volta_switch.study.finished import finished_cells
 from volta_switch.study.statistics import estimate_mean
@@ -115,4 +115,4 @@ def _cell(estimate: Mapping[str, Any], digits: int, signed: bool) -> str:
 
 def read_routes(cell: Cell) -> dict[str, Any]:
     """The report that a finished cell wrote."""
-    return json.loads((cell.folder / ROUTES_FILE).read_text(encoding="utf-8"))
+    return read_object(cell.folder / ROUTES_FILE)

@@ -21,7 +21,7 @@ from volta_switch.study.cells import Cell, Plan, world_folder
 from volta_switch.study.finished import finished_cells, log_of, note_begun, note_finished, plan_of
 from volta_switch.study.forecast import measured_seconds, time_ahead
 from volta_switch.study.plan import Study
-from volta_switch.train.run_folder import seconds_trained
+from volta_switch.train.log_file import seconds_trained
 from volta_switch.train.stopping import Stopped
 
 # glibc gives a large tensor's pages back after every operation and asks for them again; keeping them saves a fifth of

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from volta_switch.checksums import record_json, recording
 from volta_switch.cost.memory import parameters
+from volta_switch.data.files.json_files import read_object
 from volta_switch.errors import UserError
-from volta_switch.files import replacing, write_json
 from volta_switch.study.arms import Arm, Table
 from volta_switch.study.cells import Plan, test_split, world_folder
 from volta_switch.study.claims import Claim, ItemResults, Verdict, judge
@@ -92,9 +92,9 @@ def make_tables(plan: Plan, finished_only: bool = False) -> dict[str, Any]:
         "table.tex": "\n\n".join(map(as_latex, made)) + "\n",
     }
     for name, content in written.items():
-        with replacing(folder / name) as temporary:
+        with recording(folder / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
-    write_json(folder / "table.json", found)
+    record_json(folder / "table.json", found)
     return found
 
 
@@ -278,7 +278,7 @@ def _run_files(plan: Plan, arm: Arm, tasks: Sequence[str]) -> dict[str, dict[str
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: missing; run the study first (volta-switch study run)")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_object(path)
 
 
 def _row(
@@ -335,7 +335,7 @@ def _chance(world: Path, columns: list[Column]) -> list[float]:
     path = world / "world.json"
     if not path.is_file():
         return []
-    balance = json.loads(path.read_text(encoding="utf-8"))["balance"]
+    balance = read_object(path)["balance"]
     found = []
     for column in columns:
         data, guess = BLIND_GUESSES[column.task.name]

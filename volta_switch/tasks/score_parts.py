@@ -26,6 +26,7 @@ from typing import Any, TextIO
 import numpy as np
 from torch import Tensor
 
+from volta_switch.checksums import recording
 from volta_switch.data.batches.collate import Layout
 from volta_switch.data.batches.retrieval_dataset import RetrievalPool
 from volta_switch.errors import UserError
@@ -214,7 +215,7 @@ class ScoreParts:
 
 def write_matrix(path: Path, scores: np.ndarray) -> None:
     """Writes a matrix as .npy, whole or not at all."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with recording(path) as temporary, temporary.open("wb") as file:
         np.save(file, scores, allow_pickle=False)
 
 

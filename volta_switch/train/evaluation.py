@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from volta_switch import __version__
+from volta_switch.checksums import read_recorded, record_json, recording
 from volta_switch.errors import UserError
-from volta_switch.files import replacing, write_json
 from volta_switch.identities import differences
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks, switch_encoder
 from volta_switch.tasks import Evaluation, Task, build_task
@@ -85,7 +85,7 @@ class Run:
         if not path.exists():
             return
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(read_recorded(path))
             there, here = found["of"], json.loads(json.dumps(self.identity))
         except (OSError, ValueError, TypeError):
             there, here = {"file": "unreadable"}, {}
@@ -102,13 +102,13 @@ class Run:
     def write(self, result: Evaluation) -> None:
         """Writes results and metrics, and says the metrics."""
         spec = self.task.spec
-        write_json(self.folder / f"{self.split}_result.json", result.results)
+        record_json(self.folder / f"{self.split}_result.json", result.results)
         if result.submission:
-            with replacing(self.folder / f"{self.split}_submission.csv") as temporary:
+            with recording(self.folder / f"{self.split}_submission.csv") as temporary:
                 temporary.write_text(result.submission, encoding="utf-8")
         if result.ranks:
-            write_json(self.folder / f"{self.split}_ranks.json", result.ranks)
-        write_json(
+            record_json(self.folder / f"{self.split}_ranks.json", result.ranks)
+        record_json(
             self.folder / f"{self.split}_metrics.json",
             {
                 "task": spec.key,

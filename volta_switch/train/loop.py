@@ -280,10 +280,10 @@ class Trainer:
         if improved or self.saving.epochs_weights:
             weights = self.replicas.weights()
             if improved and self.ranks.first:
-                write_weights(self.run.path / BEST, weights)
+                write_weights(self.run.path / BEST, weights, recorded=True)
                 self.run.record("best_validation", values)
             if self.saving.epochs_weights and self.ranks.first:
-                write_weights(self.run.path / f"pytorch_model_{progress.epoch}.bin", weights)
+                write_weights(self.run.path / f"pytorch_model_{progress.epoch}.bin", weights, recorded=True)
         self.run.record("last_validation", values)
         self.validated_step = progress.step
         said = f"validation after epoch {progress.epoch + 1}: {_shown(validation.metrics)}"

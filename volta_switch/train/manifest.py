@@ -5,7 +5,6 @@ The file is strict JSON. Numbers that JSON does not know stand as ``{"not_finite
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import stat
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from volta_switch import __version__
+from volta_switch.checksums import json_digest
 from volta_switch.files import replacing
 
 MANIFEST = "manifest.json"
@@ -57,7 +57,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         CannotWrite: the system refused to write.
     """
     content = {"format": FORMAT, "version": __version__, **encoded(asdict(manifest))}
-    content["sha256"] = _digest(content)
+    content["sha256"] = json_digest(content)
     with replacing(folder / MANIFEST) as temporary:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="ascii")
 
@@ -75,7 +75,7 @@ def read_manifest(folder: Path) -> Manifest:
         content = json.loads(path.read_bytes().decode("utf-8"))
         if not isinstance(content, dict) or not isinstance(content.get("format"), str):
             raise Unusable(f"{MANIFEST} is not the manifest of a checkpoint")
-        if content.pop("sha256", None) != _digest(content):
+        if content.pop("sha256", None) != json_digest(content):
             raise Unusable(f"{MANIFEST} is damaged (its sha256 is not its content's)")
         content = decoded(content)
     except OSError as error:
@@ -142,12 +142,6 @@ def decoded(value: Any) -> Any:
             raise ValueError(f"{_NOT_FINITE} stands for no number")
         return float(value[_NOT_FINITE])
     return [decoded(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _digest(content: dict[str, Any]) -> str:
-    """Of the values, not of the file's bytes: blanks and the order of keys do not count. ValueError for NaN."""
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
 def _progress(content: Any) -> Progress:

@@ -9,6 +9,7 @@
 | ``metrics.json`` | the last and the best validation; at the end FLOPs of a pair, and that it has ended |
 | ``pytorch_model_<epoch>.bin``, ``pytorch_model_best.bin`` | weights that VOLTA loads |
 | ``checkpoints/step-<steps>/`` | weights, optimiser, random states, progress: what ``--resume`` reads |
+| ``volta_switch.sums`` | checksums of the files above (``checksums``); checkpoints have their own |
 | ``.lock`` | empty; held by the process that trains in the folder |
 | ``ids-<process>.jsonl`` | with ``--log_ids``: the samples of every step |
 """
@@ -16,24 +17,23 @@
 from __future__ import annotations
 
 import fcntl
-import json
-import math
-import os
 import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import torch
 
+from volta_switch.checksums import SUMS, record_json, recording
 from volta_switch.config import Config
+from volta_switch.data.files.json_files import read_object
 from volta_switch.errors import UserError
-from volta_switch.files import remove, remove_unfinished, replacing, write_json
+from volta_switch.files import remove, remove_unfinished
+from volta_switch.train.log_file import LogFile, lines_of, writing
 from volta_switch.train.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ _RESULTS = (
     "*_result.json",
     "*_ranks.json",
     "*_submission.csv",
+    SUMS,
 )
 
 
@@ -65,8 +66,8 @@ class RunFolder:
         """``ranks``: the processes of the run."""
         self.path, self.logdir, self.ranks = path, logdir, ranks or Ranks()
         self._events: EventFile | None = None
-        self._log: TextIO | None = None
-        self._ids: TextIO | None = None
+        self._log: LogFile | None = None
+        self._ids: LogFile | None = None
         self._lock: TextIO | None = None
         self.log_lines = 0  # of this run, those that stand (``lines_of``)
 
@@ -85,8 +86,13 @@ class RunFolder:
         ``log_lines``: as many lines of the log as the checkpoint that a run goes on from knew of.
 
         Raises:
-            UserError: the folder cannot be made.
+            UserError: the folder cannot be made, or its log or metrics, which are continued, are damaged.
         """
+        log = self.path / "log.jsonl"
+        if self.ranks.first and log.exists():
+            lines_of(log)
+        if self.ranks.first and resumed:
+            self.metrics()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._hold()
@@ -98,15 +104,15 @@ class RunFolder:
                 from volta_switch.train.event_file import EventFile  # which takes TensorBoard
 
                 self._events = EventFile(self.logdir, step if resumed else None)
-            self._log = _appended(self.path / "log.jsonl")
+            self._log = LogFile(log)
         except OSError as error:
             raise UserError(f"{error.filename}: {error.strerror}; give another --output_dir or --logdir") from None
         remove_unfinished(self.path)
         self.log("start", step, {"resumed": resumed} | ({"keeps": log_lines} if resumed else {}))
-        self.log_lines = len(lines_of(self.path / "log.jsonl"))
-        write_json(self.path / "config.json", config.to_dict())
-        write_json(self.path / "run.json", {"command": argv, **settings, "environment": environment()})
-        with replacing(self.path / "command.txt") as temporary:
+        self.log_lines = len(lines_of(log))
+        record_json(self.path / "config.json", config.to_dict())
+        record_json(self.path / "run.json", {"command": argv, **settings, "environment": environment()})
+        with recording(self.path / "command.txt") as temporary:
             temporary.write_text(shlex.join(argv) + "\n", encoding="utf-8")
 
     def refuse_results(self, resume: bool) -> None:
@@ -154,11 +160,11 @@ class RunFolder:
         """One line of ``log.jsonl``, and numbers to TensorBoard under ``<kind>/<name>``."""
         if self._log is None:
             return
-        _write_line(self._log, {"kind": kind, "step": step, "time": round(time.time(), 3), **values})
+        self._log.write({"kind": kind, "step": step, "time": round(time.time(), 3), **values})
         self.log_lines += 1
         if self._events is not None:
             numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
-            with _one_line(str(self.logdir)):
+            with writing(str(self.logdir)):
                 self._events.add({f"{kind}/{name}": float(value) for name, value in numbers.items()}, step)
 
     def _hold(self) -> None:
@@ -183,94 +189,34 @@ class RunFolder:
 
     def _open_ids(self, start: dict[str, Any]) -> None:
         """Opens this process's file of samples; those of processes that are no more are told of the start, too."""
-        self._ids = _appended(self.path / f"ids-{self.ranks.number}.jsonl")
-        _write_line(self._ids, start)
+        self._ids = LogFile(self.path / f"ids-{self.ranks.number}.jsonl")
+        self._ids.write(start)
         for path in self.path.glob("ids-*.jsonl") if self.ranks.first else ():
             if int(path.stem.removeprefix("ids-")) >= self.ranks.count:
-                with _appended(path) as left:
-                    _write_line(left, start)
+                with closing(LogFile(path)) as left:
+                    left.write(start)
 
     def log_ids(self, epoch: int, step: int, ids: list[list[str]]) -> None:
         """The samples of a step that this process was given, part by part, where they are asked for."""
         if self._ids is not None:
-            _write_line(self._ids, {"epoch": epoch, "step": step, "ids": ids})
+            self._ids.write({"epoch": epoch, "step": step, "ids": ids})
 
     def metrics(self) -> dict[str, Any]:
         """What ``metrics.json`` holds; empty before the first validation."""
         path = self.path / "metrics.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return read_object(path) if path.exists() else {}
 
     def record(self, name: str, values: Any) -> None:
         """Sets one entry of ``metrics.json``."""
         if not self.ranks.first:
             return
-        write_json(self.path / "metrics.json", {**self.metrics(), name: values})
+        record_json(self.path / "metrics.json", {**self.metrics(), name: values})
 
     def close(self) -> None:
         """Flushes and closes the logs."""
         for log in (self._log, self._ids, self._events, self._lock):
             if log is not None:
                 log.close()
-
-
-def lines_of(log: Path) -> list[dict[str, Any]]:
-    """What a log holds that stands: the lines of the last run in a folder, without those that were written anew.
-
-    A run that goes on from a checkpoint writes again what had been written behind it; its start says how many lines
-    the checkpoint knew of, or, of samples, which steps.
-    """
-    lines: list[dict[str, Any]] = []
-    for line in _written(log):
-        if line.get("kind") == "start":
-            known = lines[: line["keeps"]] if "keeps" in line else lines
-            lines = [before for before in known if before["step"] <= line["step"]] if line["resumed"] else []
-        lines.append(line)
-    return lines
-
-
-def seconds_trained(log: Path) -> float:
-    """How long all runs in a folder have trained, by their log, also what was lost and done again; 0 without a log."""
-    total, before = 0.0, math.inf
-    for line in _written(log) if log.is_file() else ():
-        if line.get("kind") != "start":
-            total += max(line["time"] - before, 0.0)
-        before = line["time"]
-    return total
-
-
-def _written(log: Path) -> Iterator[dict[str, Any]]:
-    for text in log.read_text(encoding="utf-8").splitlines():
-        try:
-            yield json.loads(text)
-        except ValueError:  # the machine stopped while it was written
-            continue
-
-
-def _appended(path: Path) -> TextIO:
-    """A file opened for more lines; the last one, where it was cut short, is ended."""
-    log = path.open("a+b")
-    if log.tell():
-        log.seek(-1, os.SEEK_END)
-        if log.read(1) != b"\n":
-            log.write(b"\n")
-    log.close()
-    return path.open("a", encoding="utf-8", buffering=1)
-
-
-def _write_line(log: TextIO, values: dict[str, Any]) -> None:
-    with _one_line(log.name):
-        log.write(json.dumps(values) + "\n")
-
-
-@contextmanager
-def _one_line(name: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{name}: cannot be written ({error.strerror}); what was complete is kept: free some space, then the same "
-            "command with --resume goes on"
-        ) from None
 
 
 def environment() -> dict[str, Any]:

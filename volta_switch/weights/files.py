@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from volta_switch.checksums import recording, verify
 from volta_switch.errors import UserError
 from volta_switch.files import replacing
 from volta_switch.hub import require_weight_file
@@ -35,6 +36,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     require_weight_file(path, "give a .safetensors or .bin file that a run has written")
+    verify(path)
     if path.suffix == ".safetensors":
         return normalised(read_tensors(path), str(path))
     return normalised(unwrapped(load_plain(path, "weights"), str(path)), str(path))
@@ -79,11 +81,13 @@ def load_plain(path: Path, what: str) -> Any:
     raise UserError(f"{path}: could not be read as {what} ({reason})")
 
 
-def write_weights(path: str | Path, state: State) -> None:
+def write_weights(path: str | Path, state: State, recorded: bool = False) -> None:
     """Writes weights whole or not at all; ``.safetensors``, or for any other suffix a PyTorch file that VOLTA reads.
 
     Either holds a shared weight once. In safetensors, which has no notion of sharing, its other names stand in the
     metadata (``shared``: a JSON object, name -> name under which it is stored), where ``read_weights`` finds them.
+
+    ``recorded``: the file's checksum is kept beside it (``checksums``).
 
     Raises:
         UserError: the system refused to write (``CannotWrite``); the file that stood there is unharmed.
@@ -99,7 +103,7 @@ def write_weights(path: str | Path, state: State) -> None:
         else:
             first[place] = name
             tensors[name] = tensor.detach().cpu().clone().contiguous()
-    with replacing(path) as temporary:
+    with (recording if recorded else replacing)(path) as temporary:
         if path.suffix == ".safetensors":
             from safetensors import SafetensorError
             from safetensors.torch import save_file

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from volta_switch.checksums import SUMS, Changed, read_recorded, record_tree
 from volta_switch.data.files.lmdb_environment import environment
 from volta_switch.errors import UserError
 from volta_switch.world.balance import balance
@@ -29,7 +30,7 @@ from volta_switch.world.statements import Contrast, Statement
 from volta_switch.world.task_entries import task_file
 from volta_switch.world.vocabulary import DIRECTORY, Lexicon
 
-SUMMARY = "world.json"
+SUMMARY, TASKS = "world.json", "tasks.yml"
 BLIND_GUESSES = (  # that the command prints: data set, what it is called, key in the summary's balance
     ("refer", "RefCOCO+", "chance"), ("vqa", "VQA", "prior_by_kind"), ("retrieval", "Flickr30k R@1", "chance_r1"),
     ("nlvr2", "NLVR2", "majority"), ("refcoco", "RefCOCO", "chance"), ("refcocog", "RefCOCOg", "chance"),
@@ -92,10 +93,10 @@ def keep_world(out: str | Path, **parameters: Any) -> None:
 def _holds(out: Path, spec: WorldSpec) -> bool:
     """Whether a folder holds a world of these parameters, and of this version, with all its files."""
     try:
-        summary = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
+        summary = json.loads(read_recorded(out / SUMMARY))
         same = summary["spec"] == spec.as_dict() and summary["format"] == FORMAT
         return same and all((out / name).is_file() for name in summary["sha256"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, Changed):
         return False
 
 
@@ -109,6 +110,8 @@ def _already_written(out: Path, spec: WorldSpec, overwrite: bool) -> bool:
         summary = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         summary = None
+    if (not isinstance(summary, dict) or "spec" not in summary) and overwrite and (out / SUMS).is_file():
+        return False  # a world whose summary is damaged
     if not isinstance(summary, dict) or "spec" not in summary:
         raise UserError(f"{out}: not empty and holds no world ({SUMMARY} missing); give another OUT")
     if summary["spec"] == spec.as_dict() and summary.get("format") == FORMAT:
@@ -127,7 +130,7 @@ def _write(root: Path, spec: WorldSpec) -> None:
     write_datasets(root, world, lexicon)
     lengths = text_lengths(world, lexicon)
     tasks = task_file(spec, lengths)
-    (root / "tasks.yml").write_text(yaml.safe_dump(tasks, sort_keys=False), encoding="utf-8")
+    (root / TASKS).write_text(yaml.safe_dump(tasks, sort_keys=False), encoding="utf-8")
     if spec.render:
         render_world(root / "scenes", world, lexicon)
     summary = {
@@ -147,6 +150,8 @@ def _write(root: Path, spec: WorldSpec) -> None:
     }
     text = json.dumps(summary, indent=2) + "\n"
     (root / SUMMARY).write_text(text, encoding="utf-8")
+    covered = (path for path in sorted(root.rglob("*")) if path.is_file() and not path.name.endswith("-lock"))
+    record_tree(root, (path for path in covered if path != root / TASKS))  # which people edit
 
 
 def text_lengths(world: World, lexicon: Lexicon) -> dict[str, int]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from volta_switch.checksums import verify
 from volta_switch.data.files.compact_store import CompactFile, is_compact
 from volta_switch.data.files.concap_lmdb import is_concap
 from volta_switch.data.files.feature_files import FORMAT_NAMES, feature_format, holds_pairs, open_features
@@ -80,6 +81,7 @@ def is_feature_file(path: Path) -> bool:
 def check_features(path: Path, sample: int | None = None) -> Report:
     """Read the records of a feature file of any format: all, or `sample` of them spread evenly."""
     try:
+        verify(path)
         if holds_pairs(path):
             return _check_pairs(path, sample)
         report = Report(str(path), FORMAT_NAMES[feature_format(path)])

@@ -1,4 +1,5 @@
-"""How a compact store writes one image: fixed-size numbers first, then one block for each array, then the texts.
+"""How a compact store writes one image: fixed-size numbers first, then one block for each array, then the texts, and
+at the end a CRC-32 of all of it and of the record's place, so that neither a changed record nor another one is read.
 
 Legend: n regions of one image, F feature width, C object classes, A attribute classes, k scores kept of them.
 All numbers are little-endian. The widths stand once in the store's manifest, so that a record holds no names.
@@ -7,7 +8,8 @@ All numbers are little-endian. The widths stand once in the store's manifest, so
 from __future__ import annotations
 
 import struct
-from dataclasses import asdict, dataclass
+import zlib
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ import numpy as np
 from volta_switch.data.regions import Regions, Scores, TopScores
 
 _HEADER = struct.Struct("<5I")  # regions, image width, image height, bytes of the image id, bytes of the caption
+_CHECKSUM = struct.Struct("<I")
 _FLOATS = {"float16": "<f2", "float32": "<f4"}
 _DETECTIONS = {"objects_id": "<i2", "objects_conf": "<f4", "attrs_id": "<i2", "attrs_conf": "<f4"}
 _WIDEST = 1 << 20
@@ -27,7 +30,8 @@ class RecordLayout:
 
     feature_dtype: "float16" or "float32", of features and kept scores. feature_size: F. detections: which of the labels
     and confidences of objects and attributes are there, by name, with commas between. classes, attributes: C and A; 0
-    where the scores are not there. top_classes, top_attributes: k of each.
+    where the scores are not there. top_classes, top_attributes: k of each. checksum_seed: what the checksums of this
+    store's records begin with, another number for other sources and options; 0: they have none, as before there were.
     """
 
     feature_dtype: str
@@ -37,6 +41,7 @@ class RecordLayout:
     top_classes: int
     attributes: int
     top_attributes: int
+    checksum_seed: int = 0
 
     def __post_init__(self) -> None:
         """Raise ValueError for what no store has: a manifest may say anything."""
@@ -48,6 +53,8 @@ class RecordLayout:
             width = getattr(self, name)
             if type(width) is not int or not 0 <= width <= _WIDEST:
                 raise ValueError(f"{name} {width!r:.30}")
+        if type(self.checksum_seed) is not int or not 0 <= self.checksum_seed < 2**64:
+            raise ValueError(f"checksum_seed {self.checksum_seed!r:.30}")
 
     @classmethod
     def of(cls, regions: Regions, feature_dtype: str, top_classes: int, top_attributes: int) -> RecordLayout:
@@ -83,20 +90,27 @@ class RecordCodec:
         self._bytes_per_region = sum(kind.itemsize * values for _, kind, values in blocks)
         self._kinds: dict[int, np.dtype] = {}
 
-    def encode(self, regions: Regions, caption: str = "") -> bytes:
-        """Return the record of one image. Raises ValueError for regions that the layout cannot hold."""
+    def encode(self, regions: Regions, caption: str = "", place: int = 0) -> bytes:
+        """Return the record of one image, which stands at a place of the store.
+
+        Raises ValueError for regions that the layout cannot hold.
+        """
         texts = regions.image_id.encode(), caption.encode()
         try:
             header = _HEADER.pack(len(regions), regions.image_w, regions.image_h, *map(len, texts))
         except struct.error:
             raise ValueError(f"the image is {regions.image_w} x {regions.image_h} pixels") from None
         blocks = self._blocks_of(regions) if len(regions) else []  # without regions nothing says how wide they would be
-        return b"".join([header, *blocks, *texts])
+        content = b"".join([header, *blocks, *texts])
+        return content + _CHECKSUM.pack(self._checksum(content, place)) if self.layout.checksum_seed else content
+
+    def _checksum(self, content: bytes | memoryview, place: int) -> int:
+        return zlib.crc32(content, zlib.crc32(b"%d %d" % (self.layout.checksum_seed, place)))
 
     def _blocks_of(self, regions: Regions) -> list[bytes]:
         layout = self.layout
         found = RecordLayout.of(regions, layout.feature_dtype, layout.top_classes, layout.top_attributes)
-        if found != layout:
+        if replace(found, checksum_seed=layout.checksum_seed) != layout:
             raise ValueError(f"{_difference(found, layout)} in the records before it; a store holds one detector's")
         values: dict[str, Any] = dict(regions.arrays())
         for name, kept in (("cls_prob", layout.top_classes), ("attr_scores", layout.top_attributes)):
@@ -115,8 +129,15 @@ class RecordCodec:
             raise ValueError(f"{name} holds labels beyond 32767")
         return packed.tobytes()
 
-    def decode(self, record: memoryview | bytes) -> tuple[Regions, str]:
-        """Return one image and its caption; arrays are views into the record. Raises ValueError for another size."""
+    def decode(self, record: memoryview | bytes, place: int = 0) -> tuple[Regions, str]:
+        """Return one image and its caption; arrays are views into the record.
+
+        Raises ValueError for another size, and where it is not the record that was written at the place.
+        """
+        if self.layout.checksum_seed:
+            record, written = memoryview(record)[: -_CHECKSUM.size], record[-_CHECKSUM.size :]
+            if written != _CHECKSUM.pack(self._checksum(record, place)):
+                raise ValueError("its checksum is not its content's, or it is another record's")
         if len(record) < _HEADER.size:
             raise ValueError(f"{len(record)} bytes, a record begins with {_HEADER.size}")
         count, width, height, id_bytes, caption_bytes = _HEADER.unpack_from(record)

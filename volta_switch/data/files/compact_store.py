@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from volta_switch.checksums import read_recorded
 from volta_switch.data.files.compact_record import RecordCodec, RecordLayout
 from volta_switch.data.files.feature_store import FeatureStore, spread
 from volta_switch.data.files.lmdb_pages import LmdbPages
@@ -74,7 +75,7 @@ class CompactFile:
         if record is None:
             raise BadRecord(f"{self.path}: record {place} is missing; repack it again")
         try:
-            return self.codec.decode(record)
+            return self.codec.decode(record, place)
         except ValueError as error:
             raise BadRecord(f"{self.path}: record {place} is damaged ({error}); repack it again") from None
 
@@ -181,7 +182,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """Return a store's manifest; raises UserError where it is missing, damaged, or of another version."""
     file = path / MANIFEST
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = json.loads(read_recorded(file))
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); expected a compact store in {path}") from None
     except (ValueError, RecursionError) as error:

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from volta_switch.checksums import read_recorded, verify
 from volta_switch.errors import UserError
 
 
 def read_json(path: str | Path) -> Any:
-    """Return the file's content. Raises UserError where it is missing or no JSON."""
+    """Return the file's content. Raises UserError where it is missing, no JSON, or not what was written there."""
     text = _read(path)
     try:
         return json.loads(text)
@@ -18,10 +19,19 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"{path}: not JSON ({error}); copy or write the file again") from error
 
 
+def read_object(path: str | Path) -> dict[str, Any]:
+    """Return the values by their names in a file that holds one JSON object. Raises UserError where it does not."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: a JSON {type(found).__name__}, expected an object; copy or write the file again")
+    return found
+
+
 def read_json_lines(path: str | Path) -> list[Any]:
     """Return the value of each line that is not blank. Raises UserError where the file is missing or a line no JSON."""
     import jsonlines  # here, not above: JSON is read without it
 
+    verify(Path(path))
     try:
         with jsonlines.open(path) as reader:
             return list(reader.iter(skip_empty=True))
@@ -35,7 +45,7 @@ def read_json_lines(path: str | Path) -> list[Any]:
 
 def _read(path: str | Path) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8-sig")  # Windows puts a byte order mark in front
+        return read_recorded(Path(path)).decode("utf-8-sig")  # Windows puts a byte order mark in front
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(path, error) from error
 

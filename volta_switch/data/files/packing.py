@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import fcntl
 import os
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from volta_switch.checksums import record_json
 from volta_switch.data.bad_records import BadRecords
 from volta_switch.data.files.compact_record import RecordCodec, RecordLayout
 from volta_switch.data.files.compact_store import LONGEST_ID
 from volta_switch.data.files.record_source import RecordSource, open_source
 from volta_switch.data.regions import Regions, TopScores
 from volta_switch.errors import BadRecord, UserError
-from volta_switch.files import remove_unfinished, write_json
+from volta_switch.files import remove_unfinished
 
 _LOCK = "lock"
 
@@ -71,12 +73,12 @@ class Packing:
             state.position += 1
             try:
                 regions, caption = _good(source, own)
-                record = _encoded(self._codec, regions, caption, source, own)
+                record = _encoded(self._codec, regions, caption, state.records, source, own)
             except BadRecord as error:
                 self._bad_records.pass_over(str(error))
                 state.passed_over = list(self._bad_records)
                 continue
-            _add_losses(state.losses, regions, self._codec.decode(record)[0])
+            _add_losses(state.losses, regions, self._codec.decode(record, state.records)[0])
             state.records += 1
             state.regions += len(regions)
             yield PackedRecord(state.records - 1, regions, caption, record, source)
@@ -93,8 +95,10 @@ class Packing:
         plan, empty, first_error = self.state.plan, None, ""
         for source, own in self._from(0):
             try:
-                regions, _ = _good(source, own)
+                regions, caption = _good(source, own)
                 layout = RecordLayout.of(regions, plan["dtype"], plan["top_classes"], plan["top_attributes"])
+                seed = 1 + zlib.crc32(RecordCodec(layout).encode(regions, caption))  # the same for the same records
+                layout = replace(layout, checksum_seed=seed)
             except (BadRecord, ValueError) as error:
                 first_error = first_error or str(error)
                 continue
@@ -157,7 +161,7 @@ class Result:
                     return self._already_there(plan)
                 remove_unfinished(unfinished)
                 manifest = write(unfinished)
-                write_json(unfinished / self.manifest, manifest)
+                record_json(unfinished / self.manifest, manifest)
                 os.replace(unfinished, self.out)  # with the lock in it: until here nobody else may write
                 (self.out / _LOCK).unlink()
         except OSError as error:
@@ -223,9 +227,9 @@ def _good(source: RecordSource, own: int) -> tuple[Regions, str]:
     return regions, caption
 
 
-def _encoded(codec: RecordCodec, regions: Regions, caption: str, source: RecordSource, own: int) -> bytes:
+def _encoded(codec: RecordCodec, regions: Regions, caption: str, place: int, source: RecordSource, own: int) -> bytes:
     try:
-        return codec.encode(regions, caption)
+        return codec.encode(regions, caption, place)
     except ValueError as error:
         raise BadRecord(_named(source, own, regions, error)) from None
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from volta_switch.checksums import verify
 from volta_switch.data.files.compact_store import CompactFile, is_compact, read_manifest
 from volta_switch.data.files.concap_lmdb import ConcapFile, is_concap
 from volta_switch.data.files.feature_files import feature_format, open_features
@@ -23,7 +24,8 @@ PROBES = 64  # records, drawn by their number, whose content stands for a file's
 class RecordSource:
     """The records of a file by their place: regions with everything the file holds, and the caption ("" for none).
 
-    kind: "pairs" for Conceptual Captions, "images" for the features of a task.
+    kind: "pairs" for Conceptual Captions, "images" for the features of a task. Making one raises UserError where the
+    file has a checksum (`volta_switch.checksums`) and is not what was written; that reads all of it.
     """
 
     format: str
@@ -31,6 +33,8 @@ class RecordSource:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        if not is_address(path):
+            verify(self.path)
         self._pairs: ConcapFile | CompactFile | ShardPairs | None = None
         if is_address(path):
             self._pairs = ShardPairs(path)

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from volta_switch.checksums import json_digest
 from volta_switch.data.files.compact_store import (
     BLOCK,
     FORMAT,
@@ -66,13 +67,25 @@ def repack(
         writer = Writer(folder / "data.mdb", durable=True)
         try:
             stored = writer.get(_STATE)
-            state = PackingState(plan) if stored is None else PackingState(**json.loads(stored))
+            state = PackingState(plan) if stored is None else _state(stored, folder)
             result.continued(state.plan, plan)
             return _Blocks(writer, Packing(sources, state, max_bad_records)).write(progress)
         finally:
             writer.env.close()
 
     return result.make(plan, write)
+
+
+def _state(stored: bytes, folder: Path) -> PackingState:
+    """Where an interrupted run stood; raises UserError where that cannot be known."""
+    try:
+        values = json.loads(stored)
+        digest = values.pop("sha256", None)  # earlier versions had none
+        if digest is not None and digest != json_digest(values):
+            raise ValueError("its checksum is not its content's")
+        return PackingState(**values)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder}: not an unfinished store ({error}); delete it to start anew") from None
 
 
 class _Blocks:
@@ -102,7 +115,7 @@ class _Blocks:
                 break
         if state.records > first:  # after the last whole block there may be bad records alone
             self._writer.put(block_key(first // BLOCK), digest.digest())
-        self._writer.put(_STATE, json.dumps(asdict(state)).encode())
+        self._writer.put(_STATE, json.dumps({**asdict(state), "sha256": json_digest(asdict(state))}).encode())
         self._writer.commit()
 
     def _remember_image(self, one: PackedRecord) -> None:

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from volta_switch.checksums import read_recorded
 from volta_switch.errors import UserError
 from volta_switch.files import replacing
 
@@ -306,7 +307,7 @@ def loads(data: bytes | memoryview, source: str) -> Any:
 def load(path: str | Path) -> Any:
     """`loads` of a file. Raises UserError where it is missing."""
     try:
-        data = Path(path).read_bytes()
+        data = read_recorded(Path(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the data root of the task") from error
     return loads(data, str(path))

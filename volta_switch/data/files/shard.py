@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from volta_switch.checksums import read_recorded, record_json
 from volta_switch.data.files.packing import (
     PackedRecord,
     Packing,
@@ -32,7 +33,7 @@ from volta_switch.data.files.shard_index import (
     shard_name,
 )
 from volta_switch.errors import UserError
-from volta_switch.files import replacing, write_json
+from volta_switch.files import replacing
 
 _UNFINISHED = f"{FORMAT}, unfinished"
 _EVERY = 128  # records between two calls of progress
@@ -87,7 +88,7 @@ def _stored(folder: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
+        stored = json.loads(read_recorded(file))
         if stored["format"] not in (FORMAT, _UNFINISHED):
             raise ValueError(stored["format"])
         for entry in stored["shards"]:
@@ -120,7 +121,7 @@ class _Shards:
 
     def _write_state(self) -> None:
         shards = [asdict(shard) for shard in self._shards]
-        write_json(
+        record_json(
             self._folder / INDEX, {"format": _UNFINISHED, "state": asdict(self._packing.state), "shards": shards}
         )
 

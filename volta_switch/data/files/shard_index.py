@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from volta_switch.checksums import read_recorded
 from volta_switch.data.files.compact_record import RecordLayout
 from volta_switch.data.files.pair_files import FOLDERS, INDEX
 from volta_switch.errors import UserError
@@ -67,7 +68,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     """Return what a folder's index.json holds; raises UserError where it is missing, damaged or of another version."""
     file = folder / INDEX
     try:
-        content = file.read_bytes()
+        content = read_recorded(file)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); expected shards in {folder}") from None
     return parse_index(content, str(file))[1]

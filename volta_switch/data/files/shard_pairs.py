@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from volta_switch.checksums import read_recorded
 from volta_switch.data.files.compact_record import RecordCodec
 from volta_switch.data.files.pair_files import FOLDERS, INDEX, local_folder
 from volta_switch.data.files.pair_store import PairStore
@@ -62,7 +63,7 @@ class ShardPairs(PairStore):
             return parse_index(fetch_index(where), where)[0]
         file = self._folder / INDEX
         try:
-            return parse_index(file.read_bytes(), str(file))[0]
+            return parse_index(read_recorded(file), str(file))[0]
         except OSError as error:
             raise UserError(f"{file}: cannot be read ({error.strerror}); expected shards in {self._folder}") from None
 
@@ -87,7 +88,7 @@ class ShardPairs(PairStore):
         data, places = self._shard(number)
         start, length = places[index - int(self._ends[number])].tolist()
         try:
-            regions, caption = self._codec.decode(data[start : start + length])
+            regions, caption = self._codec.decode(data[start : start + length], index)
             self._check(regions)
         except ValueError as error:
             raise BadRecord(f"{self._name(number)}: record {index} is damaged ({error}); write it again") from None

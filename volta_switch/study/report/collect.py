@@ -17,6 +17,7 @@ from volta_switch.cost.counts import Counts, some_batch
 from volta_switch.cost.executed import inference, training_step
 from volta_switch.cost.memory import parameters
 from volta_switch.cost.paths import inference_paths, training_paths
+from volta_switch.data.files.json_files import read_object
 from volta_switch.study.arms import Arm, Table
 from volta_switch.study.cells import PRETRAINING, Cell, Plan, world_folder
 from volta_switch.study.finished import Done, finished_cells
@@ -24,8 +25,8 @@ from volta_switch.study.report.records import commands_of, confounds, environmen
 from volta_switch.study.route_seeds import read_routes
 from volta_switch.study.table import HEADINGS, named_claims
 from volta_switch.tasks import TASKS
+from volta_switch.train.log_file import lines_of
 from volta_switch.train.route_log import EXECUTED, PATHS
-from volta_switch.train.run_folder import lines_of
 
 PAIRS = 32  # image-text pairs that FLOPs are the mean of
 UNTESTED = {"verdict": "not tested", "text": "", "reason": "Its table is not made yet"}
@@ -227,7 +228,7 @@ def _trained(plan: Plan, arm: Arm, done: Mapping[str, Done]) -> dict[str, float]
     """FLOPs of a pair as its finished pre-training runs tracked them, the mean over seeds; empty where none did."""
     cells = [plan.cell(arm.name, seed) for seed in arm.seeds if plan.has(arm.name, seed)]
     files = [cell.folder / "metrics.json" for cell in cells if cell.key in done]
-    said = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    said = [read_object(path) for path in files]
     kept = [each for each in said if EXECUTED in each]
     names = {"training_executed": EXECUTED, "training_paths": PATHS}
     sums = {name: sum(each.get(key, each[EXECUTED]) for each in kept) for name, key in names.items()}

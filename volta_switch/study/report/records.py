@@ -5,7 +5,6 @@ A setting is written by its dotted name, ``hyperparameters.learning_rate``, as e
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import statistics
@@ -13,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from volta_switch.data.files.json_files import read_object
 from volta_switch.errors import UserError
 from volta_switch.study.arms import Table, flat
 from volta_switch.study.cells import PRETRAINING, Cell, Plan
@@ -160,4 +160,4 @@ def environments(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _record(cell: Cell) -> dict[str, Any]:
     path: Path = cell.folder / "run.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_object(path) if path.is_file() else {}

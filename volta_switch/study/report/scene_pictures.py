@@ -6,10 +6,10 @@ where the redrawn world says of this image what the sample says, word for word.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from volta_switch.data.files.json_files import read_object
 from volta_switch.study.report.svg import FAINT, INK, element, escape, picture, words
 from volta_switch.world.build import SUMMARY
 from volta_switch.world.content import Asked, Captioned, Judged, Referred, draw_split
@@ -58,7 +58,7 @@ def _spec(world: Path) -> WorldSpec | None:
     path = world / SUMMARY
     if not path.is_file():
         return None
-    fields = dict(json.loads(path.read_text(encoding="utf-8"))["spec"])
+    fields = dict(read_object(path)["spec"])
     return WorldSpec(**fields)
 
 

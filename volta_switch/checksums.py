@@ -1,0 +1,201 @@
+"""Checksums of the files that this project writes: one that is not what was written is refused when it is read.
+
+A folder's ``volta_switch.sums`` tells what happened to its files, and to those of the folders below, line by line:
+
+| line | |
+|---|---|
+| ``new <sha256> "<name>"`` | this content is about to take its place |
+| ``set <sha256> "<name>"`` | it has: what stood there before no longer counts |
+| ``free "<name>"`` | not covered from here on |
+
+Lines are appended before and after a file takes its place. So a process that is killed in between leaves a file that is
+known, the old one or the new one, and several processes may write different files of one folder. A file that no line
+names (of an earlier version, of another program, or moved away from its folder) is read as it is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from volta_switch.errors import UserError
+from volta_switch.files import CannotWrite, measured, replacing
+
+SUMS = "volta_switch.sums"
+_HEADER = "volta_switch checksums 1"
+_LINE = re.compile(r'(?:(new|set) ([0-9a-f]{64})|(free)) (".*")')
+_TRIES = 10  # to read a file that others replace meanwhile
+Content = TypeVar("Content")
+
+
+class Changed(UserError):
+    """A file is not what was written: damaged, exchanged for another one, or changed by hand."""
+
+
+@contextmanager
+def recording(path: Path) -> Iterator[Path]:
+    """As ``files.replacing``; the file's checksum is kept in its folder.
+
+    Raises:
+        CannotWrite: the system refused to write; ``path`` is what it was.
+    """
+    with replacing(path) as temporary:
+        yield temporary
+        digest = measured(temporary)["sha256"]
+        _append(path, f"new {digest}")
+    with suppress(OSError):  # until the next time, what stood there before counts, too
+        _append(path, f"set {digest}")
+
+
+def record_json(path: Path, value: Any) -> None:
+    """As ``files.write_json``; the file's checksum is kept in its folder."""
+    with recording(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def record(path: Path) -> None:
+    """Keeps the checksum of a file as it is now.
+
+    Raises:
+        OSError: it cannot be read, or nothing can be written beside it.
+    """
+    _append(path, f"new {measured(path)['sha256']}")
+
+
+def release(path: Path) -> None:
+    """Says that a file will change piece by piece: it is not covered until ``record`` is called again."""
+    if _listed(path) is not None:
+        _append(path, "free")
+
+
+def record_tree(root: Path, files: Iterable[Path]) -> None:
+    """Keeps the checksums of files below a folder that nobody else knows of yet."""
+    names = {file: json.dumps(file.relative_to(root).as_posix()) for file in files}
+    lines = [f"new {measured(file)['sha256']} {name}" for file, name in names.items()]
+    (root / SUMS).write_text("\n".join([_HEADER, *lines, ""]), encoding="utf-8")
+
+
+def read_recorded(path: Path) -> bytes:
+    """A file's content, verified where a folder above it has its checksum.
+
+    Raises:
+        Changed: it is not what was written.
+        OSError: it cannot be read.
+    """
+
+    def read() -> tuple[bytes, str]:
+        content = path.read_bytes()
+        return content, hashlib.sha256(content).hexdigest()
+
+    return path.read_bytes() if _listed(path) is None else _verified(path, read)
+
+
+def verify(path: Path) -> None:
+    """Reads all of a file, or of the files below a folder, whose checksums are kept; of others nothing.
+
+    Raises:
+        Changed: one is not what was written.
+        OSError: one cannot be read.
+    """
+    for file in _files(path):
+        if _listed(file) is not None:
+            _verified(file, lambda file=file: (None, measured(file)["sha256"]))  # type: ignore[misc]
+
+
+def recorded(path: Path) -> list[str]:
+    """The checksums that are kept of a file, or of the files below a folder: equal where the same are expected."""
+    return [digest for file in _files(path) for digest in (_listed(file) or (None, []))[1]]
+
+
+def _files(path: Path) -> list[Path]:
+    """A file, or those below a folder; none where nothing is there."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    return [path] if path.exists() else []
+
+
+def json_digest(content: Any) -> str:
+    """Of JSON values, not of a file's bytes: blanks and the order of keys do not count.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+
+def _verified(path: Path, read: Callable[[], tuple[Content, str]]) -> Content:
+    """What ``read`` gives beside its sha256; read again where the file has been replaced meanwhile."""
+    listed = _listed(path)
+    for _ in range(_TRIES):
+        content, digest = read()
+        before, listed = listed, _listed(path)
+        if listed is None or digest in listed[1]:
+            return content
+        if listed == before:
+            break
+    assert listed is not None
+    raise Changed(
+        f"{path}: not what was written (damaged, exchanged or changed since: its sha256 is not that in {listed[0]}); "
+        "copy it again or have it written again (--overwrite), or, if the change is meant, remove its lines there"
+    )
+
+
+def _listed(path: Path) -> tuple[Path, list[str]] | None:
+    """The nearest file of checksums that names a file, and those that it may have; None where none covers it."""
+    for place in dict.fromkeys((Path(os.path.abspath(path)), path.resolve())):
+        for folder in place.parents:
+            known = _known(folder / SUMS, place.relative_to(folder).as_posix())
+            if known is not None:
+                return (folder / SUMS, known) if known else None
+    return None
+
+
+def _known(sums: Path, name: str) -> list[str] | None:
+    """The checksums of one name; empty where it is no longer covered, None where it never was."""
+    try:
+        lines = sums.read_bytes().decode("utf-8", errors="replace").split("\n")
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    if lines[0] != _HEADER:
+        return None
+    known: list[str] | None = None
+    quoted = json.dumps(name)
+    for line in lines:
+        found = _LINE.fullmatch(line)
+        if found is None or found[4] != quoted:
+            continue
+        if found[3]:
+            known = []
+        elif found[1] == "new":
+            known = [*(known or []), found[2]]
+        elif known and found[2] in known:
+            known = known[len(known) - 1 - known[::-1].index(found[2]) :]
+    return known
+
+
+def _append(path: Path, line: str) -> None:
+    """One line more about a file, on the disk when this returns."""
+    sums = path.with_name(SUMS)
+    try:
+        with sums.open("a+b") as file:
+            with suppress(OSError):  # a file system without locks: what is appended at once stays whole on most
+                fcntl.lockf(file, fcntl.LOCK_EX)
+            start = b""
+            if not file.seek(0, os.SEEK_END):
+                start = f"{_HEADER}\n".encode()
+            else:
+                file.seek(-1, os.SEEK_END)
+                start = b"" if file.read(1) == b"\n" else b"\n"  # a process was killed, or the disk was full
+            file.write(start + f"{line} {json.dumps(path.name)}\n".encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise CannotWrite(sums, error) from error
