@@ -11,6 +11,7 @@ import pytest
 
 from small_world import json_of, log_of
 from volta_switch import UserError, cli
+from volta_switch.checksums import SUMS
 from volta_switch.data.files import safe_pickle
 from volta_switch.study.claims import Claim
 from volta_switch.study.finished import plan_of
@@ -22,7 +23,7 @@ from volta_switch.study.table_formats import amount, as_markdown
 def copy(finished, tmp_path):
     """The finished study in a folder that may be spoilt."""
     study, folder = finished
-    shutil.copytree(folder, tmp_path / "out", ignore=shutil.ignore_patterns("*.bin", "*.tar", "table.*"))
+    shutil.copytree(folder, tmp_path / "out", ignore=shutil.ignore_patterns("*.bin", "*.tar", "table.*", SUMS))
     return study, tmp_path / "out"
 
 

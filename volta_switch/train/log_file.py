@@ -86,7 +86,7 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
         if values is not None:
             values.pop("crc32", None)
             yield values
-        elif line and not _is_cut_short(lines, number):
+        elif not _is_cut_short(lines, number):
             raise _changed(path, number)
 
 
