@@ -237,3 +237,18 @@ def test_a_log_of_an_earlier_version_is_read_and_goes_on(tmp_path):
     release(path)
     record(path)
     assert len(lines_of(path)) == 2
+
+
+def test_the_same_content_again_needs_no_line(tmp_path):
+    record_json(tmp_path / "a", 1)
+    before = (tmp_path / SUMS).read_bytes()
+    record_json(tmp_path / "a", 1)
+    assert (tmp_path / SUMS).read_bytes() == before
+
+
+def test_a_file_that_is_gone_is_named(tmp_path):
+    record_json(tmp_path / "a", 1)
+    (tmp_path / "a").unlink()
+    for read in (read_recorded, verify):
+        with pytest.raises(Changed, match=r"a: gone, though .* names it"):
+            read(tmp_path / "a")

@@ -31,6 +31,7 @@ from volta_switch.files import CannotWrite, measured, replacing
 SUMS = "volta_switch.sums"
 _HEADER = "volta_switch checksums 1"
 _LINE = re.compile(r'(?:(new|set) ([0-9a-f]{64})|(free)) (".*")')
+_CURE = "copy it again or have it written again (--overwrite), or, if the change is meant, remove its lines there"
 _TRIES = 10  # to read a file that others replace meanwhile
 Content = TypeVar("Content")
 
@@ -49,9 +50,12 @@ def recording(path: Path) -> Iterator[Path]:
     with replacing(path) as temporary:
         yield temporary
         digest = measured(temporary)["sha256"]
-        _append(path, f"new {digest}")
-    with suppress(OSError):  # until the next time, what stood there before counts, too
-        _append(path, f"set {digest}")
+        is_new = _listed(path) != (Path(os.path.abspath(path)).with_name(SUMS), [digest])
+        if is_new:
+            _append(path, f"new {digest}")
+    if is_new:
+        with suppress(OSError):  # until the next time, what stood there before counts, too
+            _append(path, f"set {digest}")
 
 
 def record_json(path: Path, value: Any) -> None:
@@ -115,10 +119,8 @@ def recorded(path: Path) -> list[str]:
 
 
 def _files(path: Path) -> list[Path]:
-    """A file, or those below a folder; none where nothing is there."""
-    if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.is_file())
-    return [path] if path.exists() else []
+    """A file, or those below a folder."""
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
 
 def json_digest(content: Any) -> str:
@@ -135,7 +137,10 @@ def _verified(path: Path, read: Callable[[], tuple[Content, str]]) -> Content:
     """What ``read`` gives beside its sha256; read again where the file has been replaced meanwhile."""
     listed = _listed(path)
     for _ in range(_TRIES):
-        content, digest = read()
+        try:
+            content, digest = read()
+        except FileNotFoundError:
+            raise Changed(f"{path}: gone, though {(listed or ('',))[0]} names it; {_CURE}") from None
         before, listed = listed, _listed(path)
         if listed is None or digest in listed[1]:
             return content
@@ -144,7 +149,7 @@ def _verified(path: Path, read: Callable[[], tuple[Content, str]]) -> Content:
     assert listed is not None
     raise Changed(
         f"{path}: not what was written (damaged, exchanged or changed since: its sha256 is not that in {listed[0]}); "
-        "copy it again or have it written again (--overwrite), or, if the change is meant, remove its lines there"
+        f"{_CURE}"
     )
 
 

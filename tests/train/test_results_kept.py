@@ -9,6 +9,7 @@ from small_world import json_of, refusal
 from train.run_ends import same_end
 from train.short_runs import FINETUNING
 from volta_switch import UserError
+from volta_switch.checksums import SUMS, record_json
 from volta_switch.train import evaluation, finetuning, pretraining
 
 SHORT = ("--train_batch_size", 20, "--num_train_epochs", 1)
@@ -89,7 +90,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_is_started_anew_by_re
     shutil.rmtree(killed / "checkpoints")
     metrics = json_of(killed / "metrics.json")
     del metrics["finished"]
-    (killed / "metrics.json").write_text(json.dumps(metrics))
+    record_json(killed / "metrics.json", metrics)
     (killed / "pytorch_model_7.bin").write_bytes(b"of a longer run")
     assert same_end(pretraining.main(command("train_concap", tmp_path / "killed", *SHORT, "--resume")), whole)
     assert not (killed / "pytorch_model_7.bin").exists()
@@ -168,7 +169,7 @@ def test_results_of_another_evaluation_are_not_replaced(world, command, finetune
     before = content_of(tmp_path / "out")
     evaluation.main(command("eval_task", tmp_path / "out", *flags, tmp_path / "moved.bin"))  # the same, from elsewhere
     now = content_of(tmp_path / "out")
-    assert {path.name for path in before if before[path] != now[path]} <= {"test_metrics.json"}  # names the weights
+    assert {path.name for path in before if before[path] != now[path]} <= {"test_metrics.json", SUMS}  # with the path
     other, of = {
         "weights": (retrained(tmp_path, first), world),
         "routing": ([first, "--routing", "soft"], world),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from volta_switch.checksums import read_recorded
 from volta_switch.errors import UserError
 from volta_switch.hub import find_vocabulary
 
@@ -35,18 +36,15 @@ class Tokenizer:
     """BERT's WordPiece tokenizer over a vocab.txt.
 
     vocab: a directory that holds vocab.txt, the file itself, or the name of a model on the Hugging Face hub.
-    Raises UserError where there is no vocabulary, or one without BERT's special tokens.
+    Raises UserError where there is no vocabulary, or what is there is none (`read_vocabulary`).
     """
 
     def __init__(self, vocab: str | Path, do_lower_case: bool = True) -> None:
         from tokenizers import BertWordPieceTokenizer  # here, not above: token ids can be had without it
 
         self.source = str(find_vocabulary(vocab))
-        self._wordpiece = BertWordPieceTokenizer(self.source, lowercase=do_lower_case)
-        ids = {token: self._wordpiece.token_to_id(token) for token in _SPECIAL}
-        missing = [token for token, index in ids.items() if index is None]
-        if missing:
-            raise UserError(f"{self.source}: {', '.join(missing)} missing; expected a BERT vocabulary, a token a line")
+        ids = read_vocabulary(Path(self.source))
+        self._wordpiece = BertWordPieceTokenizer(ids, lowercase=do_lower_case)
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (ids[token] for token in _SPECIAL)
         self.vocab_size: int = self._wordpiece.get_vocab_size()
 
@@ -60,6 +58,31 @@ class Tokenizer:
 
     def _cut(self, ids: list[int], max_length: int) -> list[int]:
         return ids if len(ids) <= max_length else [*ids[: max_length - 1], self.sep_id]
+
+
+def read_vocabulary(path: Path) -> dict[str, int]:
+    """Return the ids of a vocab.txt's tokens, one a line.
+
+    Raises UserError where it cannot be read, is no UTF-8, holds a token twice (which would leave an id without any), or
+    lacks one of BERT's special tokens.
+    """
+    expected = "expected a BERT vocabulary, a token a line; copy it again"
+    try:
+        lines = read_recorded(path).decode("utf-8").removesuffix("\n").split("\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {expected}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); {expected}") from None
+    ids: dict[str, int] = {}
+    for number, line in enumerate(lines):
+        token = line.rstrip()
+        if token in ids:
+            raise UserError(f"{path}: {token!r} stands in lines {ids[token] + 1} and {number + 1}; {expected}")
+        ids[token] = number
+    missing = [token for token in _SPECIAL if token not in ids]
+    if missing:
+        raise UserError(f"{path}: {', '.join(missing)} missing; {expected}")
+    return ids
 
 
 def check_vocab_size(tokenizer: Tokenizer, config_vocab_size: int, config_name: str = "the model's config") -> None:
