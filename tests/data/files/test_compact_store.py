@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from small_regions import same, some_regions
+from volta_switch.checksums import SUMS, Changed
 from volta_switch.data.files.compact_record import RecordCodec, RecordLayout, top_scores
 from volta_switch.data.files.compact_store import MANIFEST, CompactFeatures, CompactFile, CompactPairs, record_key
 from volta_switch.data.files.concap_lmdb import write_concap
@@ -258,17 +259,15 @@ def test_a_changed_byte_is_found_in_its_block(tmp_path) -> None:
 def test_damage_is_named(tmp_path) -> None:
     store_of(tmp_path, [some_regions(str(i), i, 1) for i in range(4)])
     with spoiling(tmp_path) as transaction:
-        first, second = (bytes(transaction.get(record_key(place))) for place in (0, 1))
+        first = bytes(transaction.get(record_key(0)))
         transaction.put(record_key(0), first[:-1])
         transaction.put(record_key(1), first)
         transaction.delete(record_key(2))
         transaction.put(b"i3", b"")
     store = CompactFeatures(tmp_path / "spoilt")
-    sizes = f"{len(second) - 1} bytes, its header says {len(second)}"
-    with pytest.raises(BadRecord, match=f"record 0 is damaged .{sizes}.; repack it again"):
-        store["0"]
-    with pytest.raises(BadRecord, match="image '1': record 1 is image '0'; repack it again"):
-        store["1"]
+    for image in ("0", "1"):
+        with pytest.raises(BadRecord, match=f"record {image} is damaged .its checksum is not its content's, or it is "):
+            store[image]
     with pytest.raises(BadRecord, match="record 2 is missing; repack it again"):
         store["2"]
     with pytest.raises(BadRecord, match="the place of image '3' is damaged; repack it again"):
@@ -287,6 +286,9 @@ def test_damage_is_named(tmp_path) -> None:
 def test_a_spoilt_manifest_is_named(tmp_path, manifest, message) -> None:
     store_of(tmp_path, [some_regions("1")])
     (tmp_path / "store" / MANIFEST).write_text(manifest)
+    with pytest.raises(Changed):
+        CompactFile(tmp_path / "store")
+    (tmp_path / "store" / SUMS).unlink()
     with pytest.raises(UserError, match=message) as caught:
         CompactFile(tmp_path / "store")
     assert str(caught.value).startswith(str(tmp_path / "store" / MANIFEST)) and "\n" not in str(caught.value)
@@ -296,6 +298,7 @@ def test_a_manifest_of_other_records_is_found(tmp_path) -> None:
     store_of(tmp_path, [some_regions(str(i), i) for i in range(3)])
     path = tmp_path / "store" / MANIFEST
     manifest = json.loads(path.read_text())
+    (tmp_path / "store" / SUMS).unlink()
     path.write_text(json.dumps({**manifest, "sha256": "0" * 64}))
     with pytest.raises(UserError, match="not the manifest of these records"):
         CompactFile(tmp_path / "store").damaged_blocks()
@@ -345,3 +348,41 @@ def test_a_record_at_voltas_sizes_takes_at_most_three_tenths_of_voltas(tmp_path)
     used = (tmp_path / "store" / "data.mdb").stat().st_size / count
     assert used <= 0.3 * VOLTA_BYTES
     assert (tmp_path / "pairs.lmdb").stat().st_size / count == pytest.approx(VOLTA_BYTES, rel=0.01)
+
+
+def test_every_changed_byte_of_a_record_is_found_when_it_is_read() -> None:
+    image = some_regions("1", 1)
+    codec = RecordCodec(replace(RecordLayout.of(image, "float16", 7, 4), checksum_seed=5))
+    record = codec.encode(image, "a dog", 3)
+    assert codec.decode(record, 3)[1] == "a dog"
+    for place in range(len(record)):
+        changed = record[:place] + bytes([record[place] ^ 4]) + record[place + 1 :]
+        with pytest.raises(ValueError, match="its checksum is not its content's, or it is another record's"):
+            codec.decode(changed, 3)
+    other = RecordCodec(replace(codec.layout, checksum_seed=6))  # a store of other records
+    for reader, at in ((codec, 4), (other, 3)):
+        with pytest.raises(ValueError, match="or it is another record's"):
+            reader.decode(record, at)
+    for few in (b"", record[:3], record[:-1]):
+        with pytest.raises(ValueError, match="its checksum"):
+            codec.decode(few, 3)
+
+
+def test_records_that_have_changed_places_are_found_when_they_are_read(tmp_path) -> None:
+    store_of(tmp_path, [some_regions(str(i), i, 1) for i in range(4)])
+    with spoiling(tmp_path) as transaction:
+        first, second = (bytes(transaction.get(record_key(place))) for place in (0, 1))
+        transaction.put(record_key(0), second)
+        transaction.put(record_key(1), first)
+    for place in (0, 1):
+        with pytest.raises(BadRecord, match="another record's"):
+            CompactFile(tmp_path / "spoilt")[place]
+
+
+def test_a_store_of_an_earlier_version_is_read(tmp_path) -> None:
+    image = some_regions("1", 1)
+    codec = RecordCodec(RecordLayout.of(image, "float16", 7, 4))
+    record = codec.encode(image, "a dog")
+    assert codec.decode(record, 7)[1] == "a dog"
+    kept = {name: value for name, value in codec.layout.to_dict().items() if name != "checksum_seed"}
+    assert RecordLayout(**kept) == codec.layout

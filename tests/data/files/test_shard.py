@@ -18,6 +18,7 @@ import webdataset
 from kill_points import killed_at
 from small_regions import same, some_regions
 from stored_records import Stopped, images, stop_after
+from volta_switch.checksums import SUMS
 from volta_switch.cli import main
 from volta_switch.data.files import packing
 from volta_switch.data.files import shard as sharding
@@ -69,7 +70,7 @@ def test_webdatasets_own_reader_finds_every_pair(whole) -> None:
     found = list(webdataset.WebDataset(urls, shardshuffle=False, empty_check=False).decode())
     assert len(urls) > 5 and [sample["__key__"] for sample in found] == [f"{i:08d}" for i in range(40)]
     for sample, (regions, caption) in zip(found, PAIRS, strict=True):
-        mine, own = codec.decode(sample["record"])
+        mine, own = codec.decode(sample["record"], int(sample["__key__"]))
         assert sample["txt"] == own == caption and mine.image_id == regions.image_id
 
 
@@ -106,7 +107,7 @@ def test_the_index_says_what_the_shards_are(source, whole) -> None:
         assert entry["sha256"] == hashlib.sha256(content).hexdigest()
     sizes = [entry["bytes"] for entry in index["shards"]]
     assert all(SIZE <= size < SIZE + 20_000 for size in sizes[:-1])  # one pair more, and a tar file's end
-    assert sorted(files(whole)) == ["index.json", *(entry["name"] for entry in index["shards"])]
+    assert sorted(files(whole)) == ["index.json", *(entry["name"] for entry in index["shards"]), SUMS]
 
 
 def test_the_bytes_say_nothing_of_when_and_who(source, whole, tmp_path, monkeypatch) -> None:

@@ -144,7 +144,8 @@ class CompactFeatures(FeatureStore):
 
     def keys(self) -> list[str]:
         """Return the image ids, in the file's order."""
-        return [self.file[place][0].image_id for place in range(len(self.file))]
+        places = {image_id: self.file.place(image_id) for image_id in self.file.image_ids()}  # records may be damaged
+        return sorted(places, key=lambda image_id: places[image_id] or 0)
 
     @property
     def index(self) -> ImageIndex:

@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from volta_switch.checksums import record_json
+from volta_switch.checksums import record_tree
 from volta_switch.data.bad_records import BadRecords
 from volta_switch.data.files.compact_record import RecordCodec, RecordLayout
 from volta_switch.data.files.compact_store import LONGEST_ID
 from volta_switch.data.files.record_source import RecordSource, open_source
 from volta_switch.data.regions import Regions, TopScores
 from volta_switch.errors import BadRecord, UserError
-from volta_switch.files import remove_unfinished
+from volta_switch.files import remove_unfinished, write_json
 
 _LOCK = "lock"
 
@@ -161,7 +161,8 @@ class Result:
                     return self._already_there(plan)
                 remove_unfinished(unfinished)
                 manifest = write(unfinished)
-                record_json(unfinished / self.manifest, manifest)
+                write_json(unfinished / self.manifest, manifest)
+                record_tree(unfinished, [unfinished / self.manifest])
                 os.replace(unfinished, self.out)  # with the lock in it: until here nobody else may write
                 (self.out / _LOCK).unlink()
         except OSError as error:

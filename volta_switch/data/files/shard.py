@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from volta_switch.checksums import read_recorded, record_json
+from volta_switch.checksums import json_digest
 from volta_switch.data.files.packing import (
     PackedRecord,
     Packing,
@@ -33,7 +33,7 @@ from volta_switch.data.files.shard_index import (
     shard_name,
 )
 from volta_switch.errors import UserError
-from volta_switch.files import replacing
+from volta_switch.files import replacing, write_json
 
 _UNFINISHED = f"{FORMAT}, unfinished"
 _EVERY = 128  # records between two calls of progress
@@ -88,9 +88,12 @@ def _stored(folder: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        stored = json.loads(read_recorded(file))
+        stored = json.loads(file.read_text(encoding="utf-8"))
         if stored["format"] not in (FORMAT, _UNFINISHED):
             raise ValueError(stored["format"])
+        digest = stored.pop("sha256", None)  # earlier versions had none
+        if digest is not None and digest != json_digest(stored):
+            raise ValueError("its checksum is not its content's")
         for entry in stored["shards"]:
             if (folder / entry["name"]).stat().st_size != entry["bytes"]:
                 raise ValueError(f"{entry['name']} has another size")
@@ -121,9 +124,8 @@ class _Shards:
 
     def _write_state(self) -> None:
         shards = [asdict(shard) for shard in self._shards]
-        record_json(
-            self._folder / INDEX, {"format": _UNFINISHED, "state": asdict(self._packing.state), "shards": shards}
-        )
+        content = {"format": _UNFINISHED, "state": asdict(self._packing.state), "shards": shards}
+        write_json(self._folder / INDEX, content | {"sha256": json_digest(content)})
 
     def _write_shard(
         self, first: PackedRecord, packed: Iterator[PackedRecord], progress: Callable[[int, int], None]
