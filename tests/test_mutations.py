@@ -36,6 +36,7 @@ from volta_switch.files import remove
 from volta_switch.weights import to_volta, write_weights
 
 COUNT = int(os.environ.get("MUTATIONS", "0"))  # of the long form
+PARTS = 4  # of the long form, for as many processes
 SEED = 17
 MODEL = "ctrl_uniter"
 RIGHT, REFUSED, ANOTHER = "right", "refused", "another result"
@@ -337,8 +338,12 @@ def test_a_mutated_file_gives_the_right_result_or_one_line(targets):
 
 
 @pytest.mark.long
-def test_many_mutated_files_give_the_right_result_or_one_line(targets):
-    outcomes = campaign(targets, COUNT or 200, SEED, start=1000)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_many_mutated_files_give_the_right_result_or_one_line(targets, part):
+    outcomes = campaign(targets, COUNT // PARTS or 50, SEED, start=10_000 * (part + 1))
     for name in targets:
-        print(name, *(f"{outcome}: {outcomes[name, outcome]}" for outcome in (RIGHT, REFUSED, ANOTHER)), sep="; ")
-    print({outcome: sum(outcomes[name, outcome] for name in targets) for outcome in (RIGHT, REFUSED, ANOTHER)})
+        print(f"{name}:", *(f"{outcome}: {outcomes[name, outcome]}" for outcome in (RIGHT, REFUSED, ANOTHER)), sep="; ")
+    print(
+        f"part {part + 1} of {PARTS}:",
+        {outcome: sum(outcomes[name, outcome] for name in targets) for outcome in (RIGHT, REFUSED, ANOTHER)},
+    )

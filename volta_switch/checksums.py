@@ -113,6 +113,16 @@ def verify(path: Path) -> None:
             _verified(file, lambda file=file: (None, measured(file)["sha256"]))  # type: ignore[misc]
 
 
+def refuse_gone(missing: Iterable[Path]) -> None:
+    """Tells files that may be missing from those that were written, and are missing now.
+
+    Raises:
+        Changed: one has a checksum.
+    """
+    for path in missing:
+        verify(path)
+
+
 def recorded(path: Path) -> list[str]:
     """The checksums that are kept of a file, or of the files below a folder: equal where the same are expected."""
     return [digest for file in _files(path) for digest in (_listed(file) or (None, []))[1]]

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from small_world import json_of
+from volta_switch.checksums import SUMS
 from volta_switch.tasks import score_matrix
 from volta_switch.tasks.score_matrix import PairScorer
 
@@ -30,7 +31,7 @@ def check_finished(out, result, whole):
     assert result == whole.result and np.array_equal(scores_in(out), whole.scores)
     assert json_of(out / RUN / "test_result.json") == whole.result.results
     assert sorted(path.name for path in (out / RUN).iterdir()) == [
-        "test_metrics.json", "test_ranks.json", "test_result.json", "test_scores.npy"
+        "test_metrics.json", "test_ranks.json", "test_result.json", "test_scores.npy", SUMS
     ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from volta_switch import UserError
+from volta_switch.checksums import SUMS
 from volta_switch.data import sources
 from volta_switch.data.annotations import file_names
 from volta_switch.data.files import safe_pickle
@@ -27,7 +28,7 @@ _opened: list[str] | None = None
 
 
 def _note(event, given):
-    if event == "open" and _opened is not None and isinstance(given[0], str | Path):
+    if event == "open" and _opened is not None and isinstance(given[0], str | Path) and Path(given[0]).name != SUMS:
         _opened.append(str(given[0]))
 
 

@@ -9,6 +9,7 @@ import torch
 from small_world import equal_weights, json_of, log_of, weights_of
 from train.short_runs import PRETRAINING
 from volta_switch import BertForVLPreTraining, UserError, load_config
+from volta_switch.checksums import SUMS
 from volta_switch.data.batches.masking import IGNORED
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.model.bert import switch_encoder
@@ -18,7 +19,7 @@ from volta_switch.weights import load_volta
 
 MODELS = ("ctrl_uniter", "switchbert")
 FILES = {
-    "config.json", "run.json", "command.txt", "log.jsonl", "metrics.json", "pytorch_model_best.bin",
+    "config.json", "run.json", "command.txt", "log.jsonl", "metrics.json", "pytorch_model_best.bin", SUMS,
     "checkpoints", ".lock", *(f"pytorch_model_{epoch}.bin" for epoch in range(5)),
 }  # fmt: skip
 

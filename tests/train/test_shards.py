@@ -12,6 +12,7 @@ import torch
 from file_server import serving
 from small_world import SmallWorld, interrupted_at, log_of, refusal
 from train.run_ends import same_end, samples_by_step
+from volta_switch.checksums import SUMS
 from volta_switch.command import run_command
 from volta_switch.data.batches.batching import BatchSampler, make_loader, start_epoch
 from volta_switch.data.batches.collate import Layout
@@ -136,5 +137,6 @@ def test_a_missing_or_damaged_index_is_refused_before_the_run(world, sources, tm
         assert message.startswith(f"{server.url}/other/training/index.json: cannot be fetched (HTTP Error 404")
     shutil.copytree(sources["few"], tmp_path / "shards")
     (tmp_path / "shards" / FOLDERS["train"] / "index.json").write_text("{}")
+    (tmp_path / "shards" / FOLDERS["train"] / SUMS).unlink()
     flags = argv(world, tmp_path, tmp_path / "shards")
     assert "format is None, expected 'volta_switch shards 1'" in refusal(pretraining.main, flags, capsys)

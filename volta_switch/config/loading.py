@@ -79,7 +79,7 @@ def find_config(name: str | Path) -> Path:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(read_recorded(path).decode("utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: expected a JSON object, could not read it ({error})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a JSON object, found a {type(values).__name__}")

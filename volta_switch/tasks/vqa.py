@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from volta_switch.checksums import refuse_gone
 from volta_switch.data.annotations.file_names import VQA_SPLITS, vqa_answers
 from volta_switch.data.annotations.vqa import VqaAnnotations, load_vqa
 from volta_switch.data.annotations.vqa_answers import load_annotators
@@ -91,6 +92,8 @@ class VqaTask(AnswerTask):
     def annotators(self, split: str) -> dict[str, tuple[str, ...]] | None:
         """What people answered to a split's questions, by question id; None where an annotation file is not there."""
         paths = [vqa_answers(self.spec.path(self.spec.dataroot), name) for name in VQA_SPLITS[split]]
-        if not all(path.is_file() for path in paths):
+        missing = [path for path in paths if not path.is_file()]
+        if missing:
+            refuse_gone(missing)
             return None
         return {question.question_id: question.answers for path in paths for question in load_annotators(path)}
