@@ -36,6 +36,7 @@ test-survival: setup-test
 	KILLS=20 TERMINATIONS=5 CORRUPTIONS=1000 FULL_DISK_POINTS=100 $(BIN)/python -m pytest -n 2 -q -s --include long \
 		tests/train/test_killed_training.py tests/train/test_corrupted_checkpoints.py tests/train/test_full_disk.py \
 		tests/train/test_several_processes.py
+	MUTATIONS=2000 $(BIN)/python -m pytest -n 2 -q --include long tests/test_mutations.py
 	FULL_DISK_POINTS=40 $(BIN)/python -m pytest -q -s tests/train/test_runs_on_full_disks.py
 
 # What only a CUDA GPU can show, in 4 minutes, the most telling first. It takes PYTHON as it is and installs nothing: torch,

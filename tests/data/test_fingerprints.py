@@ -176,3 +176,18 @@ def test_the_cache_is_never_in_the_way(tmp_path, own_cache, monkeypatch):
     path.write_text("{}")
     assert file_fingerprint(path)["bytes"] == 2
     shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+def test_a_kept_fingerprint_that_has_changed_is_not_believed(tmp_path, own_cache, monkeypatch):
+    monkeypatch.setattr(fingerprints, "_SETTLED", 0.0)
+    path = tmp_path / "annotations.json"
+    path.write_text("{}")
+    found = file_fingerprint(path)
+    (kept,) = own_cache.rglob("*.json")
+    for before, after in (('"bytes": 2', '"bytes": 3'), (found["sha256"][:9], "0" * 9)):
+        kept.write_text(kept.read_text().replace(before, after))
+        assert file_fingerprint(path) == found
+    whole = whole_fingerprint(path)
+    beside = tmp_path / "annotations.json.sha256.json"
+    beside.write_text(beside.read_text().replace(whole["sha256_of_all"][:9], "0" * 9))
+    assert "sha256_of_all" not in file_fingerprint(path)

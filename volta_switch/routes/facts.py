@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from volta_switch.checksums import refuse_gone
 from volta_switch.data.annotations.fields import id_field, text_field
 from volta_switch.data.annotations.file_names import VQA_SPLITS, vqa_answers
 from volta_switch.data.annotations.nlvr2 import Nlvr2Entry
@@ -72,6 +73,7 @@ def _question_types(task: VqaTask, split: str) -> dict[str, str]:
     types: dict[str, str] = {}
     for path in paths:
         if not path.is_file():
+            refuse_gone([path])
             return {}
         try:
             annotations = read_json(path)["annotations"]
