@@ -15,6 +15,7 @@ from volta_switch.checksums import (
     record_json,
     record_tree,
     recording,
+    refuse_gone,
     release,
     verify,
 )
@@ -252,3 +253,23 @@ def test_a_file_that_is_gone_is_named(tmp_path):
     for read in (read_recorded, verify):
         with pytest.raises(Changed, match=r"a: gone, though .* names it"):
             read(tmp_path / "a")
+
+
+def test_a_process_killed_before_a_files_first_place_leaves_nothing_that_is_gone(tmp_path, monkeypatch):
+    append = checksums._append
+
+    def appended(path, line):
+        append(path, line)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checksums, "_append", appended)
+        with pytest.raises(Killed):
+            record_json(tmp_path / "a", 1)
+    with pytest.raises(FileNotFoundError):
+        read_recorded(tmp_path / "a")
+    refuse_gone([tmp_path / "a"])
+    record_json(tmp_path / "a", 1)
+    (tmp_path / "a").unlink()
+    with pytest.raises(Changed):
+        refuse_gone([tmp_path / "a"])

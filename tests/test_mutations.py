@@ -328,7 +328,7 @@ def campaign(targets: dict[str, Target], count: int, seed: int, start: int = 0) 
             failures.append(f"{what}: {error}")
         outcomes[name, outcome] += 1
         target.place.restore()
-    assert not failures, f"{len(failures)} of {count}:\n" + "\n\n".join(failures)
+    assert not failures, f"{len(failures)} of {count} ({dict(outcomes)}):\n" + "\n\n".join(failures)
     return outcomes
 
 

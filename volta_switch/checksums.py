@@ -23,7 +23,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from volta_switch.errors import UserError
 from volta_switch.files import CannotWrite, measured, replacing
@@ -50,7 +50,7 @@ def recording(path: Path) -> Iterator[Path]:
     with replacing(path) as temporary:
         yield temporary
         digest = measured(temporary)["sha256"]
-        is_new = _listed(path) != (Path(os.path.abspath(path)).with_name(SUMS), [digest])
+        is_new = _listed(path) != _Known(Path(os.path.abspath(path)).with_name(SUMS), [digest], True)
         if is_new:
             _append(path, f"new {digest}")
     if is_new:
@@ -70,7 +70,9 @@ def record(path: Path) -> None:
     Raises:
         OSError: it cannot be read, or nothing can be written beside it.
     """
-    _append(path, f"new {measured(path)['sha256']}")
+    digest = measured(path)["sha256"]
+    for kind in ("new", "set"):
+        _append(path, f"{kind} {digest}")
 
 
 def release(path: Path) -> None:
@@ -81,8 +83,8 @@ def release(path: Path) -> None:
 
 def record_tree(root: Path, files: Iterable[Path]) -> None:
     """Keeps the checksums of files below a folder that nobody else knows of yet."""
-    names = {file: json.dumps(file.relative_to(root).as_posix()) for file in files}
-    lines = [f"new {measured(file)['sha256']} {name}" for file, name in names.items()]
+    said = [f"{measured(file)['sha256']} {json.dumps(file.relative_to(root).as_posix())}" for file in files]
+    lines = [f"{kind} {each}" for each in said for kind in ("new", "set")]
     (root / SUMS).write_text("\n".join([_HEADER, *lines, ""]), encoding="utf-8")
 
 
@@ -120,12 +122,14 @@ def refuse_gone(missing: Iterable[Path]) -> None:
         Changed: one has a checksum.
     """
     for path in missing:
-        verify(path)
+        with suppress(FileNotFoundError):
+            verify(path)
 
 
 def recorded(path: Path) -> list[str]:
     """The checksums that are kept of a file, or of the files below a folder: equal where the same are expected."""
-    return [digest for file in _files(path) for digest in (_listed(file) or (None, []))[1]]
+    listed = [_listed(file) for file in _files(path)]
+    return [digest for known in listed if known is not None for digest in known.digests]
 
 
 def _files(path: Path) -> list[Path]:
@@ -143,6 +147,14 @@ def json_digest(content: Any) -> str:
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
+class _Known(NamedTuple):
+    """What a file of checksums says of a name."""
+
+    sums: Path
+    digests: list[str]  # that the file may have
+    placed: bool  # whether it has been in its place, not only about to take it
+
+
 def _verified(path: Path, read: Callable[[], tuple[Content, str]]) -> Content:
     """What ``read`` gives beside its sha256; read again where the file has been replaced meanwhile."""
     listed = _listed(path)
@@ -150,50 +162,54 @@ def _verified(path: Path, read: Callable[[], tuple[Content, str]]) -> Content:
         try:
             content, digest = read()
         except FileNotFoundError:
-            raise Changed(f"{path}: gone, though {(listed or ('',))[0]} names it; {_CURE}") from None
+            if listed is None or not listed.placed:
+                raise
+            raise Changed(f"{path}: gone, though {listed.sums} names it; {_CURE}") from None
         before, listed = listed, _listed(path)
-        if listed is None or digest in listed[1]:
+        if listed is None or digest in listed.digests:
             return content
         if listed == before:
             break
     assert listed is not None
     raise Changed(
-        f"{path}: not what was written (damaged, exchanged or changed since: its sha256 is not that in {listed[0]}); "
+        f"{path}: not what was written (damaged, exchanged or changed since: its sha256 is not that in {listed.sums}); "
         f"{_CURE}"
     )
 
 
-def _listed(path: Path) -> tuple[Path, list[str]] | None:
-    """The nearest file of checksums that names a file, and those that it may have; None where none covers it."""
+def _listed(path: Path) -> _Known | None:
+    """What the nearest file of checksums that names a file says of it; None where none covers it."""
     for place in dict.fromkeys((Path(os.path.abspath(path)), path.resolve())):
         for folder in place.parents:
             known = _known(folder / SUMS, place.relative_to(folder).as_posix())
             if known is not None:
-                return (folder / SUMS, known) if known else None
+                return known if known.digests else None
     return None
 
 
-def _known(sums: Path, name: str) -> list[str] | None:
-    """The checksums of one name; empty where it is no longer covered, None where it never was."""
+def _known(sums: Path, name: str) -> _Known | None:
+    """What is said of one name, nothing where it is no longer covered; None where it never was."""
     try:
         lines = sums.read_bytes().decode("utf-8", errors="replace").split("\n")
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
     if lines[0] != _HEADER:
         return None
-    known: list[str] | None = None
+    digests: list[str] = []
+    named = placed = False
     quoted = json.dumps(name)
     for line in lines:
         found = _LINE.fullmatch(line)
         if found is None or found[4] != quoted:
             continue
+        named = True
         if found[3]:
-            known = []
+            digests, placed = [], False
         elif found[1] == "new":
-            known = [*(known or []), found[2]]
-        elif known and found[2] in known:
-            known = known[len(known) - 1 - known[::-1].index(found[2]) :]
-    return known
+            digests.append(found[2])
+        elif found[2] in digests:
+            digests, placed = digests[len(digests) - 1 - digests[::-1].index(found[2]) :], True
+    return _Known(sums, digests, placed) if named else None
 
 
 def _append(path: Path, line: str) -> None:

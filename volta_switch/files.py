@@ -126,5 +126,5 @@ def read_yaml(path: Path, missing: str) -> Any:
 
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a YAML file ({str(error).splitlines()[0]})") from None

@@ -15,6 +15,7 @@ import torch
 from small_world import refusal
 from tasks.all_pairs import RUN, annotations_of_the_test_split, check_finished, part_of, rewrite, stop_in_part
 from volta_switch import BertForVLPreTraining, UserError
+from volta_switch.checksums import SUMS
 from volta_switch.tasks import score_matrix, score_parts
 from volta_switch.tasks.inputs import features_path
 from volta_switch.train import evaluation
@@ -197,7 +198,7 @@ def test_scores_are_kept_on_request_only(world, evaluate, command, whole, tmp_pa
     plain = [flag for flag in command(tmp_path / "plain") if flag != "--keep_scores"]
     assert evaluation.main_retrieval(plain) == whole.result
     files = {path.name for path in (tmp_path / "plain" / RUN).iterdir()}
-    assert files == {"test_metrics.json", "test_ranks.json", "test_result.json"}
+    assert files == {"test_metrics.json", "test_ranks.json", "test_result.json", SUMS}
 
 
 def test_a_full_disk_is_named_and_keeps_what_is_finished(command, tmp_path, monkeypatch, capsys):

@@ -63,7 +63,7 @@ def test_what_was_found_good_by_other_checksums_is_read_again(copy):
 
 
 def _other_sum(line):
-    return f"new {line[4:68][::-1]}{line[68:]}" if line.startswith("new ") else line
+    return f"{line[:4]}{line[4:68][::-1]}{line[68:]}" if line.startswith(("new ", "set ")) else line
 
 
 @pytest.mark.parametrize("name", [ANNOTATIONS, FEATURES])

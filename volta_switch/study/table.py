@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from volta_switch.checksums import record_json, recording
+from volta_switch.checksums import record_json, recording, refuse_gone
 from volta_switch.cost.memory import parameters
 from volta_switch.data.files.json_files import read_object
 from volta_switch.errors import UserError
@@ -334,6 +334,7 @@ def _chance(world: Path, columns: list[Column]) -> list[float]:
     """
     path = world / "world.json"
     if not path.is_file():
+        refuse_gone([path])
         return []
     balance = read_object(path)["balance"]
     found = []

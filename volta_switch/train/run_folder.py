@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import torch
 
-from volta_switch.checksums import SUMS, record_json, recording
+from volta_switch.checksums import SUMS, record_json, recording, refuse_gone
 from volta_switch.config import Config
 from volta_switch.data.files.json_files import read_object
 from volta_switch.errors import UserError
@@ -204,7 +204,10 @@ class RunFolder:
     def metrics(self) -> dict[str, Any]:
         """What ``metrics.json`` holds; empty before the first validation."""
         path = self.path / "metrics.json"
-        return read_object(path) if path.exists() else {}
+        if path.exists():
+            return read_object(path)
+        refuse_gone([path])
+        return {}
 
     def record(self, name: str, values: Any) -> None:
         """Sets one entry of ``metrics.json``."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from volta_switch.checksums import refuse_gone
 from volta_switch.data.files.json_files import read_object
 from volta_switch.study.report.svg import FAINT, INK, element, escape, picture, words
 from volta_switch.world.build import SUMMARY
@@ -57,6 +58,7 @@ class Scenes:
 def _spec(world: Path) -> WorldSpec | None:
     path = world / SUMMARY
     if not path.is_file():
+        refuse_gone([path])
         return None
     fields = dict(read_object(path)["spec"])
     return WorldSpec(**fields)
