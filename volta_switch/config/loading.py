@@ -94,7 +94,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 
     try:
         value = _with_floats(yaml.safe_load(text))
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise UserError(f"--set {override}: the value is not valid JSON or YAML") from None
     *parents, last = key.split(".")
     target = values
