@@ -347,3 +347,12 @@ def test_many_mutated_files_give_the_right_result_or_one_line(targets, part):
         f"part {part + 1} of {PARTS}:",
         {outcome: sum(outcomes[name, outcome] for name in targets) for outcome in (RIGHT, REFUSED, ANOTHER)},
     )
+
+
+@pytest.mark.long
+def test_the_campaign_notices_a_program_that_compares_nothing(targets, monkeypatch):
+    """Its assertions can fail."""
+    monkeypatch.setattr("volta_switch.checksums._listed", lambda path: None)
+    own = {name: target for name, target in targets.items() if name.startswith(("world", "study's"))}
+    with pytest.raises(AssertionError, match="exit code 0 with another result"):
+        campaign(own, 90, SEED)
