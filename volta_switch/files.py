@@ -110,8 +110,12 @@ def measured(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON, indented, keys in the order given."""
+    try:
+        content = json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:  # the name of a file that is not UTF-8, which JSON can hold as \\udc..
+        content = json.dumps(value, indent=2).encode("ascii")
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_bytes(content + b"\n")
 
 
 def read_yaml(path: Path, missing: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from typing import Any
 
 from volta_switch.config import Config, find_config, load_config
@@ -25,6 +26,7 @@ WITHOUT_EFFECT = {
     "max_val_batches": "the whole split is validated",
     "save_every_num_epochs": "--save_best_only keeps one",
 }
+LONGEST_NAME = 240  # bytes; file systems take 255, and files are written beside under longer names
 PRECISIONS = ("fp32", "bf16", "fp16")
 # Flags of VOLTA's that would change what is computed, with the only value supported here.
 FIXED = {"optim": "AdamW", "lr_scheduler": "warmup_linear", "loss": "", "is_m3p": ""}
@@ -275,8 +277,13 @@ def run_name(args: argparse.Namespace, prefix: str = "") -> str:
         raise UserError(
             f"--save_name {args.save_name}: expected a name without /; --output_dir says where runs are written"
         )
-    name = find_config(args.config_file).stem
-    return prefix + name + (f"-{args.save_name}" if args.save_name else "")
+    name = prefix + find_config(args.config_file).stem + (f"-{args.save_name}" if args.save_name else "")
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        raise UserError(
+            f"--save_name {args.save_name}: the run's folder would have a name of {len(os.fsencode(name))} bytes, more "
+            f"than {LONGEST_NAME}; give a shorter name"
+        )
+    return name
 
 
 def _share(text: str) -> float:

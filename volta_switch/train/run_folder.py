@@ -107,7 +107,7 @@ class RunFolder:
         write_json(self.path / "config.json", config.to_dict())
         write_json(self.path / "run.json", {"command": argv, **settings, "environment": environment()})
         with replacing(self.path / "command.txt") as temporary:
-            temporary.write_text(shlex.join(argv) + "\n", encoding="utf-8")
+            temporary.write_bytes(os.fsencode(shlex.join(argv)) + b"\n")  # file names as they are
 
     def refuse_results(self, resume: bool) -> None:
         """Keeps what a run has left from one that would start anew in its folder; nothing is changed.
