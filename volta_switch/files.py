@@ -130,8 +130,8 @@ def parse_yaml(text: str) -> Any:
     """What a YAML text of settings holds.
 
     Raises:
-        ValueError: it is no YAML, a key stands twice in one section, a value cannot be (a date in a 13th month, a number
-            of 5,000 digits), it is nested too deeply, or its aliases stand for more values than ``MOST_VALUES``.
+        ValueError: it is no YAML, a key stands twice in one section, a value cannot be (a date in a 13th month, a
+            number of 5,000 digits), it is nested too deeply, or its aliases stand for more values than ``MOST_VALUES``.
     """
     import yaml  # here, not above: most who write files read no YAML
 

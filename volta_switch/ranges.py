@@ -50,6 +50,7 @@ class Range(ABC):
         return ValueError(f"expected {self.expected}, found {shown(value)}")
 
     def __call__(self, text: str) -> Any:
+        """As ``spelt``, with argparse's error."""
         try:
             return self.spelt(text)
         except ValueError as error:
@@ -159,7 +160,9 @@ class Table(Range):
 
     def fits(self, value: Any) -> bool:
         """As ``Range.fits``; keys may be the values that their texts spell."""
-        return isinstance(value, Mapping) and all(map(self._has_key, value)) and all(map(self.values.fits, value.values()))
+        return (
+            isinstance(value, Mapping) and all(map(self._has_key, value)) and all(map(self.values.fits, value.values()))
+        )
 
     def read(self, value: Any) -> Any:
         """As ``Range.read``; keys become texts."""
@@ -299,6 +302,7 @@ def _plain(number: float) -> str:
 # Ranges that several settings have. Upper ends are far beyond any use: what lies above them is a slip of the hand, of
 # which a machine would run out of memory or time without a word.
 FRACTION = Number(0.0, 1.0)
+SHARE = Number(0.0, 1.0, above=True)
 DROPOUT = Number(0.0, 1.0, below=True)
 PROBABILITY = Number(0.0, 1.0, above=True, below=True)
 WIDTH = whole(1, 65536)  # units of a layer
@@ -307,6 +311,12 @@ COUNT_OR_NONE = whole(0, 1_000_000_000)
 BATCH_SIZE = whole(1, 1_000_000)
 EPOCHS = whole(1, 1_000_000)
 LEARNING_RATE = Number(0.0, 100.0, above=True)
+WARMUP_PROPORTION = FRACTION  # of all optimiser steps
+WARMUP_STEPS = Number(0.0, 1e9)
+ADAM_BETA = Number(0.0, 1.0, below=True)
+ADAM_EPSILON = Number(0.0, 1.0, above=True)
+WEIGHT_DECAY = Number(0.0, 100.0)
+GRADIENT_NORM = Number(0.0, 1e9)
 SEED = whole(0, 2**32 - 1)
 WORDS = whole(3, 65536)  # word pieces of a text, [CLS] and [SEP] included
 PROCESSES = whole(0, 1024)

@@ -17,6 +17,7 @@ ENTRY = {
     "name": "refcoco+", "type": "V-logit", "dataroot": "data", "features_h5path1": "feat.lmdb",
     "max_seq_length": 20, "train_split": "train", "val_split": "val",
 }  # fmt: skip
+NINE, LEVELS = ", ".join(9 * ["*{}"]), tuple(pairwise("abcdefghi"))  # of aliases, each of nine of the level below
 
 
 def task_file(folder, **entries):
@@ -133,10 +134,9 @@ def test_a_file_that_the_type_does_not_read_is_refused(tmp_path, key, kind):
         ("TASK10:\n  lr: 2024-13-45", "month must be in 1..12"), ("TASK10:\n  name: 2024-02-30", "day is out of range"),
         ("TASK10:\n  lr: " + 5000 * "9", "5000 digits"), ("TASK10: " + 2000 * "[" + 2000 * "]", "nested too deeply"),
         ("TASK10: &a [*a]", "an alias stands inside"),
-        ("a: &a [1, 1, 1, 1]\n" + "".join(f"{y}: &{y} [{', '.join([f'*{x}'] * 9)}]\n" for x, y in pairwise("abcdefghi")),
-         "more than 100000 values"),
-        ("a: &a {x: 1}\n" + "".join(f"{y}: &{y} {{<<: [{', '.join([f'*{x}'] * 9)}]}}\n" for x, y in pairwise("abcdefghi")),
-         "more than 100000 values"),
+        ("a: &a [1]\n" + "".join(f"{new}: &{new} [{NINE.format(*9 * old)}]\n" for old, new in LEVELS), "100000 values"),
+        ("a: &a {x: 1}\n" + "".join(f"{new}: &{new} {{<<: [{NINE.format(*9 * old)}]}}\n" for old, new in LEVELS),
+         "100000 values"),
         ("TASK10: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
         ("TASK10: !!timestamp x", "not a YAML file of settings"), ("TASK10: {[1]: 2}", "unhashable key"),
     ],

@@ -121,8 +121,8 @@ def load_task(path: str | Path, task: str) -> TaskSpec:
     """Finds one task by number (``10``), key (``TASK10``) or name (``refcoco+``).
 
     Raises:
-        UserError: the file cannot be read, has no such task (the nearest is suggested), or the entry lacks a key, has one
-            that nobody knows, a value out of its range, or one that its type does not have.
+        UserError: the file cannot be read, has no such task (the nearest is suggested), or the entry lacks a key, has
+            one that nobody knows, a value out of its range, or one that its type does not have.
     """
     path = here_or_shipped(path)
     entries = read_yaml(path, "no such task file; shipped ones are in config_tasks/")
@@ -180,7 +180,7 @@ def _check_kind(spec: TaskSpec) -> None:
         raise ValueError(f"loss: a {spec.type} is trained with {kind.loss} here, found {spec.loss}; leave it out")
     if spec.process not in ("", kind.process):
         raise ValueError(
-            f"process: a {spec.type} is read as {kind.process} here, found {spec.process}, of which there is no data set"
+            f"process: a {spec.type} is read as {kind.process} here, found {spec.process}: another data set"
         )
     if kind.num_labels is not None and spec.num_labels not in (None, kind.num_labels):
         raise ValueError(f"num_labels: a {spec.type} has {kind.num_labels}, found {spec.num_labels}; leave it out")
