@@ -92,7 +92,7 @@ def test_world_does_not_replace_another_world_unasked(world, tmp_path, capsys):
 
 def test_world_refuses_a_parameter_out_of_range(tmp_path, capsys):
     message = refusal(cli._run, ["world", tmp_path / "world", "--images", "3"], capsys)
-    assert "images must be a whole number of at least 20" in message and not list(tmp_path.iterdir())
+    assert "--images: expected a whole number from 20 to 10000000, found 3" in message and not list(tmp_path.iterdir())
 
 
 def test_main_exits_with_2_for_bad_input(tmp_path, capsys):

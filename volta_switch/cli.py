@@ -34,6 +34,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(argv: Sequence[str]) -> None:
+    args = command_parser().parse_args(argv)
+    args.run(args)
+
+
+def command_parser() -> FlagParser:
+    """The parser of ``volta-switch`` and of all commands below it."""
     parser = FlagParser(prog="volta-switch", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -54,8 +60,7 @@ def _run(argv: Sequence[str]) -> None:
     volta = commands.add_parser("volta", help="run a script of a VOLTA checkout with Switch-BERT")
     add_volta_arguments(volta)
     volta.set_defaults(run=run_volta)
-    args = parser.parse_args(argv)
-    args.run(args)
+    return parser
 
 
 def _add_study_commands(parser: argparse.ArgumentParser) -> None:
