@@ -7,9 +7,9 @@ by path, or given as a dict; any field can be overridden by ``key=value`` with d
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import difflib
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Iter
     if isinstance(source, Config):
         values, origin = source.to_dict(), "config"
     elif isinstance(source, Mapping):
-        values, origin = json.loads(json.dumps(dict(source))), "config"
+        values, origin = copy.deepcopy(dict(source)), "config"
     else:
         path = find_config(source)
         values, origin = _read_json(path), str(path)

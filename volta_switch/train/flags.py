@@ -354,7 +354,9 @@ def training_splits(args: argparse.Namespace, spec: TaskSpec) -> tuple[str, str]
     """
     train = args.train_split or spec.train_split
     if not train:
-        raise UserError(f"{spec.key} ({spec.name}): the task file names no train_split; give --train_split, or another")
+        raise UserError(
+            f"{spec.key} ({spec.name}): the task file names no train_split; give --train_split, or another task file"
+        )
     return train, args.val_split or spec.val_split
 
 
