@@ -138,6 +138,17 @@ def test_flags_that_do_nothing_are_told_once(told):
         assert told(f"--{name}").count("\n") == (name != "adam_correct_bias")
 
 
+def test_flags_that_do_nothing_for_a_model_or_without_another_flag_are_told(told, tmp_path):
+    assert told("--data_fraction_seed", "3") == "without effect here: --data_fraction_seed (all samples are taken)\n"
+    assert told("--data_fraction_seed", "3", "--data_fraction", "0.5") == ""
+    weights = tmp_path / "weights.bin"
+    weights.touch()
+    start = ("--from_pretrained", str(weights), "--routing", "soft")
+    said = "without effect here: --routing soft (the model switches nothing)\n"
+    assert told(*start, entry="eval_task", task="refer") == said
+    assert told(*start, "--config", "demo/switchbert", entry="eval_task", task="refer") == ""
+
+
 def test_what_torchrun_does_is_not_told_and_the_first_process_speaks_alone(told, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert told("--distributed", "--local_rank", "0") == "" and "--cache" in told("--cache")

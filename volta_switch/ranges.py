@@ -229,7 +229,10 @@ class Spelling(Range):
 
 
 class Unread(Range):
-    """A setting that VOLTA has and nothing reads: its harmless values are accepted, others refused with the reason."""
+    """A setting that VOLTA has and nothing reads: its harmless values are accepted, others refused with the reason.
+
+    ``why``: the reason, or what to write instead; ``{value}`` in it stands for the value.
+    """
 
     def __init__(self, *harmless: Any, why: str) -> None:
         self.harmless, self.why = harmless, why
@@ -241,7 +244,8 @@ class Unread(Range):
 
     def refusal(self, value: Any) -> ValueError:
         """As ``Range.refusal``."""
-        return ValueError(f"is never read ({self.why}); leave it out, found {shown(value)}")
+        found = shown(value)
+        return ValueError(f"is never read ({self.why.format(value=found)}); leave it out, found {found}")
 
 
 def whole(lowest: int, highest: int) -> Number:

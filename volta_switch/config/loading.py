@@ -94,7 +94,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         raise UserError(f"{said}: expected key=value, for example switch.top_k=2")
     unread = _unread(key)
     if unread is not None:
-        raise UserError(f"{said}: {key} is never read ({unread.why}); leave it out")
+        raise UserError(f"{said}: {key} is never read ({unread.why.format(value=text)}); leave it out")
     try:
         value = _with_floats(parse_yaml(text))
     except ValueError as error:

@@ -150,7 +150,7 @@ class Config:
     itm_dim: int = bounded(2, Choice(2))  # aligned, mismatched
     visual_target_weights: Mapping[str, float] = bounded({"0": 1.0}, Table(Choice(*VISUAL_TARGETS), Number(0.0, 1e6)))
     clf_hidden_size: int = bounded(1536, WIDTH)
-    objective: int = bounded(0, Unread(0, why="the flag --objective of train_concap.py says it"))
+    objective: int = bounded(0, Unread(0, why="train_concap.py --objective {value} says it"))
     # This project's
     switch: SwitchConfig | None = bounded(None, OrNone(Section(SwitchConfig)))
     # optional label: the mode that each attention sublayer spells out; checked, not used

@@ -361,10 +361,14 @@ def training_splits(args: argparse.Namespace, spec: TaskSpec) -> tuple[str, str]
 
 
 def without_effect(args: argparse.Namespace) -> list[str]:
-    """What was asked for, by flags of VOLTA's or by a task's entry, and does not happen; with the reason each."""
+    """What was asked for, by flags or by a task's entry, and does nothing here; with the reason each."""
     happens = AS_TOLD + (BY_TORCHRUN if told("WORLD_SIZE", 1) > 1 else ())
     given = [name for name in WITHOUT_EFFECT if hasattr(args, name) and name not in happens]
     said = [f"--{name} ({WITHOUT_EFFECT[name]})" for name in given]
+    if getattr(args, "routing", "hard") != "hard" and load_model_config(args).switch is None:
+        said.append(f"--routing {args.routing} (the model switches nothing)")
+    if getattr(args, "data_fraction_seed", 0) and args.data_fraction == 1:
+        said.append("--data_fraction_seed (all samples are taken)")
     if hasattr(args, "tasks_config_file"):
         spec = load_task_spec(args)
         said += [f"{name} of {spec.key} ({UNREAD[name]})" for name in spec.extra if UNREAD[name]]
