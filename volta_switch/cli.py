@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +11,10 @@ from volta_switch import __version__
 from volta_switch.command import run_command
 from volta_switch.cost.commands import add_flops_arguments, run_flops
 from volta_switch.data.files.commands import add_data_commands
-from volta_switch.errors import UserError
+from volta_switch.flag_parser import FlagParser
 from volta_switch.plugin.commands import add_volta_arguments, run_volta
 from volta_switch.quick import add_quick_arguments, run_quick
+from volta_switch.ranges import ANY_TEXT, PATH, PROBABILITY, Number, Text, whole
 from volta_switch.routes.commands import route_flags, run_routes
 from volta_switch.study.finished import plan_of
 from volta_switch.study.forecast import dry_run
@@ -25,6 +25,8 @@ from volta_switch.study.sizing import sizing, sizing_text
 from volta_switch.study.table import make_tables, tables_of, tables_text
 from volta_switch.world import add_world_arguments, run_world
 
+EFFECT = Number(0.0, 100.0, above=True)  # points
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one command and exits."""
@@ -32,7 +34,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="volta-switch", description=__doc__)
+    args = command_parser().parse_args(argv)
+    args.run(args)
+
+
+def command_parser() -> FlagParser:
+    """The parser of ``volta-switch`` and of all commands below it."""
+    parser = FlagParser(prog="volta-switch", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     world = commands.add_parser("world", help="write a small synthetic world in VOLTA's file formats")
@@ -52,8 +60,7 @@ def _run(argv: Sequence[str]) -> None:
     volta = commands.add_parser("volta", help="run a script of a VOLTA checkout with Switch-BERT")
     add_volta_arguments(volta)
     volta.set_defaults(run=run_volta)
-    args = parser.parse_args(argv)
-    args.run(args)
+    return parser
 
 
 def _add_study_commands(parser: argparse.ArgumentParser) -> None:
@@ -64,18 +71,20 @@ def _add_study_commands(parser: argparse.ArgumentParser) -> None:
         ("power", "print how many seeds its claims need, by the spread of the finished runs", _print_power),
     ):
         command = commands.add_parser(name, help=text)
-        command.add_argument("study", help="a YAML file, such as studies/demo.yaml")
-        command.add_argument("--out", default="", help="the study's folder (default: runs/<name>)")
-        command.add_argument("--tables", nargs="+", default=[], metavar="TABLE", help="these tables alone")
+        command.add_argument("study", type=PATH, help="a YAML file, such as studies/demo.yaml")
+        command.add_argument("--out", type=ANY_TEXT, default="", help="the study's folder (default: runs/<name>)")
+        command.add_argument("--tables", nargs="+", type=Text(), default=[], metavar="TABLE", help="these tables alone")
         command.set_defaults(run=action)
         if name == "table":
             command.add_argument("--partial", action="store_true", help="of the seeds that all arms have finished")
         if name == "power":
-            command.add_argument("--effect", type=float, help="in points (default: the study's minimum_effect)")
-            command.add_argument("--target", type=float, default=0.8, help="the chance of finding it")
+            command.add_argument("--effect", type=EFFECT, help="in points (default: the study's minimum_effect)")
+            command.add_argument("--target", type=PROBABILITY, default=0.8, help="the chance of finding it")
         if name == "run":
-            command.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cells at once")
-            command.add_argument("--retries", type=int, default=1, help="how often a failed cell is tried again")
+            command.add_argument("--jobs", type=whole(1, 1024), default=os.cpu_count() or 1, help="cells at once")
+            command.add_argument(
+                "--retries", type=whole(0, 1000), default=1, help="how often a failed cell is tried again"
+            )
             command.add_argument("--dry-run", action="store_true", help="list the cells and their hours, run nothing")
 
 
@@ -99,10 +108,6 @@ def _print_table(args: argparse.Namespace) -> None:
 def _print_power(args: argparse.Namespace) -> None:
     study = _study(args)
     effect = study.minimum_effect if args.effect is None else args.effect
-    if not 0 < effect < math.inf:
-        raise UserError(f"--effect: expected points, more than 0, found {effect}")
-    if not 0 < args.target < 1:
-        raise UserError(f"--target: expected a probability between 0 and 1, found {args.target}")
     made = tables_of(plan_of(study, _folder(args, study)), finished_only=True)["tables"]
     print(sizing_text(sizing(made, effect, args.target), effect, args.target))
 

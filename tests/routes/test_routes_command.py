@@ -108,7 +108,7 @@ def test_static_architectures_have_attention_alone(written):
     ("more", "model", "said"),
     [
         (("--routing", "soft"), "switchbert", "--routing soft"),
-        (("--samples", "-1"), "switchbert", "--samples: expected 0 or more"),
+        (("--samples", "-1"), "switchbert", "--samples: expected a whole number from 0 to"),
         (("--epsilon", "1"), "switchbert", "--epsilon"),
         (("--split", "nowhere"), "switchbert", "nowhere"),
         (("--from_pretrained", ""), "switchbert", "--from_pretrained"),

@@ -14,8 +14,10 @@ from volta_switch.cost.paths import EPSILON
 from volta_switch.data.batches.collate import Batch
 from volta_switch.errors import UserError
 from volta_switch.files import write_json
+from volta_switch.flag_parser import FlagParser
 from volta_switch.model.bert import BertForVLTasks, switch_encoder
 from volta_switch.model.encoder import SwitchEncoder, encoder_of
+from volta_switch.ranges import COUNT_OR_NONE, PATH, Number, whole
 from volta_switch.routes.attention_maps import watched
 from volta_switch.routes.facts import facts, shown
 from volta_switch.routes.interventions import intervene
@@ -28,20 +30,22 @@ from volta_switch.train.flags import evaluation_flags
 FORMAT = 1
 
 
-def route_flags() -> argparse.ArgumentParser:
+def route_flags() -> FlagParser:
     """The flags of ``eval_task.py``, and the command's own; a parent of its parser."""
     result = evaluation_flags("What Switch-BERT's switchers do on a task.", batch_size=256)
     own = result.add_argument_group("routes")
-    own.add_argument("--out", required=True, help="the JSON file to write")
+    own.add_argument("--out", type=PATH, required=True, help="the JSON file to write")
     own.add_argument(
         "--interventions", action="store_true", help="force and forbid every option at every layer, and whole routes"
     )
     own.add_argument("--attention", action="store_true", help="attention's mass between text and vision, by head")
-    own.add_argument("--samples", type=int, default=0, help="so many, evenly over the split; 0: all")
+    own.add_argument("--samples", type=COUNT_OR_NONE, default=0, help="so many, evenly over the split; 0: all")
     over = "weights of the same run at other times: their routes' entropy, and what else changes"
-    own.add_argument("--checkpoints", nargs="+", default=[], metavar="WEIGHTS", help=over)
-    own.add_argument("--permutations", type=int, default=200, help="of the test of mutual information")
-    own.add_argument("--epsilon", type=float, default=EPSILON, help="soft weights above it are active paths")
+    own.add_argument("--checkpoints", nargs="+", type=PATH, default=[], metavar="WEIGHTS", help=over)
+    own.add_argument("--permutations", type=whole(0, 1_000_000), default=200, help="of the test of mutual information")
+    own.add_argument(
+        "--epsilon", type=Number(0.0, 1.0, below=True), default=EPSILON, help="soft weights above it are active paths"
+    )
     return result
 
 
@@ -76,11 +80,6 @@ def run_routes(args: argparse.Namespace) -> None:
 def _check(args: argparse.Namespace) -> None:
     if args.routing != "hard":
         raise UserError("--routing soft: a route is what is chosen; leave it out (soft weights are reported beside)")
-    for name, least in (("samples", 0), ("permutations", 0)):
-        if getattr(args, name) < least:
-            raise UserError(f"--{name}: expected {least} or more, found {getattr(args, name)}")
-    if not 0 <= args.epsilon < 1:
-        raise UserError(f"--epsilon: expected 0 or more and less than 1, found {args.epsilon}")
     if not Path(args.out).name or Path(args.out).is_dir():
         raise UserError(f"--out {args.out}: expected a file's name, for example routes.json")
 

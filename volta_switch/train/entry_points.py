@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from volta_switch.command import run_command
 from volta_switch.errors import UserError
+from volta_switch.flag_parser import FlagParser
 from volta_switch.train import flags, needed_files
 from volta_switch.train.launch import is_told, told
 from volta_switch.train.needed_files import Needed
@@ -32,12 +33,12 @@ class EntryPoint:
     the command line. ``several_processes``: whether they may share it.
     """
 
-    flags: Callable[[], argparse.ArgumentParser]
+    flags: Callable[[], FlagParser]
     needed: Callable[[argparse.Namespace], Needed]
     work: tuple[str, str]
     several_processes: bool = True
 
-    def parser(self) -> argparse.ArgumentParser:
+    def parser(self) -> FlagParser:
         """Its flags, ``--world`` among them."""
         parser = self.flags()
         flags.add_world_flag(parser)
@@ -89,6 +90,9 @@ def read_flags(name: str, argv: Sequence[str]) -> argparse.Namespace:
     if args.world:
         args = on_world(name, entry.parser, argv)
     needed_files.require(entry.needed(args))
+    ignored = flags.without_effect(args)
+    if ignored and told("RANK", 0) == 0:
+        print(f"without effect here: {', '.join(ignored)}", file=sys.stderr)
     return args
 
 

@@ -143,8 +143,6 @@ def prepare(args: argparse.Namespace, ranks_of_pairs: Ranks | None = None) -> Ru
     task = build_task(spec, config, load_tokenizer(config, spec.max_seq_length), options)
     if ranks_of_pairs is not None and not isinstance(task, RetrievalTask):
         raise UserError(f"{spec.key} ({spec.name}) is no retrieval task; evaluate it with eval_task.py")
-    if args.batch_size < 1:
-        raise UserError(f"--batch_size: expected 1 or more, found {args.batch_size}")
     if not args.from_pretrained:
         raise UserError("--from_pretrained: name the weights to evaluate, for example <run>/pytorch_model_best.bin")
     state = read_weights(args.from_pretrained)

@@ -24,6 +24,7 @@ from volta_switch.train.flags import (
     load_task_spec,
     run_name,
     shared_hyperparameters,
+    training_splits,
 )
 from volta_switch.train.initial_weights import initial_weights
 from volta_switch.train.learner import Counts, Learner, Losses
@@ -73,7 +74,7 @@ def _finetune(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
     task = build_task(spec, config, tokenizer, data_options(args, device, args.train_features_lmdbpath, ranks=rank))
     val_options = data_options(args, device, args.val_features_lmdbpath, args.num_val_workers, rank)
     val_task = build_task(spec, config, tokenizer, val_options)
-    train_split, val_split = args.train_split or spec.train_split, args.val_split or spec.val_split
+    train_split, val_split = training_splits(args, spec)
     loader = task.loader(train_split, hyper.batch_size, training=True)
     val_loader = val_task.loader(
         val_split, args.eval_batch_size or spec.eval_batch_size or spec.batch_size, training=False

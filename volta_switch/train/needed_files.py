@@ -21,7 +21,13 @@ from volta_switch.errors import UserError
 from volta_switch.hub import NotCached, find_bert, find_vocabulary, is_weight_file
 from volta_switch.tasks.inputs import annotation_files, features_path
 from volta_switch.tasks.task_file import TaskSpec
-from volta_switch.train.flags import evaluated_spec, load_model_config, load_task_spec
+from volta_switch.train.flags import (
+    evaluated_spec,
+    load_model_config,
+    load_pretraining_config,
+    load_task_spec,
+    training_splits,
+)
 
 SPLITS: tuple[Split, Split] = ("train", "valid")
 TRY = "--world tries the command on a small synthetic world, without any of this"
@@ -80,7 +86,7 @@ def _bert_that_is_missing(needed: Needed, after_data: bool) -> list[str]:
 
 def needed_by_pretraining(args: argparse.Namespace) -> Needed:
     """What ``train_concap.py`` reads."""
-    config = load_model_config(args)
+    config = load_pretraining_config(args)
     data: list[Choice] = [(Path(args.annotations_path) / CAPTIONS[split],) for split in SPLITS]
     data += [(path,) for split in SPLITS for path in find_pairs(args.features_path, split).needed()]
     start = _start(args, "give one that a run has written, a BERT by folder or hub name, or '' for random weights")
@@ -90,7 +96,7 @@ def needed_by_pretraining(args: argparse.Namespace) -> Needed:
 def needed_by_finetuning(args: argparse.Namespace) -> Needed:
     """What ``train_task.py`` reads."""
     spec = load_task_spec(args)
-    train, valid = args.train_split or spec.train_split, args.val_split or spec.val_split
+    train, valid = training_splits(args, spec)
     annotations = [*annotation_files(spec, train, training=True), *annotation_files(spec, valid, training=False)]
     features = [
         (features_path(spec, train, args.train_features_lmdbpath, args.boxes),),

@@ -16,6 +16,7 @@ import yaml
 
 from volta_switch.data.files.lmdb_environment import environment
 from volta_switch.errors import UserError
+from volta_switch.ranges import PATH, Choice, range_of
 from volta_switch.world.balance import balance
 from volta_switch.world.captions import Caption
 from volta_switch.world.claims import Claim
@@ -197,7 +198,7 @@ def _records_digest(path: Path) -> Any:
 def add_world_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the ``world`` command's arguments: OUT, a flag for each field of ``WorldSpec``, and --overwrite."""
     default = WorldSpec()
-    parser.add_argument("out", metavar="OUT", help="folder to write; it appears whole or not at all")
+    parser.add_argument("out", type=PATH, metavar="OUT", help="folder to write; it appears whole or not at all")
     flags = {
         "seed": "seeds everything",
         "images": "training images of each data set",
@@ -214,10 +215,11 @@ def add_world_arguments(parser: argparse.ArgumentParser) -> None:
         value = getattr(default, field)
         shown = text if value is None else f"{text} (default: {value})"
         flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(flag, dest=field, type=int, default=value, metavar="N", help=shown)
+        parser.add_argument(flag, dest=field, type=range_of(WorldSpec, field), default=value, metavar="N", help=shown)
     based = ", ".join(f"{name} needs {described}" for name, described in IMAGES_OF.items())
     shown = f"those to write, of {' '.join(DATA_SETS)} (default: all; {based})"
-    parser.add_argument("--data-sets", nargs="+", default=DATA_SETS, metavar="NAME", help=shown)
+    one = Choice(*DATA_SETS)
+    parser.add_argument("--data-sets", nargs="+", type=one, default=DATA_SETS, metavar="NAME", help=shown)
     parser.add_argument("--no-render", dest="render", action="store_false", help="draw no pictures of scenes")
     parser.add_argument("--overwrite", action="store_true", help="replace a world with other parameters")
 
