@@ -56,7 +56,7 @@ CORE = (
         "feature_h5", "feature_tsv", "lmdb_files", "compact_store", "shard", "convert", "check", "read_by_tensorpack"
     )),
     *(f"tests/model/test_{name}.py" for name in (
-        "volta_parity", "bert_parity", "bert_weights", "attention", "heads", "switch", "dropout", "gumbel", "noise",
+        "volta_parity", "bert_parity", "attention", "heads", "switch", "dropout", "gumbel", "noise",
         "checkpointing", "compile", "sharded"
     )),
     *(f"tests/train/test_{name}.py" for name in (
@@ -68,7 +68,7 @@ CORE = (
     "tests/study/report/test_page.py",
     "tests/routes/test_routes_command.py",
     "tests/world/test_build.py",
-    "tests/test_weights.py",
+    *(f"tests/weights/test_{name}.py" for name in ("bert_weights", "run_weights", "weight_files", "weight_layouts")),
     "tests/test_cli.py",
 )  # fmt: skip
 

@@ -9,6 +9,8 @@ firewall that drops packets.
 from __future__ import annotations
 
 import logging
+import os
+import stat
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +19,7 @@ from volta_switch.errors import UserError
 
 VOCABULARY = "vocab.txt"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_SUFFIXES = (".bin", ".safetensors", ".pt")
+_SUFFIXES = (".bin", ".safetensors", ".pt", ".pth", ".th", ".ckpt", ".tar")
 
 
 class NotCached(UserError):
@@ -33,8 +35,22 @@ class NotCached(UserError):
 
 def is_weight_file(source: str | Path) -> bool:
     """Whether ``--from_pretrained`` names a file of weights, there or not, and no folder or hub name."""
-    path = Path(source)
-    return path.suffix in _SUFFIXES or path.is_file()
+    return os.path.isfile(source) or (Path(source).suffix in _SUFFIXES and not os.path.isdir(source))
+
+
+def require_weight_file(path: Path, advice: str) -> None:
+    """Raises UserError unless a regular file is there and within reach; ``advice``: what to give instead."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path}: no such weight file; {advice}") from None
+    except (OSError, ValueError) as error:  # a folder without permission, a name that is too long or holds a zero
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be looked up ({reason}); {advice}") from None
+    if stat.S_ISDIR(mode):
+        raise UserError(f"{path}: a folder, no weight file; {advice}")
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path}: a pipe or device, no weight file; {advice}")
 
 
 def find_vocabulary(source: str | Path, fetch: bool = True) -> Path:
@@ -49,9 +65,9 @@ def find_vocabulary(source: str | Path, fetch: bool = True) -> Path:
         UserError: there is none.
     """
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):
         path = path / VOCABULARY
-    if path.is_file():
+    if os.path.isfile(path):
         return path
     if not _is_hub_name(str(source)):
         raise UserError(f"{path}: no vocabulary there; bert_model must be a directory with vocab.txt or a hub name")
@@ -61,11 +77,11 @@ def find_vocabulary(source: str | Path, fetch: bool = True) -> Path:
 def find_bert(source: str | Path, fetch: bool = True) -> Path:
     """The weight file of a Hugging Face BERT: given, in a folder, or the hub's; arguments and errors as above."""
     path = Path(source)
-    if path.is_file():
+    if os.path.isfile(path):
         return path
-    if path.is_dir():
+    if os.path.isdir(path):
         for name in WEIGHTS:
-            if (path / name).is_file():
+            if os.path.isfile(path / name):
                 return path / name
         raise UserError(f"{path}: holds neither {WEIGHTS[0]} nor {WEIGHTS[1]}")
     if not _is_hub_name(str(source)):

@@ -6,7 +6,8 @@ import torch
 from golden_files import load_golden, relative_error
 from model.small_models import PAIRS_OF_MODE, embedded, single_stream, switch_config
 from volta_switch import BertForVLPreTraining, load_config
-from volta_switch.weights import load_bert
+from volta_switch.hub import find_bert
+from volta_switch.weights import load_bert, read_weights
 
 transformers = pytest.importorskip("transformers")
 
@@ -41,7 +42,7 @@ def initialised(source, config=None):
     config = config or text_only_config()
     torch.manual_seed(1)
     model = BertForVLPreTraining(config).eval()
-    return model, load_bert(model, config, source)
+    return model, load_bert(model, config, read_weights(find_bert(source))).names
 
 
 @pytest.fixture(scope="module")

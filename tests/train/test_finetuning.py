@@ -62,7 +62,7 @@ def test_a_run_leaves_the_promised_files_and_no_others(finetuned, task):
 def test_the_folder_tells_what_was_run(world, pretrained, finetuned):
     record = json_of(finetuned("switchbert", "refer") / "run.json")
     start = pretrained("switchbert") / "pytorch_model_best.bin"
-    assert record["start"] == f"weights from {start}; fresh: clfs_dict"
+    assert record["start"] == f"weights from {start}; left out: cls; fresh: clfs_dict"
     data = {
         "boxes": "detected",
         "deterministic": False,

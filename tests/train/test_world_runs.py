@@ -78,7 +78,7 @@ def test_every_task_trains_and_is_tested_on_what_it_left(here, capsys, task):
 def test_what_was_pretrained_is_fine_tuned_and_tested_zero_shot(here):
     start = run("train_concap") / "pytorch_model_best.bin"
     folder = run("train_task", "--task", "refcoco+", "--from_pretrained", start)
-    assert json_of(folder / "run.json")["start"] == f"weights from {start}; fresh: clfs_dict"
+    assert json_of(folder / "run.json")["start"] == f"weights from {start}; left out: cls; fresh: clfs_dict"
     run("eval_retrieval", "--task", "8", "--zero_shot")
     assert json_of(RESULTS / "RetrievalFlickr30k_switchbert" / "val_metrics.json")["weights"] == str(start)
 

@@ -22,6 +22,7 @@ class Arm:
     seeds: tuple[int, ...] = (0,)
     world: Mapping[str, Any] | None = None  # WorldSpec's fields
     data: Mapping[str, str] = field(default_factory=dict)  # in place of a world: where the data lie
+    own_depth: bool = False  # its plan gives the model's layers, so that a deeper BERT may start it
 
     def settings(self, tasks: Sequence[str]) -> dict[str, Any]:
         """Every setting by its dotted name, ``model.switch.top_k``, the configuration with all overrides applied."""

@@ -246,7 +246,7 @@ def _pretraining_flags(arm: Arm, seed: int, where: Places, row: Path) -> tuple[s
         *_common(arm, seed, where, row),
         *("--annotations_path", str(where.annotations_path), "--features_path", str(where.features_path)),
         *("--logdir", str(row / "logs"), "--resume"),
-        *_flags({"from_pretrained": "", **arm.pretraining}),
+        *_flags({"from_pretrained": "", **_from_bert(arm, arm.pretraining), **arm.pretraining}),
     )
 
 
@@ -254,7 +254,9 @@ def _task_commands(
     arm: Arm, seed: int, where: Places, spec: TaskSpec, flags: Mapping[str, Any], folder: Path, start: str
 ) -> tuple[tuple[str, tuple[str, ...]], ...]:
     train = [*_common(arm, seed, where, folder.parent), *_task(where, spec), "--from_pretrained", start]
-    train += ["--logdir", str(folder.parent / "logs"), "--resume", *_flags(flags.get("train") or {})]
+    train += ["--logdir", str(folder.parent / "logs"), "--resume"]
+    given = flags.get("train") or {}
+    train += _flags({**_from_bert(arm, given), **given})
     entry = "eval_retrieval" if spec.type == "VL-logit" else "eval_task"
     return ("train_task", tuple(train)), (entry, _test_arguments(arm, seed, where, spec, flags, folder))
 
@@ -266,6 +268,14 @@ def _test_arguments(
     test = _flags({"split": test_split(spec, flags), **(flags.get("test") or {})})
     best = ("--from_pretrained", str(tuned / "pytorch_model_best.bin"))
     return (*_common(arm, seed, where, tuned.parent), *_task(where, spec), *best, "--overwrite", *test)
+
+
+def _from_bert(arm: Arm, given: Mapping[str, Any]) -> dict[str, bool]:
+    """Flags of a run that starts from what its plan names: BERT's last layers may be left out where the plan has fewer.
+
+    They decide nothing but whether the run is refused, so that no cell is known by them.
+    """
+    return {"allow_deeper_bert": True} if arm.own_depth and given.get("from_pretrained") else {}
 
 
 def _task(where: Places, spec: TaskSpec) -> tuple[str, ...]:

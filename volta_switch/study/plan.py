@@ -7,7 +7,8 @@ configuration); ``pretraining`` (flags of ``train_concap.py``); ``tasks`` (per t
 
 ``models`` lists arms that differ in the model alone. ``arms`` has others: a name, its ``model``, and what it changes
 of the study's ``set`` (added), ``pretraining`` (merged; false: none), ``tasks``, ``world``, ``data`` (merged) and
-``seeds``; ``layers`` gives a single-stream model another depth, ``text_layers`` a ViLBERT (``depths``).
+``seeds``; ``layers`` gives a single-stream model another depth, ``text_layers`` a ViLBERT (``depths``), and a BERT from
+which such an arm starts may be deeper (``--allow_deeper_bert``).
 
 ``tables`` has a name each, with ``arms``, ``tasks``, what they vary (``varies``), ``title``, ``claims``, what was
 ``published``, whether the ``flops`` of training stand beside the scores, how many of the ``seeds`` it takes, from the
@@ -159,6 +160,7 @@ def _arm(name: str, shared: Mapping[str, Any], changes: Mapping[str, Any]) -> Ar
         seeds=tuple(changes.get("seeds") or shared.get("seeds") or (0,)),
         world=None if "world" not in shared else merged("world"),
         data=merged("data"),
+        own_depth=any(key in changes for key in DEPTHS),
     )
 
 

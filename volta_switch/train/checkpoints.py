@@ -39,7 +39,7 @@ from volta_switch.train.manifest import (
     regular_size,
     write_manifest,
 )
-from volta_switch.weights import read_weights, write_weights
+from volta_switch.weights import check_finite, read_tensors, write_weights
 
 __all__ = ["FORMAT", "CheckpointStore", "Progress", "Saved", "check_identity"]
 
@@ -290,8 +290,8 @@ def _read(path: Path) -> Saved:
         raise Unusable(f"{MANIFEST} describes other files than {MODEL} and {TRAINING}")
     for name, expected in manifest.files.items():
         _verify(path / name, expected)
-    tensors = [_tensors(path / name) for name in (MODEL, TRAINING)]
-    return Saved(path, manifest.progress, manifest.identity, manifest.plain, *tensors)
+    model, training = (_tensors(path / name) for name in (MODEL, TRAINING))
+    return Saved(path, manifest.progress, manifest.identity, manifest.plain, model, training)
 
 
 def _verify(path: Path, expected: Any) -> None:
@@ -308,7 +308,11 @@ def _verify(path: Path, expected: Any) -> None:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
+    """What one file holds; raises Unusable, also for weights with which nothing can be computed."""
     try:
-        return read_weights(path)
+        tensors = read_tensors(path)
+        if path.name == MODEL:  # moments may be infinite where steps are none
+            check_finite(tensors, str(path))
+        return tensors
     except UserError as error:
         raise Unusable(str(error).removeprefix(f"{path.parent}{os.sep}")) from None

@@ -89,7 +89,8 @@ def _finetune(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
     torch.manual_seed(hyper.seed)
     model = BertForVLTasks(config, {spec.key: spec.head()})
     start_from_prior(model.clfs_dict[spec.key], hyper.head_prior)
-    start = initial_weights(model, config, args.from_pretrained)  # which may bring a head of its own
+    # which may bring a head of its own
+    start = initial_weights(model, config, args.from_pretrained, args.allow_deeper_bert)
     switched = switch_encoder(model)
     if switched is not None:
         switched.start_annealing(switched.switch.finetune_temperature)

@@ -146,6 +146,8 @@ def parser(description: str, seed: int) -> FlagParser:
 def add_training_flags(flags: FlagParser, weight_decay: float, clip_grad_norm: float) -> None:
     """Flags of the two training entry points."""
     flags.set_defaults(from_pretrained="bert-base-uncased")
+    deeper = "leave out layers of a BERT that the model's configuration has no place for; refused otherwise"
+    flags.add_argument("--allow-deeper-bert", "--allow_deeper_bert", action="store_true", help=deeper)
     training = flags.add_argument_group("training")
     training.add_argument("--logdir", type=PATH, default="logs", help="TensorBoard's folder")
     fraction = (

@@ -18,7 +18,7 @@ from volta_switch.data.annotations.file_names import CAPTIONS, Choice
 from volta_switch.data.files.pair_files import Split, find_pairs
 from volta_switch.data.sources import GUIDE, DataSet
 from volta_switch.errors import UserError
-from volta_switch.hub import NotCached, find_bert, find_vocabulary, is_weight_file
+from volta_switch.hub import NotCached, find_bert, find_vocabulary, is_weight_file, require_weight_file
 from volta_switch.tasks.inputs import annotation_files, features_path
 from volta_switch.tasks.task_file import TaskSpec
 from volta_switch.train.flags import (
@@ -120,8 +120,7 @@ def needed_by_evaluation(args: argparse.Namespace) -> Needed:
     def weights(fetch: bool) -> None:
         if not args.from_pretrained:
             raise UserError("--from_pretrained: name the weights to evaluate, for example <run>/pytorch_model_best.bin")
-        if not Path(args.from_pretrained).is_file():
-            raise UserError(f"{args.from_pretrained}: no such weight file; give one that a run has written{made}")
+        require_weight_file(Path(args.from_pretrained), f"give one that a run has written{made}")
 
     return _of_task(args, spec, data, weights)
 
@@ -144,10 +143,10 @@ def _start(args: argparse.Namespace, advice: str) -> Callable[[bool], object]:
     def look(fetch: bool) -> None:
         if not source:
             return
-        if not is_weight_file(source):
+        if is_weight_file(source):
+            require_weight_file(Path(source), advice)
+        else:
             find_bert(source, fetch)
-        elif not Path(source).is_file():
-            raise UserError(f"{source}: no such weight file; {advice}")
 
     return look
 

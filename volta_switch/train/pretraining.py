@@ -91,7 +91,7 @@ def _pretrain(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
     loaders = {split: split_loader(args, config, tokenizer, split, hyper.batch_size, rank, pinned) for split in splits}
     torch.manual_seed(hyper.seed)
     model = BertForVLPreTraining(config)
-    start = initial_weights(model, config, args.from_pretrained)
+    start = initial_weights(model, config, args.from_pretrained, args.allow_deeper_bert)
 
     start_epoch(loaders["valid"], 0)  # the same masks in every validation
     learner = Pretraining(model, args.objective)

@@ -1,0 +1,36 @@
+"""Weights in and out: VOLTA's checkpoints, safetensors, and the text side from a Hugging Face BERT.
+
+| module | subject |
+|---|---|
+| ``files`` | weight files, read and written |
+| ``names`` | one spelling for the names that files use |
+| ``origins`` | whose weights a file holds, told by its names |
+| ``fitting`` | what a tensor must be to become a parameter |
+| ``runs`` | weights under VOLTA's names, into a model and out of it |
+| ``bert`` | the text side from a BERT |
+
+This project's modules carry VOLTA's names, and shared weights stand under each of VOLTA's names. Loading accounts for
+every name, shape and type: what is missing, left over, misshapen, contradictory or not finite raises.
+"""
+
+from volta_switch.weights.bert import StartFromBert, load_bert, volta_name
+from volta_switch.weights.files import load_plain, read_tensors, read_weights, write_weights
+from volta_switch.weights.fitting import check_finite
+from volta_switch.weights.origins import is_of_a_run
+from volta_switch.weights.runs import fingerprint, load_volta, shared_names, to_volta
+
+__all__ = [
+    "StartFromBert",
+    "check_finite",
+    "fingerprint",
+    "is_of_a_run",
+    "load_bert",
+    "load_plain",
+    "load_volta",
+    "read_tensors",
+    "read_weights",
+    "shared_names",
+    "to_volta",
+    "volta_name",
+    "write_weights",
+]
