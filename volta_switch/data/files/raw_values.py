@@ -203,4 +203,5 @@ def _any(numbers: np.ndarray) -> bool:
         return bool((numbers != 0).any())
 
 
-_JUDGES = {"boxes": _unordered, "cls_prob": _improbable, "attr_scores": _improbable}  # of other arrays: _spread
+_PROBABILITIES = ("objects_conf", "attrs_conf", "cls_prob", "attr_scores")
+_JUDGES = {"boxes": _unordered} | dict.fromkeys(_PROBABILITIES, _improbable)  # of other arrays: _spread
