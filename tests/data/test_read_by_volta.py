@@ -62,7 +62,7 @@ def test_referring_expressions(volta_world, name, split) -> None:
     for index in range(len(ours)):
         item = named(theirs[index])
         assert_same_referent(alone(ours, index, item), item)
-        assert item["question_id"] == entries[index].image_id
+        assert str(item["question_id"]) == entries[index].image_id
 
 
 @pytest.mark.parametrize("split", ["train", "val", "minval", "test"])

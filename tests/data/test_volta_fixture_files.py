@@ -121,7 +121,7 @@ def questions_have_soft_answers(path: Path) -> None:
         targets = {target["question_id"]: target for target in safe_pickle.load(VQA / "cache" / f"{split}_target.pkl")}
         assert path.exists() and len(dataset) == len(targets) == count and len(dataset.label2ans) == 50
         for index, entry in enumerate(dataset.entries):
-            target, given = dataset[index]["target"], targets[entry.question_id]
+            target, given = dataset[index]["target"], targets[int(entry.question_id)]
             assert target.shape == (50,) and np.count_nonzero(target) == len(given["labels"])
             assert np.array_equal(target[given["labels"]], np.float32(given["scores"]))
 

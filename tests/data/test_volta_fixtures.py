@@ -53,7 +53,7 @@ def test_referring_expressions_equal_voltas(split, num_locs) -> None:
         assert batch.inputs["image_loc"].shape == (1, 37, num_locs)
         assert_same_referent(batch, item)
         assert batch.ids == [str(dataset.entries[index].sent_id)]
-        assert item["index"] == index and item["question_id"] == dataset.entries[index].image_id
+        assert item["index"] == index and str(item["question_id"]) == dataset.entries[index].image_id
 
 
 @pytest.mark.parametrize("compat", [False, True])

@@ -52,7 +52,7 @@ def test_vqa_results_are_in_the_official_format(world, config):
     task = world.task("vqa", config)
     results = task.test(world.task_model(task), "val", 16, CPU).results
     annotations = load_vqa(task.spec.path(task.spec.dataroot), "val")
-    assert sorted(entry["question_id"] for entry in results) == [e.question_id for e in annotations.entries]
+    assert sorted(entry["question_id"] for entry in results) == [int(e.question_id) for e in annotations.entries]
     assert all(set(entry) == {"question_id", "answer"} for entry in results)
     assert {entry["answer"] for entry in results} <= set(annotations.label2ans)
 
@@ -62,7 +62,7 @@ def test_the_vqa_score_is_the_mean_soft_label_of_the_answers_given(world, config
     evaluation = task.test(world.task_model(task), "val", 16, CPU)
     annotations = load_vqa(task.spec.path(task.spec.dataroot), "val")
     given = {entry["question_id"]: annotations.label2ans.index(entry["answer"]) for entry in evaluation.results}
-    soft = [dict(zip(e.labels, e.scores, strict=True)).get(given[e.question_id], 0.0) for e in annotations.entries]
+    soft = [dict(zip(e.labels, e.scores, strict=True)).get(given[int(e.question_id)], 0.0) for e in annotations.entries]
     assert evaluation.score == pytest.approx(100 * sum(soft) / len(soft), rel=1e-5)
 
 
@@ -79,11 +79,11 @@ def test_refer_results_name_each_expression_and_the_chosen_box(world, config):
     task = world.task("refer", config)
     evaluation = task.test(world.task_model(task), "test", 16, CPU)
     entries = load_refer(task.spec.path(task.spec.dataroot), "refcoco+", "test")
-    assert sorted(int(entry["id"]) for entry in evaluation.results) == sorted(e.sent_id for e in entries)
+    assert sorted(int(entry["id"]) for entry in evaluation.results) == sorted(int(e.sent_id) for e in entries)
     store, by_id = task.store("test"), {entry.sent_id: entry for entry in entries}
     for result in evaluation.results:
         assert set(result) == {"id", "target", "IOU"}
-        entry = by_id[int(result["id"])]
+        entry = by_id[result["id"]]
         box = store[entry.image_id].boxes[result["target"]]
         assert result["IOU"] == pytest.approx(iou(box.tolist(), entry.box), abs=1e-4)
     hits = [result["IOU"] > 0.5 for result in evaluation.results]

@@ -35,7 +35,7 @@ def test_the_official_accuracy_is_that_of_the_answers_submitted(world, task):
         label = task.annotations("val").label2ans.index(annotated[0].consensus)
         model.clfs_dict["TASK1"].logit_fc[3].bias[label] += 100
     evaluation = task.test(model, "val", 16, CPU)
-    each = [answer_accuracy(result["answer"], answers[result["question_id"]]) for result in evaluation.results]
+    each = [answer_accuracy(result["answer"], answers[str(result["question_id"])]) for result in evaluation.results]
     assert evaluation.metrics["vqa_accuracy"] == pytest.approx(100 * sum(each) / len(each))
     assert 0 < evaluation.metrics["vqa_accuracy"] < 100 and evaluation.score == evaluation.metrics["vqa_score"]
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from volta_switch.data.annotations.fields import id_field, text_field
 from volta_switch.data.annotations.file_names import VQA_SPLITS, vqa_answers
 from volta_switch.data.annotations.nlvr2 import Nlvr2Entry
 from volta_switch.data.annotations.refer import ReferEntry
 from volta_switch.data.annotations.vqa import VqaEntry
 from volta_switch.data.batches.retrieval_dataset import RetrievalDataset
 from volta_switch.data.files.json_files import read_json
+from volta_switch.data.image_ids import plain_id
 from volta_switch.errors import UserError
 from volta_switch.routes.record import Record
 from volta_switch.tasks import Task
@@ -35,7 +37,7 @@ def facts(task: Task, split: str, record: Record) -> dict[str, list[Any]]:
             known["question type"] = [types[name] for name in names]
     if isinstance(task, ReferTask):
         objects = _objects(task)
-        known["objects"] = [objects[task.entries[name].image_id] for name in names]
+        known["objects"] = [objects[plain_id(task.entries[name].image_id)] for name in names]
     return known
 
 
@@ -72,18 +74,19 @@ def _question_types(task: VqaTask, split: str) -> dict[str, str]:
         if not path.is_file():
             return {}
         try:
-            types |= {str(item["question_id"]): str(item["question_type"]) for item in read_json(path)["annotations"]}
-        except (KeyError, TypeError) as error:
+            annotations = read_json(path)["annotations"]
+            types |= {id_field(item, "question_id"): text_field(item, "question_type") for item in annotations}
+        except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path}: expected VQA's annotations with question_id and question_type ({error!r})"
             ) from None
     return types
 
 
-def _objects(task: ReferTask) -> Counter[int]:
+def _objects(task: ReferTask) -> Counter[str]:
     """Annotated objects of each image."""
     path = task.spec.path(task.spec.dataroot) / task.spec.name / "instances.json"
     try:
-        return Counter(item["image_id"] for item in read_json(path)["annotations"])
-    except (KeyError, TypeError) as error:
+        return Counter(plain_id(id_field(item, "image_id")) for item in read_json(path)["annotations"])
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: expected COCO's annotations with image_id ({error!r})") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from volta_switch.data.annotations.file_names import refer_boxes
 from volta_switch.data.annotations.refer import ReferEntry, load_refer
 from volta_switch.data.batches.collate import Batch
-from volta_switch.data.batches.refer_dataset import ReferDataset
+from volta_switch.data.batches.refer_dataset import FEWEST, LOWEST_CEILING, ReferDataset, no_overlap
+from volta_switch.data.image_ids import id_number
+from volta_switch.errors import UserError
+from volta_switch.model.bert import BertForVLTasks
 from volta_switch.tasks.metrics import grounding_ceiling, grounding_hits
-from volta_switch.tasks.task import Task
+from volta_switch.tasks.task import Evaluation, Gathered, Task, alone
 
 
 class ReferTask(Task):
@@ -30,11 +35,16 @@ class ReferTask(Task):
 
     def dataset(self, split: str, training: bool) -> ReferDataset:
         """Expressions of a split."""
-        entries = load_refer(self.spec.path(self.spec.dataroot), self.spec.name, split)
+        root = self.spec.path(self.spec.dataroot)
+        entries = load_refer(root, self.spec.name, split)
         self.entries: dict[str, ReferEntry] = {str(entry.sent_id): entry for entry in entries}
         parts = {entry.split for entry in entries}
         self.parts = sorted(parts) if len(parts) > 1 else []  # a split that is all there is needs no second number
-        return ReferDataset(entries, self.store(split), self.tokenizer, **self.sizes)
+        store = self.store(split)
+        dataset = ReferDataset(entries, store, self.tokenizer, **self.sizes)
+        self.files = str(refer_boxes(root, self.spec.name)), str(store.path)
+        dataset.check_boxes(*self.files)
+        return dataset
 
     def notes(self) -> dict[str, str]:
         """Whose boxes the candidates are."""
@@ -60,6 +70,25 @@ class ReferTask(Task):
         by_part = {f"accuracy_{part}": hits[part_of == part] for part in self.parts}
         return {"accuracy": hits, "oracle_ceiling": ceiling, **by_part}
 
+    def evaluate(
+        self,
+        model: BertForVLTasks,
+        batches: Iterable[Batch],
+        device: torch.device,
+        gathered: Gathered = alone,
+    ) -> Evaluation:
+        """Accuracy and its ceiling.
+
+        Raises:
+            UserError: the ceiling is next to 0: regions and annotated boxes do not belong together.
+        """
+        evaluation = super().evaluate(model, batches, device, gathered)
+        ceiling = evaluation.metrics.get("oracle_ceiling", 100.0) / 100
+        if ceiling < LOWEST_CEILING and len(self.entries) >= FEWEST:
+            total = len(self.entries)
+            raise UserError(no_overlap(*self.files, round(ceiling * total), total))
+        return evaluation
+
     def results(self, scores: Tensor, batch: Batch) -> list[Any]:
         """Per expression: its id, the chosen box's index (from 0, the global region not counted), and the IoU.
 
@@ -70,7 +99,7 @@ class ReferTask(Task):
         best = scores[..., 0].masked_fill(~self._candidates(batch), float("-inf")).argmax(1, keepdim=True)
         overlaps = batch.target.gather(1, best)[:, 0].tolist()
         boxes = (best[:, 0] - (0 if compat else self.layout.boxes_from)).tolist()
-        names = [self.entries[name].image_id if compat else name for name in batch.ids]
+        names = [id_number(self.entries[name].image_id) if compat else name for name in batch.ids]
         return [
             {"id": name, "target": box, "IOU": overlap, **({"tied": True} if overlap > 0.5 and not hit else {})}
             for name, box, overlap, hit in zip(names, boxes, overlaps, self.hits(scores, batch).tolist(), strict=True)

@@ -17,6 +17,7 @@ from volta_switch.data.batches.batching import BatchSampler, ChosenSamples, Load
 from volta_switch.data.batches.collate import Batch, Layout
 from volta_switch.data.files.feature_files import open_features
 from volta_switch.data.files.feature_store import FeatureStore
+from volta_switch.data.geometry import LOOKED_AT, refuse_strange_boxes
 from volta_switch.data.random_streams import subset
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.model.bert import BertForVLTasks
@@ -116,9 +117,15 @@ class Task(ABC):
         }
 
     def store(self, split: str) -> FeatureStore:
-        """The image features of a split (``inputs.features_path``)."""
+        """The image features of a split (``inputs.features_path``).
+
+        Raises:
+            UserError: they cannot be read, or most of a sample of the images have boxes that cannot be theirs.
+        """
         path = features_path(self.spec, split, self.options.features, self.options.boxes)
-        return open_features(path, self.config.v_feature_size, in_memory=self.options.in_memory)
+        store = open_features(path, self.config.v_feature_size, in_memory=self.options.in_memory)
+        refuse_strange_boxes(store.sample(LOOKED_AT), str(path))
+        return store
 
     def loader(self, split: str, batch_size: int, training: bool, samples: int = 0) -> Loader:
         """Batches of a split, shuffled for training, and then of the share of the samples that the options ask for.

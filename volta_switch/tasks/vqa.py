@@ -15,6 +15,7 @@ from volta_switch.data.annotations.vqa import VqaAnnotations, load_vqa
 from volta_switch.data.annotations.vqa_answers import load_annotators
 from volta_switch.data.batches.collate import Batch
 from volta_switch.data.batches.vqa_dataset import VqaDataset
+from volta_switch.data.image_ids import id_number
 from volta_switch.errors import UserError
 from volta_switch.model.bert import BertForVLTasks
 from volta_switch.tasks.metrics import soft_accuracy
@@ -70,12 +71,12 @@ class VqaTask(AnswerTask):
     def results(self, scores: Tensor, batch: Batch) -> list[Any]:
         """The official test format: ``{"question_id", "answer"}``."""
         pairs = zip(batch.ids, self.answers(scores), strict=True)
-        return [{"question_id": int(question), "answer": answer} for question, answer in pairs]
+        return [{"question_id": id_number(question), "answer": answer} for question, answer in pairs]
 
     def test(self, model: BertForVLTasks, split: str, batch_size: int, device: torch.device) -> Evaluation:
         """Both scores."""
         evaluation = super().test(model, split, batch_size, device)
-        predictions = {result["question_id"]: result["answer"] for result in evaluation.results}
+        predictions = {str(result["question_id"]): result["answer"] for result in evaluation.results}
         annotators = self.annotators(split)
         if annotators is not None:
             unknown = [question for question in predictions if question not in annotators]
@@ -87,7 +88,7 @@ class VqaTask(AnswerTask):
             evaluation.metrics["vqa_accuracy"] = vqa_accuracy(predictions, annotators)
         return evaluation
 
-    def annotators(self, split: str) -> dict[int, tuple[str, ...]] | None:
+    def annotators(self, split: str) -> dict[str, tuple[str, ...]] | None:
         """What people answered to a split's questions, by question id; None where an annotation file is not there."""
         paths = [vqa_answers(self.spec.path(self.spec.dataroot), name) for name in VQA_SPLITS[split]]
         if not all(path.is_file() for path in paths):

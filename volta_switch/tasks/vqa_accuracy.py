@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from volta_switch.data.annotations.vqa_answers import as_written, normalised
 
 
-def vqa_accuracy(predictions: Mapping[int, str], annotators: Mapping[int, Sequence[str]]) -> float:
+def vqa_accuracy(predictions: Mapping[str, str], annotators: Mapping[str, Sequence[str]]) -> float:
     """Mean accuracy of the answers predicted, in percent.
 
     predictions: by question id; annotators: what people answered to each of these questions, and maybe to others.

@@ -62,15 +62,18 @@ def test_files_of_another_form_are_named(root):
     with pytest.raises(UserError, match="question 2 has no answer and others do"):
         load_gqa(root, "test")
     write_testdev(root, **{"1": {"question": "x"}})
-    with pytest.raises(UserError, match="expected GQA's questions by id"):
+    with pytest.raises(UserError, match=r"question 1: expected imageId and question .no imageId among its question"):
         load_gqa(root, "test")
     (root / "testdev_balanced_questions.json").write_text("[]")
-    with pytest.raises(UserError, match="expected GQA's questions by id"):
+    with pytest.raises(UserError, match="expected GQA's questions by their ids, found a list"):
         load_gqa(root, "test")
     write_testdev(root)
     with pytest.raises(UserError, match="split 'test' of GQA is empty"):
         load_gqa(root, "test")
-    for spoilt, says in (({"labels": [3]}, "question 000001 has labels"), ({"labels": None}, "expected targets")):
+    for spoilt, says in (
+        ({"labels": [3]}, "question 000001 has labels"),
+        ({"labels": None}, "question '000001': .*expected question_id, labels"),
+    ):
         safe_pickle.dump(root / "val_target.pkl", [target(1, **spoilt)])
         with pytest.raises(UserError, match=rf"val_target\.pkl: .*{says}"):
             load_gqa(root, "val")

@@ -44,13 +44,13 @@ def test_marvls_form_names_its_images_itself(tmp_path):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ({"identifier": "train-1-0-0", "label": "True"}, "KeyError: 'sentence'"),
+        ({"identifier": "train-1-0-0", "label": "True"}, "no sentence among its identifier, label"),
         ({**LINE, "label": "maybe"}, "label is 'maybe'"),
         ({**LINE, "identifier": "train"}, "identifier 'train' has no parts"),
-        ({**MARVL, "label": 2}, "label is '2'"),
-        ({**MARVL, "label": float("inf")}, "label is 'inf'"),
-        ([LINE], "TypeError"),
-        (7, "TypeError"),
+        ({**MARVL, "label": 2}, "label is 2"),
+        ({**MARVL, "label": float("inf")}, "label is inf"),
+        ([LINE], "a list instead of an object with identifier"),
+        (7, "not iterable"),
     ],
 )
 def test_lines_of_another_form_are_named(tmp_path, line, says):
@@ -68,7 +68,7 @@ def test_files_and_splits_that_are_not_there_are_named(tmp_path):
     with pytest.raises(UserError, match=r"dev\.jsonl: the split is empty"):
         load_nlvr2(tmp_path, "dev")
     write_lines(tmp_path / "dev.jsonl", LINE, LINE)
-    with pytest.raises(UserError, match=r"train-10-2-1 stands on two lines"):
+    with pytest.raises(UserError, match=r"train-10-2-1 stands there twice"):
         load_nlvr2(tmp_path, "dev")
 
 

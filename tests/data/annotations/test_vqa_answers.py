@@ -79,7 +79,7 @@ def write(path, *annotations):
 
 def test_annotators_are_ordered_by_question(tmp_path):
     first, second = load_annotators(write(tmp_path / "x.json", annotation(9, "no", "yes"), annotation(2, "yes")))
-    assert (first.question_id, first.answers) == (2, ("yes",)) and (second.question_id, second.image_id) == (9, 7)
+    assert (first.question_id, first.answers) == ("2", ("yes",)) and (second.question_id, second.image_id) == ("9", "7")
     assert second.answers == ("no", "yes") and second.consensus == "yes"
 
 
@@ -88,11 +88,11 @@ def test_annotators_are_ordered_by_question(tmp_path):
     [
         ([annotation(1)], "question 1 has no answers"),
         ([annotation(1, "a"), annotation(2, "b"), annotation(1, "c")], "question 1 stands there twice"),
-        ([annotation(1, "a", answers=[{}])], "expected VQA's annotations .*KeyError: 'answer'"),
-        ([{"question_id": 1}], "expected VQA's annotations .*KeyError: 'image_id'"),
-        ([annotation("x", "a"), annotation(1, "a")], "expected VQA's annotations .*TypeError"),
+        ([annotation(1, "a", answers=[{"x": 1}])], "annotation 1: expected .* .no answer among its x.; mend"),
+        ([{"question_id": 1}], "annotation 1: expected .*no image_id among its question_id"),
+        ([annotation(1.5, "a"), annotation(1, "a")], "annotation 1: .*question_id is 1.5, expected an id"),
     ],
 )
 def test_annotations_of_another_form_are_named(tmp_path, annotations, says):
-    with pytest.raises(UserError, match=rf"x\.json: {says}"):
+    with pytest.raises(UserError, match=rf"x\.json.*{says}"):
         load_annotators(write(tmp_path / "x.json", *annotations))

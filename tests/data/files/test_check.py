@@ -227,15 +227,19 @@ def test_other_annotations_are_known(tmp_path, name) -> None:
         (
             "train.jsonl",
             '{"sentences": ["a"], "img_path": "1.jpg"}\n{"sentences": []}',
-            "entry 2: ValueError: no sentence",
+            "entry 2: no id among its sentences",
         ),
         (
             "train.jsonl",
             '{"identifier": "a-0", "sentence": "b"}\n{"identifier": "a-0"}',
-            "entry 2: KeyError: 'sentence'",
+            "entry 2: no sentence among its label, identifier",
         ),
-        ("train.jsonl", '{"Flikr30kID": "x.jpg", "sentence2": "b"}', "entry 1: ValueError"),
-        ("train.json", '{"questions": [{"question_id": 1, "question": "why"}]}', "entry 1: KeyError: 'image_id'"),
+        ("train.jsonl", '{"Flikr30kID": "x.jpg", "sentence2": "b"}', "entry 1: no gold_label among its Flikr30kID"),
+        (
+            "train.json",
+            '{"questions": [{"question_id": 1, "question": "why"}]}',
+            "entry 1: no image_id among its question_id",
+        ),
     ],
 )
 def test_bad_entries_are_named(tmp_path, name, content, expected) -> None:
@@ -312,7 +316,9 @@ def test_features_of_the_test_images_alone_are_fine_for_testing(world, tmp_path)
     path = write_task(world, tmp_path / "tasks.yml", "TASK1", features_h5path1=str(features), val_split="test")
     reports = check_paths([path])
     assert all(report.fine for report in reports)
-    assert ["features_h5path1 has no image of train: for testing only"] in [report.notes for report in reports]
+    notes = [note for report in reports for note in report.notes]
+    assert "features_h5path1 has no image of train: for testing only" in notes
+    assert "images of val not compared: the task names train, test" in notes
 
 
 def test_annotations_are_a_tasks_split_whatever_their_name(world, tmp_path) -> None:

@@ -162,7 +162,7 @@ def test_ids_are_any_text_even_what_looks_like_a_key_of_the_stores_own(tmp_path)
     assert list(store) == names and all(same(dense(store[image.image_id]), image) for image in images)
     for other in ("", "x" * 511, "é" * 256, "x" * 509, "\0", "tate"):
         assert other not in store
-        with pytest.raises(BadRecord, match=r"no image .* among its 11; extract its features"):
+        with pytest.raises(BadRecord, match=r"no image .* among its 11 .*; extract its features"):
             store[other]
 
 

@@ -126,8 +126,10 @@ def test_a_damaged_group_is_named_and_the_others_are_read(tmp_path, images) -> N
         file.create_dataset("huge/boxes", shape=(1 << 40, 4), dtype="<f4", chunks=(1024, 4))  # promised, never written
         file["loose"] = 5
     store = open_features(tmp_path / "x.h5")
-    for key in ("100", "huge", "loose"):
-        with pytest.raises(BadRecord, match=rf"x\.h5, image '{key}': not a group of VOLTA's H5 files"):
+    with pytest.raises(BadRecord, match=r"x\.h5, image '100': it has no boxes or bbox, only features"):
+        store["100"]
+    for key in ("huge", "loose"):
+        with pytest.raises(BadRecord, match=rf"x\.h5, image '{key}': not a record of region features"):
             store[key]
     assert same(store["train-0-0-img0"], Regions("train-0-0-img0", images[1].features, images[1].boxes, 120, 100))
 

@@ -15,8 +15,8 @@ from hypothesis import settings
 from small_regions import same, some_regions
 from spoiling import SOME_BYTES, read_with_changes
 from volta_switch.data.files.feature_files import feature_format, open_features
-from volta_switch.data.files.feature_records import image_key
 from volta_switch.data.files.feature_tsv import TsvFeatures, write_tsv
+from volta_switch.data.image_ids import image_key
 from volta_switch.data.regions import Regions
 from volta_switch.errors import BadRecord, UserError
 
@@ -123,9 +123,9 @@ def test_a_damaged_line_is_named_and_the_others_are_read(tmp_path, images) -> No
     cells[7] = "4"
     (tmp_path / "x.tsv").write_text("\n".join([first, second[: len(second) // 2], "\t".join(cells)]) + "\n")
     store = open_features(tmp_path / "x.tsv")
-    with pytest.raises(BadRecord, match=r"x\.tsv, image 'train-0-0-img0': not a line of the detector .* columns"):
+    with pytest.raises(BadRecord, match=r"x\.tsv, image 'train-0-0-img0': its line has 11 columns, expected 6, 7, 8"):
         store["train-0-0-img0"]
-    with pytest.raises(BadRecord, match=r"image '200': .*3 boxes, num_boxes is 4"):
+    with pytest.raises(BadRecord, match=r"image '200': boxes: 48 bytes, num_boxes is 4 .64 of float32."):
         store["200"]
     assert len(store["100"]) == 3
 

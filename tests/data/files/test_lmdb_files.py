@@ -207,8 +207,8 @@ def test_a_damaged_feature_record_is_named(tmp_path) -> None:
         put(b"1", pickle.dumps({"features": "AAAA"}))
         put(b"2", pickle.dumps({"features": "AAAA", "boxes": "AAAAAAAAAAAAAAAAAAAAAA==", "img_h": "1", "img_w": "1"}))
     store = open_features(tmp_path / "x_feat.lmdb")
-    for key in ("1", "2"):
-        with pytest.raises(UserError, match=rf"x_feat\.lmdb, image '{key}': not a record of a VOLTA task"):
+    for key, said in (("1", "it has no boxes or bbox, only features; add it"), ("2", "features: 3 bytes")):
+        with pytest.raises(UserError, match=rf"x_feat\.lmdb, image '{key}': {said}"):
             store[key]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from volta_switch.data.annotations.fields import id_field, read_entries, refuse_twice, text_field
 from volta_switch.data.annotations.file_names import GQA_TESTDEV, chosen, gqa_files
 from volta_switch.data.annotations.vqa import VqaAnnotations, VqaEntry, load_labels, load_targets, soft_answer
 from volta_switch.data.files.json_files import read_json
@@ -34,34 +36,36 @@ def load_gqa(dataroot: str | Path, split: str, num_labels: int | None = None) ->
 
 
 def _load_targets(path: Path, num_labels: int) -> list[VqaEntry]:
-    try:
-        return [
-            VqaEntry(
-                str(target["question_id"]),
-                str(target["image_id"]),
-                str(target["question"]),
-                *soft_answer(target, num_labels, path),
-            )
-            for target in load_targets(path)
-        ]
-    except KeyError as error:
-        raise UserError(f"{path}: expected targets with question_id, image_id, question ({error!r})") from error
+    def entry(target: Any, _: int) -> VqaEntry:
+        ids = id_field(target, "question_id"), id_field(target, "image_id")
+        return VqaEntry(*ids, text_field(target, "question"), *soft_answer(target, num_labels, path))
+
+    entries = read_entries(path, load_targets(path), entry, "question_id, image_id, question, labels, scores", "target")
+    refuse_twice(path, (entry.question_id for entry in entries), "question")
+    return entries
 
 
 def _load_testdev(path: Path, label2ans: list[str]) -> list[VqaEntry]:
     ans2label = {answer: label for label, answer in enumerate(label2ans)}
     content = read_json(path)
-    entries = []
-    try:
-        for question_id, item in content.items():
-            labels: tuple[int, ...] | None = None
-            if "answer" in item:
-                labels = (ans2label[item["answer"]],) if item["answer"] in ans2label else ()
-            scores = None if labels is None else (1.0,) * len(labels)
-            entries.append(VqaEntry(question_id, str(item["imageId"]), str(item["question"]), labels, scores))
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: expected GQA's questions by id, with imageId and question ({error!r})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected GQA's questions by their ids, found a {type(content).__name__}")
+
+    def entry(item: tuple[str, Any], _: int) -> VqaEntry:
+        image_id, question, answer = gqa_question(item[1])
+        labels: tuple[int, ...] | None = None
+        if answer is not None:
+            labels = (ans2label[answer],) if answer in ans2label else ()
+        return VqaEntry(item[0], image_id, question, labels, None if labels is None else (1.0,) * len(labels))
+
+    entries = read_entries(path, content.items(), entry, "imageId and question", "question")
     without = [entry.question_id for entry in entries if entry.labels is None]
     if without and len(without) < len(entries):
         raise UserError(f"{path}: question {without[0]} has no answer and others do; expected all or none to have one")
     return entries
+
+
+def gqa_question(item: Any) -> tuple[str, str, str | None]:
+    """Read the image, the text and the answer, if there is one, of a question. Raises one of `fields.WRONG`."""
+    answer = text_field(item, "answer") if "answer" in item else None
+    return id_field(item, "imageId"), text_field(item, "question"), answer

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from volta_switch.data.annotations.fields import id_field, read_entries, refuse_twice, text_field
 from volta_switch.data.annotations.file_names import chosen, nlvr2_files
 from volta_switch.data.files.json_files import read_json_lines
 from volta_switch.errors import UserError
@@ -33,41 +34,36 @@ def load_nlvr2(dataroot: str | Path, split: str, path: Path | None = None) -> li
     """
     (choice,) = nlvr2_files(Path(dataroot), split, path)
     path = chosen(choice)
-    entries = []
-    for number, line in enumerate(read_json_lines(path)):
-        try:
-            entries.append(_marvl_entry(line, number) if "left_img" in line else _nlvr2_entry(line))
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{path}, entry {number + 1}: expected identifier, sentence and label, or MaRVL's left_img, right_img, "
-                f"caption and label ({type(error).__name__}: {error})"
-            ) from error
+    expected = "identifier, sentence and label, or MaRVL's left_img, right_img, caption and label"
+    entries = read_entries(path, read_json_lines(path), nlvr2_entry, expected)
     if not entries:
         raise UserError(f"{path}: the split is empty; expected a line of JSON for each statement")
-    seen: set[str] = set()
-    for entry in entries:
-        if entry.identifier in seen:
-            raise UserError(f"{path}: {entry.identifier} stands on two lines; expected one line for each statement")
-        seen.add(entry.identifier)
+    refuse_twice(path, (entry.identifier for entry in entries), "statement")
     return entries
 
 
-def _nlvr2_entry(line: Mapping[str, Any]) -> Nlvr2Entry:
-    """The pair's name is the identifier without its last part, which counts the statements about the pair."""
-    identifier = str(line["identifier"])
+def nlvr2_entry(line: Any, number: int) -> Nlvr2Entry:
+    """Read one line of either form. Raises one of `fields.WRONG`.
+
+    The pair's name is the identifier without its last part, which counts the statements about the pair.
+    """
+    if "left_img" in line:
+        return _marvl_entry(line, number)
+    identifier = id_field(line, "identifier")
     pair, dash, _ = identifier.rpartition("-")
     if not dash:
         raise ValueError(f"identifier {identifier!r} has no parts")
-    return Nlvr2Entry(identifier, (f"{pair}-img0", f"{pair}-img1"), str(line["sentence"]), _label(line))
+    return Nlvr2Entry(identifier, (f"{pair}-img0", f"{pair}-img1"), text_field(line, "sentence"), _label(line))
 
 
 def _marvl_entry(line: Mapping[str, Any], number: int) -> Nlvr2Entry:
-    left, right = (Path(str(line[side])).name.split(".")[0] for side in ("left_img", "right_img"))
-    return Nlvr2Entry(str(line.get("id", number)), (left, right), str(line["caption"]), _label(line))
+    left, right = (Path(text_field(line, side)).name.split(".")[0] for side in ("left_img", "right_img"))
+    name = id_field(line, "id") if "id" in line else str(number)
+    return Nlvr2Entry(name, (left, right), text_field(line, "caption"), _label(line))
 
 
 def _label(line: Mapping[str, Any]) -> int:
-    label = str(line["label"])
+    label = str(line["label"]).capitalize()
     if label not in _TRUTH:
-        raise ValueError(f"label is {label!r}")
+        raise ValueError(f"label is {line['label']!r:.60}, expected True or False")
     return _TRUTH[label]

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from volta_switch.data.annotations.fields import id_field, read_entries, text_field
 from volta_switch.data.files import safe_pickle
 from volta_switch.data.files.json_files import read_json_lines
+from volta_switch.data.image_ids import ImageIndex, examples, id_text, plain_id
 from volta_switch.errors import UserError
 
 
@@ -37,20 +39,19 @@ def load_retrieval(path: str | Path, image_id_from: Literal["img_path", "id"] = 
     image_ids: list[str] = []
     captions: list[str] = []
     caption_image: list[int] = []
-    for number, line in enumerate(read_json_lines(path), start=1):
-        try:
-            name = line["id"] if image_id_from == "id" else int(Path(line["img_path"]).stem)
-            sentences = line["sentences"]
-            if not (isinstance(sentences, list) and all(isinstance(sentence, str) for sentence in sentences)):
-                raise TypeError("sentences is no list of texts")
-            if not sentences:
-                raise ValueError("no sentence")
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{path}, entry {number}: expected sentences and {image_id_from} ({type(error).__name__}: {error})"
-            ) from error
+    lines = read_json_lines(path)
+    if len(lines) == 1 and isinstance(lines[0], dict) and "images" in lines[0]:
+        raise UserError(
+            f"{path}: Karpathy's file of all splits; expected a line for each image of one split, with sentences "
+            "(texts), id and img_path: take VOLTA's, or write one file for each split so"
+        )
+
+    def entry(line: Any, _: int) -> tuple[str, list[str]]:
+        return retrieval_entry(line, image_id_from)
+
+    for name, sentences in read_entries(path, lines, entry, f"sentences and {image_id_from}"):
         caption_image += [len(image_ids)] * len(sentences)
-        image_ids.append(str(name))
+        image_ids.append(name)
         captions += sentences
     if not image_ids:
         raise UserError(f"{path}: the split is empty; expected a line of JSON with sentences for each image")
@@ -58,6 +59,17 @@ def load_retrieval(path: str | Path, image_id_from: Literal["img_path", "id"] = 
         twice = next(name for index, name in enumerate(image_ids) if name in image_ids[:index])
         raise UserError(f"{path}: image {twice!r} stands on two lines; expected one line for each image")
     return RetrievalAnnotations(image_ids, captions, np.array(caption_image, dtype=np.int64), str(path))
+
+
+def retrieval_entry(line: Any, image_id_from: Literal["img_path", "id"]) -> tuple[str, list[str]]:
+    """Read an image's id and its captions. Raises one of `fields.WRONG`."""
+    name = id_field(line, "id") if image_id_from == "id" else plain_id(text_field(line, "img_path"))
+    sentences = line["sentences"]
+    if not (isinstance(sentences, list) and all(isinstance(sentence, str) for sentence in sentences)):
+        raise TypeError("sentences is no list of texts")
+    if not sentences:
+        raise ValueError("no sentence")
+    return name, sentences
 
 
 def write_hard_negatives(path: str | Path, image_ids: Sequence[int], pool: np.ndarray) -> None:
@@ -83,7 +95,7 @@ def load_hard_negatives(path: str | Path, annotations: RetrievalAnnotations) -> 
     content = safe_pickle.load(path)
     try:
         pool = np.asarray(content["train_hard_pool"]).astype(np.int64)
-        listed = [str(name) for name in content["train_image_list"]]
+        listed = [id_text(name) for name in content["train_image_list"]]
         if pool.ndim != 2 or len(pool) != len(listed) or pool.shape[1] < 2:
             raise ValueError(f"train_hard_pool has shape {pool.shape}, train_image_list {len(listed)} names")
         if pool.min() < 0 or pool.max() >= len(listed):
@@ -92,14 +104,15 @@ def load_hard_negatives(path: str | Path, annotations: RetrievalAnnotations) -> 
         raise UserError(
             f"{path}: expected train_hard_pool (images, K) and train_image_list ({type(error).__name__}: {error})"
         ) from error
-    place = {name: index for index, name in enumerate(annotations.image_ids)}
-    known = set(listed)
-    missing = [name for name in annotations.image_ids if name not in known]
+    known = ImageIndex(listed)
+    found = [known.find(name) for name in annotations.image_ids]
+    missing = [name for name, names in zip(annotations.image_ids, found, strict=True) if len(names) != 1]
     if missing:
         raise UserError(
-            f"{path}: {len(missing)} images of {annotations.source} are not in train_image_list, first {missing[0]!r}; "
-            "take both files from one release"
+            f"{path}: {len(missing)} images of {annotations.source} are not in train_image_list, first {missing[0]!r} "
+            f"(it has {examples(listed)}, ...); take both files from one release"
         )
+    place = {names[0]: index for index, names in enumerate(found)}
     to_annotations = np.array([place.get(name, -1) for name in listed], dtype=np.int64)
     rows = np.empty(len(place), dtype=np.int64)
     rows[to_annotations[to_annotations >= 0]] = np.flatnonzero(to_annotations >= 0)

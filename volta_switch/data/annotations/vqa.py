@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from volta_switch.data.annotations.coco_test_ids import load_coco_test_ids
+from volta_switch.data.annotations.fields import id_field, read_entries, reason, refuse_twice, text_field
 from volta_switch.data.annotations.file_names import (
     LABELS,
     VQA_SPLITS,
@@ -20,6 +21,7 @@ from volta_switch.data.annotations.file_names import (
 )
 from volta_switch.data.files import safe_pickle
 from volta_switch.data.files.json_files import read_json
+from volta_switch.data.image_ids import id_order, plain_id
 from volta_switch.errors import UserError
 
 _MINVAL = 3000  # the last questions of val, which VOLTA keeps for validation when it trains on trainval
@@ -29,8 +31,8 @@ _MINVAL = 3000  # the last questions of val, which VOLTA keeps for validation wh
 class VqaEntry:
     """One question. labels and scores: the answers' indices and their soft scores in 0..1; None where not given."""
 
-    question_id: int | str
-    image_id: int | str
+    question_id: str
+    image_id: str
     question: str
     labels: tuple[int, ...] | None
     scores: tuple[float, ...] | None
@@ -64,7 +66,7 @@ def load_vqa(dataroot: str | Path, split: str, num_labels: int | None = None) ->
         entries = parts["val"][-_MINVAL:]
     elif split == "mteval":
         wanted = load_coco_test_ids(dataroot)
-        entries = [entry for entry in parts["train"] if entry.image_id in wanted]
+        entries = [entry for entry in parts["train"] if plain_id(entry.image_id) in wanted]
     else:
         entries = parts[split]
     if not entries:
@@ -109,33 +111,43 @@ def soft_answer(target: Mapping[str, Any], num_labels: int, path: Path) -> tuple
     try:
         labels, scores = tuple(operator.index(label) for label in target["labels"]), tuple(target["scores"])
         fit = len(labels) == len(scores) and all(0 <= label < num_labels for label in labels)
-        fit = fit and all(0 <= score <= 1 for score in scores)
+        fit = fit and len(set(labels)) == len(labels) and all(0 <= score <= 1 for score in scores)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: expected targets with question_id, labels, scores ({error!r})") from error
+        raise UserError(
+            f"{path}: question {target.get('question_id')!r:.40}: {reason(error)}; expected question_id, labels, scores"
+        ) from error
     if not fit:
         raise UserError(
             f"{path}: question {target['question_id']} has labels {labels} and scores {scores}; "
-            f"expected as many of each, labels below {num_labels}, scores from 0 to 1"
+            f"expected as many of each, labels below {num_labels}, each once, scores from 0 to 1"
         )
     return labels, scores
 
 
-def load_questions(path: Path) -> list[dict[str, Any]]:
-    """Read an official questions file, ordered by question id. Raises UserError for another form."""
-    try:
-        questions = [
-            {
-                "question_id": operator.index(item["question_id"]),
-                "image_id": operator.index(item["image_id"]),
-                "question": str(item["question"]),
-            }
-            for item in read_json(path)["questions"]
-        ]
-    except (KeyError, TypeError) as error:
+def load_questions(path: Path) -> list[dict[str, str]]:
+    """Read an official questions file, ordered by question id: question_id, image_id and question, all as text.
+
+    Raises UserError for another form, and for a question that stands twice.
+    """
+    content = read_json(path)
+    expected = "question_id, image_id, question"
+    if not isinstance(content, dict) or not isinstance(content.get("questions"), list):
+        found = f"an object with {', '.join(content):.100}" if isinstance(content, dict) else "a list"
         raise UserError(
-            f"{path}: expected VQAv2's questions with question_id, image_id, question ({error!r})"
-        ) from error
-    return sorted(questions, key=lambda question: question["question_id"])
+            f"{path}: {found}; expected VQAv2's questions: an object with a list of 'questions', each with {expected}"
+        )
+    questions = read_entries(path, content["questions"], vqa_question, expected, "question")
+    refuse_twice(path, (question["question_id"] for question in questions), "question")
+    return sorted(questions, key=lambda question: id_order(question["question_id"]))
+
+
+def vqa_question(item: Any, _: int) -> dict[str, str]:
+    """Read one question. Raises one of `fields.WRONG`."""
+    return {
+        "question_id": id_field(item, "question_id"),
+        "image_id": id_field(item, "image_id"),
+        "question": text_field(item, "question"),
+    }
 
 
 def _load_part(dataroot: Path, name: str, num_labels: int) -> list[VqaEntry]:
@@ -145,18 +157,20 @@ def _load_part(dataroot: Path, name: str, num_labels: int) -> list[VqaEntry]:
     if is_test(name) and not path.is_file():
         return [VqaEntry(q["question_id"], q["image_id"], q["question"], None, None) for q in questions]
     targets = load_targets(path)
-    if [q["question_id"] for q in questions] != [target["question_id"] for target in targets]:
+    ids = read_entries(path, targets, lambda target, _: id_field(target, "question_id"), "question_id", "target")
+    by_id = dict(zip(ids, targets, strict=True))
+    if len(by_id) != len(ids) or by_id.keys() != {question["question_id"] for question in questions}:
         raise UserError(
             f"{path}: {len(targets)} targets do not have the ids of the {len(questions)} questions in "
             f"{vqa_questions(dataroot, name).name}; take both files from one release"
         )
     entries = []
-    for question, target in zip(questions, targets, strict=True):
-        image_id = question["image_id"]
-        if str(target.get("image_id", image_id)) != str(image_id):
+    for question in questions:
+        image_id, target = question["image_id"], by_id[question["question_id"]]
+        if "image_id" in target and plain_id(str(target["image_id"])) != plain_id(image_id):
             raise UserError(
                 f"{path}: question {question['question_id']} is about image {target['image_id']!r}, in "
-                f"{vqa_questions(dataroot, name).name} about {image_id}; take both files from one release"
+                f"{vqa_questions(dataroot, name).name} about {image_id!r}; take both files from one release"
             )
         labels, scores = soft_answer(target, num_labels, path)
         entries.append(VqaEntry(**question, labels=labels, scores=scores))

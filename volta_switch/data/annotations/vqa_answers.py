@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import operator
 import re
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+from volta_switch.data.annotations.fields import id_field, read_entries, refuse_twice, text_field
 from volta_switch.data.files.json_files import read_json
+from volta_switch.data.image_ids import id_order
 from volta_switch.errors import UserError
 
 ARTICLES = frozenset({"a", "an", "the"})
@@ -48,8 +49,8 @@ CONTRACTIONS = _contractions()
 class AnnotatedQuestion:
     """What people answered to one question; ``consensus`` is the dataset's own choice among their answers."""
 
-    question_id: int
-    image_id: int
+    question_id: str
+    image_id: str
     consensus: str
     answers: tuple[str, ...]
 
@@ -61,31 +62,27 @@ def load_annotators(path: str | Path) -> list[AnnotatedQuestion]:
     twice.
     """
     content = read_json(path)
-    try:
-        questions = [
-            AnnotatedQuestion(
-                operator.index(item["question_id"]),
-                operator.index(item["image_id"]),
-                str(item["multiple_choice_answer"]),
-                tuple(str(given["answer"]) for given in item["answers"]),
-            )
-            for item in content["annotations"]
-        ]
-        questions.sort(key=lambda question: question.question_id)
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: expected VQA's annotations with question_id, image_id, multiple_choice_answer, answers "
-            f"({type(error).__name__}: {error}); take the official file"
-        ) from error
+    expected = "question_id, image_id, multiple_choice_answer, answers"
+    if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
+        raise UserError(f"{path}: expected VQA's annotations: an object whose 'annotations' is a list, with {expected}")
+    questions = read_entries(path, content["annotations"], _annotated, expected, "annotation")
+    questions.sort(key=lambda question: id_order(question.question_id))
     if not questions:
         raise UserError(f"{path}: there are no annotations in it; take the official file")
     for question in questions:
         if not question.answers:
             raise UserError(f"{path}: question {question.question_id} has no answers; take the official file")
-    for one, next_one in pairwise(questions):
-        if one.question_id == next_one.question_id:
-            raise UserError(f"{path}: question {one.question_id} stands there twice; take the official file")
+    refuse_twice(path, (question.question_id for question in questions), "question")
     return questions
+
+
+def _annotated(item: Any, _: int) -> AnnotatedQuestion:
+    return AnnotatedQuestion(
+        id_field(item, "question_id"),
+        id_field(item, "image_id"),
+        text_field(item, "multiple_choice_answer"),
+        tuple(text_field(given, "answer") for given in item["answers"]),
+    )
 
 
 def as_written(answer: str) -> str:

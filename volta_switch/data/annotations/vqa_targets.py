@@ -11,6 +11,7 @@ from volta_switch.data.annotations.file_names import LABELS, vqa_answers, vqa_qu
 from volta_switch.data.annotations.vqa import load_labels, load_questions
 from volta_switch.data.annotations.vqa_answers import AnnotatedQuestion, load_annotators, normalised
 from volta_switch.data.files import safe_pickle
+from volta_switch.data.image_ids import id_number, plain_id
 from volta_switch.errors import UserError
 
 
@@ -58,8 +59,8 @@ def soft_target(question: AnnotatedQuestion, ans2label: dict[str, int]) -> dict:
     """
     votes = {answer: count for answer, count in Counter(question.answers).items() if answer in ans2label}
     return {
-        "question_id": question.question_id,
-        "image_id": question.image_id,
+        "question_id": id_number(question.question_id),
+        "image_id": id_number(question.image_id),
         "labels": [ans2label[answer] for answer in votes],
         "scores": [soft_label(count) for count in votes.values()],
     }
@@ -74,8 +75,8 @@ def _load_annotated(dataroot: Path, name: str) -> list[AnnotatedQuestion]:
     path = vqa_answers(dataroot, name)
     questions = load_questions(vqa_questions(dataroot, name))
     annotated = load_annotators(path)
-    asked = [(question["question_id"], question["image_id"]) for question in questions]
-    if asked != [(question.question_id, question.image_id) for question in annotated]:
+    asked = [(question["question_id"], plain_id(question["image_id"])) for question in questions]
+    if asked != [(question.question_id, plain_id(question.image_id)) for question in annotated]:
         raise UserError(
             f"{path}: {len(annotated)} annotations do not have the ids of the {len(asked)} questions in "
             f"{vqa_questions(dataroot, name).name}; take both files from one release"

@@ -5,6 +5,7 @@ Legend: T text tokens, n regions, F feature width, C object classes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,12 +16,16 @@ import numpy as np
 from volta_switch.data.batches.masking import RegionMasking, WordMasking
 from volta_switch.data.batches.pretraining_batch import Hiding, PairSample, collate_pretraining
 from volta_switch.data.batches.stored_features import Source
-from volta_switch.data.files.concap_pairs import ChosenPairs, open_pairs
+from volta_switch.data.files.concap_pairs import ChosenPairs, Pairs, open_pairs
+from volta_switch.data.files.feature_store import spread
 from volta_switch.data.files.json_files import read_json
+from volta_switch.data.files.pair_files import local_folder
 from volta_switch.data.files.shard_cache import ShardCache
+from volta_switch.data.geometry import LOOKED_AT, refuse_strange_boxes
 from volta_switch.data.random_streams import MISMATCH, SAMPLE, KeyedRandom, subset
+from volta_switch.data.regions import Regions
 from volta_switch.data.tokenizer import Tokenizer
-from volta_switch.errors import UserError
+from volta_switch.errors import BadRecord, UserError
 
 Masking = Literal["volta", "span"]
 _CAPTIONS = {"train": "caption_train.json", "valid": "caption_valid.json"}
@@ -68,7 +73,8 @@ class ConcapDataset:
     The paper of InterBERT does not say how hard negatives are found; ours is the caption, of 16 random ones, that
     shares the largest part of its tokens with the true one.
 
-    Raises UserError for missing or damaged files, an empty split, and captions that are all alike.
+    Raises UserError for missing or damaged files, an empty split, captions that are all alike, and boxes that cannot be
+    their images'.
     """
 
     def __init__(
@@ -95,6 +101,8 @@ class ConcapDataset:
         self.pairs = open_pairs(features_path, split, in_memory=in_memory, check=False, cache=shard_cache)
         if not len(self.pairs):
             raise UserError(f"{self.pairs.path}: the split is empty; write image-caption pairs into it")
+        if local_folder(features_path) is not None:  # else shards would be fetched for it
+            refuse_strange_boxes(_sample(self.pairs), str(self.pairs.path))
         captions_path = Path(annotations_path) / _CAPTIONS[split]
         self._captions = _load_captions(captions_path)
         if fraction < 1:
@@ -197,10 +205,24 @@ class ConcapDataset:
         return different[0] if len(different) == 1 else max(different, key=lambda tokens: _overlap(tokens, own))
 
 
+def _sample(pairs: Pairs) -> Iterator[Regions]:
+    for place in spread(len(pairs), LOOKED_AT):
+        try:
+            yield pairs[place][0]
+        except BadRecord:  # passed over, or told, where a batch needs it
+            continue
+
+
 def _load_captions(path: Path) -> list[str]:
     captions = read_json(path)
-    if not isinstance(captions, dict) or not all(isinstance(caption, str) for caption in captions.values()):
+    if not isinstance(captions, dict):
         raise UserError(f"{path}: expected one object of image id and caption; write it as VOLTA does")
+    for name in captions:
+        if not isinstance(captions[name], str):
+            raise UserError(
+                f"{path}: the caption of image {name} is {captions[name]!r:.60}, expected a text; write it, or leave "
+                "the image out"
+            )
     if not captions:
         raise UserError(f"{path}: there are no captions; write one for each image")
     return list(captions.values())

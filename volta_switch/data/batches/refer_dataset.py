@@ -9,9 +9,24 @@ import numpy as np
 from volta_switch.data.annotations.refer import ReferEntry
 from volta_switch.data.batches.collate import Sample, collate_grounding
 from volta_switch.data.batches.task_dataset import TaskDataset
-from volta_switch.data.files.feature_store import FeatureStore
+from volta_switch.data.files.feature_store import FeatureStore, spread
+from volta_switch.data.geometry import LOOKED_AT, Geometry
 from volta_switch.data.regions import pairwise_iou
 from volta_switch.data.tokenizer import Tokenizer
+from volta_switch.errors import BadRecord, UserError
+
+LOWEST_CEILING = 0.02  # share of the expressions whose box some region overlaps: below, data do not belong together
+FEWEST = 20  # expressions that say so
+
+
+def no_overlap(annotations: str, features: str, found: int, total: int) -> str:
+    """Say that regions and annotated boxes do not belong together."""
+    return (
+        f"{features}: a region overlaps the annotated box by more than half for {found} of {total} expressions, so "
+        f"that no model could be right (oracle ceiling {found / total:.0%}); most likely boxes are of other images, "
+        f"or not x1, y1, x2, y2 in pixels, or those of {annotations} not x, y, width, height: give both to "
+        "`volta-switch data check`"
+    )
 
 
 class ReferDataset(TaskDataset):
@@ -36,6 +51,28 @@ class ReferDataset(TaskDataset):
         texts = [entry.caption for entry in entries]
         super().__init__(texts, store, tokenizer, num_locs, max_seq_length, max_regions)
         self.entries = entries
+
+    def check_boxes(self, annotations: str, features: str) -> None:
+        """Compare annotated boxes with images and regions, of some expressions spread over all.
+
+        annotations, features: what errors name. Raises UserError where most annotated boxes cannot be what they are
+        taken for, or hardly any region overlaps its expression's box.
+        """
+        geometry, found = Geometry(), []
+        for index in spread(len(self.entries), LOOKED_AT):
+            entry = self.entries[index]
+            try:
+                regions = self._images[entry.image_id].regions
+            except BadRecord:  # passed over, or told, where a batch needs it
+                continue
+            meant = np.array([entry.box], dtype=np.float32)
+            geometry.add(meant, regions.image_w, regions.image_h, annotated=True)
+            found.append(bool((pairwise_iou(regions.boxes, meant) > 0.5).any()))
+        problem = geometry.problem()
+        if problem is not None:
+            raise UserError(f"{annotations}: of the annotated boxes, {problem}")
+        if len(found) >= FEWEST and np.mean(found) < LOWEST_CEILING:
+            raise UserError(no_overlap(annotations, features, sum(found), len(found)))
 
     def __getitem__(self, index: int) -> Sample:
         entry = self.entries[index]

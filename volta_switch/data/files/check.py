@@ -21,6 +21,8 @@ from volta_switch.data.files.feature_tsv import TsvFeatures
 from volta_switch.data.files.pair_files import is_sharded
 from volta_switch.data.files.record_source import open_source
 from volta_switch.data.files.shard_pairs import ShardPairs
+from volta_switch.data.geometry import Geometry
+from volta_switch.data.image_ids import ImageIndex
 from volta_switch.data.regions import Regions
 from volta_switch.errors import BadRecord, UserError
 
@@ -32,7 +34,8 @@ class Report:
     """What one file holds, and what is wrong with it.
 
     counts: records, regions, widths. statistics: of all feature values. bad_records: unusable ones; bad_examples: the
-    first errors. problems: one line each, with the fix. notes: worth knowing, not wrong.
+    first errors. problems: one line each, with the fix. notes: worth knowing, not wrong. looked_at: False where it
+    only says that nothing was read.
     image_ids: of a feature file, its images (None for pairs); of annotations, the images of each split.
     """
 
@@ -44,6 +47,7 @@ class Report:
     bad_examples: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    looked_at: bool = True
     image_ids: dict[str, set[str]] = field(default_factory=dict)
 
     @property
@@ -107,7 +111,9 @@ def cross_check(annotations: Report, features: list[Report], setting: str = "", 
     if not needed or not features:
         return
     names = ", ".join(Path(report.path).name for report in features)
-    missing = sorted(needed - present)
+    index = ImageIndex(present)
+    used = {name: index.find(name) for name in needed}
+    missing = sorted(name for name, found in used.items() if len(found) != 1)
     if missing:
         where = setting or "the command"
         fix = f"extract features of {', '.join(missing[:EXAMPLES])}{', ...' if len(missing) > EXAMPLES else ''}"
@@ -115,7 +121,7 @@ def cross_check(annotations: Report, features: list[Report], setting: str = "", 
             example = f" (it has {', '.join(sorted(present)[:3])}, ...)" if present else ""
             fix = f"point {where} at the feature file that belongs to these annotations{example}"
         annotations.problems.append(f"{len(missing)} of {len(needed)} images have no features in {names}; {fix}")
-    unused = len(present - needed)
+    unused = len(present.difference(*used.values()))
     annotations.notes.append(f"{len(needed)} images needed, {unused} of the {len(present)} in {names} not among them")
 
 
@@ -154,7 +160,7 @@ def _image(store: FeatureStore, key: str, report: Report) -> Regions | None:
     except BadRecord as error:
         report.add_bad(str(error))
     try:
-        values = store._read(key).features
+        values = store._decode(key).features
         report.statistics["non_finite"] = report.statistics.get("non_finite", 0) + int((~np.isfinite(values)).sum())
     except BadRecord:
         pass  # counted already
@@ -167,12 +173,14 @@ def _measure(report: Report, images: Iterable[Regions | None]) -> None:
     widths: dict[str, set[int]] = {"feature_width": set(), "classes": set(), "attributes": set()}
     values, zeros, total, squares = 0, 0, 0.0, 0.0
     low, high = np.inf, -np.inf
+    geometry = Geometry()
     for regions in tqdm(images, desc=Path(report.path).name, unit="record", leave=False, disable=None):
         if regions is None:
             continue
         boxes.append(len(regions))
         if not len(regions):
             continue
+        geometry.add(regions.boxes, regions.image_w, regions.image_h)
         features = np.asarray(regions.features, dtype=np.float32)
         widths["feature_width"].add(features.shape[1])
         for name, scores in (("classes", regions.cls_prob), ("attributes", regions.attr_scores)):
@@ -190,6 +198,7 @@ def _measure(report: Report, images: Iterable[Regions | None]) -> None:
             report.problems.append(f"{name} differ between records: {sorted(found)}; extract all with one detector")
         if found:
             report.counts[name] = max(found)
+    add_geometry(report, geometry)
     if 0 in boxes:
         report.notes.append(f"{boxes.count(0)} images have no region")
     if values:
@@ -201,8 +210,19 @@ def _measure(report: Report, images: Iterable[Regions | None]) -> None:
             report.problems.append("every feature value is 0; extract the features again")
 
 
+def add_geometry(report: Report, geometry: Geometry) -> None:
+    """Report what is strange about boxes: as wrong where most images are so."""
+    problem = geometry.problem()
+    report.problems += [problem] if problem else []
+    report.notes += geometry.notes()
+    if geometry.strange:
+        report.counts["strange_boxes"] = geometry.shares()
+
+
 def _check_blocks(path: Path, report: Report, sample: int | None) -> None:
     """Compare a compact store's checksums, unless only a sample is wanted."""
+    if sample is not None and (is_compact(path) or is_sharded(path)):
+        report.notes.append("checksums were not compared (--sample)")
     if sample is None and is_compact(path):
         try:
             for first in CompactFile(path).damaged_blocks():

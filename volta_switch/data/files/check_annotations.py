@@ -10,21 +10,31 @@ from typing import Any
 
 import numpy as np
 
+from volta_switch.data.annotations.fields import WRONG, id_field, reason, text_field
+from volta_switch.data.annotations.gqa import gqa_question
+from volta_switch.data.annotations.nlvr2 import nlvr2_entry
+from volta_switch.data.annotations.refer import Box, corners
+from volta_switch.data.annotations.retrieval import retrieval_entry
+from volta_switch.data.annotations.snli_ve import IMAGE, snli_ve_entry
+from volta_switch.data.annotations.vqa import vqa_question
 from volta_switch.data.files import safe_pickle
-from volta_switch.data.files.check import Report
+from volta_switch.data.files.check import Report, add_geometry
 from volta_switch.data.files.json_files import read_json, read_json_lines
+from volta_switch.data.geometry import Geometry
+from volta_switch.data.image_ids import id_text, plain_id
 from volta_switch.errors import UserError
 
-_SUFFIXES = (".json", ".jsonl", ".pkl", ".p")
+SUFFIXES = (".json", ".jsonl", ".pkl", ".p")
 _SPLITS = re.compile(r"testdev|trainval|train|valid|val|dev|minval|test")
 _SAME = {"valid": "val", "dev": "val", "testdev": "test"}
+ANSWER_MAPS = ("answer to label", "label to answer")
 _UNKNOWN = "not a known annotation file"
 
 
 def check_annotations(path: Path) -> list[Report]:
     """Report an annotation file, or all known ones below a directory with what they say of each other."""
     if path.is_dir():
-        contents = [(file, *_checked(file)) for file in _annotation_files(path)]
+        contents = [(file, *_checked(file)) for file in annotation_files(path)]
         known = [(file, report, content) for file, report, content in contents if report.format != _UNKNOWN]
         if not known:
             return [
@@ -53,9 +63,9 @@ def splits_in(split: str) -> set[str]:
     return parts.get(name, {name})
 
 
-def _annotation_files(folder: Path) -> list[Path]:
+def annotation_files(folder: Path) -> list[Path]:
     """Return the files below a folder that may be annotations; VOLTA's caches of tokens are none."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix in _SUFFIXES and file.is_file())
+    files = sorted(file for file in folder.rglob("*") if file.suffix in SUFFIXES and file.is_file())
     return [file for file in files if file.parent.name != "cache" or file.stem.endswith("_target")]
 
 
@@ -89,14 +99,14 @@ def _content(path: Path) -> Any:
         raise
 
 
-def _each(items: Iterable[Any], report: Report, image_ids: Callable[[Any], list[Any]], split: str) -> None:
-    """Gather the images of entries; those that lack something are bad records."""
+def _each(items: Iterable[Any], report: Report, image_ids: Callable[[Any], Iterable[str]], split: str) -> None:
+    """Gather the images of entries; those that their reader would refuse are bad records."""
     found = report.image_ids.setdefault(split, set())
     for number, item in enumerate(items, start=1):
         try:
-            found.update(map(str, image_ids(item)))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            report.add_bad(f"{report.path}, entry {number}: {type(error).__name__}: {error}")
+            found.update(image_ids(item))
+        except WRONG as error:
+            report.add_bad(f"{report.path}, entry {number}: {reason(error)}")
 
 
 def _read_refs(content: Any, report: Report, _: str) -> None:
@@ -106,23 +116,42 @@ def _read_refs(content: Any, report: Report, _: str) -> None:
     report.counts.update(refs=len(content), expressions=dict(sorted(sentences.items())))
 
 
-def _ref_image(ref: Mapping[str, Any]) -> list[Any]:
-    if len(ref["sentences"]) != len(ref["sent_ids"]) or any("raw" not in sentence for sentence in ref["sentences"]):
-        raise ValueError(f"ref {ref['ref_id']} has sentences without raw or sent_ids that do not fit")
-    return [ref["image_id"]]
+def _ref_image(ref: Mapping[str, Any]) -> list[str]:
+    for name in ("ref_id", "ann_id"):
+        id_field(ref, name)
+    if len(ref["sentences"]) != len(ref["sent_ids"]):
+        raise ValueError(f"ref {ref['ref_id']} has {len(ref['sentences'])} sentences, {len(ref['sent_ids'])} ids")
+    for sentence in ref["sentences"]:
+        text_field(sentence, "raw")
+    return [id_field(ref, "image_id")]
 
 
 def _read_instances(content: Any, report: Report, _: str) -> None:
     report.counts.update(images=len(content["images"]), boxes=len(content["annotations"]))
     report.counts["categories"] = len(content.get("categories", ()))
-    degenerate = sum(min(item["bbox"][2:]) <= 0 for item in content["annotations"])
-    if degenerate:
-        report.notes.append(f"{degenerate} boxes have no width or no height")
+    sizes = {id_field(image, "id"): (image.get("width"), image.get("height")) for image in content["images"]}
+    boxes: dict[str, list[Box]] = {}
+    for number, item in enumerate(content["annotations"], start=1):
+        try:
+            boxes.setdefault(id_field(item, "image_id"), []).append(corners(item["bbox"]))
+        except WRONG as error:
+            report.add_bad(f"{report.path}, annotation {number}: {reason(error)}")
+    geometry = Geometry()
+    for image_id, own in boxes.items():
+        width, height = sizes.get(image_id, (None, None))
+        if width and height:
+            geometry.add(np.array(own), float(width), float(height), annotated=True)
+    add_geometry(report, geometry)
+    if geometry.images < len(boxes):
+        unknown = len(boxes) - geometry.images
+        report.notes.append(
+            f"boxes of {unknown} images were not compared with the image: its width and height are not there"
+        )
 
 
 def _read_questions(content: Any, report: Report, split: str) -> None:
     report.counts["questions"] = len(content["questions"])
-    _each(content["questions"], report, lambda q: [q["image_id"]] * bool(q["question"] and q["question_id"] + 1), split)
+    _each(content["questions"], report, lambda question: [vqa_question(question, 0)["image_id"]], split)
 
 
 def _read_answers(content: Any, report: Report, _: str) -> None:
@@ -131,14 +160,16 @@ def _read_answers(content: Any, report: Report, _: str) -> None:
 
 def _read_gqa_questions(content: Any, report: Report, split: str) -> None:
     report.counts["questions"] = len(content)
-    _each(content.values(), report, lambda q: [q["imageId"]] * bool(q["question"]), split)
+    _each(content.values(), report, lambda question: [gqa_question(question)[0]], split)
 
 
 def _read_targets(content: Any, report: Report, split: str) -> None:
-    def image_ids(target: Mapping[str, Any]) -> list[Any]:
+    def image_ids(target: Mapping[str, Any]) -> list[str]:
         if len(target["labels"]) != len(target["scores"]):
             raise ValueError(f"question {target['question_id']} has unequal numbers of labels and scores")
-        return [target["image_id"]]
+        if "question" in target:  # GQA's
+            text_field(target, "question")
+        return [id_field(target, "image_id")]
 
     _each(content, report, image_ids, split)
     highest = max((max(map(int, target["labels"]), default=-1) for target in content), default=-1)
@@ -154,11 +185,9 @@ def _read_label_map(content: Any, report: Report, _: str) -> None:
 
 
 def _read_captions(content: Any, report: Report, split: str) -> None:
-    def image_ids(line: Mapping[str, Any]) -> list[Any]:
-        if not line["sentences"]:
-            raise ValueError("no sentence")
-        stem = Path(line["img_path"]).stem if "img_path" in line else ""
-        return [int(stem) if stem.isdigit() else line["id"]]  # Flickr30k's number, else COCO's id
+    def image_ids(line: Mapping[str, Any]) -> list[str]:
+        number = plain_id(str(line.get("img_path"))).isdecimal()  # Flickr30k's, else COCO's id
+        return [retrieval_entry(line, "img_path" if number else "id")[0]]
 
     _each(content, report, image_ids, split)
     report.counts.update(images=len(content), captions=sum(len(line.get("sentences", ())) for line in content))
@@ -167,24 +196,18 @@ def _read_captions(content: Any, report: Report, split: str) -> None:
 def _read_hard_negatives(content: Any, report: Report, _: str) -> None:
     pool, listed = np.asarray(content["train_hard_pool"]), content["train_image_list"]
     report.counts.update(images=len(listed), pool=pool.shape[1])
-    report.image_ids["train"] = {str(name) for name in listed}
+    report.image_ids["train"] = {id_text(name) for name in listed}
     if len(pool) != len(listed) or (pool.size and (pool.min() < 0 or pool.max() >= len(listed))):
         report.problems.append("train_hard_pool does not fit train_image_list; take the file from its release again")
 
 
 def _read_nlvr2(content: Any, report: Report, split: str) -> None:
-    def image_ids(line: Mapping[str, Any]) -> list[Any]:
-        if line.get("label", "True") not in ("True", "False") or not line["sentence"]:
-            raise ValueError(f"label {line['label']!r}, sentence {line['sentence']!r}")
-        pair = line["identifier"].rsplit("-", 1)[0]
-        return [f"{pair}-img0", f"{pair}-img1"]
-
-    _each(content, report, image_ids, split)
+    _each(content, report, lambda line: nlvr2_entry({"label": True, **line}, 0).image_ids, split)
     report.counts["statements"] = len(content)
 
 
 def _read_snli_ve(content: Any, report: Report, split: str) -> None:
-    _each(content, report, lambda line: [int(line["Flikr30kID"].split(".")[0])] * bool(line["sentence2"]), split)
+    _each(content, report, lambda line: [snli_ve_entry(line, 0).image_id], split)
     report.counts.update(pairs=len(content), labels=dict(Counter(str(line.get("gold_label")) for line in content)))
 
 
@@ -227,6 +250,10 @@ def _is_answer_list(content: Any) -> bool:
     return isinstance(content, list) and bool(content) and all(isinstance(answer, str) for answer in content)
 
 
+def _is_snli_ve(content: Any) -> bool:
+    return "sentence2" in _first(content) and any(name in _first(content) for name in IMAGE)
+
+
 _Reader = Callable[[Any, Report, str], None]
 _KINDS: tuple[tuple[str, Callable[[Any], bool], _Reader], ...] = (
     ("referring expressions (refs)", _has("ref_id", "sentences"), _read_refs),
@@ -238,7 +265,7 @@ _KINDS: tuple[tuple[str, Callable[[Any], bool], _Reader], ...] = (
     ("hard negatives", _holds("train_hard_pool", "train_image_list"), _read_hard_negatives),
     ("retrieval captions", _has("sentences"), _read_captions),
     ("NLVR2 statements", _has("identifier", "sentence"), _read_nlvr2),
-    ("SNLI-VE pairs", _has("Flikr30kID", "sentence2"), _read_snli_ve),
+    ("SNLI-VE pairs", _is_snli_ve, _read_snli_ve),
     ("answer to label", _values_are(int), _read_label_map),
     ("label to answer", _is_answer_list, _read_label_map),
     ("Conceptual Captions' captions", _values_are(str), _read_concap_captions),
@@ -253,13 +280,13 @@ def _check_together(known: list[tuple[Path, Report, Any]]) -> None:
     for path, report, refs in by_kind.get("referring expressions (refs)", []):
         for other, _, instances in by_kind.get("COCO instances", []):
             if other.parent == path.parent:
-                boxes = {item.get("id") for item in instances["annotations"]}
-                _add_missing(report, "refs", [ref.get("ann_id") for ref in refs], boxes, other.name)
+                boxes = {str(item.get("id")) for item in instances["annotations"]}
+                _add_missing(report, "refs", [str(ref.get("ann_id")) for ref in refs], boxes, other.name)
     for path, report, targets in by_kind.get("VQA or GQA soft targets", []):
         for other, _, content in by_kind.get("VQA questions", []):
             if split_of(other) == split_of(path):
-                asked = {question.get("question_id") for question in content["questions"]}
-                answered = [target.get("question_id") for target in targets]
+                asked = {str(question.get("question_id")) for question in content["questions"]}
+                answered = [str(target.get("question_id")) for target in targets]
                 _add_missing(report, "targets", answered, asked, other.name)
                 _add_missing(report, "questions", list(asked), set(answered), path.name)
     for _, targets_report, _ in by_kind.get("VQA or GQA soft targets", []):

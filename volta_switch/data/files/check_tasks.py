@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from volta_switch.data.files.check import Report, check_features, cross_check, is_feature_file
-from volta_switch.data.files.check_annotations import check_annotations, splits_in
+from volta_switch.data.files.check import EXAMPLES, Report, check_features, cross_check, is_feature_file
+from volta_switch.data.files.check_annotations import (
+    ANSWER_MAPS,
+    SUFFIXES,
+    annotation_files,
+    check_annotations,
+    splits_in,
+)
+from volta_switch.data.fingerprints import WHOLE_SUFFIX, whole_fingerprint
+from volta_switch.data.image_ids import ImageIndex
 from volta_switch.errors import UserError
 from volta_switch.files import read_yaml
+from volta_switch.identities import WHOLE
 from volta_switch.shipped import here_or_shipped
 from volta_switch.tasks.task_file import TaskSpec, load_task
 
 
-def check_paths(paths: Sequence[str | Path], sample: int | None = None) -> list[Report]:
+def check_paths(
+    paths: Sequence[str | Path], sample: int | None = None, tasks: Sequence[str] = (), data_root: str = ""
+) -> list[Report]:
     """Check feature files, annotation files or directories and task files (.yml), and what they say of each other.
 
-    sample: records to read of each feature file; None for all. Annotations are compared with all feature files named,
-    those of a task file with its own.
+    sample: records to read of each feature file; None for all. tasks: those of the task files that are checked, by
+    number, key or name; without them all whose annotations are there. data_root: as load_task takes it. Annotations are
+    compared with all feature files named, those of a task file with its own. Raises UserError for a task that a task
+    file does not have.
     """
     features: dict[Path, Report] = {}
     annotations: list[Report] = []
-    tasks: list[Report] = []
+    of_tasks: list[Report] = []
     for path in map(here_or_shipped, paths):
         if not path.exists():
             annotations.append(Report(str(path), "missing", problems=["no such file or directory; check the path"]))
         elif path.suffix in (".yml", ".yaml"):
-            tasks += _check_task_file(path, sample, features)
+            of_tasks += _check_task_file(path, sample, features, tasks, data_root)
         elif is_feature_file(path):
             _features(path, sample, features)
         else:
@@ -34,11 +47,43 @@ def check_paths(paths: Sequence[str | Path], sample: int | None = None) -> list[
             for file in inside:
                 _features(file, sample, features)
             # a directory of features alone needs no annotations
-            annotations += [r for r in check_annotations(path) if not (inside and r.path == str(path))]
+            found = [r for r in check_annotations(path) if not (inside and r.path == str(path))]
+            annotations += found
+            notes = _not_looked_at(path.rglob("*"), path, [*inside, *(Path(report.path) for report in found)])
+            annotations += [Report(str(path), "directory", notes=notes, looked_at=False)] if notes else []
+    if tasks and not any(path.suffix in (".yml", ".yaml") for path in map(Path, paths)):
+        raise UserError(f"--task {tasks[0]}: no task file is named; add one (.yml)")
     named = [report for report in features.values() if "" in report.image_ids]
     for report in annotations:
         cross_check(report, named)
-    return [*features.values(), *annotations, *tasks]
+    return [*features.values(), *annotations, *of_tasks]
+
+
+def keep_checksums(reports: Iterable[Report]) -> None:
+    """Read every byte of the files that were checked, and keep a checksum beside each; say so in the reports.
+
+    Raises UserError where a file cannot be read, or nothing can be written beside it.
+    """
+    for report in reports:
+        path = Path(report.path)
+        if report.looked_at and path.exists():
+            found = whole_fingerprint(path)[WHOLE]
+            report.notes.append(f"SHA-256 of all bytes {found[:16]}..., kept in {path.name}{WHOLE_SUFFIX}")
+
+
+def _not_looked_at(files: Iterable[Path], folder: Path, looked_at: Iterable[Path]) -> list[str]:
+    """Name the files of a folder of which nothing was read; nothing where all were."""
+    seen = {path.resolve() for path in looked_at}
+    others = [
+        path
+        for path in sorted(files)
+        if path.is_file()
+        and not path.name.endswith(("-lock", WHOLE_SUFFIX))
+        and not {path.resolve(), *path.resolve().parents} & seen
+    ]
+    names = ", ".join(str(path.relative_to(folder)) for path in others[:EXAMPLES])
+    more = f", and {len(others) - EXAMPLES} more" if len(others) > EXAMPLES else ""
+    return [f"not looked at: {names}{more}"] if others else []
 
 
 def _feature_files(folder: Path) -> list[Path]:
@@ -58,23 +103,42 @@ def _features(path: Path, sample: int | None, done: dict[Path, Report]) -> Repor
     return done[path.resolve()]
 
 
-def _check_task_file(path: Path, sample: int | None, features: dict[Path, Report]) -> list[Report]:
+def _check_task_file(
+    path: Path, sample: int | None, features: dict[Path, Report], chosen: Sequence[str], data_root: str
+) -> list[Report]:
+    if chosen:
+        specs = [load_task(path, name, data_root) for name in chosen]
+        return [report for spec in specs for report in _check_task(spec, path, sample, features)]
     entries = read_yaml(path, "no such task file")
     if not isinstance(entries, Mapping):
         return [Report(str(path), "unreadable", problems=["expected entries TASK<n>, each with settings"])]
-    reports = []
+    reports: list[Report] = []
+    specs = []
     for key in map(str, entries):
         try:
-            reports += _check_task(load_task(path, key), path, sample, features)
+            specs.append(load_task(path, key, data_root))
         except UserError as error:
             reports.append(Report(f"{path}, {key}", "task", problems=[str(error)]))
+    here = [spec for spec in specs if spec.path(spec.dataroot).exists()]
+    for spec in specs:
+        if spec in here or not here:
+            reports += _check_task(spec, path, sample, features)
+        else:  # few people have all data sets
+            root = spec.path(spec.dataroot)
+            note = f"not looked at: its dataroot {root} is not there; --task {spec.key} says what is missing"
+            reports.append(Report(f"{path}, {spec.key}", f"task {spec.name}", notes=[note], looked_at=False))
     return reports
 
 
 def _check_task(spec: TaskSpec, path: Path, sample: int | None, features: dict[Path, Report]) -> list[Report]:
     task = Report(f"{path}, {spec.key}", f"task {spec.name}")
     annotations = _task_annotations(spec, task)
+    _check_head(spec, annotations, task)
     splits = {name: splits_in(name) for name in (spec.train_split, spec.val_split)}
+    needed = set().union(*splits.values())
+    others = sorted({split for report in annotations for split in report.image_ids if split} - needed)
+    if others:
+        task.notes.append(f"images of {', '.join(others)} not compared: the task names {', '.join(splits)}")
     for setting in ("features_h5path1", "features_h5path2"):
         name = getattr(spec, setting)
         if not name:
@@ -85,7 +149,7 @@ def _check_task(spec: TaskSpec, path: Path, sample: int | None, features: dict[P
             )
             continue
         report = _features(spec.path(name), sample, features)
-        wanted = set().union(*splits.values())
+        wanted = needed
         if _absent(annotations, report, splits[spec.train_split] - splits[spec.val_split]):
             task.notes.append(f"{setting} has no image of {spec.train_split}: for testing only")
             wanted = splits[spec.val_split]
@@ -94,10 +158,24 @@ def _check_task(spec: TaskSpec, path: Path, sample: int | None, features: dict[P
     return [task, *annotations]
 
 
+def _check_head(spec: TaskSpec, annotations: list[Report], task: Report) -> None:
+    """Compare the number of the head's outputs with the answers that there are."""
+    for report in annotations:
+        answers = report.counts.get("answers")
+        if report.format in ANSWER_MAPS and spec.num_labels is not None and answers != spec.num_labels:
+            task.problems.append(
+                f"num_labels: the head has {spec.num_labels} outputs, {Path(report.path).name} {answers} answers; set "
+                f"num_labels to {answers}, or take the answers of another release"
+            )
+            return
+
+
 def _absent(annotations: list[Report], features: Report, splits: set[str]) -> bool:
     """Whether a feature file has none of the images of some splits, and some of the others."""
-    present = features.image_ids.get("", set())
-    inside = {split: bool(ids & present) for report in annotations for split, ids in report.image_ids.items() if ids}
+    present = ImageIndex(features.image_ids.get("", ()))
+    inside = {
+        split: any(map(present.has, ids)) for report in annotations for split, ids in report.image_ids.items() if ids
+    }
     others = [found for split, found in inside.items() if split not in splits]
     return any(others) and not any(found for split, found in inside.items() if split in splits)
 
@@ -126,8 +204,12 @@ def _task_annotations(spec: TaskSpec, task: Report) -> list[Report]:
         for split in (spec.train_split, spec.val_split):
             if not present & splits_in(split):
                 task.problems.append(f"dataroot: no annotations of split {split} in {root}; copy them there")
+        annotations = (file for file in root.rglob("*") if file.suffix in SUFFIXES)
+        task.notes += _not_looked_at(annotations, root, [Path(report.path) for report in reports])
     elif hard_negatives.is_file():
         reports += check_annotations(hard_negatives)
+    for folder in {Path(report.path).parent for report in reports} if named else ():
+        task.notes += _not_looked_at(annotation_files(folder), folder, [Path(report.path) for report in reports])
     return reports
 
 

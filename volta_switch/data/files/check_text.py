@@ -11,7 +11,10 @@ from volta_switch.data.files.check import Report
 def reports_text(reports: list[Report]) -> str:
     """Return all reports, one paragraph each, and a last line that says how many files are fine."""
     wrong = sum(not report.fine for report in reports)
-    last = f"{len(reports)} checked: " + (f"{wrong} with something wrong" if wrong else "all fine")
+    read = [report for report in reports if report.looked_at]
+    last = f"{len(read)} checked: " + (f"{wrong} with something wrong" if wrong else "all fine")
+    if len(read) < len(reports):
+        last += f"; {len(reports) - len(read)} notes say what was not looked at"
     return "\n\n".join([*(_paragraph(report) for report in reports), last])
 
 

@@ -12,13 +12,13 @@ from typing import Any
 from tqdm import tqdm
 
 from volta_switch.data.annotations.vqa_targets import make_vqa_targets
-from volta_switch.data.files.check_tasks import check_paths
+from volta_switch.data.files.check_tasks import check_paths, keep_checksums
 from volta_switch.data.files.check_text import reports_text
 from volta_switch.data.files.convert import TARGETS, conversion_text, convert
 from volta_switch.data.files.pair_files import FOLDERS
 from volta_switch.data.files.repack import repack
 from volta_switch.data.files.shard import shard
-from volta_switch.ranges import COUNT, COUNT_OR_NONE, PATH, whole
+from volta_switch.ranges import ANY_TEXT, COUNT, COUNT_OR_NONE, PATH, Text, whole
 
 
 def add_data_commands(parser: argparse.ArgumentParser) -> None:
@@ -40,12 +40,27 @@ def _add_check(command: argparse.ArgumentParser) -> None:
         help="feature files, annotation files or directories, task files (.yml); compared with each other",
     )
     command.add_argument("--sample", type=COUNT, metavar="N", help="read N records of each feature file (default: all)")
+    command.add_argument(
+        "--task",
+        action="append",
+        type=Text(),
+        default=[],
+        metavar="TASK",
+        help="of a task file only this one, by number, key or name; may be given again (default: all that are there)",
+    )
+    command.add_argument(
+        "--data-root", type=ANY_TEXT, default="", help="the folder in which a task file's relative paths begin"
+    )
+    full = "read every byte, and keep a checksum beside each file, by which runs know it from then on"
+    command.add_argument("--full", action="store_true", help=full)
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=_run_check)
 
 
 def _run_check(args: argparse.Namespace) -> None:
-    reports = check_paths(args.paths, args.sample)
+    reports = check_paths(args.paths, args.sample, args.task, args.data_root)
+    if args.full:
+        keep_checksums(reports)
     print(json.dumps([report.to_dict() for report in reports], indent=2) if args.json else reports_text(reports))
     if not all(report.fine for report in reports):
         raise SystemExit(2)

@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from volta_switch.data.files.compact_record import RecordCodec, RecordLayout
-from volta_switch.data.files.feature_store import FeatureStore
+from volta_switch.data.files.feature_store import FeatureStore, spread
 from volta_switch.data.files.lmdb_pages import LmdbPages
 from volta_switch.data.files.pair_store import PairStore
+from volta_switch.data.image_ids import ImageIndex
 from volta_switch.data.regions import Regions
 from volta_switch.errors import BadRecord, UserError
 
@@ -85,6 +87,10 @@ class CompactFile:
             raise BadRecord(f"{self.path}: the place of image {image_id!r} is damaged; repack it again")
         return _PLACE.unpack(found)[0]
 
+    def image_ids(self) -> Iterator[str]:
+        """Go through the ids of a store of images, sorted by their bytes."""
+        return (key[1:].decode("utf-8", "replace") for key in self._file.keys(b"i"))
+
     def damaged_blocks(self) -> list[int]:
         """Return the places of the first record of each block whose checksum does not hold; reads everything."""
         root = hashlib.sha256()
@@ -139,11 +145,28 @@ class CompactFeatures(FeatureStore):
         """Return the image ids, in the file's order."""
         return [self.file[place][0].image_id for place in range(len(self.file))]
 
+    @property
+    def index(self) -> ImageIndex:
+        """The stored ids by all their spellings, without reading the records, which are many times as long."""
+        if self._index is None:
+            self._index = ImageIndex(self.file.image_ids())
+        return self._index
+
     def __len__(self) -> int:
         return len(self.file)
 
-    def __contains__(self, image_id: object) -> bool:
-        return self.file.place(str(image_id)) is not None
+    def _holds(self, image_id: str) -> bool:
+        return self.file.place(image_id) is not None
+
+    def sample(self, count: int) -> Iterator[Regions]:
+        """Read images by their place, since looking for their ids would read the whole file."""
+        for place in spread(len(self.file), count):
+            try:
+                regions = self.file[place][0]
+                regions.check()
+            except (BadRecord, ValueError):
+                continue
+            yield regions
 
     def _read(self, image_id: str) -> Regions:
         place = self.file.place(image_id)

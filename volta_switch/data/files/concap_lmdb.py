@@ -16,6 +16,8 @@ import numpy as np
 from volta_switch.data.files.lmdb_environment import writing
 from volta_switch.data.files.lmdb_pages import LmdbPages
 from volta_switch.data.files.pair_store import PairStore
+from volta_switch.data.files.raw_values import OtherForm, whole_number
+from volta_switch.data.image_ids import id_text
 from volta_switch.data.regions import Regions, TopScores
 from volta_switch.errors import BadRecord, UserError
 
@@ -104,6 +106,8 @@ class ConcapFile(PairStore):
         try:
             regions, caption = self._decode(value)
             self._check(regions)
+        except OtherForm as error:
+            raise BadRecord(f"{self.path}: record {key!r}: {error}") from None
         except Exception as error:  # a damaged record can fail in any way
             raise BadRecord(
                 f"{self.path}: record {key!r} is not a list of 13 in VOLTA's format "
@@ -120,13 +124,17 @@ class ConcapFile(PairStore):
             name: np.frombuffer(value, kind, count, start).reshape(shape)
             for name, kind, shape, count, start in places.arrays
         }
+        for name, kind in places.others:
+            arrays[name] = arrays[name].astype(kind)
         strings = msgpack.unpackb(_LIST_OF_STRINGS + value[places.end :])
         num_boxes, image_h, image_w, image_id, caption = strings
-        if not (isinstance(image_id, str) and isinstance(caption, str)):
-            raise ValueError("image id and caption are no strings")
-        if len(arrays["features"]) != int(num_boxes):
-            raise ValueError(f"features have {len(arrays['features'])} rows, num_boxes is {num_boxes}")
-        regions = Regions(image_id=image_id, image_w=int(float(image_w)), image_h=int(float(image_h)), **arrays)
+        if not isinstance(caption, str):
+            raise OtherForm(f"the caption is {caption!r:.60}, expected a text; write it, or leave the pair out")
+        count = whole_number(num_boxes, "num_boxes")
+        if len(arrays["features"]) != count:
+            raise OtherForm(f"features have {len(arrays['features'])} rows, num_boxes is {count}; write it anew")
+        width, height = whole_number(image_w, "the image's width"), whole_number(image_h, "the image's height")
+        regions = Regions(image_id=id_text(image_id), image_w=width, image_h=height, **arrays)
         return regions, caption
 
 
@@ -135,12 +143,13 @@ class _Places:
     """Where the arrays of a record stand, and the bytes between them, which are the same in records of one shape.
 
     arrays: name, type, shape, number of values and first byte of each; between: (from, to, bytes). end: the byte
-    after the last array.
+    after the last array. others: arrays of another type than VOLTA's, and that type.
     """
 
     arrays: list[tuple[str, str, tuple[int, ...], int, int]]
     between: list[tuple[int, int, bytes]]
     end: int
+    others: list[tuple[str, str]]
 
     def fit(self, value: memoryview) -> bool:
         """Whether a record has the same arrays in the same places."""
@@ -155,6 +164,7 @@ def _find_arrays(value: memoryview) -> _Places:
         raise ValueError("it has another number of fields")
     arrays: list[tuple[str, str, tuple[int, ...], int, int]] = []
     between: list[tuple[int, int, bytes]] = []
+    others: list[tuple[str, str]] = []
     end = 0
     for name, kind in _ARRAYS:
         described: dict[bytes, Any] = {}
@@ -163,8 +173,10 @@ def _find_arrays(value: memoryview) -> _Places:
             described[key] = unpacker.unpack()
         if list(described)[-1] != b"data" or described[b"nd"] is not True:
             raise ValueError(f"{name} is not an array as msgpack-numpy writes it")
-        if described[b"type"] != kind.encode():
-            raise ValueError(f"{name} is of type {described[b'type']!r}, expected {kind}")
+        stored = _stored_kind(described[b"type"], name, kind)
+        if stored != kind:
+            others.append((name, kind))
+            kind = stored
         shape = tuple(described[b"shape"])
         count = int(np.prod(shape, dtype=np.int64))
         length = len(described[b"data"])
@@ -174,7 +186,16 @@ def _find_arrays(value: memoryview) -> _Places:
         between.append((end, start, bytes(value[end:start])))
         arrays.append((name, kind, shape, count, start))
         end = start + length
-    return _Places(arrays, between, end)
+    return _Places(arrays, between, end, others)
+
+
+def _stored_kind(described: Any, name: str, kind: str) -> str:
+    """Return the type that a record gives an array; raises OtherForm for one that is not VOLTA's or like it."""
+    like = {"<f4": ("<f4", "<f8", "<f2"), "<i8": ("<i8", "<i4", "<i2")}[kind]
+    found = described.decode("ascii", "replace") if isinstance(described, bytes) else repr(described)
+    if found not in like:
+        raise OtherForm(f"{name} is of type {found:.30}, expected {' or '.join(like)}; write {kind}")
+    return found
 
 
 def _encode(regions: Regions, caption: str) -> bytes:

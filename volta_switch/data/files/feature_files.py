@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +11,7 @@ from volta_switch.data.files.concap_lmdb import is_concap
 from volta_switch.data.files.feature_h5 import H5Features
 from volta_switch.data.files.feature_lmdb import LmdbFeatures
 from volta_switch.data.files.feature_store import FeatureStore
-from volta_switch.data.files.feature_tsv import TsvFeatures
+from volta_switch.data.files.feature_tsv import TsvFeatures, first_cells, header_of
 from volta_switch.data.files.pair_files import is_sharded
 from volta_switch.errors import UserError
 
@@ -29,6 +30,7 @@ _OPENERS: dict[FeatureFormat, type[FeatureStore]] = {
     "h5": H5Features,
     "tsv": TsvFeatures,
 }
+_SIZE = re.compile(r"\d+(\.0*)?", re.ASCII)
 _HEAD = 4096  # bytes that tell the formats apart
 _H5 = b"\x89HDF\r\n\x1a\n"
 _OTHERS = (  # what files taken for features turn out to be
@@ -74,6 +76,12 @@ def feature_format(path: str | Path) -> FeatureFormat:
         return "h5"
     if _is_tsv(head):
         return "tsv"
+    if _vinvl(head):
+        raise UserError(
+            f"{data}: VinVL's TSV (id, number of boxes, features that end with the box as shares of the image), which "
+            "does not say how large the images are and is not read: write id, image_w, image_h, num_boxes, boxes in "
+            "pixels and features as six columns"
+        )
     found = next((name for start, name in _OTHERS if head.startswith(start)), f"bytes {head[:12]!r}...")
     raise UserError(f"{data}: {found if head else 'an empty file'}; {_EXPECTED}")
 
@@ -95,6 +103,16 @@ def open_features(
 
 
 def _is_tsv(head: bytes) -> bool:
-    """Whether a file begins as the detector's do: an id, the image's sides, base64."""
-    cells = head.split(b"\n", 1)[0].split(b"\t")
-    return len(cells) >= 4 and cells[1].isdigit() and cells[2].isdigit()
+    """Whether a file begins as the detector's do: a header line, or an id, the image's sides, base64."""
+    cells = first_cells(head)
+    if header_of(cells):
+        return True
+    return len(cells) >= 4 and all(_SIZE.fullmatch(cell) for cell in cells[1:3])
+
+
+def _vinvl(head: bytes) -> bool:
+    """Whether a file begins as VinVL's do: an id, and the number of boxes and base64, or JSON."""
+    cells = first_cells(head)
+    if len(cells) == 2:
+        return cells[1].startswith(('{"', "[{"))
+    return len(cells) == 3 and cells[1].isdecimal() and re.fullmatch(r"[A-Za-z0-9+/]+=*", cells[2]) is not None

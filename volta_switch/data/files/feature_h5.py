@@ -10,12 +10,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from volta_switch.data.files.feature_records import decode_record, encode_h5, h5_names, image_key
+from volta_switch.data.files.feature_records import decode_record, encode_h5, h5_names
 from volta_switch.data.files.feature_store import FeatureStore
+from volta_switch.data.image_ids import image_key
 from volta_switch.data.regions import Regions
-from volta_switch.errors import BadRecord, UserError
+from volta_switch.errors import UserError
 from volta_switch.files import replacing
 
+_BOTTOM_UP = {"image_features", "image_bb", "spatial_features", "pos_boxes"}
+_LOOKED_AT = 16  # groups that show the layout of a file
 _LARGEST = 1 << 30  # bytes of one data set; a damaged or hostile header may promise any size
 
 
@@ -55,6 +58,7 @@ class H5Features(FeatureStore):
         super().__init__(path, feature_size, detections=detections, in_memory=in_memory)
         self._file: Any = None
         self._pid = -1
+        self._fields = frozenset(h5_names(detections))
         self._groups: dict[str, str] = {}  # image id -> name of its group
         for name in self._names():
             other = self._groups.setdefault(image_key(name), name)
@@ -68,20 +72,13 @@ class H5Features(FeatureStore):
     def __len__(self) -> int:
         return len(self._groups)
 
-    def __contains__(self, image_id: object) -> bool:
-        return image_key(str(image_id)) in self._groups
+    def _holds(self, image_id: str) -> bool:
+        return image_id in self._groups
 
     def _read(self, image_id: str) -> Regions:
-        image_id = image_key(image_id)
-        try:
-            group = self._open()[self._groups[image_id]]
-            record = {name: _values(group, name) for name in h5_names(self.detections) if name in group}
-            return decode_record(image_id, record, self.detections)
-        except Exception as error:  # a damaged group can fail in any way
-            raise BadRecord(
-                f"{self.source(image_id)}: not a group of VOLTA's H5 files ({type(error).__name__}: {error}); "
-                "write the file again"
-            ) from error
+        group = self._open()[self._groups[image_id]]
+        record = {name: _values(group, name) for name in group if name in self._fields}
+        return decode_record(image_id, record, self.detections, self.feature_size)
 
     def _names(self) -> list[str]:
         file = self._open()
@@ -89,9 +86,27 @@ class H5Features(FeatureStore):
             names = list(file)
             if not all(isinstance(name, str) for name in names):
                 raise ValueError("a name that is not UTF-8")
+            self._refuse_other_layouts(file, names)
             return names
+        except UserError:
+            raise
         except Exception as error:  # a damaged file can fail in any way
             raise UserError(f"{self.path}: its groups cannot be listed ({error}); copy or write it again") from error
+
+    def _refuse_other_layouts(self, file: Any, names: list[str]) -> None:
+        """Raise UserError for H5 files that hold all images in a few arrays."""
+        arrays = [name for name in names[:_LOOKED_AT] if not hasattr(file.get(name), "keys")]
+        if _BOTTOM_UP & {*arrays}:
+            raise UserError(
+                f"{self.path}: the H5 file of bottom-up-attention-vqa ({', '.join(arrays)}), in which all images share "
+                "an array; neither the images' ids nor their sizes are in it, and it is not read: give the TSV file "
+                "that it was made of"
+            )
+        if arrays and len(arrays) == len(names[:_LOOKED_AT]):  # a stray one among groups is no image
+            raise UserError(
+                f"{self.path}: {arrays[0]!r} is an array at the root of the file; expected a group for each image, "
+                "named by its id, with features, boxes, img_w and img_h: write it so"
+            )
 
     def _open(self) -> Any:
         # A file that a fork inherited is left alone and opened anew: HDF5's state is this process's own copy, and it

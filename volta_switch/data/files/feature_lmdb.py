@@ -10,13 +10,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from volta_switch.data.files import safe_pickle
 from volta_switch.data.files.feature_records import decode_record, encode_h5, encode_npy, encode_tsv
 from volta_switch.data.files.feature_store import FeatureStore
 from volta_switch.data.files.lmdb_environment import writing
 from volta_switch.data.files.lmdb_pages import LmdbPages
+from volta_switch.data.image_ids import id_text
 from volta_switch.data.regions import Regions
 from volta_switch.errors import BadRecord, UserError
 
@@ -45,10 +44,8 @@ class LmdbFeatures(FeatureStore):
         self._file = LmdbPages(self.path, "image features")
         listed = self._file.get(_KEYS)
         if listed is None:
-            raise UserError(
-                f"{self.path}: no entry 'keys'; expected the feature file of a VOLTA task "
-                "(Conceptual Captions files have another format: see ConcapFile)"
-            )
+            self._keys = dict.fromkeys(self._found_keys())
+            return
         names = safe_pickle.loads(listed, f"{self.path}, entry 'keys'")
         if not isinstance(names, list | tuple):
             raise UserError(f"{self.path}: entry 'keys' is a {type(names).__name__}, expected a list; write it again")
@@ -57,6 +54,19 @@ class LmdbFeatures(FeatureStore):
         except (TypeError, ValueError) as error:
             raise UserError(f"{self.path}: entry 'keys' holds no image ids ({error}); write it again") from None
 
+    def _found_keys(self) -> list[str]:
+        """Return the keys of a file that does not list them, where the first record is an image's."""
+        try:
+            keys = [key.decode() for key in self._file.keys()]  # noqa: SIM118 (no mapping)
+            if keys:
+                self._decode(keys[0])
+        except (UnicodeDecodeError, UserError) as error:
+            raise UserError(
+                f"{self.path}: no entry 'keys', and not the feature file of a VOLTA task ({error}); expected a pickled "
+                "record for each image (Conceptual Captions files have another format: see ConcapFile)"
+            ) from None
+        return keys
+
     def keys(self) -> list[str]:
         """Return the image ids, in the file's order."""
         return list(self._keys)
@@ -64,8 +74,8 @@ class LmdbFeatures(FeatureStore):
     def __len__(self) -> int:
         return len(self._keys)
 
-    def __contains__(self, image_id: object) -> bool:
-        return str(image_id) in self._keys
+    def _holds(self, image_id: str) -> bool:
+        return image_id in self._keys
 
     def _read(self, image_id: str) -> Regions:
         source = self.source(image_id)
@@ -76,19 +86,11 @@ class LmdbFeatures(FeatureStore):
             record = safe_pickle.loads(value, source)
         except UserError as error:
             raise BadRecord(str(error)) from error
-        try:
-            return decode_record(image_id, record, self.detections)
-        except Exception as error:  # a damaged record can fail in any way
-            raise BadRecord(
-                f"{source}: not a record of a VOLTA task ({type(error).__name__}: {error}); write the file again"
-            ) from error
+        return decode_record(image_id, record, self.detections, self.feature_size)
 
 
 def _image_id(name: object) -> str:
     """Return what a list of keys calls an image; raises TypeError or ValueError for what is no id."""
-    if isinstance(name, bytes):
-        return name.decode()
-    if not isinstance(name, str | int | np.integer):
-        raise TypeError(f"a {type(name).__name__}")
-    str(name).encode()  # a lone surrogate has no bytes
-    return str(name)
+    text = id_text(name)
+    text.encode()  # a lone surrogate has no bytes
+    return text

@@ -1,20 +1,28 @@
-"""One image as VOLTA's task files spell it: the same arrays under other names and in other coats.
+"""One image as VOLTA's task files and those of its ancestors spell it: the same arrays under other names and types.
 
 "tsv": every value a string, arrays base64. "h5": NumPy arrays and scalars. "npy": features and boxes as base64 bytes,
-sizes as int. LMDB records have all three; a TSV line is the first, a group of an H5 file the second.
+sizes as int. LMDB records have all three; a TSV line is the first, a group of an H5 file the second. ViLBERT, 12-in-1
+and MMF call the sizes and the boxes by other names.
 """
 
 from __future__ import annotations
 
-import base64
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from volta_switch.data.files.raw_values import OtherForm, encoded, float_array, integer_array, whole_number
 from volta_switch.data.regions import Regions, Scores, TopScores
 
+SYNONYMS = {  # what a record must hold, by the names under which projects store it
+    "img_id": ("img_id", "image_id"),
+    "features": ("features",),
+    "boxes": ("boxes", "bbox"),
+    "img_w": ("img_w", "image_w", "image_width"),
+    "img_h": ("img_h", "image_h", "image_height"),
+    "num_boxes": ("num_boxes",),
+}
 # field of Regions -> (names in "tsv", "h5" and "npy", dtype)
 _DETECTIONS = {
     "objects_id": (("objects_id", "obj_id", "objects"), "<i8"),
@@ -25,60 +33,92 @@ _DETECTIONS = {
     "attr_scores": (("attrs", "attr_scores", ""), "<f4"),
 }
 DETECTION_NAMES = tuple(_DETECTIONS)
-REGION_NAMES = ("features", "boxes", "img_w", "img_h")
-_COCO = re.compile(r"COCO_\w+_(\d{1,18})", re.ASCII)
-
-
-def image_key(name: str) -> str:
-    """Return the id under which tasks ask for an image: COCO's number for COCO's file names, else the name itself.
-
-    "COCO_train2014_000000000009" -> "9", as VOLTA's converter of MS COCO does and its annotations have it.
-    """
-    match = _COCO.fullmatch(name)
-    return str(int(match[1])) if match else name
+_SCORES = ("cls_prob", "attr_scores")
 
 
 def h5_names(detections: bool) -> list[str]:
     """Return the names that a record in the "h5" spelling may hold."""
-    return [*REGION_NAMES, *(names[1] for names, _ in _DETECTIONS.values() if detections)]
+    regions = [name for names in SYNONYMS.values() for name in names]
+    return [*regions, *(names[1] for names, _ in _DETECTIONS.values() if detections)]
 
 
-def decode_record(image_id: str, record: Mapping[str, Any], detections: bool) -> Regions:
-    """Read a record in any of the spellings; raises whatever a damaged one leads to."""
-    boxes = _array(record["boxes"], "<f4").reshape(-1, 4)
-    features = _array(record["features"], "<f4")
-    if features.size % max(len(boxes), 1):
-        raise ValueError(f"{features.size} feature values for {len(boxes)} boxes")
-    width = features.size // len(boxes) if len(boxes) else 0
-    found = {}
-    for name, (spellings, kind) in _DETECTIONS.items() if detections else ():
-        value = next((record[spelling] for spelling in spellings if record.get(spelling) is not None), None)
-        if value is None or (isinstance(value, str) and not value and len(boxes)):
-            continue  # an empty cell of a TSV file stands for nothing
-        array = _array(value, kind)
-        if name in ("cls_prob", "attr_scores"):
-            array = array.reshape(len(boxes), -1 if len(boxes) else array.shape[-1])
-        found[name] = array
+def decode_record(
+    image_id: str, record: Mapping[str, Any], detections: bool, feature_size: int | None = None
+) -> Regions:
+    """Read a record in any of the spellings; feature_size: the width that features are likely to have.
+
+    Raises OtherForm for one that is whole, but of a form that is not read, else whatever a damaged one leads to.
+    """
+    stated = _found(record, "num_boxes")
+    rows = None if stated is None else whole_number(stated, "num_boxes")
+    if rows is not None and rows < 0:
+        raise OtherForm(f"num_boxes is {rows}; write it anew")
+    boxes = _table(float_array(_needed(record, "boxes"), "boxes", rows, 4), "boxes", rows, 4)
+    rows = len(boxes)
+    features = _table(float_array(_needed(record, "features"), "features", rows, None, feature_size), "features", rows)
     return Regions(
         image_id=image_id,
-        features=features.reshape(len(boxes), width),
+        features=features,
         boxes=boxes,
-        image_w=int(record["img_w"]),
-        image_h=int(record["img_h"]),
-        **found,
+        image_w=whole_number(_needed(record, "img_w"), "the image's width"),
+        image_h=whole_number(_needed(record, "img_h"), "the image's height"),
+        **(_detections(record, rows) if detections else {}),
     )
+
+
+def _detections(record: Mapping[str, Any], rows: int) -> dict[str, np.ndarray]:
+    found = {}
+    for name, (spellings, kind) in _DETECTIONS.items():
+        value = next((record[spelling] for spelling in spellings if record.get(spelling) is not None), None)
+        if value is None or (isinstance(value, str) and not value and rows):
+            continue  # an empty cell of a TSV file stands for nothing
+        if name in _SCORES:
+            found[name] = _table(float_array(value, name, rows), name, rows)
+        elif kind == "<i8":
+            found[name] = integer_array(value, name, rows)
+        else:
+            found[name] = float_array(value, name, rows, 1)
+    return found
+
+
+def _found(record: Mapping[str, Any], name: str) -> Any:
+    return next((record[spelling] for spelling in SYNONYMS[name] if record.get(spelling) is not None), None)
+
+
+def _needed(record: Mapping[str, Any], name: str) -> Any:
+    value = _found(record, name)
+    if value is None:
+        names = ", ".join(sorted(map(str, record)))
+        raise OtherForm(f"it has no {' or '.join(SYNONYMS[name])}, only {names:.200}; add it to the record")
+    return value
+
+
+def _table(array: np.ndarray, name: str, rows: int | None, width: int | None = None) -> np.ndarray:
+    """Return an array as (rows, width), whose values must stand in that order: flat, or with axes of 1 in front."""
+    while array.ndim > 2 and len(array) == 1:
+        array = array[0]
+    if array.ndim < 2:
+        rows = array.size // width if rows is None and width else rows
+        if rows is None or array.size % max(rows, 1) or (rows == 0 and array.size):
+            raise OtherForm(f"{name}: {array.size} values, which {rows} boxes cannot share; write num_boxes anew")
+        array = array.reshape(rows, array.size // rows if rows else width or 0)
+    if array.ndim != 2 or (rows is not None and len(array) != rows) or (width and array.shape[1] != width):
+        expected = f"({'n' if rows is None else rows}, {width or 'F'})"
+        cure = "write x1, y1, x2, y2 of num_boxes boxes" if name == "boxes" else "write a row for each box"
+        raise OtherForm(f"{name}: shape {array.shape}, expected {expected}; {cure}")
+    return array
 
 
 def encode_tsv(regions: Regions) -> dict[str, str]:
     """Spell an image as a TSV row; fields that are None are left out."""
     record = {"img_id": regions.image_id, "img_h": str(regions.image_h), "img_w": str(regions.image_w)}
     record["num_boxes"] = str(len(regions))
-    record["boxes"] = _base64(regions.boxes, "<f4").decode()
-    record["features"] = _base64(regions.features, "<f4").decode()
+    record["boxes"] = encoded(regions.boxes, "<f4").decode()
+    record["features"] = encoded(regions.features, "<f4").decode()
     for name, (spellings, kind) in _DETECTIONS.items():
         array = getattr(regions, name)
         if array is not None:
-            record[spellings[0]] = _base64(dense(array), kind).decode()
+            record[spellings[0]] = encoded(dense(array), kind).decode()
     if "cls_prob" in record:
         record["classes"] = record["cls_prob"]  # VOLTA's rows hold the distribution under both names
     return record
@@ -104,8 +144,8 @@ def encode_npy(regions: Regions) -> dict[str, Any]:
     """Spell an image as the converter of .npy files does: of the detections only classes."""
     record = {
         "feature_path": regions.image_id,
-        "features": _base64(regions.features, "<f4"),
-        "boxes": _base64(regions.boxes, "<f4"),
+        "features": encoded(regions.features, "<f4"),
+        "boxes": encoded(regions.boxes, "<f4"),
         "img_h": regions.image_h,
         "img_w": regions.image_w,
         "num_boxes": len(regions),
@@ -120,18 +160,3 @@ def encode_npy(regions: Regions) -> dict[str, Any]:
 def dense(array: Scores) -> np.ndarray:
     """Return scores as a full array."""
     return array.dense() if isinstance(array, TopScores) else array
-
-
-def _array(value: Any, kind: str) -> np.ndarray:
-    if isinstance(value, str | bytes):
-        return np.frombuffer(base64.b64decode(value), dtype=kind)
-    if not isinstance(value, np.ndarray):  # lists can be nested and shared until there is no end to them
-        raise TypeError(f"a {type(value).__name__} instead of an array")
-    if value.dtype.kind not in "fiub":
-        raise TypeError(f"an array of {value.dtype} instead of numbers")
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused later
-        return np.ascontiguousarray(value, dtype=kind)
-
-
-def _base64(array: np.ndarray, kind: str) -> bytes:
-    return base64.b64encode(np.asarray(array, dtype=kind).tobytes())

@@ -1,27 +1,40 @@
 """TSV files of the bottom-up-attention detector, read where they stand: one line per image, arrays in base64.
 
-Columns, by their number. 13 and 10: VOLTA's and LXMERT's; 6: the first release's, without detections. An empty cell
-stands for a field that is not there.
+A header line names the columns; without one their number does. 13 and 10: VOLTA's and LXMERT's; 6: the first release's,
+without detections; 7 and 8: the same with the classes, and the attributes, of ViLBERT's. An empty cell stands for a
+field that is not there. Python's writers leave a byte order mark at the start, or cells as b'...'.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from volta_switch.data.files.feature_records import decode_record, encode_tsv, image_key
+from volta_switch.data.files.feature_records import SYNONYMS, decode_record, encode_tsv
 from volta_switch.data.files.feature_store import FeatureStore
+from volta_switch.data.files.raw_values import OtherForm
+from volta_switch.data.image_ids import image_key
 from volta_switch.data.regions import Regions
-from volta_switch.errors import BadRecord, UserError
+from volta_switch.errors import UserError
 from volta_switch.files import replacing
 
 _DETECTIONS = ("objects_id", "objects_conf", "attrs_id", "attrs_conf")
 _TEN = ("img_id", "img_h", "img_w", *_DETECTIONS, "num_boxes", "boxes", "features")
 _SCORES = ("cls_prob", "attrs", "classes")
-COLUMNS = {6: ("img_id", "img_w", "img_h", "num_boxes", "boxes", "features"), 10: _TEN, 13: (*_TEN, *_SCORES)}
+_SIX = ("img_id", "img_w", "img_h", "num_boxes", "boxes", "features")
+COLUMNS = {
+    6: _SIX,
+    7: (*_SIX, "cls_prob"),
+    8: (*_SIX, "cls_prob", "attrs"),
+    10: _TEN,
+    13: (*_TEN, *_SCORES),
+}
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_NAMES = {spelling: name for name, spellings in SYNONYMS.items() for spelling in spellings}
+_LONGEST_HEADER = 1000  # bytes
 _NOT_IN_A_CELL = "\t\r\n"
 
 
@@ -45,8 +58,20 @@ def tsv_name(image_id: str) -> str:
     return image_id
 
 
+def header_of(cells: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the columns that a header line gives, as VOLTA's; () for a line that is none."""
+    names = tuple(_NAMES.get(cell.strip(), cell.strip()) for cell in cells)
+    return names if {"img_id", "features"} <= {*names} else ()
+
+
+def first_cells(head: bytes) -> list[str]:
+    """Return the cells of the first line, or of as much of it as the head of a file holds."""
+    line = head.removeprefix(_BYTE_ORDER_MARK).lstrip(b"\r\n").split(b"\n", 1)[0]
+    return [_plain(cell) for cell in line.decode("latin-1").rstrip("\r").split("\t")]
+
+
 class TsvFeatures(FeatureStore):
-    """A TSV file by image id, or by the whole first cell (see `image_key`).
+    """A TSV file by image id; of COCO's file names that is the number (see `image_key`).
 
     Opening scans the file once for where each line begins; workers are handed that index. Of lines with one image the
     last counts, as in VOLTA's converters; `repeated` names the images that have several.
@@ -58,21 +83,41 @@ class TsvFeatures(FeatureStore):
         super().__init__(path, feature_size, detections=detections, in_memory=in_memory)
         self.repeated: list[str] = []
         self._file: FileIO | None = None
+        self._columns: tuple[str, ...] = ()  # as a header line names them
         self._lines: dict[str, tuple[int, int]] = {}  # image id -> first byte and length of its line
         offset = 0
         try:
             with self.path.open("rb") as file:
                 for number, line in enumerate(file, start=1):
-                    if line.strip():
-                        self._index(line, offset, number)
+                    start = len(_BYTE_ORDER_MARK) if number == 1 and line.startswith(_BYTE_ORDER_MARK) else 0
+                    if line.strip() and not self._is_header(line[start:], number):
+                        self._index_line(line[start:], offset + start, number)
                     offset += len(line)
         except OSError as error:
             raise UserError(f"{self.path}: image features cannot be read ({error.strerror}); check the path") from error
 
-    def _index(self, line: bytes, offset: int, number: int) -> None:
+    def _is_header(self, line: bytes, number: int) -> bool:
+        """Whether a line names the columns: the first one, or another like it where files were put together."""
+        if len(line) > _LONGEST_HEADER:
+            return False
+        columns = header_of([_plain(cell) for cell in line.decode("latin-1").strip("\r\n").split("\t")])
+        if not columns:
+            return False
+        missing = [name for name in _SIX if name not in columns]
+        if missing or (self._lines and columns != self._columns):
+            found = f"it lacks {', '.join(missing)}" if missing else "another one than the first line's"
+            raise UserError(
+                f"{self.path}, line {number}: a header line, {found}; give the file one that fits all lines"
+            )
+        self._columns = columns
+        return True
+
+    def _index_line(self, line: bytes, offset: int, number: int) -> None:
+        place = self._columns.index("img_id") if self._columns else 0
         try:
-            name = line[: line.index(b"\t")].decode()
-        except ValueError:
+            cell = line[: line.index(b"\t")] if place == 0 else line.split(b"\t", place + 1)[place]
+            name = _plain(cell.rstrip(b"\r\n").decode())
+        except (ValueError, IndexError):
             raise UserError(
                 f"{self.path}, line {number}: expected an image id and a tab; copy or write the file again"
             ) from None
@@ -88,29 +133,30 @@ class TsvFeatures(FeatureStore):
     def __len__(self) -> int:
         return len(self._lines)
 
-    def __contains__(self, image_id: object) -> bool:
-        return image_key(str(image_id)) in self._lines
+    def _holds(self, image_id: str) -> bool:
+        return image_id in self._lines
 
     def _read(self, image_id: str) -> Regions:
-        image_id = image_key(image_id)
         offset, length = self._lines[image_id]
-        try:
-            if self._file is None:
-                self._file = FileIO(self.path)
-            # reads at a given place, so that threads and forked processes can share the descriptor
-            cells = os.pread(self._file.fileno(), length, offset).rstrip(b"\r\n").decode("latin-1").split("\t")
-            if len(cells) not in COLUMNS:
-                raise ValueError(f"it has {len(cells)} columns, expected 6, 10 or 13")
-            record = dict(zip(COLUMNS[len(cells)], cells, strict=True))
-            regions = decode_record(image_id, record, self.detections)
-            if len(regions) != int(record["num_boxes"]):
-                raise ValueError(f"{len(regions)} boxes, num_boxes is {record['num_boxes']}")
-        except Exception as error:  # a damaged line can fail in any way
-            raise BadRecord(
-                f"{self.source(image_id)}: not a line of the detector ({type(error).__name__}: {error}); "
-                "extract it again"
-            ) from error
-        return regions
+        if self._file is None:
+            self._file = FileIO(self.path)
+        # reads at a given place, so that threads and forked processes can share the descriptor
+        cells = os.pread(self._file.fileno(), length, offset).rstrip(b"\r\n").decode("latin-1").split("\t")
+        columns = self._columns or COLUMNS.get(len(cells), ())
+        if len(cells) != len(columns):
+            expected = f"{len(columns)}, as its header line" if columns else f"{', '.join(map(str, COLUMNS))}"
+            raise OtherForm(
+                f"its line has {len(cells)} columns, expected {expected}; where the line is damaged, write it anew, "
+                "else give the file a header line that names its columns"
+            )
+        record = {name: _plain(cell) for name, cell in zip(columns, cells, strict=True)}
+        return decode_record(image_id, record, self.detections, self.feature_size)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}
+
+
+def _plain(cell: str) -> str:
+    """Return what a cell holds: Python's str() of bytes puts b'...' around it."""
+    quoted = len(cell) > 2 and cell[0] == "b" and cell[1] in "'\"" and cell[-1] == cell[1]
+    return cell[2:-1] if quoted else cell

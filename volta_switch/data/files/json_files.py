@@ -35,7 +35,7 @@ def read_json_lines(path: str | Path) -> list[Any]:
 
 def _read(path: str | Path) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")  # Windows puts a byte order mark in front
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(path, error) from error
 

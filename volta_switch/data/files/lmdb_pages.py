@@ -1,8 +1,8 @@
 """Reading records of an LMDB file that somebody else wrote, without trusting any number in it.
 
 The LMDB library believes what a file's pages say: one flipped bit in them can kill the process. This reader of finished
-files looks up one record at a time, and checks every place that it is led to against the page and the file. Layout:
-LMDB 0.9 as lmdb writes it on 64-bit little-endian machines, one database, no duplicates; only `get` is needed here.
+files looks up one record at a time, or lists the keys, and checks every place that it is led to against the page and
+the file. Layout: LMDB 0.9 as lmdb writes it on 64-bit little-endian machines, one database, no duplicates.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 from bisect import bisect_right
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from struct import Struct
@@ -73,6 +74,32 @@ class LmdbPages:
         except _DamagedError as error:
             raise BadRecord(f"{self._path}, record {key!r}: {error}; copy or write the file again") from None
         raise BadRecord(f"{self._path}, record {key!r}: its pages lead in a circle; copy or write the file again")
+
+    def keys(self, prefix: bytes = b"") -> Iterator[bytes]:
+        """Go through the keys that begin with a prefix, in their order; raises BadRecord as `get` does."""
+        data = self._opened()
+        pages = [] if self._root == _NO_PAGE else [self._root]
+        left = 2 * self._last + 2  # pages to look at: more than there are, unless they lead in a circle
+        try:
+            while pages:
+                page, left = pages.pop(), left - 1
+                if not left:
+                    raise _DamagedError("its pages lead in a circle")
+                if self._kind(data, page) == _BRANCH:
+                    keys, children = self._branch(data, page)
+                    first = bisect_right(keys, prefix)
+                    after = [place for place, key in enumerate(keys) if key > prefix and not key.startswith(prefix)]
+                    pages += children[first : after[0] + 1 if after else None][::-1]
+                    continue
+                lower, count = self._nodes(data, page)
+                for place in range(count):
+                    key = self._node(data, page, place, lower)[4]
+                    if key.startswith(prefix):
+                        yield key
+        except _DamagedError as error:
+            raise BadRecord(
+                f"{self._path}: its keys cannot be listed ({error}); copy or write the file again"
+            ) from None
 
     def _opened(self) -> mmap.mmap:
         if self._map is None:
