@@ -52,7 +52,7 @@ def test_yaml_that_cannot_be_settings_is_one_line(tmp_path, text, said):
     assert said in str(caught.value) and len(str(caught.value)) < 200
     path = tmp_path / "mine.yaml"
     path.write_text(text, encoding="utf-8")
-    for read in (lambda: read_yaml(path, "?"), lambda: load_study(path)):
+    for read in (lambda: read_yaml(path, "file"), lambda: load_study(path)):
         with pytest.raises(UserError, match=r"mine\.yaml: not a YAML file of settings \(") as refused:
             read()
         assert "\n" not in str(refused.value)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -96,6 +97,24 @@ def flush_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def require_file(path: Path, what: str, advice: str) -> None:
+    """Raises UserError unless a regular file is there and within reach: who opens a pipe waits for ever.
+
+    ``what``: what it should be, as "weight file"; ``advice``: what to do.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path}: no such {what}; {advice}") from None
+    except (OSError, ValueError) as error:  # a folder without permission, a name that is too long or holds a zero
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be looked up ({reason}); {advice}") from None
+    if stat.S_ISDIR(mode):
+        raise UserError(f"{path}: a folder, no {what}; {advice}")
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path}: a pipe or device, no {what}; {advice}")
 
 
 def measured(path: Path) -> dict[str, Any]:
@@ -210,15 +229,13 @@ def _refuse_duplicates(node: Any, loader: Any) -> None:
             lines[name] = line
 
 
-def read_yaml(path: Path, missing: str) -> Any:
-    """What a YAML file of settings holds.
+def read_yaml(path: Path, what: str, advice: str = "check the path") -> Any:
+    """What a YAML file of settings holds; ``what`` and ``advice`` as ``require_file`` takes them.
 
     Raises:
-        UserError: the file is not there (``missing`` says what to do), or is no YAML, or says a thing twice
-            (``parse_yaml``).
+        UserError: the file is not there, or is no YAML, or says a thing twice (``parse_yaml``).
     """
-    if not path.is_file():
-        raise UserError(f"{path}: {missing}")
+    require_file(path, what, advice)
     try:
         return parse_yaml(path.read_text(encoding="utf-8"))
     except ValueError as error:

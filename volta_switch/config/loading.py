@@ -10,13 +10,14 @@ import contextlib
 import copy
 import dataclasses
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from volta_switch.config.schema import Config, SwitchConfig
 from volta_switch.errors import UserError
-from volta_switch.files import parse_json, parse_yaml
+from volta_switch.files import parse_json, parse_yaml, require_file
 from volta_switch.ranges import SHOWN, Unread, range_of, shown
 from volta_switch.shipped import SHIPPED_FOLDERS
 
@@ -69,8 +70,10 @@ def find_config(name: str | Path) -> Path:
     if not given.is_absolute():
         tried += [folder / spelling for folder in CONFIG_FOLDERS for spelling in spellings]
     for path in tried:
-        if path.is_file():
+        if os.path.isfile(path):
             return path
+    if os.path.lexists(given) and given.suffix == ".json":
+        require_file(given, "configuration", "give a JSON file, or a name")
     known = sorted({str(path.relative_to(folder))[:-5] for folder in CONFIG_FOLDERS for path in folder.rglob("*.json")})
     near = difflib.get_close_matches(str(name).removesuffix(".json"), known, n=1)
     hint = f"; did you mean {near[0]}?" if near else "."

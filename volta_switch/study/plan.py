@@ -88,7 +88,7 @@ def load_study(path: str | Path) -> Study:
         UserError: the file cannot be read, a key is unknown, missing or of the wrong kind, or a table is confounded.
     """
     path = here_or_shipped(path)
-    values = read_yaml(path, "no such study; shipped ones are in studies/")
+    values = read_yaml(path, "study", "shipped ones are in studies/")
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected keys {', '.join(KEYS)}")
     _refuse_unknown(str(path), values, KEYS, "a study has")

@@ -162,7 +162,7 @@ def load_task(path: str | Path, task: str, data_root: str | Path = "") -> TaskSp
     root = Path(data_root) if str(data_root) else None
     if root is not None and not root.is_dir():
         raise UserError(f"{root}: no such folder; --data_root names the one that a task file's paths begin in")
-    entries = read_yaml(path, "no such task file; shipped ones are in config_tasks/")
+    entries = read_yaml(path, "task file", "shipped ones are in config_tasks/")
     if not isinstance(entries, Mapping) or not all(isinstance(entry, Mapping) for entry in entries.values()):
         raise UserError(f"{path}: expected entries TASK<n>, each with settings")
     entries = {str(key): entry for key, entry in entries.items()}

@@ -18,7 +18,8 @@ from volta_switch.data.annotations.file_names import CAPTIONS, Choice
 from volta_switch.data.files.pair_files import Split, find_pairs
 from volta_switch.data.sources import GUIDE, DataSet
 from volta_switch.errors import UserError
-from volta_switch.hub import NotCached, find_bert, find_vocabulary, is_weight_file, require_weight_file
+from volta_switch.files import require_file
+from volta_switch.hub import NotCached, find_bert, find_vocabulary, is_weight_file
 from volta_switch.tasks.inputs import annotation_files, features_path
 from volta_switch.tasks.task_file import TaskSpec
 from volta_switch.train.flags import (
@@ -52,7 +53,13 @@ def require(needed: Needed) -> None:
     Raises:
         UserError: names the first thing that is not there and where to get it, and in its details the others.
     """
-    absent = [choice[0] for choice in dict.fromkeys(needed.data) if not any(map(os.path.exists, choice))]
+    absent = []
+    for choice in dict.fromkeys(needed.data):
+        there = next(filter(os.path.exists, choice), None)
+        if there is None:
+            absent.append(choice[0])
+        elif not there.is_dir():  # of a folder the reader says what it lacks
+            require_file(there, "file", "check the path")
     lines = []
     if absent:
         get = needed.data_set.where if needed.data_set else f"get its data as VOLTA's guide says ({GUIDE})"
@@ -120,7 +127,7 @@ def needed_by_evaluation(args: argparse.Namespace) -> Needed:
     def weights(fetch: bool) -> None:
         if not args.from_pretrained:
             raise UserError("--from_pretrained: name the weights to evaluate, for example <run>/pytorch_model_best.bin")
-        require_weight_file(Path(args.from_pretrained), f"give one that a run has written{made}")
+        require_file(Path(args.from_pretrained), "weight file", f"give one that a run has written{made}")
 
     return _of_task(args, spec, data, weights)
 
@@ -144,7 +151,7 @@ def _start(args: argparse.Namespace, advice: str) -> Callable[[bool], object]:
         if not source:
             return
         if is_weight_file(source):
-            require_weight_file(Path(source), advice)
+            require_file(Path(source), "weight file", advice)
         else:
             find_bert(source, fetch)
 

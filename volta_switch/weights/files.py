@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from volta_switch.errors import UserError
-from volta_switch.files import replacing
-from volta_switch.hub import require_weight_file
+from volta_switch.files import replacing, require_file
 from volta_switch.weights.names import normalised, unwrapped
 
 State = Mapping[str, Tensor]
@@ -38,7 +37,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         UserError: the file is missing, no regular file, damaged, refused, or holds no weights or several.
     """
     path = Path(path)
-    require_weight_file(path, "give a .safetensors or .bin file that a run has written")
+    require_file(path, "weight file", "give a .safetensors or .bin file that a run has written")
     if path.suffix == ".safetensors":
         return normalised(read_tensors(path), str(path))
     return normalised(unwrapped(load_plain(path, "weights"), str(path)), str(path))

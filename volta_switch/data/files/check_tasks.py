@@ -109,7 +109,7 @@ def _check_task_file(
     if chosen:
         specs = [load_task(path, name, data_root) for name in chosen]
         return [report for spec in specs for report in _check_task(spec, path, sample, features)]
-    entries = read_yaml(path, "no such task file")
+    entries = read_yaml(path, "task file")
     if not isinstance(entries, Mapping):
         return [Report(str(path), "unreadable", problems=["expected entries TASK<n>, each with settings"])]
     reports: list[Report] = []

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from volta_switch.errors import UserError
-from volta_switch.files import replacing
+from volta_switch.files import replacing, require_file
 
 _NDARRAY = "numpy.ndarray"  # stands for the class, which a pickle may name but not call
 _DTYPE = re.compile(r"[biufcSU]\d{1,7}", re.ASCII)  # numbers and strings of a fixed size: no objects, no fields
@@ -305,6 +305,7 @@ def loads(data: bytes | memoryview, source: str) -> Any:
 
 def load(path: str | Path) -> Any:
     """`loads` of a file. Raises UserError where it is missing."""
+    require_file(Path(path), "file", "check the data root of the task")
     try:
         data = Path(path).read_bytes()
     except OSError as error:
