@@ -1,9 +1,10 @@
-"""``volta-switch``: the commands beside the four VOLTA entry points."""
+"""``volta-switch``: the four entry points, and the commands beside them."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,14 +24,28 @@ from volta_switch.study.report.page import write_report
 from volta_switch.study.run import run_study
 from volta_switch.study.sizing import sizing, sizing_text
 from volta_switch.study.table import make_tables, tables_of, tables_text
+from volta_switch.train.entry_points import run_entry_point
 from volta_switch.world import add_world_arguments, run_world
 
 EFFECT = Number(0.0, 100.0, above=True)  # points
 
 
+# The four entry points, which a wheel has no scripts of: command -> what VOLTA calls it, and what it does.
+ENTRY_COMMANDS = {
+    "pretrain": ("train_concap", "pre-train a model on image-caption pairs (train_concap.py)"),
+    "finetune": ("train_task", "fine-tune a model on a task (train_task.py)"),
+    "evaluate": ("eval_task", "evaluate a model on a task (eval_task.py)"),
+    "retrieve": ("eval_retrieval", "evaluate image-text retrieval over all pairs (eval_retrieval.py)"),
+}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one command and exits."""
-    run_command(_run, argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given and given[0] in ENTRY_COMMANDS:
+        run_entry_point(ENTRY_COMMANDS[given[0]][0], given[1:], f"volta-switch {given[0]}")
+    else:
+        run_command(_run, given)
 
 
 def _run(argv: Sequence[str]) -> None:
@@ -43,6 +58,8 @@ def command_parser() -> FlagParser:
     parser = FlagParser(prog="volta-switch", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, (_, about) in ENTRY_COMMANDS.items():  # ``main`` runs them; they stand in the list of commands
+        commands.add_parser(name, help=about, add_help=False)
     world = commands.add_parser("world", help="write a small synthetic world in VOLTA's file formats")
     add_world_arguments(world)
     world.set_defaults(run=run_world)

@@ -166,5 +166,8 @@ def test_a_shipped_study_is_planned_and_a_command_runs(python, tmp_path):
     planned = finished([command, "study", "run", "studies/demo.yaml", "--dry-run"], tmp_path).stdout
     assert "switchbert" in planned and "ctrl_lxmert" in planned
     assert "parameters" in finished([command, "flops", "demo/switchbert"], tmp_path).stdout
+    finished([command, "finetune", "--task", "refcoco+", "--world", "--max_steps", "1"], tmp_path)
+    assert (tmp_path / "runs/world/checkpoints/refcoco+_switchbert/pytorch_model_best.bin").is_file()
+    finished([command, "evaluate", "--task", "refcoco+", "--world"], tmp_path)
     finished([command, "world", tmp_path / "world", "--images", "20", "--eval-images", "10", "--no-render"], tmp_path)
     assert (tmp_path / "world" / "tasks.yml").is_file()

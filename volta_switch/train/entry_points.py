@@ -63,14 +63,14 @@ ENTRY_POINTS = {
 }
 
 
-def run_entry_point(name: str, argv: Sequence[str] | None = None) -> None:
-    """Runs an entry point and exits, as ``run_command`` does."""
+def run_entry_point(name: str, argv: Sequence[str] | None = None, typed: str = "") -> None:
+    """Runs an entry point and exits, as ``run_command`` does; ``typed``: what its help calls it."""
     entry = ENTRY_POINTS[name]
 
     def main(argv: Sequence[str]) -> None:
         with _lacking_package_explained():
             with _told_to_the_others(entry), _first_speaks_first():
-                args = read_flags(name, argv)
+                args = read_flags(name, argv, typed)
             module, function = entry.work
             work = getattr(importlib.import_module(module), function)
         work(args, argv)
@@ -78,7 +78,7 @@ def run_entry_point(name: str, argv: Sequence[str] | None = None) -> None:
     run_command(main, argv)
 
 
-def read_flags(name: str, argv: Sequence[str]) -> argparse.Namespace:
+def read_flags(name: str, argv: Sequence[str], typed: str = "") -> argparse.Namespace:
     """An entry point's flags, with ``--world`` those of the small world, once all is there that they name.
 
     Raises:
@@ -86,7 +86,9 @@ def read_flags(name: str, argv: Sequence[str]) -> argparse.Namespace:
         SystemExit: of argparse, for bad flags and ``--help``.
     """
     entry = ENTRY_POINTS[name]
-    args = entry.parser().parse_args(argv)
+    parser = entry.parser()
+    parser.prog = typed or parser.prog
+    args = parser.parse_args(argv)
     if args.world:
         args = on_world(name, entry.parser, argv)
     needed_files.require(entry.needed(args))
