@@ -53,7 +53,7 @@ def test_boxes_are_of_the_type_that_num_boxes_says_or_refused(count, kind, whole
     for told in (count, None):
         assert np.array_equal(read(boxes, "boxes", told, 4).reshape(-1, 4), boxes.astype("<f4"))
     for wrong in (2 * count, 4 * count, count + 1, max(count // 2, 1), 0):
-        with pytest.raises(OtherForm, match="boxes: .* bytes, num_boxes is"):
+        with pytest.raises(OtherForm, match=r"boxes: .* bytes, num_boxes is"):
             read(boxes, "boxes", wrong, 4)
 
 
@@ -70,7 +70,7 @@ def test_labels_of_any_type_are_read(kind) -> None:
     labels = np.arange(36, dtype=kind)
     found = integer_array(base64.b64encode(labels.tobytes()), "objects_id", 36)
     assert found.dtype == np.int64 and np.array_equal(found, labels)
-    with pytest.raises(OtherForm, match="objects_id: .* bytes, expected 280 for 35 boxes"):
+    with pytest.raises(OtherForm, match=r"objects_id: .* bytes, expected 280 for 35 boxes"):
         integer_array(base64.b64encode(labels.tobytes()), "objects_id", 35)
     with pytest.raises(OtherForm, match="objects_id: float64, expected whole numbers"):
         integer_array(labels + 0.5, "objects_id", 36)
@@ -97,5 +97,5 @@ def test_a_size_is_read_however_it_is_spelt(value) -> None:
     ["", "tall", "480.5", 480.5, None, True, [1, 2], np.array([]), np.nan, "inf", "9" * 5000, b"\xff", {"h": 1}],
 )
 def test_what_is_no_size_is_refused(value) -> None:
-    with pytest.raises(OtherForm, match="the height is .* expected a whole number"):
+    with pytest.raises(OtherForm, match=r"the height is .* expected a whole number"):
         whole_number(value, "the height")
