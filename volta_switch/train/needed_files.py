@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from volta_switch.data import sources
-from volta_switch.data.annotations.file_names import CAPTIONS, Choice
+from volta_switch.data.annotations.file_names import CAPTIONS, Choice, other_splits
 from volta_switch.data.files.pair_files import Split, find_pairs
 from volta_switch.data.sources import GUIDE, DataSet
 from volta_switch.errors import UserError
@@ -64,7 +64,7 @@ def require(needed: Needed) -> None:
     if absent:
         get = needed.data_set.where if needed.data_set else f"get its data as VOLTA's guide says ({GUIDE})"
         others = [f"not there, either: {path}" for path in absent[1:]]
-        lines = [f"{absent[0]}: no such file or folder; check the path, or {get}", *others]
+        lines = [f"{absent[0]}: no such file or folder{other_splits(absent[0])}; check the path, or {get}", *others]
     lines += _bert_that_is_missing(needed, after_data=bool(absent))
     if absent and len(lines) == 1:
         raise UserError(f"{lines[0]}; {TRY}")

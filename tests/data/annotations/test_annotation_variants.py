@@ -58,10 +58,10 @@ def test_karpathys_file_is_named(tmp_path) -> None:
 @pytest.mark.parametrize(
     "names",
     [
-        ["10", "20"], ["10.jpg", "20.jpg"], np.array([10, 20]), np.array([10.0, 20.0]), [b"10", b"20"],
-        ("0010", "0020"),
+        *(["10", "20"], ["10.jpg", "20.jpg"], [b"10", b"20"], ("0010", "0020")),
+        *(np.array([10, 20]), np.array([10.0, 20.0])),
     ],
-)  # fmt: skip
+)
 def test_hard_negatives_name_images_in_any_spelling(tmp_path, names) -> None:
     annotations = load_retrieval(lines(tmp_path / "x", *({**CAPTIONS, "img_path": f"{i}.jpg"} for i in (10, 20))))
     pool = {"train_hard_pool": np.array([[0.0, 1.0], [1.0, 0.0]]), "train_image_list": names}
@@ -259,7 +259,9 @@ def test_references_that_do_not_fit_are_named(refer, change, says) -> None:
 
 
 def test_splits_that_are_there_are_named(refer) -> None:
-    with pytest.raises(UserError, match=r"refs\(unc\)\.p: not there, only refs\(google\)\.p, whose splits are others"):
+    with pytest.raises(
+        UserError, match=r"refs\(unc\)\.p: no such file \(beside it refs\(google\)\.p, with other splits"
+    ):
         refer(name="refs(google).p")
     with pytest.raises(UserError, match=r"refs\(unc\)\.p: split 'testC' is empty; splits in the file: train"):
         refer(split="testC")
