@@ -82,7 +82,7 @@ def test_a_setting_of_the_wrong_kind_is_named(tmp_path, key, value):
     [
         ("max_region_num", 0, "expected a whole number from 1 to 10000, or null, found 0"),
         ("max_region_num", -1, "found -1"), ("max_region_num", True, "found True"),
-        ("lr", float("nan"), "expected a number above 0 to 100, found nan"), ("lr", "inf", "found inf"),
+        ("lr", float("nan"), "expected a number from 0 to 100, found nan"), ("lr", "inf", "found inf"),
         ("num_epoch", 2.5, "found 2.5"), ("val_split", "", "found ''"), ("val_split", 2014, "put it in quotes"),
         ("name", "a/b", "without /"), ("name", ["x"], "found ['x']"), ("batch_size", 10**30, "found 10000000"),
         ("loss", "BCELoss", "a V-logit is trained with BCEWithLogitLoss here, found BCELoss; leave it out"),
