@@ -97,6 +97,12 @@ def test_a_setting_that_cannot_be_or_does_nothing_is_named(tmp_path, key, value,
     assert f"TASK10: {key}: " in message and said in message
 
 
+def test_a_name_that_two_tasks_have_chooses_neither(tmp_path):
+    path = task_file(tmp_path, TASK9=ENTRY, TASK10={**ENTRY, "max_seq_length": 30})
+    assert "TASK10, TASK9 are all called refcoco+; give the number of one with --task" in refused(path, "refcoco+")
+    assert [load_task(path, task).max_seq_length for task in ("9", "TASK10")] == [20, 30]
+
+
 def test_two_layers_are_for_heads_that_have_them(tmp_path):
     assert load_task(task_file(tmp_path, TASK10={**ENTRY, "num_clf_layers": 2}), "10").num_clf_layers == 2
     vqa = {**ENTRY, "type": "VL-classifier", "num_clf_layers": 2}
