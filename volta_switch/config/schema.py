@@ -30,7 +30,7 @@ from volta_switch.ranges import (
     whole,
 )
 
-TEMPERATURE = Number(1e-3, 1e6)  # below, the noise's logarithms overflow
+TEMPERATURE = Number(1e-3, 1e6)  # beyond these a softmax is one-hot, or even, to rounding
 HEADS = whole(1, 4096)
 SUBLAYER = whole(0, 9999)  # a sublayer's number, or a BERT layer's
 
