@@ -267,7 +267,7 @@ def test_a_device_that_is_not_there(refused, weights, entry, device):
             "--train_batch_size: expected a whole number from 1",
         ),
         ("train_concap", ("--gradient_accumulation_steps", 300), "lower one of these or raise the batch size"),
-        ("train_task", ("--lr", -1), "--lr: expected a number above 0 to 100, found -1"),
+        ("train_task", ("--lr", -1), "--lr: expected a number from 0 to 100, found -1"),
         ("train_task", ("--adam_betas", 0.9, 1.5), "--adam_betas: expected a number from 0 to below 1, found 1.5"),
     ],
 )

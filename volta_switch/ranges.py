@@ -314,7 +314,7 @@ COUNT = whole(1, 1_000_000_000)
 COUNT_OR_NONE = whole(0, 1_000_000_000)
 BATCH_SIZE = whole(1, 1_000_000)
 EPOCHS = whole(1, 1_000_000)
-LEARNING_RATE = Number(0.0, 100.0, above=True)
+LEARNING_RATE = Number(0.0, 100.0)  # of 0: nothing is learnt
 WARMUP_PROPORTION = FRACTION  # of all optimiser steps
 WARMUP_STEPS = Number(0.0, 1e9)
 ADAM_BETA = Number(0.0, 1.0, below=True)

@@ -72,8 +72,8 @@ def test_a_cell_whose_flags_changed_is_run_again(plan, study_of, tmp_path, in_th
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"lr": -1.0}, "error: learning_rate: expected 0 or more, found -1.0"),
-        ({"learn_rate": 1.0}, "error: unrecognized arguments: --learn_rate 1.0"),
+        ({"lr": -1.0}, "error: --lr: expected a number from 0 to 100, found -1.0"),
+        ({"learn_rate": 1.0}, "error: unknown flag --learn_rate"),
         ({"train_features_lmdbpath": "none.lmdb"}, "error: none.lmdb: no such file or folder"),
     ],
 )

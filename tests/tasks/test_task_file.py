@@ -82,7 +82,7 @@ def test_a_setting_of_the_wrong_kind_is_named(tmp_path, key, value):
     [
         ("max_region_num", 0, "expected a whole number from 1 to 10000, or null, found 0"),
         ("max_region_num", -1, "found -1"), ("max_region_num", True, "found True"),
-        ("lr", float("nan"), "expected a number above 0 to 100, found nan"), ("lr", "inf", "found inf"),
+        ("lr", float("nan"), "expected a number from 0 to 100, found nan"), ("lr", "inf", "found inf"),
         ("num_epoch", 2.5, "found 2.5"), ("val_split", "", "found ''"), ("val_split", 2014, "put it in quotes"),
         ("name", "a/b", "without /"), ("name", ["x"], "found ['x']"), ("batch_size", 10**30, "found 10000000"),
         ("loss", "BCELoss", "a V-logit is trained with BCEWithLogitLoss here, found BCELoss; leave it out"),
@@ -95,6 +95,12 @@ def test_a_setting_of_the_wrong_kind_is_named(tmp_path, key, value):
 def test_a_setting_that_cannot_be_or_does_nothing_is_named(tmp_path, key, value, said):
     message = refused(task_file(tmp_path, TASK10={**ENTRY, key: value}))
     assert f"TASK10: {key}: " in message and said in message
+
+
+def test_a_name_that_two_tasks_have_chooses_neither(tmp_path):
+    path = task_file(tmp_path, TASK9=ENTRY, TASK10={**ENTRY, "max_seq_length": 30})
+    assert "TASK10, TASK9 are all called refcoco+; give the number of one with --task" in refused(path, "refcoco+")
+    assert [load_task(path, task).max_seq_length for task in ("9", "TASK10")] == [20, 30]
 
 
 def test_two_layers_are_for_heads_that_have_them(tmp_path):

@@ -33,9 +33,10 @@ def check_dependent(config: Config) -> None:
         # The 4 x 2 x dim coordinate values stand beside the feature in a vector of twice the feature's width.
         valid = dim is not None and 8 * dim == config.v_feature_size
         require(valid, "v_coordinate_embeddings_dim", f"v_feature_size / 8 = {config.v_feature_size / 8:g}", dim)
-    elif config.v_coordinate_embeddings_dim is not None:
+    else:
         dim = config.v_coordinate_embeddings_dim
-        require(False, "v_coordinate_embeddings_dim", f"null for {config.image_embeddings}, which has none", dim)
+        none = f"null for {config.image_embeddings}, which has none"
+        require(dim is None, "v_coordinate_embeddings_dim", none, dim)
     types = TYPES.get(config.image_embeddings, 1)
     enough = config.type_vocab_size >= types
     require(enough, "type_vocab_size", f"{types} or more for {config.image_embeddings}", config.type_vocab_size)

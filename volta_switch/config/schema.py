@@ -30,7 +30,7 @@ from volta_switch.ranges import (
     whole,
 )
 
-TEMPERATURE = Number(1e-3, 1e6)  # below, the noise's logarithms overflow
+TEMPERATURE = Number(1e-3, 1e6)  # beyond these a softmax is one-hot, or even, to rounding
 HEADS = whole(1, 4096)
 SUBLAYER = whole(0, 9999)  # a sublayer's number, or a BERT layer's
 
@@ -45,9 +45,8 @@ class SwitchConfig:
 
     attention: bool = bounded(True, Truth())  # Switch-Attention Blocks; False: every layer joint ("SIB-ONLY")
     input: bool = bounded(True, Truth())  # Switch-Input Blocks; False: inputs fixed ("SAB-ONLY")
-    modes: tuple[str, ...] = bounded(
-        ATTENTION_MODES, Many(Choice(*ATTENTION_MODES))
-    )  # any non-empty subset of SS, SC, CS, J
+    # any non-empty subset of SS, SC, CS, J
+    modes: tuple[str, ...] = bounded(ATTENTION_MODES, Many(Choice(*ATTENTION_MODES)))
     input_candidates: int = bounded(3, Choice(3, 4))  # 3, or 4 with (l-2, l-2), which skips a layer whole
     top_k: int = bounded(4, whole(1, 1000))  # active modes per sample; values above len(modes) mean all of them
     alignment: str = bounded("concat", Choice("concat", "mul"))  # how the two pooled states are fused
@@ -55,9 +54,8 @@ class SwitchConfig:
     temperature: float = bounded(5.0, TEMPERATURE)  # Gumbel-softmax temperature at the start of pre-training
     min_temperature: float = bounded(0.2, TEMPERATURE)
     anneal_rate: float = bounded(1e-6, FRACTION)  # per training sample
-    finetune_temperature: float = bounded(
-        1.0, TEMPERATURE
-    )  # start temperature of a run that begins from another run's weights
+    # at the start of a run that begins from another run's weights
+    finetune_temperature: float = bounded(1.0, TEMPERATURE)
 
     def __post_init__(self) -> None:
         read_fields(self, "switch.")

@@ -25,7 +25,7 @@ from volta_switch.routes.record import INPUT_NAMES, Observed, evaluate, record
 from volta_switch.routes.report import counted_routes, dependence, route_report
 from volta_switch.tasks.retrieval import ALTERNATIVES, RetrievalTask
 from volta_switch.train.evaluation import Run, prepare
-from volta_switch.train.flags import evaluation_flags
+from volta_switch.train.flags import evaluation_flags, say_without_effect
 
 FORMAT = 1
 
@@ -56,6 +56,7 @@ def run_routes(args: argparse.Namespace) -> None:
         UserError: flags that mean nothing here, or an architecture that switches nothing.
     """
     _check(args)
+    say_without_effect(args)
     run = prepare(args)
     model = run.model
     assert isinstance(model, BertForVLTasks)

@@ -15,6 +15,7 @@ import yaml
 from volta_switch.config import load_config
 from volta_switch.cost.counts import Counts, some_batch
 from volta_switch.cost.executed import training_step
+from volta_switch.ranges import WORDS
 from volta_switch.study.cells import PRETRAINING, ROUTES, Cell, Plan, world_folder
 from volta_switch.study.finished import Done, begun_cells, finished_cells, known_cells
 from volta_switch.study.plan import Study
@@ -81,7 +82,8 @@ def _write_task_file(spec: WorldSpec, folder: Path) -> None:
     from volta_switch.world.task_entries import task_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    entries = task_file(spec, dict.fromkeys(spec.data_sets, 0))
+    lengths = dict.fromkeys(spec.data_sets, int(WORDS.lowest))  # they play no part in what cells cost
+    entries = task_file(spec, lengths)
     (folder / "tasks.yml").write_text(yaml.safe_dump(entries), encoding="utf-8")
 
 

@@ -169,6 +169,9 @@ def load_task(path: str | Path, task: str, data_root: str | Path = "") -> TaskSp
     wanted = task.strip()
     names = {str(entry.get("name")): key for key, entry in entries.items()}
     key = next((k for k in (wanted, f"TASK{wanted}", names.get(wanted)) if k in entries), None)
+    alike = [each for each, entry in entries.items() if str(entry.get("name")) == wanted]
+    if len(alike) > 1 and key == names.get(wanted):
+        raise UserError(f"{path}: {', '.join(alike)} are all called {wanted}; give the number of one with --task")
     if key is None:
         known = [f"{key} ({entry.get('name')})" for key, entry in entries.items()]
         near = difflib.get_close_matches(wanted, [*entries, *names], n=1)

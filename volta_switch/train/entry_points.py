@@ -92,9 +92,7 @@ def read_flags(name: str, argv: Sequence[str], typed: str = "") -> argparse.Name
     if args.world:
         args = on_world(name, entry.parser, argv)
     needed_files.require(entry.needed(args))
-    ignored = flags.without_effect(args)
-    if ignored and told("RANK", 0) == 0:
-        print(f"without effect here: {', '.join(ignored)}", file=sys.stderr)
+    flags.say_without_effect(args)
     return args
 
 

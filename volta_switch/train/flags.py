@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import sys
 from typing import Any
 
 from volta_switch.config import Config, find_config, load_config
@@ -369,6 +370,13 @@ def training_splits(args: argparse.Namespace, spec: TaskSpec) -> tuple[str, str]
             f"{spec.key} ({spec.name}): the task file names no train_split; give --train_split, or another task file"
         )
     return train, args.val_split or spec.val_split
+
+
+def say_without_effect(args: argparse.Namespace) -> None:
+    """Says in one line what was asked for and does nothing here; of several processes the first says it."""
+    ignored = without_effect(args)
+    if ignored and told("RANK", 0) == 0:
+        print(f"without effect here: {', '.join(ignored)}", file=sys.stderr)
 
 
 def without_effect(args: argparse.Namespace) -> list[str]:
