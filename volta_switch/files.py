@@ -106,13 +106,28 @@ def read_yaml(path: Path, missing: str) -> Any:
     """What a YAML file holds.
 
     Raises:
-        UserError: the file is not there (``missing`` says what to do), or is no YAML.
+        UserError: the file is not there (``missing`` says what to do), is no YAML, or has a key twice in one section.
     """
     if not path.is_file():
         raise UserError(f"{path}: {missing}")
     import yaml  # here, not above: most who write files read no YAML
 
+    class Loader(yaml.SafeLoader):
+        """YAML's own keeps the last of two values of a key, in silence."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            lines: dict[str, int] = {}  # of keys as they are written: 10 and "10" name one task
+            for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"):
+                line = key.start_mark.line + 1
+                if key.value in lines:
+                    where = f"lines {lines[key.value]} and {line}"
+                    raise UserError(
+                        f"{path}: {key.value} stands there twice in one section ({where}); keep one of them"
+                    )
+                lines[key.value] = line
+            return super().construct_mapping(node, deep)
+
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a YAML file ({str(error).splitlines()[0]})") from None

@@ -108,7 +108,6 @@ def test_static_architectures_have_attention_alone(written):
     ("more", "model", "said"),
     [
         (("--routing", "soft"), "switchbert", "--routing soft"),
-        (("--samples", "-1"), "switchbert", "--samples: expected 0 or more"),
         (("--epsilon", "1"), "switchbert", "--epsilon"),
         (("--split", "nowhere"), "switchbert", "nowhere"),
         (("--from_pretrained", ""), "switchbert", "--from_pretrained"),
@@ -119,3 +118,10 @@ def test_static_architectures_have_attention_alone(written):
 def test_bad_input_gets_one_line(line, more, model, said, capsys, tmp_path):
     assert said in refusal(_run, line("vqa", *more, model=model), capsys)
     assert not (tmp_path / "routes.json").exists()
+
+
+@pytest.mark.parametrize("flag", ["--samples", "--permutations"])
+def test_a_negative_number_is_none_of_samples_or_permutations(line, flag, capsys):
+    with pytest.raises(SystemExit) as caught:
+        _run(line("vqa", flag, "-1"))
+    assert caught.value.code == 2 and f"{flag}: expected 0 or more, found -1" in capsys.readouterr().err

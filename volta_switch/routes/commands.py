@@ -23,7 +23,7 @@ from volta_switch.routes.record import INPUT_NAMES, Observed, evaluate, record
 from volta_switch.routes.report import counted_routes, dependence, route_report
 from volta_switch.tasks.retrieval import ALTERNATIVES, RetrievalTask
 from volta_switch.train.evaluation import Run, prepare
-from volta_switch.train.flags import evaluation_flags
+from volta_switch.train.flags import evaluation_flags, whole_from_0
 
 FORMAT = 1
 
@@ -37,10 +37,10 @@ def route_flags() -> argparse.ArgumentParser:
         "--interventions", action="store_true", help="force and forbid every option at every layer, and whole routes"
     )
     own.add_argument("--attention", action="store_true", help="attention's mass between text and vision, by head")
-    own.add_argument("--samples", type=int, default=0, help="so many, evenly over the split; 0: all")
+    own.add_argument("--samples", type=whole_from_0, default=0, help="so many, evenly over the split; 0: all")
     over = "weights of the same run at other times: their routes' entropy, and what else changes"
     own.add_argument("--checkpoints", nargs="+", default=[], metavar="WEIGHTS", help=over)
-    own.add_argument("--permutations", type=int, default=200, help="of the test of mutual information")
+    own.add_argument("--permutations", type=whole_from_0, default=200, help="of the test of mutual information")
     own.add_argument("--epsilon", type=float, default=EPSILON, help="soft weights above it are active paths")
     return result
 
@@ -76,9 +76,6 @@ def run_routes(args: argparse.Namespace) -> None:
 def _check(args: argparse.Namespace) -> None:
     if args.routing != "hard":
         raise UserError("--routing soft: a route is what is chosen; leave it out (soft weights are reported beside)")
-    for name, least in (("samples", 0), ("permutations", 0)):
-        if getattr(args, name) < least:
-            raise UserError(f"--{name}: expected {least} or more, found {getattr(args, name)}")
     if not 0 <= args.epsilon < 1:
         raise UserError(f"--epsilon: expected 0 or more and less than 1, found {args.epsilon}")
     if not Path(args.out).name or Path(args.out).is_dir():

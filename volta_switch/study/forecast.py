@@ -38,10 +38,19 @@ def dry_run(study: Study, folder: Path) -> str:
         plan = Plan(study, at, known_cells(folder))
         rows, seconds, missing = _forecast(plan, finished_cells(folder), begun_cells(folder))
     left = sum(state != "finished" for _, state in rows)
-    unknown = f"; {missing} of them are like none that was measured, and are not counted" if missing else ""
-    total = f"{len(rows)} cells, {left} to run: {seconds / 3600:.1f} hours of one process{unknown}"
+    total = f"{len(rows)} cells, {left} to run{_in_words(left, missing, seconds)}"
     tables = [f"{table.name}: {', '.join(table.arms)} on {', '.join(table.tasks)}" for table in study.tables]
     return "\n".join([*tables, "", *(f"{name}  {state}" for name, state in rows), "", total])
+
+
+def _in_words(left: int, missing: int, seconds: float) -> str:
+    """How long the cells that are left will take, of which ``missing`` are like none that was measured."""
+    if not left:
+        return ""
+    if missing == left:
+        return ": how long is unknown, for nothing like them was measured"
+    unknown = f", and unknown time for {missing} that are like none that was measured" if missing else ""
+    return f": {seconds / 3600:.1f} hours of one process{unknown}"
 
 
 def _forecast(
