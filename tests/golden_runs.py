@@ -1,4 +1,4 @@
-"""Small runs of every kind whose numbers are on record, ``golden_runs.json``: which change only with the results version.
+"""Small runs of every kind, whose numbers (``golden_runs.json``) change with the results version alone.
 
 ``python tests/golden_runs.py`` (``make golden-runs``) writes the record anew. It refuses to where numbers have changed
 and ``RESULTS_VERSION`` has not.

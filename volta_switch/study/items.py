@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from volta_switch.data.annotations.gqa import load_gqa
-from volta_switch.data.annotations.nlvr2 import Nlvr2Entry, load_nlvr2
+from volta_switch.data.annotations.nlvr2 import load_nlvr2
 from volta_switch.data.annotations.refer import load_refer
 from volta_switch.data.annotations.retrieval import RetrievalAnnotations
 from volta_switch.data.annotations.snli_ve import load_snli_ve
@@ -226,13 +226,7 @@ def _refer(spec: TaskSpec, split: str) -> Grade:
 
 def _nlvr2(spec: TaskSpec, split: str) -> Grade:
     entries = load_nlvr2(spec.path(spec.dataroot), split, spec.given_annotations(split))
-    return partial(_statements, {entry.identifier: _set_of_pairs(entry) for entry in entries})
-
-
-def _set_of_pairs(entry: Nlvr2Entry) -> str:
-    """``dev-850`` of ``dev-850-2-0``, whose last numbers are those of the pair in its set and of the sentence."""
-    pair = entry.identifier.rpartition("-")[0]
-    return pair.rpartition("-")[0] if entry.image_ids[0] == f"{pair}-img0" else " ".join(entry.image_ids)
+    return partial(_statements, {entry.identifier: entry.set_of_pairs for entry in entries})
 
 
 def _statements(sets: Mapping[str, str], test: Evaluated, metric: str) -> Iterable[Row]:

@@ -37,6 +37,11 @@ class ReferDataset(TaskDataset):
         super().__init__(texts, store, tokenizer, num_locs, max_seq_length, max_regions)
         self.entries = entries
 
+    @property
+    def sample_images(self) -> list[tuple[str, str]]:
+        """As of every task."""
+        return [(str(entry.sent_id), str(entry.image_id)) for entry in self.entries]
+
     def __getitem__(self, index: int) -> Sample:
         entry = self.entries[index]
         image = self._images[entry.image_id]
