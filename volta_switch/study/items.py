@@ -63,6 +63,11 @@ class Evaluated:
         return self.folder / f"{self.split}_ranks.json"
 
     @property
+    def travelled(self) -> Path:
+        """Results by item of a run that was made elsewhere (``travel``), in the place of its predictions."""
+        return self.folder / f"{self.split}_items.json"
+
+    @property
     def data(self) -> tuple[Any, ...]:
         """Where the items come from: equal for tests on the same ones."""
         spec = self.spec
@@ -141,6 +146,8 @@ class ItemReader:
         return found
 
     def _read(self, test: Evaluated, metric: str) -> Items:
+        if test.travelled.is_file():
+            return _items_of_json(test.travelled, metric)
         source = test.ranks if test.spec.type == "VL-logit" and test.ranks.is_file() else test.results
         try:
             if test.data not in self._grades:
@@ -162,6 +169,19 @@ class ItemReader:
         """The same with the ids and groups of an earlier run where they are equal."""
         first = self._first.setdefault((test.data, metric), items)
         return Items(first.ids, first.groups, items.points, items.source) if _same(first, items) else items
+
+
+def items_to_json(items: Items) -> dict[str, list[Any]]:
+    """A run's results by item, as ``Evaluated.travelled`` keeps them."""
+    points = [int(value) if value == int(value) else round(value, 4) for value in items.points.tolist()]
+    return {"ids": items.ids.tolist(), "groups": items.groups.tolist(), "points": points}
+
+
+def _items_of_json(source: Path, metric: str) -> Items:
+    said = read_json(source).get(metric) or {"why_not": f"{source} tells nothing of {metric}"}
+    if "why_not" in said:
+        raise NoItems(said["why_not"])
+    return Items(np.array(said["ids"]), np.array(said["groups"]), np.array(said["points"], dtype=np.float32), source)
 
 
 def _same(left: Items, right: Items) -> bool:

@@ -37,7 +37,7 @@ from volta_switch.study.depths import with_layers, with_text_layers
 from volta_switch.study.given_flags import refuse_arms_flags, refuse_flags
 from volta_switch.world.spec import WorldSpec
 
-FOLDERS = ("cells", "figures", "world")  # of a study's folder; "world-..." too
+FOLDERS = ("cells", "figures", "merged", "world")  # of a study's folder; "world-..." too
 KEYS = (
     *("name", "world", "data", "models", "arms", "tables", "routes", "minimum_effect"),
     *("seeds", "set", "pretraining", "tasks"),

@@ -219,7 +219,7 @@ def retrieval_flags() -> argparse.ArgumentParser:
     pairs = result.add_argument_group("all pairs")
     pairs.add_argument("--restart", action="store_true", help="discard the scores of an interrupted run")
     shard = "score the K-th of N shares of the pairs alone; a run without it takes what is there and writes the results"
-    pairs.add_argument("--shard", type=_shard, default=None, metavar="K/N", help=shard)
+    pairs.add_argument("--shard", type=share_of, default=None, metavar="K/N", help=shard)
     pairs.add_argument("--keep_scores", action="store_true", help="also write all scores, <split>_scores.npy")
     return result
 
@@ -319,7 +319,8 @@ def _whole(text: str) -> int:
     return int(number)
 
 
-def _shard(text: str) -> Share:
+def share_of(text: str) -> Share:
+    """A flag's ``K/N``, the K-th of N shares, for argparse."""
     number, _, count = text.partition("/")
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
         raise argparse.ArgumentTypeError(f"expected K/N with K from 1 to N, found {text}")
