@@ -59,17 +59,22 @@ def export_cells(plan: Plan, to: Path) -> int:
         UserError: none is finished, or the file cannot be written.
     """
     done, reader = finished_cells(plan.folder), ItemReader()
+    tests: list[dict[str, Any]] = []  # the items of each test, once for all runs
     cells = [
         {
             **{"name": cell.name, "key": cell.key, "training": cell.training, "seconds": done[cell.key].seconds},
-            "files": _files(plan, cell, reader),
+            "files": {
+                name: _without_items(content, tests) if name.endswith("_items.json") else content
+                for name, content in _files(plan, cell, reader).items()
+            },
         }
         for cell in plan.cells
         if cell.key in done
     ]
     if not cells:
         raise UserError(f"{plan.folder}: no cell of study {plan.study.name} is finished there; run it first")
-    said = {"study": plan.study.name, "folder": str(plan.folder), "results_version": RESULTS_VERSION, "cells": cells}
+    said = {"study": plan.study.name, "folder": str(plan.folder), "results_version": RESULTS_VERSION}
+    said |= {"tests": tests, "cells": cells}
     packed = lzma.compress(json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode(), preset=9)
     with replacing(to) as temporary:
         temporary.write_bytes(b"volta-switch study cells %d %s\n" % (FORMAT, _digest(packed)) + packed)
@@ -141,19 +146,44 @@ def read_cells(source: Path) -> list[Travelled]:
                 f"{source}: of results version {said['results_version']}, expected {RESULTS_VERSION}; its numbers are "
                 "not those of this version"
             )
-        return [_travelled(cell, said["folder"], source) for cell in said["cells"]]
-    except (lzma.LZMAError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return [_travelled(cell, said, source) for cell in said["cells"]]
+    except (lzma.LZMAError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise UserError(f"{source}: not as study export writes it ({type(error).__name__}: {error})") from None
 
 
-def _travelled(said: Mapping[str, Any], exported_from: str, source: Path) -> Travelled:
+def _without_items(results: Mapping[str, Any], tests: list[dict[str, Any]]) -> dict[str, Any]:
+    """Results by item (``items.items_to_json``), the items themselves by their place in ``tests``."""
+    short: dict[str, Any] = {}
+    for metric, found in results.items():
+        short[metric] = found
+        if "points" in found:
+            items = {name: found[name] for name in ("ids", "groups")}
+            if items not in tests:
+                tests.append(items)
+            short[metric] = {"test": tests.index(items), "points": found["points"]}
+    return short
+
+
+def _with_items(results: Mapping[str, Any], tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The other way round."""
+    return {
+        metric: {**tests[found["test"]], "points": found["points"]} if "points" in found else found
+        for metric, found in results.items()
+    }
+
+
+def _travelled(said: Mapping[str, Any], of_file: Mapping[str, Any], source: Path) -> Travelled:
     key, files = str(said["key"]), dict(said["files"])
     wrong = [name for name in files if not SAFE_NAME.fullmatch(name)]
     if wrong or not re.fullmatch(r"[0-9a-f]{64}", key):  # both become names of files
         raise ValueError(f"{wrong[0] if wrong else key} is no name of a cell's")
     if "run.json" in files:
         data = dict(files["run.json"]["data"])
-        files["run.json"] = {**files["run.json"], "data": data, "exported_from": exported_from}
+        files["run.json"] = {**files["run.json"], "data": data, "exported_from": str(of_file["folder"])}
+    files = {
+        name: _with_items(content, of_file["tests"]) if name.endswith("_items.json") else content
+        for name, content in files.items()
+    }
     return Travelled(key, str(said["name"]), str(said["training"]), float(said["seconds"]), files, source)
 
 
