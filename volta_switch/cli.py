@@ -19,12 +19,16 @@ from volta_switch.ranges import ANY_TEXT, PATH, PROBABILITY, Number, Text, whole
 from volta_switch.routes.commands import route_flags, run_routes
 from volta_switch.study.finished import plan_of
 from volta_switch.study.forecast import dry_run
+from volta_switch.study.gpus import chosen_gpus
 from volta_switch.study.plan import Study, load_study
 from volta_switch.study.report.page import write_report
 from volta_switch.study.run import run_study
 from volta_switch.study.sizing import sizing, sizing_text
 from volta_switch.study.table import make_tables, tables_of, tables_text
+from volta_switch.study.travel import export_cells, merge_cells
+from volta_switch.tasks.shares import WHOLE
 from volta_switch.train.entry_points import run_entry_point
+from volta_switch.train.flags import SHARD
 from volta_switch.world import add_world_arguments, run_world
 
 EFFECT = Number(0.0, 100.0, above=True)  # points
@@ -85,6 +89,8 @@ def _add_study_commands(parser: argparse.ArgumentParser) -> None:
     for name, text, action in (
         ("run", "run what is not finished yet, then print the tables", _run_study),
         ("table", "print the tables of finished runs", _print_table),
+        ("export", "write its finished cells to one small file, without weights", _export_cells),
+        ("merge", "take finished cells from files of export", _merge_cells),
         ("power", "print how many seeds its claims need, by the spread of the finished runs", _print_power),
     ):
         command = commands.add_parser(name, help=text)
@@ -92,13 +98,24 @@ def _add_study_commands(parser: argparse.ArgumentParser) -> None:
         command.add_argument("--out", type=ANY_TEXT, default="", help="the study's folder (default: runs/<name>)")
         command.add_argument("--tables", nargs="+", type=Text(), default=[], metavar="TABLE", help="these tables alone")
         command.set_defaults(run=action)
+        if name == "export":
+            command.add_argument(
+                "--to", type=ANY_TEXT, default="", metavar="FILE", help="the file to write (default: <name>.cells)"
+            )
+        if name == "merge":
+            command.add_argument("files", type=PATH, nargs="+", metavar="FILE", help="written by export")
         if name == "table":
             command.add_argument("--partial", action="store_true", help="of the seeds that all arms have finished")
         if name == "power":
             command.add_argument("--effect", type=EFFECT, help="in points (default: the study's minimum_effect)")
             command.add_argument("--target", type=PROBABILITY, default=0.8, help="the chance of finding it")
         if name == "run":
-            command.add_argument("--jobs", type=whole(1, 1024), default=os.cpu_count() or 1, help="cells at once")
+            jobs = "cells at once (default: as many as there are GPUs, or CPU cores without)"
+            command.add_argument("--jobs", type=whole(1, 1024), default=None, help=jobs)
+            gpus = "how many GPUs, or which (0,2 or 3,), for the jobs, one each (default: all that PyTorch sees)"
+            command.add_argument("--gpus", type=ANY_TEXT, default="", metavar="N|LIST", help=gpus)
+            of = "run the i-th of n shares of the cells alone, for job arrays; the tables are made without it"
+            command.add_argument("--cells", type=SHARD, default=None, metavar="i/n", help=of)
             command.add_argument(
                 "--retries", type=whole(0, 1000), default=1, help="how often a failed cell is tried again"
             )
@@ -108,10 +125,33 @@ def _add_study_commands(parser: argparse.ArgumentParser) -> None:
 def _run_study(args: argparse.Namespace) -> None:
     study = _study(args)
     if args.dry_run:
-        print(dry_run(study, _folder(args, study)))
+        print(dry_run(study, _folder(args, study), args.cells or WHOLE))
         return
-    run_study(study, _folder(args, study), args.jobs, args.retries)
-    _print_table(args)
+    gpus = chosen_gpus(args.gpus)
+    jobs = args.jobs if args.jobs is not None else len(gpus) or os.cpu_count() or 1
+    run_study(study, _folder(args, study), jobs, args.retries, gpus=gpus, share=args.cells or WHOLE)
+    if args.cells is None:
+        _print_table(args)
+    else:
+        print(
+            f"the share is finished; when all are: volta-switch study table {args.study} --out {_folder(args, study)}"
+        )
+
+
+def _export_cells(args: argparse.Namespace) -> None:
+    study = _study(args)
+    to = Path(args.to or f"{study.name}.cells")
+    count = export_cells(plan_of(study, _folder(args, study)), to)
+    size = to.stat().st_size
+    print(f"{to}: {count} cells, {size / 1000:.1f} kB ({size / 1000 / count:.1f} kB a cell)")
+
+
+def _merge_cells(args: argparse.Namespace) -> None:
+    study = _study(args)
+    found = merge_cells(study, _folder(args, study), [Path(name) for name in args.files])
+    print(
+        f"{found['merged']} cells merged, {found['there']} there before, {found['use']} not of this study as it is now"
+    )
 
 
 def _print_table(args: argparse.Namespace) -> None:

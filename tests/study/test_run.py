@@ -159,8 +159,10 @@ def test_a_dry_run_lists_every_cell_and_what_is_known_of_its_time_and_writes_not
     text = dry_run(study, tmp_path / "none")
     assert not (tmp_path / "none").exists()
     assert text.splitlines()[0] == "table: ctrl_uniter, switchbert on TASK10"
-    assert text.count("not measured yet") == 5 and "5 cells, 5 to run: 0.0 hours of one process; 5 of them" in text
+    assert text.count("not measured yet") == 5 and text.splitlines()[-1].startswith("5 cells, 5 to run: ")
+    assert text.endswith("how long is unknown, for nothing like them was measured") and " hours" not in text
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert dry_run(study, folder).endswith("5 cells, 0 to run")
     text = dry_run(study_of({**plan, "seeds": [0, 1]}), folder)
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert text.count("  finished") == 5 and text.count(" min\n") == 4 and "9 cells, 4 to run: " in text
@@ -204,7 +206,7 @@ def test_what_has_only_begun_tells_how_long_it_and_its_like_will_take(finished, 
     assert "switchbert/seed0/pretraining  begun, 1.0 min left" in lines
     assert "switchbert/seed1/pretraining  4.0 min" in lines
     assert next(line for line in lines if line.startswith("ctrl_uniter/seed0/pretraining")).endswith(" min")
-    assert lines[-1].endswith("4 of them are like none that was measured, and are not counted")
+    assert lines[-1].endswith(" hours of one process, and unknown time for 4 that are like none that was measured")
 
 
 def test_what_another_process_has_finished_meanwhile_is_not_run(plan, study_of, tmp_path, in_this_process, monkeypatch):

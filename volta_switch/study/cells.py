@@ -6,13 +6,24 @@ import hashlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from volta_switch.config import Config, find_config, load_config
 from volta_switch.errors import UserError
+from volta_switch.results_version import RESULTS_VERSION
 from volta_switch.study.arms import Arm, Table
+from volta_switch.study.command_lines import (
+    DATA_KEYS,
+    Places,
+    as_flags,
+    pretraining_command,
+    routes_command,
+    test_command,
+    training_command,
+)
+from volta_switch.study.given_flags import taken_by
 from volta_switch.study.plan import Study
 from volta_switch.tasks import TASKS, TaskSpec, load_task
 from volta_switch.world.spec import WorldSpec
@@ -21,6 +32,9 @@ from volta_switch.world.vocabulary import Lexicon
 PRETRAINING = ""  # in place of a task
 ROUTES = "routes of "  # before a task
 ROUTES_FILE = "routes.json"
+# What the study's file may say otherwise: images stay decoded, and a run without pre-training starts at random.
+READ_ONCE: dict[str, Any] = {"in_memory": True}
+WITHOUT = READ_ONCE | {"from_pretrained": ""}
 
 
 @dataclass(frozen=True)
@@ -45,18 +59,6 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where an arm's data lie."""
-
-    tasks_config_file: Path
-    features_path: Path
-    annotations_path: Path
-    data_root: str = ""  # where the task file's paths begin
-    overrides: tuple[str, ...] = ()  # the world's vocabulary
-    identity: Any = None  # what the data are, wherever they lie
-
-
-@dataclass(frozen=True)
 class Known:
     """What was begun or finished in a study's folder."""
 
@@ -71,7 +73,8 @@ class Plan:
         """``known``: what was begun or finished, which is used where it is.
 
         Raises:
-            UserError: a claim is about a task or a metric that its table does not have.
+            UserError: a claim is about a task or a metric that its table does not have, or stands there twice; one
+                task has two names; a flag is none of the evaluation that a task takes.
         """
         self.study, self.folder, self._known = study, folder, known or Known()
         self.cells: list[Cell] = []
@@ -97,6 +100,7 @@ class Plan:
                 for task in study.tasks:
                     if seed in arm.seeds[: study.routes.seeds] and (arm.name, seed, task) in wanted:
                         self._add(arm.name, seed, ROUTES + task, self._routes_cell(arm, seed, task))
+        self._refuse_second_names()
         for table in study.tables:
             self._check_claims(table)
 
@@ -129,6 +133,12 @@ class Plan:
             self._specs[arm, task] = load_task(places.tasks_config_file, task, places.data_root)
         return self._specs[arm, task]
 
+    def tested_spec(self, arm: str, task: str) -> TaskSpec:
+        """The same with the annotations that the flags of the arm's test name."""
+        spec, flags = self.spec(arm, task), self.study.arms[arm].tasks[task]
+        given = (flags.get("test") or {}).get("val_annotations_jsonpath")
+        return replace(spec, val_annotations_jsonpath=str(given), val_split=test_split(spec, flags)) if given else spec
+
     def config(self, arm: str) -> Config:
         """The configuration of an arm's runs, the vocabulary of its data in it."""
         own = self.study.arms[arm]
@@ -151,8 +161,20 @@ class Plan:
             self.cells.append(cell)
         self._of[arm, seed, work] = cell
 
+    def _refuse_second_names(self) -> None:
+        """One task under two names would be trained twice, or be given two arms' worth of flags."""
+        names: dict[tuple[str, str], str] = {}  # arm and key of a task -> what the plan calls it
+        for arm, task in {(arm, work): None for arm, _, work in self._of if work in self.study.tasks}:
+            first = names.setdefault((arm, self.spec(arm, task).key), task)
+            if first != task:
+                spec = self.spec(arm, task)
+                raise UserError(
+                    f"study {self.study.name}: tasks: {first} and {task} are one task ({spec.key}, {spec.name}); keep "
+                    "one of them"
+                )
+
     def _check_claims(self, table: Table) -> None:
-        specs = self.specs(table)
+        specs, seen = self.specs(table), set()
         for claim in table.claims:
             where = f"study {self.study.name}: tables.{table.name}.claims: {claim.text}"
             if claim.task not in specs:
@@ -160,6 +182,12 @@ class Plan:
             metrics = TASKS[specs[claim.task].type].headline
             if claim.metric not in metrics:
                 raise UserError(f"{where}: {claim.task} has no metric {claim.metric}; it has {', '.join(metrics)}")
+            made = (claim.arms, specs[claim.task].key, claim.metric, claim.at_least)
+            if made in seen:  # it would count twice in Holm's family
+                raise UserError(
+                    f"{where}: the table claims this twice ({claim.difference}, {claim.task} {claim.metric})"
+                )
+            seen.add(made)
 
     def _place(self, arm: Arm, seed: int, name: str, key: str, training: str) -> tuple[str, Path]:
         """The row of a cell ("switchbert/seed0") and its folder: where it was begun, or else one that is free."""
@@ -176,10 +204,12 @@ class Plan:
         if task == PRETRAINING:
             key = _key(["train_concap", config, dict(arm.pretraining), seed, where.identity])
             row, folder = self._place(arm, seed, stem, key, key)
-            return Cell(
-                f"{row}/pretraining", arm.name, seed, task,
-                (("train_concap", _pretraining_flags(arm, seed, where, folder.parent)),), folder, key, key,
-            )  # fmt: skip
+            command = [
+                *pretraining_command(arm, seed, where, folder.parent),
+                *as_flags({**WITHOUT, **_from_bert(arm, arm.pretraining), **arm.pretraining}),
+            ]
+            name, only = f"{row}/pretraining", (("train_concap", tuple(command)),)
+            return Cell(name, arm.name, seed, task, only, folder, key, key)
         needed = self._of.get((arm.name, seed, PRETRAINING))
         spec = self.spec(arm.name, task)
         flags = arm.tasks[task]
@@ -191,9 +221,22 @@ class Plan:
         )
         row, folder = self._place(arm, seed, f"{spec.name}_{stem}", key, training)
         start = str(needed.folder / "pytorch_model_best.bin") if needed else ""
-        commands = _task_commands(arm, seed, where, spec, flags, folder, start)
+        commands = self._task_commands(arm, seed, spec, flags, folder, start)
         needs = needed.name if needed else ""
         return Cell(f"{row}/{spec.name}", arm.name, seed, spec.key, commands, folder, key, training, needs)
+
+    def _task_commands(
+        self, arm: Arm, seed: int, spec: TaskSpec, flags: Mapping[str, Any], folder: Path, start: str
+    ) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        where, entry = self.places(arm.name), "eval_retrieval" if spec.type == "VL-logit" else "eval_task"
+        own = {name: flags.get(name) or {} for name in ("train", "test")}
+        for name in own["test"].keys() - taken_by(entry, own["test"]).keys():
+            raise UserError(f"study {self.study.name}: tasks: {spec.name}: test: {entry}.py has no flag --{name}")
+        train = training_command(arm, seed, where, spec.key, folder.parent, start)
+        train += as_flags({**(READ_ONCE if start else WITHOUT), **_from_bert(arm, own["train"]), **own["train"]})
+        test = test_command(arm, seed, where, spec.key, folder)
+        test += as_flags({**READ_ONCE, "split": test_split(spec, flags), **own["test"]})
+        return ("train_task", tuple(train)), (entry, tuple(test))
 
     def _routes_cell(self, arm: Arm, seed: int, task: str) -> Cell:
         """The routes that the fine-tuned model takes on the split that the study reports, and what they are worth."""
@@ -201,8 +244,9 @@ class Plan:
         where, spec, flags = self.places(arm.name), self.spec(arm.name, task), arm.tasks[task]
         key = _key(["routes", dict(self.study.routes.flags), tuned.key])
         row, folder = self._place(arm, seed, f"{spec.name}_routes", key, key)
-        command = [*_test_arguments(arm, seed, where, spec, flags, tuned.folder), *_flags(self.study.routes.flags)]
-        command += ["--out", str(folder / ROUTES_FILE)]
+        command = routes_command(arm, seed, where, spec.key, tuned.folder, folder / ROUTES_FILE)
+        of_test = taken_by("routes", flags.get("test") or {})
+        command += as_flags({**READ_ONCE, "split": test_split(spec, flags), **of_test, **self.study.routes.flags})
         name, commands = f"{row}/{spec.name} routes", (("routes", tuple(command)),)
         return Cell(name, arm.name, seed, ROUTES + spec.key, commands, folder, key, key, tuned.name)
 
@@ -214,11 +258,10 @@ def places(study: Study, arm: Arm, folder: Path) -> Places:
         UserError: the study's data section lacks a path.
     """
     if arm.world is None:
-        names = ("tasks_config_file", "features_path", "annotations_path")
-        missing = [key for key in names if key not in arm.data]
+        missing = [key for key in DATA_KEYS if key not in arm.data]
         if missing:
             raise UserError(f"study {study.name}: data lacks {', '.join(missing)}")
-        tasks, features, annotations = (Path(arm.data[name]) for name in names)
+        tasks, features, annotations = (Path(arm.data[name]) for name in DATA_KEYS)
         return Places(tasks, features, annotations, arm.data.get("data_root", ""), identity=dict(arm.data))
     world = world_folder(study, arm, folder)
     captions = world / "datasets" / "conceptual_captions"
@@ -241,35 +284,6 @@ def test_split(spec: TaskSpec, flags: Mapping[str, Any]) -> str:
     return str((flags.get("test") or {}).get("split", spec.val_split))
 
 
-def _pretraining_flags(arm: Arm, seed: int, where: Places, row: Path) -> tuple[str, ...]:
-    return (
-        *_common(arm, seed, where, row),
-        *("--annotations_path", str(where.annotations_path), "--features_path", str(where.features_path)),
-        *("--logdir", str(row / "logs"), "--resume"),
-        *_flags({"from_pretrained": "", **_from_bert(arm, arm.pretraining), **arm.pretraining}),
-    )
-
-
-def _task_commands(
-    arm: Arm, seed: int, where: Places, spec: TaskSpec, flags: Mapping[str, Any], folder: Path, start: str
-) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    train = [*_common(arm, seed, where, folder.parent), *_task(where, spec), "--from_pretrained", start]
-    train += ["--logdir", str(folder.parent / "logs"), "--resume"]
-    given = flags.get("train") or {}
-    train += _flags({**_from_bert(arm, given), **given})
-    entry = "eval_retrieval" if spec.type == "VL-logit" else "eval_task"
-    return ("train_task", tuple(train)), (entry, _test_arguments(arm, seed, where, spec, flags, folder))
-
-
-def _test_arguments(
-    arm: Arm, seed: int, where: Places, spec: TaskSpec, flags: Mapping[str, Any], tuned: Path
-) -> tuple[str, ...]:
-    """Of an evaluation of the fine-tuned weights."""
-    test = _flags({"split": test_split(spec, flags), **(flags.get("test") or {})})
-    best = ("--from_pretrained", str(tuned / "pytorch_model_best.bin"))
-    return (*_common(arm, seed, where, tuned.parent), *_task(where, spec), *best, "--overwrite", *test)
-
-
 def _from_bert(arm: Arm, given: Mapping[str, Any]) -> dict[str, bool]:
     """Flags of a run that starts from what its plan names: BERT's last layers may be left out where the plan has fewer.
 
@@ -278,29 +292,7 @@ def _from_bert(arm: Arm, given: Mapping[str, Any]) -> dict[str, bool]:
     return {"allow_deeper_bert": True} if arm.own_depth and given.get("from_pretrained") else {}
 
 
-def _task(where: Places, spec: TaskSpec) -> tuple[str, ...]:
-    root = ("--data_root", where.data_root) if where.data_root else ()
-    return "--tasks_config_file", str(where.tasks_config_file), *root, "--task", spec.key
-
-
-def _common(arm: Arm, seed: int, where: Places, folder: Path) -> list[str]:
-    overrides = [part for override in (*arm.overrides, *where.overrides) for part in ("--set", override)]
-    return ["--config_file", arm.model, *overrides, "--seed", str(seed), "--output_dir", str(folder), "--in_memory"]
-
-
-def _flags(values: Mapping[str, Any]) -> list[str]:
-    """``{"lr": 1e-3, "adam_betas": [0.9, 0.98], "resume": true}`` as command-line flags."""
-    flags: list[str] = []
-    for key, value in values.items():
-        if value is False or value is None:
-            continue
-        flags.append(f"--{key}")
-        if isinstance(value, list):
-            flags += [str(item) for item in value]
-        elif value is not True:
-            flags.append(str(value))
-    return flags
-
-
 def _key(parts: list[Any]) -> str:
+    if RESULTS_VERSION > 1:  # finished cells of version 1 are older than the number
+        parts = [*parts, {"results version": RESULTS_VERSION}]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

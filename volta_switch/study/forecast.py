@@ -19,12 +19,14 @@ from volta_switch.ranges import WORDS
 from volta_switch.study.cells import PRETRAINING, ROUTES, Cell, Plan, world_folder
 from volta_switch.study.finished import Done, begun_cells, finished_cells, known_cells
 from volta_switch.study.plan import Study
+from volta_switch.study.shares import cells_of_share
+from volta_switch.tasks.shares import WHOLE, Share
 from volta_switch.train.run_folder import lines_of
 from volta_switch.world.spec import WorldSpec
 
 
-def dry_run(study: Study, folder: Path) -> str:
-    """What ``run_study`` would do: every cell, and how long it takes by what was measured. Writes nothing.
+def dry_run(study: Study, folder: Path, share: Share = WHOLE) -> str:
+    """What ``run_study`` would do: every cell of a share, and how long it takes by what was measured. Writes nothing.
 
     Measured are the cells of the same work that are finished or have begun to train: those of the same arm, or else of
     the same model, or else of any, at whose speed in operations a second this one is reckoned.
@@ -37,23 +39,32 @@ def dry_run(study: Study, folder: Path) -> str:
                 if arm.world is not None:
                     _write_task_file(WorldSpec(**arm.world), world_folder(study, arm, at))
         plan = Plan(study, at, known_cells(folder))
-        rows, seconds, missing = _forecast(plan, finished_cells(folder), begun_cells(folder))
+        rows, seconds, missing = _forecast(plan, finished_cells(folder), begun_cells(folder), share)
     left = sum(state != "finished" for _, state in rows)
-    unknown = f"; {missing} of them are like none that was measured, and are not counted" if missing else ""
-    total = f"{len(rows)} cells, {left} to run: {seconds / 3600:.1f} hours of one process{unknown}"
+    total = f"{len(rows)} cells, {left} to run{_in_words(left, missing, seconds)}"
     tables = [f"{table.name}: {', '.join(table.arms)} on {', '.join(table.tasks)}" for table in study.tables]
     return "\n".join([*tables, "", *(f"{name}  {state}" for name, state in rows), "", total])
 
 
+def _in_words(left: int, missing: int, seconds: float) -> str:
+    """How long the cells that are left will take, of which ``missing`` are like none that was measured."""
+    if not left:
+        return ""
+    if missing == left:
+        return ": how long is unknown, for nothing like them was measured"
+    unknown = f", and unknown time for {missing} that are like none that was measured" if missing else ""
+    return f": {seconds / 3600:.1f} hours of one process{unknown}"
+
+
 def _forecast(
-    plan: Plan, done: Mapping[str, Done], started: Mapping[str, Path]
+    plan: Plan, done: Mapping[str, Done], started: Mapping[str, Path], share: Share
 ) -> tuple[list[tuple[str, str]], float, int]:
     """(cell's name, what is known of it) each, the seconds of those that are reckoned, and the number of others."""
     begun = {cell.name: found for cell in plan.cells if cell.key in started and (found := _begun(cell))}
     whole = {name: seconds for name, (seconds, _) in begun.items()}
     speeds = _speeds(plan, measured_seconds(plan, done) | whole)
     rows, missing, seconds = [], 0, 0.0
-    for cell in plan.cells:
+    for cell in cells_of_share(plan.cells, share):
         if cell.key in done:
             rows.append((cell.name, "finished"))
             continue

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -74,10 +74,7 @@ def keep_world(out: str | Path, **parameters: Any) -> None:
     if _holds(out, spec):
         return
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with (out.parent / f".{out.name}.lock").open("w") as lock:
-            with suppress(OSError):  # a file system without locks
-                fcntl.lockf(lock, fcntl.LOCK_EX)
+        with one_writer(out):
             if _holds(out, spec):  # another process was faster
                 return
             for left in out.parent.glob(f"{out.name}.unfinished-*"):
@@ -88,6 +85,16 @@ def keep_world(out: str | Path, **parameters: Any) -> None:
     except OSError as error:
         reason = f"the world cannot be written ({error.strerror}); make room or change the permissions"
         raise UserError(f"{out}: {reason}") from error
+
+
+@contextmanager
+def one_writer(out: Path) -> Iterator[None]:
+    """Keeps other processes from writing the same world while the block runs; they wait."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with (out.parent / f".{out.name}.lock").open("a") as lock:
+        with suppress(OSError):  # a file system without locks
+            fcntl.lockf(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _holds(out: Path, spec: WorldSpec) -> bool:

@@ -74,6 +74,11 @@ class ReferDataset(TaskDataset):
         if len(found) >= FEWEST and np.mean(found) < LOWEST_CEILING:
             raise UserError(no_overlap(annotations, features, sum(found), len(found)))
 
+    @property
+    def sample_images(self) -> list[tuple[str, str]]:
+        """As of every task."""
+        return [(str(entry.sent_id), str(entry.image_id)) for entry in self.entries]
+
     def __getitem__(self, index: int) -> Sample:
         entry = self.entries[index]
         image = self._images[entry.image_id]
