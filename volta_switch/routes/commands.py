@@ -67,6 +67,8 @@ def run_routes(args: argparse.Namespace) -> None:
     """
     _check(args)
     say_without_effect(args)
+    if Path(args.out).exists() and not args.overwrite:
+        raise UserError(f"{args.out}: is there already; give another --out, or replace it with --overwrite")
     run = prepare(args)
     model = run.model
     assert isinstance(model, BertForVLTasks)

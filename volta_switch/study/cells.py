@@ -6,7 +6,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from volta_switch.results_version import RESULTS_VERSION
 from volta_switch.study.arms import Arm, Table
 from volta_switch.study.command_lines import (
     DATA_KEYS,
+    DATA_ROOT,
     Places,
     as_flags,
     pretraining_command,
@@ -23,9 +24,11 @@ from volta_switch.study.command_lines import (
     test_command,
     training_command,
 )
+from volta_switch.study.data_identities import DataIdentities
 from volta_switch.study.given_flags import taken_by
 from volta_switch.study.plan import Study
 from volta_switch.tasks import TASKS, TaskSpec, load_task
+from volta_switch.train.reading import pair_fingerprints, task_fingerprints
 from volta_switch.world.spec import WorldSpec
 from volta_switch.world.vocabulary import Lexicon
 
@@ -34,6 +37,7 @@ ROUTES = "routes of "  # before a task
 ROUTES_FILE = "routes.json"
 # What the study's file may say otherwise: images stay decoded, and a run without pre-training starts at random.
 READ_ONCE: dict[str, Any] = {"in_memory": True}
+_LEARNING = ("batch_size", "lr", "num_epoch", "fusion_method", "train_split", "val_split")  # of a task's entry
 WITHOUT = READ_ONCE | {"from_pretrained": ""}
 
 
@@ -64,6 +68,7 @@ class Known:
 
     folders: Mapping[str, Path] = field(default_factory=dict)  # a cell's key -> where it lies
     trained: Mapping[Path, str] = field(default_factory=dict)  # such a folder -> ``Cell.training`` of what it holds
+    data: Mapping[str, Any] = field(default_factory=dict)  # what came with merged cells of the data
 
 
 class Plan:
@@ -77,6 +82,7 @@ class Plan:
                 task has two names; a flag is none of the evaluation that a task takes.
         """
         self.study, self.folder, self._known = study, folder, known or Known()
+        self.data = DataIdentities(folder, self._known.data)
         self.cells: list[Cell] = []
         self._by_key: dict[str, Cell] = {}
         self._of: dict[tuple[str, int, str], Cell] = {}
@@ -202,7 +208,7 @@ class Plan:
         where, stem = self.places(arm.name), find_config(arm.model).stem
         config = load_config(arm.model, arm.overrides).to_dict()
         if task == PRETRAINING:
-            key = _key(["train_concap", config, dict(arm.pretraining), seed, where.identity])
+            key = _key(["train_concap", config, dict(arm.pretraining), seed, self._pairs(arm)])
             row, folder = self._place(arm, seed, stem, key, key)
             command = [
                 *pretraining_command(arm, seed, where, folder.parent),
@@ -213,10 +219,9 @@ class Plan:
         needed = self._of.get((arm.name, seed, PRETRAINING))
         spec = self.spec(arm.name, task)
         flags = arm.tasks[task]
-        # A world's task file follows from the world; what another one says decides, too.
-        data = where.identity if arm.world is not None else [where.identity, asdict(spec)]
+        after = "" if needed is None else needed.key
         key, training = (
-            _key(["task", spec.key, config, dict(given), seed, data, "" if needed is None else needed.key])
+            _key(["task", spec.key, config, dict(given), seed, self._task_data(arm, spec, given), after])
             for given in (flags, {"train": flags.get("train")})
         )
         row, folder = self._place(arm, seed, f"{spec.name}_{stem}", key, training)
@@ -224,6 +229,37 @@ class Plan:
         commands = self._task_commands(arm, seed, spec, flags, folder, start)
         needs = needed.name if needed else ""
         return Cell(f"{row}/{spec.name}", arm.name, seed, spec.key, commands, folder, key, training, needs)
+
+    def _pairs(self, arm: Arm) -> Any:
+        """What an arm's pre-training reads, wherever it lies."""
+        where = self.places(arm.name)
+        if arm.world is not None:
+            return where.identity
+        lies = (where.annotations_path, where.features_path)
+        return self.data.of(["pairs", *map(str, lies)], lambda: pair_fingerprints(*lies))
+
+    def _task_data(self, arm: Arm, spec: TaskSpec, flags: Mapping[str, Any]) -> Any:
+        """What a task's runs read, and what the task file says; a world's follows from the world.
+
+        ``flags``: of the training, and of the test where that counts.
+        """
+        if arm.world is not None:
+            return self.places(arm.name).identity
+        train, test = flags.get("train") or {}, flags.get("test")
+        read = [
+            (train.get("train_split", spec.train_split), True, train.get("train_features_lmdbpath", "")),
+            (train.get("val_split", spec.val_split), False, train.get("val_features_lmdbpath", "")),
+        ]
+        of_test = [] if test is None else [(test_split(spec, flags), False, test.get("val_features_lmdbpath", ""))]
+        boxes = [str((given or {}).get("boxes", "detected")) for given in (train, test)]
+        found = self.data.of(
+            [spec.key, dict(arm.data), read, of_test, boxes],
+            lambda: (
+                task_fingerprints(spec, boxes[0], read)
+                | {f"test {name}": each for name, each in task_fingerprints(spec, boxes[1], of_test).items()}
+            ),
+        )
+        return [found, spec.deciding(), *(getattr(spec, name) for name in _LEARNING)]
 
     def _task_commands(
         self, arm: Arm, seed: int, spec: TaskSpec, flags: Mapping[str, Any], folder: Path, start: str
@@ -262,7 +298,7 @@ def places(study: Study, arm: Arm, folder: Path) -> Places:
         if missing:
             raise UserError(f"study {study.name}: data lacks {', '.join(missing)}")
         tasks, features, annotations = (Path(arm.data[name]) for name in DATA_KEYS)
-        return Places(tasks, features, annotations, arm.data.get("data_root", ""), identity=dict(arm.data))
+        return Places(tasks, features, annotations, arm.data.get(DATA_ROOT, ""), identity=dict(arm.data))
     world = world_folder(study, arm, folder)
     captions = world / "datasets" / "conceptual_captions"
     features = captions / "resnet101_faster_rcnn_genome_imgfeats" / "volta"

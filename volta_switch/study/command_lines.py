@@ -14,6 +14,7 @@ from typing import Any
 from volta_switch.study.arms import Arm
 
 DATA_KEYS = ("tasks_config_file", "features_path", "annotations_path")  # of a study's section data
+DATA_ROOT = "data_root"  # which it may have, too
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +85,10 @@ def _path(folder: Path, cell: Cell, kind: str) -> Path:
     return folder / "cells" / f"{cell.name.replace('/', '.').replace(' ', '.')}{kind}"
 
 
-def plan_of(study: Study, folder: Path) -> Plan:
+def plan_of(study: Study, folder: Path, data: Mapping[str, Any] | None = None) -> Plan:
     """The plan over a folder, where cells that were begun or finished stay wherever they lie.
+
+    ``data``: what is known of the study's own data, where they are not here (``DataIdentities``).
 
     Raises:
         UserError: the study has not been begun there.
@@ -95,7 +97,7 @@ def plan_of(study: Study, folder: Path) -> Plan:
     for needed in (folder, *worlds):
         if not needed.is_dir():
             raise UserError(f"{needed}: missing; run the study there first (volta-switch study run, --out)")
-    return Plan(study, folder, known_cells(folder))
+    return Plan(study, folder, replace(known_cells(folder), data=data or {}))
 
 
 def known_cells(folder: Path, without: Container[str] = ()) -> Known:

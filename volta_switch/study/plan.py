@@ -1,8 +1,8 @@
 """A study's plan: which arms are compared in which tables, from one YAML file, with one place for every setting.
 
 Keys of the file: ``name``; ``world`` (``WorldSpec`` fields; the world is written into the study's folder) or
-``data`` (``tasks_config_file``, ``features_path``, ``annotations_path``); ``seeds``; ``set`` (overrides of every
-configuration); ``pretraining`` (flags of ``train_concap.py``); ``tasks`` (per task ``train``, flags of
+``data`` (``tasks_config_file``, ``features_path``, ``annotations_path``, ``data_root``); ``seeds``; ``set`` (overrides
+of every configuration); ``pretraining`` (flags of ``train_concap.py``); ``tasks`` (per task ``train``, flags of
 ``train_task.py``, and ``test``, flags of the evaluation, ``split`` among them).
 
 ``models`` lists arms that differ in the model alone. ``arms`` has others: a name, its ``model``, and what it changes
@@ -32,7 +32,7 @@ from volta_switch.files import read_yaml
 from volta_switch.shipped import here_or_shipped
 from volta_switch.study.arms import Arm, Table
 from volta_switch.study.claims import read_claims
-from volta_switch.study.command_lines import DATA_KEYS
+from volta_switch.study.command_lines import DATA_KEYS, DATA_ROOT
 from volta_switch.study.confounds import refuse_confounds
 from volta_switch.study.depths import with_layers, with_text_layers
 from volta_switch.study.given_flags import refuse_arms_flags, refuse_flags
@@ -314,7 +314,7 @@ def _check_kinds(where: str, values: Mapping[str, Any]) -> None:
     for key, found in sections.items():
         if not isinstance(found, Mapping):
             raise UserError(f"{where}: {key}: expected a section of settings, found {found!r}")
-    _refuse_unknown(f"{where}: data", values.get("data", {}), DATA_KEYS, "it has")
+    _refuse_unknown(f"{where}: data", values.get("data", {}), (*DATA_KEYS, DATA_ROOT), "it has")
     fields = WorldSpec.__dataclass_fields__
     unknown = [str(key) for key in values.get("world", ()) if key not in fields]
     if unknown:

@@ -70,6 +70,7 @@ def run_study(
         raise UserError(f"--jobs: expected 1 or more, found {jobs}")
     write_worlds(study, folder)
     plan, again = _plan_with_weights(study, folder, share)
+    plan.data.keep()
     cells = cells_of_share(plan.cells, share)
     done = finished_cells(folder)
     waiting = [cell for cell in cells if cell.key not in done or cell.key in again]

@@ -50,6 +50,7 @@ class Travelled:
     seconds: float
     files: Mapping[str, Any]  # name -> JSON; of the log its lines
     source: Path
+    data: Mapping[str, Any]  # of its file: what the study's own data are (``DataIdentities``)
 
 
 def export_cells(plan: Plan, to: Path) -> int:
@@ -74,7 +75,7 @@ def export_cells(plan: Plan, to: Path) -> int:
     if not cells:
         raise UserError(f"{plan.folder}: no cell of study {plan.study.name} is finished there; run it first")
     said = {"study": plan.study.name, "folder": str(plan.folder), "results_version": RESULTS_VERSION}
-    said |= {"tests": tests, "cells": cells}
+    said |= {"data": plan.data.known, "tests": tests, "cells": cells}
     packed = lzma.compress(json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode(), preset=9)
     with replacing(to) as temporary:
         temporary.write_bytes(b"volta-switch study cells %d %s\n" % (FORMAT, _digest(packed)) + packed)
@@ -95,7 +96,7 @@ def merge_cells(study: Study, folder: Path, sources: Sequence[Path]) -> dict[str
     """
     travelled = [cell for source in sources for cell in read_cells(source)]
     write_worlds(study, folder)
-    plan = plan_of(study, folder)
+    plan = plan_of(study, folder, {name: found for cell in travelled for name, found in cell.data.items()})
     planned, done = {cell.key: cell for cell in plan.cells}, finished_cells(folder)
     new: dict[str, Travelled] = {}
     counts = {"merged": 0, "there": 0, "use": 0}
@@ -118,6 +119,7 @@ def merge_cells(study: Study, folder: Path, sources: Sequence[Path]) -> dict[str
         )
     for key, cell in new.items():
         _write(folder, replace(planned[key], folder=folder / MERGED / key[:16]), cell)
+    plan.data.keep()
     return {**counts, "merged": len(new)}
 
 
@@ -184,7 +186,15 @@ def _travelled(said: Mapping[str, Any], of_file: Mapping[str, Any], source: Path
         name: _with_items(content, of_file["tests"]) if name.endswith("_items.json") else content
         for name, content in files.items()
     }
-    return Travelled(key, str(said["name"]), str(said["training"]), float(said["seconds"]), files, source)
+    return Travelled(
+        key,
+        str(said["name"]),
+        str(said["training"]),
+        float(said["seconds"]),
+        files,
+        source,
+        dict(of_file.get("data") or {}),
+    )
 
 
 def _digest(packed: bytes) -> bytes:

@@ -26,7 +26,13 @@ from volta_switch.train.device import autocast, prepare_device
 from volta_switch.train.entry_points import read_flags
 from volta_switch.train.flags import evaluated_spec, load_model_config, run_name
 from volta_switch.train.ranks import Ranks, ranks
-from volta_switch.train.reading import data_options, deciding_config, load_tokenizer, task_fingerprints
+from volta_switch.train.reading import (
+    data_options,
+    deciding_config,
+    load_tokenizer,
+    task_fingerprints,
+    vocabulary_fingerprint,
+)
 from volta_switch.weights import fingerprint, load_volta, read_weights
 
 
@@ -164,7 +170,8 @@ def prepare(args: argparse.Namespace, ranks_of_pairs: Ranks | None = None) -> Ru
         "volta_compat": args.volta_compat,
         "entry": spec.deciding(),
         "config": deciding_config(config),
-        "data": task_fingerprints(spec, config, args.boxes, [(split, False, args.val_features_lmdbpath)]),
+        "data": vocabulary_fingerprint(config)
+        | task_fingerprints(spec, args.boxes, [(split, False, args.val_features_lmdbpath)]),
     }
     model.to(device)
     switched = switch_encoder(model)

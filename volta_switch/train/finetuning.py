@@ -31,7 +31,7 @@ from volta_switch.train.learner import Counts, Learner, Losses
 from volta_switch.train.loop import Validation
 from volta_switch.train.optimisation import Hyperparameters
 from volta_switch.train.ranks import Ranks, ranks
-from volta_switch.train.reading import data_options, load_tokenizer, task_fingerprints
+from volta_switch.train.reading import data_options, load_tokenizer, task_fingerprints, vocabulary_fingerprint
 from volta_switch.train.start import Run, start_run
 
 
@@ -111,9 +111,9 @@ def _finetune(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
             **data_settings(args),
         },
         data={"tasks_config_file": args.tasks_config_file, "dataroot": str(spec.path(spec.dataroot))},
-        fingerprints=task_fingerprints(
+        fingerprints=vocabulary_fingerprint(config)
+        | task_fingerprints(
             spec,
-            config,
             args.boxes,
             [(train_split, True, args.train_features_lmdbpath), (val_split, False, args.val_features_lmdbpath)],
         ),

@@ -29,7 +29,7 @@ from volta_switch.train.learner import Counts, Learner, Losses
 from volta_switch.train.loop import Validation
 from volta_switch.train.optimisation import Hyperparameters
 from volta_switch.train.ranks import Ranks, ranks
-from volta_switch.train.reading import load_tokenizer, pair_fingerprints
+from volta_switch.train.reading import load_tokenizer, pair_fingerprints, vocabulary_fingerprint
 from volta_switch.train.start import Run, start_run
 
 Split = Literal["train", "valid"]
@@ -110,7 +110,7 @@ def _pretrain(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
             **data_settings(args),
         },
         data={"features_path": args.features_path, "annotations_path": args.annotations_path},
-        fingerprints=pair_fingerprints(args, config),
+        fingerprints=vocabulary_fingerprint(config) | pair_fingerprints(args.annotations_path, args.features_path),
         loader=loaders["train"],
         val_loader=loaders["valid"],
         validate=lambda batches: validate(learner, batches, device, rank),
