@@ -37,6 +37,9 @@ ROUTES = "routes of "  # before a task
 ROUTES_FILE = "routes.json"
 # What the study's file may say otherwise: images stay decoded, and a run without pre-training starts at random.
 READ_ONCE: dict[str, Any] = {"in_memory": True}
+_PLACES = (  # of a task's entry: where its data lie
+    *("dataroot", "features_h5path1", "features_h5path2", "train_annotations_jsonpath", "val_annotations_jsonpath"),
+)
 _LEARNING = ("batch_size", "lr", "num_epoch", "fusion_method", "train_split", "val_split")  # of a task's entry
 WITHOUT = READ_ONCE | {"from_pretrained": ""}
 
@@ -253,7 +256,7 @@ class Plan:
         of_test = [] if test is None else [(test_split(spec, flags), False, test.get("val_features_lmdbpath", ""))]
         boxes = [str((given or {}).get("boxes", "detected")) for given in (train, test)]
         found = self.data.of(
-            [spec.key, dict(arm.data), read, of_test, boxes],
+            [spec.key, dict(arm.data), *(getattr(spec, name) for name in _PLACES), read, of_test, boxes],
             lambda: (
                 task_fingerprints(spec, boxes[0], read)
                 | {f"test {name}": each for name, each in task_fingerprints(spec, boxes[1], of_test).items()}

@@ -39,8 +39,8 @@ class DataIdentities:
         name = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:16]
         try:
             found = {file: str(each.get("fingerprint", each.get("sha256"))) for file, each in read().items()}
-        except UserError as error:
-            return self.known.get(name, {"not here": str(error)})
+        except UserError:
+            return self.known.get(name, {"not here": name})
         self.known[name] = found
         return found
 
