@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from volta_switch.data.files.raw_values import OtherForm, float_array, integer_array, whole_number
+from volta_switch.data.image_ids import id_text
 
 RNG = np.random.default_rng(0)
 FEATURES = {
@@ -92,9 +93,42 @@ def test_a_size_is_read_however_it_is_spelt(value) -> None:
     assert whole_number([value], "the height") == 480
 
 
+def endless() -> list:
+    """Return a list that holds itself, and one whose text would fill any memory, alone and in a list."""
+    itself: list = []
+    itself.append(itself)
+    shared: list = [1]
+    for _ in range(100):
+        shared = [shared, shared]
+    return [itself, shared, [itself], [shared]]
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_lists_without_end_are_refused_at_once(place) -> None:
+    with pytest.raises(OtherForm, match="the height is a list, expected a whole number"):
+        whole_number(endless()[place], "the height")
+    with pytest.raises(TypeError, match="a list is no id"):
+        id_text(endless()[place])
+
+
 @pytest.mark.parametrize(
     "value",
-    ["", "tall", "480.5", 480.5, None, True, [1, 2], np.array([]), np.nan, "inf", "9" * 5000, b"\xff", {"h": 1}],
+    [
+        "",
+        "tall",
+        "480.5",
+        480.5,
+        None,
+        True,
+        [1, 2],
+        np.array([]),
+        np.complex64(480),
+        np.nan,
+        "inf",
+        "9" * 5000,
+        b"\xff",
+        {"h": 1},
+    ],
 )
 def test_what_is_no_size_is_refused(value) -> None:
     with pytest.raises(OtherForm, match=r"the height is .* expected a whole number"):

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from volta_switch.data.image_ids import shown
+
 _FLOATS = ("<f4", "<f8", "<f2")
 _INTEGERS = ("<i8", "<i4", "<i2")
 _SAMPLE = 1024  # bytes that are looked at for the type
@@ -22,6 +24,7 @@ _FIRST = 32  # numbers that tell whether they must be
 _CLOSER = 4.0  # times: reading halves of numbers, or pairs, as numbers spreads them by 8
 _NEAR = 0.1
 _FARTHEST = 1e5  # pixels
+_SCALARS = (str, int, float, np.integer, np.floating)
 _ENOUGH = 4  # numbers whose spread says something
 _MAGNITUDES = (1e-30, 1e30)  # of numbers in another type than float32
 
@@ -35,22 +38,20 @@ def whole_number(value: Any, name: str) -> int:
 
     Raises OtherForm for what is none of them or has a fraction.
     """
-    found = value
-    while isinstance(found, list | tuple) and len(found) == 1:
-        found = found[0]
+    found = value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
     if isinstance(found, np.ndarray) and found.size == 1:
         found = found.reshape(-1)[0]
     try:
         if isinstance(found, bytes | np.bytes_):
             found = found.decode("ascii")
-        if isinstance(found, bool) or not isinstance(found, str | int | float | np.number):
+        if isinstance(found, bool) or not isinstance(found, _SCALARS):
             raise ValueError
         number = int(found) if isinstance(found, str) and found.strip().isdecimal() else float(found)
         if not math.isfinite(number) or number != int(number):
             raise ValueError
         return int(number)
     except (ValueError, TypeError, OverflowError):
-        raise OtherForm(f"{name} is {value!r:.60}, expected a whole number; write it so") from None
+        raise OtherForm(f"{name} is {shown(value)}, expected a whole number; write it so") from None
 
 
 def float_array(
