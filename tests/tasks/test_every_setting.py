@@ -8,11 +8,10 @@ import yaml
 from small_world import ENTRY_POINTS, refusal
 from volta_switch import UserError
 from volta_switch.ranges import Range, range_of
-from volta_switch.tasks.task_file import TaskSpec, load_task
+from volta_switch.tasks.task_file import BESIDE, TaskSpec, load_task
 from volta_switch.train.entry_points import read_flags
 
-SET_BY_THE_READER = ("key", "folder", "extra")
-SETTINGS = [field for field in dataclasses.fields(TaskSpec) if field.name not in SET_BY_THE_READER]
+SETTINGS = [field for field in dataclasses.fields(TaskSpec) if field.name not in BESIDE]
 NAN, INF = float("nan"), float("inf")
 BAD = {  # by the field's type, whatever its bounds
     "int": [NAN, INF, -INF, -1, 10**30, 1e30, 2.5, "", "text", "1.5", True, [3], [], {"a": 1}],

@@ -32,6 +32,7 @@ from volta_switch.shipped import here_or_shipped
 
 WORLD = "world.json"  # lies beside a small world's task file
 REQUIRED = ("name", "type", "dataroot", "features_h5path1", "max_seq_length", "train_split", "val_split")
+BESIDE = ("key", "folder", "extra", "data_root")  # of a ``TaskSpec``: what no entry says
 # Keys of VOLTA's task files that nothing reads here, and why; "" where nothing is lost by it.
 UNREAD = {
     "format": "",  # a feature file is known by what it holds
@@ -181,7 +182,7 @@ def load_task(path: str | Path, task: str, data_root: str | Path = "") -> TaskSp
     missing = [name for name in REQUIRED if entry.get(name) is None]
     if missing:
         raise UserError(f"{path}: {key} lacks {', '.join(missing)}")
-    fields = [name for name in TaskSpec.__dataclass_fields__ if name not in ("key", "folder", "extra", "data_root")]
+    fields = [name for name in TaskSpec.__dataclass_fields__ if name not in BESIDE]
     try:
         extra = {name: value for name, value in entry.items() if name not in fields}
         _refuse_unknown(extra, [*fields, *UNREAD])
