@@ -17,8 +17,24 @@ class FlagParser(argparse.ArgumentParser):
     (``ranges``) as its type, or choices.
     """
 
+    _exits = True
+
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
+
+    def ask(self, args: Sequence[str]) -> argparse.Namespace:
+        """As ``parse_args``, for who wants to know whether a command line is good.
+
+        Raises:
+            ValueError: it is not; the message says why.
+        """
+        self.exit_on_error = self._exits = False
+        try:
+            return self.parse_args(args)
+        except argparse.ArgumentError as error:
+            raise ValueError(error.message) from None
+        finally:
+            self.exit_on_error = self._exits = True
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
@@ -31,6 +47,8 @@ class FlagParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exits with code 2 and the line."""
+        if not self._exits:
+            raise ValueError(message)
         line = " ".join(message.removeprefix("argument ").splitlines())
         mark = "" if line.endswith("?") else ";"
         self.exit(2, f"error: {line}{mark} {self.prog} --help lists all flags\n")

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 from volta_switch.errors import UserError
+from volta_switch.flag_parser import FlagParser
 from volta_switch.study.arms import Arm
 from volta_switch.study.command_lines import as_flags, planned_command
 from volta_switch.train.flags import (
@@ -63,7 +64,7 @@ def refuse_flags(where: str, entry: str, given: Mapping[str, Any], arm: str = ""
     known = {name.lstrip("-"): action for name, action in _options(flags).items() if name.startswith("--")}
     del known["help"]
     said = {known[name.lstrip("-")].dest for name in planned if name.startswith("--")}
-    before, _ = flags.parse_known_args(planned)
+    before = flags.ask(planned)
     names: dict[str, str] = {}
     for name, value in given.items():
         whose = f" (arm {arm})" if arm else ""
@@ -116,26 +117,23 @@ def _instead(flag: str, where: str) -> str:
 
 
 @cache
-def _parser(entry: str) -> argparse.ArgumentParser:
+def _parser(entry: str) -> FlagParser:
     if entry == "routes":
         from volta_switch.routes.commands import route_flags  # here, not above: it takes PyTorch
 
-        flags = route_flags()
-    else:
-        flags = {
-            **{"train_concap": pretraining_flags, "train_task": finetuning_flags},
-            **{"eval_task": evaluation_flags, "eval_retrieval": retrieval_flags},
-        }[entry]()
-    flags.exit_on_error = False
-    return flags
+        return route_flags()
+    return {
+        **{"train_concap": pretraining_flags, "train_task": finetuning_flags},
+        **{"eval_task": evaluation_flags, "eval_retrieval": retrieval_flags},
+    }[entry]()
 
 
-def _options(flags: argparse.ArgumentParser) -> Mapping[str, argparse.Action]:
+def _options(flags: FlagParser) -> Mapping[str, argparse.Action]:
     return flags._option_string_actions  # argparse has no public word for it
 
 
 def _problem(
-    flags: argparse.ArgumentParser,
+    flags: FlagParser,
     action: argparse.Action,
     name: str,
     value: Any,
@@ -152,10 +150,11 @@ def _problem(
     if any(isinstance(item, bool) for item in items) and not (is_switch and isinstance(value, bool)):
         return f"expected a value, found {value!r}"
     try:
-        parsed, left = flags.parse_known_args([*planned, *as_flags({name: value})])
-    except argparse.ArgumentError as error:
-        return f"{error.message}, found {value!r}"
-    if left or _others(vars(parsed), vars(before), action.dest):
+        parsed = flags.ask([*planned, *as_flags({name: value})])
+    except ValueError as error:
+        said = str(error)
+        return said if "found" in said else f"{said}, found {value!r}"
+    if _others(vars(parsed), vars(before), action.dest):
         return f"expected {'true or false' if is_switch else 'one value'}, found {value!r}"
     return ""
 
