@@ -5,8 +5,10 @@ import argparse
 import pytest
 import yaml
 
+from small_world import refusal
 from study.small_plans import ARMS, DEMO, MINIMAL, SHARED, of_arms
 from volta_switch import UserError
+from volta_switch.cli import _run
 from volta_switch.study.command_lines import as_flags, planned_command
 from volta_switch.study.given_flags import _parser
 from volta_switch.study.plan import load_study
@@ -171,3 +173,22 @@ def test_false_and_null_leave_a_flag_out():
 def test_every_shipped_study_gives_flags_that_its_commands_take():
     for path in DEMO.parent.glob("*.yaml"):
         assert load_study(path).arms and yaml.safe_load(path.read_text())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "world: {}\nmodels: [demo/ctrl_uniter]\nseeds: [0, 1]\ntasks: {TASK10: {train: {seed: 77}}}",
+        "world: {}\nmodels: [demo/ctrl_uniter]\ntasks: {TASK10: {train: {nosuch: 1}}}",
+        "world: {}\nmodels: [demo/ctrl_uniter]\ntasks: {TASK10: {}, refcoco+: {}}",
+        "world: {}\nmodels: [demo/ctrl_uniter]\ntasks: {TASK10: {}}\ntables: {t: {seeds: 99}}",
+        "world: {}\nmodels: [demo/ctrl_uniter]\ntasks: {TASK10: {}}\ntables: {t: {arms: [ctrl_uniter, ctrl_uniter]}}",
+        "world: {}\narms: {a: {model: demo/ctrl_uniter}, a: {model: demo/switchbert}}\ntasks: {TASK10: {}}",
+        "world: {}\nmodels: [demo/ctrl_uniter]\ntasks: {TASK10: {train: {lr: 1.0e-3, lr: 1.0e-4}}}",
+    ],
+)
+@pytest.mark.parametrize("command", [["run", "--dry-run"], ["run"], ["table"], ["power"], ["export"]])
+def test_every_command_refuses_a_wrong_plan_in_one_line_and_writes_nothing(tmp_path, capsys, content, command):
+    (tmp_path / "study.yaml").write_text(content)
+    refusal(_run, ["study", *command, tmp_path / "study.yaml", "--out", tmp_path / "out"], capsys)
+    assert not (tmp_path / "out").exists()

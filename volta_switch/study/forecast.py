@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -30,6 +31,21 @@ def dry_run(study: Study, folder: Path, share: Share = WHOLE) -> str:
     Measured are the cells of the same work that are finished or have begun to train: those of the same arm, or else of
     the same model, or else of any, at whose speed in operations a second this one is reckoned.
     """
+    with planned(study, folder) as plan:
+        rows, seconds, missing = _forecast(plan, finished_cells(folder), begun_cells(folder), share)
+    left = sum(state != "finished" for _, state in rows)
+    total = f"{len(rows)} cells, {left} to run{_in_words(left, missing, seconds)}"
+    tables = [f"{table.name}: {', '.join(table.arms)} on {', '.join(table.tasks)}" for table in study.tables]
+    return "\n".join([*tables, "", *(f"{name}  {state}" for name, state in rows), "", total])
+
+
+@contextmanager
+def planned(study: Study, folder: Path) -> Iterator[Plan]:
+    """The plan over a folder whose worlds need not be written yet, for the block; writes nothing there.
+
+    Raises:
+        UserError: as of ``Plan``.
+    """
     with TemporaryDirectory() as scratch:
         at = folder
         if any(arm.world is not None and not world_folder(study, arm, folder).exists() for arm in study.arms.values()):
@@ -37,12 +53,7 @@ def dry_run(study: Study, folder: Path, share: Share = WHOLE) -> str:
             for arm in study.arms.values():
                 if arm.world is not None:
                     _write_task_file(WorldSpec(**arm.world), world_folder(study, arm, at))
-        plan = Plan(study, at, known_cells(folder))
-        rows, seconds, missing = _forecast(plan, finished_cells(folder), begun_cells(folder), share)
-    left = sum(state != "finished" for _, state in rows)
-    total = f"{len(rows)} cells, {left} to run{_in_words(left, missing, seconds)}"
-    tables = [f"{table.name}: {', '.join(table.arms)} on {', '.join(table.tasks)}" for table in study.tables]
-    return "\n".join([*tables, "", *(f"{name}  {state}" for name, state in rows), "", total])
+        yield Plan(study, at, known_cells(folder))
 
 
 def _in_words(left: int, missing: int, seconds: float) -> str:
