@@ -8,6 +8,7 @@ import torch
 from routes.planted import model_and_task, scatter
 from small_world import json_of, refusal
 from volta_switch.cli import _run, main
+from volta_switch.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +42,17 @@ def line(world, weights, tmp_path):
 @pytest.fixture
 def written(line, tmp_path):
     def run(name, *more, model="switchbert"):
-        main(line(name, *more, model=model))
+        main(line(name, *more, "--overwrite", model=model))
         return json_of(tmp_path / "routes.json")
 
     return run
+
+
+def test_a_report_that_is_there_is_not_replaced_unasked(line, tmp_path):
+    (tmp_path / "routes.json").write_text("{}")
+    with pytest.raises(UserError, match=r"routes.json: is there already; give another --out, or replace it with"):
+        _run(line("vqa"))
+    assert (tmp_path / "routes.json").read_text() == "{}"
 
 
 def test_everything_about_a_task_is_in_one_file(written, weights, tmp_path):
@@ -152,4 +160,4 @@ def test_bad_input_gets_one_line(line, more, model, said, capsys, tmp_path):
 def test_a_negative_number_is_none_of_samples_or_permutations(line, flag, capsys):
     with pytest.raises(SystemExit) as caught:
         _run(line("vqa", flag, "-1"))
-    assert caught.value.code == 2 and f"{flag}: expected 0 or more, found -1" in capsys.readouterr().err
+    assert caught.value.code == 2 and f"{flag}: expected a whole number from 0 to" in capsys.readouterr().err

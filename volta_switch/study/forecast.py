@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import yaml
 
@@ -31,6 +34,23 @@ def dry_run(study: Study, folder: Path, share: Share = WHOLE) -> str:
     Measured are the cells of the same work that are finished or have begun to train: those of the same arm, or else of
     the same model, or else of any, at whose speed in operations a second this one is reckoned.
     """
+    with planned(study, folder) as plan:
+        rows, seconds, missing = _forecast(plan, finished_cells(folder), begun_cells(folder), share)
+    left = sum(state != "finished" for _, state in rows)
+    total = f"{len(rows)} cells, {left} to run{_in_words(left, missing, seconds)}"
+    tables = [f"{table.name}: {', '.join(table.arms)} on {', '.join(table.tasks)}" for table in study.tables]
+    return "\n".join([*tables, "", *(f"{name}  {state}" for name, state in rows), "", total])
+
+
+@contextmanager
+def planned(study: Study, folder: Path, data: Mapping[str, Any] | None = None) -> Iterator[Plan]:
+    """The plan over a folder whose worlds need not be written yet, for the block; writes nothing there.
+
+    ``data``: as ``plan_of`` takes it.
+
+    Raises:
+        UserError: as of ``Plan``.
+    """
     with TemporaryDirectory() as scratch:
         at = folder
         if any(arm.world is not None and not world_folder(study, arm, folder).exists() for arm in study.arms.values()):
@@ -38,12 +58,7 @@ def dry_run(study: Study, folder: Path, share: Share = WHOLE) -> str:
             for arm in study.arms.values():
                 if arm.world is not None:
                     _write_task_file(WorldSpec(**arm.world), world_folder(study, arm, at))
-        plan = Plan(study, at, known_cells(folder))
-        rows, seconds, missing = _forecast(plan, finished_cells(folder), begun_cells(folder), share)
-    left = sum(state != "finished" for _, state in rows)
-    total = f"{len(rows)} cells, {left} to run{_in_words(left, missing, seconds)}"
-    tables = [f"{table.name}: {', '.join(table.arms)} on {', '.join(table.tasks)}" for table in study.tables]
-    return "\n".join([*tables, "", *(f"{name}  {state}" for name, state in rows), "", total])
+        yield Plan(study, at, replace(known_cells(folder), data=data or {}))
 
 
 def _in_words(left: int, missing: int, seconds: float) -> str:

@@ -153,6 +153,8 @@ def _problem(
         parsed = flags.ask([*planned, *as_flags({name: value})])
     except ValueError as error:
         said = str(error)
+        if said.startswith(("unexpected", "unknown flag")):  # a value that is taken for another argument
+            return f"expected {'true or false' if is_switch else 'one value'}, found {value!r}"
         return said if "found" in said else f"{said}, found {value!r}"
     if _others(vars(parsed), vars(before), action.dest):
         return f"expected {'true or false' if is_switch else 'one value'}, found {value!r}"

@@ -29,7 +29,7 @@ from volta_switch.study.finished import (
     plan_of,
     scores_in,
 )
-from volta_switch.study.forecast import measured_seconds, time_ahead
+from volta_switch.study.forecast import measured_seconds, planned, time_ahead
 from volta_switch.study.gpus import slots, take_gpu
 from volta_switch.study.plan import Study
 from volta_switch.study.shares import cells_of_share
@@ -68,6 +68,8 @@ def run_study(
     """
     if jobs < 1:
         raise UserError(f"--jobs: expected 1 or more, found {jobs}")
+    with planned(study, folder):  # refuses what only task files tell before a world is written
+        pass
     write_worlds(study, folder)
     plan, again = _plan_with_weights(study, folder, share)
     plan.data.keep()

@@ -24,6 +24,7 @@ from volta_switch.files import remove, replacing, write_json
 from volta_switch.results_version import RESULTS_VERSION
 from volta_switch.study.cells import PRETRAINING, ROUTES, ROUTES_FILE, Cell, Plan, test_split
 from volta_switch.study.finished import MERGED, finished_cells, note_finished, plan_of, scores_in, scores_of
+from volta_switch.study.forecast import planned
 from volta_switch.study.items import Evaluated, ItemReader, NoItems, items_to_json
 from volta_switch.study.plan import Study
 from volta_switch.study.run import write_worlds
@@ -95,13 +96,13 @@ def merge_cells(study: Study, folder: Path, sources: Sequence[Path]) -> dict[str
             scores.
     """
     travelled = [cell for source in sources for cell in read_cells(source)]
-    write_worlds(study, folder)
-    plan = plan_of(study, folder, {name: found for cell in travelled for name, found in cell.data.items()})
-    planned, done = {cell.key: cell for cell in plan.cells}, finished_cells(folder)
+    data = {name: found for cell in travelled for name, found in cell.data.items()}
+    with planned(study, folder, data) as plan:
+        keys, done = {cell.key for cell in plan.cells}, finished_cells(folder)
     new: dict[str, Travelled] = {}
     counts = {"merged": 0, "there": 0, "use": 0}
     for cell in travelled:
-        if cell.key not in planned:
+        if cell.key not in keys:
             counts["use"] += 1
             continue
         scores = scores_of(cell.files)
@@ -117,8 +118,11 @@ def merge_cells(study: Study, folder: Path, sources: Sequence[Path]) -> dict[str
             f"{', '.join(map(str, sources))}: no cell is of study {study.name} as it is planned here; its settings, "
             "data or seeds are others"
         )
+    write_worlds(study, folder)
+    plan = plan_of(study, folder, data)
+    places = {cell.key: cell for cell in plan.cells}
     for key, cell in new.items():
-        _write(folder, replace(planned[key], folder=folder / MERGED / key[:16]), cell)
+        _write(folder, replace(places[key], folder=folder / MERGED / key[:16]), cell)
     plan.data.keep()
     return {**counts, "merged": len(new)}
 
