@@ -25,7 +25,8 @@ from volta_switch.routes.record import INPUT_NAMES, Observed, evaluate, record
 from volta_switch.routes.report import counted_routes, dependence, route_report
 from volta_switch.tasks.retrieval import ALTERNATIVES, RetrievalTask
 from volta_switch.train.evaluation import Run, prepare
-from volta_switch.train.flags import evaluation_flags, say_without_effect
+from volta_switch.train.flags import evaluation_flags
+from volta_switch.train.told_settings import say_without_effect
 
 FORMAT = 1
 
