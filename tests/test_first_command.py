@@ -140,7 +140,7 @@ def test_help_and_bad_flags_need_no_pytorch(typed, entry):
     done = typed(f"{entry}.py", "--help")
     assert done.returncode == 0 and "--world" in done.stdout and not done.stderr
     done = typed(f"{entry}.py", "--bad-flag")
-    assert done.returncode == 2 and "unrecognized arguments: --bad-flag" in done.stderr
+    assert done.returncode == 2 and done.stderr.startswith("error: unknown flag --bad-flag")
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,8 @@ from volta_switch.routes.report import counted_routes, dependence_values, route_
 from volta_switch.tasks.nlvr2 import Nlvr2Task
 from volta_switch.tasks.retrieval import ALTERNATIVES, RetrievalTask
 from volta_switch.train.evaluation import Run, prepare
-from volta_switch.train.flags import evaluation_flags, say_without_effect
+from volta_switch.train.flags import evaluation_flags
+from volta_switch.train.told_settings import say_without_effect
 
 FORMAT = 1
 

@@ -116,8 +116,8 @@ def load_study(path: str | Path) -> Study:
         refuse_arms_flags(str(path), arm)
     tables = _tables(path, values.get("tables") or {}, arms, tasks)
     effect = values.get("minimum_effect", Study.minimum_effect)
-    if isinstance(effect, bool) or not isinstance(effect, int | float) or not effect > 0:
-        raise UserError(f"{path}: minimum_effect: expected points, more than 0, found {effect!r}")
+    if isinstance(effect, bool) or not isinstance(effect, int | float) or not 0 < effect <= 100:
+        raise UserError(f"{path}: minimum_effect: expected points, more than 0 and at most 100, found {effect!r}")
     routes = _routes(path, values.get("routes") or {}, arms, tables)
     return Study(str(values.get("name", path.stem)), arms, tables, tasks, routes, minimum_effect=effect)
 

@@ -22,6 +22,7 @@ from volta_switch.flag_parser import FlagParser
 from volta_switch.train import flags, needed_files
 from volta_switch.train.launch import is_told, told
 from volta_switch.train.needed_files import Needed
+from volta_switch.train.told_settings import say_without_effect
 from volta_switch.train.world_runs import on_world
 
 
@@ -92,7 +93,7 @@ def read_flags(name: str, argv: Sequence[str], typed: str = "") -> argparse.Name
     if args.world:
         args = on_world(name, entry.parser, argv)
     needed_files.require(entry.needed(args))
-    flags.say_without_effect(args)
+    say_without_effect(args)
     return args
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import sys
 from typing import Any
 
 from volta_switch.config import Config, find_config, load_config
@@ -39,11 +38,10 @@ from volta_switch.ranges import (
     Truth,
 )
 from volta_switch.tasks.shares import Share
-from volta_switch.tasks.task_file import UNREAD, TaskSpec, load_task
-from volta_switch.train.launch import told
+from volta_switch.tasks.task_file import TaskSpec, load_task
 
 # Flags that VOLTA's scripts take and that mean nothing here; accepted so that its command lines run unchanged. A run
-# that is given one says so (``without_effect``).
+# that is given one says so (``told_settings``).
 WITHOUT_EFFECT = {
     "local_rank": "torchrun says it by its variables",
     "distributed": "torchrun says it by its variables",
@@ -58,8 +56,6 @@ WITHOUT_EFFECT = {
     "save_every_num_epochs": "every epoch's weights are kept, or with --save_best_only the best",
 }
 LONGEST_NAME = 240  # bytes; file systems take 255, and files are written beside under longer names
-AS_TOLD = ("adam_correct_bias",)  # of these: what they ask for happens in any case
-BY_TORCHRUN = ("local_rank", "distributed")  # so does what these ask for where torchrun has started the process
 PRECISIONS = ("fp32", "bf16", "fp16")
 # Flags of VOLTA's that would change what is computed, with the only value supported here.
 FIXED = {"optim": "AdamW", "lr_scheduler": "warmup_linear", "loss": "", "is_m3p": ""}
@@ -370,28 +366,6 @@ def training_splits(args: argparse.Namespace, spec: TaskSpec) -> tuple[str, str]
             f"{spec.key} ({spec.name}): the task file names no train_split; give --train_split, or another task file"
         )
     return train, args.val_split or spec.val_split
-
-
-def say_without_effect(args: argparse.Namespace) -> None:
-    """Says in one line what was asked for and does nothing here; of several processes the first says it."""
-    ignored = without_effect(args)
-    if ignored and told("RANK", 0) == 0:
-        print(f"without effect here: {', '.join(ignored)}", file=sys.stderr)
-
-
-def without_effect(args: argparse.Namespace) -> list[str]:
-    """What was asked for, by flags or by a task's entry, and does nothing here; with the reason each."""
-    happens = AS_TOLD + (BY_TORCHRUN if told("WORLD_SIZE", 1) > 1 else ())
-    given = [name for name in WITHOUT_EFFECT if hasattr(args, name) and name not in happens]
-    said = [f"--{name} ({WITHOUT_EFFECT[name]})" for name in given]
-    if getattr(args, "routing", "hard") != "hard" and load_model_config(args).switch is None:
-        said.append(f"--routing {args.routing} (the model switches nothing)")
-    if getattr(args, "data_fraction_seed", 0) and args.data_fraction == 1:
-        said.append("--data_fraction_seed (all samples are taken)")
-    if hasattr(args, "tasks_config_file"):
-        spec = load_task_spec(args)
-        said += [f"{name} of {spec.key} ({UNREAD[name]})" for name in spec.extra if UNREAD[name]]
-    return said
 
 
 def run_name(args: argparse.Namespace, prefix: str = "") -> str:
