@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from volta_switch.data.annotations.coco_test_ids import load_coco_test_ids
+from volta_switch.data.annotations.file_names import other_splits
 from volta_switch.data.annotations.gqa import load_gqa
 from volta_switch.data.annotations.nlvr2 import load_nlvr2
 from volta_switch.data.annotations.refer import load_refer
@@ -20,6 +21,7 @@ from volta_switch.data.annotations.vqa import load_vqa
 from volta_switch.data.annotations.vqa_targets import make_vqa_targets
 from volta_switch.data.files import safe_pickle
 from volta_switch.errors import UserError
+from volta_switch.train.needed_files import Needed, require
 
 
 def lines(path: Path, *items: Any, start: bytes = b"") -> Path:
@@ -272,3 +274,12 @@ def test_the_listed_images_are_known_in_any_spelling(tmp_path, ids) -> None:
     (tmp_path / "cache").mkdir()
     np.save(tmp_path / "cache" / "coco_test_ids.npy", np.array(ids))
     assert load_coco_test_ids(tmp_path) == {"7", "9"}
+
+
+def test_a_command_that_looks_for_its_files_first_names_other_splits_too(refer, tmp_path) -> None:
+    with pytest.raises(UserError):
+        refer(name="refs(google).p")
+    path = tmp_path / "refcoco+" / "refs(unc).p"
+    with pytest.raises(UserError, match=r"refs\(unc\)\.p: no such file or folder \(beside it refs\(google\)\.p, with"):
+        require(Needed([(path,)], None, "", lambda _: None))
+    assert other_splits(path.with_name("instances.json")) == ""
