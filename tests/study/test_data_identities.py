@@ -100,3 +100,28 @@ def test_what_was_found_is_kept_for_a_machine_without_the_data(world, planned, t
     assert planned(copy.path) == before
     assert planned(copy.path, "elsewhere").keys() == before.keys()  # is planned all the same, as other cells
     assert planned(copy.path, "elsewhere") != before
+
+
+def test_weights_that_a_plan_names_are_what_they_are(world, planned, tmp_path):
+    starts = {"refcoco+": {"train": {"from_pretrained": str(tmp_path / "start.bin")}, "test": {}}}
+    keys = []
+    for content in (b"one", b"other", b"one"):
+        (tmp_path / "start.bin").write_bytes(content)
+        keys.append(planned(world.path, pretraining=None, tasks=starts)["refcoco+"])
+    assert keys[0] == keys[2] and keys[0] != keys[1]
+    begun = {"from_pretrained": str(tmp_path / "start.bin")}
+    (tmp_path / "start.bin").write_bytes(b"one")
+    first = planned(world.path, pretraining=begun)["pretraining"]
+    (tmp_path / "start.bin").write_bytes(b"other")
+    assert planned(world.path, pretraining=begun)["pretraining"] != first
+
+
+def test_annotations_that_a_test_names_are_what_they_are(world, planned, tmp_path):
+    own = world.path / "datasets/flickr30k/annotations/test_ann.jsonl"
+    file = tmp_path / "ann.jsonl"
+    tasks = {"TASK8": {"test": {"split": "test", "val_annotations_jsonpath": str(file)}}}
+    found = []
+    for lines in (10, 6):
+        file.write_text("".join(own.read_text().splitlines(keepends=True)[-lines:]))
+        found.append(planned(world.path, tasks=tasks)["RetrievalFlickr30k"])
+    assert found[0][0] != found[1][0] and found[0][1] == found[1][1]  # another test of the same training

@@ -1,6 +1,7 @@
 """Finished cells travel: another machine's study goes on from a file of them, without weights."""
 
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -186,8 +187,26 @@ def test_the_commands_say_how_much_was_exported_and_merged(finished, tmp_path, c
     main(["study", "merge", plan, str(to), "--out", str(tmp_path / "new")])
     assert "5 cells merged, 0 there before, 0 not of this study" in capsys.readouterr().out
     merge = ["study", "merge", plan, "--out", tmp_path / "new"]
-    assert "none.cells: cannot be read (No such file or directory)" in refusal(_run, [*merge, "none.cells"], capsys)
+    assert "none.cells: no such file of cells" in refusal(_run, [*merge, "none.cells"], capsys)
     assert "cannot be read (Is a directory)" in refusal(_run, [*merge, tmp_path], capsys)
     assert "no file of cells" in refusal(_run, [*merge, plan], capsys)
     export = ["study", "export", plan, "--out", tmp_path / "new", "--tables", "none"]
     assert "no table none" in refusal(_run, export, capsys)
+
+
+def test_an_export_does_not_replace_a_file_of_another_kind(finished, travelled, tmp_path):
+    study, folder = finished
+    for content in (b"name: a study", b"", b"volta-switch study"):
+        (tmp_path / "mine.yaml").write_bytes(content)
+        with pytest.raises(UserError, match=r"mine\.yaml: is there already, and no file of cells; give another --to"):
+            export_cells(plan_of(study, folder), tmp_path / "mine.yaml")
+        assert (tmp_path / "mine.yaml").read_bytes() == content
+    shutil.copy(travelled, tmp_path / "old.cells")
+    assert export_cells(plan_of(study, folder), tmp_path / "old.cells") == 5
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), os.mkdir])
+def test_merging_what_is_no_file_ends_at_once(tmp_path, make):
+    make(tmp_path / "cells")
+    with pytest.raises(UserError, match=r"cells: a (pipe or device|folder), no file of cells"):
+        read_cells(tmp_path / "cells")

@@ -261,3 +261,18 @@ def test_a_small_worlds_task_file_never_reads_what_lies_in_the_working_directory
     assert load_task(path, "10").path("feat.lmdb") == world / "feat.lmdb"
     assert load_task(path, "10").path("data") == world / "data"
     assert load_task(path, "10").path(str(elsewhere / "feat.lmdb")) == elsewhere / "feat.lmdb"
+
+
+def test_files_of_one_entry_do_not_come_from_two_places(tmp_path, monkeypatch):
+    """Questions of the working directory and images beside the task file would be read as if they were one."""
+    plan, checkout = tmp_path / "plan", tmp_path / "checkout"
+    (plan / "data").mkdir(parents=True)
+    checkout.mkdir()
+    (checkout / "feat.lmdb").touch()
+    monkeypatch.chdir(checkout)
+    for name in ("data", "feat.lmdb"):
+        with pytest.raises(
+            UserError, match=rf"its data lie in two places, feat\.lmdb in {checkout} and data in {plan}; name"
+        ):
+            load_task(task_file(plan, TASK10=ENTRY), "10").path(name)
+    assert load_task(plan / "tasks.yml", "10", plan).path("feat.lmdb") == plan / "feat.lmdb"

@@ -82,6 +82,11 @@ def read_vocabulary(path: Path) -> dict[str, int]:
     for number, token in enumerate(lines):
         if not token.strip():
             raise UserError(f"{path}: line {number + 1} is empty; {expected}: remove the line, or take the file anew")
+        if token != token.strip(" \t"):
+            raise UserError(
+                f"{path}: line {number + 1}, {token!r}, begins or ends with a blank, so that no word is that token; "
+                "remove the blank"
+            )
         if token in ids:
             raise UserError(
                 f"{path}: {token!r} stands in lines {ids[token] + 1} and {number + 1}; a token has one id: take the "

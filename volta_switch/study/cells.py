@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from volta_switch.config import Config, find_config, load_config
+from volta_switch.data.fingerprints import Fingerprint, file_fingerprint, store_fingerprint
 from volta_switch.errors import UserError
+from volta_switch.hub import find_bert
 from volta_switch.results_version import RESULTS_VERSION
 from volta_switch.study.arms import Arm, Table
 from volta_switch.study.command_lines import (
@@ -211,7 +215,8 @@ class Plan:
         where, stem = self.places(arm.name), find_config(arm.model).stem
         config = load_config(arm.model, arm.overrides).to_dict()
         if task == PRETRAINING:
-            key = _key(["train_concap", config, dict(arm.pretraining), seed, self._pairs(arm)])
+            given = self._given_files(arm, arm.pretraining)
+            key = _key(["train_concap", config, dict(arm.pretraining), seed, self._pairs(arm), *given])
             row, folder = self._place(arm, seed, stem, key, key)
             command = [
                 *pretraining_command(arm, seed, where, folder.parent),
@@ -224,7 +229,12 @@ class Plan:
         flags = arm.tasks[task]
         after = "" if needed is None else needed.key
         key, training = (
-            _key(["task", spec.key, config, dict(given), seed, self._task_data(arm, spec, given), after])
+            _key(
+                [
+                    *("task", spec.key, config, dict(given), seed, self._task_data(arm, task, given), after),
+                    *self._given_files(arm, {**(given.get("train") or {}), **(given.get("test") or {})}),
+                ]
+            )
             for given in (flags, {"train": flags.get("train")})
         )
         row, folder = self._place(arm, seed, f"{spec.name}_{stem}", key, training)
@@ -232,6 +242,21 @@ class Plan:
         commands = self._task_commands(arm, seed, spec, flags, folder, start)
         needs = needed.name if needed else ""
         return Cell(f"{row}/{spec.name}", arm.name, seed, spec.key, commands, folder, key, training, needs)
+
+    def _given_files(self, arm: Arm, flags: Mapping[str, Any]) -> list[Any]:
+        """What the files are that flags name, weights above all; nothing where they name none.
+
+        A relative path is a world's own, which follows from the world; weights are looked for as any path is.
+        """
+        found = {}
+        for name, value in flags.items():
+            is_start = name == "from_pretrained"
+            if not isinstance(value, str) or not (is_start or (name.endswith("path") and Path(value).is_absolute())):
+                continue
+            if os.path.lexists(value):
+                read = partial(_fingerprint_of_weights if is_start else _fingerprint_of_data, Path(value), name)
+                found[name] = self.data.of(["file", value], read)
+        return [found] if found else []
 
     def _pairs(self, arm: Arm) -> Any:
         """What an arm's pre-training reads, wherever it lies."""
@@ -241,14 +266,17 @@ class Plan:
         lies = (where.annotations_path, where.features_path)
         return self.data.of(["pairs", *map(str, lies)], lambda: pair_fingerprints(*lies))
 
-    def _task_data(self, arm: Arm, spec: TaskSpec, flags: Mapping[str, Any]) -> Any:
+    def _task_data(self, arm: Arm, task: str, flags: Mapping[str, Any]) -> Any:
         """What a task's runs read, and what the task file says; a world's follows from the world.
 
         ``flags``: of the training, and of the test where that counts.
         """
         if arm.world is not None:
             return self.places(arm.name).identity
+        spec = self.spec(arm.name, task)
         train, test = flags.get("train") or {}, flags.get("test")
+        given: dict[str, Any] = {name: str(train[name]) for name in _PLACES if train.get(name)}
+        trained, tested = replace(spec, **given), self.tested_spec(arm.name, task)
         read = [
             (train.get("train_split", spec.train_split), True, train.get("train_features_lmdbpath", "")),
             (train.get("val_split", spec.val_split), False, train.get("val_features_lmdbpath", "")),
@@ -256,10 +284,10 @@ class Plan:
         of_test = [] if test is None else [(test_split(spec, flags), False, test.get("val_features_lmdbpath", ""))]
         boxes = [str((given or {}).get("boxes", "detected")) for given in (train, test)]
         found = self.data.of(
-            [spec.key, dict(arm.data), *(getattr(spec, name) for name in _PLACES), read, of_test, boxes],
+            [spec.key, dict(arm.data), _places_of(trained), _places_of(tested), read, of_test, boxes],
             lambda: (
-                task_fingerprints(spec, boxes[0], read)
-                | {f"test {name}": each for name, each in task_fingerprints(spec, boxes[1], of_test).items()}
+                task_fingerprints(trained, boxes[0], read)
+                | {f"test {name}": each for name, each in task_fingerprints(tested, boxes[1], of_test).items()}
             ),
         )
         return [found, spec.deciding(), *(getattr(spec, name) for name in _LEARNING)]
@@ -329,6 +357,18 @@ def _from_bert(arm: Arm, given: Mapping[str, Any]) -> dict[str, bool]:
     They decide nothing but whether the run is refused, so that no cell is known by them.
     """
     return {"allow_deeper_bert": True} if arm.own_depth and given.get("from_pretrained") else {}
+
+
+def _places_of(spec: TaskSpec) -> list[str]:
+    return [getattr(spec, name) for name in _PLACES]
+
+
+def _fingerprint_of_weights(path: Path, name: str) -> dict[str, Fingerprint]:
+    return {name: file_fingerprint(find_bert(path, fetch=False) if path.is_dir() else path)}
+
+
+def _fingerprint_of_data(path: Path, name: str) -> dict[str, Fingerprint]:
+    return {name: store_fingerprint(path) if "features" in name else file_fingerprint(path)}
 
 
 def _key(parts: list[Any]) -> str:

@@ -28,6 +28,7 @@ KEPT_FROM = {
     "shard": "the study scores all pairs",
     "restart": "the study goes on where it was",
     "zero_shot": "the study tests what it has fine-tuned",
+    "overwrite": "the study keeps the results of its runs",
 }
 
 

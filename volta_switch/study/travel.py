@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from volta_switch.errors import UserError
-from volta_switch.files import remove, replacing, write_json
+from volta_switch.files import remove, replacing, require_file, write_json
 from volta_switch.results_version import RESULTS_VERSION
 from volta_switch.study.cells import PRETRAINING, ROUTES, ROUTES_FILE, Cell, Plan, test_split
 from volta_switch.study.finished import MERGED, finished_cells, note_finished, plan_of, scores_in, scores_of
@@ -73,6 +73,7 @@ def export_cells(plan: Plan, to: Path) -> int:
         for cell in plan.cells
         if cell.key in done
     ]
+    _refuse_other_files(to)
     if not cells:
         raise UserError(f"{plan.folder}: no cell of study {plan.study.name} is finished there; run it first")
     said = {"study": plan.study.name, "folder": str(plan.folder), "results_version": RESULTS_VERSION}
@@ -81,6 +82,16 @@ def export_cells(plan: Plan, to: Path) -> int:
     with replacing(to) as temporary:
         temporary.write_bytes(b"volta-switch study cells %d %s\n" % (FORMAT, _digest(packed)) + packed)
     return len(cells)
+
+
+def _refuse_other_files(to: Path) -> None:
+    """Raises UserError where a file stands that no export wrote."""
+    if to.exists():
+        require_file(to, "file of cells", "give another --to")
+        with to.open("rb") as file:
+            start = file.read(200)
+        if not HEADER.match(start):
+            raise UserError(f"{to}: is there already, and no file of cells; give another --to")
 
 
 def merge_cells(study: Study, folder: Path, sources: Sequence[Path]) -> dict[str, int]:
@@ -133,6 +144,7 @@ def read_cells(source: Path) -> list[Travelled]:
     Raises:
         UserError: the file is missing, damaged, no file of cells, or of another format or results version.
     """
+    require_file(source, "file of cells", "expected one that volta-switch study export wrote")
     try:
         content = source.read_bytes()
     except OSError as error:

@@ -41,6 +41,11 @@ UNREAD = {
 }
 
 
+_PATHS = (  # settings of an entry that name files
+    *("dataroot", "features_h5path1", "features_h5path2", "train_annotations_jsonpath", "val_annotations_jsonpath"),
+)
+
+
 @dataclass(frozen=True)
 class Kind:
     """What follows from an entry's ``type``, in VOLTA's words; an entry that says otherwise is refused."""
@@ -66,8 +71,8 @@ class TaskSpec:
     """One entry of a task file, field by field as VOLTA names them.
 
     Its relative paths lie below the data root: the folder that is named (``data_root``), or, of a small world's task
-    file, the world's. Without a data root they are looked for in the working directory and beside the task file, and
-    must not lead to two different files.
+    file, the world's. Without a data root they are looked for in the working directory and beside the task file; all
+    must lie in one of the two, and none may lead to two different files.
     """
 
     key: str  # "TASK10"
@@ -103,7 +108,10 @@ class TaskSpec:
             UserError: there are two, in the working directory and beside the task file.
         """
         root = self._root()
-        return self._only_one(name, self.folder, "name the data root (--data_root)") if root is None else root / name
+        if root is not None:
+            return root / name
+        self._refuse_two_roots()
+        return self._only_one(name, self.folder, "name the data root (--data_root)")
 
     def given_path(self, name: str) -> Path:
         """The file or folder that a flag names: in the data root where one is named and has it, else as a path here.
@@ -120,6 +128,17 @@ class TaskSpec:
     def _root(self) -> Path | None:
         """The folder below which all paths of the entry lie, where there is one."""
         return self.folder if self.data_root is None and (self.folder / WORLD).is_file() else self.data_root
+
+    def _refuse_two_roots(self) -> None:
+        """Raises UserError where some of the entry's files lie in the working directory alone, and some beside it."""
+        names = [getattr(self, name) for name in _PATHS if getattr(self, name)]
+        here = [name for name in names if Path(name).exists() and not (self.folder / name).exists()]
+        there = [name for name in names if (self.folder / name).exists() and not Path(name).exists()]
+        if here and there:
+            raise UserError(
+                f"{self.key} ({self.name}): its data lie in two places, {here[0]} in {Path.cwd()} and {there[0]} in "
+                f"{self.folder.absolute()}; name the data root (--data_root), or put them into one folder"
+            )
 
     def _only_one(self, name: str, other: Path, cure: str) -> Path:
         here, there = Path(name), other / name

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,9 @@ class Run:
     precision: torch.dtype
     weights: str  # the file
     folder: Path
-    identity: dict[str, Any]  # what decides the results; what a user is likely to have changed stands first
+    identity: dict[str, Any] = field(
+        default_factory=dict
+    )  # what decides the results; what a user is likely to have changed stands first
 
     def autocast(self) -> torch.autocast:
         """The forward pass's precision."""

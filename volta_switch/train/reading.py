@@ -56,6 +56,11 @@ def load_tokenizer(config: Config, max_seq_length: int) -> Tokenizer:
         )
     tokenizer = Tokenizer(config.bert_model, config.do_lower_case)
     check_vocab_size(tokenizer, config.vocab_size)
+    if tokenizer.pad_id != config.pad_token_id:
+        raise UserError(
+            f"{tokenizer.source}: [PAD] is token {tokenizer.pad_id}, the configuration's pad_token_id is "
+            f"{config.pad_token_id}; take the vocabulary that the model was made with, or set pad_token_id"
+        )
     return tokenizer
 
 

@@ -124,7 +124,8 @@ class RunFolder:
         if not found or (resume and ended is None):
             return
         held = f"a run that has ended (after {ended} steps)" if ended is not None else "a run that has not ended"
-        way = "--resume goes on" if not resume else "--resume finds no checkpoint to go on from"
+        way = "--resume goes on" if ended is None else "--resume adds nothing unless it is given more steps"
+        way = way if not resume else "--resume finds no checkpoint to go on from"
         raise UserError(
             f"{self.path}: holds {held}: {', '.join(found[:3])}{' ...' if len(found) > 3 else ''}; {way}, --overwrite "
             "discards it, --save_name gives the new run a folder of its own"

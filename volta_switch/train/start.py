@@ -146,6 +146,8 @@ def _described(
 
 
 def _check_flags(args: argparse.Namespace, run: Run, precision: torch.dtype, ranks: Ranks) -> None:
+    if args.resume and args.overwrite:
+        raise UserError("--resume goes on with what the folder holds, --overwrite discards it; give one of them")
     parts = args.accumulate * ranks.count
     if parts > run.hyper.batch_size:
         raise UserError(

@@ -51,6 +51,8 @@ def on_world(entry: str, parser: Callable[[], argparse.ArgumentParser], argv: Se
     flags.set_defaults(**_defaults(entry))
     args = flags.parse_args(argv)
     args.set = [*_fields(args), *args.set]
+    if getattr(args, "resume", False):
+        args.overwrite = False
     load = load_pretraining_config if entry == "train_concap" else load_model_config
     load(args)  # a setting that cannot be is told before the world is written
     _write_world()

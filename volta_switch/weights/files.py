@@ -47,10 +47,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """A safetensors file's tensors, as they stand there, those that ``write_weights`` stored once under each name.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is damaged, or is none.
     """
     from safetensors import safe_open  # here, not above: models are built without it
 
+    require_file(path, "weight file", "give one that a run has written")
     try:
         with safe_open(path, framework="pt") as file:
             # copies: the file's own tensors are read only when they are used, from a file that may have changed or gone
