@@ -44,7 +44,7 @@ def golden_numbers(world: SmallWorld, folder: Path) -> dict[str, float]:
         given = ("--from_pretrained", run / "pytorch_model_best.bin", "--task", name)
         world.run(entry, folder / name, "switchbert", *given, task="vqa")
         [metrics] = run.glob("*_metrics.json")
-        found |= _numbers(f"{name} test", json_of(metrics))
+        found |= _numbers(f"{name} test", {key: value for key, value in json_of(metrics).items() if key != "of"})
         if name == "refcoco+":
             flags = [*world.flags("eval_task", folder, "switchbert", "vqa"), *given, "--out", folder / "routes.json"]
             run_routes(route_flags().parse_args([*map(str, flags), "--permutations", "5"]))

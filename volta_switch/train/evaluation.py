@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -203,27 +203,30 @@ def evaluate_pairs(args: argparse.Namespace, rank: Ranks) -> Evaluation | None:
     decided = {name: value for name, value in run.identity.items() if name != "data"}  # what is read of them follows
     identity = {"volta_switch": __version__, **decided, **inputs_identity(pool, task.layout)}
     parts = ScoreParts(folder, identity, len(pool), len(pool.image_ids))
-    if rank.first:
-        parts.open(args.restart)
-    rank.wait()
-    if not rank.first:
-        parts.open()
-    scorer = task.scorer(run.model, pool, args.batch_size, run.device)
-    share = args.shard or Share(rank.number, rank.count)
-    kept = f"interrupted; finished parts are kept in {folder}, and the same command goes on"
-    with _interruptible(kept), run.autocast():
-        parts.fill(scorer, share, _name(share), shown=rank.first)
+    with closing(parts):
+        if rank.first:
+            parts.open(args.restart)
         rank.wait()
-    if args.shard:
-        print(_after_shard(parts, share), file=sys.stderr)
-    if args.shard or not rank.first:
-        return None
-    scores = parts.matrix()
-    if args.keep_scores:
-        write_matrix(run.folder / f"{run.split}_scores.npy", scores)
-    result = task.ranked(scores, pool.caption_image)
-    run.write(result)
-    parts.remove()
+        if not rank.first:
+            parts.open()
+        scorer = task.scorer(run.model, pool, args.batch_size, run.device)
+        share = args.shard or Share(rank.number, rank.count)
+        kept = f"interrupted; finished parts are kept in {folder}, and the same command goes on"
+        with _interruptible(kept), run.autocast():
+            parts.fill(scorer, share, _name(share), shown=rank.first)
+            if not rank.first:
+                parts.close()  # before the first process takes the folder for itself
+            rank.wait()
+        if args.shard:
+            print(_after_shard(parts, share), file=sys.stderr)
+        if args.shard or not rank.first:
+            return None
+        scores = parts.matrix()
+        if args.keep_scores:
+            write_matrix(run.folder / f"{run.split}_scores.npy", scores)
+        result = task.ranked(scores, pool.caption_image)
+        run.write(result)
+        parts.remove()
     return result
 
 
