@@ -71,8 +71,8 @@ def test_an_unknown_configuration(refused, entry):
     [
         ("hidden_size", "--set hidden_size: expected key=value, for example switch.top_k=2"),
         ("=3", "expected key=value"),
-        ("hidden_size=", "hidden_size: expected int, found None"),
-        ("hidden_size=wide", "hidden_size: expected int, found 'wide'"),
+        ("hidden_size=", "hidden_size: expected a whole number from 1 to 65536, found None"),
+        ("hidden_size=wide", "hidden_size: expected a whole number from 1 to 65536, found 'wide'"),
         ("hidden_size={", "not valid JSON or YAML"),
         ("hidden_size.x=1", "hidden_size is not a section"),
         ("num_attention_heads=3", "not a multiple of 3 heads"),
@@ -97,7 +97,7 @@ def test_a_vocabulary_that_is_not_there(refused, tmp_path):
 
 
 def test_a_bad_setting_of_the_switchers(refused):
-    assert "switch.top_k: expected at least 1, found 0" in refused(
+    assert "switch.top_k: expected a whole number from 1 to 1000, found 0" in refused(
         "train_task", "--set", "switch.top_k=0", model="switchbert"
     )
 
@@ -261,10 +261,14 @@ def test_a_device_that_is_not_there(refused, weights, entry, device):
 @pytest.mark.parametrize(
     ("entry", "flags", "message"),
     [
-        ("train_concap", ("--train_batch_size", 0), "batch_size: expected 1 or more, found 0"),
+        (
+            "train_concap",
+            ("--train_batch_size", 0),
+            "--train_batch_size: expected a whole number from 1",
+        ),
         ("train_concap", ("--gradient_accumulation_steps", 300), "lower one of these or raise the batch size"),
-        ("train_task", ("--lr", -1), "learning_rate: expected 0 or more, found -1.0"),
-        ("train_task", ("--adam_betas", 0.9, 1.5), "adam_betas: expected two numbers from 0 to below 1"),
+        ("train_task", ("--lr", -1), "--lr: expected a number from 0 to 100, found -1"),
+        ("train_task", ("--adam_betas", 0.9, 1.5), "--adam_betas: expected a number from 0 to below 1, found 1.5"),
     ],
 )
 def test_a_hyperparameter_out_of_range(refused, entry, flags, message):

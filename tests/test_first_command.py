@@ -140,7 +140,7 @@ def test_help_and_bad_flags_need_no_pytorch(typed, entry):
     done = typed(f"{entry}.py", "--help")
     assert done.returncode == 0 and "--world" in done.stdout and not done.stderr
     done = typed(f"{entry}.py", "--bad-flag")
-    assert done.returncode == 2 and "unrecognized arguments: --bad-flag" in done.stderr
+    assert done.returncode == 2 and done.stderr.startswith("error: unknown flag --bad-flag")
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_a_command_with_all_its_files_goes_on_to_pytorch(checkout, world, tmp_pa
     command += ["--train_batch_size", "4", "--output_dir", tmp_path / "out", "--logdir", tmp_path / "logs"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(map(str, command), cwd=checkout, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and "validation after epoch 1" in done.stdout, done.stderr
+    assert done.returncode == 0 and "validation after epoch 1" in done.stderr, done.stderr
 
 
 def processes(checkout, hub, *flags, **environment):

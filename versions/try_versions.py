@@ -68,7 +68,9 @@ CORE = (
     "tests/study/report/test_page.py",
     "tests/routes/test_routes_command.py",
     "tests/world/test_build.py",
-    *(f"tests/weights/test_{name}.py" for name in ("bert_weights", "run_weights", "weight_files", "weight_layouts")),
+    *(f"tests/weights/test_{name}.py" for name in (
+        "bert_weights", "run_weights", "weight_files", "weight_layouts", "fitting", "checksums"
+    )),
     "tests/test_cli.py",
 )  # fmt: skip
 

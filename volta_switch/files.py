@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and YAML read with one clear line where it cannot be."""
+"""Files written whole or not at all, and settings in JSON and YAML read with one clear line where they cannot be."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ from typing import Any
 from volta_switch.errors import UserError
 
 UNFINISHED = ".unfinished"
+MOST_VALUES = 100_000  # of a YAML file; the largest shipped one has some hundred
 
 
 class CannotWrite(UserError, OSError):
@@ -97,6 +99,24 @@ def flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def require_file(path: Path, what: str, advice: str) -> None:
+    """Raises UserError unless a regular file is there and within reach: who opens a pipe waits for ever.
+
+    ``what``: what it should be, as "weight file"; ``advice``: what to do.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path}: no such {what}; {advice}") from None
+    except (OSError, ValueError) as error:  # a folder without permission, a name that is too long or holds a zero
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be looked up ({reason}); {advice}") from None
+    if stat.S_ISDIR(mode):
+        raise UserError(f"{path}: a folder, no {what}; {advice}")
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path}: a pipe or device, no {what}; {advice}")
+
+
 def measured(path: Path) -> dict[str, Any]:
     """A file's size in bytes and its sha256.
 
@@ -110,21 +130,113 @@ def measured(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON, indented, keys in the order given."""
+    try:
+        content = json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:  # the name of a file that is not UTF-8, which JSON can hold as \\udc..
+        content = json.dumps(value, indent=2).encode("ascii")
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_bytes(content + b"\n")
 
 
-def read_yaml(path: Path, missing: str) -> Any:
-    """What a YAML file holds.
+def parse_json(text: str) -> Any:
+    """What a JSON text of settings holds.
 
     Raises:
-        UserError: the file is not there (``missing`` says what to do), or is no YAML.
+        ValueError: it is no JSON, a key stands twice in one object, or it is nested too deeply; one line says which.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: {missing}")
+    try:
+        return json.loads(text, object_pairs_hook=_without_duplicates)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(str(error).partition(";")[0]) from None  # what follows is advice for programmers
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in found if keys.count(key) > 1)
+        raise ValueError(f"{twice} stands there twice, leave one out")
+    return found
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML text of settings holds.
+
+    Raises:
+        ValueError: it is no YAML, a key stands twice in one section, a value cannot be (a date in a 13th month, a
+            number of 5,000 digits), it is nested too deeply, or its aliases stand for more values than ``MOST_VALUES``.
+    """
     import yaml  # here, not above: most who write files read no YAML
 
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a YAML file ({str(error).splitlines()[0]})") from None
+        loader = yaml.SafeLoader(text)  # its constructors make plain values alone
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_nodes(node, loader)
+        return loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ValueError(f"{error.problem}{where}") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:  # as its constructors fail
+        raise ValueError(str(error).splitlines()[0].partition(";")[0]) from None
+
+
+def _check_nodes(root: Any, loader: Any) -> None:
+    """Refuses what YAML's own constructors would take: keys that stand twice, and aliases without bound.
+
+    An alias is its anchor's node, once more. Values are counted as often as they are reached, and every node once.
+    """
+    import yaml
+
+    counts: dict[int, int] = {}
+    open_nodes: set[int] = set()
+
+    def count(node: Any) -> int:
+        if id(node) in open_nodes:
+            raise ValueError("an alias stands inside what it stands for")
+        if id(node) not in counts:
+            open_nodes.add(id(node))
+            if isinstance(node, yaml.MappingNode):
+                _refuse_duplicates(node, loader)
+                inner = [part for pair in node.value for part in pair]
+            else:
+                inner = node.value if isinstance(node, yaml.SequenceNode) else []
+            counts[id(node)] = 1 + sum(map(count, inner))
+            open_nodes.remove(id(node))
+        if counts[id(node)] > MOST_VALUES:
+            raise ValueError(f"more than {MOST_VALUES} values, aliases counted where they stand")
+        return counts[id(node)]
+
+    count(root)
+
+
+def _refuse_duplicates(node: Any, loader: Any) -> None:
+    """Refuses a section in which two keys are the same text; keys of merged sections (``<<``) may be overridden."""
+    import yaml
+
+    lines: dict[str, int] = {}
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            name = key.value if key.tag.endswith(":merge") else str(loader.construct_object(key))
+            line = key.start_mark.line + 1
+            if name in lines:
+                raise ValueError(f"{name} stands there twice, in lines {lines[name]} and {line}, leave one out")
+            lines[name] = line
+
+
+def read_yaml(path: Path, what: str, advice: str = "check the path") -> Any:
+    """What a YAML file of settings holds; ``what`` and ``advice`` as ``require_file`` takes them.
+
+    Raises:
+        UserError: the file is not there, or is no YAML, or says a thing twice (``parse_yaml``).
+    """
+    require_file(path, what, advice)
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not a YAML file of settings ({error})") from None

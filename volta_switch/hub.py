@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from volta_switch.errors import UserError
+from volta_switch.files import require_file
 
 VOCABULARY = "vocab.txt"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -38,21 +38,6 @@ def is_weight_file(source: str | Path) -> bool:
     return os.path.isfile(source) or (Path(source).suffix in _SUFFIXES and not os.path.isdir(source))
 
 
-def require_weight_file(path: Path, advice: str) -> None:
-    """Raises UserError unless a regular file is there and within reach; ``advice``: what to give instead."""
-    try:
-        mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path}: no such weight file; {advice}") from None
-    except (OSError, ValueError) as error:  # a folder without permission, a name that is too long or holds a zero
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot be looked up ({reason}); {advice}") from None
-    if stat.S_ISDIR(mode):
-        raise UserError(f"{path}: a folder, no weight file; {advice}")
-    if not stat.S_ISREG(mode):
-        raise UserError(f"{path}: a pipe or device, no weight file; {advice}")
-
-
 def find_vocabulary(source: str | Path, fetch: bool = True) -> Path:
     """The vocabulary file of a BERT: given, in a folder, or the hub's.
 
@@ -67,7 +52,8 @@ def find_vocabulary(source: str | Path, fetch: bool = True) -> Path:
     path = Path(source)
     if os.path.isdir(path):
         path = path / VOCABULARY
-    if os.path.isfile(path):
+    if os.path.lexists(path):
+        require_file(path, "vocabulary", "bert_model must be a folder with vocab.txt or a hub name")
         return path
     if not _is_hub_name(str(source)):
         raise UserError(f"{path}: no vocabulary there; bert_model must be a directory with vocab.txt or a hub name")

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from volta_switch.data.files.json_files import read_object
 from volta_switch.model.bert import BertForVLTasks, switch_encoder
+from volta_switch.ranges import COUNT_OR_NONE, PATH
 from volta_switch.routes.record import record
 from volta_switch.study.report.scene_pictures import Scenes
 from volta_switch.tasks.refer import ReferTask
 from volta_switch.train import evaluation, finetuning
 from volta_switch.train.entry_points import read_flags
-from volta_switch.train.flags import whole_from_0
 from volta_switch.world.answers import Answer, draw_answers
 from volta_switch.world.build import SUMMARY, keep_world
 from volta_switch.world.vocabulary import DIRECTORY
@@ -29,9 +29,11 @@ SHOWN = 6  # test expressions in the picture
 
 def add_quick_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--out", default="runs/quick", help="folder of world, run and picture (default: %(default)s)")
     parser.add_argument(
-        "--max-steps", type=whole_from_0, default=0, metavar="N", help="fewer optimiser steps; 0: one epoch"
+        "--out", type=PATH, default="runs/quick", help="folder of world, run and picture (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-steps", type=COUNT_OR_NONE, default=0, metavar="N", help="fewer optimiser steps; 0: one epoch"
     )
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import site
 import sys
 from pathlib import Path
 
-# A checkout has them beside the package; an installed wheel has them under share/.
-SHIPPED_FOLDERS = (Path(__file__).resolve().parents[1], Path(sys.prefix) / "share" / "volta_switch")
+_PACKAGE = Path(__file__).resolve().parents[1]
+# A checkout has them beside the package. A wheel puts them below share/: of the environment, of the user's folder
+# (pip install --user), or of the folder that the package is in (--target).
+SHIPPED_FOLDERS = (
+    _PACKAGE,
+    *(Path(prefix) / "share" / "volta_switch" for prefix in (sys.prefix, site.getuserbase(), _PACKAGE)),
+)
 
 
 def here_or_shipped(name: str | Path) -> Path:

@@ -31,6 +31,9 @@ class _Stream:
         """As the stream's."""
         try:
             self._stream.write(text)
+        except UnicodeEncodeError:  # a file name, or a terminal of another encoding
+            encoding = self._stream.encoding or "ascii"
+            return self.write(text.encode(encoding, "backslashreplace").decode(encoding))
         except OSError as error:
             self._failed(error)
         return len(text)

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -28,19 +29,29 @@ def finished(command, folder, **environment):
 
 
 def files_of_the_tree():
-    """What Git tracks, and would, below the root."""
+    """What Git tracks, and would, below the root; of an unpacked source distribution, all that it holds."""
+    if (ROOT / "PKG-INFO").is_file():
+        made = ("PKG-INFO", "setup.cfg", "volta_switch.egg-info")  # by the build
+        names = (path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*") if path.is_file())
+        return [name for name in names if not name.startswith(made) and "__pycache__" not in name]
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     return [name for name in listed if (ROOT / name).is_file()]
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory):
-    """The wheel, built from a copy of the tree's files: a build folder that lies in the tree adds nothing to it."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+def source(tmp_path_factory):
+    """A copy of the tree's files: a build folder that lies in the tree adds nothing to what is built of it."""
+    folder = tmp_path_factory.mktemp("source")
     for name in files_of_the_tree():
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        (source / name).write_bytes((ROOT / name).read_bytes())
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((ROOT / name).read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wheel(source, tmp_path_factory):
+    out = tmp_path_factory.mktemp("wheel")
     finished([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", out, source], out)
     return next(out.glob("*.whl"))
 
@@ -63,6 +74,35 @@ def said(python, tmp_path):
 
 def shipped_files():
     return sorted(path.relative_to(ROOT).as_posix() for at, form in SHIPPED.items() for path in (ROOT / at).rglob(form))
+
+
+@pytest.fixture(scope="session")
+def unpacked(source, python, tmp_path_factory):
+    """The source distribution, unpacked."""
+    folder = tmp_path_factory.mktemp("sdist")
+    finished([python, "-m", "pip", "install", "--quiet", "setuptools>=77.0.3"], "/")
+    build = f"import os, setuptools.build_meta as b; os.chdir({str(source)!r}); b.build_sdist({str(folder)!r})"
+    finished([python, "-c", build], folder)
+    (archive,) = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        file.extractall(folder, filter="data")
+    return next(path for path in folder.iterdir() if path.is_dir())
+
+
+def test_the_source_distribution_is_the_whole_tree(unpacked):
+    names = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*") if path.is_file()}
+    made = {name for name in names if name.startswith(("PKG-INFO", "setup.cfg", "volta_switch.egg-info"))}
+    assert names - made == set(files_of_the_tree())
+
+
+def test_tests_run_from_the_source_distribution(unpacked):
+    """All are collected; some that read files of the tree are run, with what this environment has."""
+    pytest_ = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    environment = {"PYTHONPATH": str(unpacked)}
+    finished([*pytest_, "--collect-only", "--include", "more", "--include", "long", "tests"], unpacked, **environment)
+    finished(
+        [*pytest_, "tests/test_shipped.py", "tests/config", "tests/tasks/test_task_file.py"], unpacked, **environment
+    )
 
 
 def test_the_wheel_has_all_that_is_shipped(wheel):
@@ -126,5 +166,8 @@ def test_a_shipped_study_is_planned_and_a_command_runs(python, tmp_path):
     planned = finished([command, "study", "run", "studies/demo.yaml", "--dry-run"], tmp_path).stdout
     assert "switchbert" in planned and "ctrl_lxmert" in planned
     assert "parameters" in finished([command, "flops", "demo/switchbert"], tmp_path).stdout
+    finished([command, "finetune", "--task", "refcoco+", "--world", "--max_steps", "1"], tmp_path)
+    assert (tmp_path / "runs/world/checkpoints/refcoco+_switchbert/pytorch_model_best.bin").is_file()
+    finished([command, "evaluate", "--task", "refcoco+", "--world"], tmp_path)
     finished([command, "world", tmp_path / "world", "--images", "20", "--eval-images", "10", "--no-render"], tmp_path)
     assert (tmp_path / "world" / "tasks.yml").is_file()

@@ -130,8 +130,8 @@ def test_later_overrides_win():
         ("hidden_size.x=3", "hidden_size is not a section"),
         ("switch.topk=2", r"unknown key switch\.topk; did you mean switch\.top_k\?"),
         ("hiden_size=3", r"unknown key hiden_size; did you mean hidden_size\?"),
-        ("hidden_size=wide", "hidden_size: expected int, found 'wide'"),
-        ("hidden_size=1e3", r"hidden_size: expected int, found 1000\.0"),
+        ("hidden_size=wide", "hidden_size: expected a whole number from 1 to 65536, found 'wide'"),
+        ("hidden_size=1e3", r"hidden_size: expected a whole number from 1 to 65536, found 1000\.0"),
     ],
 )  # fmt: skip
 def test_wrong_overrides_are_named(override, message):
@@ -174,7 +174,7 @@ def test_wrong_types_are_named(key, value):
     [
         ({"t_ff_sublayers": [0, 1]}, "[0] are named both as attention and as feed-forward"),
         ({"t_ff_sublayers": [2], "v_ff_sublayers": [2]}, "from 0 to 1 without gaps: [1] are missing"),
-        ({"tt_attn_sublayers": [0, -1]}, "without gaps"),
+        ({"tt_attn_sublayers": [0, -1]}, "tt_attn_sublayers: expected a list, each a whole number from 0"),
         ({key: [] for key in LAYER}, "no sublayers"),
         ({"vt_attn_sublayers": [], "vv_attn_sublayers": []}, "tv_attn_sublayers: in sublayers [0] the vision side"),
         ({"tt_attn_sublayers": [], "tv_attn_sublayers": []}, "vt_attn_sublayers: in sublayers [0] the text side"),
@@ -210,7 +210,7 @@ def test_contradictory_sublayers_are_named(changes, message):
 )  # fmt: skip
 def test_values_outside_their_choices_are_named(key, value):
     message = refused({key: value})
-    assert f"{key}: expected" in message and repr(value if key != "visual_target_weights" else ["7"]) in message
+    assert f"{key}: expected" in message and message.endswith(f"found {value!r}")
 
 
 @pytest.mark.parametrize(

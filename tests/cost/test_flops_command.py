@@ -45,7 +45,7 @@ def test_activations_grow_with_samples_and_leave_weights_out():
         (["swichbert"], "did you mean switchbert"),
         (["switchbert", "--set", "switch.topk=2"], "top_k"),
         (["switchbert", "--set", "hidden_size=100"], "width 100"),
-        (["switchbert", "--batch", "0"], "--batch: expected 1 or more, found 0"),
+        (["switchbert", "--batch", "0"], "--batch: expected a whole number from 1 to 1000000, found 0"),
     ],
 )
 def test_bad_input_gets_one_line(argv, said, capsys):

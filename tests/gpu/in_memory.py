@@ -131,6 +131,7 @@ def trainer(model: str, folder: Path, *flags: object, overrides: tuple[str, ...]
         start="random initial weights",
         settings={},
         data={},
+        fingerprints={},
         loader=loaders[0],
         val_loader=loaders[1],
         validate=lambda batches: pretraining.validate(learner, batches, device, rank),

@@ -8,7 +8,7 @@ import torch
 
 from routes.planted import model_and_task, scatter
 from volta_switch.routes import interventions
-from volta_switch.routes.interventions import Change, changes, forced_score, intervene, others_routes
+from volta_switch.routes.interventions import Change, changes, forced_metrics, intervene, others_routes
 from volta_switch.routes.record import record
 
 CPU = torch.device("cpu")
@@ -65,7 +65,9 @@ def test_the_metric_is_that_of_the_model_run_with_these_routes(ready):
         hits.append(task.hits(scores, batch))
         row = end
     expected = 100 * np.concatenate(hits).mean()
-    assert forced_score(task, model, encoder, batches(), CPU, (modes, inputs)) == pytest.approx(expected)
+    forced = forced_metrics(task, model, encoder, batches(), CPU, (modes, inputs))
+    assert forced.score == pytest.approx(expected)
+    assert forced.measured["vqa_score"] == np.concatenate(hits).tolist()
 
 
 def test_changes_are_reported_against_the_unforced_metric(ready, monkeypatch):
@@ -74,9 +76,9 @@ def test_changes_are_reported_against_the_unforced_metric(ready, monkeypatch):
 
     def score(*given):
         run.append(given[-1])
-        return 3.0
+        return replace(kept.evaluation, score=3.0)
 
-    monkeypatch.setattr(interventions, "forced_score", score)
+    monkeypatch.setattr(interventions, "forced_metrics", score)
     made = intervene(task, model, encoder, batches, CPU, kept)
     found = made["interventions"] + made["whole routes"]
     still = [line for line in found if line["rerouted"] == 0]

@@ -9,8 +9,10 @@ import yaml
 from study.small_plans import ARMS, DEMO, MINIMAL, SHARED, of_arms
 from volta_switch import UserError, load_config
 from volta_switch.routes.commands import route_flags
+from volta_switch.study import cells
 from volta_switch.study.cells import ROUTES_FILE, Plan, places
 from volta_switch.study.finished import begun_cells, finished_cells, note_begun, note_finished, plan_of
+from volta_switch.study.forecast import dry_run
 from volta_switch.study.plan import load_study
 from volta_switch.train.flags import evaluation_flags, finetuning_flags, pretraining_flags
 from volta_switch.world import write_world
@@ -135,6 +137,42 @@ def test_a_claim_about_what_its_table_does_not_have_is_refused_before_anything_r
     assert str(caught.value).endswith(f"tables.t.claims: Better: {told}")
 
 
+def refusal_by_dry_run(study, folder):
+    with pytest.raises(UserError) as caught:
+        dry_run(study, folder)
+    assert not folder.exists()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("names", [("TASK10", "refcoco+"), ("10", "refcoco+"), ("1", "VQA")])
+def test_a_task_under_two_names_is_refused_when_planned(study_of, tmp_path, names):
+    study = study_of({**SHARED, "arms": ARMS, "tasks": {name: {} for name in names}})
+    said = refusal_by_dry_run(study, tmp_path / "out")
+    assert f"tasks: {names[0]} and {names[1]} are one task (TASK" in said
+
+
+def test_a_claim_that_stands_there_twice_is_refused_when_planned(study_of, tmp_path):
+    claim = {"text": "Better", "better": "first", "worse": "second", "task": "TASK10", "metric": "accuracy"}
+    again = {**claim, "text": "Better by another name", "task": "refcoco+"}
+    study = study_of({**SHARED, "arms": ARMS, "tables": {"t": {"claims": [claim, again]}}})
+    assert "the table claims this twice (first minus second, refcoco+ accuracy)" in refusal_by_dry_run(
+        study, tmp_path / "out"
+    )
+
+
+def test_a_flag_of_retrieval_alone_is_refused_for_other_tasks_and_kept_from_routes(study_of, world, tmp_path):
+    kept = {"test": {"keep_scores": True}}
+    routes = {"arms": ["first"]}
+    study = study_of({**SHARED, "arms": ARMS, "tasks": {"TASK10": kept}})
+    assert refusal_by_dry_run(study, tmp_path / "out").endswith("eval_task.py has no flag --keep_scores")
+    study = study_of({**SHARED, "arms": ARMS, "tasks": {"TASK8": kept}, "routes": routes})
+    shutil.copytree(world.tasks_file.parent, tmp_path / "world", ignore=shutil.ignore_patterns("*.lmdb", "scenes"))
+    plan = Plan(study, tmp_path)
+    assert "--keep_scores" in plan.cell("first", 0, "TASK8").commands[1][1]
+    [routes_cell] = plan.route_cells().values()
+    assert "--keep_scores" not in routes_cell.commands[0][1]
+
+
 def test_a_folder_that_another_run_holds_is_left_alone(study_of, world, tmp_path):
     shutil.copytree(world.tasks_file.parent, tmp_path / "world", ignore=shutil.ignore_patterns("*.lmdb", "scenes"))
     study = study_of({**SHARED, "seeds": [0], "arms": ARMS})
@@ -209,9 +247,9 @@ def test_a_table_may_take_the_first_seeds_alone(study_of, world, tmp_path):
 
 def test_routes_are_reported_of_as_many_seeds_as_are_asked_for_and_of_what_a_table_needs(study_of, world, tmp_path):
     tasks = {"TASK10": {"test": {"split": "test", "batch_size": 9}}, "TASK8": {}, "TASK1": {}}
-    tables = {"a": {"arms": ["first"], "tasks": ["TASK10", "TASK8"]}}
+    tables = {"a": {"arms": ["first"], "tasks": ["TASK10", "TASK8"]}, "b": {"arms": ["second"]}}
     routes = {"arms": ["first", "second"], "interventions": True, "samples": 40}
-    study = study_of({**SHARED, "tasks": tasks, "arms": ARMS, "tables": tables, "routes": routes})
+    study = study_of({**SHARED, "tasks": tasks, "arms": ARMS, "tables": tables, "routes": routes}).only(["a"])
     (tmp_path / "world").mkdir()
     shutil.copy(world.tasks_file, tmp_path / "world")
     plan = Plan(study, tmp_path)
@@ -227,7 +265,8 @@ def test_routes_are_reported_of_as_many_seeds_as_are_asked_for_and_of_what_a_tab
         ("first", 0, "TASK10"): Path(flags.out),
         ("first", 0, "TASK8"): tmp_path / "first" / "seed0" / "RetrievalFlickr30k_routes" / "routes.json",
     }
-    more = study_of({**SHARED, "tasks": tasks, "arms": ARMS, "tables": tables, "routes": {**routes, "seeds": 2}})
+    more = {**SHARED, "tasks": tasks, "arms": ARMS, "tables": tables, "routes": {**routes, "seeds": 2}}
+    more = study_of(more).only(["a"])
     assert [place[1] for place in Plan(more, tmp_path).route_cells()] == [0, 0, 1, 1]
 
 
@@ -244,3 +283,22 @@ def test_each_world_has_a_folder_that_says_how_it_differs(study_of, world, tmp_p
     write_world(tmp_path / "written", text_depth=2, images=20, eval_images=10, render=False, data_sets=["refer"])
     vocabulary = (tmp_path / "written" / "bert-world" / "vocab.txt").read_text().splitlines()
     assert config.vocab_size == len(vocabulary) != load_config(flags.config_file).vocab_size
+
+
+def test_raising_the_results_version_makes_every_cell_another_one(study_of, world, tmp_path, monkeypatch):
+    (tmp_path / "world").mkdir()
+    shutil.copy(world.tasks_file, tmp_path / "world")
+    study = study_of({**SHARED, "arms": ARMS, "routes": {"arms": ["first"]}})
+    before = {cell.name: cell for cell in Plan(study, tmp_path).cells}
+    monkeypatch.setattr(cells, "RESULTS_VERSION", 2)
+    after = {cell.name: cell for cell in Plan(study, tmp_path).cells}
+    assert before.keys() == after.keys() and {"first/seed0/pretraining", "first/seed0/refcoco+ routes"} <= after.keys()
+    for name, cell in after.items():
+        assert cell.key != before[name].key and cell.training != before[name].training
+
+
+def test_cells_of_before_there_was_a_results_version_are_those_of_version_1(monkeypatch):
+    parts = ["train_concap", {"hidden_size": 16}, {"learning_rate": 1e-3}, 0, {"seed": 0}]
+    known = "d63540e7cedb4c7ef963def0525af793c762a5977a0becb1c51ceb7d2994adef"  # by the code of that time
+    monkeypatch.setattr(cells, "RESULTS_VERSION", 1)
+    assert cells._key(parts) == known

@@ -67,3 +67,23 @@ def test_settings_may_differ_between_arms_that_were_planned_to_differ_and_no_oth
 def test_runs_that_the_first_arm_lacks_are_compared_between_the_others():
     with pytest.raises(UserError, match=r"in t, hyperparameters.learning_rate is 0.001 for b and 0.002 for c"):
         refuse_recorded_confounds({"a": {}, "b": {"t": RUN}, "c": {"t": with_rate(2e-3)}}, PLANNED)
+
+
+def test_seeds_of_one_arm_must_agree_in_all_but_the_seed():
+    def run(seed, **data):
+        return {
+            **deepcopy(RUN),
+            "hyperparameters": {**RUN["hyperparameters"], "seed": seed},
+            "data": {"dataroot": "d", **data},
+        }
+
+    first, second = (
+        run(0, fingerprints={"train: refs": {"sha256": "a"}}),
+        run(1, fingerprints={"train: refs": {"sha256": "b"}}),
+    )
+    with pytest.raises(
+        UserError, match=r"data.train: refs.sha256 of a is a in t/seed0 and b in t/seed1; runs of one arm"
+    ):
+        refuse_recorded_confounds({"a": {"t/seed0": first, "t/seed1": second}}, PLANNED)
+    refuse_recorded_confounds({"a": {"t/seed0": first, "t/seed1": run(1)}}, PLANNED)  # of a version that did not tell
+    refuse_recorded_confounds({"a": {"t/seed0": run(0), "t/seed1": run(1)}}, PLANNED)

@@ -55,7 +55,11 @@ def test_a_task_may_be_a_number_in_the_file(study_of):
             "arms.x.data: the study has world, and so have its arms; leave data out",
         ),
         (
-            {"world": None, "data": {"a": "b"}, "arms": {"x": {"model": "demo/switchbert", "world": {"images": 9}}}},
+            {
+                "world": None,
+                "data": {"features_path": "b"},
+                "arms": {"x": {"model": "demo/switchbert", "world": {"images": 9}}},
+            },
             "arms.x.world: the study has data, and so have its arms; leave world out",
         ),
         ({"seeds": 3}, "seeds: expected a list of int, found 3"),

@@ -128,9 +128,11 @@ def test_a_pair_without_gold_does_not_count_and_a_tie_is_no_win(snli_ve):
     batch = whole_split(snli_ve)
     scores = torch.tensor([[0.0, 1, 2], [0, 1, 2], [0, 1, 1], [-1, -2, -2], [3, 2, 1]])
     assert snli_ve.hits(scores, batch).tolist() == [True, False, True, False]
+    assert snli_ve.counted(batch).tolist() == [True, False, True, True, True]
     snli_ve.options = replace(snli_ve.options, volta_compat=True)
     scores[1, 0] = 9  # VOLTA counts the pair as wrong, whatever is predicted
     assert snli_ve.hits(scores, batch).tolist() == [True, False, False, True, False]
+    assert snli_ve.counted(batch).all()
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
@@ -140,6 +142,8 @@ def test_accuracy_is_over_the_pairs_with_gold_whatever_the_batches(world, snli_v
     assert sorted(given) == ["p0", "p1", "p2", "p3", "p4"]
     gold = {"p0": "entailment", "p2": "neutral", "p3": "contradiction", "p4": "neutral"}
     assert evaluation.score == pytest.approx(25.0 * sum(given[name] == relation for name, relation in gold.items()))
+    right = sorted(given[name] == relation for name, relation in gold.items())
+    assert sorted(evaluation.measured["accuracy"]) == right
 
 
 def test_snli_ve_takes_annotations_of_another_name(make_task, images, tmp_path):

@@ -83,7 +83,7 @@ def test_refer_results_name_each_expression_and_the_chosen_box(world, config):
     store, by_id = task.store("test"), {entry.sent_id: entry for entry in entries}
     for result in evaluation.results:
         assert set(result) == {"id", "target", "IOU"}
-        entry = by_id[int(result["id"])]
+        entry = by_id[result["id"]]
         box = store[entry.image_id].boxes[result["target"]]
         assert result["IOU"] == pytest.approx(iou(box.tolist(), entry.box), abs=1e-4)
     hits = [result["IOU"] > 0.5 for result in evaluation.results]

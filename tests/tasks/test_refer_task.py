@@ -102,7 +102,7 @@ def test_the_global_region_is_an_answer_only_in_voltas_way(world, place):
     entries = entries_of(ours, "val")
     for row, (our, their) in enumerate(zip(ours.results(scores, batch), voltas.results(scores, batch), strict=True)):
         assert our == {"id": batch.ids[row], "target": 1, "IOU": pytest.approx(float(batch.target[row, box]))}
-        image = entries[batch.ids[row]].image_id  # of several expressions
+        image = int(entries[batch.ids[row]].image_id)  # of several expressions
         assert their == {"id": image, "target": whole, "IOU": pytest.approx(float(batch.target[row, whole]))}
     batch.target[:, whole], batch.target[:, box] = 0.9, 0.1
     assert not ours.hits(scores, batch).any() and voltas.hits(scores, batch).all()

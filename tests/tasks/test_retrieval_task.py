@@ -70,5 +70,5 @@ def test_other_splits_lie_beside_under_voltas_names(world, config, tmp_path):
     for split, name in (("test", "test"), ("test1k", "test1k"), ("val", "valid")):
         assert annotations_of(task.spec, split).source == str(tmp_path / f"{name}_ann.jsonl")
         assert task.dataset(split, training=False).annotations.image_ids == ["7", "581929"]  # COCO's ids
-    with pytest.raises(UserError, match=r"test2_ann\.jsonl: cannot be read"):
+    with pytest.raises(UserError, match=r"test2_ann\.jsonl: no such file"):
         task.dataset("test2", training=False)

@@ -143,7 +143,6 @@ def shorter_texts(world, tmp_path):
     ("change", "named"),
     [
         (lambda world, tmp_path: ["--precision", "bf16"], "precision (float32 there, bfloat16 now)"),
-        (lambda world, tmp_path: ["--routing", "soft"], "routing (hard there, soft now)"),
         (lambda world, tmp_path: ["--set", "layer_norm_eps=0.1"], "config.layer_norm_eps (1e-12 there, 0.1 now)"),
         (other_weights, "weights ("),
         (zero_shot, "zero_shot (False there, True now), weights ("),

@@ -53,7 +53,7 @@ def test_a_shard_may_not_discard_the_others_parts(command, begun, capsys):
 def test_a_shard_is_one_of_its_count(command, tmp_path, capsys, shard):
     with pytest.raises(SystemExit):
         evaluation.main_retrieval(command(tmp_path, f"--shard={shard}"))
-    assert f"expected K/N with K from 1 to N, found {shard}" in capsys.readouterr().err
+    assert f"expected K/N with K from 1 to N, found '{shard}'" in capsys.readouterr().err
 
 
 def torchrun(count, argv, logs):

@@ -1,5 +1,6 @@
 """A task is found by number, key or name; what is wrong with a task file is said in one line."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import yaml
 
 from volta_switch import UserError
 from volta_switch.tasks import TASKS, build_task, load_task
-from volta_switch.tasks.task_file import REQUIRED, WORLD, TaskSpec
+from volta_switch.tasks.inputs import annotation_files, features_path
+from volta_switch.tasks.task_file import KINDS, REQUIRED, WORLD, TaskSpec
 from volta_switch.world.build import SUMMARY
 
 SHIPPED = sorted((Path(__file__).parents[2] / "config_tasks").glob("*.yml"))
@@ -15,6 +17,7 @@ ENTRY = {
     "name": "refcoco+", "type": "V-logit", "dataroot": "data", "features_h5path1": "feat.lmdb",
     "max_seq_length": 20, "train_split": "train", "val_split": "val",
 }  # fmt: skip
+NINE, LEVELS = ", ".join(9 * ["*{}"]), tuple(pairwise("abcdefghi"))  # of aliases, each of nine of the level below
 
 
 def task_file(folder, **entries):
@@ -74,6 +77,90 @@ def test_a_setting_of_the_wrong_kind_is_named(tmp_path, key, value):
     assert f"TASK10: {key}" in message and repr(value) in message
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("max_region_num", 0, "expected a whole number from 1 to 10000, or null, found 0"),
+        ("max_region_num", -1, "found -1"), ("max_region_num", True, "found True"),
+        ("lr", float("nan"), "expected a number from 0 to 100, found nan"), ("lr", "inf", "found inf"),
+        ("num_epoch", 2.5, "found 2.5"), ("val_split", "", "found ''"), ("val_split", 2014, "put it in quotes"),
+        ("name", "a/b", "without /"), ("name", ["x"], "found ['x']"), ("batch_size", 10**30, "found 10000000"),
+        ("loss", "BCELoss", "a V-logit is trained with BCEWithLogitLoss here, found BCELoss; leave it out"),
+        ("loss", "CrossEntropyLoss", "found CrossEntropyLoss; leave it out"),
+        ("process", "retrieval", "a V-logit is read as normal here, found retrieval"),
+        ("num_labels", 3, "a V-logit has 1, found 3; leave it out"), ("num_clf_layers", 3, "expected one of 1, 2"),
+        ("fusion_method", "max", "expected one of mul, sum, text"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_cannot_be_or_does_nothing_is_named(tmp_path, key, value, said):
+    message = refused(task_file(tmp_path, TASK10={**ENTRY, key: value}))
+    assert f"TASK10: {key}: " in message and said in message
+
+
+def test_a_name_that_two_tasks_have_chooses_neither(tmp_path):
+    path = task_file(tmp_path, TASK9=ENTRY, TASK10={**ENTRY, "max_seq_length": 30})
+    assert "TASK10, TASK9 are all called refcoco+; give the number of one with --task" in refused(path, "refcoco+")
+    assert [load_task(path, task).max_seq_length for task in ("9", "TASK10")] == [20, 30]
+
+
+def test_two_layers_are_for_heads_that_have_them(tmp_path):
+    assert load_task(task_file(tmp_path, TASK10={**ENTRY, "num_clf_layers": 2}), "10").num_clf_layers == 2
+    vqa = {**ENTRY, "type": "VL-classifier", "num_clf_layers": 2}
+    assert "num_clf_layers: not read for a VL-classifier, found 2" in refused(task_file(tmp_path, TASK10=vqa))
+
+
+@pytest.mark.parametrize(
+    ("key", "near"), [("max_region_nums", "max_region_num"), ("learning_rate_", None), ("batchsize", "batch_size")]
+)
+def test_an_unknown_setting_suggests_the_nearest(tmp_path, key, near):
+    message = refused(task_file(tmp_path, TASK10={**ENTRY, key: 3}))
+    assert f"TASK10: unknown key {key}; " in message
+    assert (f"did you mean {near}?" in message) if near else "leave it out" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("val_annotations_jsonpath", "V-logit"), ("train_annotations_jsonpath", "VL-classifier"),
+        ("val_annotations_jsonpath", "VL-classifier-GQA"), ("features_h5path2", "VL-classifier"),
+    ],
+)  # fmt: skip
+def test_a_file_that_the_type_does_not_read_is_refused(tmp_path, key, kind):
+    spec = load_task(task_file(tmp_path, TASK10={**ENTRY, "type": kind, key: "mine"}), "10")
+    with pytest.raises(UserError, match=rf"TASK10 \(refcoco\+\): {key} is not read.*leave it out"):
+        annotation_files(spec, "val", training=False)
+        features_path(spec, "val")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("TASK10: {}\nTASK1: {}\nTASK10: {}", "TASK10 stands there twice, in lines 1 and 3"),
+        ("TASK10:\n  lr: 1\n  name: x\n  lr: 2", "lr stands there twice, in lines 2 and 4"),
+        ("TASK10:\n  lr: 2024-13-45", "month must be in 1..12"), ("TASK10:\n  name: 2024-02-30", "day is out of range"),
+        ("TASK10:\n  lr: " + 5000 * "9", "5000 digits"), ("TASK10: " + 500 * "[" + 500 * "]", "nested too deeply"),
+        ("TASK10: &a [*a]", "an alias stands inside"),
+        ("a: &a [1]\n" + "".join(f"{new}: &{new} [{NINE.format(*9 * old)}]\n" for old, new in LEVELS), "100000 values"),
+        ("a: &a {x: 1}\n" + "".join(f"{new}: &{new} {{<<: [{NINE.format(*9 * old)}]}}\n" for old, new in LEVELS),
+         "100000 values"),
+        ("TASK10: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
+        ("TASK10: !!timestamp x", "not a YAML file of settings"), ("TASK10: {[1]: 2}", "unhashable key"),
+    ],
+)  # fmt: skip
+def test_yaml_that_cannot_be_settings_is_one_line(tmp_path, text, said):
+    path = tmp_path / "tasks.yml"
+    path.write_text(text)
+    message = refused(path)
+    assert message.startswith(f"{path}: not a YAML file of settings (") and said in message and len(message) < 400
+
+
+def test_aliases_and_merged_sections_are_read(tmp_path):
+    path = tmp_path / "tasks.yml"
+    shared = yaml.safe_dump(ENTRY, default_flow_style=True).strip()
+    path.write_text(f"TASK9: &shared {shared}\nTASK10:\n  <<: *shared\n  name: other\n")
+    assert load_task(path, "10").name == "other" and load_task(path, "9").name == "refcoco+"
+
+
 def test_paths_that_are_not_there_are_looked_for_beside_the_file(tmp_path, monkeypatch):
     (tmp_path / "world" / "data").mkdir(parents=True)
     (tmp_path / "elsewhere" / "data").mkdir(parents=True)
@@ -108,10 +195,10 @@ def test_a_path_that_leads_to_two_files_is_refused_unless_the_data_root_says_whi
 def test_numbers_that_yaml_takes_for_text_and_voltas_other_keys_are_read(tmp_path):
     path = tmp_path / "tasks.yml"
     path.write_text(
-        yaml.safe_dump({"TASK10": ENTRY}) + "  lr: 4e-5\n  num_epoch: 3\n  clip_grad: true\n  fusion_method:\n"
+        yaml.safe_dump({"TASK10": ENTRY}) + "  lr: 4e-5\n  num_epoch: 3\n  start_iteration: 0\n  fusion_method:\n"
     )
     spec = load_task(path, "10")
-    assert (spec.lr, spec.num_epoch, spec.extra, spec.fusion_method) == (4e-5, 3, {"clip_grad": True}, None)
+    assert (spec.lr, spec.num_epoch, spec.extra, spec.fusion_method) == (4e-5, 3, {"start_iteration": 0}, None)
     assert spec.head() == {"type": "V-logit", "num_labels": None, "num_clf_layers": 1}
 
 
@@ -127,7 +214,7 @@ def test_every_shipped_task_can_be_built(path):
     assert entries
     for key in entries:
         spec = load_task(path, key)
-        assert spec.type in TASKS and not spec.extra
+        assert spec.type in TASKS and set(TASKS) == set(KINDS) and not spec.extra
         assert spec.lr < 1e-3 and spec.batch_size >= 64 and spec.num_epoch == 20
 
 
@@ -174,3 +261,18 @@ def test_a_small_worlds_task_file_never_reads_what_lies_in_the_working_directory
     assert load_task(path, "10").path("feat.lmdb") == world / "feat.lmdb"
     assert load_task(path, "10").path("data") == world / "data"
     assert load_task(path, "10").path(str(elsewhere / "feat.lmdb")) == elsewhere / "feat.lmdb"
+
+
+def test_files_of_one_entry_do_not_come_from_two_places(tmp_path, monkeypatch):
+    """Questions of the working directory and images beside the task file would be read as if they were one."""
+    plan, checkout = tmp_path / "plan", tmp_path / "checkout"
+    (plan / "data").mkdir(parents=True)
+    checkout.mkdir()
+    (checkout / "feat.lmdb").touch()
+    monkeypatch.chdir(checkout)
+    for name in ("data", "feat.lmdb"):
+        with pytest.raises(
+            UserError, match=rf"its data lie in two places, feat\.lmdb in {checkout} and data in {plan}; name"
+        ):
+            load_task(task_file(plan, TASK10=ENTRY), "10").path(name)
+    assert load_task(plan / "tasks.yml", "10", plan).path("feat.lmdb") == plan / "feat.lmdb"

@@ -55,7 +55,7 @@ def test_shares_that_are_none_are_refused(world, tmp_path, capsys, share) -> Non
         with pytest.raises(SystemExit) as caught:
             main([*world.flags(entry, tmp_path, "ctrl_uniter", task), f"--data-fraction={share}"])
         assert caught.value.code == 2
-        assert f"expected more than 0 and at most 1, found {share}" in capsys.readouterr().err
+        assert f"--data_fraction: expected a number above 0 to 1, found {share}" in capsys.readouterr().err
 
 
 def test_retrieval_draws_negatives_from_all_images_whatever_the_share(world) -> None:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from small_world import TASKS, equal_weights, json_of, log_of, weights_of
+from small_world import ENTRY_POINTS, TASKS, equal_weights, json_of, log_of, refusal, weights_of
 from train.short_runs import FINETUNING
 from volta_switch.tasks import load_task
 from volta_switch.train.flags import finetuning_flags
@@ -198,12 +198,11 @@ def test_accumulation_counts_the_optimisers_steps(world, tmp_path):
     assert [(line["step"], line["samples"]) for line in lines] == [(3, 10), (6, 20)]
 
 
-def test_flags_override_the_task_file_and_nothing_is_not_ignored(world, tmp_path):
-    from volta_switch import UserError
-
-    for flag, name in (("--num_epoch", "epochs"), ("--batch_size", "batch_size")):
-        with pytest.raises(UserError, match=f"{name}: expected 1 or more, found 0"):
-            world.run("train_task", tmp_path / "out", "ctrl_uniter", flag, 0, task="refer")
+def test_flags_override_the_task_file_and_nothing_is_not_ignored(world, tmp_path, capsys):
+    for flag in ("--num_epoch", "--batch_size"):
+        argv = [*world.flags("train_task", tmp_path / "out", "ctrl_uniter", "refer"), flag, 0]
+        message = refusal(ENTRY_POINTS["train_task"], argv, capsys)
+        assert message.startswith(f"{flag}: expected a whole number from 1 to 1000000, found 0")
     assert not (tmp_path / "out").exists()
 
 

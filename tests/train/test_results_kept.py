@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 
@@ -162,12 +163,13 @@ def test_settings_of_the_task_file_are_part_of_what_a_run_goes_on_with(world, co
 
 @pytest.mark.parametrize("change", ["weights", "routing", "data", "boxes"])
 def test_results_of_another_evaluation_are_not_replaced(world, command, finetuned, tmp_path, capsys, change):
-    first = finetuned("ctrl_uniter", "refer") / "pytorch_model_best.bin"
+    first = finetuned("switchbert", "refer") / "pytorch_model_best.bin"
+    switched = partial(command, model="switchbert")
     shutil.copy(first, tmp_path / "moved.bin")
     flags = ("--split", "test", "--from_pretrained")
-    evaluation.main(command("eval_task", tmp_path / "out", *flags, first))
+    evaluation.main(switched("eval_task", tmp_path / "out", *flags, first))
     before = content_of(tmp_path / "out")
-    evaluation.main(command("eval_task", tmp_path / "out", *flags, tmp_path / "moved.bin"))  # the same, from elsewhere
+    evaluation.main(switched("eval_task", tmp_path / "out", *flags, tmp_path / "moved.bin"))  # the same, from elsewhere
     now = content_of(tmp_path / "out")
     assert {path.name for path in before if before[path] != now[path]} <= {"test_metrics.json", SUMS}  # with the path
     other, of = {
@@ -176,10 +178,10 @@ def test_results_of_another_evaluation_are_not_replaced(world, command, finetune
         "data": ([first], moved(world, tmp_path)),
         "boxes": ([first, "--boxes", "gt"], world),
     }[change]
-    said = refusal(evaluation.main, command("eval_task", tmp_path / "out", *flags, *other, of=of), capsys)
+    said = refusal(evaluation.main, switched("eval_task", tmp_path / "out", *flags, *other, of=of), capsys)
     assert f"holds results of another evaluation, which differs in {change}" in said
     assert content_of(tmp_path / "out") == now
-    evaluation.main(command("eval_task", tmp_path / "out", *flags, *other, "--overwrite", of=of))
+    evaluation.main(switched("eval_task", tmp_path / "out", *flags, *other, "--overwrite", of=of))
 
 
 def retrained(tmp_path, weights):

@@ -80,6 +80,8 @@ def test_training_from_an_address_sees_every_pair_once_an_epoch_and_fetches_it_o
         seen = [name for (of, _), names in steps.items() if of == epoch for name in names]
         assert len(set(seen)) == len(seen) == 20
     assert [asked.pop(f"/training/shard-00000{number}.tar") for number in (3, 7)] == [2, 2]
+    indices = [asked.pop(f"/{split}/index.json") for split in ("training", "validation")]
+    assert indices == [2, 2]  # to be read, and for the record of what was read
     assert set(asked.values()) == {1} and len(log_of(ended, "valid")) == 2
 
 

@@ -134,6 +134,9 @@ def test_layers_and_widths_stay_the_configurations(here, model):
         ("eval_task", ("--val_annotations_jsonpath", "v.jsonl"), "--val_annotations_jsonpath: --world"),
         ("train_concap", ("--set", "vocab_size=30522"), "--set vocab_size: with --world it is the world's"),
         ("train_concap", ("--set", "bert_model=x"), "--set bert_model: with --world"),
+        ("train_concap", ("--set", "visual_target_weights={}"), "visual_target_weights: expected at least one target"),
+        ("train_task", ("--set", "hidden_dropout_prob=2"), "hidden_dropout_prob: expected a number from 0 to below 1"),
+        ("eval_task", ("--threads", "100000"), "--threads: expected a whole number from 0 to 1024, found 100000"),
     ],
 )
 def test_flags_that_contradict_the_world_are_refused(tmp_path, monkeypatch, capsys, entry, flags, said):

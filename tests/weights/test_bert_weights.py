@@ -157,6 +157,15 @@ def test_layers_that_the_configuration_takes_in_part_are_left_out_only_where_tha
     )
 
 
+def test_a_layer_of_bert_cannot_go_where_there_is_no_text():
+    golden = load_golden("ctrl_uniter").config
+    text = {f"{pair}_attn_sublayers": [0, 2] for pair in ("tt", "tv", "vt")}
+    shared = {name: [0, 1, 2, 3] for name in ("shared_sublayers", "single_ln_sublayers")}
+    config = load_config({**golden, **text, **shared, "t_ff_sublayers": [1, 3]})
+    with pytest.raises(UserError, match=r"^bert_layer2attn_sublayer, .*: this model has no bert\.encoder\.layer\.4\."):
+        load_bert(BertForVLPreTraining(config), config, hugging_face_state())
+
+
 def test_two_layers_of_bert_cannot_go_to_one_sublayer():
     golden = load_golden("ctrl_uniter").config
     config = load_config({**golden, "bert_layer2attn_sublayer": {"0": 0, "1": 2, "2": 2}})

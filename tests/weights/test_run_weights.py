@@ -94,6 +94,8 @@ def test_names_that_are_not_used_may_be_left_over(uniter):
     golden = load_golden("ctrl_uniter")
     tasks = BertForVLTasks(load_config(golden.config), golden.tasks)
     assert "cls." in refused(tasks, {**state, **golden.part("task_state")})
+    inside = {**state, **golden.part("task_state"), "bert.cls.weight": torch.zeros(1)}
+    assert "bert.cls.weight unexpected" in refused(tasks, inside, unused=("cls.",))
     kept = load_volta(tasks, state, fresh=("clfs_dict",), unused=("cls.",))
     assert kept and all(name.startswith("clfs_dict.") for name in kept)
     assert torch.equal(tasks.state_dict()[NAME], state[NAME])

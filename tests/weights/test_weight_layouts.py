@@ -1,5 +1,7 @@
 """Whatever program wrote a file of weights: it is read by all loaders alike, or refused by what it is."""
 
+from functools import partial
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -7,7 +9,7 @@ from safetensors.torch import save_file
 from golden_files import load_golden
 from volta_switch import BertForVLPreTraining, UserError, load_config
 from volta_switch.train.initial_weights import initial_weights
-from volta_switch.weights import load_volta, read_weights, write_weights
+from volta_switch.weights import load_bert, load_volta, read_weights, write_weights
 from weights.layouts import OTHERS, SPELLINGS, hugging_face_state, with_heads
 
 
@@ -113,6 +115,13 @@ def test_a_file_that_is_no_set_of_weights_or_several_is_refused(content, told, t
     assert "expected a dictionary of tensors" in message or "several sets of weights" in message
 
 
+def test_a_dictionary_that_holds_itself_is_refused(tmp_path):
+    content = {"epoch": 3}
+    content["model"] = content
+    torch.save(content, tmp_path / "round.bin")
+    assert "expected a dictionary of tensors" in unread(tmp_path / "round.bin")
+
+
 # --- Other projects' ------------------------------------------------------------------------------------------------
 
 
@@ -148,3 +157,34 @@ def test_a_bert_where_a_runs_weights_are_wanted_is_said_to_be_one():
     model, _ = golden_model()
     with pytest.raises(UserError, match=r"^it\.bin: these are a BERT's weights, .* give weights of a run"):
         load_volta(model, hugging_face_state(), source="it.bin")
+
+
+# --- Every name -----------------------------------------------------------------------------------------------------
+
+
+def refused(load, state):
+    with pytest.raises(UserError) as caught:
+        load(state)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["run", "BERT"])
+def test_no_name_can_be_changed_or_be_missing_unseen(kind):
+    model, config = golden_model()
+    before = state_of(model)
+    if kind == "run":
+        state = load_golden("ctrl_uniter").part("state")
+        load = partial(load_volta, model)
+    else:
+        state = with_heads(hugging_face_state())
+        del state["cls.predictions.decoder.bias"]  # which may stand for the other name
+        load = partial(load_bert, model, config)
+    free = ("bert.pooler", "cls.seq_relationship", "bert.embeddings.position_ids", "cls.predictions.decoder.weight")
+    for name, tensor in state.items():
+        left = {other: tensor for other, tensor in state.items() if other != name}
+        changed = name.replace("e", "3", 1)
+        message = refused(load, {**left, changed: tensor})
+        assert changed in message or name in message
+        if kind == "run" or not name.startswith(free):
+            assert name in refused(load, left)
+    assert same(before, state_of(model))

@@ -1,4 +1,7 @@
-"""Which configurations make sense: choices, sublayer lists, widths."""
+"""Which configurations make sense as a whole: sublayer lists, widths, values that depend on each other.
+
+What each field may be by itself stands beside it (``schema``).
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ IMAGE_EMBEDDINGS = ("vilbert", "lxmert", "vl-bert", "visualbert", "uniter")
 FUSION_METHODS = ("mul", "sum", "text", "vl-bert_vqa", "none")
 ACTIVATIONS = ("gelu", "relu", "swish")
 VISUAL_TARGETS = ("0", "1", "2", "3", "4", "5", "6")
+TYPES = {"vl-bert": 3, "uniter": 2, "visualbert": 2}  # token types that these embeddings look up
 
 
 def require(condition: bool, key: str, expected: str, found: object) -> None:
@@ -22,30 +26,22 @@ def require(condition: bool, key: str, expected: str, found: object) -> None:
         raise UserError(f"{key}: expected {expected}, found {found!r}")
 
 
-def check_choices(config: Config) -> None:
-    """Fields that take one of a few values."""
-    require(config.model == "bert", "model", '"bert"', config.model)
-    require(
-        config.image_embeddings in IMAGE_EMBEDDINGS,
-        "image_embeddings",
-        f"one of {', '.join(IMAGE_EMBEDDINGS)}",
-        config.image_embeddings,
-    )
-    fusion = f"one of {', '.join(FUSION_METHODS)}"
-    require(config.fusion_method in FUSION_METHODS, "fusion_method", fusion, config.fusion_method)
-    for key in ("hidden_act", "v_hidden_act"):
-        require(getattr(config, key) in ACTIVATIONS, key, f"one of {', '.join(ACTIVATIONS)}", getattr(config, key))
-    require(config.num_locs in (4, 5, 7), "num_locs", "4, 5 or 7", config.num_locs)
-    where = config.add_global_imgfeat
-    require(where in (None, "first", "last"), "add_global_imgfeat", '"first", "last" or null', where)
-    unknown = [target for target in config.visual_target_weights if target not in VISUAL_TARGETS]
-    require(not unknown, "visual_target_weights", f"targets out of {', '.join(VISUAL_TARGETS)}", unknown)
+def check_dependent(config: Config) -> None:
+    """Values that depend on each other."""
     if config.image_embeddings == "vl-bert":
         dim = config.v_coordinate_embeddings_dim
         # The 4 x 2 x dim coordinate values stand beside the feature in a vector of twice the feature's width.
         valid = dim is not None and 8 * dim == config.v_feature_size
         require(valid, "v_coordinate_embeddings_dim", f"v_feature_size / 8 = {config.v_feature_size / 8:g}", dim)
-        require(config.type_vocab_size >= 3, "type_vocab_size", "3 or more for vl-bert", config.type_vocab_size)
+    else:
+        dim = config.v_coordinate_embeddings_dim
+        none = f"null for {config.image_embeddings}, which has none"
+        require(dim is None, "v_coordinate_embeddings_dim", none, dim)
+    types = TYPES.get(config.image_embeddings, 1)
+    enough = config.type_vocab_size >= types
+    require(enough, "type_vocab_size", f"{types} or more for {config.image_embeddings}", config.type_vocab_size)
+    inside = config.pad_token_id < config.vocab_size
+    require(inside, "pad_token_id", f"below vocab_size ({config.vocab_size})", config.pad_token_id)
 
 
 def check_sublayers(config: Config) -> None:
@@ -79,6 +75,25 @@ def check_sublayers(config: Config) -> None:
         stray = sorted(set(layers.values()) - set(sublayers))
         if stray:
             raise UserError(f"bert_layer2{kind}_sublayer: {stray} are no such sublayers")
+    text_ff, vision_ff = set(config.t_ff_sublayers), set(config.v_ff_sublayers)
+    for modality, of_attention, of_ff in (("", text, text_ff), ("v_", vision, vision_ff)):
+        for name, sized in (("attn_hidden_size", of_attention), ("num_attention_heads", of_attention),
+                            ("intermediate_size", of_ff)):  # fmt: skip
+            key = f"sublayer2{modality}{name}"
+            stray = sorted({int(number) for number in getattr(config, key)} - sized)
+            if stray:
+                raise UserError(f"{key}: {stray} are no sublayers that have this size; leave them out")
+
+
+def check_region_loss(config: Config) -> None:
+    """Pre-training predicts masked regions whatever its objective, so that it needs something to predict of them.
+
+    Raises:
+        UserError: no visual target has a weight.
+    """
+    weights = config.visual_target_weights
+    some = any(weight > 0 for weight in weights.values())
+    require(some, "visual_target_weights", "at least one target with a weight above 0 for pre-training", dict(weights))
 
 
 def check_widths(config: Config) -> None:

@@ -7,16 +7,19 @@ by path, or given as a dict; any field can be overridden by ``key=value`` with d
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import difflib
-import json
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from volta_switch.checksums import read_recorded
 from volta_switch.config.schema import Config, SwitchConfig
 from volta_switch.errors import UserError
+from volta_switch.files import parse_json, parse_yaml, require_file
+from volta_switch.ranges import SHOWN, Unread, range_of, shown
 from volta_switch.shipped import SHIPPED_FOLDERS
 
 CONFIG_FOLDERS = tuple(folder / "config" for folder in SHIPPED_FOLDERS)
@@ -48,7 +51,7 @@ def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Iter
     if isinstance(source, Config):
         values, origin = source.to_dict(), "config"
     elif isinstance(source, Mapping):
-        values, origin = json.loads(json.dumps(dict(source))), "config"
+        values, origin = copy.deepcopy(dict(source)), "config"
     else:
         path = find_config(source)
         values, origin = _read_json(path), str(path)
@@ -68,8 +71,10 @@ def find_config(name: str | Path) -> Path:
     if not given.is_absolute():
         tried += [folder / spelling for folder in CONFIG_FOLDERS for spelling in spellings]
     for path in tried:
-        if path.is_file():
+        if os.path.isfile(path):
             return path
+    if os.path.lexists(given):
+        require_file(given, "configuration", "give a JSON file, or a name")
     known = sorted({str(path.relative_to(folder))[:-5] for folder in CONFIG_FOLDERS for path in folder.rglob("*.json")})
     near = difflib.get_close_matches(str(name).removesuffix(".json"), known, n=1)
     hint = f"; did you mean {near[0]}?" if near else "."
@@ -78,8 +83,8 @@ def find_config(name: str | Path) -> Path:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(read_recorded(path).decode("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        values = parse_json(read_recorded(path).decode("utf-8"))
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: expected a JSON object, could not read it ({error})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a JSON object, found a {type(values).__name__}")
@@ -88,21 +93,29 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
+    said = f"--set {override if len(override) <= SHOWN else override[:SHOWN] + '...'}"
     if not separator or not key:
-        raise UserError(f"--set {override}: expected key=value, for example switch.top_k=2")
-    import yaml  # here, not above: models are built without it
-
+        raise UserError(f"{said}: expected key=value, for example switch.top_k=2")
+    unread = _unread(key)
+    if unread is not None:
+        raise UserError(f"{said}: {key} is never read ({unread.why.format(value=text)}); leave it out")
     try:
-        value = _with_floats(yaml.safe_load(text))
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise UserError(f"--set {override}: the value is not valid JSON or YAML") from None
+        value = _with_floats(parse_yaml(text))
+    except ValueError as error:
+        raise UserError(f"{said}: the value is not valid JSON or YAML ({error})") from None
     *parents, last = key.split(".")
     target = values
     for parent in parents:
         if not isinstance(target.get(parent), dict):
-            raise UserError(f"--set {override}: {parent} is not a section of this configuration")
+            raise UserError(f"{said}: {parent} is not a section of this configuration")
         target = target[parent]
     target[last] = value
+
+
+def _unread(key: str) -> Unread | None:
+    """What a configuration's field is where nothing reads it."""
+    found = range_of(Config, key) if key in Config.__dataclass_fields__ else None
+    return found if isinstance(found, Unread) else None
 
 
 def _with_floats(value: Any) -> Any:
@@ -124,41 +137,14 @@ def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
         if key in fields:
             if key == "switch" and value is not None:
                 if not isinstance(value, Mapping):
-                    raise UserError(f"switch: expected a section of settings, found {value!r}")
+                    raise UserError(f"switch: expected a section of settings, found {shown(value)}")
                 value = _build(SwitchConfig, value, "switch.")
-            arguments[key] = _coerce(prefix + key, str(fields[key].type), value)
+            arguments[key] = value
         elif not prefix and key in NOT_BUILT:
             if value != NOT_BUILT[key]:
-                raise UserError(f"{key}: only {NOT_BUILT[key]!r} is supported, found {value!r}")
+                raise UserError(f"{key}: only {NOT_BUILT[key]!r} is supported, found {shown(value)}")
         else:
             near = difflib.get_close_matches(key, [*fields, *({} if prefix else NOT_BUILT)], n=1, cutoff=0.5)
             hint = f"; did you mean {prefix}{near[0]}?" if near else ""
             raise UserError(f"unknown key {prefix}{key}{hint}")
     return cls(**arguments)
-
-
-def _coerce(key: str, annotation: str, value: Any) -> Any:
-    """Checks a JSON value against a field's annotation; lists become tuples."""
-    if value is None and "None" in annotation:
-        return None
-    if annotation.startswith("bool"):
-        valid = isinstance(value, bool)
-    elif annotation.startswith("int"):
-        valid = isinstance(value, int) and not isinstance(value, bool)
-    elif annotation.startswith("float"):
-        valid = isinstance(value, int | float) and not isinstance(value, bool)
-    elif annotation.startswith("str"):
-        valid = isinstance(value, str)
-    elif annotation.startswith("tuple"):
-        kind = int if "int" in annotation else str
-        valid = isinstance(value, Sequence) and not isinstance(value, str) and all(type(x) is kind for x in value)
-        value = tuple(value) if valid else value
-    elif annotation.startswith("Mapping"):
-        number = int if "int" in annotation else (int, float)
-        valid = isinstance(value, Mapping) and all(isinstance(x, number) for x in value.values())
-        value = {str(name): x for name, x in value.items()} if valid else value
-    else:
-        valid = True
-    if not valid:
-        raise UserError(f"{key}: expected {annotation}, found {value!r}")
-    return value

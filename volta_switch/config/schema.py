@@ -5,12 +5,34 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from volta_switch.config import checks
-from volta_switch.config.checks import ATTENTION_MODES
+from volta_switch.config.checks import ACTIVATIONS, ATTENTION_MODES, FUSION_METHODS, IMAGE_EMBEDDINGS, VISUAL_TARGETS
 from volta_switch.errors import UserError
+from volta_switch.ranges import (
+    DROPOUT,
+    FRACTION,
+    PATH,
+    WIDTH,
+    WORDS,
+    Choice,
+    Many,
+    Number,
+    OrNone,
+    Section,
+    Table,
+    Truth,
+    Unread,
+    bounded,
+    read_fields,
+    whole,
+)
+
+TEMPERATURE = Number(1e-3, 1e6)  # beyond these a softmax is one-hot, or even, to rounding
+HEADS = whole(1, 4096)
+SUBLAYER = whole(0, 9999)  # a sublayer's number, or a BERT layer's
 
 
 @dataclass(frozen=True)
@@ -21,34 +43,29 @@ class SwitchConfig:
     (supplementary 2); ``alignment`` and ``hidden_size`` are not given by the paper.
     """
 
-    attention: bool = True  # Switch-Attention Blocks; False: every layer joint ("SIB-ONLY")
-    input: bool = True  # Switch-Input Blocks; False: inputs fixed ("SAB-ONLY")
-    modes: tuple[str, ...] = ATTENTION_MODES  # any non-empty subset of SS, SC, CS, J
-    input_candidates: int = 3  # 3, or 4 with (l-2, l-2), which skips a layer whole
-    top_k: int = 4  # active modes per sample; values above len(modes) mean all of them
-    alignment: str = "concat"  # how the two pooled states are fused: "concat" or "mul"
-    hidden_size: int = 454  # width of the switcher's MLP
-    temperature: float = 5.0  # Gumbel-softmax temperature at the start of pre-training
-    min_temperature: float = 0.2
-    anneal_rate: float = 1e-6  # per training sample
-    finetune_temperature: float = 1.0  # start temperature of a run that begins from another run's weights
+    attention: bool = bounded(True, Truth())  # Switch-Attention Blocks; False: every layer joint ("SIB-ONLY")
+    input: bool = bounded(True, Truth())  # Switch-Input Blocks; False: inputs fixed ("SAB-ONLY")
+    # any non-empty subset of SS, SC, CS, J
+    modes: tuple[str, ...] = bounded(ATTENTION_MODES, Many(Choice(*ATTENTION_MODES)))
+    input_candidates: int = bounded(3, Choice(3, 4))  # 3, or 4 with (l-2, l-2), which skips a layer whole
+    top_k: int = bounded(4, whole(1, 1000))  # active modes per sample; values above len(modes) mean all of them
+    alignment: str = bounded("concat", Choice("concat", "mul"))  # how the two pooled states are fused
+    hidden_size: int = bounded(454, WIDTH)  # width of the switcher's MLP
+    temperature: float = bounded(5.0, TEMPERATURE)  # Gumbel-softmax temperature at the start of pre-training
+    min_temperature: float = bounded(0.2, TEMPERATURE)
+    anneal_rate: float = bounded(1e-6, FRACTION)  # per training sample
+    # at the start of a run that begins from another run's weights
+    finetune_temperature: float = bounded(1.0, TEMPERATURE)
 
     def __post_init__(self) -> None:
-        unknown = [mode for mode in self.modes if mode not in ATTENTION_MODES]
-        if unknown or not self.modes or len(set(self.modes)) != len(self.modes):
+        read_fields(self, "switch.")
+        if not self.modes or len(set(self.modes)) != len(self.modes):
             raise UserError(
                 f"switch.modes: expected a non-empty list of different modes out of {', '.join(ATTENTION_MODES)}, "
                 f"found {list(self.modes)}"
             )
         if not self.attention and "J" not in self.modes:
             raise UserError("switch.modes: with switch.attention=false every layer is joint, so the list must hold J")
-        checks.require(self.input_candidates in (3, 4), "switch.input_candidates", "3 or 4", self.input_candidates)
-        checks.require(self.top_k >= 1, "switch.top_k", "at least 1", self.top_k)
-        checks.require(self.alignment in ("concat", "mul"), "switch.alignment", '"concat" or "mul"', self.alignment)
-        checks.require(self.hidden_size >= 1, "switch.hidden_size", "at least 1", self.hidden_size)
-        for name in ("temperature", "min_temperature", "finetune_temperature"):
-            checks.require(getattr(self, name) > 0, f"switch.{name}", "a positive number", getattr(self, name))
-        checks.require(self.anneal_rate >= 0, "switch.anneal_rate", "0 or more", self.anneal_rate)
 
     @property
     def active_modes(self) -> int:
@@ -66,70 +83,80 @@ class Config:
     """
 
     # Text
-    vocab_size: int = 30522
-    hidden_size: int = 768
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    pad_token_id: int = 0
-    layer_norm_eps: float = 1e-12
-    initializer_range: float = 0.02
-    pooler_size: int = 768
-    bert_model: str = "bert-base-uncased"  # where the vocabulary lies: a folder with vocab.txt, or a hub name
-    model: str = "bert"
-    do_lower_case: bool = True
+    vocab_size: int = bounded(30522, whole(1, 10_000_000))
+    hidden_size: int = bounded(768, WIDTH)
+    num_attention_heads: int = bounded(12, HEADS)
+    intermediate_size: int = bounded(3072, WIDTH)
+    hidden_act: str = bounded("gelu", Choice(*ACTIVATIONS))
+    hidden_dropout_prob: float = bounded(0.1, DROPOUT)
+    attention_probs_dropout_prob: float = bounded(0.1, DROPOUT)
+    max_position_embeddings: int = bounded(512, WORDS)
+    type_vocab_size: int = bounded(2, whole(1, 1000))
+    pad_token_id: int = bounded(0, whole(0, 10_000_000))
+    layer_norm_eps: float = bounded(1e-12, Number(0.0, 1.0, above=True))
+    initializer_range: float = bounded(0.02, Number(0.0, 10.0, above=True))
+    pooler_size: int = bounded(768, WIDTH)
+    bert_model: str = bounded("bert-base-uncased", PATH)  # the vocabulary: a folder with vocab.txt, or a hub name
+    model: str = bounded("bert", Choice("bert"))
+    do_lower_case: bool = bounded(True, Truth())
     # Vision
-    num_locs: int = 5  # values per box: 4 corners, + area (5), + width, height and area (7)
-    max_boxes: int = 36
-    v_coordinate_embeddings_dim: int | None = None  # VL-BERT: sine/cosine dimensions per coordinate
-    add_global_imgfeat: str | None = None  # the global region stands "first", "last", or there is none
-    image_embeddings: str = "vilbert"
-    v_feature_size: int = 2048
-    v_hidden_size: int = 768
-    v_num_attention_heads: int = 12
-    v_intermediate_size: int = 3072
-    v_hidden_act: str = "gelu"
-    v_hidden_dropout_prob: float = 0.1
-    v_attention_probs_dropout_prob: float = 0.1
-    v_initializer_range: float = 0.2
-    v_pooler_size: int = 1024
-    v_num_classes: int = 1601  # the detector's classes, background first (fixed in VOLTA)
-    v_num_attributes: int = 401  # the detector's attributes, background first (fixed in VOLTA)
+    num_locs: int = bounded(5, Choice(4, 5, 7))  # values per box: 4 corners, + area (5), + width, height and area (7)
+    max_boxes: int = bounded(36, Unread(36, why="a task file's max_region_num says how many boxes are taken"))
+    # VL-BERT: sine/cosine dimensions per coordinate
+    v_coordinate_embeddings_dim: int | None = bounded(None, OrNone(WIDTH))
+    # where the global region stands; None: there is none
+    add_global_imgfeat: str | None = bounded(None, Choice("first", "last", None))
+    image_embeddings: str = bounded("vilbert", Choice(*IMAGE_EMBEDDINGS))
+    v_feature_size: int = bounded(2048, WIDTH)
+    v_hidden_size: int = bounded(768, WIDTH)
+    v_num_attention_heads: int = bounded(12, HEADS)
+    v_intermediate_size: int = bounded(3072, WIDTH)
+    v_hidden_act: str = bounded("gelu", Choice(*ACTIVATIONS))
+    v_hidden_dropout_prob: float = bounded(0.1, DROPOUT)
+    v_attention_probs_dropout_prob: float = bounded(0.1, DROPOUT)
+    v_initializer_range: float = bounded(  # VOLTA's default and its files' value
+        0.2, Unread(0.2, 0.02, why="all weights start from initializer_range, as in VOLTA")
+    )
+    v_pooler_size: int = bounded(1024, WIDTH)
+    # the detector's classes and attributes, background first (fixed in VOLTA)
+    v_num_classes: int = bounded(1601, whole(2, 1_000_000))
+    v_num_attributes: int = bounded(401, whole(2, 1_000_000))
     # Text and vision
-    tt_attn_sublayers: tuple[int, ...] = ()
-    tv_attn_sublayers: tuple[int, ...] = ()
-    vt_attn_sublayers: tuple[int, ...] = ()
-    vv_attn_sublayers: tuple[int, ...] = ()
-    t_ff_sublayers: tuple[int, ...] = ()
-    v_ff_sublayers: tuple[int, ...] = ()
-    shared_sublayers: tuple[int, ...] = ()
-    single_ln_sublayers: tuple[int, ...] = ()
-    sublayer2attn_hidden_size: Mapping[str, int] = field(default_factory=dict)
-    sublayer2num_attention_heads: Mapping[str, int] = field(default_factory=dict)
-    sublayer2intermediate_size: Mapping[str, int] = field(default_factory=dict)
-    sublayer2v_attn_hidden_size: Mapping[str, int] = field(default_factory=dict)
-    sublayer2v_num_attention_heads: Mapping[str, int] = field(default_factory=dict)
-    sublayer2v_intermediate_size: Mapping[str, int] = field(default_factory=dict)
-    bert_layer2attn_sublayer: Mapping[str, int] = field(default_factory=dict)  # where BERT's layers start from
-    bert_layer2ff_sublayer: Mapping[str, int] = field(default_factory=dict)
+    tt_attn_sublayers: tuple[int, ...] = bounded((), Many(SUBLAYER))
+    tv_attn_sublayers: tuple[int, ...] = bounded((), Many(SUBLAYER))
+    vt_attn_sublayers: tuple[int, ...] = bounded((), Many(SUBLAYER))
+    vv_attn_sublayers: tuple[int, ...] = bounded((), Many(SUBLAYER))
+    t_ff_sublayers: tuple[int, ...] = bounded((), Many(SUBLAYER))
+    v_ff_sublayers: tuple[int, ...] = bounded((), Many(SUBLAYER))
+    shared_sublayers: tuple[int, ...] = bounded((), Many(SUBLAYER))
+    # VOLTA normalises both modalities of these at once. They are shared, so that it is the same LayerNorm, row by row,
+    # as it is one after the other: the result does not depend on the list, which is checked and not used.
+    single_ln_sublayers: tuple[int, ...] = bounded((), Many(SUBLAYER))
+    sublayer2attn_hidden_size: Mapping[str, int] = bounded({}, Table(SUBLAYER, WIDTH))
+    sublayer2num_attention_heads: Mapping[str, int] = bounded({}, Table(SUBLAYER, HEADS))
+    sublayer2intermediate_size: Mapping[str, int] = bounded({}, Table(SUBLAYER, WIDTH))
+    sublayer2v_attn_hidden_size: Mapping[str, int] = bounded({}, Table(SUBLAYER, WIDTH))
+    sublayer2v_num_attention_heads: Mapping[str, int] = bounded({}, Table(SUBLAYER, HEADS))
+    sublayer2v_intermediate_size: Mapping[str, int] = bounded({}, Table(SUBLAYER, WIDTH))
+    # the sublayers that start from BERT's layers
+    bert_layer2attn_sublayer: Mapping[str, int] = bounded({}, Table(SUBLAYER, SUBLAYER))
+    bert_layer2ff_sublayer: Mapping[str, int] = bounded({}, Table(SUBLAYER, SUBLAYER))
     # Heads
-    fusion_method: str = "mul"
-    fusion_act: str = "relu"
-    image_head_ln: bool = True
-    itm_dim: int = 2
-    visual_target_weights: Mapping[str, float] = field(default_factory=lambda: {"0": 1.0})
-    clf_hidden_size: int = 1536
-    objective: int = 0
+    fusion_method: str = bounded("mul", Choice(*FUSION_METHODS))
+    fusion_act: str = bounded("relu", Choice("relu", "tanh"))
+    image_head_ln: bool = bounded(True, Truth())
+    itm_dim: int = bounded(2, Choice(2))  # aligned, mismatched
+    visual_target_weights: Mapping[str, float] = bounded({"0": 1.0}, Table(Choice(*VISUAL_TARGETS), Number(0.0, 1e6)))
+    clf_hidden_size: int = bounded(1536, WIDTH)
+    objective: int = bounded(0, Unread(0, why="train_concap.py --objective {value} says it"))
     # This project's
-    switch: SwitchConfig | None = None
-    route: tuple[str, ...] = ()  # optional label: the mode that each attention sublayer spells out; checked, not used
+    switch: SwitchConfig | None = bounded(None, OrNone(Section(SwitchConfig)))
+    # optional label: the mode that each attention sublayer spells out; checked, not used
+    route: tuple[str, ...] = bounded((), Many(Choice(*ATTENTION_MODES)))
 
     def __post_init__(self) -> None:
-        checks.check_choices(self)
+        read_fields(self)
+        checks.check_dependent(self)
         checks.check_sublayers(self)
         checks.check_widths(self)
         if self.route:

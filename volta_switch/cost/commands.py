@@ -13,7 +13,7 @@ from volta_switch.cost.counts import Counts, Task, some_batch
 from volta_switch.cost.executed import inference, training_step
 from volta_switch.cost.memory import activation_bytes, parameters
 from volta_switch.cost.paths import inference_paths, training_paths
-from volta_switch.errors import UserError
+from volta_switch.ranges import BATCH_SIZE, PATH, Text
 
 # What is counted: pre-training, and the paper's tasks with the heads of VOLTA's task files; one image-text pair each.
 WORK: dict[str, Task | None] = {
@@ -32,9 +32,13 @@ COUNTS = {  # name -> (heading, function)
 
 def add_flops_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
-    parser.add_argument("config", help="a name in config/, or a path")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides a field")
-    parser.add_argument("--batch", type=int, default=32, help="samples: captions of 12 +- 4 word pieces, 36 regions")
+    parser.add_argument("config", type=PATH, help="a name in config/, or a path")
+    parser.add_argument(
+        "--set", action="append", type=Text(), default=[], metavar="KEY=VALUE", help="overrides a field"
+    )
+    parser.add_argument(
+        "--batch", type=BATCH_SIZE, default=32, help="samples: captions of 12 +- 4 word pieces, 36 regions"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -42,10 +46,8 @@ def run_flops(args: argparse.Namespace) -> None:
     """Prints what a configuration costs.
 
     Raises:
-        UserError: no such configuration, or one that cannot be built; a batch of none.
+        UserError: no such configuration, or one that cannot be built.
     """
-    if args.batch < 1:
-        raise UserError(f"--batch: expected 1 or more, found {args.batch}")
     found = cost(load_config(args.config, args.set), args.batch)
     print(json.dumps({"config": args.config, "set": args.set, **found}, indent=2) if args.json else table(found))
 

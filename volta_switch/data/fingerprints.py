@@ -37,7 +37,7 @@ from volta_switch.identities import WHOLE
 
 Fingerprint = dict[str, Any]
 FORMAT = 2  # raised when the same data get other fingerprints
-_WHOLE_SUFFIX = ".sha256.json"
+WHOLE_SUFFIX = ".sha256.json"
 _NOT_DATA = ("lock.mdb",)  # LMDB writes into it when a file is opened
 _CHECKSUM = "checksum"  # of what a kept file holds
 _SETTLED = 2.0  # seconds since a file was last written, before its times tell one content from another
@@ -149,4 +149,4 @@ def _text_digest(text: str) -> str:
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(path.name + _WHOLE_SUFFIX)
+    return path.with_name(path.name + WHOLE_SUFFIX)

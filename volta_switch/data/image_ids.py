@@ -29,7 +29,17 @@ def id_text(value: Any) -> str:
         return str(value)
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
-    raise TypeError(f"{value!r:.40} is no id; expected a text or a whole number")
+    raise TypeError(f"{shown(value)} is no id; expected a text or a whole number")
+
+
+def shown(value: Any) -> str:
+    """Return a value of a file as a message may show it: of what can be nested without end only the type."""
+    if value is None:
+        return "null"
+    plain = isinstance(value, str | bytes | int | float | np.generic) or (
+        isinstance(value, np.ndarray) and value.size < 9
+    )
+    return f"{value!r:.60}" if plain else f"a {type(value).__name__}"
 
 
 def id_number(name: str) -> int | str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-SAMPLE, MISMATCH, ORDER, SUBSET = range(4)  # what a stream is for
+SAMPLE, MISMATCH, ORDER, SUBSET, GROUPS = range(5)  # what a stream is for
 
 
 class KeyedRandom:
@@ -35,3 +37,15 @@ def subset(count: int, fraction: float, seed: int) -> np.ndarray:
     """
     chosen = KeyedRandom(seed, SUBSET).at(0).permutation(count)[: max(round(count * fraction), 1)]
     return np.sort(chosen)
+
+
+def whole_groups(groups: Sequence[str], count: int, seed: int) -> np.ndarray:
+    """Return the places, in order, of the samples of randomly drawn groups, about `count` of them: (n,) int64.
+
+    As many groups as have `count` samples on average, two at least, each with all its samples. It depends on the
+    groups' names and on (count, seed) alone, and fewer samples are part of more.
+    """
+    names, index = np.unique(np.asarray(groups), return_inverse=True)
+    wanted = min(max(round(count * len(names) / len(index)), 2), len(names))
+    drawn = KeyedRandom(seed, GROUPS).at(0).permutation(len(names))[:wanted]
+    return np.flatnonzero(np.isin(index, drawn))

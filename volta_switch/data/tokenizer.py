@@ -36,17 +36,18 @@ class Tokenizer:
     """BERT's WordPiece tokenizer over a vocab.txt.
 
     vocab: a directory that holds vocab.txt, the file itself, or the name of a model on the Hugging Face hub.
-    Raises UserError where there is no vocabulary, or what is there is none (`read_vocabulary`).
+    Raises UserError where there is no vocabulary, or one that `read_vocabulary` refuses.
     """
 
     def __init__(self, vocab: str | Path, do_lower_case: bool = True) -> None:
         from tokenizers import BertWordPieceTokenizer  # here, not above: token ids can be had without it
 
-        self.source = str(find_vocabulary(vocab))
-        ids = read_vocabulary(Path(self.source))
+        path = find_vocabulary(vocab)
+        ids = read_vocabulary(path)
+        self.source = str(path)
         self._wordpiece = BertWordPieceTokenizer(ids, lowercase=do_lower_case)
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (ids[token] for token in _SPECIAL)
-        self.vocab_size: int = self._wordpiece.get_vocab_size()
+        self.vocab_size = len(ids)
 
     def encode(self, text: str, max_length: int) -> list[int]:
         """Return [CLS] pieces [SEP], the pieces cut so that there are at most max_length ids."""
@@ -61,23 +62,37 @@ class Tokenizer:
 
 
 def read_vocabulary(path: Path) -> dict[str, int]:
-    """Return the ids of a vocab.txt's tokens, one a line.
+    """Token ids by token: the number of its line, from 0. Lines may end as Windows' do.
 
-    Raises UserError where it cannot be read, is no UTF-8, holds a token twice (which would leave an id without any), or
-    lacks one of BERT's special tokens.
+    Raises UserError for a file that is no UTF-8 text, lacks one of BERT's special tokens, or has an empty line or a
+    token twice, after which the ids would not be those that the weights were made with.
     """
-    expected = "expected a BERT vocabulary, a token a line; copy it again"
+    expected = "expected a BERT vocabulary, a token a line"
     try:
-        lines = read_recorded(path).decode("utf-8").removesuffix("\n").split("\n")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); {expected}") from None
+        text = read_recorded(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); {expected}") from None
+        raise UserError(
+            f"{path}: not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x}); save it as UTF-8"
+        ) from None
+    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    if not text.strip():
+        raise UserError(f"{path}: an empty file; {expected}")
+    if any("\r" in line for line in lines):
+        raise UserError(f"{path}: its lines end in a bare carriage return; save it with line feeds")
     ids: dict[str, int] = {}
-    for number, line in enumerate(lines):
-        token = line.rstrip()
+    for number, token in enumerate(lines):
+        if not token.strip():
+            raise UserError(f"{path}: line {number + 1} is empty; {expected}: remove the line, or take the file anew")
+        if token != token.strip(" \t"):
+            raise UserError(
+                f"{path}: line {number + 1}, {token!r}, begins or ends with a blank, so that no word is that token; "
+                "remove the blank"
+            )
         if token in ids:
-            raise UserError(f"{path}: {token!r} stands in lines {ids[token] + 1} and {number + 1}; {expected}")
+            raise UserError(
+                f"{path}: {token!r} stands in lines {ids[token] + 1} and {number + 1}; a token has one id: take the "
+                "vocabulary that the model was made with"
+            )
         ids[token] = number
     missing = [token for token in _SPECIAL if token not in ids]
     if missing:

@@ -57,7 +57,7 @@ def _check_task(argv: Sequence[str]) -> None:
     if len(given) < 2:
         return
     path, task = Path(given["--tasks_config_file"]), given["--task"].strip()
-    known = read_yaml(path, "no such file")
+    known = read_yaml(path, "file")
     if isinstance(known, dict) and f"TASK{task}" not in known:
         numbers = ", ".join(str(key).removeprefix("TASK") for key in known)
         raise UserError(f"--task {task}: not in {path}, which has the tasks {numbers}")

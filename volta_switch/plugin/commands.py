@@ -8,16 +8,18 @@ from collections.abc import Sequence
 from tabulate import tabulate
 
 from volta_switch.errors import UserError
+from volta_switch.flag_parser import FlagParser
 from volta_switch.plugin.checkout import find_checkout
 from volta_switch.plugin.repairs import REPAIRS, choose
 from volta_switch.plugin.script import Script
+from volta_switch.ranges import ANY_TEXT, PATH, Text
 
 EXAMPLE = "volta-switch volta --home DIR train_concap.py --config_file switchbert.json ..."
 
 
 def main(argv: Sequence[str]) -> None:
     """The command by itself."""
-    parser = argparse.ArgumentParser(prog="python -m volta_switch.plugin", description=__doc__)
+    parser = FlagParser(prog="python -m volta_switch.plugin", description=__doc__)
     add_volta_arguments(parser)
     run_volta(parser.parse_args(argv))
 
@@ -25,13 +27,15 @@ def main(argv: Sequence[str]) -> None:
 def add_volta_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags that come before the script's name; what follows it is the script's own."""
     parser.description, parser.epilog = __doc__, f"example: {EXAMPLE}"
-    parser.add_argument("--home", help="the checkout of github.com/e-bug/volta; by default VOLTA_HOME")
+    parser.add_argument("--home", type=PATH, help="the checkout of github.com/e-bug/volta; by default VOLTA_HOME")
     parser.add_argument("--list-repairs", action="store_true", help="print every repair, with VOLTA's file and line")
     for flag, help in (("--without", "leave out a repair"), ("--fix", "mend also an error that changes numbers")):
-        parser.add_argument(flag, metavar="NAME", action="append", default=[], help=f"{help}; several times if needed")
+        parser.add_argument(
+            flag, metavar="NAME", type=Text(), action="append", default=[], help=f"{help}; several times if needed"
+        )
     parser.add_argument("--no-plugin", action="store_true", help="repair VOLTA, but leave its models alone")
-    parser.add_argument("script", nargs="?", help="train_concap.py, train_task.py, eval_task.py, ...")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's own flags")
+    parser.add_argument("script", nargs="?", type=PATH, help="train_concap.py, train_task.py, eval_task.py, ...")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, type=ANY_TEXT, help="the script's own flags")
 
 
 def run_volta(args: argparse.Namespace) -> None:

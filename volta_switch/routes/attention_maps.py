@@ -19,6 +19,7 @@ from volta_switch.model.attention import MODE_PAIRS
 from volta_switch.model.encoder import Encoder
 from volta_switch.model.layout import Layout, Streams
 from volta_switch.model.sublayers import AttentionSublayer
+from volta_switch.routes.intervals import Ratio, means
 
 SIDES = ("text", "vision")
 
@@ -82,15 +83,15 @@ def _mixed(mine: list[Tensor], projected: list[Any], layout: Layout, kinds: list
 
 
 class Masses:
-    """Sums up attention's mass over batches, of each sublayer and side: (H, 2), to text and to vision, and query rows.
+    """Attention's mass over batches, of each sublayer, side and row: to text and to vision, and how many queries.
 
-    Of each batch, the first of every ``every`` samples counts.
+    Of each batch, the first of every ``every`` rows counts.
     """
 
     def __init__(self, every: int = 1) -> None:
         self._every = every
-        self._sums: dict[tuple[int, str], Tensor] = {}
-        self._rows: dict[tuple[int, str], float] = {}
+        self._sums: dict[tuple[int, str], list[Tensor]] = {}  # (rows, H, 2) each
+        self._queries: dict[tuple[int, str], list[Tensor]] = {}  # (rows,) each
 
     def add(self, sublayer: AttentionSublayer, given: tuple[Any, ...]) -> None:
         """Of what a sublayer is called with."""
@@ -100,22 +101,28 @@ class Masses:
         for name, of_side, real in zip(SIDES, found, (layout.real.text, layout.real.vision), strict=True):
             if of_side is None:
                 continue
-            real = real & (torch.arange(len(real), device=real.device) % self._every == 0)[:, None]
-            on = of_side[0] * real[:, None, :, None]  # (B, H, Q, K)
-            mass = torch.stack((on[..., :T].sum((0, 2, 3)), on[..., T:].sum((0, 2, 3))), 1).double().cpu()  # (H, 2)
+            on = (of_side[0] * real[:, None, :, None])[:: self._every]  # (rows, H, Q, K)
+            mass = torch.stack((on[..., :T].sum((2, 3)), on[..., T:].sum((2, 3))), 2)  # (rows, H, 2)
             key = (sublayer.number, name)
-            self._sums[key] = self._sums[key] + mass if key in self._sums else mass
-            self._rows[key] = self._rows.get(key, 0.0) + float(real.sum())
+            self._sums.setdefault(key, []).append(mass.double().cpu())
+            self._queries.setdefault(key, []).append(real[:: self._every].sum(1).cpu())
 
     def report(self) -> list[dict[str, Any]]:
-        """Per attention sublayer, in order: its number, and for each pair the mean mass of a query row, by head."""
+        """Per attention sublayer, in order: its number, and for each pair the mean mass of a query, by head."""
+        found: list[dict[str, Any]] = means(self.values())
+        return found
+
+    def values(self) -> list[dict[str, Any]]:
+        """As ``report``, with the rows' values in the place of their means."""
         layers = []
         for layer, number in enumerate(sorted({number for number, _ in self._sums}), 1):
             line: dict[str, Any] = {"layer": layer, "sublayer": number}
             for side in SIDES:
                 if (number, side) in self._sums:
-                    mean = (self._sums[number, side] / max(self._rows[number, side], 1.0)).T.tolist()
-                    line |= {f"{side} to {other}": mass for other, mass in zip(SIDES, mean, strict=True)}
+                    sums = torch.cat(self._sums[number, side]).numpy()  # (n, H, 2)
+                    queries = torch.cat(self._queries[number, side]).numpy()  # (n,)
+                    for place, other in enumerate(SIDES):
+                        line[f"{side} to {other}"] = [Ratio(of_head, queries) for of_head in sums[:, :, place].T]
             layers.append(line)
         return layers
 

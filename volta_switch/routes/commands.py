@@ -9,39 +9,54 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from volta_switch.checksums import record_json
 from volta_switch.config import Config
 from volta_switch.cost.paths import EPSILON
 from volta_switch.data.batches.collate import Batch
 from volta_switch.errors import UserError
+from volta_switch.flag_parser import FlagParser
 from volta_switch.model.bert import BertForVLTasks, switch_encoder
 from volta_switch.model.encoder import SwitchEncoder, encoder_of
+from volta_switch.ranges import COUNT_OR_NONE, PATH, SEED, Number, whole
 from volta_switch.routes.attention_maps import watched
 from volta_switch.routes.facts import facts, shown
+from volta_switch.routes.intervals import Drawn, means
 from volta_switch.routes.interventions import intervene
-from volta_switch.routes.record import INPUT_NAMES, Observed, evaluate, record
-from volta_switch.routes.report import counted_routes, dependence, route_report
+from volta_switch.routes.record import INPUT_NAMES, Observed, Record, evaluate, noting, record
+from volta_switch.routes.report import counted_routes, dependence_values, route_values
+from volta_switch.tasks.nlvr2 import Nlvr2Task
 from volta_switch.tasks.retrieval import ALTERNATIVES, RetrievalTask
 from volta_switch.train.evaluation import Run, prepare
 from volta_switch.train.flags import evaluation_flags
+from volta_switch.train.told_settings import say_without_effect
 
 FORMAT = 1
 
 
-def route_flags() -> argparse.ArgumentParser:
+def route_flags() -> FlagParser:
     """The flags of ``eval_task.py``, and the command's own; a parent of its parser."""
     result = evaluation_flags("What Switch-BERT's switchers do on a task.", batch_size=256)
     own = result.add_argument_group("routes")
-    own.add_argument("--out", required=True, help="the JSON file to write")
+    own.add_argument("--out", type=PATH, required=True, help="the JSON file to write")
     own.add_argument(
         "--interventions", action="store_true", help="force and forbid every option at every layer, and whole routes"
     )
     own.add_argument("--attention", action="store_true", help="attention's mass between text and vision, by head")
-    own.add_argument("--samples", type=int, default=0, help="so many, evenly over the split; 0: all")
+    some = (
+        "look at about so many samples, all those of images drawn at random, and give each number an interval for the "
+        "whole split; 0: all"
+    )
+    own.add_argument("--samples", type=COUNT_OR_NONE, default=0, metavar="N", help=some)
+    draws = "draws the images of --samples: the same for every model and --seed"
+    own.add_argument("--samples-seed", "--samples_seed", type=SEED, default=0, help=draws)
     over = "weights of the same run at other times: their routes' entropy, and what else changes"
-    own.add_argument("--checkpoints", nargs="+", default=[], metavar="WEIGHTS", help=over)
-    own.add_argument("--permutations", type=int, default=200, help="of the test of mutual information")
-    own.add_argument("--epsilon", type=float, default=EPSILON, help="soft weights above it are active paths")
+    own.add_argument("--checkpoints", nargs="+", type=PATH, default=[], metavar="WEIGHTS", help=over)
+    own.add_argument("--permutations", type=whole(0, 1_000_000), default=200, help="of the test of mutual information")
+    own.add_argument(
+        "--epsilon", type=Number(0.0, 1.0, below=True), default=EPSILON, help="soft weights above it are active paths"
+    )
     return result
 
 
@@ -52,6 +67,9 @@ def run_routes(args: argparse.Namespace) -> None:
         UserError: flags that mean nothing here, or an architecture that switches nothing.
     """
     _check(args)
+    say_without_effect(args)
+    if Path(args.out).exists() and not args.overwrite:
+        raise UserError(f"{args.out}: is there already; give another --out, or replace it with --overwrite")
     run = prepare(args)
     model = run.model
     assert isinstance(model, BertForVLTasks)
@@ -62,13 +80,14 @@ def run_routes(args: argparse.Namespace) -> None:
         **{"format": FORMAT, "task": run.task.spec.key, "name": run.task.spec.name, "split": run.split},
         **{"weights": run.weights, "config": str(args.config_file), "set": args.set},
     }
+    drawn = Drawn(dict(run.task.dataset(run.split, training=False).sample_images)) if args.samples else None
     with run.autocast():
         if encoder is not None:
-            found |= _routes(args, run, model, encoder)
+            found |= _routes(args, run, model, encoder, drawn)
         if args.attention:
-            found["attention"] = _attention(run, model, _batches(run, args))
+            _add_attention(found, run, model, _batches(run, args), drawn)
     if encoder is not None and args.checkpoints:
-        found["over training"] = [_at(args, weights) for weights in args.checkpoints]
+        found["over training"] = [_at(args, weights, drawn) for weights in args.checkpoints]
     record_json(Path(args.out), _without_nan(found))
     print(_summary(found), f"written to {args.out}", sep="\n", file=sys.stderr)
 
@@ -76,34 +95,54 @@ def run_routes(args: argparse.Namespace) -> None:
 def _check(args: argparse.Namespace) -> None:
     if args.routing != "hard":
         raise UserError("--routing soft: a route is what is chosen; leave it out (soft weights are reported beside)")
-    for name, least in (("samples", 0), ("permutations", 0)):
-        if getattr(args, name) < least:
-            raise UserError(f"--{name}: expected {least} or more, found {getattr(args, name)}")
-    if not 0 <= args.epsilon < 1:
-        raise UserError(f"--epsilon: expected 0 or more and less than 1, found {args.epsilon}")
     if not Path(args.out).name or Path(args.out).is_dir():
         raise UserError(f"--out {args.out}: expected a file's name, for example routes.json")
 
 
-def _routes(args: argparse.Namespace, run: Run, model: BertForVLTasks, encoder: SwitchEncoder) -> dict[str, Any]:
+def _routes(
+    args: argparse.Namespace, run: Run, model: BertForVLTasks, encoder: SwitchEncoder, drawn: Drawn | None
+) -> dict[str, Any]:
     batches = _batches(run, args)
     kept = record(run.task, model, encoder, batches(), run.device, args.epsilon)
     if not len(kept.modes):
         raise UserError(f"{run.task.spec.key} ({run.task.spec.name}): split {run.split!r} gave no sample")
     known = facts(run.task, run.split, kept)
+    values = route_values(encoder, kept, args.epsilon)
+    told = dependence_values(encoder, kept, known, args.permutations)
     found = {
         "switch": _switch(run.task.config),
         "metrics": kept.evaluation.metrics,
         "metric": run.task.metric,
         "temperature": float(encoder.temperature),
         "epsilon": args.epsilon,
-        **route_report(encoder, kept, args.epsilon),
-        "mutual information": dependence(encoder, kept, known, args.permutations),
+        **means(values),
+        "mutual information": means(told),
     }
+    if drawn is not None:
+        values |= {"mutual information": told}
+        found |= _drawn_from(drawn, kept) | {"intervals": _intervals(drawn, kept, values)}
     if args.interventions:
-        found |= intervene(run.task, model, encoder, batches, run.device, kept)
+        found |= intervene(run.task, model, encoder, batches, run.device, kept, drawn)
     per_sample = {**shown(run.task, run.split, kept), "routes": counted_routes(encoder, kept), **known}
     return found | {"per sample": per_sample}
+
+
+def _drawn_from(drawn: Drawn, kept: Record) -> dict[str, Any]:
+    """How many images the samples are of, and of how many they were drawn."""
+    images = len(set(drawn.groups(kept.ids).tolist()))
+    return {"images": images, "images of the split": len(set(drawn.image_of.values()))}
+
+
+def _intervals(drawn: Drawn, kept: Record, values: dict[str, Any]) -> dict[str, Any]:
+    """The interval of every number of a report that is a mean over samples, in its place."""
+    rows = drawn.groups([name for name, counted in zip(kept.ids, kept.counted, strict=True) if counted])
+    measured = {
+        name: 100 * np.array(of_samples, dtype=float)
+        for name, of_samples in kept.evaluation.measured.items()
+        if len(of_samples) == len(kept.scored)  # and not of a part of the split
+    }
+    means_over_samples = {key: value for key, value in values.items() if key not in ("samples", "flops per pair")}
+    return drawn.intervals(means_over_samples, rows) | {"metrics": drawn.intervals(measured, drawn.groups(kept.scored))}
 
 
 def _switch(config: Config) -> dict[str, Any]:
@@ -113,23 +152,31 @@ def _switch(config: Config) -> dict[str, Any]:
     return {"modes": list(switch.modes) if switch.attention else [], "inputs": inputs if switch.input else []}
 
 
-def _attention(run: Run, model: BertForVLTasks, batches: Callable[[], Iterable[Batch]]) -> list[dict[str, Any]]:
-    """Attention's mass over the true pairs."""
+def _add_attention(
+    found: dict[str, Any], run: Run, model: BertForVLTasks, batches: Callable[[], Iterable[Batch]], drawn: Drawn | None
+) -> None:
+    """Attention's mass over the true pairs, and its intervals."""
+    ids: list[str] = []
     encoder = encoder_of(model)
     alternatives = ALTERNATIVES if isinstance(run.task, RetrievalTask) else 1
     with watched(encoder, alternatives) as masses:
-        evaluate(run.task, Observed(model, None), batches(), run.device)
-    return masses.report()
+        evaluate(run.task, Observed(model, None), noting(run.task, batches(), ids, []), run.device)
+    found["attention"] = masses.report()
+    if drawn is not None:
+        rows = 2 if isinstance(run.task, Nlvr2Task) else 1  # of a sample
+        groups = np.repeat(drawn.groups(ids), rows)
+        found.setdefault("intervals", {})["attention"] = drawn.intervals(masses.values(), groups)
 
 
-def _at(args: argparse.Namespace, weights: str) -> dict[str, Any]:
+def _at(args: argparse.Namespace, weights: str, drawn: Drawn | None) -> dict[str, Any]:
     """Routes of other weights, in short."""
     run = prepare(argparse.Namespace(**{**vars(args), "from_pretrained": weights}))
     model, encoder = run.model, switch_encoder(run.model)
     assert isinstance(model, BertForVLTasks) and encoder is not None
     with run.autocast():
         kept = record(run.task, model, encoder, _batches(run, args)(), run.device, args.epsilon)
-    report = route_report(encoder, kept, args.epsilon)
+    values = route_values(encoder, kept, args.epsilon)
+    report = means(values)
     return {
         **{
             "weights": weights,
@@ -138,12 +185,14 @@ def _at(args: argparse.Namespace, weights: str) -> dict[str, Any]:
         },
         **{run.task.metric: kept.evaluation.score, "layers": report["layers"], "cross-layer": report["cross-layer"]},
         "architectures": {**report["architectures"], "most frequent": report["architectures"]["most frequent"][:1]},
+        **({} if drawn is None else {"intervals": _intervals(drawn, kept, values)}),
     }
 
 
 def _batches(run: Run, args: argparse.Namespace) -> Callable[[], Iterable[Batch]]:
     """The split's batches, the same every time; with ``--samples``, of some of its samples."""
-    return lambda: run.task.loader(run.split, args.batch_size, training=False, samples=args.samples)
+    drawn = {"samples": args.samples, "samples_seed": args.samples_seed}
+    return lambda: run.task.loader(run.split, args.batch_size, training=False, **drawn)
 
 
 def _summary(found: dict[str, Any]) -> str:

@@ -21,8 +21,9 @@ from volta_switch.data.batches.collate import Batch
 from volta_switch.model.bert import BertForVLTasks
 from volta_switch.model.encoder import SwitchEncoder
 from volta_switch.model.switch import Routes
+from volta_switch.routes.intervals import Drawn
 from volta_switch.routes.record import INPUT_NAMES, Observed, Record, evaluate, one_hot_routes
-from volta_switch.tasks import Task
+from volta_switch.tasks import Evaluation, Task
 
 ModesInputs = tuple[np.ndarray, np.ndarray]  # numbers of options, (n, L) each
 
@@ -65,22 +66,22 @@ def changes(encoder: SwitchEncoder) -> Iterator[Change]:
                 yield Change("forbid", block, layer, option)
 
 
-def forced_score(
+def forced_metrics(
     task: Task,
     model: BertForVLTasks,
     encoder: SwitchEncoder,
     batches: Iterable[Batch],
     device: torch.device,
     routes: ModesInputs,
-) -> float:
-    """The task's metric with routes given for every row."""
+) -> Evaluation:
+    """The task's metrics with routes given for every row."""
     modes, inputs = routes
     M, C = len(encoder.switch.modes), encoder.switch.input_candidates
 
     def given(rows: slice) -> Routes:
         return one_hot_routes(modes[rows], inputs[rows], M, C)
 
-    return evaluate(task, Observed(model, encoder, given), batches, device).score
+    return evaluate(task, Observed(model, encoder, given), batches, device)
 
 
 def intervene(
@@ -90,11 +91,13 @@ def intervene(
     batches: Callable[[], Iterable[Batch]],
     device: torch.device,
     record: Record,
+    drawn: Drawn | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """The metrics that changes lead to; what reroutes no sample is not run again.
 
     Returns:
-        ``interventions``: every option of every switcher; ``whole routes``: as ``others_routes`` gives them.
+        ``interventions``: every option of every switcher; ``whole routes``: as ``others_routes`` gives them. Each with
+        ``intervals`` where the samples are of drawn images.
     """
     names = {"modes": encoder.switch.modes, "inputs": INPUT_NAMES}
     planned: list[tuple[dict[str, Any], ModesInputs]] = [
@@ -110,20 +113,27 @@ def intervene(
     found = []
     for number, (said, routes) in enumerate([*planned, *whole], 1):
         rerouted = (routes[0] != record.modes).any(1) | (routes[1] != record.inputs).any(1)  # (n,)
-        score = record.evaluation.score
+        forced = record.evaluation
         if rerouted.any():
-            score = forced_score(task, model, encoder, batches(), device, routes)
+            forced = forced_metrics(task, model, encoder, batches(), device, routes)
         print(f"[{number}/{len(planned) + len(whole)}] {' '.join(map(str, said.values()))}", file=sys.stderr)
         found.append(
             {
                 **said,
                 "samples": len(set(record.ids)),
                 "rerouted": len({record.ids[row] for row in rerouted.nonzero()[0]}),
-                task.metric: score,
-                "change": score - record.evaluation.score,
+                task.metric: forced.score,
+                "change": forced.score - record.evaluation.score,
+                **({} if drawn is None else {"intervals": _intervals(task.metric, drawn, record, forced)}),
             }
         )
     return {"interventions": found[: len(planned)], "whole routes": found[len(planned) :]}
+
+
+def _intervals(metric: str, drawn: Drawn, record: Record, forced: Evaluation) -> dict[str, list[float] | None]:
+    """Of the metric with other routes, and of its change, sample by sample."""
+    own, other = (100 * np.array(evaluation.measured[metric]) for evaluation in (record.evaluation, forced))
+    return drawn.intervals({metric: other, "change": other - own}, drawn.groups(record.scored))
 
 
 def others_routes(record: Record) -> Iterator[tuple[str, ModesInputs]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, cast
 
 import numpy as np
@@ -46,6 +47,7 @@ class Record:
     ids: list[str]  # (n,) the sample of each row, as in the task's results
     counted: np.ndarray  # (n,) bool
     flops: dict[str, float]  # of a row, the mean, see ``Tracked``
+    scored: tuple[str, ...] = ()  # the samples that the metric is the mean of, in the order of ``evaluation.measured``
 
     def routes(self, rows: slice) -> Routes:
         """The recorded routes as weights (B, L, M) and (B, L, C)."""
@@ -106,6 +108,7 @@ def record(
     M, C, L = len(encoder.switch.modes), encoder.switch.input_candidates, encoder.depth
     found: dict[str, list[np.ndarray]] = {}
     ids: list[str] = []
+    scored: list[str] = []
     observed, tracked = Observed(model, encoder), Tracked(task.config, task.spec.head(), epsilon)
     with _scores(encoder) as scores:
 
@@ -127,7 +130,7 @@ def record(
             scores.update(modes={}, inputs={})
 
         observed.watch = watch
-        evaluation = evaluate(task, observed, _noting(batches, ids), device)
+        evaluation = evaluate(task, observed, noting(task, batches, ids, scored), device)
     none = {
         **{"modes": np.zeros((0, L), int), "inputs": np.zeros((0, L), int)},
         **{"mode_scores": np.zeros((0, L, M)), "input_scores": np.zeros((0, L, C))},
@@ -139,7 +142,8 @@ def record(
     if not isinstance(task, RetrievalTask):
         counted[:] = True
     of_rows = [name for name in ids for _ in range(each)]
-    return Record(evaluation, **arrays, ids=of_rows, counted=counted, flops=tracked.report())
+    report = tracked.report()
+    return Record(evaluation, **arrays, ids=of_rows, counted=counted, flops=report, scored=tuple(scored))
 
 
 def soft_routes(encoder: SwitchEncoder, modes: Tensor, inputs: Tensor) -> Routes:
@@ -156,9 +160,12 @@ def evaluate(task: Task, model: Observed, batches: Iterable[Batch], device: torc
     return task.evaluate(cast(BertForVLTasks, model), batches, device)
 
 
-def _noting(batches: Iterable[Batch], ids: list[str]) -> Iterator[Batch]:
+def noting(task: Task, batches: Iterable[Batch], ids: list[str], scored: list[str]) -> Iterator[Batch]:
+    """The batches; writes down the ids of their samples, and of those that the metric is about."""
     for batch in batches:
         ids += batch.ids
+        if batch.target is not None:
+            scored += compress(batch.ids, task.counted(batch))
         yield batch
 
 

@@ -16,14 +16,21 @@ from torch import Tensor
 from volta_switch.cost.paths import EPSILON
 from volta_switch.model.encoder import SwitchEncoder
 from volta_switch.model.switch import INPUT_CANDIDATES
+from volta_switch.routes.intervals import means
 from volta_switch.routes.record import INPUT_NAMES, Record, soft_routes, spelt
-from volta_switch.routes.statistics import entropy, grouped, mutual_information, shares
+from volta_switch.routes.statistics import grouped, mutual_information, surprise
 
 SHOWN = 20  # architectures
 
 
 def route_report(encoder: SwitchEncoder, record: Record, epsilon: float = EPSILON) -> dict[str, Any]:
     """Frequencies and entropies, per layer and of whole architectures; over the counted rows."""
+    found: dict[str, Any] = means(route_values(encoder, record, epsilon))
+    return found
+
+
+def route_values(encoder: SwitchEncoder, record: Record, epsilon: float = EPSILON) -> dict[str, Any]:
+    """The same with the values (n,) of which each number is the mean in its place (``intervals``)."""
     switch, counted = encoder.switch, record.counted
     modes, inputs = record.modes[counted], record.inputs[counted]  # (n, L)
     scores = (torch.from_numpy(of_block[counted]) for of_block in (record.mode_scores, record.input_scores))
@@ -43,7 +50,7 @@ def route_report(encoder: SwitchEncoder, record: Record, epsilon: float = EPSILO
         "samples": len(routes),
         "flops per pair": record.flops,
         "layers": layers,
-        "cross-layer": _from_below(crossing.reshape(-1)) if crossing.size else {},
+        "cross-layer": _from_below(crossing) if crossing.size else {},
         "architectures": _architectures(routes),
     }
 
@@ -62,6 +69,14 @@ def dependence(
 
     A fact that is the same for all samples is left out.
     """
+    found: dict[str, Any] = means(dependence_values(encoder, record, known, permutations))
+    return found
+
+
+def dependence_values(
+    encoder: SwitchEncoder, record: Record, known: Mapping[str, list[Any]], permutations: int
+) -> dict[str, dict[str, Any]]:
+    """As ``dependence``, with the values (n,) of which each number is the mean in its place."""
     switch, found = encoder.switch, {}
     routes = np.array(counted_routes(encoder, record))
     for name, values in known.items():
@@ -69,8 +84,8 @@ def dependence(
         if len(np.unique(labels)) < 2:
             continue
         of: dict[str, Any] = {
-            "entropy": entropy(labels),
-            "architecture": mutual_information(routes, labels, permutations),
+            "entropy": surprise(labels),
+            "architecture": _information(routes, labels, permutations),
         }
         for block, switched, chosen, first in (
             ("modes", switch.attention, record.modes, 0),
@@ -78,38 +93,47 @@ def dependence(
         ):
             if switched:
                 of[block] = [
-                    {"layer": layer + 1, **mutual_information(chosen[record.counted, layer], labels, permutations)}
+                    {"layer": layer + 1, **_information(chosen[record.counted, layer], labels, permutations)}
                     for layer in range(first, encoder.depth)
                 ]
         found[name] = of
     return found
 
 
-def _from_below(inputs: np.ndarray) -> dict[str, float]:
-    """How often text and how often vision comes from layer l-2."""
-    taken = np.array(INPUT_CANDIDATES)[inputs]  # (n, 2), 1: from layer l-2
-    text, vision = taken.mean(0).tolist() if len(taken) else (0.0, 0.0)
-    return {"text from l-2": text, "vision from l-2": vision}
+def _information(left: np.ndarray, right: np.ndarray, permutations: int) -> dict[str, Any]:
+    """``mutual_information``, whose estimate is the mean over samples of what their two labels tell of each other."""
+    found = mutual_information(left, right, permutations)
+    (_, x), (y_values, y) = (np.unique(side, return_inverse=True) for side in (left, right))
+    told = surprise(left) + surprise(right) - surprise(x * len(y_values) + y)  # (n,)
+    return {**found, "plug_in": told, "bits": told - (found["plug_in"] - found["bits"])}
+
+
+def _from_below(inputs: np.ndarray) -> dict[str, np.ndarray]:
+    """How often text and how often vision comes from layer l-2; of several layers, (n, L), the mean over them."""
+    taken = np.array(INPUT_CANDIDATES, dtype=bool)[inputs]  # (n, 2) or (n, L, 2), True: from layer l-2
+    if taken.ndim == 3:
+        taken = taken.mean(1)
+    return {"text from l-2": taken[:, 0], "vision from l-2": taken[:, 1]}
 
 
 def _block(name: str, options: tuple[str, ...], chosen: np.ndarray, soft: Tensor, epsilon: float) -> dict[str, Any]:
     """What one switcher chose, (n,), with entropy; its mean soft weights (n, O), and how often each exceeds epsilon."""
-    soft = soft.double()
+    weights = soft.double().numpy()
     return {
-        name: dict(zip(options, shares(chosen, len(options)), strict=True)),
-        f"{name} entropy": entropy(chosen),
-        f"{name} soft": dict(zip(options, soft.mean(0).tolist(), strict=True)),
-        f"{name} active": dict(zip(options, (soft > epsilon).double().mean(0).tolist(), strict=True)),
+        name: {option: chosen == number for number, option in enumerate(options)},
+        f"{name} entropy": surprise(chosen),
+        f"{name} soft": dict(zip(options, weights.T, strict=True)),
+        f"{name} active": dict(zip(options, epsilon < weights.T, strict=True)),
     }
 
 
 def _architectures(routes: list[str]) -> dict[str, Any]:
-    counts = Counter(routes)
+    counts, each = Counter(routes), np.array(routes)
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return {
         "different": len(counts),
-        "entropy": entropy(routes) if routes else 0.0,
+        "entropy": surprise(routes) if routes else 0.0,
         "most frequent": [
-            {"route": route, "share": count / len(routes), "samples": count} for route, count in ordered[:SHOWN]
+            {"route": route, "share": each == route, "samples": count} for route, count in ordered[:SHOWN]
         ],
     }

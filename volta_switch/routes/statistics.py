@@ -1,6 +1,6 @@
-"""Frequencies, entropies and mutual information of what was chosen. All in bits; plain NumPy.
+"""Entropies and mutual information of what was chosen. All in bits; plain NumPy.
 
-Legend: n samples, O options.
+Legend: n samples.
 """
 
 from __future__ import annotations
@@ -13,15 +13,10 @@ import numpy as np
 MOST_GROUPS = 8  # values of a number, beyond which it is divided at its quantiles
 
 
-def shares(chosen: np.ndarray, options: int) -> list[float]:
-    """How often each option was chosen, (n,) to O shares."""
-    return (np.bincount(chosen, minlength=options) / max(len(chosen), 1)).tolist()
-
-
-def entropy(labels: Sequence[Any] | np.ndarray) -> float:
-    """Of the labels' frequencies, without any correction."""
-    _, counts = np.unique(np.asarray(labels), return_counts=True)
-    return _entropy(counts)
+def surprise(labels: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """(n,) -log2 of the frequency of each sample's label; their mean is the labels' entropy, without any correction."""
+    _, index, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
+    return -np.log2(counts / max(len(index), 1))[index]
 
 
 def mutual_information(left: np.ndarray, right: np.ndarray, permutations: int, seed: int = 0) -> dict[str, float]:

@@ -4,23 +4,48 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from volta_switch.config import Config, find_config, load_config
+from volta_switch.data.fingerprints import Fingerprint, file_fingerprint, store_fingerprint
 from volta_switch.errors import UserError
+from volta_switch.hub import find_bert
+from volta_switch.results_version import RESULTS_VERSION
 from volta_switch.study.arms import Arm, Table
+from volta_switch.study.command_lines import (
+    DATA_KEYS,
+    DATA_ROOT,
+    Places,
+    as_flags,
+    pretraining_command,
+    routes_command,
+    test_command,
+    training_command,
+)
+from volta_switch.study.data_identities import DataIdentities
+from volta_switch.study.given_flags import taken_by
 from volta_switch.study.plan import Study
 from volta_switch.tasks import TASKS, TaskSpec, load_task
+from volta_switch.train.reading import pair_fingerprints, task_fingerprints
 from volta_switch.world.spec import WorldSpec
 from volta_switch.world.vocabulary import Lexicon
 
 PRETRAINING = ""  # in place of a task
 ROUTES = "routes of "  # before a task
 ROUTES_FILE = "routes.json"
+# What the study's file may say otherwise: images stay decoded, and a run without pre-training starts at random.
+READ_ONCE: dict[str, Any] = {"in_memory": True}
+_PLACES = (  # of a task's entry: where its data lie
+    *("dataroot", "features_h5path1", "features_h5path2", "train_annotations_jsonpath", "val_annotations_jsonpath"),
+)
+_LEARNING = ("batch_size", "lr", "num_epoch", "fusion_method", "train_split", "val_split")  # of a task's entry
+WITHOUT = READ_ONCE | {"from_pretrained": ""}
 
 
 @dataclass(frozen=True)
@@ -45,23 +70,12 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where an arm's data lie."""
-
-    tasks_config_file: Path
-    features_path: Path
-    annotations_path: Path
-    data_root: str = ""  # where the task file's paths begin
-    overrides: tuple[str, ...] = ()  # the world's vocabulary
-    identity: Any = None  # what the data are, wherever they lie
-
-
-@dataclass(frozen=True)
 class Known:
     """What was begun or finished in a study's folder."""
 
     folders: Mapping[str, Path] = field(default_factory=dict)  # a cell's key -> where it lies
     trained: Mapping[Path, str] = field(default_factory=dict)  # such a folder -> ``Cell.training`` of what it holds
+    data: Mapping[str, Any] = field(default_factory=dict)  # what came with merged cells of the data
 
 
 class Plan:
@@ -71,9 +85,11 @@ class Plan:
         """``known``: what was begun or finished, which is used where it is.
 
         Raises:
-            UserError: a claim is about a task or a metric that its table does not have.
+            UserError: a claim is about a task or a metric that its table does not have, or stands there twice; one
+                task has two names; a flag is none of the evaluation that a task takes.
         """
         self.study, self.folder, self._known = study, folder, known or Known()
+        self.data = DataIdentities(folder, self._known.data)
         self.cells: list[Cell] = []
         self._by_key: dict[str, Cell] = {}
         self._of: dict[tuple[str, int, str], Cell] = {}
@@ -97,6 +113,7 @@ class Plan:
                 for task in study.tasks:
                     if seed in arm.seeds[: study.routes.seeds] and (arm.name, seed, task) in wanted:
                         self._add(arm.name, seed, ROUTES + task, self._routes_cell(arm, seed, task))
+        self._refuse_second_names()
         for table in study.tables:
             self._check_claims(table)
 
@@ -129,6 +146,12 @@ class Plan:
             self._specs[arm, task] = load_task(places.tasks_config_file, task, places.data_root)
         return self._specs[arm, task]
 
+    def tested_spec(self, arm: str, task: str) -> TaskSpec:
+        """The same with the annotations that the flags of the arm's test name."""
+        spec, flags = self.spec(arm, task), self.study.arms[arm].tasks[task]
+        given = (flags.get("test") or {}).get("val_annotations_jsonpath")
+        return replace(spec, val_annotations_jsonpath=str(given), val_split=test_split(spec, flags)) if given else spec
+
     def config(self, arm: str) -> Config:
         """The configuration of an arm's runs, the vocabulary of its data in it."""
         own = self.study.arms[arm]
@@ -151,8 +174,20 @@ class Plan:
             self.cells.append(cell)
         self._of[arm, seed, work] = cell
 
+    def _refuse_second_names(self) -> None:
+        """One task under two names would be trained twice, or be given two arms' worth of flags."""
+        names: dict[tuple[str, str], str] = {}  # arm and key of a task -> what the plan calls it
+        for arm, task in {(arm, work): None for arm, _, work in self._of if work in self.study.tasks}:
+            first = names.setdefault((arm, self.spec(arm, task).key), task)
+            if first != task:
+                spec = self.spec(arm, task)
+                raise UserError(
+                    f"study {self.study.name}: tasks: {first} and {task} are one task ({spec.key}, {spec.name}); keep "
+                    "one of them"
+                )
+
     def _check_claims(self, table: Table) -> None:
-        specs = self.specs(table)
+        specs, seen = self.specs(table), set()
         for claim in table.claims:
             where = f"study {self.study.name}: tables.{table.name}.claims: {claim.text}"
             if claim.task not in specs:
@@ -160,6 +195,12 @@ class Plan:
             metrics = TASKS[specs[claim.task].type].headline
             if claim.metric not in metrics:
                 raise UserError(f"{where}: {claim.task} has no metric {claim.metric}; it has {', '.join(metrics)}")
+            made = (claim.arms, specs[claim.task].key, claim.metric, claim.at_least)
+            if made in seen:  # it would count twice in Holm's family
+                raise UserError(
+                    f"{where}: the table claims this twice ({claim.difference}, {claim.task} {claim.metric})"
+                )
+            seen.add(made)
 
     def _place(self, arm: Arm, seed: int, name: str, key: str, training: str) -> tuple[str, Path]:
         """The row of a cell ("switchbert/seed0") and its folder: where it was begun, or else one that is free."""
@@ -174,26 +215,95 @@ class Plan:
         where, stem = self.places(arm.name), find_config(arm.model).stem
         config = load_config(arm.model, arm.overrides).to_dict()
         if task == PRETRAINING:
-            key = _key(["train_concap", config, dict(arm.pretraining), seed, where.identity])
+            given = self._given_files(arm, arm.pretraining)
+            key = _key(["train_concap", config, dict(arm.pretraining), seed, self._pairs(arm), *given])
             row, folder = self._place(arm, seed, stem, key, key)
-            return Cell(
-                f"{row}/pretraining", arm.name, seed, task,
-                (("train_concap", _pretraining_flags(arm, seed, where, folder.parent)),), folder, key, key,
-            )  # fmt: skip
+            command = [
+                *pretraining_command(arm, seed, where, folder.parent),
+                *as_flags({**WITHOUT, **_from_bert(arm, arm.pretraining), **arm.pretraining}),
+            ]
+            name, only = f"{row}/pretraining", (("train_concap", tuple(command)),)
+            return Cell(name, arm.name, seed, task, only, folder, key, key)
         needed = self._of.get((arm.name, seed, PRETRAINING))
         spec = self.spec(arm.name, task)
         flags = arm.tasks[task]
-        # A world's task file follows from the world; what another one says decides, too.
-        data = where.identity if arm.world is not None else [where.identity, asdict(spec)]
+        after = "" if needed is None else needed.key
         key, training = (
-            _key(["task", spec.key, config, dict(given), seed, data, "" if needed is None else needed.key])
+            _key(
+                [
+                    *("task", spec.key, config, dict(given), seed, self._task_data(arm, task, given), after),
+                    *self._given_files(arm, {**(given.get("train") or {}), **(given.get("test") or {})}),
+                ]
+            )
             for given in (flags, {"train": flags.get("train")})
         )
         row, folder = self._place(arm, seed, f"{spec.name}_{stem}", key, training)
         start = str(needed.folder / "pytorch_model_best.bin") if needed else ""
-        commands = _task_commands(arm, seed, where, spec, flags, folder, start)
+        commands = self._task_commands(arm, seed, spec, flags, folder, start)
         needs = needed.name if needed else ""
         return Cell(f"{row}/{spec.name}", arm.name, seed, spec.key, commands, folder, key, training, needs)
+
+    def _given_files(self, arm: Arm, flags: Mapping[str, Any]) -> list[Any]:
+        """What the files are that flags name, weights above all; nothing where they name none.
+
+        A relative path is a world's own, which follows from the world; weights are looked for as any path is.
+        """
+        found = {}
+        for name, value in flags.items():
+            is_start = name == "from_pretrained"
+            if not isinstance(value, str) or not (is_start or (name.endswith("path") and Path(value).is_absolute())):
+                continue
+            if os.path.lexists(value):
+                read = partial(_fingerprint_of_weights if is_start else _fingerprint_of_data, Path(value), name)
+                found[name] = self.data.of(["file", value], read)
+        return [found] if found else []
+
+    def _pairs(self, arm: Arm) -> Any:
+        """What an arm's pre-training reads, wherever it lies."""
+        where = self.places(arm.name)
+        if arm.world is not None:
+            return where.identity
+        lies = (where.annotations_path, where.features_path)
+        return self.data.of(["pairs", *map(str, lies)], lambda: pair_fingerprints(*lies))
+
+    def _task_data(self, arm: Arm, task: str, flags: Mapping[str, Any]) -> Any:
+        """What a task's runs read, and what the task file says; a world's follows from the world.
+
+        ``flags``: of the training, and of the test where that counts.
+        """
+        if arm.world is not None:
+            return self.places(arm.name).identity
+        spec = self.spec(arm.name, task)
+        train, test = flags.get("train") or {}, flags.get("test")
+        given: dict[str, Any] = {name: str(train[name]) for name in _PLACES if train.get(name)}
+        trained, tested = replace(spec, **given), self.tested_spec(arm.name, task)
+        read = [
+            (train.get("train_split", spec.train_split), True, train.get("train_features_lmdbpath", "")),
+            (train.get("val_split", spec.val_split), False, train.get("val_features_lmdbpath", "")),
+        ]
+        of_test = [] if test is None else [(test_split(spec, flags), False, test.get("val_features_lmdbpath", ""))]
+        boxes = [str((given or {}).get("boxes", "detected")) for given in (train, test)]
+        found = self.data.of(
+            [spec.key, dict(arm.data), _places_of(trained), _places_of(tested), read, of_test, boxes],
+            lambda: (
+                task_fingerprints(trained, boxes[0], read)
+                | {f"test {name}": each for name, each in task_fingerprints(tested, boxes[1], of_test).items()}
+            ),
+        )
+        return [found, spec.deciding(), *(getattr(spec, name) for name in _LEARNING)]
+
+    def _task_commands(
+        self, arm: Arm, seed: int, spec: TaskSpec, flags: Mapping[str, Any], folder: Path, start: str
+    ) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        where, entry = self.places(arm.name), "eval_retrieval" if spec.type == "VL-logit" else "eval_task"
+        own = {name: flags.get(name) or {} for name in ("train", "test")}
+        for name in own["test"].keys() - taken_by(entry, own["test"]).keys():
+            raise UserError(f"study {self.study.name}: tasks: {spec.name}: test: {entry}.py has no flag --{name}")
+        train = training_command(arm, seed, where, spec.key, folder.parent, start)
+        train += as_flags({**(READ_ONCE if start else WITHOUT), **_from_bert(arm, own["train"]), **own["train"]})
+        test = test_command(arm, seed, where, spec.key, folder)
+        test += as_flags({**READ_ONCE, "split": test_split(spec, flags), **own["test"]})
+        return ("train_task", tuple(train)), (entry, tuple(test))
 
     def _routes_cell(self, arm: Arm, seed: int, task: str) -> Cell:
         """The routes that the fine-tuned model takes on the split that the study reports, and what they are worth."""
@@ -201,8 +311,9 @@ class Plan:
         where, spec, flags = self.places(arm.name), self.spec(arm.name, task), arm.tasks[task]
         key = _key(["routes", dict(self.study.routes.flags), tuned.key])
         row, folder = self._place(arm, seed, f"{spec.name}_routes", key, key)
-        command = [*_test_arguments(arm, seed, where, spec, flags, tuned.folder), *_flags(self.study.routes.flags)]
-        command += ["--out", str(folder / ROUTES_FILE)]
+        command = routes_command(arm, seed, where, spec.key, tuned.folder, folder / ROUTES_FILE)
+        of_test = taken_by("routes", flags.get("test") or {})
+        command += as_flags({**READ_ONCE, "split": test_split(spec, flags), **of_test, **self.study.routes.flags})
         name, commands = f"{row}/{spec.name} routes", (("routes", tuple(command)),)
         return Cell(name, arm.name, seed, ROUTES + spec.key, commands, folder, key, key, tuned.name)
 
@@ -214,12 +325,11 @@ def places(study: Study, arm: Arm, folder: Path) -> Places:
         UserError: the study's data section lacks a path.
     """
     if arm.world is None:
-        names = ("tasks_config_file", "features_path", "annotations_path")
-        missing = [key for key in names if key not in arm.data]
+        missing = [key for key in DATA_KEYS if key not in arm.data]
         if missing:
             raise UserError(f"study {study.name}: data lacks {', '.join(missing)}")
-        tasks, features, annotations = (Path(arm.data[name]) for name in names)
-        return Places(tasks, features, annotations, arm.data.get("data_root", ""), identity=dict(arm.data))
+        tasks, features, annotations = (Path(arm.data[name]) for name in DATA_KEYS)
+        return Places(tasks, features, annotations, arm.data.get(DATA_ROOT, ""), identity=dict(arm.data))
     world = world_folder(study, arm, folder)
     captions = world / "datasets" / "conceptual_captions"
     features = captions / "resnet101_faster_rcnn_genome_imgfeats" / "volta"
@@ -241,35 +351,6 @@ def test_split(spec: TaskSpec, flags: Mapping[str, Any]) -> str:
     return str((flags.get("test") or {}).get("split", spec.val_split))
 
 
-def _pretraining_flags(arm: Arm, seed: int, where: Places, row: Path) -> tuple[str, ...]:
-    return (
-        *_common(arm, seed, where, row),
-        *("--annotations_path", str(where.annotations_path), "--features_path", str(where.features_path)),
-        *("--logdir", str(row / "logs"), "--resume"),
-        *_flags({"from_pretrained": "", **_from_bert(arm, arm.pretraining), **arm.pretraining}),
-    )
-
-
-def _task_commands(
-    arm: Arm, seed: int, where: Places, spec: TaskSpec, flags: Mapping[str, Any], folder: Path, start: str
-) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    train = [*_common(arm, seed, where, folder.parent), *_task(where, spec), "--from_pretrained", start]
-    train += ["--logdir", str(folder.parent / "logs"), "--resume"]
-    given = flags.get("train") or {}
-    train += _flags({**_from_bert(arm, given), **given})
-    entry = "eval_retrieval" if spec.type == "VL-logit" else "eval_task"
-    return ("train_task", tuple(train)), (entry, _test_arguments(arm, seed, where, spec, flags, folder))
-
-
-def _test_arguments(
-    arm: Arm, seed: int, where: Places, spec: TaskSpec, flags: Mapping[str, Any], tuned: Path
-) -> tuple[str, ...]:
-    """Of an evaluation of the fine-tuned weights."""
-    test = _flags({"split": test_split(spec, flags), **(flags.get("test") or {})})
-    best = ("--from_pretrained", str(tuned / "pytorch_model_best.bin"))
-    return (*_common(arm, seed, where, tuned.parent), *_task(where, spec), *best, "--overwrite", *test)
-
-
 def _from_bert(arm: Arm, given: Mapping[str, Any]) -> dict[str, bool]:
     """Flags of a run that starts from what its plan names: BERT's last layers may be left out where the plan has fewer.
 
@@ -278,29 +359,19 @@ def _from_bert(arm: Arm, given: Mapping[str, Any]) -> dict[str, bool]:
     return {"allow_deeper_bert": True} if arm.own_depth and given.get("from_pretrained") else {}
 
 
-def _task(where: Places, spec: TaskSpec) -> tuple[str, ...]:
-    root = ("--data_root", where.data_root) if where.data_root else ()
-    return "--tasks_config_file", str(where.tasks_config_file), *root, "--task", spec.key
+def _places_of(spec: TaskSpec) -> list[str]:
+    return [getattr(spec, name) for name in _PLACES]
 
 
-def _common(arm: Arm, seed: int, where: Places, folder: Path) -> list[str]:
-    overrides = [part for override in (*arm.overrides, *where.overrides) for part in ("--set", override)]
-    return ["--config_file", arm.model, *overrides, "--seed", str(seed), "--output_dir", str(folder), "--in_memory"]
+def _fingerprint_of_weights(path: Path, name: str) -> dict[str, Fingerprint]:
+    return {name: file_fingerprint(find_bert(path, fetch=False) if path.is_dir() else path)}
 
 
-def _flags(values: Mapping[str, Any]) -> list[str]:
-    """``{"lr": 1e-3, "adam_betas": [0.9, 0.98], "resume": true}`` as command-line flags."""
-    flags: list[str] = []
-    for key, value in values.items():
-        if value is False or value is None:
-            continue
-        flags.append(f"--{key}")
-        if isinstance(value, list):
-            flags += [str(item) for item in value]
-        elif value is not True:
-            flags.append(str(value))
-    return flags
+def _fingerprint_of_data(path: Path, name: str) -> dict[str, Fingerprint]:
+    return {name: store_fingerprint(path) if "features" in name else file_fingerprint(path)}
 
 
 def _key(parts: list[Any]) -> str:
+    if RESULTS_VERSION > 1:  # finished cells of version 1 are older than the number
+        parts = [*parts, {"results version": RESULTS_VERSION}]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

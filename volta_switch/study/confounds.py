@@ -41,13 +41,17 @@ def refuse_recorded_confounds(
 ) -> None:
     """Compares the recorded settings of every two arms' runs, but for those that were planned to differ.
 
+    The runs of one arm must agree in all but the seed.
+
     Args:
         runs: arm -> run (``pretraining/seed0``, ...) -> what its ``run.json`` holds.
         planned: arm -> what its runs were given (``Plan.sections``).
 
     Raises:
-        UserError: two arms' runs differ in a setting; the setting and both values are named.
+        UserError: two arms' runs, or two seeds' of one, differ in a setting; the setting and both values are named.
     """
+    for arm, of_arm in runs.items():
+        _refuse_other_seeds(arm, of_arm)
     for left, right in combinations(runs, 2):
         for run in [run for run in runs[left] if run in runs[right]]:  # some arms have no pre-training, as planned
             of_left, of_right = planned[left], planned[right]
@@ -56,17 +60,34 @@ def refuse_recorded_confounds(
                 sections -= {"hyperparameters", "settings"}
             if of_left["data"] != of_right["data"]:
                 sections.remove("data")
-            one, other = (
-                {key: _compared(record[run], key) for key in sorted(sections)} for record in (runs[left], runs[right])
-            )
-            for name, of_one, of_other in differences(one, other):
+            for name, of_one, of_other in differences(*_compared(runs[left][run], runs[right][run], sections)):
                 raise UserError(
                     f"the table is refused: in {run}, {name} is {of_one} for {left} and {of_other} for {right}; "
                     "rows may differ in what the table varies only"
                 )
 
 
-def _compared(record: Mapping[str, Any], section: str) -> Any:
-    """What of a section is compared: of data what they are, where that is known, and not where they lie."""
-    value = record[section]
-    return value.get("fingerprints", value) if section == "data" else value
+def _refuse_other_seeds(arm: str, runs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises UserError where two runs of one kind differ in more than their seed."""
+    first: dict[str, str] = {}  # kind of run -> the first one
+    for run, record in runs.items():
+        before = first.setdefault(run.split("/")[0], run)
+        for name, was, found in differences(*_compared(runs[before], record, set(SECTIONS))):
+            if name.rpartition(".")[2] != "seed":
+                raise UserError(
+                    f"the table is refused: {name} of {arm} is {was} in {before} and {found} in {run}; runs of one arm "
+                    "may differ in the seed only"
+                )
+
+
+def _compared(
+    one: Mapping[str, Any], other: Mapping[str, Any], sections: set[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What of two records is compared: of data what they are, and where they lie where one does not tell that."""
+    left, right = ({key: of[key] for key in sorted(sections) if key in of} for of in (one, other))
+    if "data" in sections:
+        known = all("fingerprints" in of["data"] for of in (one, other))
+        for chosen, of in ((left, one), (right, other)):
+            lies = {name: value for name, value in of["data"].items() if name != "fingerprints"}
+            chosen["data"] = of["data"]["fingerprints"] if known else lies
+    return left, right

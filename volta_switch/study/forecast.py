@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import yaml
 
@@ -15,18 +18,38 @@ from volta_switch.config import load_config
 from volta_switch.cost.counts import Counts, some_batch
 from volta_switch.cost.executed import training_step
 from volta_switch.data.files.json_files import read_object
+from volta_switch.ranges import WORDS
 from volta_switch.study.cells import PRETRAINING, ROUTES, Cell, Plan, world_folder
 from volta_switch.study.finished import Done, begun_cells, finished_cells, known_cells
 from volta_switch.study.plan import Study
+from volta_switch.study.shares import cells_of_share
+from volta_switch.tasks.shares import WHOLE, Share
 from volta_switch.train.log_file import lines_of
 from volta_switch.world.spec import WorldSpec
 
 
-def dry_run(study: Study, folder: Path) -> str:
-    """What ``run_study`` would do: every cell, and how long it takes by what was measured. Writes nothing.
+def dry_run(study: Study, folder: Path, share: Share = WHOLE) -> str:
+    """What ``run_study`` would do: every cell of a share, and how long it takes by what was measured. Writes nothing.
 
     Measured are the cells of the same work that are finished or have begun to train: those of the same arm, or else of
     the same model, or else of any, at whose speed in operations a second this one is reckoned.
+    """
+    with planned(study, folder) as plan:
+        rows, seconds, missing = _forecast(plan, finished_cells(folder), begun_cells(folder), share)
+    left = sum(state != "finished" for _, state in rows)
+    total = f"{len(rows)} cells, {left} to run{_in_words(left, missing, seconds)}"
+    tables = [f"{table.name}: {', '.join(table.arms)} on {', '.join(table.tasks)}" for table in study.tables]
+    return "\n".join([*tables, "", *(f"{name}  {state}" for name, state in rows), "", total])
+
+
+@contextmanager
+def planned(study: Study, folder: Path, data: Mapping[str, Any] | None = None) -> Iterator[Plan]:
+    """The plan over a folder whose worlds need not be written yet, for the block; writes nothing there.
+
+    ``data``: as ``plan_of`` takes it.
+
+    Raises:
+        UserError: as of ``Plan``.
     """
     with TemporaryDirectory() as scratch:
         at = folder
@@ -35,24 +58,28 @@ def dry_run(study: Study, folder: Path) -> str:
             for arm in study.arms.values():
                 if arm.world is not None:
                     _write_task_file(WorldSpec(**arm.world), world_folder(study, arm, at))
-        plan = Plan(study, at, known_cells(folder))
-        rows, seconds, missing = _forecast(plan, finished_cells(folder), begun_cells(folder))
-    left = sum(state != "finished" for _, state in rows)
-    unknown = f"; {missing} of them are like none that was measured, and are not counted" if missing else ""
-    total = f"{len(rows)} cells, {left} to run: {seconds / 3600:.1f} hours of one process{unknown}"
-    tables = [f"{table.name}: {', '.join(table.arms)} on {', '.join(table.tasks)}" for table in study.tables]
-    return "\n".join([*tables, "", *(f"{name}  {state}" for name, state in rows), "", total])
+        yield Plan(study, at, replace(known_cells(folder), data=data or {}))
+
+
+def _in_words(left: int, missing: int, seconds: float) -> str:
+    """How long the cells that are left will take, of which ``missing`` are like none that was measured."""
+    if not left:
+        return ""
+    if missing == left:
+        return ": how long is unknown, for nothing like them was measured"
+    unknown = f", and unknown time for {missing} that are like none that was measured" if missing else ""
+    return f": {seconds / 3600:.1f} hours of one process{unknown}"
 
 
 def _forecast(
-    plan: Plan, done: Mapping[str, Done], started: Mapping[str, Path]
+    plan: Plan, done: Mapping[str, Done], started: Mapping[str, Path], share: Share
 ) -> tuple[list[tuple[str, str]], float, int]:
     """(cell's name, what is known of it) each, the seconds of those that are reckoned, and the number of others."""
     begun = {cell.name: found for cell in plan.cells if cell.key in started and (found := _begun(cell))}
     whole = {name: seconds for name, (seconds, _) in begun.items()}
     speeds = _speeds(plan, measured_seconds(plan, done) | whole)
     rows, missing, seconds = [], 0, 0.0
-    for cell in plan.cells:
+    for cell in cells_of_share(plan.cells, share):
         if cell.key in done:
             rows.append((cell.name, "finished"))
             continue
@@ -81,7 +108,8 @@ def _write_task_file(spec: WorldSpec, folder: Path) -> None:
     from volta_switch.world.task_entries import task_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    entries = task_file(spec, dict.fromkeys(spec.data_sets, 0))
+    lengths = dict.fromkeys(spec.data_sets, int(WORDS.lowest))  # they play no part in what cells cost
+    entries = task_file(spec, lengths)
     (folder / "tasks.yml").write_text(yaml.safe_dump(entries), encoding="utf-8")
 
 

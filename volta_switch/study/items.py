@@ -28,7 +28,7 @@ import numpy as np
 
 from volta_switch.checksums import Changed
 from volta_switch.data.annotations.gqa import load_gqa
-from volta_switch.data.annotations.nlvr2 import Nlvr2Entry, load_nlvr2
+from volta_switch.data.annotations.nlvr2 import load_nlvr2
 from volta_switch.data.annotations.refer import load_refer
 from volta_switch.data.annotations.retrieval import RetrievalAnnotations
 from volta_switch.data.annotations.snli_ve import load_snli_ve
@@ -62,6 +62,11 @@ class Evaluated:
     def ranks(self) -> Path:
         """Retrieval's ranks."""
         return self.folder / f"{self.split}_ranks.json"
+
+    @property
+    def travelled(self) -> Path:
+        """Results by item of a run that was made elsewhere (``travel``), in the place of its predictions."""
+        return self.folder / f"{self.split}_items.json"
 
     @property
     def data(self) -> tuple[Any, ...]:
@@ -142,6 +147,8 @@ class ItemReader:
         return found
 
     def _read(self, test: Evaluated, metric: str) -> Items:
+        if test.travelled.is_file():
+            return _items_of_json(test.travelled, metric)
         source = test.ranks if test.spec.type == "VL-logit" and test.ranks.is_file() else test.results
         try:
             if test.data not in self._grades:
@@ -165,6 +172,19 @@ class ItemReader:
         """The same with the ids and groups of an earlier run where they are equal."""
         first = self._first.setdefault((test.data, metric), items)
         return Items(first.ids, first.groups, items.points, items.source) if _same(first, items) else items
+
+
+def items_to_json(items: Items) -> dict[str, list[Any]]:
+    """A run's results by item, as ``Evaluated.travelled`` keeps them."""
+    points = [int(value) if value == int(value) else round(value, 4) for value in items.points.tolist()]
+    return {"ids": items.ids.tolist(), "groups": items.groups.tolist(), "points": points}
+
+
+def _items_of_json(source: Path, metric: str) -> Items:
+    said = read_json(source).get(metric) or {"why_not": f"{source} tells nothing of {metric}"}
+    if "why_not" in said:
+        raise NoItems(said["why_not"])
+    return Items(np.array(said["ids"]), np.array(said["groups"]), np.array(said["points"], dtype=np.float32), source)
 
 
 def _same(left: Items, right: Items) -> bool:
@@ -229,13 +249,7 @@ def _refer(spec: TaskSpec, split: str) -> Grade:
 
 def _nlvr2(spec: TaskSpec, split: str) -> Grade:
     entries = load_nlvr2(spec.path(spec.dataroot), split, spec.given_annotations(split))
-    return partial(_statements, {entry.identifier: _set_of_pairs(entry) for entry in entries})
-
-
-def _set_of_pairs(entry: Nlvr2Entry) -> str:
-    """``dev-850`` of ``dev-850-2-0``, whose last numbers are those of the pair in its set and of the sentence."""
-    pair = entry.identifier.rpartition("-")[0]
-    return pair.rpartition("-")[0] if entry.image_ids[0] == f"{pair}-img0" else " ".join(entry.image_ids)
+    return partial(_statements, {entry.identifier: entry.set_of_pairs for entry in entries})
 
 
 def _statements(sets: Mapping[str, str], test: Evaluated, metric: str) -> Iterable[Row]:

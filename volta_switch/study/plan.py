@@ -1,8 +1,8 @@
 """A study's plan: which arms are compared in which tables, from one YAML file, with one place for every setting.
 
 Keys of the file: ``name``; ``world`` (``WorldSpec`` fields; the world is written into the study's folder) or
-``data`` (``tasks_config_file``, ``features_path``, ``annotations_path``); ``seeds``; ``set`` (overrides of every
-configuration); ``pretraining`` (flags of ``train_concap.py``); ``tasks`` (per task ``train``, flags of
+``data`` (``tasks_config_file``, ``features_path``, ``annotations_path``, ``data_root``); ``seeds``; ``set`` (overrides
+of every configuration); ``pretraining`` (flags of ``train_concap.py``); ``tasks`` (per task ``train``, flags of
 ``train_task.py``, and ``test``, flags of the evaluation, ``split`` among them).
 
 ``models`` lists arms that differ in the model alone. ``arms`` has others: a name, its ``model``, and what it changes
@@ -32,11 +32,13 @@ from volta_switch.files import read_yaml
 from volta_switch.shipped import here_or_shipped
 from volta_switch.study.arms import Arm, Table
 from volta_switch.study.claims import read_claims
+from volta_switch.study.command_lines import DATA_KEYS, DATA_ROOT
 from volta_switch.study.confounds import refuse_confounds
 from volta_switch.study.depths import with_layers, with_text_layers
+from volta_switch.study.given_flags import refuse_arms_flags, refuse_flags
 from volta_switch.world.spec import WorldSpec
 
-FOLDERS = ("cells", "figures", "world")  # of a study's folder; "world-..." too
+FOLDERS = ("cells", "figures", "merged", "world")  # of a study's folder; "world-..." too
 KEYS = (
     *("name", "world", "data", "models", "arms", "tables", "routes", "minimum_effect"),
     *("seeds", "set", "pretraining", "tasks"),
@@ -85,10 +87,11 @@ def load_study(path: str | Path) -> Study:
     """Reads and checks a plan.
 
     Raises:
-        UserError: the file cannot be read, a key is unknown, missing or of the wrong kind, or a table is confounded.
+        UserError: the file cannot be read, a key is unknown, missing, twice there or of the wrong kind, a flag is one
+            that the study says itself or that its command does not take, or a table is confounded.
     """
     path = here_or_shipped(path)
-    values = read_yaml(path, "no such study; shipped ones are in studies/")
+    values = read_yaml(path, "study", "shipped ones are in studies/")
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected keys {', '.join(KEYS)}")
     _refuse_unknown(str(path), values, KEYS, "a study has")
@@ -102,11 +105,20 @@ def load_study(path: str | Path) -> Study:
         raise UserError(f"{path}: give either world (to write one) or data (where yours lie)")
     arms = _arms(path, values)
     tasks = tuple(str(task) for task in values["tasks"])
+    _refuse_twice(f"{path}: tasks", [task.removeprefix("TASK") for task in tasks])
+    for arm in arms.values():
+        unknown = [task for task in arm.tasks if task not in tasks]
+        if unknown:
+            raise UserError(
+                f"{path}: arms.{arm.name}.tasks: {unknown[0]} is none of the study's tasks ({', '.join(tasks)}); call "
+                "it as the study does"
+            )
+        refuse_arms_flags(str(path), arm)
     tables = _tables(path, values.get("tables") or {}, arms, tasks)
     effect = values.get("minimum_effect", Study.minimum_effect)
-    if isinstance(effect, bool) or not isinstance(effect, int | float) or not effect > 0:
-        raise UserError(f"{path}: minimum_effect: expected points, more than 0, found {effect!r}")
-    routes = _routes(path, values.get("routes") or {}, arms)
+    if isinstance(effect, bool) or not isinstance(effect, int | float) or not 0 < effect <= 100:
+        raise UserError(f"{path}: minimum_effect: expected points, more than 0 and at most 100, found {effect!r}")
+    routes = _routes(path, values.get("routes") or {}, arms, tables)
     return Study(str(values.get("name", path.stem)), arms, tables, tasks, routes, minimum_effect=effect)
 
 
@@ -206,16 +218,25 @@ def _tables(
             raise UserError(f"{where}.seeds: expected how many of the seeds, 1 or more, found {table.seeds!r}")
         if not isinstance(table.flops, bool):
             raise UserError(f"{where}.flops: expected true or false, found {table.flops!r}")
+        for key, names in (("arms", table.arms), ("tasks", table.tasks), ("varies", table.varies)):
+            _refuse_twice(f"{where}.{key}", names)
         sides = tuple(name for claim in table.claims for name in claim.arms)
         turned = tuple(arm for series in (table.dial or {"series": {}})["series"].values() for arm in series)
         checked = (
             *(("arms", arms, table.arms), ("tasks", tasks, table.tasks)),
             *(("dial", table.arms, turned), ("claims", table.arms, sides)),
+            ("published", table.arms, tuple(map(str, table.published))),
         )
         for key, known, found in checked:
             unknown = [one for one in found if one not in known]
             if unknown:
                 raise UserError(f"{where}.{key}: {unknown[0]} is none of {', '.join(known)}")
+        fewest = min(table.arms, key=lambda name: len(arms[name].seeds))
+        if table.seeds is not None and table.seeds > len(arms[fewest].seeds):
+            raise UserError(
+                f"{where}.seeds: {table.seeds}, but {fewest} has {len(arms[fewest].seeds)} "
+                f"({', '.join(map(str, arms[fewest].seeds))}); add seeds or take fewer"
+            )
         refuse_confounds(str(path), table, arms)
         tables.append(table)
     return tuple(tables)
@@ -238,7 +259,7 @@ def _dial(where: str, given: Any) -> dict[str, Any] | None:
     return {"label": str(given["label"]), "series": drawn}
 
 
-def _routes(path: Path, written: Mapping[str, Any], arms: Mapping[str, Arm]) -> RouteReports:
+def _routes(path: Path, written: Mapping[str, Any], arms: Mapping[str, Arm], tables: Sequence[Table]) -> RouteReports:
     flags = dict(written)
     names, seeds = flags.pop("arms", []), flags.pop("seeds", 1)
     if written and (not isinstance(names, list) or not names):
@@ -250,7 +271,19 @@ def _routes(path: Path, written: Mapping[str, Any], arms: Mapping[str, Arm]) -> 
             raise UserError(f"{path}: routes: {name} is none of {', '.join(arms)}")
         if load_config(arms[name].model, arms[name].overrides).switch is None:
             raise UserError(f"{path}: routes: {name} switches nothing ({arms[name].model} has no switch section)")
+        if not any(name in table.arms for table in tables):
+            raise UserError(f"{path}: routes: {name} is in no table, so that it is not trained; add it to one")
+        if seeds > len(arms[name].seeds):
+            raise UserError(f"{path}: routes: seeds: {seeds}, but {name} has {len(arms[name].seeds)}")
+    _refuse_twice(f"{path}: routes: arms", names)
+    refuse_flags(f"{path}: routes", "routes", flags)
     return RouteReports(tuple(names), seeds, flags)
+
+
+def _refuse_twice(where: str, names: Sequence[str]) -> None:
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UserError(f"{where}: {twice[0]} stands there twice; keep one of them")
 
 
 def _refuse_unknown(where: str, values: Mapping[Any, Any], known: tuple[str, ...], has: str) -> None:
@@ -267,6 +300,8 @@ def _check_kinds(where: str, values: Mapping[str, Any]) -> None:
             raise UserError(f"{where}: {key}: expected a list of {kind.__name__}, found {found!r}")
         if key == "seeds" and len(set(found)) < len(found):
             raise UserError(f"{where}: seeds: one stands there twice in {found}; a seed is one run")
+        if key == "set":
+            _refuse_twice(f"{where}: set", [override.partition("=")[0].strip() for override in found])
     sections = {key: values[key] for key in SECTIONS if key in values}
     tasks = values.get("tasks")
     for task, flags in dict(tasks).items() if isinstance(tasks, Mapping) else ():
@@ -279,6 +314,7 @@ def _check_kinds(where: str, values: Mapping[str, Any]) -> None:
     for key, found in sections.items():
         if not isinstance(found, Mapping):
             raise UserError(f"{where}: {key}: expected a section of settings, found {found!r}")
+    _refuse_unknown(f"{where}: data", values.get("data", {}), (*DATA_KEYS, DATA_ROOT), "it has")
     fields = WorldSpec.__dataclass_fields__
     unknown = [str(key) for key in values.get("world", ()) if key not in fields]
     if unknown:

@@ -18,7 +18,8 @@ from volta_switch.study.statistics import estimate_mean
 ROUTES_NOTE = (
     "± is the standard deviation over seeds; in brackets 95 % intervals, seeds as a random effect (Student's t). The "
     "changes are the metric's when all samples take the most frequent route, and when each takes that of a sample "
-    "drawn at random: what routes of their own are worth to samples."
+    "drawn at random: what routes of their own are worth to samples. Samples are taken as they are; where a report is "
+    "about drawn images (samples: ...), all seeds looked at the same ones."
 )
 QUANTITIES = {  # as reports are summed up: what it is called, decimals
     "most frequent": ("most frequent route, % of samples", 1),

@@ -203,7 +203,7 @@ def _reached(plan: Plan, arms: Sequence[Arm], column: Column, reader: ItemReader
         folders = [plan.cell(arm.name, seed, column.planned).folder for seed in arm.seeds]
         values = [_score(folder / f"{column.split}_metrics.json", column) for folder in folders]
         scores[arm.name] = np.array(values)
-        spec = _as_tested(plan, arm, column)
+        spec = plan.tested_spec(arm.name, column.planned)
         tested = [Evaluated(spec, column.split, folder) for folder in folders]
         tests[arm.name] = list(zip(tested, values, strict=True))
     try:
@@ -220,13 +220,6 @@ def _score(path: Path, column: Column) -> float:
             "a split whose answers are known (test: split: ...)"
         )
     return float(found)
-
-
-def _as_tested(plan: Plan, arm: Arm, column: Column) -> TaskSpec:
-    """An arm's task, with the annotations that the flags of its test name."""
-    spec = plan.spec(arm.name, column.planned)
-    given = (arm.tasks[column.planned].get("test") or {}).get("val_annotations_jsonpath")
-    return replace(spec, val_annotations_jsonpath=str(given), val_split=column.split) if given else spec
 
 
 def _intervals(columns: list[Column], reached: list[Reached], seeds: int) -> str:

@@ -21,11 +21,13 @@ class Inputs:
     """What tasks of one type read.
 
     ``annotations``: (entry, split) -> the files of a split's annotations. ``features_h5path2``: what the entry's second
-    feature file is, "validation", "annotated boxes" or "" (unused).
+    feature file is, "validation", "annotated boxes" or "" (not read). ``named``: whether the entry may name annotations
+    beside its data root's.
     """
 
     annotations: Callable[[TaskSpec, str], list[Choice]]
     features_h5path2: str = ""
+    named: bool = False
 
 
 def inputs_of(spec: TaskSpec) -> Inputs:
@@ -43,8 +45,12 @@ def annotation_files(spec: TaskSpec, split: str, training: bool) -> list[Choice]
     """The annotation files of a split, and what training needs beside them.
 
     Raises:
-        UserError: the data set has no such split, or the task file names no annotations for it.
+        UserError: the data set has no such split, or the task file names no annotations for it, or some that the data
+            set does not read.
     """
+    for name in ("train_annotations_jsonpath", "val_annotations_jsonpath"):
+        if getattr(spec, name) and not inputs_of(spec).named:
+            raise UserError(f"{spec.key} ({spec.name}): {name} is not read, annotations lie in dataroot; leave it out")
     needed = inputs_of(spec).annotations(spec, split)
     if training and spec.type == "VL-logit":
         needed.append((file_names.hard_negatives(spec.path(spec.dataroot)),))
@@ -64,6 +70,8 @@ def features_path(spec: TaskSpec, split: str, features: str = "", boxes: str = "
         UserError: boxes that the task does not have, or that the task file names no features of.
     """
     second = inputs_of(spec).features_h5path2
+    if spec.features_h5path2 and not second:
+        raise UserError(f"{spec.key} ({spec.name}): features_h5path2 is not read; leave it out")
     if boxes != "detected" and second != "annotated boxes" and not features:
         raise UserError(f"{spec.key} ({spec.name}): --boxes {boxes} is for RefCOCO's tasks")
     if features:
@@ -107,12 +115,16 @@ def _root(spec: TaskSpec) -> Path:
 INPUTS = {
     "VL-classifier": Inputs(lambda spec, split: file_names.vqa_files(_root(spec), split)),
     "VL-classifier-GQA": Inputs(lambda spec, split: file_names.gqa_files(_root(spec), split), "validation"),
-    "VL-logit": Inputs(lambda spec, split: [(captions_path(spec, split),)]),
+    "VL-logit": Inputs(lambda spec, split: [(captions_path(spec, split),)], "validation", named=True),
     "V-logit": Inputs(lambda spec, split: file_names.refer_files(_root(spec), spec.name, split), "annotated boxes"),
     "VL-binary-classifier": Inputs(
-        lambda spec, split: file_names.nlvr2_files(_root(spec), split, spec.given_annotations(split)), "validation"
+        lambda spec, split: file_names.nlvr2_files(_root(spec), split, spec.given_annotations(split)),
+        "validation",
+        named=True,
     ),
     "VL-tri-classifier": Inputs(
-        lambda spec, split: file_names.snli_ve_files(_root(spec), split, spec.given_annotations(split)), "validation"
+        lambda spec, split: file_names.snli_ve_files(_root(spec), split, spec.given_annotations(split)),
+        "validation",
+        named=True,
     ),
 }

@@ -141,9 +141,15 @@ class ScoreParts:
             return
         self._clear()
         (self.folder / LOCK).unlink(missing_ok=True)
-        self._lock.close()
+        self.close()
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
+
+    def close(self) -> None:
+        """Leaves the folder to others; it can be opened again."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def _is_alone(self) -> bool:
         """Whether no other process has the folder open; takes it for this one alone where that is so."""

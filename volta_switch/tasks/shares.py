@@ -1,4 +1,4 @@
-"""How several processes divide the pairs of retrieval."""
+"""How several processes divide work: the pairs of retrieval, a study's cells."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Share:
-    """One process's share of the parts: number ``number``, from 0, of ``count``."""
+    """One process's share of the parts or cells: number ``number``, from 0, of ``count``."""
 
     number: int = 0
     count: int = 1
+
+
+WHOLE = Share()

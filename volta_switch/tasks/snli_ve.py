@@ -42,6 +42,11 @@ class SnliVeTask(AnswerTask):
         right = gold & (clear_choices(scores.cpu().numpy()) == target.argmax(1))
         return right if self.options.volta_compat else right[gold]
 
+    def counted(self, batch: Batch) -> np.ndarray:
+        """(B,) bool: pairs with a relation."""
+        assert batch.target is not None
+        return np.ones(len(batch), bool) if self.options.volta_compat else batch.target.any(1).cpu().numpy()
+
     def results(self, scores: Tensor, batch: Batch) -> list[Any]:
         """Per pair: its id and the relation predicted; ``"tied": true`` where another scores as high: never right."""
         found = zip(batch.ids, self.answers(scores), clear_choices(scores.cpu().numpy()) < 0, strict=True)

@@ -18,7 +18,7 @@ from volta_switch.data.batches.collate import Batch, Layout
 from volta_switch.data.files.feature_files import open_features
 from volta_switch.data.files.feature_store import FeatureStore
 from volta_switch.data.geometry import LOOKED_AT, refuse_strange_boxes
-from volta_switch.data.random_streams import subset
+from volta_switch.data.random_streams import subset, whole_groups
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.model.bert import BertForVLTasks
 from volta_switch.tasks.inputs import features_path
@@ -55,7 +55,8 @@ class Evaluation:
 
     ``notes``: what else must be known to read the metrics, such as which boxes were the candidates. ``submission``:
     the CSV that a task's official evaluator takes, where that is not the JSON of the results. ``ranks``: of retrieval
-    in both directions, from 0, which the results do not tell.
+    in both directions, from 0, which the results do not tell. ``measured``: what this process's samples gave for each
+    metric that is a mean over samples, in the batches' order, from 0 to 1.
     """
 
     score: float
@@ -64,6 +65,7 @@ class Evaluation:
     notes: dict[str, str] = field(default_factory=dict)
     submission: str = ""
     ranks: dict[str, list[int]] = field(default_factory=dict)
+    measured: dict[str, list[float]] = field(default_factory=dict)
 
 
 Gathered = Callable[[Any], list[Any]]  # what every process gives, from what this one gives
@@ -103,6 +105,10 @@ class Task(ABC):
         """What evaluation averages over all batches: values in [0, 1] of a batch's samples, or of some of them."""
         return {self.metric: self.hits(scores, batch)}
 
+    def counted(self, batch: Batch) -> np.ndarray:
+        """(B,) bool: which samples ``hits`` is about."""
+        return np.ones(len(batch.ids), dtype=bool)
+
     @abstractmethod
     def results(self, scores: Tensor, batch: Batch) -> list[Any]:
         """The batch's entries in the submission file."""
@@ -127,17 +133,18 @@ class Task(ABC):
         refuse_strange_boxes(store.sample(LOOKED_AT), str(path))
         return store
 
-    def loader(self, split: str, batch_size: int, training: bool, samples: int = 0) -> Loader:
+    def loader(self, split: str, batch_size: int, training: bool, samples: int = 0, samples_seed: int = 0) -> Loader:
         """Batches of a split, shuffled for training, and then of the share of the samples that the options ask for.
 
-        ``samples``: at most so many, evenly spaced over the split; 0: all. Texts of a batch are of like length, so that
-        some of the batches would be no fair share.
+        ``samples``: about so many, those of images drawn at random by ``samples_seed``; 0: all. Texts of a batch are of
+        like length, so that some of the batches would be no fair share.
         """
         options = self.options
         dataset = self.dataset(split, training)
         collate = partial(dataset.collate, layout=self.layout)
         if 0 < samples < len(dataset):
-            dataset = ChosenSamples(dataset, np.arange(samples) * len(dataset) // samples)
+            images = [image for _, image in dataset.sample_images]
+            dataset = ChosenSamples(dataset, whole_groups(images, samples, samples_seed))
         if training and options.data_fraction < 1:
             places = subset(len(dataset), options.data_fraction, options.data_fraction_seed)
             dataset = ChosenSamples(dataset, places)
@@ -205,7 +212,7 @@ class Task(ABC):
         for name in dict.fromkeys(name for _, _, found in everywhere for name in found):
             values = np.concatenate([np.asarray(found.get(name, []), np.float64) for _, _, found in everywhere])
             metrics[name] = 100.0 * float(values.mean())
-        return Evaluation(metrics[self.metric], metrics, results, self.notes())
+        return Evaluation(metrics[self.metric], metrics, results, self.notes(), measured=own)
 
     def notes(self) -> dict[str, str]:
         """See ``Evaluation``."""

@@ -8,12 +8,62 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from volta_switch.config.checks import FUSION_METHODS
 from volta_switch.errors import UserError
 from volta_switch.files import read_yaml
+from volta_switch.ranges import (
+    ANY_TEXT,
+    BATCH_SIZE,
+    EPOCHS,
+    LEARNING_RATE,
+    NAME,
+    PATH,
+    WORDS,
+    Choice,
+    OrNone,
+    Range,
+    Text,
+    bounded,
+    range_of,
+    required,
+    whole,
+)
 from volta_switch.shipped import here_or_shipped
 
 WORLD = "world.json"  # lies beside a small world's task file
 REQUIRED = ("name", "type", "dataroot", "features_h5path1", "max_seq_length", "train_split", "val_split")
+BESIDE = ("key", "folder", "extra", "data_root")  # of a ``TaskSpec``: what no entry says
+# Keys of VOLTA's task files that nothing reads here, and why; "" where nothing is lost by it.
+UNREAD = {
+    "format": "",  # a feature file is known by what it holds
+    "embed_clf": "VOLTA does not read it, either",
+    "start_iteration": "VOLTA does not read it, either",
+}
+
+
+_PATHS = (  # settings of an entry that name files
+    *("dataroot", "features_h5path1", "features_h5path2", "train_annotations_jsonpath", "val_annotations_jsonpath"),
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What follows from an entry's ``type``, in VOLTA's words; an entry that says otherwise is refused."""
+
+    loss: str
+    process: str
+    num_labels: int | None = None  # None: the entry says how many
+    num_clf_layers: tuple[int, ...] = (1,)
+
+
+KINDS = {
+    "VL-classifier": Kind("BCEWithLogitLoss", "normal"),
+    "VL-classifier-GQA": Kind("BCEWithLogitLoss", "normal"),
+    "VL-logit": Kind("CrossEntropyLoss", "retrieval", 1),
+    "V-logit": Kind("BCEWithLogitLoss", "normal", 1, (1, 2)),
+    "VL-binary-classifier": Kind("BCEWithLogitLoss", "nlvr", 2),
+    "VL-tri-classifier": Kind("BCEWithLogitLoss", "normal", 3),
+}
 
 
 @dataclass(frozen=True)
@@ -21,34 +71,34 @@ class TaskSpec:
     """One entry of a task file, field by field as VOLTA names them.
 
     Its relative paths lie below the data root: the folder that is named (``data_root``), or, of a small world's task
-    file, the world's. Without a data root they are looked for in the working directory and beside the task file, and
-    must not lead to two different files.
+    file, the world's. Without a data root they are looked for in the working directory and beside the task file; all
+    must lie in one of the two, and none may lead to two different files.
     """
 
     key: str  # "TASK10"
     folder: Path  # the task file's
-    name: str  # "refcoco+"
-    type: str  # which head and loss: "V-logit"
-    dataroot: str
-    features_h5path1: str
-    max_seq_length: int  # word pieces, [CLS] and [SEP] included
-    train_split: str
-    val_split: str
-    process: str = "normal"
-    loss: str = ""
-    task_id: int = 0
-    features_h5path2: str = ""
-    train_annotations_jsonpath: str = ""
-    val_annotations_jsonpath: str = ""
-    num_labels: int | None = None
-    num_clf_layers: int = 1
-    fusion_method: str | None = None  # overrides the model's
-    max_region_num: int | None = None
-    batch_size: int = 64
-    eval_batch_size: int | None = None
-    lr: float = 1e-4
-    num_epoch: int = 20
-    extra: Mapping[str, Any] = field(default_factory=dict)  # keys that VOLTA reads and this project does not
+    name: str = required(NAME)  # "refcoco+"
+    type: str = required(Text())  # which head and loss: "V-logit"
+    dataroot: str = required(PATH)
+    features_h5path1: str = required(PATH)
+    max_seq_length: int = required(WORDS)  # word pieces, [CLS] and [SEP] included
+    train_split: str = required(ANY_TEXT)  # empty in VOLTA's files of test splits
+    val_split: str = required(NAME)
+    process: str = bounded("", ANY_TEXT)  # as ``Kind`` says
+    loss: str = bounded("", ANY_TEXT)  # as ``Kind`` says
+    task_id: int = bounded(0, whole(0, 1_000_000))  # a label; neither VOLTA nor this project reads it
+    features_h5path2: str = bounded("", ANY_TEXT)
+    train_annotations_jsonpath: str = bounded("", ANY_TEXT)
+    val_annotations_jsonpath: str = bounded("", ANY_TEXT)
+    num_labels: int | None = bounded(None, OrNone(whole(1, 1_000_000)))
+    num_clf_layers: int = bounded(1, Choice(1, 2))
+    fusion_method: str | None = bounded(None, OrNone(Choice(*FUSION_METHODS)))  # overrides the model's
+    max_region_num: int | None = bounded(None, OrNone(whole(1, 10_000)))  # boxes; the others are cut off
+    batch_size: int = bounded(64, BATCH_SIZE)
+    eval_batch_size: int | None = bounded(None, OrNone(BATCH_SIZE))
+    lr: float = bounded(1e-4, LEARNING_RATE)
+    num_epoch: int = bounded(20, EPOCHS)
+    extra: Mapping[str, Any] = field(default_factory=dict)  # those of ``UNREAD``
     data_root: Path | None = None  # where all its relative paths lie
 
     def path(self, name: str) -> Path:
@@ -58,7 +108,10 @@ class TaskSpec:
             UserError: there are two, in the working directory and beside the task file.
         """
         root = self._root()
-        return self._only_one(name, self.folder, "name the data root (--data_root)") if root is None else root / name
+        if root is not None:
+            return root / name
+        self._refuse_two_roots()
+        return self._only_one(name, self.folder, "name the data root (--data_root)")
 
     def given_path(self, name: str) -> Path:
         """The file or folder that a flag names: in the data root where one is named and has it, else as a path here.
@@ -75,6 +128,17 @@ class TaskSpec:
     def _root(self) -> Path | None:
         """The folder below which all paths of the entry lie, where there is one."""
         return self.folder if self.data_root is None and (self.folder / WORLD).is_file() else self.data_root
+
+    def _refuse_two_roots(self) -> None:
+        """Raises UserError where some of the entry's files lie in the working directory alone, and some beside it."""
+        names = [getattr(self, name) for name in _PATHS if getattr(self, name)]
+        here = [name for name in names if Path(name).exists() and not (self.folder / name).exists()]
+        there = [name for name in names if (self.folder / name).exists() and not Path(name).exists()]
+        if here and there:
+            raise UserError(
+                f"{self.key} ({self.name}): its data lie in two places, {here[0]} in {Path.cwd()} and {there[0]} in "
+                f"{self.folder.absolute()}; name the data root (--data_root), or put them into one folder"
+            )
 
     def _only_one(self, name: str, other: Path, cure: str) -> Path:
         here, there = Path(name), other / name
@@ -111,19 +175,23 @@ def load_task(path: str | Path, task: str, data_root: str | Path = "") -> TaskSp
     ``data_root``: the folder below which its relative paths lie; "": as ``TaskSpec`` says.
 
     Raises:
-        UserError: the file cannot be read, has no such task (the nearest is suggested), or the entry lacks a key.
+        UserError: the file cannot be read, has no such task (the nearest is suggested), or the entry lacks a key, has
+            one that nobody knows, a value out of its range, or one that its type does not have.
     """
     path = here_or_shipped(path)
     root = Path(data_root) if str(data_root) else None
     if root is not None and not root.is_dir():
         raise UserError(f"{root}: no such folder; --data_root names the one that a task file's paths begin in")
-    entries = read_yaml(path, "no such task file; shipped ones are in config_tasks/")
+    entries = read_yaml(path, "task file", "shipped ones are in config_tasks/")
     if not isinstance(entries, Mapping) or not all(isinstance(entry, Mapping) for entry in entries.values()):
         raise UserError(f"{path}: expected entries TASK<n>, each with settings")
     entries = {str(key): entry for key, entry in entries.items()}
     wanted = task.strip()
     names = {str(entry.get("name")): key for key, entry in entries.items()}
     key = next((k for k in (wanted, f"TASK{wanted}", names.get(wanted)) if k in entries), None)
+    alike = [each for each, entry in entries.items() if str(entry.get("name")) == wanted]
+    if len(alike) > 1 and key == names.get(wanted):
+        raise UserError(f"{path}: {', '.join(alike)} are all called {wanted}; give the number of one with --task")
     if key is None:
         known = [f"{key} ({entry.get('name')})" for key, entry in entries.items()]
         near = difflib.get_close_matches(wanted, [*entries, *names], n=1)
@@ -133,23 +201,48 @@ def load_task(path: str | Path, task: str, data_root: str | Path = "") -> TaskSp
     missing = [name for name in REQUIRED if entry.get(name) is None]
     if missing:
         raise UserError(f"{path}: {key} lacks {', '.join(missing)}")
-    fields = {name for name in TaskSpec.__dataclass_fields__ if name not in ("key", "folder", "extra", "data_root")}
-    extra = {name: value for name, value in entry.items() if name not in fields}
-    given = {name: value for name, value in entry.items() if name in fields and value is not None}
+    fields = [name for name in TaskSpec.__dataclass_fields__ if name not in BESIDE]
     try:
-        known_values = {name: _coerce(name, value) for name, value in given.items()}
+        extra = {name: value for name, value in entry.items() if name not in fields}
+        _refuse_unknown(extra, [*fields, *UNREAD])
+        given = {name: value for name, value in entry.items() if name in fields and value is not None}
+        known_values = {name: _read(name, value) for name, value in given.items()}
+        spec = TaskSpec(key=key, folder=path.parent, extra=extra, data_root=root, **known_values)
+        _check_kind(spec)
     except ValueError as error:
         raise UserError(f"{path}: {key}: {error}") from None
-    return TaskSpec(key=key, folder=path.parent, extra=extra, data_root=root, **known_values)
+    return spec
 
 
-def _coerce(name: str, value: Any) -> Any:
-    """A setting as its field's type; YAML reads 1e-4 as text."""
-    kind = str(TaskSpec.__dataclass_fields__[name].type).removesuffix(" | None")
+def _refuse_unknown(extra: Mapping[Any, Any], known: list[str]) -> None:
+    for name in extra:
+        if name not in UNREAD:
+            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+            raise ValueError(f"unknown key {name}" + (f"; did you mean {near[0]}?" if near else "; leave it out"))
+
+
+def _read(name: str, value: Any) -> Any:
+    """A setting in its field's range; YAML reads 1e-4 as text."""
+    range_: Range = range_of(TaskSpec, name)
     try:
-        fits = {"int": int, "float": float, "str": str}[kind](value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}: expected {kind}, found {value!r}") from None
-    if kind == "int" and isinstance(value, float | bool):
-        raise ValueError(f"{name}: expected a whole number, found {value!r}")
-    return fits
+        return range_.spelt(value) if isinstance(value, str) else range_.read(value)
+    except ValueError as error:
+        quoted = isinstance(value, int | float) and "text" in range_.expected
+        raise ValueError(f"{name}: {error}" + ("; put it in quotes" if quoted else "")) from None
+
+
+def _check_kind(spec: TaskSpec) -> None:
+    """Raises ValueError where the entry's settings are not those of its type; types that are not built pass."""
+    kind = KINDS.get(spec.type)
+    if kind is None:
+        return
+    if spec.loss not in ("", kind.loss):
+        raise ValueError(f"loss: a {spec.type} is trained with {kind.loss} here, found {spec.loss}; leave it out")
+    if spec.process not in ("", kind.process):
+        raise ValueError(
+            f"process: a {spec.type} is read as {kind.process} here, found {spec.process}: another data set"
+        )
+    if kind.num_labels is not None and spec.num_labels not in (None, kind.num_labels):
+        raise ValueError(f"num_labels: a {spec.type} has {kind.num_labels}, found {spec.num_labels}; leave it out")
+    if spec.num_clf_layers not in kind.num_clf_layers:
+        raise ValueError(f"num_clf_layers: not read for a {spec.type}, found {spec.num_clf_layers}; leave it out")

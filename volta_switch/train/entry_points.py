@@ -18,9 +18,11 @@ from dataclasses import dataclass
 
 from volta_switch.command import run_command
 from volta_switch.errors import UserError
+from volta_switch.flag_parser import FlagParser
 from volta_switch.train import flags, needed_files
 from volta_switch.train.launch import is_told, told
 from volta_switch.train.needed_files import Needed
+from volta_switch.train.told_settings import say_without_effect
 from volta_switch.train.world_runs import on_world
 
 
@@ -32,12 +34,12 @@ class EntryPoint:
     the command line. ``several_processes``: whether they may share it.
     """
 
-    flags: Callable[[], argparse.ArgumentParser]
+    flags: Callable[[], FlagParser]
     needed: Callable[[argparse.Namespace], Needed]
     work: tuple[str, str]
     several_processes: bool = True
 
-    def parser(self) -> argparse.ArgumentParser:
+    def parser(self) -> FlagParser:
         """Its flags, ``--world`` among them."""
         parser = self.flags()
         flags.add_world_flag(parser)
@@ -62,14 +64,14 @@ ENTRY_POINTS = {
 }
 
 
-def run_entry_point(name: str, argv: Sequence[str] | None = None) -> None:
-    """Runs an entry point and exits, as ``run_command`` does."""
+def run_entry_point(name: str, argv: Sequence[str] | None = None, typed: str = "") -> None:
+    """Runs an entry point and exits, as ``run_command`` does; ``typed``: what its help calls it."""
     entry = ENTRY_POINTS[name]
 
     def main(argv: Sequence[str]) -> None:
         with _lacking_package_explained():
             with _told_to_the_others(entry), _first_speaks_first():
-                args = read_flags(name, argv)
+                args = read_flags(name, argv, typed)
             module, function = entry.work
             work = getattr(importlib.import_module(module), function)
         work(args, argv)
@@ -77,7 +79,7 @@ def run_entry_point(name: str, argv: Sequence[str] | None = None) -> None:
     run_command(main, argv)
 
 
-def read_flags(name: str, argv: Sequence[str]) -> argparse.Namespace:
+def read_flags(name: str, argv: Sequence[str], typed: str = "") -> argparse.Namespace:
     """An entry point's flags, with ``--world`` those of the small world, once all is there that they name.
 
     Raises:
@@ -85,10 +87,13 @@ def read_flags(name: str, argv: Sequence[str]) -> argparse.Namespace:
         SystemExit: of argparse, for bad flags and ``--help``.
     """
     entry = ENTRY_POINTS[name]
-    args = entry.parser().parse_args(argv)
+    parser = entry.parser()
+    parser.prog = typed or parser.prog
+    args = parser.parse_args(argv)
     if args.world:
         args = on_world(name, entry.parser, argv)
     needed_files.require(entry.needed(args))
+    say_without_effect(args)
     return args
 
 

@@ -6,8 +6,8 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,13 @@ from volta_switch.train.device import autocast, prepare_device
 from volta_switch.train.entry_points import read_flags
 from volta_switch.train.flags import evaluated_spec, load_model_config, run_name
 from volta_switch.train.ranks import Ranks, ranks
-from volta_switch.train.reading import data_options, deciding_config, load_tokenizer, task_fingerprints
+from volta_switch.train.reading import (
+    data_options,
+    deciding_config,
+    load_tokenizer,
+    task_fingerprints,
+    vocabulary_fingerprint,
+)
 from volta_switch.weights import fingerprint, load_volta, read_weights
 
 
@@ -73,7 +79,9 @@ class Run:
     precision: torch.dtype
     weights: str  # the file
     folder: Path
-    identity: dict[str, Any]  # what decides the results; what a user is likely to have changed stands first
+    identity: dict[str, Any] = field(
+        default_factory=dict
+    )  # what decides the results; what a user is likely to have changed stands first
 
     def autocast(self) -> torch.autocast:
         """The forward pass's precision."""
@@ -143,8 +151,6 @@ def prepare(args: argparse.Namespace, ranks_of_pairs: Ranks | None = None) -> Ru
     task = build_task(spec, config, load_tokenizer(config, spec.max_seq_length), options)
     if ranks_of_pairs is not None and not isinstance(task, RetrievalTask):
         raise UserError(f"{spec.key} ({spec.name}) is no retrieval task; evaluate it with eval_task.py")
-    if args.batch_size < 1:
-        raise UserError(f"--batch_size: expected 1 or more, found {args.batch_size}")
     if not args.from_pretrained:
         raise UserError("--from_pretrained: name the weights to evaluate, for example <run>/pytorch_model_best.bin")
     state = read_weights(args.from_pretrained)
@@ -166,7 +172,8 @@ def prepare(args: argparse.Namespace, ranks_of_pairs: Ranks | None = None) -> Ru
         "volta_compat": args.volta_compat,
         "entry": spec.deciding(),
         "config": deciding_config(config),
-        "data": task_fingerprints(spec, config, args.boxes, [(split, False, args.val_features_lmdbpath)]),
+        "data": vocabulary_fingerprint(config)
+        | task_fingerprints(spec, args.boxes, [(split, False, args.val_features_lmdbpath)]),
     }
     model.to(device)
     switched = switch_encoder(model)
@@ -196,27 +203,30 @@ def evaluate_pairs(args: argparse.Namespace, rank: Ranks) -> Evaluation | None:
     decided = {name: value for name, value in run.identity.items() if name != "data"}  # what is read of them follows
     identity = {"volta_switch": __version__, **decided, **inputs_identity(pool, task.layout)}
     parts = ScoreParts(folder, identity, len(pool), len(pool.image_ids))
-    if rank.first:
-        parts.open(args.restart)
-    rank.wait()
-    if not rank.first:
-        parts.open()
-    scorer = task.scorer(run.model, pool, args.batch_size, run.device)
-    share = args.shard or Share(rank.number, rank.count)
-    kept = f"interrupted; finished parts are kept in {folder}, and the same command goes on"
-    with _interruptible(kept), run.autocast():
-        parts.fill(scorer, share, _name(share), shown=rank.first)
+    with closing(parts):
+        if rank.first:
+            parts.open(args.restart)
         rank.wait()
-    if args.shard:
-        print(_after_shard(parts, share), file=sys.stderr)
-    if args.shard or not rank.first:
-        return None
-    scores = parts.matrix()
-    if args.keep_scores:
-        write_matrix(run.folder / f"{run.split}_scores.npy", scores)
-    result = task.ranked(scores, pool.caption_image)
-    run.write(result)
-    parts.remove()
+        if not rank.first:
+            parts.open()
+        scorer = task.scorer(run.model, pool, args.batch_size, run.device)
+        share = args.shard or Share(rank.number, rank.count)
+        kept = f"interrupted; finished parts are kept in {folder}, and the same command goes on"
+        with _interruptible(kept), run.autocast():
+            parts.fill(scorer, share, _name(share), shown=rank.first)
+            if not rank.first:
+                parts.close()  # before the first process takes the folder for itself
+            rank.wait()
+        if args.shard:
+            print(_after_shard(parts, share), file=sys.stderr)
+        if args.shard or not rank.first:
+            return None
+        scores = parts.matrix()
+        if args.keep_scores:
+            write_matrix(run.folder / f"{run.split}_scores.npy", scores)
+        result = task.ranked(scores, pool.caption_image)
+        run.write(result)
+        parts.remove()
     return result
 
 

@@ -24,13 +24,14 @@ from volta_switch.train.flags import (
     load_task_spec,
     run_name,
     shared_hyperparameters,
+    training_splits,
 )
 from volta_switch.train.initial_weights import initial_weights
 from volta_switch.train.learner import Counts, Learner, Losses
 from volta_switch.train.loop import Validation
 from volta_switch.train.optimisation import Hyperparameters
 from volta_switch.train.ranks import Ranks, ranks
-from volta_switch.train.reading import data_options, load_tokenizer, task_fingerprints
+from volta_switch.train.reading import data_options, load_tokenizer, task_fingerprints, vocabulary_fingerprint
 from volta_switch.train.start import Run, start_run
 
 
@@ -73,7 +74,7 @@ def _finetune(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
     task = build_task(spec, config, tokenizer, data_options(args, device, args.train_features_lmdbpath, ranks=rank))
     val_options = data_options(args, device, args.val_features_lmdbpath, args.num_val_workers, rank)
     val_task = build_task(spec, config, tokenizer, val_options)
-    train_split, val_split = args.train_split or spec.train_split, args.val_split or spec.val_split
+    train_split, val_split = training_splits(args, spec)
     loader = task.loader(train_split, hyper.batch_size, training=True)
     val_loader = val_task.loader(
         val_split, args.eval_batch_size or spec.eval_batch_size or spec.batch_size, training=False
@@ -110,9 +111,9 @@ def _finetune(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
             **data_settings(args),
         },
         data={"tasks_config_file": args.tasks_config_file, "dataroot": str(spec.path(spec.dataroot))},
-        fingerprints=task_fingerprints(
+        fingerprints=vocabulary_fingerprint(config)
+        | task_fingerprints(
             spec,
-            config,
             args.boxes,
             [(train_split, True, args.train_features_lmdbpath), (val_split, False, args.val_features_lmdbpath)],
         ),

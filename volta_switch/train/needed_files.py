@@ -14,14 +14,21 @@ from functools import partial
 from pathlib import Path
 
 from volta_switch.data import sources
-from volta_switch.data.annotations.file_names import CAPTIONS, Choice
+from volta_switch.data.annotations.file_names import CAPTIONS, Choice, other_splits
 from volta_switch.data.files.pair_files import Split, find_pairs
 from volta_switch.data.sources import GUIDE, DataSet
 from volta_switch.errors import UserError
-from volta_switch.hub import NotCached, find_bert, find_vocabulary, is_weight_file, require_weight_file
+from volta_switch.files import require_file
+from volta_switch.hub import NotCached, find_bert, find_vocabulary, is_weight_file
 from volta_switch.tasks.inputs import annotation_files, features_path
 from volta_switch.tasks.task_file import TaskSpec
-from volta_switch.train.flags import evaluated_spec, load_model_config, load_task_spec
+from volta_switch.train.flags import (
+    evaluated_spec,
+    load_model_config,
+    load_pretraining_config,
+    load_task_spec,
+    training_splits,
+)
 
 SPLITS: tuple[Split, Split] = ("train", "valid")
 TRY = "--world tries the command on a small synthetic world, without any of this"
@@ -46,12 +53,18 @@ def require(needed: Needed) -> None:
     Raises:
         UserError: names the first thing that is not there and where to get it, and in its details the others.
     """
-    absent = [choice[0] for choice in dict.fromkeys(needed.data) if not any(map(os.path.exists, choice))]
+    absent = []
+    for choice in dict.fromkeys(needed.data):
+        there = next(filter(os.path.exists, choice), None)
+        if there is None:
+            absent.append(choice[0])
+        elif not there.is_dir():  # of a folder the reader says what it lacks
+            require_file(there, "file", "check the path")
     lines = []
     if absent:
         get = needed.data_set.where if needed.data_set else f"get its data as VOLTA's guide says ({GUIDE})"
         others = [f"not there, either: {path}" for path in absent[1:]]
-        lines = [f"{absent[0]}: no such file or folder; check the path, or {get}", *others]
+        lines = [f"{absent[0]}: no such file or folder{other_splits(absent[0])}; check the path, or {get}", *others]
     lines += _bert_that_is_missing(needed, after_data=bool(absent))
     if absent and len(lines) == 1:
         raise UserError(f"{lines[0]}; {TRY}")
@@ -80,7 +93,7 @@ def _bert_that_is_missing(needed: Needed, after_data: bool) -> list[str]:
 
 def needed_by_pretraining(args: argparse.Namespace) -> Needed:
     """What ``train_concap.py`` reads."""
-    config = load_model_config(args)
+    config = load_pretraining_config(args)
     data: list[Choice] = [(Path(args.annotations_path) / CAPTIONS[split],) for split in SPLITS]
     data += [(path,) for split in SPLITS for path in find_pairs(args.features_path, split).needed()]
     start = _start(args, "give one that a run has written, a BERT by folder or hub name, or '' for random weights")
@@ -90,7 +103,7 @@ def needed_by_pretraining(args: argparse.Namespace) -> Needed:
 def needed_by_finetuning(args: argparse.Namespace) -> Needed:
     """What ``train_task.py`` reads."""
     spec = load_task_spec(args)
-    train, valid = args.train_split or spec.train_split, args.val_split or spec.val_split
+    train, valid = training_splits(args, spec)
     annotations = [*annotation_files(spec, train, training=True), *annotation_files(spec, valid, training=False)]
     features = [
         (features_path(spec, train, args.train_features_lmdbpath, args.boxes),),
@@ -114,7 +127,7 @@ def needed_by_evaluation(args: argparse.Namespace) -> Needed:
     def weights(fetch: bool) -> None:
         if not args.from_pretrained:
             raise UserError("--from_pretrained: name the weights to evaluate, for example <run>/pytorch_model_best.bin")
-        require_weight_file(Path(args.from_pretrained), f"give one that a run has written{made}")
+        require_file(Path(args.from_pretrained), "weight file", f"give one that a run has written{made}")
 
     return _of_task(args, spec, data, weights)
 
@@ -138,7 +151,7 @@ def _start(args: argparse.Namespace, advice: str) -> Callable[[bool], object]:
         if not source:
             return
         if is_weight_file(source):
-            require_weight_file(Path(source), advice)
+            require_file(Path(source), "weight file", advice)
         else:
             find_bert(source, fetch)
 

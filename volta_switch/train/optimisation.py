@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +11,25 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 
 from volta_switch.errors import UserError
+from volta_switch.ranges import (
+    ADAM_BETA,
+    ADAM_EPSILON,
+    BATCH_SIZE,
+    EPOCHS,
+    GRADIENT_NORM,
+    LEARNING_RATE,
+    PROBABILITY,
+    SEED,
+    WARMUP_PROPORTION,
+    WARMUP_STEPS,
+    WEIGHT_DECAY,
+    Many,
+    OrNone,
+    bounded,
+    read_fields,
+    required,
+    shown,
+)
 
 
 @dataclass(frozen=True)
@@ -22,35 +40,23 @@ class Hyperparameters:
     among them: it changes nothing but rounding and which random numbers are drawn (``--deterministic``: not these).
     """
 
-    epochs: int
-    batch_size: int  # samples per optimiser step, of all processes and accumulation steps
-    learning_rate: float  # the peak
-    warmup_proportion: float = 0.1  # of all optimiser steps
-    warmup_steps: float | None = None  # overrides the proportion
-    schedule_epochs: int | None = None  # the schedule's length; None: the epochs trained
-    adam_betas: tuple[float, float] = (0.9, 0.999)
-    adam_epsilon: float = 1e-6
-    weight_decay: float = 0.01  # none on biases and LayerNorm
-    clip_grad_norm: float = 0.0  # 0: none
-    seed: int = 0
-    head_prior: float = 0.5  # fine-tuning: the probability that a task head's outputs start from (0.5: zero bias)
+    epochs: int = required(EPOCHS)
+    batch_size: int = required(BATCH_SIZE)  # samples per optimiser step, of all processes and accumulation steps
+    learning_rate: float = required(LEARNING_RATE)  # the peak
+    warmup_proportion: float = bounded(0.1, WARMUP_PROPORTION)  # of all optimiser steps
+    warmup_steps: float | None = bounded(None, OrNone(WARMUP_STEPS))  # overrides the proportion
+    schedule_epochs: int | None = bounded(None, OrNone(EPOCHS))  # the schedule's length; None: the epochs trained
+    adam_betas: tuple[float, float] = bounded((0.9, 0.999), Many(ADAM_BETA))
+    adam_epsilon: float = bounded(1e-6, ADAM_EPSILON)
+    weight_decay: float = bounded(0.01, WEIGHT_DECAY)  # none on biases and LayerNorm
+    clip_grad_norm: float = bounded(0.0, GRADIENT_NORM)  # 0: none
+    seed: int = bounded(0, SEED)
+    head_prior: float = bounded(0.5, PROBABILITY)  # fine-tuning: what a task head's outputs start from (0.5: zero bias)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "schedule_epochs"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name}: expected 1 or more, found {value}")
-        rates = ("learning_rate", "warmup_proportion", "warmup_steps", "adam_epsilon", "weight_decay", "clip_grad_norm")
-        for name in rates:
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise UserError(f"{name}: expected 0 or more, found {value}")
-        if self.warmup_proportion > 1:
-            raise UserError(f"warmup_proportion: expected at most 1, the whole run, found {self.warmup_proportion}")
-        if not 0 < self.head_prior < 1:
-            raise UserError(f"head_prior: expected a probability between 0 and 1, found {self.head_prior}")
-        if not all(0 <= beta < 1 for beta in self.adam_betas):
-            raise UserError(f"adam_betas: expected two numbers from 0 to below 1, found {self.adam_betas}")
+        read_fields(self)
+        if len(self.adam_betas) != 2:
+            raise UserError(f"adam_betas: expected two numbers, found {shown(self.adam_betas)}")
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""

@@ -23,13 +23,13 @@ from volta_switch.errors import BadRecord, UserError
 from volta_switch.model.bert import BertForVLPreTraining
 from volta_switch.train.device import prepare_device
 from volta_switch.train.entry_points import read_flags
-from volta_switch.train.flags import data_settings, load_model_config, run_name, shared_hyperparameters
+from volta_switch.train.flags import data_settings, load_pretraining_config, run_name, shared_hyperparameters
 from volta_switch.train.initial_weights import initial_weights
 from volta_switch.train.learner import Counts, Learner, Losses
 from volta_switch.train.loop import Validation
 from volta_switch.train.optimisation import Hyperparameters
 from volta_switch.train.ranks import Ranks, ranks
-from volta_switch.train.reading import load_tokenizer, pair_fingerprints
+from volta_switch.train.reading import load_tokenizer, pair_fingerprints, vocabulary_fingerprint
 from volta_switch.train.start import Run, start_run
 
 Split = Literal["train", "valid"]
@@ -77,7 +77,7 @@ class Pretraining(Learner):
 
 
 def _pretrain(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Path:
-    config = load_model_config(args)
+    config = load_pretraining_config(args)
     device, precision = prepare_device(args, rank)
     tokenizer = load_tokenizer(config, args.max_seq_length)
     hyper = Hyperparameters(
@@ -110,7 +110,7 @@ def _pretrain(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
             **data_settings(args),
         },
         data={"features_path": args.features_path, "annotations_path": args.annotations_path},
-        fingerprints=pair_fingerprints(args, config),
+        fingerprints=vocabulary_fingerprint(config) | pair_fingerprints(args.annotations_path, args.features_path),
         loader=loaders["train"],
         val_loader=loaders["valid"],
         validate=lambda batches: validate(learner, batches, device, rank),

@@ -56,6 +56,11 @@ def load_tokenizer(config: Config, max_seq_length: int) -> Tokenizer:
         )
     tokenizer = Tokenizer(config.bert_model, config.do_lower_case)
     check_vocab_size(tokenizer, config.vocab_size)
+    if tokenizer.pad_id != config.pad_token_id:
+        raise UserError(
+            f"{tokenizer.source}: [PAD] is token {tokenizer.pad_id}, the configuration's pad_token_id is "
+            f"{config.pad_token_id}; take the vocabulary that the model was made with, or set pad_token_id"
+        )
     return tokenizer
 
 
@@ -64,21 +69,18 @@ def deciding_config(config: Config) -> dict[str, Any]:
     return {name: value for name, value in config.to_dict().items() if name != "bert_model"}
 
 
-def task_fingerprints(
-    spec: TaskSpec, config: Config, boxes: str, splits: Iterable[tuple[str, bool, str]]
-) -> dict[str, Fingerprint]:
-    """What is read of a task's splits, by split and file name, and the vocabulary.
+def task_fingerprints(spec: TaskSpec, boxes: str, splits: Iterable[tuple[str, bool, str]]) -> dict[str, Fingerprint]:
+    """What is read of a task's splits, by split and file name.
 
     Args:
         spec: the task.
-        config: names the vocabulary.
         boxes: as ``features_path`` takes them.
         splits: name, whether it is trained on, and the feature file that a flag names for it, or "".
 
     Raises:
         UserError: a file cannot be read.
     """
-    found = _vocabulary(config)
+    found: dict[str, Fingerprint] = {}
     for split, training, features in splits:
         annotations, store = read_files(spec, split, training, features, boxes)
         found |= {f"{split}: {path.name}": file_fingerprint(path) for path in annotations}
@@ -86,12 +88,12 @@ def task_fingerprints(
     return found
 
 
-def pair_fingerprints(args: argparse.Namespace, config: Config) -> dict[str, Fingerprint]:
-    """What pre-training reads: captions, pairs and the vocabulary; as ``task_fingerprints``."""
-    found = _vocabulary(config)
+def pair_fingerprints(annotations_path: str | Path, features_path: str | Path) -> dict[str, Fingerprint]:
+    """What pre-training reads: captions and pairs; as ``task_fingerprints``."""
+    found: dict[str, Fingerprint] = {}
     splits: tuple[Literal["train"], Literal["valid"]] = ("train", "valid")
     for split in splits:
-        captions, pairs = Path(args.annotations_path) / CAPTIONS[split], find_pairs(args.features_path, split)
+        captions, pairs = Path(annotations_path) / CAPTIONS[split], find_pairs(features_path, split)
         found[f"{split}: {captions.name}"] = file_fingerprint(captions)
         stores: Sequence[Path | str] = [pairs.shards] if pairs.shards else pairs.files
         for number, store in enumerate(stores):
@@ -99,5 +101,6 @@ def pair_fingerprints(args: argparse.Namespace, config: Config) -> dict[str, Fin
     return found
 
 
-def _vocabulary(config: Config) -> dict[str, Fingerprint]:
+def vocabulary_fingerprint(config: Config) -> dict[str, Fingerprint]:
+    """Of a configuration's vocabulary, under that name; UserError where it cannot be read."""
     return {"vocabulary": file_fingerprint(find_vocabulary(config.bert_model))}

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import platform
 import shlex
 import sys
@@ -113,7 +114,7 @@ class RunFolder:
         record_json(self.path / "config.json", config.to_dict())
         record_json(self.path / "run.json", {"command": argv, **settings, "environment": environment()})
         with recording(self.path / "command.txt") as temporary:
-            temporary.write_text(shlex.join(argv) + "\n", encoding="utf-8")
+            temporary.write_bytes(os.fsencode(shlex.join(argv)) + b"\n")  # file names as they are
 
     def refuse_results(self, resume: bool) -> None:
         """Keeps what a run has left from one that would start anew in its folder; nothing is changed.
@@ -130,7 +131,8 @@ class RunFolder:
         if not found or (resume and ended is None):
             return
         held = f"a run that has ended (after {ended} steps)" if ended is not None else "a run that has not ended"
-        way = "--resume goes on" if not resume else "--resume finds no checkpoint to go on from"
+        way = "--resume goes on" if ended is None else "--resume adds nothing unless it is given more steps"
+        way = way if not resume else "--resume finds no checkpoint to go on from"
         raise UserError(
             f"{self.path}: holds {held}: {', '.join(found[:3])}{' ...' if len(found) > 3 else ''}; {way}, --overwrite "
             "discards it, --save_name gives the new run a folder of its own"

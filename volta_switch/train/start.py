@@ -63,13 +63,13 @@ def start_run(
     _check_flags(args, run, precision, ranks)
     model = run.learner.model
     settings = {**run.settings, "deterministic": args.deterministic}
-    identity = {
+    identity = {  # what a user is likely to have changed stands first
         "config": deciding_config(run.config),
         "hyperparameters": run.hyper.to_dict(),
-        "start": fingerprint(model),
-        "data": run.fingerprints,
-        "precision": str(precision).removeprefix("torch."),
         **settings,
+        "precision": str(precision).removeprefix("torch."),
+        "data": run.fingerprints,
+        "start": fingerprint(model),
     }
     folder = RunFolder(Path(args.output_dir) / run.name, Path(args.logdir) / run.name, ranks)
     store = CheckpointStore(folder.path / CHECKPOINTS, args.keep_checkpoints)
@@ -146,6 +146,8 @@ def _described(
 
 
 def _check_flags(args: argparse.Namespace, run: Run, precision: torch.dtype, ranks: Ranks) -> None:
+    if args.resume and args.overwrite:
+        raise UserError("--resume goes on with what the folder holds, --overwrite discards it; give one of them")
     parts = args.accumulate * ranks.count
     if parts > run.hyper.batch_size:
         raise UserError(

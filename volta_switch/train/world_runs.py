@@ -20,7 +20,7 @@ from typing import Any
 from volta_switch.config import load_config
 from volta_switch.errors import UserError
 from volta_switch.tasks.task_file import load_task
-from volta_switch.train.flags import run_name
+from volta_switch.train.flags import load_model_config, load_pretraining_config, run_name
 from volta_switch.train.launch import told
 
 FOLDER = Path("runs/world")
@@ -47,11 +47,15 @@ def on_world(entry: str, parser: Callable[[], argparse.ArgumentParser], argv: Se
         UserError: a flag contradicts ``--world``, or the world cannot be written.
     """
     _check_flags(parser(), argv)
-    _write_world()
     flags = parser()
     flags.set_defaults(**_defaults(entry))
     args = flags.parse_args(argv)
     args.set = [*_fields(args), *args.set]
+    if getattr(args, "resume", False):
+        args.overwrite = False
+    load = load_pretraining_config if entry == "train_concap" else load_model_config
+    load(args)  # a setting that cannot be is told before the world is written
+    _write_world()
     if entry.startswith("eval"):
         _evaluate_on_world(args)
     _say(entry, args)
@@ -67,7 +71,6 @@ def _check_flags(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     for field in FIELDS:
         if any(override.partition("=")[0].strip() == field for override in args.set):
             raise UserError(f"--set {field}: with --world it is the world's; leave out one of the two")
-    load_config(args.config_file)  # one that is not there is told before the world is written
     source = args.from_pretrained
     if source and FOLDER.resolve() not in Path(source).resolve().parents:
         raise UserError(

@@ -71,7 +71,7 @@ def load_bert(
 
     BERT's layer n goes to the sublayers that ``bert_layer2attn_sublayer`` and ``bert_layer2ff_sublayer`` name; its
     masked language modelling head goes to ``cls.predictions`` where the model has one. Its pooler, its next-sentence
-    head and the numbers of positions have no place in any model here.
+    head and the numbers of positions are left out of every model.
 
     Args:
         model: any model of this project.

@@ -8,6 +8,8 @@ import os
 import pickle
 import re
 import warnings
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,13 @@ from torch import Tensor
 
 from volta_switch.checksums import recording, verify
 from volta_switch.errors import UserError
-from volta_switch.files import replacing
-from volta_switch.hub import require_weight_file
+from volta_switch.files import replacing, require_file
 from volta_switch.weights.names import normalised, unwrapped
 
 State = Mapping[str, Tensor]
-_SHARED = "shared"  # the key of a safetensors file's metadata that says what stands under several names
+# Keys of a safetensors file's metadata: what stands under several names, and a checksum over all of it.
+_SHARED, _CHECKSUM = "shared", "crc32"
+_FOLDER = 0x10  # an attribute of a zip's record; PyTorch reads nothing from such a one, and leaves memory as it was
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -35,7 +38,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         UserError: the file is missing, no regular file, damaged, refused, or holds no weights or several.
     """
     path = Path(path)
-    require_weight_file(path, "give a .safetensors or .bin file that a run has written")
+    require_file(path, "weight file", "give a .safetensors or .bin file that a run has written")
     verify(path)
     if path.suffix == ".safetensors":
         return normalised(read_tensors(path), str(path))
@@ -46,26 +49,30 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """A safetensors file's tensors, as they stand there, those that ``write_weights`` stored once under each name.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is damaged, or is none.
     """
     from safetensors import safe_open  # here, not above: models are built without it
 
+    require_file(path, "weight file", "give one that a run has written")
     try:
         with safe_open(path, framework="pt") as file:
             # copies: the file's own tensors are read only when they are used, from a file that may have changed or gone
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
-            also = json.loads((file.metadata() or {}).get(_SHARED, "{}"))
+            metadata = file.metadata() or {}
+            also = json.loads(metadata.get(_SHARED, "{}"))
     except Exception:  # safetensors, torch and JSON raise many kinds for damaged files
         raise UserError(f"{path}: could not be read as weights (damaged or not a safetensors file)") from None
     if not isinstance(also, dict) or any(
         name in tensors or not isinstance(stored, str) or stored not in tensors for name, stored in also.items()
     ):
         raise UserError(f"{path}: could not be read as weights (its table of shared weights names none of its own)")
+    if metadata.get(_CHECKSUM, checksum := _checksum(tensors, also)) != checksum:
+        raise UserError(f"{path}: could not be read as weights (damaged: its checksum is another); copy it anew")
     return tensors | {name: tensors[stored] for name, stored in also.items()}
 
 
 def load_plain(path: Path, what: str) -> Any:
-    """What a PyTorch file holds; no code in it is run.
+    """What a PyTorch file holds; no code in it is run, and its checksums are verified where it has some.
 
     Raises:
         UserError: the file is damaged, or holds more than tensors and plain values; ``what`` says what was expected.
@@ -73,6 +80,7 @@ def load_plain(path: Path, what: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on old pickles
+            _verify_zip(path)
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # PyTorch's own words advise to run the code
         reason = "damaged, or it holds more than tensors and plain values; nothing in it was run"
@@ -81,11 +89,38 @@ def load_plain(path: Path, what: str) -> Any:
     raise UserError(f"{path}: could not be read as {what} ({reason})")
 
 
+def _verify_zip(path: Path) -> None:
+    """Raises BadZipFile where a PyTorch file is a zip and a record in it is not what was written.
+
+    PyTorch itself compares no checksums. Files from before PyTorch 1.6 are no zips, and some programs leave checksums
+    out (all are 0): these are taken as they are.
+    """
+    with path.open("rb") as file:
+        if file.read(2) != b"PK":
+            return
+    with zipfile.ZipFile(path) as records:
+        if not any(record.CRC for record in records.infolist()):
+            return
+        folder = next((record.filename for record in records.infolist() if record.external_attr & _FOLDER), None)
+        if damaged := folder or records.testzip():
+            raise zipfile.BadZipFile(f"damaged: the checksum of its record {damaged} is another; copy it anew")
+
+
+def _checksum(tensors: State, also: Mapping[str, str]) -> str:
+    """Of names, types, shapes and numbers, all that a safetensors file of ``write_weights`` holds."""
+    described = [[name, str(tensor.dtype), list(tensor.shape)] for name, tensor in sorted(tensors.items())]
+    checksum = zlib.crc32(json.dumps([described, sorted(also.items())]).encode())
+    for _, tensor in sorted(tensors.items()):
+        checksum = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data, checksum)
+    return f"{checksum:08x}"
+
+
 def write_weights(path: str | Path, state: State, recorded: bool = False) -> None:
     """Writes weights whole or not at all; ``.safetensors``, or for any other suffix a PyTorch file that VOLTA reads.
 
     Either holds a shared weight once. In safetensors, which has no notion of sharing, its other names stand in the
-    metadata (``shared``: a JSON object, name -> name under which it is stored), where ``read_weights`` finds them.
+    metadata (``shared``: a JSON object, name -> name under which it is stored), where ``read_weights`` finds them, and
+    beside them a checksum (``crc32``). A PyTorch file has one of every record.
 
     ``recorded``: the file's checksum is kept beside it (``checksums``).
 
@@ -108,9 +143,8 @@ def write_weights(path: str | Path, state: State, recorded: bool = False) -> Non
             from safetensors import SafetensorError
             from safetensors.torch import save_file
 
-            _save(
-                temporary, SafetensorError, lambda: save_file(tensors, temporary, metadata={_SHARED: json.dumps(also)})
-            )
+            metadata = {_SHARED: json.dumps(also), _CHECKSUM: _checksum(tensors, also)}
+            _save(temporary, SafetensorError, lambda: save_file(tensors, temporary, metadata=metadata))
         else:
             whole = {name: tensors[also.get(name, name)] for name in state}  # torch.save sees what is one tensor
             _save(temporary, RuntimeError, lambda: torch.save(whole, temporary))

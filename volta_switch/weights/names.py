@@ -19,6 +19,7 @@ from volta_switch.errors import UserError
 
 # Keys under which training programs store weights beside optimisers, epochs and the like.
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "module", "net", "network", "weights")
+_DEEPEST = 8
 _ADDED = ("module.", "_orig_mod.")
 _OLD = {".gamma": ".weight", ".beta": ".bias"}
 _HEADS = ("cls.", "clfs_dict.")  # which stand beside ``bert.``
@@ -60,7 +61,9 @@ def unwrapped(content: Any, source: str) -> dict[str, Tensor]:
     Raises:
         UserError: there is none, or several, or a key is no text; ``source`` is named.
     """
-    while isinstance(content, Mapping):
+    for _ in range(_DEEPEST):  # a file may hold a dictionary that holds itself
+        if not isinstance(content, Mapping):
+            break
         inside = [key for key in content if key in WRAPPERS and isinstance(content[key], Mapping)]
         if not inside:
             break

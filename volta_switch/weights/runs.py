@@ -33,7 +33,7 @@ def load_volta(
         model: ``BertForVLPreTraining`` or ``BertForVLTasks``.
         state: name -> tensor, in any spelling that ``names`` knows; floating-point numbers of any width.
         fresh: parts of names that may be missing and then keep their initial values, such as ``("switch",)``.
-        unused: parts of names that may be left over, such as ``("cls.",)`` for a pre-training head.
+        unused: beginnings of names that may be left over, such as ``("cls.",)`` for a pre-training head.
         source: where the state came from, for messages.
 
     Returns:
@@ -48,7 +48,7 @@ def load_volta(
     missing = [name for name in own if name not in state]
     kept = [name for name in missing if any(part in name for part in fresh)]
     lost = [name for name in missing if name not in kept]
-    extra = [name for name in state if name not in own and not any(part in name for part in unused)]
+    extra = [name for name in state if name not in own and not name.startswith(tuple(unused))]
     if lost or extra:
         wanted = "give weights of a run, this project's or VOLTA's"
         refuse_others(state, source, wanted)

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import yaml
 from volta_switch.checksums import SUMS, Changed, read_recorded, record_tree
 from volta_switch.data.files.lmdb_environment import environment
 from volta_switch.errors import UserError
+from volta_switch.ranges import PATH, Choice, range_of
 from volta_switch.world.balance import balance
 from volta_switch.world.captions import Caption
 from volta_switch.world.claims import Claim
@@ -74,10 +75,7 @@ def keep_world(out: str | Path, **parameters: Any) -> None:
     if _holds(out, spec):
         return
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with (out.parent / f".{out.name}.lock").open("w") as lock:
-            with suppress(OSError):  # a file system without locks
-                fcntl.lockf(lock, fcntl.LOCK_EX)
+        with one_writer(out):
             if _holds(out, spec):  # another process was faster
                 return
             for left in out.parent.glob(f"{out.name}.unfinished-*"):
@@ -88,6 +86,16 @@ def keep_world(out: str | Path, **parameters: Any) -> None:
     except OSError as error:
         reason = f"the world cannot be written ({error.strerror}); make room or change the permissions"
         raise UserError(f"{out}: {reason}") from error
+
+
+@contextmanager
+def one_writer(out: Path) -> Iterator[None]:
+    """Keeps other processes from writing the same world while the block runs; they wait."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with (out.parent / f".{out.name}.lock").open("a") as lock:
+        with suppress(OSError):  # a file system without locks
+            fcntl.lockf(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _holds(out: Path, spec: WorldSpec) -> bool:
@@ -202,7 +210,7 @@ def _records_digest(path: Path) -> Any:
 def add_world_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the ``world`` command's arguments: OUT, a flag for each field of ``WorldSpec``, and --overwrite."""
     default = WorldSpec()
-    parser.add_argument("out", metavar="OUT", help="folder to write; it appears whole or not at all")
+    parser.add_argument("out", type=PATH, metavar="OUT", help="folder to write; it appears whole or not at all")
     flags = {
         "seed": "seeds everything",
         "images": "training images of each data set",
@@ -219,10 +227,11 @@ def add_world_arguments(parser: argparse.ArgumentParser) -> None:
         value = getattr(default, field)
         shown = text if value is None else f"{text} (default: {value})"
         flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(flag, dest=field, type=int, default=value, metavar="N", help=shown)
+        parser.add_argument(flag, dest=field, type=range_of(WorldSpec, field), default=value, metavar="N", help=shown)
     based = ", ".join(f"{name} needs {described}" for name, described in IMAGES_OF.items())
     shown = f"those to write, of {' '.join(DATA_SETS)} (default: all; {based})"
-    parser.add_argument("--data-sets", nargs="+", default=DATA_SETS, metavar="NAME", help=shown)
+    one = Choice(*DATA_SETS)
+    parser.add_argument("--data-sets", nargs="+", type=one, default=DATA_SETS, metavar="NAME", help=shown)
     parser.add_argument("--no-render", dest="render", action="store_false", help="draw no pictures of scenes")
     parser.add_argument("--overwrite", action="store_true", help="replace a world with other parameters")
 

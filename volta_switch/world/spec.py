@@ -1,9 +1,9 @@
 """What a world is made from: every parameter that its files depend on."""
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass
 
 from volta_switch.errors import UserError
+from volta_switch.ranges import SEED, Choice, Many, OrNone, Truth, bounded, read_fields, whole
 
 COLOURS = ("red", "green", "blue", "yellow", "white", "black")
 SHAPES = ("cube", "ball", "cone", "ring", "star")
@@ -46,68 +46,36 @@ class WorldSpec:
         data_sets: those to write, of ``DATA_SETS``; the content of one does not depend on the others.
     """
 
-    seed: int = 0
-    images: int = 2000
-    eval_images: int = 200
-    text_depth: int = 0
-    vision_depth: int = 0
-    feature_size: int = 64
-    boxes: int | None = None
-    num_classes: int = OBJECT_CLASSES
-    num_attributes: int = ATTRIBUTE_CLASSES
-    render: bool = True
-    data_sets: tuple[str, ...] = DATA_SETS
+    seed: int = bounded(0, SEED)
+    images: int = bounded(2000, whole(20, 10_000_000))
+    eval_images: int = bounded(200, whole(10, 1_000_000))
+    text_depth: int = bounded(0, whole(0, 3))  # up to four pieces a word
+    vision_depth: int = bounded(0, whole(0, 100))
+    feature_size: int = bounded(64, whole(8, 65536))
+    boxes: int | None = bounded(None, OrNone(whole(MAX_OBJECTS, 10_000)))
+    num_classes: int = bounded(OBJECT_CLASSES, whole(OBJECT_CLASSES, 1_000_000))
+    num_attributes: int = bounded(ATTRIBUTE_CLASSES, whole(ATTRIBUTE_CLASSES, 1_000_000))
+    render: bool = bounded(True, Truth())
+    data_sets: tuple[str, ...] = bounded(DATA_SETS, Many(Choice(*DATA_SETS)))
 
     def __post_init__(self) -> None:
         """Raise ``UserError`` for a value out of range."""
+        read_fields(self, "world: ")
         object.__setattr__(self, "data_sets", _in_order(self.data_sets))
-        lowest = {
-            "seed": 0,
-            "images": 20,
-            "eval_images": 10,
-            "text_depth": 0,
-            "vision_depth": 0,
-            "feature_size": 8,
-            "num_classes": OBJECT_CLASSES,
-            "num_attributes": ATTRIBUTE_CLASSES,
-        }
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "data_sets" or (field.name == "boxes" and value is None):
-                continue
-            if field.name == "render":
-                if not isinstance(value, bool):
-                    raise UserError(f"world: render must be true or false, not {value!r}")
-                continue
-            least = MAX_OBJECTS if field.name == "boxes" else lowest[field.name]
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise UserError(
-                    f"world: {field.name} must be a whole number of at least {least}, not {value!r}; "
-                    f"give --{_flag(field.name)} {least} or more"
-                )
-        if self.text_depth > 3:
-            raise UserError(f"world: text_depth must be at most 3 (four pieces a word), not {self.text_depth}")
 
     def as_dict(self) -> dict:
         """Return the parameters as plain JSON values."""
         return {**asdict(self), "data_sets": list(self.data_sets)}
 
 
-def _in_order(data_sets: Any) -> tuple[str, ...]:
-    """Return the data sets in the order of ``DATA_SETS``; raise ``UserError`` for an unknown or incomplete choice."""
-    if not isinstance(data_sets, list | tuple) or not data_sets:
-        raise UserError(f"world: data_sets must be a list of some of {' '.join(DATA_SETS)}, not {data_sets!r}")
+def _in_order(data_sets: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the data sets in the order of ``DATA_SETS``; raise ``UserError`` for none, or an incomplete choice."""
+    if not data_sets:
+        raise UserError(f"world: data_sets: expected some of {' '.join(DATA_SETS)}, found none")
     for name in data_sets:
-        if name not in DATA_SETS:
-            raise UserError(f"world: data_sets names {name!r}; expected some of {' '.join(DATA_SETS)}")
         if IMAGES_OF.get(name, name) not in data_sets:
             raise UserError(
                 f"world: data_sets names {name}, which describes the images of {IMAGES_OF[name]}; "
                 f"add {IMAGES_OF[name]} to --data-sets"
             )
     return tuple(name for name in DATA_SETS if name in data_sets)
-
-
-def _flag(name: str) -> str:
-    """Return the command-line flag that sets field ``name``, without its dashes."""
-    return {"num_classes": "classes", "num_attributes": "attributes"}.get(name, name.replace("_", "-"))

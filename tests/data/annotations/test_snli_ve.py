@@ -57,7 +57,7 @@ def test_files_and_splits_that_are_not_there_are_named(tmp_path):
     write_lines(tmp_path / "dev.jsonl")
     with pytest.raises(UserError, match=r"dev\.jsonl: the split is empty"):
         load_snli_ve(tmp_path, "dev")
-    with pytest.raises(UserError, match=r"train\.jsonl: cannot be read"):
+    with pytest.raises(UserError, match=r"train\.jsonl: no such file"):
         load_snli_ve(tmp_path, "train")
     with pytest.raises(UserError, match="SNLI-VE has no split 'val'; expected train, dev, test"):
         load_snli_ve(tmp_path, "val")

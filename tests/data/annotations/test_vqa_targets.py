@@ -94,7 +94,7 @@ def test_questions_and_annotations_that_differ_are_named(root):
     with pytest.raises(UserError, match=r"val2014_annotations\.json: 1 annotations do not have the ids of the 1 quest"):
         make_vqa_targets(root)
     path.unlink()
-    with pytest.raises(UserError, match=r"val2014_annotations\.json: cannot be read"):
+    with pytest.raises(UserError, match=r"val2014_annotations\.json: no such file"):
         make_vqa_targets(root)
 
 

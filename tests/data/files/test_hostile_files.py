@@ -184,4 +184,4 @@ def test_spoilt_coco_test_ids_are_ids_or_refused(tmp_path_factory, data):
     np.save(path, np.arange(5) * 1000)
     path.write_bytes(data.draw(spoilt(path.read_bytes())))
     ids = refused_or(path, lambda: load_coco_test_ids(root))
-    assert ids is None or all(type(image_id) is int for image_id in ids)
+    assert ids is None or all(type(image_id) is str for image_id in ids)

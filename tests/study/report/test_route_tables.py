@@ -107,3 +107,21 @@ def test_nothing_is_shown_of_what_a_report_lacks():
     flow = made()
     parts = (route_tables.interventions, route_tables.dependence, route_tables.over_training, route_tables.attention)
     assert [part(flow) for part in parts] == [""] * 4
+
+
+def test_intervals_of_drawn_images_stand_beside_their_numbers():
+    routes = ["SS J0"] * 6 + ["J SS1"] * 4
+    forced = {**change("force", "modes", 1, "SS", -1.5), "intervals": {"change": [-2.5, -0.5]}}
+    one = {"kind": "most frequent", "samples": 10, "rerouted": 4, "change": -1.0, "intervals": {"change": [-2, 0.04]}}
+    intervals = {
+        "layers": [{"layer": 1, "modes": {"SS": [0.41, 0.79], "J": None}}, {"layer": 2, "inputs": {"l-1": [0, 0.3]}}],
+        "architectures": {"entropy": [0.25, 0.75], "most frequent": [{"route": "SS J0", "share": [0.4, 0.8]}]},
+    }
+    flow = counted(report(routes, intervals=intervals, interventions=[forced], **{"whole routes": [one]}))
+    text = "".join(ElementTree.fromstring(f"<div>{route_tables.architectures(flow)}</div>").itertext())
+    assert "entropy 0.50 bits (0.25 to 0.75)." in text and "60 % (6) (40 to 80 %)" in text and "40 % (4)" in text
+    table = route_tables.shares_table(flow)
+    assert "60 % (41 to 79 %)" in table and "of all samples that were drawn, with 95 % intervals" in table
+    found = route_tables.interventions(flow)
+    assert "−1.5 (−2.5 to −0.5)" in found and "go another way) (−2.0 to 0.0)" in found
+    assert "intervals" not in route_tables.shares_table(counted(report(routes)))

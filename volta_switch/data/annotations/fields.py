@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from volta_switch.data.image_ids import id_text
+from volta_switch.data.image_ids import id_text, shown
 from volta_switch.errors import UserError
 
 Entry = TypeVar("Entry")
@@ -20,7 +20,7 @@ def text_field(entry: Any, *names: str) -> str:
     """
     name, value = _found(entry, names)
     if not isinstance(value, str):
-        raise TypeError(f"{name} is {_said(value)}, expected a text")
+        raise TypeError(f"{name} is {shown(value)}, expected a text")
     return value
 
 
@@ -30,7 +30,7 @@ def id_field(entry: Any, *names: str) -> str:
     try:
         return id_text(value)
     except (TypeError, ValueError):
-        raise TypeError(f"{name} is {_said(value)}, expected an id: a text or a whole number") from None
+        raise TypeError(f"{name} is {shown(value)}, expected an id: a text or a whole number") from None
 
 
 def read_entries(
@@ -64,16 +64,8 @@ def reason(error: BaseException) -> str:
 
 def _found(entry: Any, names: tuple[str, ...]) -> tuple[str, Any]:
     if not isinstance(entry, Mapping):
-        raise TypeError(f"{_said(entry)} instead of an object with {names[0]}")
+        raise TypeError(f"{shown(entry)} instead of an object with {names[0]}")
     for name in names:
         if name in entry:
             return name, entry[name]
     raise ValueError(f"no {' or '.join(names)} among its {', '.join(map(str, entry)):.200}")
-
-
-def _said(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, list | tuple | dict):
-        return f"a {'list' if not isinstance(value, dict) else 'dictionary'}"
-    return f"{value!r:.60}"

@@ -93,6 +93,14 @@ def refer_references(dataroot: Path, task: str) -> Path:
     return dataroot / task / f"refs({'umd' if task == 'refcocog' else 'unc'}).p"
 
 
+def other_splits(path: Path) -> str:
+    """Name, in brackets for a message, the references with other splits that lie beside a file of them."""
+    beside = sorted(other.name for other in path.parent.glob("refs(*).p")) if path.name.startswith("refs(") else []
+    return (
+        f" (beside it {', '.join(beside)}, with other splits than those that results are reported by)" if beside else ""
+    )
+
+
 def refer_boxes(dataroot: Path, task: str) -> Path:
     """COCO's annotations of the images of a task."""
     return dataroot / task / "instances.json"

@@ -24,6 +24,15 @@ class Nlvr2Entry:
     sentence: str
     label: int
 
+    @property
+    def set_of_pairs(self) -> str:
+        """``dev-850`` of ``dev-850-2-0``, whose last numbers are those of the pair in its set and of the sentence.
+
+        Of pairs that are named otherwise the two images.
+        """
+        pair = self.identifier.rpartition("-")[0]
+        return pair.rpartition("-")[0] if self.image_ids[0] == f"{pair}-img0" else " ".join(self.image_ids)
+
 
 def load_nlvr2(dataroot: str | Path, split: str, path: Path | None = None) -> list[Nlvr2Entry]:
     """Read train, dev or test from ``<split>.jsonl`` or ``<split>.json``, in the file's order.

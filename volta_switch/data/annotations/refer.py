@@ -11,7 +11,7 @@ from typing import Any
 
 from volta_switch.data.annotations.coco_test_ids import load_coco_test_ids
 from volta_switch.data.annotations.fields import id_field, read_entries, refuse_twice, text_field
-from volta_switch.data.annotations.file_names import refer_boxes, refer_references
+from volta_switch.data.annotations.file_names import other_splits, refer_boxes, refer_references
 from volta_switch.data.files import safe_pickle
 from volta_switch.data.files.json_files import read_json
 from volta_switch.data.image_ids import id_text, plain_id
@@ -71,12 +71,8 @@ def load_refer(dataroot: str | Path, task: str, split: str) -> list[ReferEntry]:
 
 def _load_references(path: Path) -> list[Any]:
     """Read REFER's list. Raises UserError; where another set of splits lies beside it, by its name."""
-    beside = sorted(other.name for other in path.parent.glob("refs(*).p"))
-    if not path.exists() and beside:
-        raise UserError(
-            f"{path}: not there, only {', '.join(beside)}, whose splits are others; take {path.name}, by which results "
-            "are reported, from REFER's release"
-        )
+    if not path.exists():
+        raise UserError(f"{path}: no such file{other_splits(path)}; take it from REFER's release")
     refs = safe_pickle.load(path)
     if not isinstance(refs, list):
         raise UserError(f"{path}: a {type(refs).__name__}, expected REFER's list of references; take its release again")

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,12 @@ from torch.utils.data._utils.signal_handling import _remove_worker_pids
 
 from volta_switch.data.bad_records import BadRecords
 from volta_switch.data.batches.collate import Batch, UnusableSamples
+from volta_switch.data.batches.worker_limits import (
+    LARGER_SHARED_MEMORY,
+    PREFETCHED,
+    SHARED_MEMORY,
+    check_worker_limits,
+)
 from volta_switch.data.random_streams import ORDER, KeyedRandom
 from volta_switch.errors import BadRecord, UserError
 
@@ -171,6 +177,7 @@ def make_loader(
         batch_sampler=sampler,
         collate_fn=_Collate(collate),
         num_workers=num_workers,
+        prefetch_factor=PREFETCHED if num_workers else None,
         pin_memory=pin_memory,
         timeout=timeout if num_workers else 0,
         worker_init_fn=_leave_signals,
@@ -208,7 +215,9 @@ class Loader(DataLoader):
             yield batch if len(batch) or sampler.ranks == 1 else self._a_stand_in()
 
     def _received(self) -> Iterator[Batch]:
-        """The workers' batches; raises UserError where one does not come."""
+        """The workers' batches; raises UserError where one does not come, or the system grants too little."""
+        if self.num_workers:
+            self._check_limits()
         workers: Any = super().__iter__()
         try:
             with lost_workers_explained():
@@ -220,6 +229,12 @@ class Loader(DataLoader):
             for worker in getattr(workers, "_workers", ()):
                 worker.kill()  # one that hangs would keep this process from ending
             raise
+
+    def _check_limits(self) -> None:
+        sampler, batch = cast(BatchSampler, self.batch_sampler), self.first()
+        tensors = [*batch.inputs.values(), *(each for each in (batch.target, batch.candidates) if each is not None)]
+        samples = -(-sampler.batch_size // (sampler.ranks * sampler.parts))
+        check_worker_limits(self.num_workers, len(tensors), samples * sum(each.nbytes for each in tensors))
 
     def _a_stand_in(self) -> Batch:
         if self._stand_in is None:
@@ -253,6 +268,8 @@ def lost_workers_explained() -> Iterator[None]:
                 f"a data worker has given nothing for {late[1]} s; look at the disk that the features lie on, or raise "
                 "--worker_timeout"
             ) from None
+        if "Bus error" in message:
+            raise UserError(f"a data worker found {SHARED_MEMORY} full; {LARGER_SHARED_MEMORY}") from None
         raise UserError(
             f"a data worker was ended from outside ({message.split('. ')[0]}); where memory ran out, take fewer "
             "--num_workers"

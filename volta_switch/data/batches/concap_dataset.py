@@ -22,6 +22,7 @@ from volta_switch.data.files.json_files import read_json
 from volta_switch.data.files.pair_files import local_folder
 from volta_switch.data.files.shard_cache import ShardCache
 from volta_switch.data.geometry import LOOKED_AT, refuse_strange_boxes
+from volta_switch.data.image_ids import shown
 from volta_switch.data.random_streams import MISMATCH, SAMPLE, KeyedRandom, subset
 from volta_switch.data.regions import Regions
 from volta_switch.data.tokenizer import Tokenizer
@@ -220,7 +221,7 @@ def _load_captions(path: Path) -> list[str]:
     for name in captions:
         if not isinstance(captions[name], str):
             raise UserError(
-                f"{path}: the caption of image {name} is {captions[name]!r:.60}, expected a text; write it, or leave "
+                f"{path}: the caption of image {name} is {shown(captions[name])}, expected a text; write it, or leave "
                 "the image out"
             )
     if not captions:

@@ -49,6 +49,11 @@ class Nlvr2Dataset(TaskDataset):
         super().__init__(texts, store, tokenizer, num_locs, max_seq_length, max_regions)
         self.entries = entries
 
+    @property
+    def sample_images(self) -> list[tuple[str, str]]:
+        """As of every task."""
+        return [(entry.identifier, entry.set_of_pairs) for entry in self.entries]
+
     def __getitem__(self, index: int) -> Sample:
         entry = self.entries[index]
         images = [self._images[image_id].inputs for image_id in entry.image_ids]

@@ -53,26 +53,34 @@ class ReferDataset(TaskDataset):
         self.entries = entries
 
     def check_boxes(self, annotations: str, features: str) -> None:
-        """Compare annotated boxes with images and regions, of some expressions spread over all.
+        """Compare annotated boxes with images and regions, of some images spread over all.
 
         annotations, features: what errors name. Raises UserError where most annotated boxes cannot be what they are
         taken for, or hardly any region overlaps its expression's box.
         """
-        geometry, found = Geometry(), []
-        for index in spread(len(self.entries), LOOKED_AT):
-            entry = self.entries[index]
+        boxes: dict[str, set[tuple[float, ...]]] = {}  # of each image: one box alone may fit exchanged, too
+        for entry in self.entries:
+            boxes.setdefault(entry.image_id, set()).add(tuple(entry.box))
+        images = list(boxes)
+        geometry, found = Geometry(), np.zeros(0, dtype=bool)
+        for place in spread(len(images), LOOKED_AT):
             try:
-                regions = self._images[entry.image_id].regions
+                regions = self._images[images[place]].regions
             except BadRecord:  # passed over, or told, where a batch needs it
                 continue
-            meant = np.array([entry.box], dtype=np.float32)
+            meant = np.array(sorted(boxes[images[place]]), dtype=np.float32)
             geometry.add(meant, regions.image_w, regions.image_h, annotated=True)
-            found.append(bool((pairwise_iou(regions.boxes, meant) > 0.5).any()))
+            found = np.append(found, (pairwise_iou(regions.boxes, meant) > 0.5).any(axis=0))
         problem = geometry.problem()
         if problem is not None:
             raise UserError(f"{annotations}: of the annotated boxes, {problem}")
         if len(found) >= FEWEST and np.mean(found) < LOWEST_CEILING:
-            raise UserError(no_overlap(annotations, features, sum(found), len(found)))
+            raise UserError(no_overlap(annotations, features, int(found.sum()), len(found)))
+
+    @property
+    def sample_images(self) -> list[tuple[str, str]]:
+        """As of every task."""
+        return [(str(entry.sent_id), str(entry.image_id)) for entry in self.entries]
 
     def __getitem__(self, index: int) -> Sample:
         entry = self.entries[index]

@@ -58,6 +58,12 @@ class RetrievalDataset(TaskDataset):
         """Choose which negatives are drawn."""
         self._epoch = epoch
 
+    @property
+    def sample_images(self) -> list[tuple[str, str]]:
+        """As of every task."""
+        known = self.annotations
+        return [(str(caption), str(known.image_ids[image])) for caption, image in enumerate(known.caption_image)]
+
     def __getitem__(self, index: int) -> list[Sample]:
         rng = np.random.default_rng([self._seed, self._epoch, index])
         image = int(self.annotations.caption_image[index])

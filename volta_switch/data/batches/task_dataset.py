@@ -29,6 +29,11 @@ class TaskDataset:
         self._tokens = tokenizer.encode_all(texts, max_seq_length)
         self.text_lengths = self._tokens.lengths
 
+    @property
+    def sample_images(self) -> list[tuple[str, str]]:
+        """(len,) each sample's id, and the name of what it shows; samples of one name are not independent."""
+        raise NotImplementedError
+
     def __len__(self) -> int:
         return len(self._tokens)
 

@@ -34,6 +34,11 @@ class VqaDataset(TaskDataset):
         self.entries = annotations.entries
         self.label2ans = annotations.label2ans
 
+    @property
+    def sample_images(self) -> list[tuple[str, str]]:
+        """As of every task."""
+        return [(str(entry.question_id), str(entry.image_id)) for entry in self.entries]
+
     def __getitem__(self, index: int) -> Sample:
         entry = self.entries[index]
         target = None

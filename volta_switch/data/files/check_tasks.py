@@ -13,19 +13,24 @@ from volta_switch.data.files.check_annotations import (
     check_annotations,
     splits_in,
 )
+from volta_switch.data.fingerprints import WHOLE_SUFFIX, whole_fingerprint
 from volta_switch.data.image_ids import ImageIndex
 from volta_switch.errors import UserError
 from volta_switch.files import read_yaml
+from volta_switch.identities import WHOLE
 from volta_switch.shipped import here_or_shipped
 from volta_switch.tasks.task_file import TaskSpec, load_task
 
 
-def check_paths(paths: Sequence[str | Path], sample: int | None = None, tasks: Sequence[str] = ()) -> list[Report]:
+def check_paths(
+    paths: Sequence[str | Path], sample: int | None = None, tasks: Sequence[str] = (), data_root: str = ""
+) -> list[Report]:
     """Check feature files, annotation files or directories and task files (.yml), and what they say of each other.
 
     sample: records to read of each feature file; None for all. tasks: those of the task files that are checked, by
-    number, key or name; without them all whose annotations are there. Annotations are compared with all feature files
-    named, those of a task file with its own. Raises UserError for a task that a task file does not have.
+    number, key or name; without them all whose annotations are there. data_root: as load_task takes it. Annotations are
+    compared with all feature files named, those of a task file with its own. Raises UserError for a task that a task
+    file does not have.
     """
     features: dict[Path, Report] = {}
     annotations: list[Report] = []
@@ -34,7 +39,7 @@ def check_paths(paths: Sequence[str | Path], sample: int | None = None, tasks: S
         if not path.exists():
             annotations.append(Report(str(path), "missing", problems=["no such file or directory; check the path"]))
         elif path.suffix in (".yml", ".yaml"):
-            of_tasks += _check_task_file(path, sample, features, tasks)
+            of_tasks += _check_task_file(path, sample, features, tasks, data_root)
         elif is_feature_file(path):
             _features(path, sample, features)
         else:
@@ -54,13 +59,27 @@ def check_paths(paths: Sequence[str | Path], sample: int | None = None, tasks: S
     return [*features.values(), *annotations, *of_tasks]
 
 
+def keep_checksums(reports: Iterable[Report]) -> None:
+    """Read every byte of the files that were checked, and keep a checksum beside each; say so in the reports.
+
+    Raises UserError where a file cannot be read, or nothing can be written beside it.
+    """
+    for report in reports:
+        path = Path(report.path)
+        if report.looked_at and path.exists():
+            found = whole_fingerprint(path)[WHOLE]
+            report.notes.append(f"SHA-256 of all bytes {found[:16]}..., kept in {path.name}{WHOLE_SUFFIX}")
+
+
 def _not_looked_at(files: Iterable[Path], folder: Path, looked_at: Iterable[Path]) -> list[str]:
     """Name the files of a folder of which nothing was read; nothing where all were."""
     seen = {path.resolve() for path in looked_at}
     others = [
         path
         for path in sorted(files)
-        if path.is_file() and not path.name.endswith("-lock") and not {path.resolve(), *path.resolve().parents} & seen
+        if path.is_file()
+        and not path.name.endswith(("-lock", WHOLE_SUFFIX))
+        and not {path.resolve(), *path.resolve().parents} & seen
     ]
     names = ", ".join(str(path.relative_to(folder)) for path in others[:EXAMPLES])
     more = f", and {len(others) - EXAMPLES} more" if len(others) > EXAMPLES else ""
@@ -85,18 +104,19 @@ def _features(path: Path, sample: int | None, done: dict[Path, Report]) -> Repor
 
 
 def _check_task_file(
-    path: Path, sample: int | None, features: dict[Path, Report], chosen: Sequence[str]
+    path: Path, sample: int | None, features: dict[Path, Report], chosen: Sequence[str], data_root: str
 ) -> list[Report]:
     if chosen:
-        return [report for name in chosen for report in _check_task(load_task(path, name), path, sample, features)]
-    entries = read_yaml(path, "no such task file")
+        specs = [load_task(path, name, data_root) for name in chosen]
+        return [report for spec in specs for report in _check_task(spec, path, sample, features)]
+    entries = read_yaml(path, "task file")
     if not isinstance(entries, Mapping):
         return [Report(str(path), "unreadable", problems=["expected entries TASK<n>, each with settings"])]
     reports: list[Report] = []
-    specs: list[TaskSpec] = []
+    specs = []
     for key in map(str, entries):
         try:
-            specs.append(load_task(path, key))
+            specs.append(load_task(path, key, data_root))
         except UserError as error:
             reports.append(Report(f"{path}, {key}", "task", problems=[str(error)]))
     here = [spec for spec in specs if spec.path(spec.dataroot).exists()]

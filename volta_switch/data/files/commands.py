@@ -12,12 +12,13 @@ from typing import Any
 from tqdm import tqdm
 
 from volta_switch.data.annotations.vqa_targets import make_vqa_targets
-from volta_switch.data.files.check_tasks import check_paths
+from volta_switch.data.files.check_tasks import check_paths, keep_checksums
 from volta_switch.data.files.check_text import reports_text
 from volta_switch.data.files.convert import TARGETS, conversion_text, convert
 from volta_switch.data.files.pair_files import FOLDERS
 from volta_switch.data.files.repack import repack
 from volta_switch.data.files.shard import shard
+from volta_switch.ranges import ANY_TEXT, COUNT, COUNT_OR_NONE, PATH, Text, whole
 
 
 def add_data_commands(parser: argparse.ArgumentParser) -> None:
@@ -33,39 +34,51 @@ def add_data_commands(parser: argparse.ArgumentParser) -> None:
 def _add_check(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "paths",
+        type=PATH,
         nargs="+",
         metavar="PATH",
         help="feature files, annotation files or directories, task files (.yml); compared with each other",
     )
-    command.add_argument(
-        "--sample", type=_count, metavar="N", help="read N records of each feature file (default: all)"
-    )
+    command.add_argument("--sample", type=COUNT, metavar="N", help="read N records of each feature file (default: all)")
     command.add_argument(
         "--task",
         action="append",
+        type=Text(),
         default=[],
         metavar="TASK",
         help="of a task file only this one, by number, key or name; may be given again (default: all that are there)",
     )
+    command.add_argument(
+        "--data-root", type=ANY_TEXT, default="", help="the folder in which a task file's relative paths begin"
+    )
+    full = "read every byte, and keep a checksum beside each file, by which runs know it from then on"
+    command.add_argument("--full", action="store_true", help=full)
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=_run_check)
 
 
 def _run_check(args: argparse.Namespace) -> None:
-    reports = check_paths(args.paths, args.sample, args.task)
+    reports = check_paths(args.paths, args.sample, args.task, args.data_root)
+    if args.full:
+        keep_checksums(reports)
     print(json.dumps([report.to_dict() for report in reports], indent=2) if args.json else reports_text(reports))
     if not all(report.fine for report in reports):
         raise SystemExit(2)
 
 
 def _add_convert(command: argparse.ArgumentParser) -> None:
-    command.add_argument("input", metavar="IN", help="a feature file of any format")
-    command.add_argument("out", metavar="OUT", help="must not exist")
+    command.add_argument("input", type=PATH, metavar="IN", help="a feature file of any format")
+    command.add_argument("out", type=PATH, metavar="OUT", help="must not exist")
     command.add_argument("--to", required=True, choices=TARGETS)
-    command.add_argument("--captions", metavar="FILE", help="JSON {image id: caption}, for concap from images")
+    command.add_argument(
+        "--captions", type=PATH, metavar="FILE", help="JSON {image id: caption}, for concap from images"
+    )
     command.add_argument("--dtype", default="float16", choices=("float16", "float32"), help="of a compact store")
     command.add_argument(
-        "--max-bad-records", type=int, default=0, help="records left out before nothing is written (default: 0)"
+        "--max-bad-records",
+        type=COUNT_OR_NONE,
+        default=0,
+        help="records left out before nothing is written (default: 0)",
     )
     command.set_defaults(run=_run_convert)
 
@@ -83,17 +96,23 @@ def _run_convert(args: argparse.Namespace) -> None:
 
 
 def _add_repack(command: argparse.ArgumentParser) -> None:
-    command.add_argument("inputs", nargs="+", metavar="IN", help="feature files of one kind and one detector")
-    command.add_argument("out", metavar="OUT", help="the store's directory")
+    command.add_argument(
+        "inputs", type=PATH, nargs="+", metavar="IN", help="feature files of one kind and one detector"
+    )
+    command.add_argument("out", type=PATH, metavar="OUT", help="the store's directory")
     _add_packing_flags(command)
     command.set_defaults(run=_run_repack)
 
 
 def _add_shard(command: argparse.ArgumentParser) -> None:
-    command.add_argument("inputs", nargs="+", metavar="IN", help="files of image-caption pairs of one detector")
-    command.add_argument("out", metavar="OUT", help="gets the folder training or validation")
+    command.add_argument(
+        "inputs", type=PATH, nargs="+", metavar="IN", help="files of image-caption pairs of one detector"
+    )
+    command.add_argument("out", type=PATH, metavar="OUT", help="gets the folder training or validation")
     command.add_argument("--split", required=True, choices=sorted(FOLDERS.values()), help="what the pairs are for")
-    command.add_argument("--shard-size", type=_count, default=256, metavar="MIB", help="of one shard (default: 256)")
+    command.add_argument(
+        "--shard-size", type=whole(1, 1 << 20), default=256, metavar="MIB", help="of one shard (default: 256)"
+    )
     _add_packing_flags(command)
     command.set_defaults(run=_run_shard)
 
@@ -101,10 +120,13 @@ def _add_shard(command: argparse.ArgumentParser) -> None:
 def _add_packing_flags(command: argparse.ArgumentParser) -> None:
     dtypes = ("float16", "float32")
     command.add_argument("--dtype", default="float16", choices=dtypes, help="of the features and the scores")
-    command.add_argument("--top-classes", type=_count, default=100, help="class scores kept of a region (default: 100)")
-    command.add_argument("--top-attributes", type=_count, default=16, help="attribute scores kept (default: 16)")
+    command.add_argument("--top-classes", type=COUNT, default=100, help="class scores kept of a region (default: 100)")
+    command.add_argument("--top-attributes", type=COUNT, default=16, help="attribute scores kept (default: 16)")
     command.add_argument(
-        "--max-bad-records", type=int, default=0, help="records left out before the run is stopped (default: 0)"
+        "--max-bad-records",
+        type=COUNT_OR_NONE,
+        default=0,
+        help="records left out before the run is stopped (default: 0)",
     )
 
 
@@ -151,9 +173,11 @@ def _print_packed(manifest: dict[str, Any], finished: bool) -> None:
 
 
 def _add_targets(command: argparse.ArgumentParser) -> None:
-    command.add_argument("dataroot", metavar="DATAROOT", help="the folder of VQAv2's questions and annotations")
     command.add_argument(
-        "--min-occurrences", type=_count, default=9, help="answers given less often have no label (default: 9)"
+        "dataroot", type=PATH, metavar="DATAROOT", help="the folder of VQAv2's questions and annotations"
+    )
+    command.add_argument(
+        "--min-occurrences", type=COUNT, default=9, help="answers given less often have no label (default: 9)"
     )
     command.add_argument("--new-labels", action="store_true", help="make the label maps anew where they are there")
     command.set_defaults(run=_run_targets)
@@ -162,10 +186,3 @@ def _add_targets(command: argparse.ArgumentParser) -> None:
 def _run_targets(args: argparse.Namespace) -> None:
     counts = make_vqa_targets(args.dataroot, args.min_occurrences, keep_labels=not args.new_labels)
     print(f"{args.dataroot}: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, found {text}")
-    return value

@@ -17,7 +17,7 @@ from volta_switch.data.files.lmdb_environment import writing
 from volta_switch.data.files.lmdb_pages import LmdbPages
 from volta_switch.data.files.pair_store import PairStore
 from volta_switch.data.files.raw_values import OtherForm, whole_number
-from volta_switch.data.image_ids import id_text
+from volta_switch.data.image_ids import id_text, shown
 from volta_switch.data.regions import Regions, TopScores
 from volta_switch.errors import BadRecord, UserError
 
@@ -129,7 +129,7 @@ class ConcapFile(PairStore):
         strings = msgpack.unpackb(_LIST_OF_STRINGS + value[places.end :])
         num_boxes, image_h, image_w, image_id, caption = strings
         if not isinstance(caption, str):
-            raise OtherForm(f"the caption is {caption!r:.60}, expected a text; write it, or leave the pair out")
+            raise OtherForm(f"the caption is {shown(caption)}, expected a text; write it, or leave the pair out")
         count = whole_number(num_boxes, "num_boxes")
         if len(arrays["features"]) != count:
             raise OtherForm(f"features have {len(arrays['features'])} rows, num_boxes is {count}; write it anew")

@@ -14,6 +14,7 @@ from volta_switch.data.files.feature_store import FeatureStore
 from volta_switch.data.files.feature_tsv import TsvFeatures, first_cells, header_of
 from volta_switch.data.files.pair_files import is_sharded
 from volta_switch.errors import UserError
+from volta_switch.files import require_file
 
 FeatureFormat = Literal["lmdb", "compact", "h5", "tsv"]
 FORMAT_NAMES = {
@@ -57,6 +58,8 @@ def feature_format(path: str | Path) -> FeatureFormat:
     if is_compact(path):
         return "compact"
     data = path / "data.mdb" if path.is_dir() else path
+    if not path.is_dir():
+        require_file(path, "file of image features", "check the path")
     if not data.is_file():
         inside = ", ".join(sorted(entry.name for entry in path.iterdir())[:3]) or "nothing"
         raise UserError(f"{path}: a directory without data.mdb (it holds {inside}); {_EXPECTED}")

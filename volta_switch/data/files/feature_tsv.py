@@ -115,9 +115,8 @@ class TsvFeatures(FeatureStore):
     def _index_line(self, line: bytes, offset: int, number: int) -> None:
         place = self._columns.index("img_id") if self._columns else 0
         try:
-            if b"\t" not in line:
-                raise ValueError
-            name = _plain(line.split(b"\t", place + 1)[place].decode())
+            cell = line[: line.index(b"\t")] if place == 0 else line.split(b"\t", place + 1)[place]
+            name = _plain(cell.rstrip(b"\r\n").decode())
         except (ValueError, IndexError):
             raise UserError(
                 f"{self.path}, line {number}: expected an image id and a tab; copy or write the file again"

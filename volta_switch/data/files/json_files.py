@@ -8,6 +8,9 @@ from typing import Any
 
 from volta_switch.checksums import read_recorded, verify
 from volta_switch.errors import UserError
+from volta_switch.files import require_file
+
+_CURE = "check the data root of the task"
 
 
 def read_json(path: str | Path) -> Any:
@@ -29,6 +32,7 @@ def read_object(path: str | Path) -> dict[str, Any]:
 
 def read_json_lines(path: str | Path) -> list[Any]:
     """Return the value of each line that is not blank. Raises UserError where the file is missing or a line no JSON."""
+    require_file(Path(path), "file", _CURE)
     import jsonlines  # here, not above: JSON is read without it
 
     verify(Path(path))
@@ -44,6 +48,7 @@ def read_json_lines(path: str | Path) -> list[Any]:
 
 
 def _read(path: str | Path) -> str:
+    require_file(Path(path), "file", _CURE)
     try:
         return read_recorded(Path(path)).decode("utf-8-sig")  # Windows puts a byte order mark in front
     except (OSError, UnicodeDecodeError) as error:
@@ -52,5 +57,5 @@ def _read(path: str | Path) -> str:
 
 def _unreadable(path: str | Path, error: OSError | UnicodeDecodeError) -> UserError:
     if isinstance(error, OSError):
-        return UserError(f"{path}: cannot be read ({error.strerror}); check the data root of the task")
+        return UserError(f"{path}: cannot be read ({error.strerror}); {_CURE}")
     return UserError(f"{path}: not UTF-8 text ({error.reason}); copy or write the file again")

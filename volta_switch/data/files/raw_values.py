@@ -10,16 +10,21 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import struct
 from typing import Any
 
 import numpy as np
 
+from volta_switch.data.image_ids import shown
+
 _FLOATS = ("<f4", "<f8", "<f2")
 _INTEGERS = ("<i8", "<i4", "<i2")
 _SAMPLE = 1024  # bytes that are looked at for the type
+_FIRST = 32  # numbers that tell whether they must be
 _CLOSER = 4.0  # times: reading halves of numbers, or pairs, as numbers spreads them by 8
 _NEAR = 0.1
 _FARTHEST = 1e5  # pixels
+_SCALARS = (str, int, float, np.integer, np.floating)
 _ENOUGH = 4  # numbers whose spread says something
 _MAGNITUDES = (1e-30, 1e30)  # of numbers in another type than float32
 
@@ -33,22 +38,20 @@ def whole_number(value: Any, name: str) -> int:
 
     Raises OtherForm for what is none of them or has a fraction.
     """
-    found = value
-    while isinstance(found, list | tuple) and len(found) == 1:
-        found = found[0]
+    found = value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
     if isinstance(found, np.ndarray) and found.size == 1:
         found = found.reshape(-1)[0]
     try:
         if isinstance(found, bytes | np.bytes_):
             found = found.decode("ascii")
-        if isinstance(found, bool) or not isinstance(found, str | int | float | np.number):
+        if isinstance(found, bool) or not isinstance(found, _SCALARS):
             raise ValueError
         number = int(found) if isinstance(found, str) and found.strip().isdecimal() else float(found)
         if not math.isfinite(number) or number != int(number):
             raise ValueError
         return int(number)
     except (ValueError, TypeError, OverflowError):
-        raise OtherForm(f"{name} is {value!r:.60}, expected a whole number; write it so") from None
+        raise OtherForm(f"{name} is {shown(value)}, expected a whole number; write it so") from None
 
 
 def float_array(
@@ -102,6 +105,8 @@ def _given_array(value: Any, name: str) -> np.ndarray:
 
 
 def _as_float32(array: np.ndarray) -> np.ndarray:
+    if array.dtype == np.float32 and array.flags.c_contiguous:
+        return array
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused later
         return np.ascontiguousarray(array, dtype="<f4")
 
@@ -120,8 +125,9 @@ def _decoded(value: str | bytes, name: str) -> bytes:
 
 
 def _length(value: str | bytes) -> int:
-    end: Any = "=" if isinstance(value, str) else b"="
-    return len(value) // 4 * 3 - (len(value) - len(value.rstrip(end)))
+    """Return how many bytes clean base64 stands for."""
+    padding = value[-2:].count("=") if isinstance(value, str) else value[-2:].count(b"=")
+    return len(value) // 4 * 3 - padding
 
 
 def _float_type(data: bytes, name: str, rows: int | None, width: int | None, usual_width: int | None) -> str:
@@ -160,12 +166,11 @@ def _fits(size: int, kind: str, rows: int | None, width: int | None) -> bool:
 
 
 def _looks_like_float32(data: bytes) -> bool:
-    """Whether no number is huge and hardly one tiny, zeros aside, and not every other one is 0."""
-    sample = np.abs(np.frombuffer(data[:_SAMPLE], "<f4"))
-    zeros = np.count_nonzero(sample == 0)
-    tiny = np.count_nonzero(sample < 1e-8) - zeros
-    halves = 2 * zeros >= len(sample) and not sample[::2].any()
-    return bool(sample.max() < 1e8 and tiny * 16 <= len(sample) and not halves)
+    """Whether none of the first numbers is huge and hardly one tiny, zeros aside, and not every other one is 0."""
+    count = min(len(data) // 4, _FIRST)
+    numbers = list(map(abs, struct.unpack_from(f"<{count}f", data)))
+    tiny = sum(map((1e-8).__gt__, numbers)) - numbers.count(0.0)
+    return max(numbers) < 1e8 and 16 * tiny <= count and any(numbers[::2])
 
 
 def _spread(numbers: np.ndarray) -> float:
@@ -203,4 +208,5 @@ def _any(numbers: np.ndarray) -> bool:
         return bool((numbers != 0).any())
 
 
-_JUDGES = {"boxes": _unordered, "cls_prob": _improbable, "attr_scores": _improbable}  # of other arrays: _spread
+_PROBABILITIES = ("objects_conf", "attrs_conf", "cls_prob", "attr_scores")
+_JUDGES = {"boxes": _unordered} | dict.fromkeys(_PROBABILITIES, _improbable)  # of other arrays: _spread

@@ -22,7 +22,7 @@ import numpy as np
 
 from volta_switch.checksums import read_recorded
 from volta_switch.errors import UserError
-from volta_switch.files import replacing
+from volta_switch.files import replacing, require_file
 
 _NDARRAY = "numpy.ndarray"  # stands for the class, which a pickle may name but not call
 _DTYPE = re.compile(r"[biufcSU]\d{1,7}", re.ASCII)  # numbers and strings of a fixed size: no objects, no fields
@@ -306,6 +306,7 @@ def loads(data: bytes | memoryview, source: str) -> Any:
 
 def load(path: str | Path) -> Any:
     """`loads` of a file. Raises UserError where it is missing."""
+    require_file(Path(path), "file", "check the data root of the task")
     try:
         data = read_recorded(Path(path))
     except OSError as error:

@@ -38,6 +38,11 @@ class Flow:
     world: Path | None = None  # the small world's folder that the samples are from
 
     @property
+    def intervals(self) -> Mapping[str, Any]:
+        """The intervals of a report on drawn images (docs/routes.md); empty of one on all."""
+        return self.report.get("intervals") or {}
+
+    @property
     def samples(self) -> int:
         """How many routes there are."""
         return len(self.routes)

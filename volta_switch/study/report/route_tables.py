@@ -52,6 +52,16 @@ def _tinted(value: float, largest: float, lines: Sequence[str], title: str = "")
     return element("td", first, *more, class_="tint", style=f"background:{colour}", title=title or None)
 
 
+def of_shares(interval: Sequence[float] | None) -> str:
+    """`` (12 to 34 %)``, the interval of a share where the samples are of drawn images; empty where there is none."""
+    return f" ({100 * interval[0]:.0f} to {100 * interval[1]:.0f} %)" if interval else ""
+
+
+def of_changes(interval: Sequence[float] | None) -> str:
+    """`` (−1.2 to +0.3)``, that of a change in points."""
+    return f" ({signed(interval[0])} to {signed(interval[1])})" if interval else ""
+
+
 # --- Frequencies ----------------------------------------------------------------------------------------------------
 
 
@@ -60,10 +70,14 @@ def shares_table(flow: Flow) -> str:
     heads = ["Layer", *map(escape, flow.modes), *(_input(name) for name in flow.inputs)]
     rows = []
     for layer, taken in enumerate(flow.taken):
-        cells = [percent(flow.share(layer, mode)) for mode in flow.modes]
-        cells += [percent(taken[name] / flow.samples) if taken else "" for name in flow.inputs]
+        of = flow.intervals.get("layers", [{}] * flow.depth)[layer]
+        reach = {name: of_shares(found) for part in ("modes", "inputs") for name, found in of.get(part, {}).items()}
+        cells = [percent(flow.share(layer, mode)) + reach.get(mode, "") for mode in flow.modes]
+        cells += [percent(taken[name] / flow.samples) + reach.get(name, "") if taken else "" for name in flow.inputs]
         rows.append([str(layer + 1), *map(escape, cells)])
     caption = "How often a layer is in each mode, and takes each input; of all samples"
+    if flow.intervals:
+        caption += " that were drawn, with 95 % intervals for those of the whole split"
     return table(heads, rows, caption)
 
 
@@ -93,6 +107,8 @@ def architectures(flow: Flow) -> str:
     """The most frequent whole routes, as paths with bars for their shares."""
     found = flow.report["architectures"]
     lines = found["most frequent"][:FREQUENT]
+    known = flow.intervals.get("architectures", {})
+    reach = {line["route"]: line["share"] for line in known.get("most frequent", ())}
     rows = []
     for line in lines:
         share = line["share"]
@@ -100,15 +116,16 @@ def architectures(flow: Flow) -> str:
         frame = element("rect", x=0.5, y=4, width=120, height=12, fill="none", stroke=FAINT, stroke_width=0.6)
         drawn = element("svg", bar, frame, xmlns="http://www.w3.org/2000/svg", viewBox="0 0 122 20", width=122,
                         height=20, aria_hidden="true")  # fmt: skip
-        share_words = f"{percent(share)} ({line['samples']})"
+        share_words = f"{percent(share)} ({line['samples']}){of_shares(reach.get(line['route']))}"
         path = route_path(_steps(flow, line["route"]))
         rows.append(element("li", path, element("span", drawn, escape(share_words), class_="share")))
     left = 1 - sum(line["share"] for line in lines)
     rest = found["different"] - len(lines)
     said = (
         f"{found['different']} {'route' if found['different'] == 1 else 'different routes'} over {flow.samples} "
-        f"samples; entropy {found['entropy']:.2f} bits."
+        f"samples; entropy {found['entropy']:.2f} bits"
     )
+    said += " ({:.2f} to {:.2f}).".format(*known["entropy"]) if known.get("entropy") else "."
     said += f" The {rest} rarer ones together: {percent(left)}." if rest > 0 else ""
     return element("p", escape(said)) + element("ol", *rows, class_="architectures")
 
@@ -152,6 +169,7 @@ def _other_routes(flow: Flow) -> str:
     parts = [
         f"{kinds[each['kind']]} {'unknown' if each['change'] is None else signed(each['change'])} "
         f"({each['rerouted']} of {each['samples']} samples go another way)"
+        f"{of_changes(each.get('intervals', {}).get('change'))}"
         for each in flow.report.get("whole routes") or []
     ]
     return element("p", escape(f"Whole routes: {'; '.join(parts)}.")) if parts else ""
@@ -180,12 +198,13 @@ def _change(each: Mapping[str, Any] | None, flow: Flow, largest: float) -> str:
         share = flow.taken[layer].get(each["option"], 0) / flow.samples
     chosen = f"chosen {percent(share)}"
     title = f"{each['rerouted']} of {each['samples']} samples go another way"
+    reach = of_changes(each.get("intervals", {}).get("change"))
     if each["change"] is None:
         return _tinted(0, largest, ["unknown", chosen], title)
     if not each["rerouted"]:
         return _tinted(0, largest, ["same", chosen], title)
     value = float(each["change"])
-    return _tinted(value if float(f"{value:.1f}") else 0.0, largest, [signed(value), chosen], title)
+    return _tinted(value if float(f"{value:.1f}") else 0.0, largest, [signed(value) + reach, chosen], title)
 
 
 # --- Dependence, training, attention ----------------------------------------------------------------------------------
