@@ -21,6 +21,7 @@ run.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from typing import Any
 from volta_switch.config import find_config, load_config
 from volta_switch.errors import UserError
 from volta_switch.files import read_yaml
+from volta_switch.ranges import SEED
 from volta_switch.shipped import here_or_shipped
 from volta_switch.study.arms import Arm, Table
 from volta_switch.study.claims import read_claims
@@ -45,6 +47,7 @@ KEYS = (
 )
 ARM_KEYS = ("model", "layers", "text_layers", "set", "pretraining", "tasks", "world", "data", "seeds")
 DEPTHS = {"layers": with_layers, "text_layers": with_text_layers}
+WORLDS_FIELDS = ("bert_model", "vocab_size")  # of a configuration: a small world decides them
 TABLE_KEYS = ("title", "arms", "tasks", "varies", "claims", "published", "flops", "seeds", "dial")
 LISTS: dict[str, type] = {"models": str, "seeds": int, "set": str}  # of what
 SECTIONS = ("world", "data", "pretraining", "tasks", "routes")
@@ -119,7 +122,13 @@ def load_study(path: str | Path) -> Study:
     if isinstance(effect, bool) or not isinstance(effect, int | float) or not 0 < effect <= 100:
         raise UserError(f"{path}: minimum_effect: expected points, more than 0 and at most 100, found {effect!r}")
     routes = _routes(path, values.get("routes") or {}, arms, tables)
-    return Study(str(values.get("name", path.stem)), arms, tables, tasks, routes, minimum_effect=effect)
+    name = values.get("name", path.stem)
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+ -]*", name) or name != name.strip():
+        raise UserError(
+            f"{path}: name: expected letters, digits and . + - _ and blanks between, for it names a folder, found "
+            f"{name!r}"
+        )
+    return Study(name, arms, tables, tasks, routes, minimum_effect=effect)
 
 
 def _arms(path: Path, values: Mapping[str, Any]) -> dict[str, Arm]:
@@ -162,6 +171,10 @@ def _arm(name: str, shared: Mapping[str, Any], changes: Mapping[str, Any]) -> Ar
             overrides += with_depth(load_config(changes["model"], overrides), changes[key])
     overrides += tuple(changes.get("set") or ())
     load_config(changes["model"], overrides)
+    given = [override.partition("=")[0].strip() for override in overrides]
+    taken = [field for field in WORLDS_FIELDS if field in given]
+    if "world" in shared and taken:  # the world's come later, and win
+        raise UserError(f"arm {name}: set: {taken[0]}: the vocabulary is the world's; leave it out")
     tasks = {str(task): flags or {} for task, flags in merged("tasks").items()}
     return Arm(
         name=name,
@@ -298,6 +311,9 @@ def _check_kinds(where: str, values: Mapping[str, Any]) -> None:
         found = values.get(key, [])
         if not isinstance(found, list) or not all(type(item) is kind for item in found):
             raise UserError(f"{where}: {key}: expected a list of {kind.__name__}, found {found!r}")
+        wrong = [seed for seed in found if not SEED.fits(seed)] if key == "seeds" else []
+        if wrong:
+            raise UserError(f"{where}: seeds: expected {SEED.expected}, found {wrong[0]}")
         if key == "seeds" and len(set(found)) < len(found):
             raise UserError(f"{where}: seeds: one stands there twice in {found}; a seed is one run")
         if key == "set":

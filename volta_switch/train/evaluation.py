@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from volta_switch import __version__
+from volta_switch.config import load_config
 from volta_switch.errors import UserError
 from volta_switch.files import replacing, write_json
 from volta_switch.identities import differences
@@ -34,6 +35,13 @@ from volta_switch.train.reading import (
     vocabulary_fingerprint,
 )
 from volta_switch.weights import fingerprint, load_volta, read_weights
+
+_OF_TRAINING = ("initializer_range", "visual_target_weights", "anneal_rate", "fusion_method")
+
+
+def _is_of_training(field: str) -> bool:
+    """Whether a field of a configuration decides nothing of an evaluation, or is the task's (the fusion method)."""
+    return field in _OF_TRAINING or field.endswith(("dropout_prob", "temperature"))
 
 
 def main(argv: Sequence[str]) -> Evaluation:
@@ -83,6 +91,20 @@ class Run:
         default_factory=dict
     )  # what decides the results; what a user is likely to have changed stands first
 
+    @property
+    def other_settings(self) -> list[tuple[str, Any, Any]]:
+        """Settings that shapes do not show and that the run's ``config.json``, beside its weights, has otherwise.
+
+        Each with both values. Dropout and initial values count in training alone; a task may set the fusion itself.
+        """
+        beside = Path(self.weights).with_name("config.json")
+        try:
+            trained = deciding_config(load_config(beside)) if beside.is_file() else None
+        except UserError:  # of another version
+            trained = None
+        found = [] if trained is None else differences(trained, deciding_config(self.task.config))
+        return [each for each in found if not any(map(_is_of_training, each[0].split(".")))]
+
     def autocast(self) -> torch.autocast:
         """The forward pass's precision."""
         return autocast(self.device, self.precision)
@@ -128,6 +150,8 @@ class Run:
                 "of": self.identity,
             },
         )
+        for name, trained, tested in self.other_settings:
+            print(f"{self.weights}: trained with {name} = {trained}, evaluated with {tested}", file=sys.stderr)
         shown = "  ".join(f"{name} {value:.2f}" for name, value in result.metrics.items())
         shown += "".join(f"  {name}: {value}" for name, value in result.notes.items())
         print(f"{spec.name} {self.split}: {shown}", file=sys.stderr)
