@@ -235,3 +235,13 @@ def test_an_evaluation_under_other_settings_than_the_weights_were_trained_with_s
         command("eval_task", tmp_path / "moved", "--split", "test", "--from_pretrained", tmp_path / "moved.bin")
     )
     assert "trained with" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"finished": ', "\x00"])
+def test_damaged_metrics_are_named(command, tmp_path, capsys, content):
+    run = tmp_path / "ctrl_uniter"
+    run.mkdir()
+    (run / "metrics.json").write_text(content)
+    said = refusal(pretraining.main, command("train_concap", tmp_path, *SHORT), capsys)
+    assert said.startswith(f"{run / 'metrics.json'}: damaged")
+    pretraining.main(command("train_concap", tmp_path, *SHORT, "--overwrite"))

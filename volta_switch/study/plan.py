@@ -21,7 +21,6 @@ run.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -122,13 +121,7 @@ def load_study(path: str | Path) -> Study:
     if isinstance(effect, bool) or not isinstance(effect, int | float) or not 0 < effect <= 100:
         raise UserError(f"{path}: minimum_effect: expected points, more than 0 and at most 100, found {effect!r}")
     routes = _routes(path, values.get("routes") or {}, arms, tables)
-    name = values.get("name", path.stem)
-    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+ -]*", name) or name != name.strip():
-        raise UserError(
-            f"{path}: name: expected letters, digits and . + - _ and blanks between, for it names a folder, found "
-            f"{name!r}"
-        )
-    return Study(name, arms, tables, tasks, routes, minimum_effect=effect)
+    return Study(str(values.get("name", path.stem)), arms, tables, tasks, routes, minimum_effect=effect)
 
 
 def _arms(path: Path, values: Mapping[str, Any]) -> dict[str, Arm]:

@@ -197,9 +197,19 @@ class RunFolder:
             _write_line(self._ids, {"epoch": epoch, "step": step, "ids": ids})
 
     def metrics(self) -> dict[str, Any]:
-        """What ``metrics.json`` holds; empty before the first validation."""
+        """What ``metrics.json`` holds; empty before the first validation.
+
+        Raises:
+            UserError: it is damaged.
+        """
         path = self.path / "metrics.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        try:
+            found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise UserError(f"{path}: damaged (not the JSON that a run writes); move it away, or give --overwrite")
+        return found
 
     def record(self, name: str, values: Any) -> None:
         """Sets one entry of ``metrics.json``."""
