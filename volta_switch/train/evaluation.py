@@ -25,7 +25,7 @@ from volta_switch.tasks.score_parts import ScoreParts, inputs_identity, write_ma
 from volta_switch.tasks.shares import Share
 from volta_switch.train.device import autocast, prepare_device
 from volta_switch.train.entry_points import read_flags
-from volta_switch.train.flags import evaluated_spec, load_model_config, run_name
+from volta_switch.train.flag_values import evaluated_spec, load_model_config, run_name
 from volta_switch.train.ranks import Ranks, ranks
 from volta_switch.train.reading import (
     data_options,

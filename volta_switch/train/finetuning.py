@@ -18,7 +18,7 @@ from volta_switch.model.initialisation import start_from_prior
 from volta_switch.tasks import Task, TaskSpec, build_task
 from volta_switch.train.device import prepare_device
 from volta_switch.train.entry_points import read_flags
-from volta_switch.train.flags import (
+from volta_switch.train.flag_values import (
     data_settings,
     load_model_config,
     load_task_spec,

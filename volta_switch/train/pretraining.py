@@ -23,7 +23,7 @@ from volta_switch.errors import BadRecord, UserError
 from volta_switch.model.bert import BertForVLPreTraining
 from volta_switch.train.device import prepare_device
 from volta_switch.train.entry_points import read_flags
-from volta_switch.train.flags import data_settings, load_pretraining_config, run_name, shared_hyperparameters
+from volta_switch.train.flag_values import data_settings, load_pretraining_config, run_name, shared_hyperparameters
 from volta_switch.train.initial_weights import initial_weights
 from volta_switch.train.learner import Counts, Learner, Losses
 from volta_switch.train.loop import Validation
