@@ -28,11 +28,11 @@ from volta_switch.train.flag_values import (
 )
 from volta_switch.train.initial_weights import initial_weights
 from volta_switch.train.learner import Counts, Learner, Losses
-from volta_switch.train.loop import Validation
 from volta_switch.train.optimisation import Hyperparameters
 from volta_switch.train.ranks import Ranks, ranks
 from volta_switch.train.reading import data_options, load_tokenizer, task_fingerprints, vocabulary_fingerprint
 from volta_switch.train.start import Run, start_run
+from volta_switch.train.validation import Validation
 
 
 def main(argv: Sequence[str]) -> Path:

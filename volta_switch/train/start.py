@@ -23,13 +23,14 @@ from volta_switch.train.checkpoints import CheckpointStore, Saved, check_identit
 from volta_switch.train.device import compute_deterministically
 from volta_switch.train.launch import told
 from volta_switch.train.learner import Learner
-from volta_switch.train.loop import Saving, Trainer, Validation
+from volta_switch.train.loop import Saving, Trainer
 from volta_switch.train.optimisation import Hyperparameters
 from volta_switch.train.random_state import seed_process
 from volta_switch.train.ranks import Ranks
 from volta_switch.train.reading import deciding_config
 from volta_switch.train.replicas import Replicas
 from volta_switch.train.run_folder import CHECKPOINTS, RunFolder
+from volta_switch.train.validation import Validation
 from volta_switch.weights import fingerprint, load_volta
 
 
