@@ -14,7 +14,7 @@ from typing import Any
 
 from volta_switch.data.fingerprints import Fingerprint
 from volta_switch.errors import UserError
-from volta_switch.files import write_json
+from volta_switch.files import read_object, write_json
 
 DATA_FILE = "data.json"
 
@@ -27,7 +27,7 @@ class DataIdentities:
 
     def __init__(self, folder: Path, known: Mapping[str, Any] | None = None) -> None:
         self._path = folder / DATA_FILE
-        self.known: dict[str, Any] = {**_read(self._path), **(known or {})}
+        self.known: dict[str, Any] = {**(read_object(self._path) or {}), **(known or {})}
 
     def of(self, asked: Any, read: Callable[[], Mapping[str, Fingerprint]]) -> dict[str, str]:
         """File -> fingerprint of what a run reads, or what was kept of it where the data are not here.
@@ -50,13 +50,5 @@ class DataIdentities:
         Raises:
             CannotWrite: the folder cannot be written.
         """
-        if self.known and _read(self._path) != self.known:
+        if self.known and read_object(self._path) != self.known:
             write_json(self._path, self.known)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}

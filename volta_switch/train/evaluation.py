@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ import torch
 from volta_switch import __version__
 from volta_switch.config import load_config
 from volta_switch.errors import UserError
-from volta_switch.files import replacing, write_json
-from volta_switch.identities import differences
+from volta_switch.files import read_object, replacing, write_json
+from volta_switch.identities import described, differences
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks, switch_encoder
 from volta_switch.tasks import Evaluation, Task, build_task
 from volta_switch.tasks.retrieval import RetrievalTask
@@ -51,9 +51,7 @@ def main(argv: Sequence[str]) -> Evaluation:
 
 def evaluate_task(args: argparse.Namespace, argv: Sequence[str]) -> Evaluation:
     """As ``main``, the flags read."""
-    run = prepare(args)
-    if not args.overwrite:
-        run.refuse_other_results()
+    run = _told_apart(args, prepare(args))
     with _interruptible("interrupted; nothing was written"), run.autocast():
         result = run.task.test(run.model, run.split, args.batch_size, run.device)  # type: ignore[arg-type]
     run.write(result)
@@ -87,9 +85,8 @@ class Run:
     precision: torch.dtype
     weights: str  # the file
     folder: Path
-    identity: dict[str, Any] = field(
-        default_factory=dict
-    )  # what decides the results; what a user is likely to have changed stands first
+    # What decides the results; what a user is likely to have changed stands first.
+    identity: dict[str, Any] = field(default_factory=dict)
 
     @property
     def other_settings(self) -> list[tuple[str, Any, Any]]:
@@ -114,19 +111,18 @@ class Run:
         path = self.folder / f"{self.split}_metrics.json"
         if not path.exists():
             return
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_object(path)
+        there: dict[str, Any] = {"file": "unreadable"}
+        here: dict[str, Any] = {}
+        if found is not None and "of" in found:
             there, here = found["of"], json.loads(json.dumps(self.identity))
-        except (OSError, ValueError, TypeError):
-            there, here = {"file": "unreadable"}, {}
-        except KeyError:  # of an earlier version, which told the weights' file
+        elif found is not None:  # of an earlier version, which told the weights' file
             there, here = {"weights": found.get("weights")}, {"weights": self.weights}
-        different = [f"{name} ({one} there, {other} now)" for name, one, other in differences(there, here)]
+        different = described(there, here)
         if different:
-            more = f" and {len(different) - 3} more" if len(different) > 3 else ""
             raise UserError(
-                f"{path}: holds results of another evaluation, which differs in {', '.join(different[:3])}{more}; "
-                "discard them with --overwrite, or give another --save_name"
+                f"{path}: holds results of another evaluation, which differs in {different}; discard them with "
+                "--overwrite, or give another --save_name"
             )
 
     def write(self, result: Evaluation) -> None:
@@ -185,26 +181,39 @@ def prepare(args: argparse.Namespace, ranks_of_pairs: Ranks | None = None) -> Ru
     else:
         model = BertForVLTasks(config, {spec.key: spec.head()})
         load_volta(model, state, unused=("cls.", "clfs_dict"), source=args.from_pretrained)
-    identity = {
-        "task": f"{spec.key} ({spec.name})",
-        "split": split,
-        "zero_shot": args.zero_shot,
-        "weights": fingerprint(model),
-        "routing": args.routing,
-        "precision": str(precision).removeprefix("torch."),
-        "boxes": args.boxes,
-        "volta_compat": args.volta_compat,
-        "entry": spec.deciding(),
-        "config": deciding_config(config),
-        "data": vocabulary_fingerprint(config)
-        | task_fingerprints(spec, args.boxes, [(split, False, args.val_features_lmdbpath)]),
-    }
     model.to(device)
     switched = switch_encoder(model)
     if switched is not None:
         switched.routing = args.routing
     folder = Path(args.output_dir) / run_name(args, f"{spec.name}_")
-    return Run(task, split, model, device, precision, args.from_pretrained, folder, identity)
+    return Run(task, split, model, device, precision, args.from_pretrained, folder)
+
+
+def _told_apart(args: argparse.Namespace, run: Run) -> Run:
+    """The run with its identity, by which results of another one are told from its own.
+
+    Raises:
+        UserError: the folder holds others, and ``--overwrite`` is not given.
+    """
+    spec, config = run.task.spec, run.task.config
+    identity = {
+        "task": f"{spec.key} ({spec.name})",
+        "split": run.split,
+        "zero_shot": args.zero_shot,
+        "weights": fingerprint(run.model),
+        "routing": args.routing,
+        "precision": str(run.precision).removeprefix("torch."),
+        "boxes": args.boxes,
+        "volta_compat": args.volta_compat,
+        "entry": spec.deciding(),
+        "config": deciding_config(config),
+        "data": vocabulary_fingerprint(config)
+        | task_fingerprints(spec, args.boxes, [(run.split, False, args.val_features_lmdbpath)]),
+    }
+    run = replace(run, identity=identity)
+    if not args.overwrite:
+        run.refuse_other_results()
+    return run
 
 
 def evaluate_pairs(args: argparse.Namespace, rank: Ranks) -> Evaluation | None:
@@ -215,9 +224,7 @@ def evaluate_pairs(args: argparse.Namespace, rank: Ranks) -> Evaluation | None:
     """
     if args.shard and rank.count > 1:
         raise UserError("--shard: torchrun divides the pairs among its processes; give one or the other")
-    run = prepare(args, rank)
-    if not args.overwrite:
-        run.refuse_other_results()
+    run = _told_apart(args, prepare(args, rank))
     task, folder = run.task, run.folder / f"{run.split}_scores"
     assert isinstance(task, RetrievalTask)
     if args.shard and args.restart:

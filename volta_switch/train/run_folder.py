@@ -33,7 +33,7 @@ import torch
 
 from volta_switch.config import Config
 from volta_switch.errors import UserError
-from volta_switch.files import remove, remove_unfinished, replacing, write_json
+from volta_switch.files import read_object, remove, remove_unfinished, replacing, write_json
 from volta_switch.train.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -123,9 +123,12 @@ class RunFolder:
         ended = self.metrics().get(FINISHED)
         if not found or (resume and ended is None):
             return
-        held = f"a run that has ended (after {ended} steps)" if ended is not None else "a run that has not ended"
-        way = "--resume goes on" if ended is None else "--resume adds nothing unless it is given more steps"
-        way = way if not resume else "--resume finds no checkpoint to go on from"
+        held, way = "a run that has not ended", "--resume goes on"
+        if ended is not None:
+            held = f"a run that has ended (after {ended} steps)"
+            way = "--resume adds nothing unless it is given more steps"
+        if resume:
+            way = "--resume finds no checkpoint to go on from"
         raise UserError(
             f"{self.path}: holds {held}: {', '.join(found[:3])}{' ...' if len(found) > 3 else ''}; {way}, --overwrite "
             "discards it, --save_name gives the new run a folder of its own"
@@ -203,11 +206,8 @@ class RunFolder:
             UserError: it is damaged.
         """
         path = self.path / "metrics.json"
-        try:
-            found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        except (ValueError, RecursionError):
-            found = None
-        if not isinstance(found, dict):
+        found = read_object(path) if path.is_file() else {}
+        if found is None:
             raise UserError(f"{path}: damaged (not the JSON that a run writes); move it away, or give --overwrite")
         return found
 
