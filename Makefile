@@ -27,7 +27,7 @@ test: lint
 test-more: setup-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q --include more -m more
 
-# The whole suite with all that make test passes over: all example scripts, five times the spoilt files, compiled layers.
+# The whole suite with all that make test passes over: all example scripts, five times the corrupted files, compiled layers.
 test-long: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q --include more --include long
 

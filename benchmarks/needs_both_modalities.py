@@ -27,11 +27,12 @@ from volta_switch.tasks import DataOptions, Task, build_task, load_task
 from volta_switch.train.checkpoints import CheckpointStore
 from volta_switch.train.finetuning import FineTuning
 from volta_switch.train.initial_weights import initial_weights
-from volta_switch.train.loop import Trainer, Validation
+from volta_switch.train.loop import Trainer
 from volta_switch.train.optimisation import Hyperparameters
 from volta_switch.train.ranks import Ranks
 from volta_switch.train.replicas import Replicas
 from volta_switch.train.run_folder import CHECKPOINTS, RunFolder
+from volta_switch.train.validation import Validation
 
 TASKS = {"TASK10": "test", "TASK1": "val", "TASK8": "test"}
 CPU = torch.device("cpu")

@@ -113,7 +113,7 @@ class SmallWorld:
         return model
 
     def copy(self, to: Path, **entries: Any) -> SmallWorld:
-        """A copy that may be spoilt; ``entries`` replace settings of every task in its task file."""
+        """A copy that may be corrupted; ``entries`` replace settings of every task in its task file."""
         shutil.copytree(self.path, to, ignore=shutil.ignore_patterns(SUMS))
         if entries:
             tasks = yaml.safe_load((to / "tasks.yml").read_text())

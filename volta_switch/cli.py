@@ -12,6 +12,7 @@ from volta_switch import __version__
 from volta_switch.command import run_command
 from volta_switch.cost.commands import add_flops_arguments, run_flops
 from volta_switch.data.files.commands import add_data_commands
+from volta_switch.errors import UserError
 from volta_switch.flag_parser import FlagParser
 from volta_switch.plugin.commands import add_volta_arguments, run_volta
 from volta_switch.quick import add_quick_arguments, run_quick
@@ -175,7 +176,13 @@ def _study(args: argparse.Namespace) -> Study:
 
 
 def _folder(args: argparse.Namespace, study: Study) -> Path:
-    return Path(args.out) if args.out else Path("runs") / study.name
+    """The study's folder: what ``--out`` names, else one of its name below ``runs``."""
+    if args.out:
+        return Path(args.out)
+    name = study.name
+    if not name.strip() or name != name.strip() or name.startswith(".") or "/" in name or "\0" in name:
+        raise UserError(f"{args.study}: name: {name!r} is no name of a folder below runs/; change it, or give --out")
+    return Path("runs") / name
 
 
 if __name__ == "__main__":

@@ -138,6 +138,19 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_bytes(content + b"\n")
 
 
+def find_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object that a file of this program's holds; None where there is no file, or no object in it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        found = json.loads(path.read_bytes().decode("utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def parse_json(text: str) -> Any:
     """What a JSON text of settings holds.
 

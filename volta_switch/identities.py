@@ -20,3 +20,10 @@ def differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, An
     for key in [*now, *(key for key in before if key not in now)]:
         if key != WHOLE or (key in before and key in now):
             yield from differences(before.get(key), now.get(key), f"{name}.{key}".removeprefix("."))
+
+
+def described(there: Any, here: Any, shown: int = 3) -> str:
+    """The first differences between what lies in a folder and what is computed now, in words; empty where none is."""
+    found = [f"{name} ({one} there, {other} now)" for name, one, other in differences(there, here)]
+    more = f" and {len(found) - shown} more" if len(found) > shown else ""
+    return ", ".join(found[:shown]) + more

@@ -21,8 +21,8 @@ class ReaderGone(Exception):
     """Whoever read standard output has closed it, as ``head`` does."""
 
 
-class _Stream:
-    """Stands in for a text stream; after its first failure what is written to it goes nowhere."""
+class _Remarks:
+    """Stands in for standard error; after its first failure what is written to it goes nowhere."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -55,11 +55,9 @@ class _Stream:
             os.close(null)
 
 
-class _Remarks(_Stream):
-    pass
+class _Results(_Remarks):
+    """Stands in for standard output, whose first failure is raised."""
 
-
-class _Results(_Stream):
     def _failed(self, error: OSError) -> NoReturn:
         super()._failed(error)
         if error.errno == errno.EPIPE:
@@ -73,9 +71,7 @@ class _Results(_Stream):
 def prepared_streams() -> Iterator[None]:
     """Standard output and error that fail as this module says, inside the block.
 
-    Raises:
-        ReaderGone: nobody reads standard output any more.
-        UserError: standard output cannot be written.
+    Who prints results flushes standard output, to learn of a failure (``ReaderGone``, ``UserError``).
     """
     _open_closed_descriptors()
     before = sys.stdout, sys.stderr
@@ -83,9 +79,8 @@ def prepared_streams() -> Iterator[None]:
     sys.stderr = _Remarks(sys.stderr or io.StringIO())  # type: ignore[assignment]
     try:
         yield
-        sys.stdout.flush()
     finally:
-        with suppress(ReaderGone, UserError):  # another error is under way, or this one was raised above
+        with suppress(ReaderGone, UserError):  # another error is under way
             sys.stdout.flush()
         sys.stderr.flush()
         sys.stdout, sys.stderr = before

@@ -13,7 +13,7 @@ from volta_switch.data.batches.concap_dataset import ConcapDataset
 from volta_switch.data.files.check import check_features
 from volta_switch.data.files.concap_lmdb import write_concap
 from volta_switch.data.files.feature_lmdb import write_features
-from volta_switch.data.geometry import Geometry, measured, refuse_strange_boxes
+from volta_switch.data.geometry import Geometry, geometry_of, refuse_strange_boxes
 from volta_switch.data.regions import Regions
 from volta_switch.errors import UserError
 
@@ -79,10 +79,10 @@ def test_sound_boxes_are_left_alone(name) -> None:
 
 def test_fewer_than_most_images_are_told_and_not_refused() -> None:
     mixed = changed(lambda b: b / SIDES)[:4] + IMAGES[4:]
-    geometry = measured(mixed)
+    geometry = geometry_of(mixed)
     assert geometry.shares() == {"normalised": 0.4} and geometry.problem() is None
     assert geometry.notes() == ["4 of 10 images (40.0%) have boxes all within 0..1"]
-    assert measured(mixed[:4] + IMAGES[:3]).problem() is not None
+    assert geometry_of(mixed[:4] + IMAGES[:3]).problem() is not None
     one = Geometry()
     one.add(np.concatenate([IMAGES[0].boxes[:19], [[5, 5, 5, 5]]]), 120, 100)
     assert one.notes() == ["1 boxes without area"]

@@ -30,7 +30,8 @@ from volta_switch.data.random_streams import SAMPLE, KeyedRandom
 from volta_switch.data.regions import Regions
 from volta_switch.train import pretraining
 from volta_switch.train.device import prepare_device
-from volta_switch.train.flags import pretraining_flags, shared_hyperparameters
+from volta_switch.train.flag_values import shared_hyperparameters
+from volta_switch.train.flags import pretraining_flags
 from volta_switch.train.loop import Trainer
 from volta_switch.train.optimisation import Hyperparameters
 from volta_switch.train.ranks import Ranks, ranks

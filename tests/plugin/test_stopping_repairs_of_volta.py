@@ -33,8 +33,8 @@ RETRIEVAL_ERRORS = {
 
 
 @pytest.fixture
-def spoilt(volta_world, tmp_path):
-    """A copy for one test, which spoils it."""
+def corrupted(volta_world, tmp_path):
+    """A copy for one test, which corrupts it."""
     return volta_world.copy(tmp_path / "world")
 
 
@@ -108,17 +108,17 @@ def test_without_weight_names_no_training_starts_from_scratch(volta_world, world
 
 
 @sees("config-name", "config_file", "config_file")
-def test_without_config_name_a_run_is_named_after_a_folder_or_crashes(spoilt, flags, tmp_path):
-    command = flags("train_task.py", "vqa", where=spoilt)
-    spoilt.run_here("train_task.py", *command)
+def test_without_config_name_a_run_is_named_after_a_folder_or_crashes(corrupted, flags, tmp_path):
+    command = flags("train_task.py", "vqa", where=corrupted)
+    corrupted.run_here("train_task.py", *command)
     assert (tmp_path / "out" / "VQA_ctrl_uniter" / "pytorch_model_0.bin").is_file()
-    spoilt.run_here("train_task.py", *command, without=("config-name",))
-    first_folder = spoilt.path.parts[1]  # of the configuration's path, in which config/X.json is expected
+    corrupted.run_here("train_task.py", *command, without=("config-name",))
+    first_folder = corrupted.path.parts[1]  # of the configuration's path, in which config/X.json is expected
     assert (tmp_path / "out" / f"VQA_{first_folder}" / "pytorch_model_0.bin").is_file()
-    shutil.copy(spoilt.config("ctrl_uniter"), spoilt.path / "mine.json")
+    shutil.copy(corrupted.config("ctrl_uniter"), corrupted.path / "mine.json")
     for script, task in (("train_concap.py", ""), ("train_task.py", "vqa")):
-        bare = [*spoilt.flags(script, "ctrl_uniter", tmp_path / "bare", task), "--config_file", "mine.json"]
-        failure = failure_of(spoilt, script, *bare, without=("config-name",))
+        bare = [*corrupted.flags(script, "ctrl_uniter", tmp_path / "bare", task), "--config_file", "mine.json"]
+        failure = failure_of(corrupted, script, *bare, without=("config-name",))
         assert failure == "IndexError: list index out of range", script
 
 
@@ -267,13 +267,13 @@ def test_without_evaluation_annotations_no_model_is_evaluated(script, task, worl
 
 
 @sees("nlvr2-cache", "cache_path")
-def test_without_nlvr2_cache_the_folder_must_be_there(spoilt, flags):
-    cache = spoilt.path / "datasets" / "nlvr2" / "annotations" / "cache"
+def test_without_nlvr2_cache_the_folder_must_be_there(corrupted, flags):
+    cache = corrupted.path / "datasets" / "nlvr2" / "annotations" / "cache"
     shutil.rmtree(cache)
-    command = flags("eval_task.py", "nlvr2", where=spoilt)
-    failure = failure_of(spoilt, "eval_task.py", *command, without=("nlvr2-cache",))
+    command = flags("eval_task.py", "nlvr2", where=corrupted)
+    failure = failure_of(corrupted, "eval_task.py", *command, without=("nlvr2-cache",))
     assert failure.startswith("FileNotFoundError:") and "NLVR2_dev" in failure
-    spoilt.run_here("eval_task.py", *command)
+    corrupted.run_here("eval_task.py", *command)
     assert [path.name for path in cache.iterdir()] == ["NLVR2_dev_bert-world_13.pkl"]
 
 
@@ -298,18 +298,18 @@ def test_without_image_index_an_image_that_is_missing_is_not_named(world):
 
 
 @sees("safe-pickles", "pickle.loads")
-def test_without_safe_pickles_a_file_runs_code(spoilt, flags, tmp_path):
-    cache = spoilt.path / "datasets" / "vqa" / "annotations" / "cache"
-    command = flags("eval_task.py", "vqa", where=spoilt)
+def test_without_safe_pickles_a_file_runs_code(corrupted, flags, tmp_path):
+    cache = corrupted.path / "datasets" / "vqa" / "annotations" / "cache"
+    command = flags("eval_task.py", "vqa", where=corrupted)
     for _ in ("writes the cache", "reads it"):
-        spoilt.run_here("eval_task.py", *command)
+        corrupted.run_here("eval_task.py", *command)
     file, made = cache / "VQA_val_bert-world_14.pkl", tmp_path / "made by the pickle"
     assert file.is_file()
     file.write_bytes(f"cos\nmkdir\n(V{made}\ntR.".encode())  # a pickle that makes a folder when it is read
-    failure = failure_of(spoilt, "eval_task.py", *command)
+    failure = failure_of(corrupted, "eval_task.py", *command)
     assert failure.startswith("UserError:") and file.name in failure and "os.mkdir" in failure
     assert not made.exists()
-    failure_of(spoilt, "eval_task.py", *command, without=("safe-pickles",))
+    failure_of(corrupted, "eval_task.py", *command, without=("safe-pickles",))
     assert made.is_dir()
 
 

@@ -138,7 +138,7 @@ class VoltaWorld:
             made.module.main()
 
     def copy(self, to: Path) -> VoltaWorld:
-        """A world of one's own, which may be spoilt."""
+        """A world of one's own, which may be corrupted."""
         shutil.copytree(self.path, to)
         return VoltaWorld(to)
 

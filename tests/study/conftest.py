@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from small_world import SIZES
-from volta_switch.study.plan import load_study
+from volta_switch.study.plan import WORLDS_FIELDS, load_study
 from volta_switch.study.run import run_study
 
 WORLD = {"seed": 0, "images": 20, "eval_images": 10, "render": False}
@@ -20,7 +20,7 @@ def plan(world):
         "name": "small",
         "world": WORLD,
         "models": ["demo/ctrl_uniter", "demo/switchbert"],
-        "set": [f"{key}={value}" for key, value in fields.items() if key != "bert_model"],
+        "set": [f"{key}={value}" for key, value in fields.items() if key not in WORLDS_FIELDS],
         "pretraining": {"num_train_epochs": 2, "train_batch_size": 10, "learning_rate": 5e-3, "save_best_only": True},
         "tasks": {"TASK10": {"train": {"num_epoch": 2, "batch_size": 16, "lr": 5e-3}, "test": {"split": "test"}}},
         "routes": {"arms": ["switchbert"], "interventions": True},

@@ -125,3 +125,20 @@ def test_annotations_that_a_test_names_are_what_they_are(world, planned, tmp_pat
         file.write_text("".join(own.read_text().splitlines(keepends=True)[-lines:]))
         found.append(planned(world.path, tasks=tasks)["RetrievalFlickr30k"])
     assert found[0][0] != found[1][0] and found[0][1] == found[1][1]  # another test of the same training
+
+
+def test_a_flag_of_the_training_and_one_of_the_test_name_two_files(world, planned, tmp_path):
+    """In a small world's study, too, where only files outside the world count."""
+    own = world.path / "datasets/flickr30k/annotations/test_ann.jsonl"
+    files = {part: tmp_path / f"{part}.jsonl" for part in ("train", "test")}
+    flags = {part: {"val_annotations_jsonpath": str(file)} for part, file in files.items()}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "world").symlink_to(world.path)
+    keys = []
+    for changed in ("", "train", "test"):
+        for part, file in files.items():
+            file.write_text(own.read_text() + ("\n" if part == changed else ""))
+        found = planned(world.path, data=None, world={"images": 20}, tasks={"TASK8": flags}, pretraining=None)
+        keys.append(found["RetrievalFlickr30k"])
+    assert len({key for key, _ in keys}) == 3
+    assert len({training for _, training in keys}) == 2 and keys[0][1] == keys[2][1]  # the test is not the training's

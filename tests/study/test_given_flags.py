@@ -191,3 +191,26 @@ def test_every_command_refuses_a_wrong_plan_in_one_line_and_writes_nothing(tmp_p
     (tmp_path / "study.yaml").write_text(content)
     refusal(_run, ["study", *command, tmp_path / "study.yaml", "--out", tmp_path / "out"], capsys)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"set": ["bert_model=elsewhere"]}, "set: bert_model: the vocabulary is the world's; leave it out"),
+        ({"set": ["vocab_size=99"]}, "set: vocab_size: the vocabulary is the world's; leave it out"),
+        ({"seeds": [0, -1]}, "seeds: expected a whole number from 0 to 4294967295, found -1"),
+        ({"seeds": [2**40]}, f"found {2**40}"),
+        ({"minimum_effect": float("inf")}, "minimum_effect: expected points"),
+    ],
+)
+def test_what_could_not_be_or_would_do_nothing_is_refused_when_planned(study_of, changes, said):
+    assert said in refused(study_of, changes)
+
+
+@pytest.mark.parametrize("name", ["../evil", "", "/tmp/x", " x", ".", "a\0b"])
+def test_a_name_that_is_no_folders_needs_an_out(tmp_path, name, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({**MINIMAL, "name": name}))
+    assert "is no name of a folder below runs/" in refusal(_run, ["study", "run", "plan.yaml", "--dry-run"], capsys)
+    _run(["study", "run", "plan.yaml", "--dry-run", "--out", "out"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.yaml"]

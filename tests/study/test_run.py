@@ -253,7 +253,7 @@ def test_a_worker_that_is_asked_to_stop_says_so_and_goes_on_when_tried_again(
     assert (str(told), told.signal) == ("asked", signal.SIGTERM)
 
 
-def test_one_slow_run_does_not_spoil_the_forecast(finished, plan, study_of):
+def test_one_slow_run_does_not_mislead_the_forecast(finished, plan, study_of):
     _, folder = finished
     whole = Plan(study_of({**plan, "seeds": [0, 1, 2, 3], "routes": None}), folder)
     measured = {cell.name: 6000.0 if cell.seed == 1 else 60.0 for cell in whole.cells if cell.seed < 3}

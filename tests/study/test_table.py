@@ -21,7 +21,7 @@ from volta_switch.study.table_formats import amount, as_markdown
 
 @pytest.fixture
 def copy(finished, tmp_path):
-    """The finished study in a folder that may be spoilt."""
+    """The finished study in a folder that may be corrupted."""
     study, folder = finished
     shutil.copytree(folder, tmp_path / "out", ignore=shutil.ignore_patterns("*.bin", "*.tar", "table.*", SUMS))
     return study, tmp_path / "out"
@@ -214,10 +214,10 @@ def test_a_partial_table_is_of_the_seeds_that_all_its_arms_have_finished_and_say
 
 
 def test_all_seeds_finished_is_no_partial_table_and_the_flag_is_partial(finished, copy, capsys):
-    _, spoilt = copy
-    (spoilt / "cells" / "switchbert.seed0.refcoco+.json").unlink()
+    _, corrupted = copy
+    (corrupted / "cells" / "switchbert.seed0.refcoco+.json").unlink()
     study, folder = finished
-    for at, partial in ((folder, False), (spoilt, True)):
+    for at, partial in ((folder, False), (corrupted, True)):
         cli.main(["study", "table", str(folder.parent / "plan.yaml"), "--out", str(at), "--partial"])
         assert ("Left out: " in capsys.readouterr().out) == partial
     assert make_tables(plan_of(study, folder), finished_only=True) == make_tables(plan_of(study, folder))

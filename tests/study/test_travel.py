@@ -188,7 +188,7 @@ def test_the_commands_say_how_much_was_exported_and_merged(finished, tmp_path, c
     assert "5 cells merged, 0 there before, 0 not of this study" in capsys.readouterr().out
     merge = ["study", "merge", plan, "--out", tmp_path / "new"]
     assert "none.cells: no such file of cells" in refusal(_run, [*merge, "none.cells"], capsys)
-    assert "cannot be read (Is a directory)" in refusal(_run, [*merge, tmp_path], capsys)
+    assert "a folder, no file of cells" in refusal(_run, [*merge, tmp_path], capsys)
     assert "no file of cells" in refusal(_run, [*merge, plan], capsys)
     export = ["study", "export", plan, "--out", tmp_path / "new", "--tables", "none"]
     assert "no table none" in refusal(_run, export, capsys)

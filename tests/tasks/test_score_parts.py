@@ -54,7 +54,7 @@ class Trap:
         return os._exit, (9,)
 
 
-SPOILT = {
+CORRUPTED = {
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("no array"),
     "pickle": lambda path: path.write_bytes(pickle.dumps(Trap())),
@@ -68,15 +68,15 @@ SPOILT = {
 }
 
 
-@pytest.mark.parametrize("how", SPOILT)
-def test_a_spoilt_part_is_computed_again_and_named_once(evaluate, whole, tmp_path, monkeypatch, scored, capsys, how):
+@pytest.mark.parametrize("how", CORRUPTED)
+def test_a_corrupted_part_is_computed_again_and_named_once(evaluate, whole, tmp_path, monkeypatch, scored, capsys, how):
     with monkeypatch.context() as patch:
         stop_in_part(3, KeyboardInterrupt(), patch)
         with pytest.raises(KeyboardInterrupt):
             evaluate(tmp_path)
     path = part_of(tmp_path, 1)
     before = path.read_bytes()
-    SPOILT[how](path)
+    CORRUPTED[how](path)
     assert path.read_bytes() != before
     scored.clear()
     capsys.readouterr()

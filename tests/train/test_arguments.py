@@ -8,7 +8,8 @@ import torch
 from volta_switch import UserError
 from volta_switch.command import run_command
 from volta_switch.train.device import prepare_device
-from volta_switch.train.flags import parser, run_name
+from volta_switch.train.flag_values import run_name
+from volta_switch.train.flags import parser
 from volta_switch.train.reading import load_tokenizer
 
 

@@ -13,20 +13,20 @@ from weights.layouts import OTHERS, hugging_face_state
 
 
 @pytest.fixture
-def spoilt(pretrained, tmp_path):
+def corrupted(pretrained, tmp_path):
     """A pre-training run's best weights with one number that is none."""
     state = weights_of(pretrained("ctrl_uniter"))
     state["bert.embeddings.image_embeddings.bias"][3] = float("nan")
-    torch.save(state, tmp_path / "spoilt.bin")
-    return tmp_path / "spoilt.bin"
+    torch.save(state, tmp_path / "corrupted.bin")
+    return tmp_path / "corrupted.bin"
 
 
 @pytest.mark.parametrize("entry", ["train_concap", "train_task", "eval_retrieval"])
-def test_no_command_computes_with_weights_that_are_not_finite(world, spoilt, entry, tmp_path, capsys):
+def test_no_command_computes_with_weights_that_are_not_finite(world, corrupted, entry, tmp_path, capsys):
     flags = world.flags(entry, tmp_path / "out", "ctrl_uniter", "" if entry == "train_concap" else "retrieval")
-    flags += ["--from_pretrained", spoilt, *(["--zero_shot"] if entry == "eval_retrieval" else [])]
+    flags += ["--from_pretrained", corrupted, *(["--zero_shot"] if entry == "eval_retrieval" else [])]
     message = refusal(ENTRY_POINTS[entry], flags, capsys)
-    assert message.startswith(f"{spoilt}: bert.embeddings.image_embeddings.bias holds numbers that are not finite")
+    assert message.startswith(f"{corrupted}: bert.embeddings.image_embeddings.bias holds numbers that are not finite")
     assert not (tmp_path / "out").exists()
 
 

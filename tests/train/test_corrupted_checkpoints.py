@@ -34,9 +34,9 @@ def campaign(folder, count, seed):
     source = store_of(folder / "source", *STEPS).folder
     outcomes = Counter()
     for place in range(count):
-        spoilt = shutil.copytree(source, folder / "spoilt" / str(place))
-        store = checkpoints.CheckpointStore(spoilt)
-        first, second, third = (spoilt / f"step-{step:08d}" for step in STEPS)
+        corrupted = shutil.copytree(source, folder / "corrupted" / str(place))
+        store = checkpoints.CheckpointStore(corrupted)
+        first, second, third = (corrupted / f"step-{step:08d}" for step in STEPS)
         corrupt = EVERY[place % len(EVERY)]
         corrupt(rng, third, second, mark)
         what = f"{corrupt.__name__}, number {place} of seed {seed}"
@@ -46,7 +46,7 @@ def campaign(folder, count, seed):
         refused_or_read(lambda path=third / "model.safetensors": read_weights(path), what)
         assert not mark.exists(), what
         outcomes[f"{corrupt.__name__}: {'read' if read else 'refused'}"] += 1
-        shutil.rmtree(spoilt)
+        shutil.rmtree(corrupted)
     return outcomes
 
 

@@ -9,13 +9,16 @@ from volta_switch.train.memory import keep_freed_memory
 
 MEBIBYTES = 80  # of each block
 PAGE = 4096
+# Where freed blocks lie side by side is a matter of the heap's layout, another in every process: the first few steps
+# (four at most, in 43 processes) still ask for a block or two.
+SETTLED = 12
 PROGRAM = f"""
 import resource, sys, torch
 from volta_switch.train.memory import keep_freed_memory
 
 assert keep_freed_memory(sys.argv[1] == "keep")
-for step in range(6):
-    if step == 2:  # the first two find out how much is needed
+for step in range({SETTLED} + 4):
+    if step == {SETTLED}:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     blocks = [torch.ones({MEBIBYTES} * 2**18) for _ in range(3)]
     del blocks
@@ -24,7 +27,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def pages_cleared(how):
-    """Pages that four steps asked of the system, after two that came before them."""
+    """Pages that four steps asked of the system, after SETTLED that came before them."""
     done = subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True)
     return int(done.stdout)
 

@@ -219,3 +219,30 @@ def test_two_files_of_one_name_are_refused_by_every_command(world, command, tmp_
         finetuning.main(flags)
     run = finetuning.main([*flags, "--data_root", str(plan.path)])
     assert json_of(run / "run.json")["data"]["dataroot"].startswith(str(plan.path))
+
+
+def test_an_evaluation_under_other_settings_than_the_weights_were_trained_with_says_so(
+    command, finetuned, tmp_path, capsys
+):
+    weights = finetuned("ctrl_uniter", "refer") / "pytorch_model_best.bin"
+    flags = ("--split", "test", "--from_pretrained", weights)
+    same = ("--set", "hidden_dropout_prob=0.5")  # decides nothing here
+    evaluation.main(command("eval_task", tmp_path / "same", *flags, *same))
+    assert "trained with" not in capsys.readouterr().err
+    evaluation.main(command("eval_task", tmp_path / "other", *flags, "--set", "layer_norm_eps=0.1"))
+    assert f"{weights}: trained with layer_norm_eps = 1e-12, evaluated with 0.1" in capsys.readouterr().err
+    shutil.copy(weights, tmp_path / "moved.bin")  # nothing beside it says what it was trained with
+    evaluation.main(
+        command("eval_task", tmp_path / "moved", "--split", "test", "--from_pretrained", tmp_path / "moved.bin")
+    )
+    assert "trained with" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"finished": ', "\x00"])
+def test_damaged_metrics_are_named(command, tmp_path, capsys, content):
+    run = tmp_path / "ctrl_uniter"
+    run.mkdir()
+    (run / "metrics.json").write_text(content)
+    said = refusal(pretraining.main, command("train_concap", tmp_path, *SHORT), capsys)
+    assert said.startswith(f"{run / 'metrics.json'}: damaged")
+    pretraining.main(command("train_concap", tmp_path, *SHORT, "--overwrite"))

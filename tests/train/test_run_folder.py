@@ -51,10 +51,10 @@ def test_metrics_keep_what_was_recorded_before(tmp_path):
     assert run.metrics() == {"best_validation": {"score": 3.0}, "last_validation": {"score": 2.0}}
 
 
-@pytest.mark.parametrize("spoilt", ["run", "logs"])
-def test_a_folder_that_cannot_be_made_is_named(tmp_path, spoilt):
-    (tmp_path / spoilt).write_text("a file")
-    with pytest.raises(UserError, match=rf"{spoilt}.*give another --output_dir or --logdir"):
+@pytest.mark.parametrize("corrupted", ["run", "logs"])
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, corrupted):
+    (tmp_path / corrupted).write_text("a file")
+    with pytest.raises(UserError, match=rf"{corrupted}.*give another --output_dir or --logdir"):
         started(tmp_path / "run")
 
 

@@ -35,14 +35,18 @@ def test_a_reader_of_standard_error_that_goes_away_does_not_end_a_training_run(w
 
 @pytest.mark.parametrize("ignored", [False, True], ids=["closed terminal", "nohup"])
 def test_a_closed_terminal_stops_a_run_with_a_checkpoint_unless_it_is_ignored(world, tmp_path, ignored):
-    command = training(world, tmp_path, "--save_every", 0, "--log_every", 1)
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN) if ignored else None
+    epochs = 1 if ignored else 10_000  # which the signal ends
+    command = training(world, tmp_path, "--log_every", 1, "--save_best_only", "--num_train_epochs", epochs)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)  # which the process inherits
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    if ignored:
-        signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGHUP, before)
     log = tmp_path / "ctrl_uniter" / "log.jsonl"
     while process.poll() is None and not (log.is_file() and len(log.read_text().splitlines()) > 1):
         time.sleep(0.01)
     process.send_signal(signal.SIGHUP)
-    assert process.wait(timeout=120) == (0 if ignored else 128 + signal.SIGHUP)
+    try:
+        code = process.wait(timeout=60)
+    finally:
+        process.kill()
+    assert code == (0 if ignored else 128 + signal.SIGHUP)
     assert CheckpointStore(tmp_path / "ctrl_uniter" / "checkpoints").newest() is not None

@@ -27,7 +27,7 @@ def copy(world, tmp_path, monkeypatch):
     return SmallWorld(tmp_path / "world")
 
 
-def spoil(path):
+def corrupt(path):
     """Changes one byte in the middle."""
     content = bytearray((path / "data.mdb" if path.is_dir() else path).read_bytes())
     content[len(content) // 2] ^= 1
@@ -36,7 +36,7 @@ def spoil(path):
 
 @pytest.mark.parametrize("name", [ANNOTATIONS, FEATURES, "bert-world/vocab.txt"])
 def test_a_changed_file_is_refused_before_anything_is_written(copy, tmp_path, capsys, name):
-    spoil(copy.path / name)
+    corrupt(copy.path / name)
     said = refusal(finetuning.main, copy.flags("train_task", tmp_path / "out", "ctrl_uniter", "refer"), capsys)
     assert str(copy.path / name) in said and "not what was written" in said and "--overwrite" in said
     assert not (tmp_path / "out").exists()
@@ -48,7 +48,7 @@ def test_features_are_read_whole_once_and_again_when_they_have_changed(copy, mon
     with monkeypatch.context() as patch:
         patch.setattr("volta_switch.checksums.measured", lambda path: pytest.fail("read again"))
         assert store_fingerprint(path) == found
-    spoil(path)
+    corrupt(path)
     with pytest.raises(Changed):
         store_fingerprint(path)
 
@@ -68,7 +68,7 @@ def _other_sum(line):
 
 @pytest.mark.parametrize("name", [ANNOTATIONS, FEATURES])
 def test_the_commands_on_data_refuse_it_too(copy, tmp_path, capsys, name):
-    spoil(copy.path / name)
+    corrupt(copy.path / name)
     with pytest.raises(SystemExit):
         cli.main(["data", "check", str(copy.path / name)])
     assert "not what was written" in capsys.readouterr().out
@@ -110,6 +110,6 @@ def test_a_world_that_a_command_keeps_for_itself_is_written_again_where_its_summ
 
 def test_a_world_of_an_earlier_version_is_read(copy):
     (copy.path / SUMS).unlink()
-    spoil(copy.path / ANNOTATIONS)
+    corrupt(copy.path / ANNOTATIONS)
     verify(copy.path)
     assert file_fingerprint(copy.path / ANNOTATIONS)["bytes"] > 0

@@ -73,7 +73,7 @@ def find_config(name: str | Path) -> Path:
     for path in tried:
         if os.path.isfile(path):
             return path
-    if os.path.lexists(given):
+    if os.path.lexists(given) and not os.path.isdir(given):
         require_file(given, "configuration", "give a JSON file, or a name")
     known = sorted({str(path.relative_to(folder))[:-5] for folder in CONFIG_FOLDERS for path in folder.rglob("*.json")})
     near = difflib.get_close_matches(str(name).removesuffix(".json"), known, n=1)

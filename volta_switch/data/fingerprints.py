@@ -19,7 +19,6 @@ A fingerprint is kept in a cache, by path, sizes and times, and worked out anew 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable
@@ -27,18 +26,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from volta_switch.checksums import json_digest, recorded, verify
+from volta_switch.checksums import SUMS, json_digest, recorded, verify
 from volta_switch.data.files.pair_files import is_address
 from volta_switch.data.files.record_source import open_source
 from volta_switch.data.files.shard_cache import default_cache_folder
 from volta_switch.errors import UserError
-from volta_switch.files import CannotWrite, measured, write_json
+from volta_switch.files import CannotWrite, find_object, measured, write_json
 from volta_switch.identities import WHOLE
 
 Fingerprint = dict[str, Any]
+State = list[list[Any]]  # of a file, or of each file of a folder (``_state``)
 FORMAT = 2  # raised when the same data get other fingerprints
 WHOLE_SUFFIX = ".sha256.json"
-_NOT_DATA = ("lock.mdb",)  # LMDB writes into it when a file is opened
+_NOT_DATA = ("lock.mdb", SUMS)  # LMDB writes into the first when a file is opened
 _CHECKSUM = "checksum"  # of what a kept file holds
 _SETTLED = 2.0  # seconds since a file was last written, before its times tell one content from another
 
@@ -50,7 +50,7 @@ def file_fingerprint(path: Path) -> Fingerprint:
         UserError: it cannot be read, or has a checksum and is not what was written.
     """
 
-    def work_out() -> Fingerprint:
+    def work_out(state: State) -> Fingerprint:
         verify(path)
         return measured(path)
 
@@ -66,7 +66,11 @@ def store_fingerprint(source: Path | str) -> Fingerprint:
     if is_address(source):
         return open_source(source).fingerprint()
     path = Path(source)
-    return _kept("store", path, lambda: open_source(path).fingerprint() | {"bytes": _bytes(path)})
+
+    def work_out(state: State) -> Fingerprint:
+        return open_source(path).fingerprint() | {"bytes": sum(size for _, size, *_ in state)}
+
+    return _kept("store", path, work_out)
 
 
 def whole_fingerprint(path: Path) -> Fingerprint:
@@ -75,29 +79,30 @@ def whole_fingerprint(path: Path) -> Fingerprint:
     Raises:
         UserError: it cannot be read, or nothing can be written beside it.
     """
-    state = _state(path, changed=False)
+    state = _state(path)
     digest = hashlib.sha256()
     for file in _files(path):
         digest.update(f"{file.relative_to(path)} {measured(file)['sha256']}\n".encode())
-    _write(_beside(path), {WHOLE: digest.hexdigest(), "state": state})
+    _write(_beside(path), {WHOLE: digest.hexdigest(), "state": _as_copied(state)})
     return {WHOLE: digest.hexdigest()}
 
 
-def _kept(kind: str, path: Path, work_out: Callable[[], Fingerprint]) -> Fingerprint:
+def _kept(kind: str, path: Path, work_out: Callable[[State], Fingerprint]) -> Fingerprint:
     """A fingerprint from the cache where sizes and times are those of before, else worked out and put there."""
     try:
-        state: list[Any] = [*_state(path), *recorded(path)]
+        files, checksums = _state(path), recorded(path)
+        state = [*files, *checksums]
         entry = default_cache_folder() / "fingerprints" / f"{_text_digest(f'{FORMAT} {kind} {path.resolve()}')}.json"
         found = _read(entry)
         if found is None or found["state"] != state:
-            found = {"state": state, "fingerprint": work_out()}
-            if _is_settled(path) and [*_state(path), *recorded(path)] == state:
+            found = {"state": state, "fingerprint": work_out(files)}
+            if _is_settled(files) and _state(path) == files and recorded(path) == checksums:
                 with suppress(CannotWrite):  # a cache that cannot be written costs time alone
                     _write(entry, found)
     except OSError as error:
         raise UserError(f"{error.filename or path}: cannot be read ({error.strerror}); check the path") from None
     whole = _read(_beside(path))
-    if whole is not None and whole.get("state") == _state(path, changed=False):
+    if whole is not None and whole["state"] == _as_copied(files):
         return {**found["fingerprint"], WHOLE: whole.get(WHOLE)}
     return dict(found["fingerprint"])
 
@@ -105,10 +110,10 @@ def _kept(kind: str, path: Path, work_out: Callable[[], Fingerprint]) -> Fingerp
 def _read(path: Path) -> dict[str, Any] | None:
     """What a kept file holds; None where there is none of ours."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = find_object(path)
+    except OSError:
         return None
-    if not isinstance(found, dict) or "state" not in found or found.pop(_CHECKSUM, None) != json_digest(found):
+    if found is None or "state" not in found or found.pop(_CHECKSUM, None) != json_digest(found):
         return None
     return found
 
@@ -117,20 +122,20 @@ def _write(path: Path, found: dict[str, Any]) -> None:
     write_json(path, found | {_CHECKSUM: json_digest(found)})
 
 
-def _state(path: Path, changed: bool = True) -> list[list[Any]]:
-    """Name, size and times of each file; ``changed``: with the time that only this machine's system sets."""
-    state = []
-    for file in _files(path):
-        found = file.stat()
-        times = [found.st_mtime_ns, found.st_ctime_ns] if changed else [found.st_mtime_ns]
-        state.append([file.name, found.st_size, *times])
-    return state
+def _state(path: Path) -> State:
+    """Name, size, and times in nanoseconds of each file: when its content and when anything of it was changed."""
+    found = [(file.name, file.stat()) for file in _files(path)]
+    return [[name, about.st_size, about.st_mtime_ns, about.st_ctime_ns] for name, about in found]
 
 
-def _is_settled(path: Path) -> bool:
+def _as_copied(state: State) -> State:
+    """Without the last time, which only this machine's system sets."""
+    return [file[:-1] for file in state]
+
+
+def _is_settled(state: State) -> bool:
     """Whether a further change of a file would show in its times, which some systems count in seconds."""
-    newest = max((file.stat().st_ctime for file in _files(path)), default=0.0)
-    return time.time() - newest > _SETTLED
+    return time.time() - max((file[-1] for file in state), default=0) / 1e9 > _SETTLED
 
 
 def _files(path: Path) -> list[Path]:
@@ -138,10 +143,6 @@ def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     return sorted(file for file in path.rglob("*") if file.is_file() and file.name not in _NOT_DATA)
-
-
-def _bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in _files(path))
 
 
 def _text_digest(text: str) -> str:

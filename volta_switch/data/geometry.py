@@ -92,7 +92,7 @@ class Geometry:
         return f"{count} of {self.images} images ({count / self.images:.0%}) have boxes {said}; most likely {cause}"
 
 
-def measured(images: Iterable[Regions]) -> Geometry:
+def geometry_of(images: Iterable[Regions]) -> Geometry:
     """Count the regions of images."""
     geometry = Geometry()
     for regions in images:
@@ -102,7 +102,7 @@ def measured(images: Iterable[Regions]) -> Geometry:
 
 def refuse_strange_boxes(images: Iterable[Regions], source: str) -> None:
     """Raise UserError, naming a source, where most of some images cannot have the boxes that they have."""
-    problem = measured(images).problem()
+    problem = geometry_of(images).problem()
     if problem is not None:
         raise UserError(f"{source}: {problem} (`volta-switch data check` looks at all images)")
 

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from volta_switch.config import Config, find_config, load_config
-from volta_switch.data.fingerprints import Fingerprint, file_fingerprint, store_fingerprint
 from volta_switch.errors import UserError
-from volta_switch.hub import find_bert
 from volta_switch.results_version import RESULTS_VERSION
 from volta_switch.study.arms import Arm, Table
 from volta_switch.study.command_lines import (
@@ -32,7 +28,6 @@ from volta_switch.study.data_identities import DataIdentities
 from volta_switch.study.given_flags import taken_by
 from volta_switch.study.plan import Study
 from volta_switch.tasks import TASKS, TaskSpec, load_task
-from volta_switch.train.reading import pair_fingerprints, task_fingerprints
 from volta_switch.world.spec import WorldSpec
 from volta_switch.world.vocabulary import Lexicon
 
@@ -41,9 +36,6 @@ ROUTES = "routes of "  # before a task
 ROUTES_FILE = "routes.json"
 # What the study's file may say otherwise: images stay decoded, and a run without pre-training starts at random.
 READ_ONCE: dict[str, Any] = {"in_memory": True}
-_PLACES = (  # of a task's entry: where its data lie
-    *("dataroot", "features_h5path1", "features_h5path2", "train_annotations_jsonpath", "val_annotations_jsonpath"),
-)
 _LEARNING = ("batch_size", "lr", "num_epoch", "fusion_method", "train_split", "val_split")  # of a task's entry
 WITHOUT = READ_ONCE | {"from_pretrained": ""}
 
@@ -215,8 +207,8 @@ class Plan:
         where, stem = self.places(arm.name), find_config(arm.model).stem
         config = load_config(arm.model, arm.overrides).to_dict()
         if task == PRETRAINING:
-            given = self._given_files(arm, arm.pretraining)
-            key = _key(["train_concap", config, dict(arm.pretraining), seed, self._pairs(arm), *given])
+            named = self.data.of_named_files({"": arm.pretraining}, arm.world is not None)
+            key = _key(["train_concap", config, dict(arm.pretraining), seed, self._data(arm, task, {}), *named])
             row, folder = self._place(arm, seed, stem, key, key)
             command = [
                 *pretraining_command(arm, seed, where, folder.parent),
@@ -231,8 +223,8 @@ class Plan:
         key, training = (
             _key(
                 [
-                    *("task", spec.key, config, dict(given), seed, self._task_data(arm, task, given), after),
-                    *self._given_files(arm, {**(given.get("train") or {}), **(given.get("test") or {})}),
+                    *("task", spec.key, config, dict(given), seed, self._data(arm, task, given), after),
+                    *self.data.of_named_files(given, arm.world is not None),
                 ]
             )
             for given in (flags, {"train": flags.get("train")})
@@ -243,53 +235,19 @@ class Plan:
         needs = needed.name if needed else ""
         return Cell(f"{row}/{spec.name}", arm.name, seed, spec.key, commands, folder, key, training, needs)
 
-    def _given_files(self, arm: Arm, flags: Mapping[str, Any]) -> list[Any]:
-        """What the files are that flags name, weights above all; nothing where they name none.
+    def _data(self, arm: Arm, task: str, flags: Mapping[str, Any]) -> Any:
+        """What an arm's runs of a task, or its pre-training, read; a world's files follow from the world.
 
-        A relative path is a world's own, which follows from the world; weights are looked for as any path is.
+        ``flags``: of a task's training, and of its test where that counts.
         """
-        found = {}
-        for name, value in flags.items():
-            is_start = name == "from_pretrained"
-            if not isinstance(value, str) or not (is_start or (name.endswith("path") and Path(value).is_absolute())):
-                continue
-            if os.path.lexists(value):
-                read = partial(_fingerprint_of_weights if is_start else _fingerprint_of_data, Path(value), name)
-                found[name] = self.data.of(["file", value], read)
-        return [found] if found else []
-
-    def _pairs(self, arm: Arm) -> Any:
-        """What an arm's pre-training reads, wherever it lies."""
         where = self.places(arm.name)
         if arm.world is not None:
             return where.identity
-        lies = (where.annotations_path, where.features_path)
-        return self.data.of(["pairs", *map(str, lies)], lambda: pair_fingerprints(*lies))
-
-    def _task_data(self, arm: Arm, task: str, flags: Mapping[str, Any]) -> Any:
-        """What a task's runs read, and what the task file says; a world's follows from the world.
-
-        ``flags``: of the training, and of the test where that counts.
-        """
-        if arm.world is not None:
-            return self.places(arm.name).identity
+        if task == PRETRAINING:
+            return self.data.of_pairs(where.annotations_path, where.features_path)
         spec = self.spec(arm.name, task)
-        train, test = flags.get("train") or {}, flags.get("test")
-        given: dict[str, Any] = {name: str(train[name]) for name in _PLACES if train.get(name)}
-        trained, tested = replace(spec, **given), self.tested_spec(arm.name, task)
-        read = [
-            (train.get("train_split", spec.train_split), True, train.get("train_features_lmdbpath", "")),
-            (train.get("val_split", spec.val_split), False, train.get("val_features_lmdbpath", "")),
-        ]
-        of_test = [] if test is None else [(test_split(spec, flags), False, test.get("val_features_lmdbpath", ""))]
-        boxes = [str((given or {}).get("boxes", "detected")) for given in (train, test)]
-        found = self.data.of(
-            [spec.key, dict(arm.data), _places_of(trained), _places_of(tested), read, of_test, boxes],
-            lambda: (
-                task_fingerprints(trained, boxes[0], read)
-                | {f"test {name}": each for name, each in task_fingerprints(tested, boxes[1], of_test).items()}
-            ),
-        )
+        split = None if flags.get("test") is None else test_split(spec, flags)
+        found = self.data.of_task(dict(arm.data), spec, self.tested_spec(arm.name, task), flags, split)
         return [found, spec.deciding(), *(getattr(spec, name) for name in _LEARNING)]
 
     def _task_commands(
@@ -357,18 +315,6 @@ def _from_bert(arm: Arm, given: Mapping[str, Any]) -> dict[str, bool]:
     They decide nothing but whether the run is refused, so that no cell is known by them.
     """
     return {"allow_deeper_bert": True} if arm.own_depth and given.get("from_pretrained") else {}
-
-
-def _places_of(spec: TaskSpec) -> list[str]:
-    return [getattr(spec, name) for name in _PLACES]
-
-
-def _fingerprint_of_weights(path: Path, name: str) -> dict[str, Fingerprint]:
-    return {name: file_fingerprint(find_bert(path, fetch=False) if path.is_dir() else path)}
-
-
-def _fingerprint_of_data(path: Path, name: str) -> dict[str, Fingerprint]:
-    return {name: store_fingerprint(path) if "features" in name else file_fingerprint(path)}
 
 
 def _key(parts: list[Any]) -> str:

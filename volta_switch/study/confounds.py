@@ -50,8 +50,6 @@ def refuse_recorded_confounds(
     Raises:
         UserError: two arms' runs, or two seeds' of one, differ in a setting; the setting and both values are named.
     """
-    for arm, of_arm in runs.items():
-        _refuse_other_seeds(arm, of_arm)
     for left, right in combinations(runs, 2):
         for run in [run for run in runs[left] if run in runs[right]]:  # some arms have no pre-training, as planned
             of_left, of_right = planned[left], planned[right]
@@ -65,6 +63,8 @@ def refuse_recorded_confounds(
                     f"the table is refused: in {run}, {name} is {of_one} for {left} and {of_other} for {right}; "
                     "rows may differ in what the table varies only"
                 )
+    for arm, of_arm in runs.items():
+        _refuse_other_seeds(arm, of_arm)
 
 
 def _refuse_other_seeds(arm: str, runs: Mapping[str, Mapping[str, Any]]) -> None:

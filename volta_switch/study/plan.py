@@ -29,6 +29,7 @@ from typing import Any
 from volta_switch.config import find_config, load_config
 from volta_switch.errors import UserError
 from volta_switch.files import read_yaml
+from volta_switch.ranges import SEED
 from volta_switch.shipped import here_or_shipped
 from volta_switch.study.arms import Arm, Table
 from volta_switch.study.claims import read_claims
@@ -45,6 +46,7 @@ KEYS = (
 )
 ARM_KEYS = ("model", "layers", "text_layers", "set", "pretraining", "tasks", "world", "data", "seeds")
 DEPTHS = {"layers": with_layers, "text_layers": with_text_layers}
+WORLDS_FIELDS = ("bert_model", "vocab_size")  # of a configuration: a small world decides them
 TABLE_KEYS = ("title", "arms", "tasks", "varies", "claims", "published", "flops", "seeds", "dial")
 LISTS: dict[str, type] = {"models": str, "seeds": int, "set": str}  # of what
 SECTIONS = ("world", "data", "pretraining", "tasks", "routes")
@@ -162,6 +164,10 @@ def _arm(name: str, shared: Mapping[str, Any], changes: Mapping[str, Any]) -> Ar
             overrides += with_depth(load_config(changes["model"], overrides), changes[key])
     overrides += tuple(changes.get("set") or ())
     load_config(changes["model"], overrides)
+    given = [override.partition("=")[0].strip() for override in overrides]
+    taken = [field for field in WORLDS_FIELDS if field in given]
+    if "world" in shared and taken:  # the world's come later, and win
+        raise UserError(f"arm {name}: set: {taken[0]}: the vocabulary is the world's; leave it out")
     tasks = {str(task): flags or {} for task, flags in merged("tasks").items()}
     return Arm(
         name=name,
@@ -190,56 +196,65 @@ def _tables(
 ) -> tuple[Table, ...]:
     if not isinstance(written, Mapping):
         raise UserError(f"{path}: tables: expected a section of tables, found {written!r}")
-    tables = []
-    for name, given in (written or {"table": {}}).items():
-        where = f"{path}: tables.{name}"
-        given = given or {}
-        if not isinstance(given, Mapping):
-            raise UserError(f"{where}: expected a section of settings, found {given!r}")
-        _refuse_unknown(where, given, TABLE_KEYS, "a table has")
-        for key in ("arms", "tasks", "varies", "claims"):
-            if not isinstance(given.get(key) or [], list):
-                raise UserError(f"{where}.{key}: expected a list, found {given[key]!r}")
-        table = Table(
-            name=str(name),
-            arms=tuple(map(str, given.get("arms") or arms)),
-            tasks=tuple(map(str, given.get("tasks") or tasks)),
-            title=str(given.get("title", "")),
-            varies=tuple(map(str, given.get("varies") or ("model",))),
-            claims=read_claims(given.get("claims") or [], f"{where}.claims"),
-            published=given.get("published") or {},
-            flops=given.get("flops", False),
-            seeds=given.get("seeds"),
-            dial=_dial(where, given.get("dial")),
-        )
-        if "seeds" in table.varies:
-            raise UserError(f"{where}.varies: arms are compared seed by seed, so that seeds cannot be varied")
-        if table.seeds is not None and (type(table.seeds) is not int or table.seeds < 1):
-            raise UserError(f"{where}.seeds: expected how many of the seeds, 1 or more, found {table.seeds!r}")
-        if not isinstance(table.flops, bool):
-            raise UserError(f"{where}.flops: expected true or false, found {table.flops!r}")
-        for key, names in (("arms", table.arms), ("tasks", table.tasks), ("varies", table.varies)):
-            _refuse_twice(f"{where}.{key}", names)
-        sides = tuple(name for claim in table.claims for name in claim.arms)
-        turned = tuple(arm for series in (table.dial or {"series": {}})["series"].values() for arm in series)
-        checked = (
-            *(("arms", arms, table.arms), ("tasks", tasks, table.tasks)),
-            *(("dial", table.arms, turned), ("claims", table.arms, sides)),
-            ("published", table.arms, tuple(map(str, table.published))),
-        )
-        for key, known, found in checked:
-            unknown = [one for one in found if one not in known]
-            if unknown:
-                raise UserError(f"{where}.{key}: {unknown[0]} is none of {', '.join(known)}")
-        fewest = min(table.arms, key=lambda name: len(arms[name].seeds))
-        if table.seeds is not None and table.seeds > len(arms[fewest].seeds):
-            raise UserError(
-                f"{where}.seeds: {table.seeds}, but {fewest} has {len(arms[fewest].seeds)} "
-                f"({', '.join(map(str, arms[fewest].seeds))}); add seeds or take fewer"
-            )
+    tables = tuple(
+        _table(f"{path}: tables.{name}", str(name), given or {}, arms, tasks)
+        for name, given in (written or {"table": {}}).items()
+    )
+    for table in tables:
         refuse_confounds(str(path), table, arms)
-        tables.append(table)
-    return tuple(tables)
+    return tables
+
+
+def _table(where: str, name: str, given: Any, arms: Mapping[str, Arm], tasks: tuple[str, ...]) -> Table:
+    if not isinstance(given, Mapping):
+        raise UserError(f"{where}: expected a section of settings, found {given!r}")
+    _refuse_unknown(where, given, TABLE_KEYS, "a table has")
+    for key in ("arms", "tasks", "varies", "claims"):
+        if not isinstance(given.get(key) or [], list):
+            raise UserError(f"{where}.{key}: expected a list, found {given[key]!r}")
+    table = Table(
+        name=name,
+        arms=tuple(map(str, given.get("arms") or arms)),
+        tasks=tuple(map(str, given.get("tasks") or tasks)),
+        title=str(given.get("title", "")),
+        varies=tuple(map(str, given.get("varies") or ("model",))),
+        claims=read_claims(given.get("claims") or [], f"{where}.claims"),
+        published=given.get("published") or {},
+        flops=given.get("flops", False),
+        seeds=given.get("seeds"),
+        dial=_dial(where, given.get("dial")),
+    )
+    _check_table(where, table, arms, tasks)
+    return table
+
+
+def _check_table(where: str, table: Table, arms: Mapping[str, Arm], tasks: tuple[str, ...]) -> None:
+    """Raises UserError for values that cannot be, and for names that the study does not have or the table has twice."""
+    if "seeds" in table.varies:
+        raise UserError(f"{where}.varies: arms are compared seed by seed, so that seeds cannot be varied")
+    if table.seeds is not None and (type(table.seeds) is not int or table.seeds < 1):
+        raise UserError(f"{where}.seeds: expected how many of the seeds, 1 or more, found {table.seeds!r}")
+    if not isinstance(table.flops, bool):
+        raise UserError(f"{where}.flops: expected true or false, found {table.flops!r}")
+    for key, names in (("arms", table.arms), ("tasks", table.tasks), ("varies", table.varies)):
+        _refuse_twice(f"{where}.{key}", names)
+    sides = tuple(name for claim in table.claims for name in claim.arms)
+    turned = tuple(arm for series in (table.dial or {"series": {}})["series"].values() for arm in series)
+    checked = (
+        *(("arms", arms, table.arms), ("tasks", tasks, table.tasks)),
+        *(("dial", table.arms, turned), ("claims", table.arms, sides)),
+        ("published", table.arms, tuple(map(str, table.published))),
+    )
+    for key, known, found in checked:
+        unknown = [one for one in found if one not in known]
+        if unknown:
+            raise UserError(f"{where}.{key}: {unknown[0]} is none of {', '.join(known)}")
+    fewest = min(table.arms, key=lambda name: len(arms[name].seeds))
+    if table.seeds is not None and table.seeds > len(arms[fewest].seeds):
+        raise UserError(
+            f"{where}.seeds: {table.seeds}, but {fewest} has {len(arms[fewest].seeds)} "
+            f"({', '.join(map(str, arms[fewest].seeds))}); add seeds or take fewer"
+        )
 
 
 def _dial(where: str, given: Any) -> dict[str, Any] | None:
@@ -298,6 +313,9 @@ def _check_kinds(where: str, values: Mapping[str, Any]) -> None:
         found = values.get(key, [])
         if not isinstance(found, list) or not all(type(item) is kind for item in found):
             raise UserError(f"{where}: {key}: expected a list of {kind.__name__}, found {found!r}")
+        wrong = [seed for seed in found if not SEED.fits(seed)] if key == "seeds" else []
+        if wrong:
+            raise UserError(f"{where}: seeds: expected {SEED.expected}, found {wrong[0]}")
         if key == "seeds" and len(set(found)) < len(found):
             raise UserError(f"{where}: seeds: one stands there twice in {found}; a seed is one run")
         if key == "set":

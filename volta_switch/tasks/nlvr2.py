@@ -7,16 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from volta_switch.data.annotations.nlvr2 import load_nlvr2
 from volta_switch.data.batches.collate import Batch
 from volta_switch.data.batches.nlvr2_dataset import Nlvr2Dataset
-from volta_switch.model.bert import BertForVLTasks
 from volta_switch.tasks.metrics import clear_choices, consistency
-from volta_switch.tasks.task import Evaluation, Gathered, Task, alone
+from volta_switch.tasks.task import Evaluation, Gathered, Task
 
 
 class Nlvr2Task(Task):
@@ -55,15 +53,8 @@ class Nlvr2Task(Task):
             for name, choice, label in zip(batch.ids, choices, labels, strict=True)
         ]
 
-    def evaluate(
-        self,
-        model: BertForVLTasks,
-        batches: Iterable[Batch],
-        device: torch.device,
-        gathered: Gathered = alone,
-    ) -> Evaluation:
-        """Accuracy and consistency."""
-        evaluation = super().evaluate(model, batches, device, gathered)
+    def completed(self, evaluation: Evaluation, gathered: Gathered) -> Evaluation:
+        """Adds the consistency."""
         own = [(result["sentence"], result["prediction"] == result["label"]) for result in evaluation.results]
         everywhere = [pair for part in gathered(own) for pair in part]  # a sentence's statements may lie anywhere
         hits = np.array([hit for _, hit in everywhere])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,8 @@ from volta_switch.data.batches.collate import Batch
 from volta_switch.data.batches.refer_dataset import FEWEST, LOWEST_CEILING, ReferDataset, no_overlap
 from volta_switch.data.image_ids import id_number
 from volta_switch.errors import UserError
-from volta_switch.model.bert import BertForVLTasks
 from volta_switch.tasks.metrics import grounding_ceiling, grounding_hits
-from volta_switch.tasks.task import Evaluation, Gathered, Task, alone
+from volta_switch.tasks.task import Evaluation, Gathered, Task
 
 
 class ReferTask(Task):
@@ -70,19 +68,12 @@ class ReferTask(Task):
         by_part = {f"accuracy_{part}": hits[part_of == part] for part in self.parts}
         return {"accuracy": hits, "oracle_ceiling": ceiling, **by_part}
 
-    def evaluate(
-        self,
-        model: BertForVLTasks,
-        batches: Iterable[Batch],
-        device: torch.device,
-        gathered: Gathered = alone,
-    ) -> Evaluation:
-        """Accuracy and its ceiling.
+    def completed(self, evaluation: Evaluation, gathered: Gathered) -> Evaluation:
+        """The evaluation as it is.
 
         Raises:
             UserError: the ceiling is next to 0: regions and annotated boxes do not belong together.
         """
-        evaluation = super().evaluate(model, batches, device, gathered)
         ceiling = evaluation.metrics.get("oracle_ceiling", 100.0) / 100
         if ceiling < LOWEST_CEILING and len(self.entries) >= FEWEST:
             total = len(self.entries)

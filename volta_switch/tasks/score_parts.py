@@ -30,8 +30,8 @@ from volta_switch.checksums import recording
 from volta_switch.data.batches.collate import Layout
 from volta_switch.data.batches.retrieval_dataset import RetrievalPool
 from volta_switch.errors import UserError
-from volta_switch.files import replacing, write_json
-from volta_switch.identities import differences
+from volta_switch.files import find_object, replacing, write_json
+from volta_switch.identities import described
 from volta_switch.tasks.score_matrix import PairScorer, Progress, parts_of
 from volta_switch.tasks.shares import Share
 
@@ -40,7 +40,6 @@ LOCK = ".lock"
 _PARTS = "part_*.npy"
 _SUM = 32  # bytes of a SHA-256
 _UNFINISHED = (f".{_PARTS}.*", f".{IDENTITY}.*")  # what killed processes leave; or what others are writing
-_SHOWN = 3  # differences that an error names
 
 
 class ScoreParts:
@@ -83,19 +82,18 @@ class ScoreParts:
                 self._clear()
             with suppress(OSError):  # a disk without locks
                 fcntl.flock(self._lock, fcntl.LOCK_SH)
-            found = self._found_identity()
+            found = find_object(self.folder / IDENTITY)
             if found is None:
                 self._remove_unknown()
                 write_json(self.folder / IDENTITY, self._identity)
                 return
         except OSError as error:
             raise UserError(f"{self.folder}: {error.strerror}; give another --output_dir") from None
-        different = [f"{name} ({there} there, {here} now)" for name, there, here in differences(found, self._identity)]
+        different = described(found, self._identity)
         if different:
-            more = f" and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
             raise UserError(
-                f"{self.folder}: holds scores of another computation, which differs in {', '.join(different[:_SHOWN])}"
-                f"{more}; discard them with --restart, or give another --save_name"
+                f"{self.folder}: holds scores of another computation, which differs in {different}; discard them with "
+                "--restart, or give another --save_name"
             )
 
     def fill(self, scorer: PairScorer, share: Share, name: str = "all pairs", shown: bool = True) -> None:
@@ -210,13 +208,6 @@ class ScoreParts:
             print(f"{path}: no finished part ({reason}); it is computed again", file=sys.stderr)
             return None
         return scores
-
-    def _found_identity(self) -> dict[str, Any] | None:
-        try:
-            found = json.loads((self.folder / IDENTITY).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            return None
-        return found if isinstance(found, dict) else None
 
 
 def write_matrix(path: Path, scores: np.ndarray) -> None:

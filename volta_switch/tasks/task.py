@@ -212,7 +212,11 @@ class Task(ABC):
         for name in dict.fromkeys(name for _, _, found in everywhere for name in found):
             values = np.concatenate([np.asarray(found.get(name, []), np.float64) for _, _, found in everywhere])
             metrics[name] = 100.0 * float(values.mean())
-        return Evaluation(metrics[self.metric], metrics, results, self.notes(), measured=own)
+        return self.completed(Evaluation(metrics[self.metric], metrics, results, self.notes(), measured=own), gathered)
+
+    def completed(self, evaluation: Evaluation, gathered: Gathered) -> Evaluation:
+        """What a task adds to an evaluation, or refuses in it; ``gathered`` as ``evaluate`` takes it."""
+        return evaluation
 
     def notes(self) -> dict[str, str]:
         """See ``Evaluation``."""

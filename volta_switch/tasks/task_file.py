@@ -41,7 +41,7 @@ UNREAD = {
 }
 
 
-_PATHS = (  # settings of an entry that name files
+PATH_SETTINGS = (  # of an entry: what names its files
     *("dataroot", "features_h5path1", "features_h5path2", "train_annotations_jsonpath", "val_annotations_jsonpath"),
 )
 
@@ -131,7 +131,7 @@ class TaskSpec:
 
     def _refuse_two_roots(self) -> None:
         """Raises UserError where some of the entry's files lie in the working directory alone, and some beside it."""
-        names = [getattr(self, name) for name in _PATHS if getattr(self, name)]
+        names = [getattr(self, name) for name in PATH_SETTINGS if getattr(self, name)]
         here = [name for name in names if Path(name).exists() and not (self.folder / name).exists()]
         there = [name for name in names if (self.folder / name).exists() and not Path(name).exists()]
         if here and there:

@@ -7,16 +7,18 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from volta_switch import __version__
-from volta_switch.checksums import read_recorded, record_json, recording
+from volta_switch.checksums import record_json, recording
+from volta_switch.config import load_config
+from volta_switch.data.files.json_files import read_object
 from volta_switch.errors import UserError
-from volta_switch.identities import differences
+from volta_switch.identities import described, differences
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks, switch_encoder
 from volta_switch.tasks import Evaluation, Task, build_task
 from volta_switch.tasks.retrieval import RetrievalTask
@@ -24,7 +26,7 @@ from volta_switch.tasks.score_parts import ScoreParts, inputs_identity, write_ma
 from volta_switch.tasks.shares import Share
 from volta_switch.train.device import autocast, prepare_device
 from volta_switch.train.entry_points import read_flags
-from volta_switch.train.flags import evaluated_spec, load_model_config, run_name
+from volta_switch.train.flag_values import evaluated_spec, load_model_config, run_name
 from volta_switch.train.ranks import Ranks, ranks
 from volta_switch.train.reading import (
     data_options,
@@ -35,6 +37,13 @@ from volta_switch.train.reading import (
 )
 from volta_switch.weights import fingerprint, load_volta, read_weights
 
+_OF_TRAINING = ("initializer_range", "visual_target_weights", "anneal_rate", "fusion_method")
+
+
+def _is_of_training(field: str) -> bool:
+    """Whether a field of a configuration decides nothing of an evaluation, or is the task's (the fusion method)."""
+    return field in _OF_TRAINING or field.endswith(("dropout_prob", "temperature"))
+
 
 def main(argv: Sequence[str]) -> Evaluation:
     """Evaluates one model on one split; writes ``<split>_result.json`` and ``<split>_metrics.json``."""
@@ -43,9 +52,7 @@ def main(argv: Sequence[str]) -> Evaluation:
 
 def evaluate_task(args: argparse.Namespace, argv: Sequence[str]) -> Evaluation:
     """As ``main``, the flags read."""
-    run = prepare(args)
-    if not args.overwrite:
-        run.refuse_other_results()
+    run = _told_apart(args, prepare(args))
     with _interruptible("interrupted; nothing was written"), run.autocast():
         result = run.task.test(run.model, run.split, args.batch_size, run.device)  # type: ignore[arg-type]
     run.write(result)
@@ -79,32 +86,42 @@ class Run:
     precision: torch.dtype
     weights: str  # the file
     folder: Path
-    identity: dict[str, Any] = field(
-        default_factory=dict
-    )  # what decides the results; what a user is likely to have changed stands first
+    # What decides the results; what a user is likely to have changed stands first.
+    identity: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def other_settings(self) -> list[tuple[str, Any, Any]]:
+        """Settings that shapes do not show and that the run's ``config.json``, beside its weights, has otherwise.
+
+        Each with both values. Dropout and initial values count in training alone; a task may set the fusion itself.
+        """
+        beside = Path(self.weights).with_name("config.json")
+        try:
+            trained = deciding_config(load_config(beside)) if beside.is_file() else None
+        except UserError:  # of another version
+            trained = None
+        found = [] if trained is None else differences(trained, deciding_config(self.task.config))
+        return [each for each in found if not any(map(_is_of_training, each[0].split(".")))]
 
     def autocast(self) -> torch.autocast:
         """The forward pass's precision."""
         return autocast(self.device, self.precision)
 
     def refuse_other_results(self) -> None:
-        """Raises UserError where the folder holds results of other weights, data or settings for the split."""
+        """Raises UserError where the folder holds damaged results, or those of other weights, data or settings."""
         path = self.folder / f"{self.split}_metrics.json"
         if not path.exists():
             return
-        try:
-            found = json.loads(read_recorded(path))
+        found = read_object(path)
+        if "of" in found:
             there, here = found["of"], json.loads(json.dumps(self.identity))
-        except (OSError, ValueError, TypeError):
-            there, here = {"file": "unreadable"}, {}
-        except KeyError:  # of an earlier version, which told the weights' file
+        else:  # of an earlier version, which told the weights' file
             there, here = {"weights": found.get("weights")}, {"weights": self.weights}
-        different = [f"{name} ({one} there, {other} now)" for name, one, other in differences(there, here)]
+        different = described(there, here)
         if different:
-            more = f" and {len(different) - 3} more" if len(different) > 3 else ""
             raise UserError(
-                f"{path}: holds results of another evaluation, which differs in {', '.join(different[:3])}{more}; "
-                "discard them with --overwrite, or give another --save_name"
+                f"{path}: holds results of another evaluation, which differs in {different}; discard them with "
+                "--overwrite, or give another --save_name"
             )
 
     def write(self, result: Evaluation) -> None:
@@ -128,6 +145,8 @@ class Run:
                 "of": self.identity,
             },
         )
+        for name, trained, tested in self.other_settings:
+            print(f"{self.weights}: trained with {name} = {trained}, evaluated with {tested}", file=sys.stderr)
         shown = "  ".join(f"{name} {value:.2f}" for name, value in result.metrics.items())
         shown += "".join(f"  {name}: {value}" for name, value in result.notes.items())
         print(f"{spec.name} {self.split}: {shown}", file=sys.stderr)
@@ -161,26 +180,39 @@ def prepare(args: argparse.Namespace, ranks_of_pairs: Ranks | None = None) -> Ru
     else:
         model = BertForVLTasks(config, {spec.key: spec.head()})
         load_volta(model, state, unused=("cls.", "clfs_dict"), source=args.from_pretrained)
-    identity = {
-        "task": f"{spec.key} ({spec.name})",
-        "split": split,
-        "zero_shot": args.zero_shot,
-        "weights": fingerprint(model),
-        "routing": args.routing,
-        "precision": str(precision).removeprefix("torch."),
-        "boxes": args.boxes,
-        "volta_compat": args.volta_compat,
-        "entry": spec.deciding(),
-        "config": deciding_config(config),
-        "data": vocabulary_fingerprint(config)
-        | task_fingerprints(spec, args.boxes, [(split, False, args.val_features_lmdbpath)]),
-    }
     model.to(device)
     switched = switch_encoder(model)
     if switched is not None:
         switched.routing = args.routing
     folder = Path(args.output_dir) / run_name(args, f"{spec.name}_")
-    return Run(task, split, model, device, precision, args.from_pretrained, folder, identity)
+    return Run(task, split, model, device, precision, args.from_pretrained, folder)
+
+
+def _told_apart(args: argparse.Namespace, run: Run) -> Run:
+    """The run with its identity, by which results of another one are told from its own.
+
+    Raises:
+        UserError: the folder holds others, and ``--overwrite`` is not given.
+    """
+    spec, config = run.task.spec, run.task.config
+    identity = {
+        "task": f"{spec.key} ({spec.name})",
+        "split": run.split,
+        "zero_shot": args.zero_shot,
+        "weights": fingerprint(run.model),
+        "routing": args.routing,
+        "precision": str(run.precision).removeprefix("torch."),
+        "boxes": args.boxes,
+        "volta_compat": args.volta_compat,
+        "entry": spec.deciding(),
+        "config": deciding_config(config),
+        "data": vocabulary_fingerprint(config)
+        | task_fingerprints(spec, args.boxes, [(run.split, False, args.val_features_lmdbpath)]),
+    }
+    run = replace(run, identity=identity)
+    if not args.overwrite:
+        run.refuse_other_results()
+    return run
 
 
 def evaluate_pairs(args: argparse.Namespace, rank: Ranks) -> Evaluation | None:
@@ -191,9 +223,7 @@ def evaluate_pairs(args: argparse.Namespace, rank: Ranks) -> Evaluation | None:
     """
     if args.shard and rank.count > 1:
         raise UserError("--shard: torchrun divides the pairs among its processes; give one or the other")
-    run = prepare(args, rank)
-    if not args.overwrite:
-        run.refuse_other_results()
+    run = _told_apart(args, prepare(args, rank))
     task, folder = run.task, run.folder / f"{run.split}_scores"
     assert isinstance(task, RetrievalTask)
     if args.shard and args.restart:

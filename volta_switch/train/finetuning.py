@@ -11,6 +11,8 @@ from typing import cast
 
 import torch
 
+from volta_switch.config import Config
+from volta_switch.data.batches.batching import Loader
 from volta_switch.data.batches.collate import Batch
 from volta_switch.errors import UserError
 from volta_switch.model.bert import BertForVLTasks, switch_encoder
@@ -18,7 +20,7 @@ from volta_switch.model.initialisation import start_from_prior
 from volta_switch.tasks import Task, TaskSpec, build_task
 from volta_switch.train.device import prepare_device
 from volta_switch.train.entry_points import read_flags
-from volta_switch.train.flags import (
+from volta_switch.train.flag_values import (
     data_settings,
     load_model_config,
     load_task_spec,
@@ -28,11 +30,11 @@ from volta_switch.train.flags import (
 )
 from volta_switch.train.initial_weights import initial_weights
 from volta_switch.train.learner import Counts, Learner, Losses
-from volta_switch.train.loop import Validation
 from volta_switch.train.optimisation import Hyperparameters
 from volta_switch.train.ranks import Ranks, ranks
 from volta_switch.train.reading import data_options, load_tokenizer, task_fingerprints, vocabulary_fingerprint
 from volta_switch.train.start import Run, start_run
+from volta_switch.train.validation import Validation
 
 
 def main(argv: Sequence[str]) -> Path:
@@ -80,21 +82,8 @@ def _finetune(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
         val_split, args.eval_batch_size or spec.eval_batch_size or spec.batch_size, training=False
     )
     for split, some in ((train_split, loader), (val_split, val_loader)):
-        if some.first().target is None:  # what is wrong with the features shows here, too, before anything is written
-            raise UserError(
-                f"{spec.key} ({spec.name}): split {split!r} has no answers; expected one to train on and one to "
-                "validate by (--train_split, --val_split); eval_task.py writes the answers of a model to such a split"
-            )
-
-    torch.manual_seed(hyper.seed)
-    model = BertForVLTasks(config, {spec.key: spec.head()})
-    start_from_prior(model.clfs_dict[spec.key], hyper.head_prior)
-    # which may bring a head of its own
-    start = initial_weights(model, config, args.from_pretrained, args.allow_deeper_bert)
-    switched = switch_encoder(model)
-    if switched is not None:
-        switched.start_annealing(switched.switch.finetune_temperature)
-
+        _require_answers(spec, split, some)
+    model, start = _model(args, spec, config, hyper)
     run = Run(
         entry_point="train_task",
         name=run_name(args, f"{spec.name}_"),
@@ -127,6 +116,33 @@ def _finetune(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
     if rank.first:
         print(f"best validation score: {progress.best_score:.3f} (epoch {progress.best_epoch + 1})", file=sys.stderr)
     return trainer.run.path
+
+
+def _require_answers(spec: TaskSpec, split: str, loader: Loader) -> None:
+    """Reads a split's first sample, so that what is wrong with the features shows before anything is written.
+
+    Raises:
+        UserError: it cannot be read, or has no answers.
+    """
+    if loader.first().target is None:
+        raise UserError(
+            f"{spec.key} ({spec.name}): split {split!r} has no answers; expected one to train on and one to "
+            "validate by (--train_split, --val_split); eval_task.py writes the answers of a model to such a split"
+        )
+
+
+def _model(
+    args: argparse.Namespace, spec: TaskSpec, config: Config, hyper: Hyperparameters
+) -> tuple[BertForVLTasks, str]:
+    """The model with its initial weights, and where these come from."""
+    torch.manual_seed(hyper.seed)
+    model = BertForVLTasks(config, {spec.key: spec.head()})
+    start_from_prior(model.clfs_dict[spec.key], hyper.head_prior)  # unless the weights bring a head of their own
+    start = initial_weights(model, config, args.from_pretrained, args.allow_deeper_bert)
+    switched = switch_encoder(model)
+    if switched is not None:
+        switched.start_annealing(switched.switch.finetune_temperature)
+    return model, start
 
 
 def _hyperparameters(args: argparse.Namespace, spec: TaskSpec) -> Hyperparameters:

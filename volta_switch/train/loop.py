@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 import signal
 import sys
 import time
@@ -20,8 +19,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from volta_switch.data.batches.batching import Loader, lost_workers_explained, start_epoch
+from volta_switch.data.batches.batching import Loader, start_epoch
 from volta_switch.data.batches.collate import Batch
+from volta_switch.data.batches.workers import lost_workers_explained
 from volta_switch.errors import UserError
 from volta_switch.model.bert import switch_encoder
 from volta_switch.model.encoder import routed
@@ -38,17 +38,10 @@ from volta_switch.train.route_log import RouteLog
 from volta_switch.train.run_folder import BEST, FINISHED, RunFolder
 from volta_switch.train.skipped_steps import SkippedSteps
 from volta_switch.train.stopping import Stopped, StopRequest
+from volta_switch.train.validation import Validation
 from volta_switch.weights import write_weights
 
 LOG_EVERY = 20  # optimiser steps, as VOLTA
-
-
-@dataclass(frozen=True)
-class Validation:
-    """What a validation found: ``score`` selects the best epoch (higher is better)."""
-
-    score: float
-    metrics: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -271,7 +264,8 @@ class Trainer:
         """
         progress = self.progress
         validation = self._validation()
-        self._check(validation)
+        self.skipped.refuse_idle(progress)
+        validation.refuse_broken(self.run.path, progress.step)
         values = {"epoch": progress.epoch, "samples": progress.samples, "score": validation.score, **validation.metrics}
         self.run.log("valid", progress.step, values)
         improved = validation.score > progress.best_score
@@ -286,36 +280,13 @@ class Trainer:
                 write_weights(self.run.path / f"pytorch_model_{progress.epoch}.bin", weights, recorded=True)
         self.run.record("last_validation", values)
         self.validated_step = progress.step
-        said = f"validation after epoch {progress.epoch + 1}: {_shown(validation.metrics)}"
+        said = f"validation after epoch {progress.epoch + 1}: {validation.shown}"
         if progress.batch == self.steps_per_epoch:
             progress.epoch += 1
             progress.batch = 0
         self._save()
         if self.ranks.first:
             tqdm.write(said, sys.stderr)
-
-    def _check(self, validation: Validation) -> None:
-        """Refuses weights that have learnt nothing, or are broken: none of them become the run's best.
-
-        Raises:
-            UserError: every step was left out, or the validation's score or loss is not finite.
-        """
-        self.skipped.look(self.progress)
-        step, where = self.progress.step, f"{self.run.path}: validation after step {self.progress.step}"
-        if 0 < step == self.progress.skipped:
-            raise UserError(
-                f"{self.run.path}: all {step} steps were left out, their losses or gradients were not finite, so that "
-                "the weights are those of the start and none are written; lower the learning rate, or look at the "
-                "samples that log.jsonl names"
-            )
-        found = {"score": validation.score, **validation.metrics}
-        broken = {name: value for name, value in found.items() if not math.isfinite(value)}
-        if broken:
-            raise UserError(
-                f"{where}: {_shown(broken)}, expected finite numbers; no weights are written, and what was written "
-                "before stays; lower the learning rate, take --precision bf16 or fp32, or go back to an earlier "
-                "checkpoint (--resume_file)"
-            )
 
     def _validation(self) -> Validation:
         """One validation; for Switch-BERT the score is that of hard routes, soft routes are logged beside it."""
@@ -369,7 +340,3 @@ class Trainer:
             f"them and keeps the global batch of {self.hyper.batch_size} (with --resume the run goes on from its last "
             "checkpoint), --gradient_checkpointing takes less memory and more time"
         )
-
-
-def _shown(metrics: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())

@@ -22,7 +22,7 @@ from volta_switch.files import require_file
 from volta_switch.hub import NotCached, find_bert, find_vocabulary, is_weight_file
 from volta_switch.tasks.inputs import annotation_files, features_path
 from volta_switch.tasks.task_file import TaskSpec
-from volta_switch.train.flags import (
+from volta_switch.train.flag_values import (
     evaluated_spec,
     load_model_config,
     load_pretraining_config,

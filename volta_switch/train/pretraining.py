@@ -23,14 +23,14 @@ from volta_switch.errors import BadRecord, UserError
 from volta_switch.model.bert import BertForVLPreTraining
 from volta_switch.train.device import prepare_device
 from volta_switch.train.entry_points import read_flags
-from volta_switch.train.flags import data_settings, load_pretraining_config, run_name, shared_hyperparameters
+from volta_switch.train.flag_values import data_settings, load_pretraining_config, run_name, shared_hyperparameters
 from volta_switch.train.initial_weights import initial_weights
 from volta_switch.train.learner import Counts, Learner, Losses
-from volta_switch.train.loop import Validation
 from volta_switch.train.optimisation import Hyperparameters
 from volta_switch.train.ranks import Ranks, ranks
 from volta_switch.train.reading import load_tokenizer, pair_fingerprints, vocabulary_fingerprint
 from volta_switch.train.start import Run, start_run
+from volta_switch.train.validation import Validation
 
 Split = Literal["train", "valid"]
 REGRESSED = ("1", "2", "5")  # the visual targets that read the features before masking

@@ -130,9 +130,12 @@ class RunFolder:
         ended = self.metrics().get(FINISHED)
         if not found or (resume and ended is None):
             return
-        held = f"a run that has ended (after {ended} steps)" if ended is not None else "a run that has not ended"
-        way = "--resume goes on" if ended is None else "--resume adds nothing unless it is given more steps"
-        way = way if not resume else "--resume finds no checkpoint to go on from"
+        held, way = "a run that has not ended", "--resume goes on"
+        if ended is not None:
+            held = f"a run that has ended (after {ended} steps)"
+            way = "--resume adds nothing unless it is given more steps"
+        if resume:
+            way = "--resume finds no checkpoint to go on from"
         raise UserError(
             f"{self.path}: holds {held}: {', '.join(found[:3])}{' ...' if len(found) > 3 else ''}; {way}, --overwrite "
             "discards it, --save_name gives the new run a folder of its own"
@@ -204,7 +207,11 @@ class RunFolder:
             self._ids.write({"epoch": epoch, "step": step, "ids": ids})
 
     def metrics(self) -> dict[str, Any]:
-        """What ``metrics.json`` holds; empty before the first validation."""
+        """What ``metrics.json`` holds; empty before the first validation.
+
+        Raises:
+            UserError: it is damaged.
+        """
         path = self.path / "metrics.json"
         if path.exists():
             return read_object(path)

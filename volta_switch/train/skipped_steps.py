@@ -50,6 +50,20 @@ class SkippedSteps:
                     "samples, or raise --max_skipped_steps"
                 )
 
+    def refuse_idle(self, progress: Progress) -> None:
+        """Keeps weights that have learnt nothing from becoming a run's best; looks first.
+
+        Raises:
+            UserError: every step was left out.
+        """
+        self.look(progress)
+        if 0 < progress.step == progress.skipped:
+            raise UserError(
+                f"{self._run.path}: all {progress.step} steps were left out, their losses or gradients were not "
+                "finite, so that the weights are those of the start and none are written; lower the learning rate, or "
+                "look at the samples that log.jsonl names"
+            )
+
 
 def _some(ids: list[str], shown: int = 8) -> str:
     more = f" and {len(ids) - shown} more" if len(ids) > shown else ""

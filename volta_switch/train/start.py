@@ -23,13 +23,14 @@ from volta_switch.train.checkpoints import CheckpointStore, Saved, check_identit
 from volta_switch.train.device import compute_deterministically
 from volta_switch.train.launch import told
 from volta_switch.train.learner import Learner
-from volta_switch.train.loop import Saving, Trainer, Validation
+from volta_switch.train.loop import Saving, Trainer
 from volta_switch.train.optimisation import Hyperparameters
 from volta_switch.train.random_state import seed_process
 from volta_switch.train.ranks import Ranks
 from volta_switch.train.reading import deciding_config
 from volta_switch.train.replicas import Replicas
 from volta_switch.train.run_folder import CHECKPOINTS, RunFolder
+from volta_switch.train.validation import Validation
 from volta_switch.weights import fingerprint, load_volta
 
 
@@ -63,14 +64,7 @@ def start_run(
     _check_flags(args, run, precision, ranks)
     model = run.learner.model
     settings = {**run.settings, "deterministic": args.deterministic}
-    identity = {  # what a user is likely to have changed stands first
-        "config": deciding_config(run.config),
-        "hyperparameters": run.hyper.to_dict(),
-        **settings,
-        "precision": str(precision).removeprefix("torch."),
-        "data": run.fingerprints,
-        "start": fingerprint(model),
-    }
+    identity = _identity(run, settings, precision)
     folder = RunFolder(Path(args.output_dir) / run.name, Path(args.logdir) / run.name, ranks)
     store = CheckpointStore(folder.path / CHECKPOINTS, args.keep_checkpoints)
     saved = _saved(args, store, identity, ranks)
@@ -83,31 +77,14 @@ def start_run(
     described = _described(args, run, settings, precision, ranks)  # before the model is divided
     _prepare(args, model, device)
     seed_process(run.hyper.seed, ranks)
-    steps, minutes = args.save_every
-    trainer = Trainer(
-        replicas=Replicas(run.learner, ranks, device, args.fsdp, precision),
-        loader=run.loader,
-        validation=run.val_loader,
-        validate=run.validate,
-        hyper=run.hyper,
-        run=folder,
-        store=store,
-        device=device,
-        precision=precision,
-        identity=identity,
-        accumulate=args.accumulate,
-        deterministic=args.deterministic,
-        max_skipped=args.max_skipped_steps,
-        saving=Saving(steps, minutes, not args.save_best_only),
-        log_every=args.log_every,
-        max_steps=args.max_steps,
-    )
+    replicas = Replicas(run.learner, ranks, device, args.fsdp, precision)
+    trainer = _trainer(args, run, replicas, folder, store, device, precision, identity)
     if saved is not None:
         trainer.resume(saved)
-    if saved is not None and trainer.has_ended:
-        if ranks.first:
-            print(f"{folder.path}: already finished, after step {saved.progress.step}", file=sys.stderr)
-        return trainer
+        if trainer.has_ended:
+            if ranks.first:
+                print(f"{folder.path}: already finished, after step {saved.progress.step}", file=sys.stderr)
+            return trainer
     step = trainer.progress.step
     lines = saved.plain["log_lines"] if saved is not None else 0
     steps = trainer.steps_per_epoch * run.hyper.epochs
@@ -126,6 +103,49 @@ def start_run(
             file=sys.stderr,
         )
     return trainer
+
+
+def _identity(run: Run, settings: dict[str, Any], precision: torch.dtype) -> dict[str, Any]:
+    """What must agree when a run is resumed; what a user is likely to have changed stands first."""
+    return {
+        "config": deciding_config(run.config),
+        "hyperparameters": run.hyper.to_dict(),
+        **settings,
+        "precision": str(precision).removeprefix("torch."),
+        "data": run.fingerprints,
+        "start": fingerprint(run.learner.model),
+    }
+
+
+def _trainer(
+    args: argparse.Namespace,
+    run: Run,
+    replicas: Replicas,
+    folder: RunFolder,
+    store: CheckpointStore,
+    device: torch.device,
+    precision: torch.dtype,
+    identity: dict[str, Any],
+) -> Trainer:
+    steps, minutes = args.save_every
+    return Trainer(
+        replicas=replicas,
+        loader=run.loader,
+        validation=run.val_loader,
+        validate=run.validate,
+        hyper=run.hyper,
+        run=folder,
+        store=store,
+        device=device,
+        precision=precision,
+        identity=identity,
+        accumulate=args.accumulate,
+        deterministic=args.deterministic,
+        max_skipped=args.max_skipped_steps,
+        saving=Saving(steps, minutes, not args.save_best_only),
+        log_every=args.log_every,
+        max_steps=args.max_steps,
+    )
 
 
 def _described(

@@ -6,7 +6,8 @@ import argparse
 import sys
 
 from volta_switch.tasks.task_file import UNREAD
-from volta_switch.train.flags import WITHOUT_EFFECT, load_model_config, load_task_spec
+from volta_switch.train.flag_values import load_model_config, load_task_spec
+from volta_switch.train.flags import WITHOUT_EFFECT
 from volta_switch.train.launch import told
 
 AS_TOLD = ("adam_correct_bias",)  # of ``WITHOUT_EFFECT``: what these ask for happens in any case

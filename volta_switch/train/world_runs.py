@@ -20,7 +20,7 @@ from typing import Any
 from volta_switch.config import load_config
 from volta_switch.errors import UserError
 from volta_switch.tasks.task_file import load_task
-from volta_switch.train.flags import load_model_config, load_pretraining_config, run_name
+from volta_switch.train.flag_values import load_model_config, load_pretraining_config, run_name
 from volta_switch.train.launch import told
 
 FOLDER = Path("runs/world")

@@ -70,11 +70,11 @@ def test_files_of_another_form_are_named(root):
     write_testdev(root)
     with pytest.raises(UserError, match="split 'test' of GQA is empty"):
         load_gqa(root, "test")
-    for spoilt, says in (
+    for corrupted, says in (
         ({"labels": [3]}, "question 000001 has labels"),
         ({"labels": None}, "question '000001': .*expected question_id, labels"),
     ):
-        safe_pickle.dump(root / "val_target.pkl", [target(1, **spoilt)])
+        safe_pickle.dump(root / "val_target.pkl", [target(1, **corrupted)])
         with pytest.raises(UserError, match=rf"val_target\.pkl: .*{says}"):
             load_gqa(root, "val")
     with pytest.raises(UserError, match="GQA has no split 'dev'; expected train, val, trainval, minval, test"):

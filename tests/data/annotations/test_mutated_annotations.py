@@ -59,7 +59,7 @@ FILES = {  # name: its content, how it is written
     "marvl.jsonl": (MARVL, json_lines),
     "snli_ve_test.jsonl": (PAIRS, json_lines),
 }
-READERS = {  # name: the files of which one is spoilt (indices into FILES), and who reads them
+READERS = {  # name: the files of which one is corrupted (indices into FILES), and who reads them
     "vqa": (slice(0, 4), lambda root: load_vqa(root, "train")),
     "annotators": (slice(4, 5), lambda root: load_annotators(root / "answers.json")),
     "gqa": (slice(5, 7), lambda root: (load_gqa(root, "val"), load_gqa(root, "test"))),
@@ -92,13 +92,13 @@ def test_whole_files_are_read(root, name):
 @pytest.mark.parametrize("name", READERS)
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_spoilt_file_is_an_error_in_one_line_or_data(root, name, data):
+def test_a_corrupted_file_is_an_error_in_one_line_or_data(root, name, data):
     files, read = READERS[name]
     file = data.draw(st.sampled_from(list(FILES)[files]))
     content, write = FILES[file]
     if data.draw(st.booleans(), "cut off"):
         whole = write(content)
-        spoilt = whole[: data.draw(st.integers(0, len(whole) - 1))]
+        corrupted = whole[: data.draw(st.integers(0, len(whole) - 1))]
     else:
         changed = copy.deepcopy(content)
         *way, last = data.draw(st.sampled_from(places(changed)))
@@ -109,8 +109,8 @@ def test_a_spoilt_file_is_an_error_in_one_line_or_data(root, name, data):
             del holder[last]
         else:
             holder[last] = data.draw(PICKLED if write is pickle.dumps else PLAIN)
-        spoilt = write(changed)
-    (root / file).write_bytes(spoilt)
+        corrupted = write(changed)
+    (root / file).write_bytes(corrupted)
     try:
         assert read(root)
     except UserError as error:

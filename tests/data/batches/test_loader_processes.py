@@ -76,7 +76,7 @@ def test_a_worker_that_stalls_or_dies_is_reported_and_leaves_no_process(trouble,
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_workers_leave_signals_to_the_process_that_iterates(number):
     loader = loader_of(Numbers(8, lambda: os.kill(os.getpid(), number)), workers=1)
     assert [name for batch in loader for name in batch.ids] == list("01234567")

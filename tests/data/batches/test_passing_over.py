@@ -21,7 +21,7 @@ from volta_switch.weights import to_volta, write_weights
 BAD = (3, 8, 9, 10, 11)  # of 18 pairs; 8 to 11 are a whole batch of four
 
 
-def spoil(path, keys):
+def corrupt(path, keys):
     """Empties records of an LMDB file."""
     writer = Writer(path)
     for key in keys:
@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("pairs")
     write_concap(path / "training_feat_all.lmdb", [(some_regions(str(i), i, 2), f"a dog {i}") for i in range(18)])
     (path / "caption_train.json").write_text(json.dumps({str(i): f"a red dog {i}" for i in range(18)}))
-    spoil(path / "training_feat_all.lmdb", [b"%08d" % place for place in BAD])
+    corrupt(path / "training_feat_all.lmdb", [b"%08d" % place for place in BAD])
     return path
 
 
@@ -84,7 +84,7 @@ QUICK = {
     "train_task": ["--num_epoch", "1"],
     "eval_task": [],
 }
-FILES = {  # of an entry point; both the first record and another that the run meets later are spoilt in turn
+FILES = {  # of an entry point; both the first record and another that the run meets later are corrupted in turn
     "train_concap": "conceptual_captions/resnet101_faster_rcnn_genome_imgfeats/volta/training_feat_all.lmdb",
     "train_task": "refcoco+_unc/resnet101_faster_rcnn_genome_imgfeats/volta/refcoco+_unc_dets36_feat.lmdb/data.mdb",
     "eval_task": "refcoco+_unc/resnet101_faster_rcnn_genome_imgfeats/volta/refcoco+_unc_dets36_feat.lmdb/data.mdb",
@@ -107,7 +107,7 @@ def test_entry_points_pass_over_as_many_as_they_are_told_to(world, weights, tmp_
     path = bad.path / "datasets" / FILES[entry]
     task = "" if entry == "train_concap" else "refer"
     key = b"00000001" if entry == "train_concap" else _image_of_validation(bad).encode()
-    spoil(path, [key])
+    corrupt(path, [key])
     number = ["--num_val_workers" if entry == "eval_task" else "--num_workers", str(workers)]
     argv = [*bad.flags(entry, tmp_path / "out", "ctrl_uniter", task), *QUICK[entry], *number]
     if entry == "eval_task":
@@ -141,7 +141,7 @@ def test_a_first_record_that_is_bad_stops_a_run_before_it_writes(world, tmp_path
     bad = world.copy(tmp_path / "world")
     path = bad.path / "datasets" / FILES[entry]
     keys = LmdbFeatures(path.parent).keys() if entry == "train_task" else ["00000000"]
-    spoil(path, [key.encode() for key in keys])
+    corrupt(path, [key.encode() for key in keys])
     argv = bad.flags(entry, tmp_path / "out", "ctrl_uniter", "" if entry == "train_concap" else "refer")
     assert (
         "--max-bad-records" in refusal(ENTRY_POINTS[entry], [*argv, *QUICK[entry]], capsys) or entry == "train_concap"

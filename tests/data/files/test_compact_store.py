@@ -239,32 +239,32 @@ def test_stores_are_handed_to_workers(tmp_path, pairs, method, kind) -> None:
 
 
 @contextmanager
-def spoiling(tmp_path) -> Iterator[lmdb.Transaction]:
+def corrupting(tmp_path) -> Iterator[lmdb.Transaction]:
     """Write into a copy of the store, which no test has open."""
-    shutil.copytree(tmp_path / "store", tmp_path / "spoilt")
-    with lmdb.open(str(tmp_path / "spoilt" / "data.mdb"), subdir=False) as env, env.begin(write=True) as transaction:
+    shutil.copytree(tmp_path / "store", tmp_path / "corrupted")
+    with lmdb.open(str(tmp_path / "corrupted" / "data.mdb"), subdir=False) as env, env.begin(write=True) as transaction:
         yield transaction
 
 
 def test_a_changed_byte_is_found_in_its_block(tmp_path) -> None:
     store = store_of(tmp_path, [some_regions(str(i), i, 1) for i in range(300)])
     assert store.file.damaged_blocks() == []
-    with spoiling(tmp_path) as transaction:
+    with corrupting(tmp_path) as transaction:
         record = bytearray(transaction.get(record_key(130)))
         record[30] ^= 1
         transaction.put(record_key(130), bytes(record))
-    assert CompactFile(tmp_path / "spoilt").damaged_blocks() == [128]
+    assert CompactFile(tmp_path / "corrupted").damaged_blocks() == [128]
 
 
 def test_damage_is_named(tmp_path) -> None:
     store_of(tmp_path, [some_regions(str(i), i, 1) for i in range(4)])
-    with spoiling(tmp_path) as transaction:
+    with corrupting(tmp_path) as transaction:
         first = bytes(transaction.get(record_key(0)))
         transaction.put(record_key(0), first[:-1])
         transaction.put(record_key(1), first)
         transaction.delete(record_key(2))
         transaction.put(b"i3", b"")
-    store = CompactFeatures(tmp_path / "spoilt")
+    store = CompactFeatures(tmp_path / "corrupted")
     for image in ("0", "1"):
         with pytest.raises(BadRecord, match=f"record {image} is damaged .its checksum is not its content's, or it is "):
             store[image]
@@ -283,7 +283,7 @@ def test_damage_is_named(tmp_path) -> None:
         ('{"format": "volta_switch compact store 1"}', "incomplete .'layout'.; repack the store again"),
     ],
 )
-def test_a_spoilt_manifest_is_named(tmp_path, manifest, message) -> None:
+def test_a_corrupted_manifest_is_named(tmp_path, manifest, message) -> None:
     store_of(tmp_path, [some_regions("1")])
     (tmp_path / "store" / MANIFEST).write_text(manifest)
     with pytest.raises(Changed):
@@ -370,13 +370,13 @@ def test_every_changed_byte_of_a_record_is_found_when_it_is_read() -> None:
 
 def test_records_that_have_changed_places_are_found_when_they_are_read(tmp_path) -> None:
     store_of(tmp_path, [some_regions(str(i), i, 1) for i in range(4)])
-    with spoiling(tmp_path) as transaction:
+    with corrupting(tmp_path) as transaction:
         first, second = (bytes(transaction.get(record_key(place))) for place in (0, 1))
         transaction.put(record_key(0), second)
         transaction.put(record_key(1), first)
     for place in (0, 1):
         with pytest.raises(BadRecord, match="another record's"):
-            CompactFile(tmp_path / "spoilt")[place]
+            CompactFile(tmp_path / "corrupted")[place]
 
 
 def test_a_store_of_an_earlier_version_is_read(tmp_path) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from corruption import SOME_BYTES, read_with_changes
 from small_regions import same, some_regions
-from spoiling import SOME_BYTES, read_with_changes
 from volta_switch.data.files.feature_files import feature_format, open_features
 from volta_switch.data.files.feature_tsv import TsvFeatures, write_tsv
 from volta_switch.data.image_ids import image_key

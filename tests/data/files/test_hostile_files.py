@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corruption import CASES, corrupted, read_all, refused_or, replace
 from small_regions import some_regions
-from spoiling import CASES, read_all, refused_or, replace, spoilt
 from volta_switch.data.annotations.coco_test_ids import load_coco_test_ids
 from volta_switch.data.files.compact_store import CompactFeatures, CompactFile, CompactPairs
 from volta_switch.data.files.concap_lmdb import ConcapFile, is_concap, write_concap
@@ -44,7 +44,7 @@ def root(tmp_path_factory):
 
 
 PARTS = partial(open_pairs, split="train")
-READERS = {  # file that is spoilt: who opens it, and what
+READERS = {  # file that is corrupted: who opens it, and what
     "concap.lmdb": (ConcapFile, "concap.lmdb"),
     "parts/training_feat_part_1.lmdb": (PARTS, "parts"),
     "tsv_feat.lmdb/data.mdb": (partial(LmdbFeatures, detections=True), "tsv_feat.lmdb"),
@@ -67,10 +67,10 @@ def test_whole_files_are_read(root, name):
 @pytest.mark.parametrize("name", READERS)
 @CASES
 @given(data=st.data())
-def test_a_spoilt_file_gives_records_that_hold_together_or_an_error_in_one_line(root, name, data):
+def test_a_corrupted_file_gives_records_that_hold_together_or_an_error_in_one_line(root, name, data):
     reader, opened = READERS[name]
     whole = (root / name).read_bytes()
-    replace(root / name, data.draw(spoilt(whole)))
+    replace(root / name, data.draw(corrupted(whole)))
     try:
         # pre-training reads scores of the boxes that it masks only, and checks them there
         read_all(
@@ -92,10 +92,10 @@ OPENERS = {
 @pytest.mark.parametrize("name", OPENERS)
 @CASES
 @given(data=st.data())
-def test_a_spoilt_file_is_told_apart_or_refused(root, name, data):
+def test_a_corrupted_file_is_told_apart_or_refused(root, name, data):
     """The doors through which commands go: by what is in a file."""
     path, whole = root / OPENERS[name], (root / name).read_bytes()
-    replace(root / name, data.draw(spoilt(whole)))
+    replace(root / name, data.draw(corrupted(whole)))
     try:
         refused_or(path, lambda: is_concap(path))
         if refused_or(path, lambda: feature_format(path)) is not None:
@@ -125,12 +125,12 @@ def test_a_file_cut_off_anywhere_is_refused_or_read_up_to_there(root, name):
         replace(root / name, whole)
 
 
-def spoil_h5(path):
+def corrupt_h5(path):
     """The HDF5 library reads these, in C, and has been seen to hang (once in 5,000): the cases are always the same."""
     whole = path.read_bytes()
 
     @settings(CASES, derandomize=True)
-    @given(spoilt(whole))
+    @given(corrupted(whole))
     def each(data):
         replace(path, data)
         read_all(path, lambda: H5Features(path, detections=True))
@@ -138,9 +138,9 @@ def spoil_h5(path):
     each()
 
 
-def test_a_spoilt_h5_file_is_read_or_refused(root):
-    write_h5(root / "spoilt.h5", IMAGES[:2])
-    process = multiprocessing.get_context("fork").Process(target=spoil_h5, args=(root / "spoilt.h5",))
+def test_a_corrupted_h5_file_is_read_or_refused(root):
+    write_h5(root / "corrupted.h5", IMAGES[:2])
+    process = multiprocessing.get_context("fork").Process(target=corrupt_h5, args=(root / "corrupted.h5",))
     process.start()
     process.join(120)
     process.kill()
@@ -156,10 +156,10 @@ ANNOTATIONS = {
 @pytest.mark.parametrize("name", ANNOTATIONS)
 @CASES
 @given(data=st.data())
-def test_spoilt_json_is_read_or_refused(tmp_path_factory, name, data):
+def test_corrupted_json_is_read_or_refused(tmp_path_factory, name, data):
     whole, read = ANNOTATIONS[name]
     path = tmp_path_factory.getbasetemp() / name
-    path.write_bytes(data.draw(spoilt(whole)))
+    path.write_bytes(data.draw(corrupted(whole)))
     value = refused_or(path, lambda: read(path))
     assert value is None or name == "x.json" or isinstance(value, list)
 
@@ -177,11 +177,11 @@ def test_json_without_end_is_refused(tmp_path, nested):
 
 @CASES
 @given(data=st.data())
-def test_spoilt_coco_test_ids_are_ids_or_refused(tmp_path_factory, data):
+def test_corrupted_coco_test_ids_are_ids_or_refused(tmp_path_factory, data):
     root = tmp_path_factory.getbasetemp() / "coco"
     path = root / "cache" / "coco_test_ids.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path, np.arange(5) * 1000)
-    path.write_bytes(data.draw(spoilt(path.read_bytes())))
+    path.write_bytes(data.draw(corrupted(path.read_bytes())))
     ids = refused_or(path, lambda: load_coco_test_ids(root))
     assert ids is None or all(type(image_id) is str for image_id in ids)

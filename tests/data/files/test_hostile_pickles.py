@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corruption import CASES, corrupted
 from small_regions import some_regions
-from spoiling import CASES, spoilt
 from volta_switch.data.files import safe_pickle
 from volta_switch.data.files.feature_records import encode_h5, encode_npy
 from volta_switch.errors import UserError
@@ -120,14 +120,14 @@ def test_no_order_of_opcodes_does_harm(data):
 
 @CASES
 @given(st.sampled_from(VALUES), st.data())
-def test_a_spoilt_pickle_is_plain_data_or_refused(value, data):
-    read(data.draw(spoilt(value)))
+def test_a_corrupted_pickle_is_plain_data_or_refused(value, data):
+    read(data.draw(corrupted(value)))
 
 
 @CASES
 @given(st.sampled_from([encode_h5, encode_npy]), st.integers(0, 4), st.data())
-def test_a_spoilt_record_of_arrays_is_plain_data_or_refused(encode, protocol, data):
-    read(data.draw(spoilt(pickle.dumps(encode(some_regions("1", 1, 2)), protocol=protocol))))
+def test_a_corrupted_record_of_arrays_is_plain_data_or_refused(encode, protocol, data):
+    read(data.draw(corrupted(pickle.dumps(encode(some_regions("1", 1, 2)), protocol=protocol))))
 
 
 @CASES

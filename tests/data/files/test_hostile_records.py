@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corruption import CASES, corrupted, holds, read_all, refused_or
 from small_regions import some_regions
-from spoiling import CASES, holds, read_all, refused_or, spoilt
 from volta_switch.data.files.compact_record import RecordCodec, RecordLayout
 from volta_switch.data.files.compact_store import CompactFeatures, CompactPairs, image_key, record_key
 from volta_switch.data.files.concap_lmdb import ConcapFile, write_concap
@@ -73,16 +73,16 @@ def test_a_feature_record_with_a_wrong_value_is_refused_or_holds_together(tmp_pa
 def test_a_feature_record_with_wrong_bytes_is_refused_or_holds_together(tmp_path, variant, data):
     path = tmp_path / "x.lmdb"
     record = pickle.dumps(ENCODE[variant](IMAGE), protocol=data.draw(st.integers(0, 5)))
-    write(path, {b"keys": pickle.dumps([b"100"]), b"100": data.draw(spoilt(record))})
+    write(path, {b"keys": pickle.dumps([b"100"]), b"100": data.draw(corrupted(record))})
     read_all(path, lambda: LmdbFeatures(path, detections=True))
 
 
 @CASES
 @given(st.data())
-def test_a_spoilt_list_of_images_is_refused_or_names_them(tmp_path, data):
+def test_a_corrupted_list_of_images_is_refused_or_names_them(tmp_path, data):
     path = tmp_path / "x.lmdb"
     values = st.one_of(VALUES, st.lists(VALUES, max_size=3), st.just([b"100", b"100"]), st.just([b"", b"x" * 600]))
-    listed = data.draw(st.one_of(spoilt(pickle.dumps([b"100", b"7"])), values.map(pickle.dumps)))
+    listed = data.draw(st.one_of(corrupted(pickle.dumps([b"100", b"7"])), values.map(pickle.dumps)))
     write(path, {b"keys": listed, b"100": pickle.dumps(encode_h5(IMAGE))})
     read_all(path, lambda: LmdbFeatures(path, detections=True))
 
@@ -99,7 +99,7 @@ def concap_record(tmp_path_factory):
 def test_a_concap_record_with_wrong_bytes_is_refused_or_holds_together(tmp_path, concap_record, data):
     """The sound record before it leaves its places behind, which the next is read by where they fit."""
     path = tmp_path / "x.lmdb"
-    write(path, {b"00000000": concap_record, b"00000001": data.draw(spoilt(concap_record))})
+    write(path, {b"00000000": concap_record, b"00000001": data.draw(corrupted(concap_record))})
     assert read_all(path, lambda: ConcapFile(path), detections=False) >= 1
 
 
@@ -123,11 +123,11 @@ def test_a_concap_record_with_a_wrong_value_is_refused_or_holds_together(tmp_pat
 
 @CASES
 @given(data=st.data())
-def test_a_spoilt_list_of_keys_is_refused_or_leads_to_records(tmp_path, concap_record, data):
+def test_a_corrupted_list_of_keys_is_refused_or_leads_to_records(tmp_path, concap_record, data):
     keys = st.one_of(
         VALUES.filter(lambda v: isinstance(v, str | bytes | list | dict | None)), st.just([b"5", b"5", b"6"])
     )
-    listed = data.draw(st.one_of(spoilt(msgpack.packb([b"5", b"6"])), keys.map(msgpack.packb)))
+    listed = data.draw(st.one_of(corrupted(msgpack.packb([b"5", b"6"])), keys.map(msgpack.packb)))
     path = tmp_path / "x.lmdb"
     write(path, {b"5": concap_record, b"6": concap_record, b"__keys__": listed})
     read_all(path, lambda: ConcapFile(path), detections=False)
@@ -149,10 +149,12 @@ def store(tmp_path_factory):
 @given(data=st.data())
 def test_a_compact_record_with_wrong_bytes_is_refused_or_holds_together(store, tmp_path, kind, data):
     record = bytes(LmdbPages(store / kind, "x").get(record_key(0)))
-    places = spoilt((0).to_bytes(8, "big")) if data.draw(st.booleans()) else st.just(bytes(8))
+    places = corrupted((0).to_bytes(8, "big")) if data.draw(st.booleans()) else st.just(bytes(8))
     (tmp_path / "s").mkdir(exist_ok=True)
     (tmp_path / "s" / "manifest.json").write_bytes((store / kind / "manifest.json").read_bytes())
-    write(tmp_path / "s" / "data.mdb", {record_key(0): data.draw(spoilt(record)), image_key("100"): data.draw(places)})
+    write(
+        tmp_path / "s" / "data.mdb", {record_key(0): data.draw(corrupted(record)), image_key("100"): data.draw(places)}
+    )
     if kind == "pairs":
         read_all(tmp_path / "s", lambda: CompactPairs(tmp_path / "s"), detections=False)
         return

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spoiling import CASES, refused_or, replace, spoilt
+from corruption import CASES, corrupted, refused_or, replace
 from volta_switch.data.files.lmdb_environment import writing
 from volta_switch.data.files.lmdb_pages import LmdbPages
 
@@ -44,6 +44,6 @@ def whole(tmp_path_factory) -> bytes:
 @CASES
 @given(data=st.data())
 def test_damaged_pages_end_in_one_line_or_in_keys(tmp_path, whole, data) -> None:
-    replace(tmp_path / "x", data.draw(spoilt(whole)))
+    replace(tmp_path / "x", data.draw(corrupted(whole)))
     keys = refused_or(tmp_path / "x", lambda: list(LmdbPages(tmp_path / "x", "records").keys()))
     assert keys is None or len(keys) <= 100 * len(KEYS)

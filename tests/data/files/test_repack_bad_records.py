@@ -54,7 +54,7 @@ def test_no_room_for_the_manifest_is_named(source, tmp_path, monkeypatch) -> Non
     assert repack([source], tmp_path / "store")["records"] == 4
 
 
-def spoilt(places: dict[int, str], count: int = 300) -> list[Regions]:
+def corrupted(places: dict[int, str], count: int = 300) -> list[Regions]:
     """Images of which some cannot be used."""
     result = images(count)
     for place, how in places.items():
@@ -77,14 +77,14 @@ def spoilt(places: dict[int, str], count: int = 300) -> list[Regions]:
 def test_a_bad_record_is_named(tmp_path, how, message, place) -> None:
     if how == "wide" and place == 0:
         place = 1  # the first one says what the others must be like
-    write_features(tmp_path / "source", spoilt({place: how}))
+    write_features(tmp_path / "source", corrupted({place: how}))
     told = refused([tmp_path / "source"], tmp_path / "store")
     assert f"image '{100 + place}'" in told and message in told
     assert told.endswith("; --max-bad-records N passes over N such records") and not (tmp_path / "store").exists()
 
 
 def test_bad_pairs_are_named_by_their_place(tmp_path) -> None:
-    bad = [(image, "a dog") for image in spoilt({2: "nan"}, 4)]
+    bad = [(image, "a dog") for image in corrupted({2: "nan"}, 4)]
     write_concap(tmp_path / "p.lmdb", bad)
     assert "p.lmdb: record b'00000002' is not a list" in refused([tmp_path / "p.lmdb"], tmp_path / "store")
     manifest = repack([tmp_path / "p.lmdb"], tmp_path / "store", max_bad_records=1)
@@ -95,7 +95,7 @@ BAD = {0: "nan", 7: "large", 130: "nan", 131: "wide", 298: "nan", 299: "nan"}  #
 
 
 def test_bad_records_are_passed_over_counted_and_named(tmp_path, capsys) -> None:
-    write_features(tmp_path / "source", spoilt(BAD))
+    write_features(tmp_path / "source", corrupted(BAD))
     out = tmp_path / "store"
     assert main(["data", "repack", str(tmp_path / "source"), str(out), "--max-bad-records", "6"]) is None
     told = capsys.readouterr()
@@ -110,7 +110,7 @@ def test_bad_records_are_passed_over_counted_and_named(tmp_path, capsys) -> None
 
 
 def test_passing_over_survives_an_interruption_and_takes_more_patience_later(tmp_path, capsys) -> None:
-    write_features(tmp_path / "source", spoilt(BAD))
+    write_features(tmp_path / "source", corrupted(BAD))
     whole = repack([tmp_path / "source"], tmp_path / "whole", max_bad_records=6)
     with pytest.raises(Stopped):
         repack([tmp_path / "source"], tmp_path / "store", max_bad_records=4, progress=stop_after(1))
@@ -121,6 +121,6 @@ def test_passing_over_survives_an_interruption_and_takes_more_patience_later(tmp
 
 
 def test_a_file_of_bad_records_alone_makes_no_store(tmp_path) -> None:
-    write_features(tmp_path / "source", spoilt({i: "nan" for i in range(3)}, 3))
+    write_features(tmp_path / "source", corrupted({i: "nan" for i in range(3)}, 3))
     message = refused([tmp_path / "source"], tmp_path / "store", max_bad_records=9)
     assert "image '100'" in message and message.endswith("no record can be used")

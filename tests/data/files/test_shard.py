@@ -141,8 +141,8 @@ def test_images_without_captions_are_refused(source, tmp_path) -> None:
 
 
 def test_bad_records_are_left_out_and_named(tmp_path, capfd) -> None:
-    spoilt = [PAIRS[0], (replace(PAIRS[1][0], features=PAIRS[1][0].features * np.nan), "nan"), *PAIRS[2:10]]
-    write_concap(tmp_path / "p.lmdb", spoilt)
+    corrupted = [PAIRS[0], (replace(PAIRS[1][0], features=PAIRS[1][0].features * np.nan), "nan"), *PAIRS[2:10]]
+    write_concap(tmp_path / "p.lmdb", corrupted)
     assert "features hold numbers that are not finite" in refused([tmp_path / "p.lmdb"], tmp_path, "train")
     index = shard([tmp_path / "p.lmdb"], tmp_path, "train", max_bad_records=1, shard_size=1)
     assert index["records"] == 9 and len(index["passed_over"]) == 1 and len(index["shards"]) == 9

@@ -142,13 +142,13 @@ def test_the_confound_check_counts_and_names_settings(values):
 
 
 def test_a_recorded_confound_is_reported(written, monkeypatch):
-    def spoilt(cell, of=records._record):
+    def corrupted(cell, of=records._record):
         record = of(cell)
         if cell.name == "switchbert/seed1/pretraining":
             record["hyperparameters"]["learning_rate"] = 0.5
         return record
 
-    monkeypatch.setattr(records, "_record", spoilt)
+    monkeypatch.setattr(records, "_record", corrupted)
     check = records.confounds(written.plan, written.plan.study.tables[0])
     values = {"ctrl_uniter": 1e-3, "switchbert": "0.001, 0.5"}
     assert check["recorded"]["differing"] == [

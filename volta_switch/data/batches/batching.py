@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import re
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
@@ -17,12 +14,7 @@ from torch.utils.data._utils.signal_handling import _remove_worker_pids
 
 from volta_switch.data.bad_records import BadRecords
 from volta_switch.data.batches.collate import Batch, UnusableSamples
-from volta_switch.data.batches.worker_limits import (
-    LARGER_SHARED_MEMORY,
-    PREFETCHED,
-    SHARED_MEMORY,
-    check_worker_limits,
-)
+from volta_switch.data.batches.workers import PREFETCHED, check_worker_limits, leave_signals, lost_workers_explained
 from volta_switch.data.random_streams import ORDER, KeyedRandom
 from volta_switch.errors import BadRecord, UserError
 
@@ -180,7 +172,7 @@ def make_loader(
         prefetch_factor=PREFETCHED if num_workers else None,
         pin_memory=pin_memory,
         timeout=timeout if num_workers else 0,
-        worker_init_fn=_leave_signals,
+        worker_init_fn=leave_signals,
         generator=torch.Generator().manual_seed(sampler.seed),
     )
 
@@ -206,6 +198,7 @@ class Loader(DataLoader):
         super().__init__(*args, **kwargs)
         self.bad_records = BadRecords(max_bad_records)
         self._stand_in: Batch | None = None
+        self._has_limits = False  # that are large enough for the workers
 
     def __iter__(self) -> Any:
         sampler: Any = self.batch_sampler
@@ -216,7 +209,7 @@ class Loader(DataLoader):
 
     def _received(self) -> Iterator[Batch]:
         """The workers' batches; raises UserError where one does not come, or the system grants too little."""
-        if self.num_workers:
+        if self.num_workers and not self._has_limits:
             self._check_limits()
         workers: Any = super().__iter__()
         try:
@@ -235,6 +228,7 @@ class Loader(DataLoader):
         tensors = [*batch.inputs.values(), *(each for each in (batch.target, batch.candidates) if each is not None)]
         samples = -(-sampler.batch_size // (sampler.ranks * sampler.parts))
         check_worker_limits(self.num_workers, len(tensors), samples * sum(each.nbytes for each in tensors))
+        self._has_limits = True
 
     def _a_stand_in(self) -> Batch:
         if self._stand_in is None:
@@ -251,35 +245,6 @@ class Loader(DataLoader):
                 return collate([sample])
             self.bad_records.pass_over(sample.reason)
         raise UserError("no sample can be used; write the data again")
-
-
-@contextmanager
-def lost_workers_explained() -> Iterator[None]:
-    """Raises UserError where PyTorch finds a loader's worker late or gone: gone also between two batches."""
-    try:
-        yield
-    except RuntimeError as error:
-        message = str(error).splitlines()[0] if str(error) else ""
-        if not message.startswith("DataLoader"):  # PyTorch's words; it has no class for them
-            raise
-        late = re.search(r"timed out after (\d+)", message)
-        if late:
-            raise UserError(
-                f"a data worker has given nothing for {late[1]} s; look at the disk that the features lie on, or raise "
-                "--worker_timeout"
-            ) from None
-        if "Bus error" in message:
-            raise UserError(f"a data worker found {SHARED_MEMORY} full; {LARGER_SHARED_MEMORY}") from None
-        raise UserError(
-            f"a data worker was ended from outside ({message.split('. ')[0]}); where memory ran out, take fewer "
-            "--num_workers"
-        ) from None
-
-
-def _leave_signals(worker: int) -> None:
-    """Ctrl-C and SIGTERM reach a whole group of processes; the first of them decides when the workers end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)

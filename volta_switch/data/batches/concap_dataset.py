@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from volta_switch.data.annotations.file_names import CAPTIONS
 from volta_switch.data.batches.masking import RegionMasking, WordMasking
 from volta_switch.data.batches.pretraining_batch import Hiding, PairSample, collate_pretraining
 from volta_switch.data.batches.stored_features import Source
@@ -29,7 +30,6 @@ from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.errors import BadRecord, UserError
 
 Masking = Literal["volta", "span"]
-_CAPTIONS = {"train": "caption_train.json", "valid": "caption_valid.json"}
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class ConcapDataset:
             raise UserError(f"{self.pairs.path}: the split is empty; write image-caption pairs into it")
         if local_folder(features_path) is not None:  # else shards would be fetched for it
             refuse_strange_boxes(_sample(self.pairs), str(self.pairs.path))
-        captions_path = Path(annotations_path) / _CAPTIONS[split]
+        captions_path = Path(annotations_path) / CAPTIONS[split]
         self._captions = _load_captions(captions_path)
         if fraction < 1:
             self._take_share(fraction, fraction_seed)
@@ -128,12 +128,17 @@ class ConcapDataset:
         )
         self.collate = partial(collate_pretraining, hiding=hiding)
         self._mismatches = self._recipe is not None and objective != 2
-        if self._mismatches and all(_same(self._tokens[0], self._tokens[i]) for i in range(len(self._tokens))):
+        if self._mismatches:
+            self._refuse_one_caption(captions_path)
+        self.set_epoch(0)
+
+    def _refuse_one_caption(self, path: Path) -> None:
+        """A pair is mismatched by another caption: raises UserError where all of them are alike."""
+        if all(_same(self._tokens[0], self._tokens[i]) for i in range(len(self._tokens))):
             raise UserError(
-                f"{captions_path}: all captions are alike, so that none can stand for a "
+                f"{path}: all captions are alike, so that none can stand for a "
                 "mismatch; give different captions, or take objective 2"
             )
-        self.set_epoch(0)
 
     def _take_share(self, fraction: float, seed: int) -> None:
         """Keep a share of the pairs, and their captions; where these are not as many, as large a share of them."""

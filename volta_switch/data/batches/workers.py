@@ -1,13 +1,17 @@
-"""What the system must grant a loader's worker processes: open files, and shared memory for the batches they send.
+"""A loader's worker processes: what the system must grant them, and what is said where one is late or gone.
 
-Without the first PyTorch's processes wait for ever, without the second they are killed; both are looked at before any
-is started.
+Without enough open files PyTorch's processes wait for ever, without shared memory for the batches that they send they
+are killed; both are looked at before any is started.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from volta_switch.errors import UserError
@@ -52,3 +56,32 @@ def check_worker_limits(workers: int, tensors: int, batch_bytes: int) -> None:
 
 def _size(count: float) -> str:
     return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.0f} KiB"
+
+
+@contextmanager
+def lost_workers_explained() -> Iterator[None]:
+    """Raises UserError where PyTorch finds a loader's worker late or gone: gone also between two batches."""
+    try:
+        yield
+    except RuntimeError as error:
+        message = str(error).splitlines()[0] if str(error) else ""
+        if not message.startswith("DataLoader"):  # PyTorch's words; it has no class for them
+            raise
+        late = re.search(r"timed out after (\d+)", message)
+        if late:
+            raise UserError(
+                f"a data worker has given nothing for {late[1]} s; look at the disk that the features lie on, or raise "
+                "--worker_timeout"
+            ) from None
+        if "Bus error" in message:
+            raise UserError(f"a data worker found {SHARED_MEMORY} full; {LARGER_SHARED_MEMORY}") from None
+        raise UserError(
+            f"a data worker was ended from outside ({message.split('. ')[0]}); where memory ran out, take fewer "
+            "--num_workers"
+        ) from None
+
+
+def leave_signals(worker: int) -> None:
+    """Ctrl-C, SIGTERM and SIGHUP reach a whole group of processes; the first of them decides when the workers end."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Spoiling files for tests, and what may come of reading them: data that hold together, or an error in one line."""
+"""Corrupting files for tests, and what may come of reading them: data that hold together, or an error in one line."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _said(whole: bytes) -> list[int]:
 
 
 @st.composite
-def spoilt(draw: st.DrawFn, whole: bytes) -> bytes:
+def corrupted(draw: st.DrawFn, whole: bytes) -> bytes:
     """Return bytes with one to three changes: overwritten, cut out, put in, moved, or cut off at the end."""
     said = _said(whole)
     data = bytearray(whole)

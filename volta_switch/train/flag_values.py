@@ -1,0 +1,86 @@
+"""What flags stand for: the task, the configuration, the run's name and settings; nothing here imports PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from typing import Any
+
+from volta_switch.config import Config, find_config, load_config
+from volta_switch.config.checks import check_region_loss
+from volta_switch.errors import UserError
+from volta_switch.tasks.task_file import TaskSpec, load_task
+
+LONGEST_NAME = 240  # bytes; file systems take 255, and files are written beside under longer names
+
+
+def load_task_spec(args: argparse.Namespace) -> TaskSpec:
+    """The task that the flags name, with the annotation files that they override."""
+    spec = load_task(args.tasks_config_file, args.task, args.data_root)
+    names = ("train_annotations_jsonpath", "val_annotations_jsonpath")
+    given = {name: getattr(args, name) for name in names if getattr(args, name)}
+    absolute: dict[str, Any] = {name: str(spec.given_path(path).absolute()) for name, path in given.items()}
+    return dataclasses.replace(spec, **absolute)
+
+
+def evaluated_spec(args: argparse.Namespace) -> tuple[TaskSpec, str]:
+    """The task that is evaluated and the split; annotations that the flags name are that split's."""
+    spec = load_task_spec(args)
+    split = args.split or spec.val_split
+    return (dataclasses.replace(spec, val_split=split) if args.val_annotations_jsonpath else spec), split
+
+
+def training_splits(args: argparse.Namespace, spec: TaskSpec) -> tuple[str, str]:
+    """The splits that ``train_task.py`` trains on and validates with.
+
+    Raises:
+        UserError: neither the flags nor the task file name one to train on.
+    """
+    train = args.train_split or spec.train_split
+    if not train:
+        raise UserError(
+            f"{spec.key} ({spec.name}): the task file names no train_split; give --train_split, or another task file"
+        )
+    return train, args.val_split or spec.val_split
+
+
+def load_model_config(args: argparse.Namespace, fusion_method: str | None = None) -> Config:
+    """The configuration that the flags name; a task may override its fusion method, as in VOLTA."""
+    overrides = [*args.set]
+    if fusion_method is not None:
+        overrides.append(f"fusion_method={fusion_method}")
+    return load_config(args.config_file, overrides)
+
+
+def load_pretraining_config(args: argparse.Namespace) -> Config:
+    """As ``load_model_config``, of a model that can be pre-trained."""
+    config = load_model_config(args)
+    check_region_loss(config)
+    return config
+
+
+def run_name(args: argparse.Namespace, prefix: str = "") -> str:
+    """VOLTA's name of a run: ``[<task>_]<config>[-<save_name>]``."""
+    if "/" in args.save_name:
+        raise UserError(
+            f"--save_name {args.save_name}: expected a name without /; --output_dir says where runs are written"
+        )
+    name = prefix + find_config(args.config_file).stem + (f"-{args.save_name}" if args.save_name else "")
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        raise UserError(
+            f"--save_name {args.save_name}: the run's folder would have a name of {len(os.fsencode(name))} bytes, more "
+            f"than {LONGEST_NAME}; give a shorter name"
+        )
+    return name
+
+
+def data_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Which samples a run is trained on, as its record states it; must agree when it is resumed."""
+    return {name: getattr(args, name) for name in ("volta_compat", "data_fraction", "data_fraction_seed")}
+
+
+def shared_hyperparameters(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of ``Hyperparameters`` that both training entry points take from flags of one name."""
+    names = ("warmup_proportion", "warmup_steps", "adam_epsilon", "weight_decay", "clip_grad_norm")
+    return {name: getattr(args, name) for name in (*names, "seed")} | {"adam_betas": tuple(args.adam_betas)}
