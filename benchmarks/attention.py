@@ -21,7 +21,7 @@ from train_step import attend_each
 
 from volta_switch.command import run_command
 from volta_switch.cost.executed import counted
-from volta_switch.model.attention import KeyMask, attend, attend_mixed
+from volta_switch.model.attention import attend, attend_mixed
 
 MODES = ("SS", "SC", "CS", "J")
 Way = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -41,12 +41,12 @@ def main(argv: Sequence[str]) -> None:
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
     B, N, D = args.batch, args.text + args.regions, args.heads * args.width
     inputs = torch.randn((3, B, args.heads, N, args.width), device=device, dtype=dtype)
-    real = KeyMask(*(torch.ones(B, count, dtype=torch.bool, device=device) for count in (args.text, args.regions)))
+    real = tuple(torch.ones(B, count, dtype=torch.bool, device=device) for count in (args.text, args.regions))
     weights = torch.randn(B, len(MODES), device=device).softmax(-1)
     ways: dict[str, Way] = {
-        "joint": lambda q, k, v, _: attend(q, k, v, real.joint, 0.0),
-        "merged": lambda q, k, v, p: attend_mixed(q, k, v, real, p, MODES, 0.0),
-        "naive": lambda q, k, v, p: attend_each(q, k, v, real, p, MODES, 0.0, args.text),
+        "joint": lambda q, k, v, _: attend(q, k, v, real=torch.cat(real, 1)),
+        "merged": lambda q, k, v, p: attend_mixed(q, k, v, real=real, weights=p, modes=MODES),
+        "naive": lambda q, k, v, p: attend_each(q, k, v, real=real, weights=p, modes=MODES, text_queries=args.text),
     }
     steps: dict[str, Step] = {name: partial(both_ways, way, (*inputs, weights)) for name, way in ways.items()}
     if args.peak_of:

@@ -45,13 +45,13 @@ from torch import Tensor
 
 from volta_switch import BertForVLPreTraining, Config, load_config
 from volta_switch.command import run_command
-from volta_switch.config import find_config
+from volta_switch.config import ATTENTION_MODES, find_config
 from volta_switch.cost.counts import Counts, some_batch
 from volta_switch.cost.executed import counted, training_step
 from volta_switch.data.batches.collate import Batch
 from volta_switch.errors import UserError
 from volta_switch.model import sublayers
-from volta_switch.model.attention import MODE_PAIRS, KeyMask, attend
+from volta_switch.model.attention import attend
 from volta_switch.model.compiling import compile_layers
 from volta_switch.train.device import autocast
 from volta_switch.train.optimisation import Hyperparameters, build_optimizer, clipped_step
@@ -281,25 +281,26 @@ def attend_each(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    real: KeyMask,
+    *,
+    real: tuple[Tensor, Tensor],
     weights: Tensor,
     modes: tuple[str, ...],
-    dropout: float,
+    dropout: float = 0.0,
     text_queries: int,
     noise_keys: None = None,
 ) -> Tensor:
     """Attend in every mode by itself and mix the outputs, as the paper describes it."""
-    T = real.text.shape[1]
+    T, both = real[0].shape[1], torch.cat(real, 1)
     mixed: Tensor | float = 0.0
     for index, mode in enumerate(modes):
-        tt, tv, vt, vv = MODE_PAIRS[mode]
+        tt, tv, vt, vv = ATTENTION_MODES[mode].pairs
         parts = []
         for rows, to_text, to_vision in (
             (query[:, :, :text_queries], tt, tv),
             (query[:, :, text_queries:], vt, vv),
         ):
             at = slice(0 if to_text else T, None if to_vision else T)
-            parts.append(attend(rows, key[:, :, at], value[:, :, at], real.joint[:, at], dropout))
+            parts.append(attend(rows, key[:, :, at], value[:, :, at], real=both[:, at], dropout=dropout))
         mixed = mixed + weights[:, index, None, None, None] * torch.cat(parts, 2)
     assert isinstance(mixed, Tensor)
     return mixed.to(value.dtype)

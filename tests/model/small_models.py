@@ -9,10 +9,9 @@ from torch import Tensor
 
 from golden_files import Golden, load_golden
 from volta_switch import BertForVLPreTraining, Config, load_config
-from volta_switch.model.embeddings import Inputs
+from volta_switch.model.embeddings import ModelInputs
 from volta_switch.model.encoder import SwitchEncoder
-from volta_switch.model.layout import Layout, Streams
-from volta_switch.model.rows import Rows
+from volta_switch.model.layout import PackedLayout, States
 from volta_switch.weights import load_volta
 
 PAIRS_OF_MODE = {"SS": ("tt", "vv"), "SC": ("tt", "vt"), "CS": ("tv", "vv"), "J": ("tt", "tv", "vt", "vv")}
@@ -79,12 +78,12 @@ def encoder_of(model: BertForVLPreTraining) -> SwitchEncoder:
     return encoder
 
 
-def embedded(model: BertForVLPreTraining, batch: dict[str, Tensor]) -> tuple[Streams, Layout]:
+def embedded(model: BertForVLPreTraining, batch: dict[str, Tensor]) -> tuple[States, PackedLayout]:
     """The embeddings that enter a single-stream encoder, packed, and where their rows lie."""
-    layout = Layout(Rows.of(batch["attention_mask"] == 1), Rows.of(batch["image_attention_mask"] == 1))
+    layout = PackedLayout.of((batch["attention_mask"], batch["image_attention_mask"]))
     names = ("input_ids", "token_type_ids", "image_feat", "image_loc")
-    text, vision = model.bert.embeddings(Inputs(layout, *(batch[name] for name in names)))
-    return Streams((text, vision)), layout
+    text, vision, _ = model.bert.embed(ModelInputs.of(**{name: batch[name] for name in names}), layout)
+    return (text, vision), layout
 
 
 def real_part(batch: dict[str, Tensor], key: str, value: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from volta_switch.model.attention import KeyMask, attend, attend_mixed
+from volta_switch.model.attention import attend, attend_mixed
 
 ALL_MODES = ("SS", "SC", "CS", "J")
 # What a text row and what a vision row may attend to (paper table 1).
@@ -88,7 +88,9 @@ def both(case, keep=None, dropout=0.0):
     merged_leaves = [tensor.clone().requires_grad_() for tensor in case.tensors]
     naive_leaves = [tensor.double().requires_grad_() for tensor in case.tensors]
     query, key, value, weights = merged_leaves
-    merged = attend_mixed(query, key, value, KeyMask(case.text, case.vision), weights, case.modes, dropout)
+    merged = attend_mixed(
+        query, key, value, real=(case.text, case.vision), weights=weights, modes=case.modes, dropout=dropout
+    )
     naive = naive_mixture(*naive_leaves, case.text, case.vision, case.modes, keep)
     direction = torch.randn(naive.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     (merged * direction.float()).sum().backward()
@@ -160,10 +162,14 @@ def test_dropout_drops_the_share_that_is_asked_for():
     case = make_case(8, B=4, H=4, T=20, R=20, padding="none")
     case.value = torch.eye(40).expand(4, 4, 40, 40)  # the output is the attention matrix
     torch.manual_seed(0)
-    real = KeyMask(case.text, case.vision)
-    out = attend_mixed(case.query, case.key, case.value, real, case.weights, case.modes, 0.25)
+    real = (case.text, case.vision)
+    out = attend_mixed(
+        case.query, case.key, case.value, real=real, weights=case.weights, modes=case.modes, dropout=0.25
+    )
     assert abs((out == 0).float().mean() - 0.25) < 0.01
-    whole = attend_mixed(case.query, case.key, case.value, real, case.weights, case.modes, 0.0)
+    whole = attend_mixed(
+        case.query, case.key, case.value, real=real, weights=case.weights, modes=case.modes, dropout=0.0
+    )
     assert torch.allclose(out[out != 0], whole[out != 0] / 0.75)
 
 
@@ -174,12 +180,14 @@ def test_bfloat16_is_finite_and_near_float32(padding, gap, tolerance):
     case = make_case(9, padding=padding, gap=gap)
     half = [tensor.bfloat16().requires_grad_() for tensor in case.tensors[:3]]
     weights = case.weights.clone().requires_grad_()
-    real = KeyMask(case.text, case.vision)
-    found = attend_mixed(*half, real, weights, case.modes, 0.0)
+    real = (case.text, case.vision)
+    found = attend_mixed(*half, real=real, weights=weights, modes=case.modes)
     assert found.dtype is torch.bfloat16
     found.float().square().sum().backward()
     assert all(torch.isfinite(tensor.grad).all() for tensor in (*half, weights))
-    expected = attend_mixed(*(tensor.detach().float() for tensor in half), real, case.weights, case.modes, 0.0)
+    expected = attend_mixed(
+        *(tensor.detach().float() for tensor in half), real=real, weights=case.weights, modes=case.modes
+    )
     difference = (found.detach().float() - expected).abs().max()
     assert float(difference / (1 + expected.abs().max())) < tolerance
 
@@ -187,7 +195,7 @@ def test_bfloat16_is_finite_and_near_float32(padding, gap, tolerance):
 def test_attention_without_keys_is_zero_and_has_no_gradient_but_zero():
     query, key, value = (torch.randn(2, 1, 3, 4, requires_grad=True) for _ in range(3))
     real = torch.tensor([[True, True, False], [False, False, False]])
-    out = attend(query, key, value, real, 0.0)
+    out = attend(query, key, value, real=real)
     assert torch.equal(out[1], torch.zeros(1, 3, 4)) and out[0].abs().min() > 0
     out.sum().backward()
     for leaf in (query, key, value):
@@ -198,7 +206,7 @@ def test_attention_is_softmax_over_the_real_keys():
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 2, 2, 5, 4)
     real = torch.tensor([[True, True, False, True, False], [True, False, False, False, False]])
-    found = attend(query, key, value, real, 0.0)
+    found = attend(query, key, value, real=real)
     for b in range(2):
         columns = real[b].nonzero().flatten()
         weights = (query[b] @ key[b][:, columns].transpose(-1, -2) / 2).softmax(-1)

@@ -7,8 +7,8 @@ from torch import _dynamo as dynamo
 from model.small_models import embedded, static_model, switch_model
 from volta_switch.model.compiling import compile_layers
 from volta_switch.model.encoder import encoder_of
-from volta_switch.model.layout import Kept, Layout
-from volta_switch.model.noise import Noise, sample_keys
+from volta_switch.model.layout import PackedLayout, join
+from volta_switch.model.noise import sample_keys
 
 ROUTE = ["J", "SS", "SC", "CS"]
 
@@ -23,17 +23,15 @@ def layer_of(kind, keyed=False):
     states, layout = embedded(model, golden.inputs)
     if keyed:
         keys = sample_keys(0, 0, ["a", "b", "c", "d"], 4)
-        layout = Layout(layout.text, layout.vision, Noise.of(keys, layout.text, layout.vision))
+        layout = PackedLayout(layout.text, layout.vision, keys)
     attention, feed_forward = model.bert.encoder.layer[:2]
     weights = torch.rand(4, 4, generator=torch.Generator().manual_seed(0)).softmax(-1)
-    mixture = (weights, switched.bert.encoder.switch.modes) if kind == "switched" else ()
+    mixture = {"weights": weights, "modes": switched.bert.encoder.switch.modes} if kind == "switched" else {}
 
     def layer(joined):
-        return feed_forward(
-            attention(states.rejoined(joined), layout, Kept(layout, None, None), *mixture), layout
-        ).joined
+        return join(feed_forward(attention((joined,), layout, layout, **mixture), layout))
 
-    return model, layer, states.joined.detach().requires_grad_()
+    return model, layer, join(states).detach().requires_grad_()
 
 
 @pytest.fixture(autouse=True)

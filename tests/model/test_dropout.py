@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from volta_switch.model.dropout import Dropout, add_dropped, dropout
-from volta_switch.model.noise import STEPS
+from volta_switch.model.noise import STEPS, Dropout, dropout
 
 COUNT = 400_003  # not a multiple of 4
 DTYPES = [torch.float32, torch.bfloat16, torch.float64]
@@ -141,11 +140,11 @@ def test_all_patterns_of_four_neighbours_come_up_as_often_as_they_should():
 def test_adding_what_is_dropped_equals_dropping_and_adding(dtypes, rate):
     states, update = (torch.rand(7, 9).to(dtype).requires_grad_() for dtype in dtypes)
     outcomes = []
-    for way in (lambda: add_dropped(states, update, rate), lambda: states + dropout(update, rate)):
+    for way in (lambda: dropout(update, rate, onto=states), lambda: states + dropout(update, rate)):
         torch.manual_seed(0)
         out = way()
         outcomes.append((out, *torch.autograd.grad(out.square().sum(), (states, update))))
     for found, expected in zip(*outcomes, strict=True):
         assert found.dtype == expected.dtype
         assert torch.allclose(found.float(), expected.float(), rtol=0.02 if update.dtype is torch.bfloat16 else 1e-6)
-    assert torch.equal(add_dropped(states, update, rate, training=False), states + update)
+    assert torch.equal(dropout(update, rate, training=False, onto=states), states + update)

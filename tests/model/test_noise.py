@@ -7,8 +7,17 @@ import random
 import pytest
 import torch
 
-from volta_switch.model.dropout import dropout
-from volta_switch.model.noise import STEPS, Site, at, elements, exponential, keep_mask, mixed, sample_keys
+from volta_switch.model.noise import (
+    STEPS,
+    Site,
+    dropout,
+    exponential,
+    fold_in,
+    keep_mask,
+    mix_bits,
+    random_bits,
+    sample_keys,
+)
 
 CPU = torch.device("cpu")
 KEYS = sample_keys(0, 0, [str(sample) for sample in range(2000)], 2000)
@@ -55,12 +64,12 @@ def test_rows_that_cannot_be_divided_among_the_samples_are_refused():
 def test_the_hash_is_splitmix64():
     generator = random.Random(0)
     states = [0, 1, 2**63 - 1, -(2**63), -1, *(generator.randrange(-(2**63), 2**63) for _ in range(1000))]
-    assert [int(found) % 2**64 for found in mixed(torch.tensor(states))] == [splitmix(state) for state in states]
+    assert [int(found) % 2**64 for found in mix_bits(torch.tensor(states))] == [splitmix(state) for state in states]
 
 
 def test_the_hash_is_the_same_when_compiled():
-    compiled = torch.compile(elements, backend="aot_eager", fullgraph=True)
-    assert torch.equal(compiled(KEYS, 17), elements(KEYS, 17))
+    compiled = torch.compile(random_bits, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(KEYS, 17), random_bits(KEYS, 17))
 
 
 @pytest.mark.parametrize("what", ["key", "column", "site", "number"])
@@ -68,11 +77,11 @@ def test_neighbours_differ_in_half_of_their_bits_each_in_half_of_the_cases(what)
     """Over keys in a row, which differ in their last bits alone; 64,000 pairs, so 0.01 is five deviations."""
     keys = torch.arange(64_000)
     if what == "column":
-        one, other = elements(keys, 2).unbind(-1)
+        one, other = random_bits(keys, 2).unbind(-1)
     else:
-        one = at(keys, Site.QUERY, 1)
+        one = fold_in(keys, Site.QUERY, 1)
         changed = {"key": (keys + 1, Site.QUERY, 1), "site": (keys, Site.KEY, 1), "number": (keys, Site.QUERY, 2)}
-        other = at(*changed[what])
+        other = fold_in(*changed[what])
     differ = bits_of(one ^ other).double()
     assert (differ.mean(0) - 0.5).abs().max() < 0.01
     assert abs(float(differ.sum(1).var()) / 16 - 1) < 0.05  # as of 64 independent bits
@@ -81,7 +90,7 @@ def test_neighbours_differ_in_half_of_their_bits_each_in_half_of_the_cases(what)
 def test_each_input_bit_moves_every_output_bit():
     inputs = torch.arange(20_000) * (0x9E3779B97F4A7C15 - 2**64)
     for bit in range(64):
-        share = bits_of(mixed(inputs) ^ mixed(inputs ^ (1 << bit if bit < 63 else -(2**63)))).double().mean(0)
+        share = bits_of(mix_bits(inputs) ^ mix_bits(inputs ^ (1 << bit if bit < 63 else -(2**63)))).double().mean(0)
         assert (share - 0.5).abs().max() < 0.025  # seven deviations
 
 
@@ -106,9 +115,11 @@ def test_neighbouring_elements_and_rows_are_dropped_independently(apart):
 
 def test_samples_epochs_seeds_sites_and_sublayers_are_dropped_independently():
     ids = [str(sample) for sample in range(500)]
-    variants = [at(sample_keys(seed, epoch, ids, 500), Site.OUTPUT) for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))]
+    variants = [
+        fold_in(sample_keys(seed, epoch, ids, 500), Site.OUTPUT) for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))
+    ]
     variants += [
-        at(KEYS[:500], site, number) for site in (Site.OUTPUT, Site.MATCH, Site.QUERY) for number in (1, 2, 12)
+        fold_in(KEYS[:500], site, number) for site in (Site.OUTPUT, Site.MATCH, Site.QUERY) for number in (1, 2, 12)
     ]
     masks = torch.stack([dropped(0.5, 1000, keys).double().flatten() * 2 - 1 for keys in variants])
     correlations = masks @ masks.T / masks.shape[1] - torch.eye(len(masks))
@@ -117,7 +128,7 @@ def test_samples_epochs_seeds_sites_and_sublayers_are_dropped_independently():
 
 def test_attention_weights_are_dropped_independently_of_their_rows_and_columns():
     """The keys of queries and of keys are added; each pair of rows is another hash."""
-    pairs = at(KEYS[:60], Site.KEY)[:, None] + at(KEYS[:60], Site.QUERY)[None]  # (K, Q), of the same rows
+    pairs = fold_in(KEYS[:60], Site.KEY)[:, None] + fold_in(KEYS[:60], Site.QUERY)[None]  # (K, Q), of the same rows
     kept = keep_mask((12, 60, 60), 0.5, CPU, pairs, along=0).double() * 2 - 1
     limit = 5 / math.sqrt(kept.numel())
     assert abs(float((kept * kept.transpose(1, 2)).mean()) - 1 / 60) < limit  # the diagonal alone is its own mirror
@@ -157,7 +168,7 @@ def test_exponential_draws_have_their_distribution():
 
 
 def test_gumbel_noise_has_its_distribution_and_is_independent_between_options():
-    noise = -exponential(torch.empty(20_000, 4), at(torch.arange(20_000), Site.MODE, 3)).log()
+    noise = -exponential(torch.empty(20_000, 4), fold_in(torch.arange(20_000), Site.MODE, 3)).log()
     values = noise.double().flatten().sort().values
     steps = torch.arange(1, len(values) + 1) / len(values)
     assert (torch.exp(-torch.exp(-values)) - steps).abs().max() < 1.95 / math.sqrt(len(values))

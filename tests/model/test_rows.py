@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from volta_switch.model.rows import Rows
+from volta_switch.model.rows import PackedRows
 
 P, H, d = 3, 2, 2
 
@@ -67,7 +67,7 @@ def stacked(rows, *shape):
 @settings(deadline=None)
 @given(mask=masks())
 def test_rows_know_their_sample_position_and_slot(mask):
-    rows, (B, W) = Rows.of(mask), mask.shape
+    rows, (B, W) = PackedRows.of(mask), mask.shape
     assert list(zip(rows.sample.tolist(), rows.position.tolist(), rows.slot.tolist(), strict=True)) == places(mask)
     lengths = mask.sum(1).tolist()
     assert (rows.B, rows.W, rows.N, rows.count) == (B, W, max(1, *lengths, 1), sum(lengths))
@@ -79,33 +79,31 @@ def test_rows_know_their_sample_position_and_slot(mask):
 
 
 @settings(deadline=None)
-@given(mask=masks(), wider=st.integers(0, 2))
-def test_take_packs_what_is_real_and_spread_puts_it_back(mask, wider):
-    rows, (B, W) = Rows.of(mask), mask.shape
+@given(mask=masks())
+def test_packing_takes_what_is_real_and_unpacking_puts_it_back(mask):
+    rows, (B, W) = PackedRows.of(mask), mask.shape
     for shape in ((), (2,), (2, 3)):
         dense = numbered(B, W, *shape)
-        packed = rows.take(dense)
+        packed = rows.pack(dense)
         assert torch.equal(packed, stacked([dense[b, w] for b, w, _ in places(mask)], *shape))
-        assert torch.equal(rows.spread(packed), dense * mask.view(B, W, *[1] * len(shape)))
-        assert torch.equal(rows.spread(packed, W + wider)[:, :W], rows.spread(packed))
-        assert not rows.spread(packed, W + wider)[:, W:].any()
+        assert torch.equal(rows.unpack(packed), dense * mask.view(B, W, *[1] * len(shape)))
 
 
 @settings(deadline=None)
 @given(pair=pairs_of_masks)
 def test_rows_beside_each_other_stand_behind_the_longest_of_the_first(pair):
-    first, second = (Rows.of(mask) for mask in pair)
-    joined = Rows.beside(first, second)
+    first, second = (PackedRows.of(mask) for mask in pair)
+    joined = PackedRows.joined(first, second)
     (B, T), (_, R) = pair[0].shape, pair[1].shape
     expected = places(pair[0]) + [(b, w + T, slot + first.N) for b, w, slot in places(pair[1])]
     assert list(zip(*(t.tolist() for t in (joined.sample, joined.position, joined.slot)), strict=True)) == expected
     assert (joined.B, joined.W, joined.N, joined.count) == (B, T + R, first.N + second.N, first.count + second.count)
     assert torch.equal(joined.real, torch.cat((first.real, second.real), 1))
     text, vision = numbered(B, T, 2), -numbered(B, R, 2)
-    packed = joined.take(torch.cat((text, vision), 1))
-    assert torch.equal(packed, torch.cat((first.take(text), second.take(vision))))
-    apart = torch.cat((first.spread(first.take(text)), second.spread(second.take(vision))), 1)
-    assert torch.equal(joined.spread(packed), apart)
+    packed = joined.pack(torch.cat((text, vision), 1))
+    assert torch.equal(packed, torch.cat((first.pack(text), second.pack(vision))))
+    apart = torch.cat((first.unpack(first.pack(text)), second.unpack(second.pack(vision))), 1)
+    assert torch.equal(joined.unpack(packed), apart)
 
 
 @settings(deadline=None)
@@ -114,51 +112,51 @@ def test_a_selection_names_its_rows_among_the_present_ones(pair):
     mask, wanted = pair[0], torch.zeros_like(pair[0])
     shared = min(mask.shape[1], pair[1].shape[1])
     wanted[:, :shared] = pair[1][:, :shared]  # also where there are no rows
-    rows = Rows.of(mask)
+    rows = PackedRows.of(mask)
     chosen, numbers = rows.select(wanted)
     dense = numbered(*mask.shape, 2)
-    assert torch.equal(rows.take(dense)[numbers], chosen.take(dense))
+    assert torch.equal(rows.pack(dense)[numbers], chosen.pack(dense))
     assert torch.equal(chosen.numbers >= 0, wanted & mask)
     there = wanted & mask
     expected = stacked([dense[b, w] for b, w, _ in places(there)], 2)
-    assert torch.equal(rows.where(rows.take(dense), there), expected)
+    assert torch.equal(rows.rows_at(rows.pack(dense), there), expected)
 
 
 @settings(deadline=None)
 @given(mask=masks(), data=st.data())
 def test_the_row_at_a_position_is_zero_where_there_is_none(mask, data):
-    (B, W), rows = mask.shape, Rows.of(mask)
+    (B, W), rows = mask.shape, PackedRows.of(mask)
     positions = torch.tensor(data.draw(st.lists(st.integers(0, W - 1), min_size=B, max_size=B)))
     dense = numbered(B, W, 2)
     expected = torch.stack([dense[b, positions[b]] * mask[b, positions[b]] for b in range(B)])
-    assert torch.equal(rows.at(rows.take(dense), positions), expected)
+    assert torch.equal(rows.row_of_each(rows.pack(dense), positions), expected)
 
 
 @settings(deadline=None)
 @given(pair=pairs_of_masks)
 def test_means_are_over_each_samples_own_rows(pair):
-    first, second = (Rows.of(mask) for mask in pair)
-    for mask, rows in ((pair[0], first), (torch.cat(pair, 1), Rows.beside(first, second))):
+    first, second = (PackedRows.of(mask) for mask in pair)
+    for mask, rows in ((pair[0], first), (torch.cat(pair, 1), PackedRows.joined(first, second))):
         dense = numbered(*mask.shape, 2)
         expected = [dense[b][mask[b]].mean(0) if mask[b].any() else torch.zeros(2).double() for b in range(len(mask))]
-        assert torch.allclose(rows.mean(rows.take(dense)), torch.stack(expected), rtol=1e-12)
+        assert torch.allclose(rows.mean(rows.pack(dense)), torch.stack(expected), rtol=1e-12)
 
 
 @settings(deadline=None)
 @given(pair=pairs_of_masks)
 def test_every_row_gets_what_its_sample_has(pair):
-    first, second = (Rows.of(mask) for mask in pair)
+    first, second = (PackedRows.of(mask) for mask in pair)
     values = numbered(len(pair[0]), 3)
     expected = [stacked([values[b] for b, _, _ in places(mask)], 3) for mask in pair]
     assert torch.equal(first.per_row(values), expected[0])
-    assert torch.equal(Rows.beside(first, second).per_row(values), torch.cat(expected))
+    assert torch.equal(PackedRows.joined(first, second).per_row(values), torch.cat(expected))
 
 
 @settings(deadline=None)
 @given(pair=pairs_of_masks, parts=st.integers(1, 3), heads=st.integers(1, 3))
 def test_heads_are_split_by_sample_and_slot_and_merged_again(pair, parts, heads):
-    first, second = (Rows.of(mask) for mask in pair)
-    joined = Rows.beside(first, second)
+    first, second = (PackedRows.of(mask) for mask in pair)
+    joined = PackedRows.joined(first, second)
     shifted = [(b, slot + first.N) for b, _, slot in places(pair[1])]
     for rows, slots in ((first, [(b, slot) for b, _, slot in places(pair[0])]), (joined, None)):
         slots = [(b, slot) for b, _, slot in places(pair[0])] + shifted if slots is None else slots
@@ -176,19 +174,19 @@ def test_heads_are_split_by_sample_and_slot_and_merged_again(pair, parts, heads)
 
 
 def test_two_modalities_without_any_padding_are_not_mixed_up():
-    text, vision = Rows.of(torch.ones(2, 2, dtype=torch.bool)), Rows.of(torch.ones(2, 1, dtype=torch.bool))
+    text, vision = PackedRows.of(torch.ones(2, 2, dtype=torch.bool)), PackedRows.of(torch.ones(2, 1, dtype=torch.bool))
     samples = torch.tensor([0.0, 0, 1, 1, 0, 1])[:, None]  # of the rows: two words each, then a region each
-    joined = Rows.beside(text, vision)
+    joined = PackedRows.joined(text, vision)
     assert torch.equal(split_heads(joined, samples, 1, 1)[0, :, 0, :, 0], torch.tensor([[0.0] * 3, [1.0] * 3]))
     assert torch.equal(joined.merge_heads(split_heads(joined, samples, 1, 1)[0]), samples)
     assert torch.equal(joined.mean(samples), torch.tensor([[0.0], [1.0]]))
 
 
 def test_no_rows_at_all_give_zeros_that_gradients_pass():
-    rows = Rows.of(torch.zeros(2, 3, dtype=torch.bool))
+    rows = PackedRows.of(torch.zeros(2, 3, dtype=torch.bool))
     projected = torch.zeros(0, P * H * d, requires_grad=True)
     split = split_heads(rows, projected, P, H)
-    at = rows.at(projected, torch.tensor([0, 1]))
+    at = rows.row_of_each(projected, torch.tensor([0, 1]))
     assert split.shape == (P, 2, H, 1, d) and at.shape == (2, P * H * d)
     assert not split.any() and not at.any() and rows.merge_heads(split[0]).shape == (0, H * d)
     (split.sum() + at.sum() + rows.mean(projected).sum()).backward()
@@ -199,7 +197,7 @@ def test_no_rows_at_all_give_zeros_that_gradients_pass():
 @pytest.mark.parametrize("what", ["take", "spread", "at", "where", "mean", "per_row", "split_heads", "merge_heads"])
 def test_gradients_are_those_of_finite_differences(what, mask):
     mask = some_mask(mask)
-    rows, (B, W), width = Rows.of(mask), mask.shape, H * d
+    rows, (B, W), width = PackedRows.of(mask), mask.shape, H * d
     generator = torch.Generator().manual_seed(0)
     shapes = {
         "take": (B, W, 2), "per_row": (B, 2), "split_heads": (rows.count, P * width),
@@ -207,8 +205,8 @@ def test_gradients_are_those_of_finite_differences(what, mask):
     }  # fmt: skip
     given = torch.randn(shapes.get(what, (rows.count, 2)), generator=generator, dtype=torch.float64)
     functions = {
-        "at": lambda states: rows.at(states, torch.full((B,), W - 1)),
-        "where": lambda states: rows.where(states, mask),
+        "at": lambda states: rows.row_of_each(states, torch.full((B,), W - 1)),
+        "where": lambda states: rows.rows_at(states, mask),
         # what stands in empty slots is never read
         "split_heads": lambda states: split_heads(rows, states, P, H) * rows.real[None, :, None, :, None],
     }
@@ -218,7 +216,7 @@ def test_gradients_are_those_of_finite_differences(what, mask):
 @pytest.mark.parametrize("first", some_masks)
 def test_gradients_of_joined_rows_are_those_of_finite_differences(first):
     mask = some_mask(first)
-    joined = Rows.beside(Rows.of(mask), Rows.of(mask.flip(0)))
+    joined = PackedRows.joined(PackedRows.of(mask), PackedRows.of(mask.flip(0)))
     generator = torch.Generator().manual_seed(0)
     given = torch.randn(joined.count, P * H * d, generator=generator, dtype=torch.float64, requires_grad=True)
 

@@ -6,7 +6,7 @@ import torch
 from golden_files import load_golden, relative_error
 from model.small_models import embedded, encoder_of, real_part, static_model, switch_model
 from volta_switch import UserError
-from volta_switch.model.layout import Kept, Streams
+from volta_switch.model.layout import join
 from volta_switch.weights import to_volta
 
 TOLERANCE = 1e-5
@@ -93,14 +93,14 @@ def test_soft_weights_mix_the_modes_outputs_before_the_residual():
     weights = torch.rand(4, 4, 4, generator=torch.Generator().manual_seed(0)).softmax(-1)  # (B, L, M)
     layer, encoder = encoder_of(model).layer[0], encoder_of(model)
     states, layout = embedded(model, golden.inputs)
-    every = Kept(layout, None, None)
-    found = layer(states, layout, every, weights[:, 0], encoder.switch.modes).joined  # (n, D)
+    modes = encoder.switch.modes
+    found = join(layer(states, layout, layout, weights=weights[:, 0], modes=modes))  # (n, D)
     # The projection is linear: undoing LayerNorm is not needed if the mixture is taken on its input.
     before_norm = []
     layer.attention_output.LayerNorm.register_forward_hook(lambda module, given, out: before_norm.append(given[0]))
     for index in range(4):
         one_hot = torch.eye(4)[index].expand(4, 4)
-        layer(states, layout, every, one_hot, encoder.switch.modes)
+        layer(states, layout, layout, weights=one_hot, modes=modes)
     share = weights[layout.joined.sample, 0]  # (n, M)
     mixed = sum(share[:, k, None] * before_norm[k] for k in range(4))
     assert relative_error(found, layer.attention_output.LayerNorm(mixed).detach()) < TOLERANCE
@@ -177,8 +177,8 @@ def test_routes_cannot_be_forced_on_a_static_encoder():
 def stack_by_hand(model, batch, candidates):
     """Joint layers run one after the other; ``candidates[b][l]``: METHOD's index of the input of layer l."""
     states, layout = embedded(model, batch)
-    layers, every = encoder_of(model).layer, Kept(layout, None, None)
-    text, vision = [states.text], [states.vision]  # t_0, t_1, ...
+    layers = encoder_of(model).layer
+    text, vision = [states[0]], [states[1]]  # t_0, t_1, ...
     for index in range(len(layers) // 2):
         t, v = text[-1].clone(), vision[-1].clone()
         for b, row in enumerate(candidates):
@@ -186,10 +186,10 @@ def stack_by_hand(model, batch, candidates):
                 t[layout.text.sample == b] = text[-2][layout.text.sample == b]
             if index > 0 and row[index] in (2, 3):
                 v[layout.vision.sample == b] = vision[-2][layout.vision.sample == b]
-        out = layers[2 * index + 1](layers[2 * index](Streams((t, v)), layout, every), layout)
-        text.append(out.text)
-        vision.append(out.vision)
-    return layout.text.spread(text[-1]), layout.vision.spread(vision[-1])
+        of_text, of_vision = layout.split(layers[2 * index + 1](layers[2 * index]((t, v), layout, layout), layout))
+        text.append(of_text)
+        vision.append(of_vision)
+    return layout.text.unpack(text[-1]), layout.vision.unpack(vision[-1])
 
 
 @pytest.mark.parametrize(
@@ -237,16 +237,17 @@ def test_soft_inputs_are_the_weighted_sum_of_the_candidates(candidates):
     with torch.no_grad():
         found = model(**golden.inputs, modes=["J"] * 4, inputs=weights)
         states, layout = embedded(model, golden.inputs)
-        layers, every = encoder_of(model).layer, Kept(layout, None, None)
-        first = layers[1](layers[0](states, layout, every), layout)
+        layers = encoder_of(model).layer
+        first = layout.split(layers[1](layers[0](states, layout, layout), layout))
         of_text, of_vision = weights[layout.text.sample, 1], weights[layout.vision.sample, 1]  # (n_t, C), (n_v, C)
-        text = sum(of_text[:, k, None] * (states.text, first.text)[t] for k, (t, _) in enumerate(pairs))
-        vision = sum(of_vision[:, k, None] * (states.vision, first.vision)[v] for k, (_, v) in enumerate(pairs))
-        out = Streams((text, vision))
+        text = sum(of_text[:, k, None] * (states[0], first[0])[t] for k, (t, _) in enumerate(pairs))
+        vision = sum(of_vision[:, k, None] * (states[1], first[1])[v] for k, (_, v) in enumerate(pairs))
+        out = (text, vision)
         for index in (1, 2, 3):
-            out = layers[2 * index + 1](layers[2 * index](out, layout, every), layout)
-    assert relative_error(found.sequence_t, layout.text.spread(out.text)) < TOLERANCE
-    assert relative_error(found.sequence_v, layout.vision.spread(out.vision)) < TOLERANCE
+            out = layers[2 * index + 1](layers[2 * index](out, layout, layout), layout)
+    text, vision = layout.split(out)
+    assert relative_error(found.sequence_t, layout.text.unpack(text)) < TOLERANCE
+    assert relative_error(found.sequence_v, layout.vision.unpack(vision)) < TOLERANCE
 
 
 def test_the_first_layers_input_is_ignored():

@@ -74,7 +74,7 @@ def test_soft_and_hard_routing_can_be_asked_for_in_any_mode():
     golden, model = switch_model()
     encoder = encoder_of(model)
     states, layout = embedded(model, golden.inputs)
-    log_pi = encoder.attention_switch[0](*layout.means(states.joined))  # (B, M), of the first layer
+    log_pi = encoder.attention_switch[0](*layout.means(states))  # (B, M), of the first layer
     for temperature in (5.0, 0.5):
         encoder.start_annealing(temperature)
         encoder.routing = "soft"
@@ -96,13 +96,13 @@ def test_the_switcher_averages_real_rows_only():
     golden, model = switch_model()
     switcher = encoder_of(model).attention_switch[0]
     states, layout = embedded(model, golden.inputs)
-    text, vision = layout.text.spread(states.text), layout.vision.spread(states.vision)  # (B, T, D) and (B, R, D)
+    text, vision = layout.text.unpack(states[0]), layout.vision.unpack(states[1])  # (B, T, D) and (B, R, D)
     masks = [golden.inputs[f"{kind}attention_mask"] == 1 for kind in ("", "image_")]
     assert not masks[0].all() and not masks[1].all()
     rows = [torch.cat((text[b][masks[0][b]].mean(0), vision[b][masks[1][b]].mean(0))) for b in range(4)]
     hidden = torch.nn.functional.gelu(switcher.hidden(torch.stack(rows)))
     expected = switcher.options(hidden).log_softmax(-1)
-    assert relative_error(switcher(*layout.means(states.joined)), expected.detach()) < TOLERANCE
+    assert relative_error(switcher(*layout.means(states)), expected.detach()) < TOLERANCE
 
 
 def test_switchers_start_with_equal_probabilities():

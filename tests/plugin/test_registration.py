@@ -9,8 +9,7 @@ import torch
 from golden_files import relative_error
 from model.small_models import embedded, switch_config, switch_model
 from volta_switch import UserError
-from volta_switch.model.layout import Layout, Streams
-from volta_switch.model.rows import Rows
+from volta_switch.model.layout import PackedLayout
 from volta_switch.plugin import VoltaSwitchEncoder, encoder_config, register, registration, unregister
 
 pytestmark = pytest.mark.usefixtures("no_volta")
@@ -217,7 +216,7 @@ def encoder_and_inputs():
     encoder.load_state_dict(model.bert.encoder.state_dict())
     states, layout = embedded(model, golden.inputs)
     masks = [(1.0 - golden.inputs[f"{kind}attention_mask"][:, None, None].float()) * -10000 for kind in ("", "image_")]
-    every = (layout.text.spread(states.text).detach(), layout.vision.spread(states.vision).detach())
+    every = (layout.text.unpack(states[0]).detach(), layout.vision.unpack(states[1]).detach())
     for tensor, mask in zip(every, masks, strict=True):  # VOLTA embeds padding, too
         tensor[mask[:, 0, 0] < 0] = 7.0
     return encoder, model, (*every, *masks)
@@ -229,8 +228,8 @@ def test_the_encoder_speaks_voltas_contract(training):
     encoder.train(training), model.train(training)
     real = [mask[:, 0, 0] == 0 for mask in inputs[2:]]  # (B, T) and (B, R)
     assert not real[0].all() and not real[1].all()
-    layout = Layout(*(Rows.of(mask) for mask in real))
-    states = Streams((layout.text.take(inputs[0]), layout.vision.take(inputs[1])))
+    layout = PackedLayout.of(real)
+    states = layout.text.pack(inputs[0]), layout.vision.pack(inputs[1])
     torch.manual_seed(0)
     expected = model.bert.encoder(states, layout, keep_all=True)
     torch.manual_seed(0)
@@ -238,7 +237,7 @@ def test_the_encoder_speaks_voltas_contract(training):
         *inputs, output_all_encoded_layers=True, output_all_attention_masks=True
     )
     assert len(text) == len(vision) == len(text_masks) == len(vision_masks) == 1 + 8  # the embeddings, 8 sublayers
-    all_text, all_vision = ([getattr(each, kind) for each in expected.history] for kind in ("text", "vision"))
+    all_text, all_vision = zip(*(layout.split(each) for each in expected.history), strict=True)
     for found, wanted, mask in ((text, all_text, real[0]), (vision, all_vision, real[1])):
         for mine, theirs in zip(found, wanted, strict=True):
             assert relative_error(mine[mask], theirs.detach()) < 1e-6

@@ -37,7 +37,10 @@ def test_the_weights_give_the_attentions_output(name, routing):
     given, real = {}, {}
     for sublayer in encoder_of(model).layer:
         if isinstance(sublayer, AttentionSublayer):
-            sublayer.register_forward_pre_hook(lambda module, args: given.__setitem__(module.number, (module, args)))
+            sublayer.register_forward_pre_hook(
+                lambda module, args, mixture: given.__setitem__(module.number, (module, args, mixture)),
+                with_kwargs=True,
+            )
             for side, dense in zip(SIDES, ("dense", "v_dense"), strict=True):
                 layer = getattr(sublayer.attention_output, dense, None)
                 if layer is not None and not (sublayer.shared and side == "vision"):
@@ -46,11 +49,11 @@ def test_the_weights_give_the_attentions_output(name, routing):
     with torch.no_grad():
         model("TASK", **batch_of(model))
         checked = 0
-        for number, (sublayer, (states, layout, kept, weights, modes)) in given.items():
+        for number, (sublayer, (states, layout, kept), mixture) in given.items():
             contexts = []
-            found = attention_weights(sublayer, states, layout, weights, modes)
+            found = attention_weights(sublayer, states, layout, **mixture)
             for side, pair, rows, taken in zip(
-                SIDES, found, (layout.text, layout.vision), (kept.text, kept.vision), strict=True
+                SIDES, found, (layout.text, layout.vision), (kept.kept_text, kept.kept_vision), strict=True
             ):
                 if pair is None:
                     continue

@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from routes.planted import model_and_task, plant_constant, plant_reader, scatter
-from volta_switch.model.embeddings import Inputs
-from volta_switch.model.layout import Layout
-from volta_switch.model.rows import Rows
+from volta_switch.model.embeddings import ModelInputs
+from volta_switch.model.layout import PackedLayout
 from volta_switch.routes.record import Observed, evaluate, record, spelt
 from volta_switch.routes.report import counted_routes, dependence, route_report
 
@@ -90,13 +89,10 @@ def text_projections(model, task, direction):
     """Sample -> its text's mean embedding along a direction, worked out apart."""
     found = {}
     for batch in task.loader("val", 5, training=False):
-        words, boxes = (batch.inputs[name] for name in ("attention_mask", "image_attention_mask"))
-        layout = Layout(Rows.of(words != 0), Rows.of(boxes != 0))
-        given = Inputs(
-            layout, *(batch.inputs[name] for name in ("input_ids", "token_type_ids", "image_feat", "image_loc"))
-        )
+        given = ModelInputs.of(**{name: tensor for name, tensor in batch.inputs.items() if name != "noise_keys"})
+        layout = PackedLayout.of((given.attention_mask, given.image_attention_mask))
         with torch.no_grad():
-            text, _ = model.bert.embed(given)
+            text, _, _ = model.bert.embed(given, layout)
         for row, name in enumerate(batch.ids):
             found[name] = float(text[layout.text.sample == row].mean(0) @ direction)
     return found

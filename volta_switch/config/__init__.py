@@ -1,11 +1,13 @@
 """Model configurations: VOLTA's JSON schema, plus one section ``switch`` for Switch-BERT."""
 
-from volta_switch.config.checks import ATTENTION_MODES, attention_size, intermediate_size, static_mode
+from volta_switch.config.checks import attention_size, intermediate_size, static_mode
 from volta_switch.config.loading import find_config, load_config
+from volta_switch.config.modes import ATTENTION_MODES, AttentionMode
 from volta_switch.config.schema import Config, SwitchConfig
 
 __all__ = [
     "ATTENTION_MODES",
+    "AttentionMode",
     "Config",
     "SwitchConfig",
     "attention_size",

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from volta_switch.config.modes import ATTENTION_MODES
 from volta_switch.errors import UserError
 
 if TYPE_CHECKING:
     from volta_switch.config.schema import Config
 
-ATTENTION_MODES = ("SS", "SC", "CS", "J")  # paper table 1, text named first
 IMAGE_EMBEDDINGS = ("vilbert", "lxmert", "vl-bert", "visualbert", "uniter")
 FUSION_METHODS = ("mul", "sum", "text", "vl-bert_vqa", "none")
 ACTIVATIONS = ("gelu", "relu", "swish")
@@ -163,10 +163,5 @@ def intermediate_size(config: Config, number: int, modality: str) -> int:
 
 def static_mode(config: Config, number: int) -> str | None:
     """The attention mode (paper table 1) that the lists spell for a sublayer; None for any other pattern."""
-    tt, tv, vt, vv = (number in getattr(config, f"{pair}_attn_sublayers") for pair in ("tt", "tv", "vt", "vv"))
-    return {
-        (True, False, False, True): "SS",
-        (True, False, True, False): "SC",
-        (False, True, False, True): "CS",
-        (True, True, True, True): "J",
-    }.get((tt, tv, vt, vv))
+    spelt = tuple(number in getattr(config, f"{pair}_attn_sublayers") for pair in ("tt", "tv", "vt", "vv"))
+    return next((name for name, mode in ATTENTION_MODES.items() if mode.pairs == spelt), None)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from volta_switch.config import checks
-from volta_switch.config.checks import ACTIVATIONS, ATTENTION_MODES, FUSION_METHODS, IMAGE_EMBEDDINGS, VISUAL_TARGETS
+from volta_switch.config.checks import ACTIVATIONS, FUSION_METHODS, IMAGE_EMBEDDINGS, VISUAL_TARGETS
+from volta_switch.config.modes import ATTENTION_MODES, PAPER_MODES
 from volta_switch.errors import UserError
 from volta_switch.ranges import (
     DROPOUT,
@@ -46,7 +47,7 @@ class SwitchConfig:
     attention: bool = bounded(True, Truth())  # Switch-Attention Blocks; False: every layer joint ("SIB-ONLY")
     input: bool = bounded(True, Truth())  # Switch-Input Blocks; False: inputs fixed ("SAB-ONLY")
     # any non-empty subset of SS, SC, CS, J
-    modes: tuple[str, ...] = bounded(ATTENTION_MODES, Many(Choice(*ATTENTION_MODES)))
+    modes: tuple[str, ...] = bounded(PAPER_MODES, Many(Choice(*ATTENTION_MODES)))
     input_candidates: int = bounded(3, Choice(3, 4))  # 3, or 4 with (l-2, l-2), which skips a layer whole
     top_k: int = bounded(4, whole(1, 1000))  # active modes per sample; values above len(modes) mean all of them
     alignment: str = bounded("concat", Choice("concat", "mul"))  # how the two pooled states are fused

@@ -23,10 +23,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from volta_switch.config import Config, attention_size
+from volta_switch.config import ATTENTION_MODES, Config, attention_size
 from volta_switch.cost.counts import Counts
 from volta_switch.cost.executed import encoder, feed_forward, inferred, trained
-from volta_switch.model.attention import MODE_PAIRS
 from volta_switch.model.switch import Routes
 
 EPSILON = 0.01  # a weight above which a path counts as active
@@ -103,7 +102,7 @@ def _modes(config: Config, counts: Counts, layer: int, active: Tensor, shared: b
     if shared:
         macs += float((going_on + text + vision).sum() * 2 * D * width)
     for mode, on in zip(config.switch.modes, active.unbind(1), strict=True):
-        tt, tv, vt, vv = MODE_PAIRS[mode]
+        tt, tv, vt, vv = ATTENTION_MODES[mode].pairs
         if not shared:  # query and output; key and value
             macs += float((on * (going_on + max(tt, vt) * text + max(tv, vv) * vision)).sum() * 2 * D * width)
         of_text = queries[0].longest * (tt * keys[0].longest + tv * keys[1].longest)

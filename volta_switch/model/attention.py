@@ -5,37 +5,18 @@ Legend: B batch, H heads, Q query rows, K key rows, T text tokens, R regions, S 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from volta_switch.config import ATTENTION_MODES
 from volta_switch.model.noise import drawn_rate, keep_mask
-
-# Who attends to whom: (text row to text, text row to vision, vision row to text, vision row to vision); paper table 1.
-MODE_PAIRS = {"SS": (1, 0, 0, 1), "SC": (1, 0, 1, 0), "CS": (0, 1, 0, 1), "J": (1, 1, 1, 1)}
-
-
-@dataclass(frozen=True)
-class KeyMask:
-    """Which keys are real, and the masks that follow from it; made once per forward pass.
-
-    ``text`` (B, T) and ``vision`` (B, R) are True at real tokens and regions.
-    """
-
-    text: Tensor
-    vision: Tensor
-
-    @property
-    def joint(self) -> Tensor:
-        """(B, S) both modalities."""
-        return torch.cat((self.text, self.vision), dim=1)
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, real: Tensor, dropout: float, noise_keys: Tensor | None = None
+    query: Tensor, key: Tensor, value: Tensor, *, real: Tensor, dropout: float = 0.0, noise_keys: Tensor | None = None
 ) -> Tensor:
     """Softmax attention over the real keys; a sample without any real key gets zeros.
 
@@ -57,10 +38,11 @@ def attend_mixed(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    real: KeyMask,
+    *,
+    real: tuple[Tensor, Tensor],
     weights: Tensor,
     modes: tuple[str, ...],
-    dropout: float,
+    dropout: float = 0.0,
     text_queries: int | None = None,
     noise_keys: Tensor | None = None,
 ) -> Tensor:
@@ -78,7 +60,7 @@ def attend_mixed(
     Args:
         query: (B, H, Q, d), text rows first.
         key, value: (B, H, S, d), text rows first.
-        real: masks of the T text and the R vision keys.
+        real: (B, T) and (B, R) bool, as in ``attend``, of text and of vision keys.
         weights: (B, M) of each mode, float32.
         modes: the M names.
         dropout: as in ``attend``.
@@ -88,13 +70,13 @@ def attend_mixed(
     Returns:
         (B, H, Q, d). An empty block (a modality that is all padding) contributes zero.
     """
-    T = real.text.shape[1]
-    of_text = T if text_queries is None else text_queries
+    text, vision = real
+    of_text = text.shape[1] if text_queries is None else text_queries
     base_text, base_vision, joint = _coefficients(weights, modes, of_text, query.shape[2] - of_text)  # (B, 1, 1, Q)
-    has_text, has_vision = (mask.any(-1)[:, None, None, None] for mask in (real.text, real.vision))
+    has_text, has_vision = (mask.any(-1)[:, None, None, None] for mask in real)
     # An empty block has no output: whatever the softmax makes of its masked scores is multiplied by zero.
     coefficients = torch.stack((base_text * has_text, joint * has_text, base_vision * has_vision, joint * has_vision))
-    return _Attend.apply(query, key, value, real.text, real.vision, coefficients, dropout, noise_keys)
+    return _Attend.apply(query, key, value, text, vision, coefficients, dropout, noise_keys)
 
 
 class _Attend(torch.autograd.Function):
@@ -209,7 +191,7 @@ def _coefficients(weights: Tensor, modes: tuple[str, ...], T: int, R: int) -> tu
     for seen in ((1, 0), (0, 1), (1, 1)):  # text alone, vision alone, both
         parts = []
         for first, length in ((0, T), (2, R)):  # text queries, vision queries
-            chosen = [weight for mode, weight in of_modes if MODE_PAIRS[mode][first : first + 2] == seen]
+            chosen = [weight for mode, weight in of_modes if ATTENTION_MODES[mode].pairs[first : first + 2] == seen]
             share = torch.stack(chosen).sum(0) if chosen else torch.zeros_like(weights[:, 0])  # (B,)
             parts.append(share[:, None].expand(-1, length))
         per_query.append(torch.cat(parts, 1)[:, None, None])

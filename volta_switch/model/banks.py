@@ -6,7 +6,7 @@ the other one gets an item of its own; items meet again where an input of an ear
 
 Which pair has which item is planned on the CPU, so that a GPU is waited for where routes are read alone.
 
-Legend: P pairs, U items of a bank, n packed rows, N slots of the longest item, Q slots of the rows that go on,
+Legend: P pairs, U items of a bank, n packed rows, N slots of the longest item, Q slots of the rows that are needed,
 W width as given, H heads, d head width, D hidden, M modes.
 """
 
@@ -18,11 +18,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from volta_switch.model.attention import MODE_PAIRS, KeyMask, attend, attend_mixed
-from volta_switch.model.layout import Layout, Streams
-from volta_switch.model.rows import Rows, also, sent
+from volta_switch.config import ATTENTION_MODES
+from volta_switch.model.attention import attend, attend_mixed
+from volta_switch.model.rows import PackedRows, copy_to
 from volta_switch.model.sublayers import AttentionSublayer, FeedForwardSublayer, Projections
 
+Mixture = tuple[Tensor, tuple[str, ...]]  # weights (P, M) of modes, and their names
 # What a modality attends to in a pair: nothing, itself, the other one, both in one softmax, or a mixture of these.
 NOTHING, ALONE, CROSS, JOINT, MIXED = range(5)
 KINDS = {(0, 0): NOTHING, (1, 0): ALONE, (0, 1): CROSS, (1, 1): JOINT}  # (itself, the other one)
@@ -36,10 +37,10 @@ class Bank:
     position that is pooled in the end; None: none. The latter two are on the CPU.
     """
 
-    rows: Rows
+    rows: PackedRows
     states: Tensor
     item: Tensor
-    pooled: Tensor | None
+    pooled: Tensor | None = None
 
     def of_items(self, source: Tensor, item: Tensor) -> Bank:
         """The bank whose items are copies of this one's ``source`` (U',); ``item`` (P,) points to the copies."""
@@ -47,13 +48,16 @@ class Bank:
             return replace(self, item=item)
         numbers, device = self.rows.numbers[source], self.states.device  # (U', W)
         real = numbers >= 0
-        states = self.states.index_select(0, sent(numbers[real], device))
-        return Bank(Rows.of(real, device), states, item, None if self.pooled is None else self.pooled[source])
+        states = self.states.index_select(0, copy_to(numbers[real], device))
+        pooled = None if self.pooled is None else self.pooled[source]
+        return Bank(PackedRows.of(real, device), states, item, pooled=pooled)
 
     def last_read(self) -> Bank:
         """The rows that are pooled alone."""
-        nothing = torch.zeros_like(self.rows.numbers, dtype=torch.bool)
-        rows, numbers = self.rows.select(also(nothing, self.pooled))
+        wanted = torch.zeros_like(self.rows.numbers, dtype=torch.bool)
+        if self.pooled is not None:
+            wanted.scatter_(1, self.pooled[:, None], True)
+        rows, numbers = self.rows.select(wanted)
         return replace(self, rows=rows, states=self.states.index_select(0, numbers))
 
     def means(self) -> Tensor:
@@ -63,14 +67,15 @@ class Bank:
 
 def per_pair(of_items: Tensor, item: Tensor) -> Tensor:
     """What items have, for those to which ``item`` (B,) points, (U, ...) to (B, ...)."""
-    return of_items if _is_all(item, len(of_items)) else of_items.index_select(0, sent(item, of_items.device))
+    return of_items if _is_all(item, len(of_items)) else of_items.index_select(0, copy_to(item, of_items.device))
 
 
-def choose_input(last: Bank, before: Bank, share: Tensor, shares: Tensor) -> Bank:
-    """A layer's input, ``share`` (P,) of it from the layer below and the rest from the one before that.
+def choose_input(last: Bank, before: Bank, share: Tensor, *, on_host: Tensor) -> Bank:
+    """Returns a layer's input, ``share`` (P,) of it from the layer below and the rest from the one before that.
 
-    ``shares`` are the same numbers on the CPU. Pairs that take all of one item keep sharing it.
+    ``on_host``: the same numbers on the host. Pairs that take all of one item keep sharing it.
     """
+    shares = on_host
     if bool((shares == 1).all()):
         return last
     both, pairs = last.rows.B + before.rows.B, torch.arange(len(shares))
@@ -83,39 +88,42 @@ def choose_input(last: Bank, before: Bank, share: Tensor, shares: Tensor) -> Ban
 
 def feed_forward(sublayer: FeedForwardSublayer, text: Bank, vision: Bank) -> tuple[Bank, Bank]:
     """Both banks after a feed-forward sublayer."""
-    states = sublayer(Streams((text.states, vision.states)), Layout(text.rows, vision.rows))
-    return replace(text, states=states.text), replace(vision, states=states.vision)
+    after = sublayer((text.states, vision.states))
+    of_text, of_vision = after if len(after) == 2 else after[0].split((text.rows.count, vision.rows.count))
+    return replace(text, states=of_text), replace(vision, states=of_vision)
 
 
 def attention(
     sublayer: AttentionSublayer,
     text: Bank,
     vision: Bank,
+    *,
     last_read: tuple[bool, bool],
-    weights: Tensor | None = None,
-    modes: tuple[str, ...] = (),
+    mixture: Mixture | None = None,
 ) -> tuple[Bank, Bank]:
-    """Both banks after an attention sublayer.
+    """Returns both banks after an attention sublayer.
 
     Args:
         sublayer: in evaluation; every item is projected once.
         text, vision: the states that come in.
-        last_read: of text and of vision, whether nothing attends to it behind this sublayer: pooled rows go on alone.
-        weights: (P, M) over ``modes``, the switched mixture in place of the static pairs.
-        modes: their names.
+        last_read: of text and of vision, whether nothing attends to it behind this sublayer: only pooled rows are
+            computed.
+        mixture: the weights (P, M) of modes and their names, in place of the static pairs.
     """
     own, out = sublayer.attention_self, sublayer.attention_output
-    of_text, of_vision = _kinds(sublayer, len(text.item)) if weights is None else _mode_kinds(weights, modes)
-    texts = _Side(text, last_read[0], of_text, own.of_text if sublayer.has_text else None, sublayer.heads)
-    visions = _Side(vision, last_read[1], of_vision, own.of_vision if sublayer.has_vision else None, sublayer.v_heads)
-    attending = _Attending(texts, visions, weights, modes)
+    of_text, of_vision = _kinds(sublayer, len(text.item)) if mixture is None else _mode_kinds(*mixture)
+    project = own.of_text if sublayer.has_text else None
+    texts = _Side(text, of_text, project, last_read=last_read[0], heads=sublayer.heads)
+    project = own.of_vision if sublayer.has_vision else None
+    visions = _Side(vision, of_vision, project, last_read=last_read[1], heads=sublayer.v_heads)
+    attending = _Attending(texts, visions, mixture)
     return attending.after(texts, visions, out.text), attending.after(visions, texts, out.vision)
 
 
 class _Side:
     """One modality in one attention sublayer: what it attends to in each pair, and its items' projections."""
 
-    def __init__(self, bank: Bank, last_read: bool, kinds: Tensor, project: Projections | None, heads: int):
+    def __init__(self, bank: Bank, kinds: Tensor, project: Projections | None, *, last_read: bool, heads: int):
         self.bank, self.kept = bank, bank.last_read() if last_read else bank
         self.kinds = kinds if self.kept.rows.count else torch.full_like(kinds, NOTHING)  # (P,)
         self.project, self.heads = project, heads
@@ -150,11 +158,11 @@ class _Side:
 class _Attending:
     """One attention sublayer over both banks."""
 
-    def __init__(self, text: _Side, vision: _Side, weights: Tensor | None, modes: tuple[str, ...]):
+    def __init__(self, text: _Side, vision: _Side, mixture: Mixture | None):
         text.project_keys(vision)
         vision.project_keys(text)
-        self.text, self.vision, self.weights, self.modes = text, vision, weights, modes
-        self.joined: tuple[Tensor, tuple[Tensor, Tensor, KeyMask]] | None = None
+        self.text, self.vision, self.mixture = text, vision, mixture
+        self.joined: tuple[Tensor, tuple[Tensor, Tensor, tuple[Tensor, Tensor]]] | None = None
 
     def after(self, own: _Side, other: _Side, update: Callable[[Tensor, Tensor], Tensor]) -> Bank:
         """The bank of ``own`` behind the sublayer."""
@@ -165,27 +173,30 @@ class _Attending:
         for kind in kinds.unique().tolist():
             chosen = (kinds == kind).nonzero().squeeze(1)
             query = per_pair(own.query, own.bank.item[leaders[chosen]])
-            parts.append((chosen, self.context(query, own, other, kind, leaders[chosen])))
+            parts.append((chosen, self.context(query, own, other, kind=kind, pairs=leaders[chosen])))
         bank = own.kept.of_items(own.bank.item[leaders], item)
         context = bank.rows.merge_heads(_in_order(parts, len(leaders)))  # (n, H * d)
         return replace(bank, states=update(context, bank.states))
 
-    def context(self, query: Tensor, own: _Side, other: _Side, kind: int, pairs: Tensor) -> Tensor:
+    def context(self, query: Tensor, own: _Side, other: _Side, *, kind: int, pairs: Tensor) -> Tensor:
         """What the queries (B, H, Q, d) of B pairs read, (B, H, Q, d)."""
         if kind in (ALONE, CROSS):
-            return attend(query, *(own if kind == ALONE else other).keys(pairs), 0.0)
-        key, value, real = self.both_keys(pairs)
+            key, value, real = (own if kind == ALONE else other).keys(pairs)
+            return attend(query, key, value, real=real)
+        key, value, masks = self.both_keys(pairs)
         if kind == JOINT:
-            return attend(query, key, value, real.joint, 0.0)
-        assert self.weights is not None
-        weights, from_text = per_pair(self.weights, pairs), query.shape[2] if own is self.text else 0
-        return attend_mixed(query, key, value, real, weights, self.modes, 0.0, from_text)
+            return attend(query, key, value, real=torch.cat(masks, 1))
+        assert self.mixture is not None
+        weights, modes = self.mixture
+        from_text = query.shape[2] if own is self.text else 0
+        of_pairs = per_pair(weights, pairs)
+        return attend_mixed(query, key, value, real=masks, weights=of_pairs, modes=modes, text_queries=from_text)
 
-    def both_keys(self, pairs: Tensor) -> tuple[Tensor, Tensor, KeyMask]:
+    def both_keys(self, pairs: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Key and value (B, H, S, d) of both modalities, text first; kept, for both mostly ask for the same pairs'."""
         if self.joined is None or not torch.equal(self.joined[0], pairs):
             (key, value, real), (v_key, v_value, v_real) = self.text.keys(pairs), self.vision.keys(pairs)
-            keys = torch.cat((key, v_key), 2), torch.cat((value, v_value), 2), KeyMask(real, v_real)
+            keys = torch.cat((key, v_key), 2), torch.cat((value, v_value), 2), (real, v_real)
             self.joined = pairs, keys
         return self.joined[1]
 
@@ -203,7 +214,7 @@ def _mode_kinds(weights: Tensor, modes: tuple[str, ...]) -> tuple[Tensor, Tensor
     used = weights.cpu() != 0
     kinds = torch.zeros(2, len(weights), dtype=torch.long)
     for index, mode in enumerate(modes):
-        tt, tv, vt, vv = MODE_PAIRS[mode]
+        tt, tv, vt, vv = ATTENTION_MODES[mode].pairs
         for kind_of, kind in zip(kinds, (KINDS[tt, tv], KINDS[vv, vt]), strict=True):
             new = torch.where((kind_of == NOTHING) | (kind_of == kind), kind, MIXED)
             kind_of.copy_(torch.where(used[:, index], new, kind_of))
@@ -224,7 +235,7 @@ def _in_order(parts: list[tuple[Tensor, Tensor]], items: int) -> Tensor:
         return parts[0][1]
     context = parts[0][1].new_empty(items, *parts[0][1].shape[1:])
     for chosen, part in parts:
-        context.index_copy_(0, sent(chosen, context.device), part)
+        context.index_copy_(0, copy_to(chosen, context.device), part)
     return context
 
 

@@ -15,46 +15,54 @@ import torch
 from torch import Tensor, nn
 
 from volta_switch.config import Config
-from volta_switch.model.dropout import Dropout, through
-from volta_switch.model.layout import Layout
-from volta_switch.model.noise import Site
-from volta_switch.model.rows import sent
+from volta_switch.model.layout import PackedLayout
+from volta_switch.model.noise import Dropout, Site, apply_keyed, dropout, fold_in
+from volta_switch.model.rows import copy_to
+
+Embedded = tuple[Tensor, Tensor, Tensor]  # text (n_t, D), regions (n_v, D_v), and the table of words (V, D)
 
 
-@dataclass
-class Inputs:
-    """What is embedded: a batch as it was given, and its packed rows.
+@dataclass(frozen=True, kw_only=True)
+class ModelInputs:
+    """A batch as it was given.
 
-    ``word_table`` (V, D) is filled in by the embeddings: who else reads the table takes it from here, so that its
-    gradient is made once and the looked-up rows are added to it, not to a second one of that size.
+    The masks are read on the host: where they stay there, a step does not wait for the device.
     """
 
-    layout: Layout
-    input_ids: Tensor  # (B, T)
-    token_type_ids: Tensor  # (B, T)
+    input_ids: Tensor  # (B, T) int64
     image_feat: Tensor  # (B, R, F)
-    image_loc: Tensor  # (B, R, num_locs)
-    word_table: Tensor | None = None
+    image_loc: Tensor  # (B, R, num_locs), normalised
+    token_type_ids: Tensor  # (B, T) int64
+    attention_mask: Tensor  # (B, T), 1 at real tokens
+    image_attention_mask: Tensor  # (B, R), 1 at real regions
+    noise_keys: Tensor | None = None  # (B,) int64 of ``noise.sample_keys``
 
-    @property
-    def words(self) -> Tensor:
-        """(n_t,)."""
-        return self.layout.text.take(self.input_ids)
-
-    @property
-    def types(self) -> Tensor:
-        """(n_t,)."""
-        return self.layout.text.take(self.token_type_ids)
-
-    @property
-    def features(self) -> Tensor:
-        """(n_v, F)."""
-        return self.layout.vision.take(self.image_feat)
-
-    @property
-    def locations(self) -> Tensor:
-        """(n_v, num_locs)."""
-        return self.layout.vision.take(self.image_loc)
+    @classmethod
+    def of(
+        cls,
+        input_ids: Tensor,
+        image_feat: Tensor,
+        image_loc: Tensor,
+        *,
+        token_type_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_attention_mask: Tensor | None = None,
+        noise_keys: Tensor | None = None,
+    ) -> ModelInputs:
+        """Fills in what was not given: token types 0, masks 1."""
+        token_type_ids = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if image_attention_mask is None:
+            image_attention_mask = attention_mask.new_ones(image_feat.shape[:2])
+        return cls(
+            input_ids=input_ids,
+            image_feat=image_feat,
+            image_loc=image_loc,
+            token_type_ids=token_type_ids,
+            attention_mask=attention_mask,
+            image_attention_mask=image_attention_mask,
+            noise_keys=noise_keys,
+        )
 
 
 class TextEmbeddings(nn.Module):
@@ -67,20 +75,22 @@ class TextEmbeddings(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, D)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, D)
         self.LayerNorm = nn.LayerNorm(D, eps=config.layer_norm_eps)
-        self.dropout = Dropout(config.hidden_dropout_prob)
+        self.dropout = config.hidden_dropout_prob
 
-    def look_up(self, given: Inputs) -> Tensor:
-        """The words' embeddings, (n_t, D)."""
-        rows, given.word_table = _LookUp.apply(
-            self.word_embeddings.weight, given.words, self.word_embeddings.padding_idx
-        )
-        return rows
+    def look_up(self, given: ModelInputs, layout: PackedLayout) -> tuple[Tensor, Tensor]:
+        """Returns the embeddings of words (n_t, D), and the table (V, D) for whoever else reads it.
 
-    def text(self, given: Inputs) -> Tensor:
-        """(n_t, D)."""
-        words = self.look_up(given) + self.token_type_embeddings(given.types)
-        words = self.LayerNorm(words + self.position_embeddings(given.layout.text.position))
-        return through(self.dropout, words, given.layout.text_keys(Site.EMBEDDINGS))
+        So its gradient is made once, and that of the looked-up rows is added to it, not to a second one of its size.
+        """
+        words = layout.text.pack(given.input_ids)
+        return _LookUp.apply(self.word_embeddings.weight, words, self.word_embeddings.padding_idx)
+
+    def text(self, given: ModelInputs, layout: PackedLayout) -> tuple[Tensor, Tensor]:
+        """Returns the embeddings of text (n_t, D), and the table of words (V, D)."""
+        words, word_table = self.look_up(given, layout)
+        words = words + self.token_type_embeddings(layout.text.pack(given.token_type_ids))
+        words = self.LayerNorm(words + self.position_embeddings(layout.text.position))
+        return dropout(words, self.dropout, self.training, fold_in(layout.text.rng_keys, Site.EMBEDDINGS)), word_table
 
 
 class RegionProjection(nn.Module):
@@ -98,12 +108,13 @@ class ViLBertImageEmbeddings(RegionProjection):
     def __init__(self, config: Config):
         super().__init__(config)
         self.LayerNorm = nn.LayerNorm(config.v_hidden_size, eps=config.layer_norm_eps)
-        self.dropout = Dropout(config.v_hidden_dropout_prob)
+        self.dropout = config.v_hidden_dropout_prob
 
-    def forward(self, given: Inputs) -> Tensor:
-        """(n_v, D_v)."""
-        regions = self.image_embeddings(given.features) + self.image_location_embeddings(given.locations)
-        return through(self.dropout, self.LayerNorm(regions), given.layout.vision_keys(Site.EMBEDDINGS))
+    def forward(self, given: ModelInputs, layout: PackedLayout) -> Tensor:
+        """Returns the embeddings of regions, (n_v, D_v)."""
+        features = self.image_embeddings(layout.vision.pack(given.image_feat))
+        regions = self.LayerNorm(features + self.image_location_embeddings(layout.vision.pack(given.image_loc)))
+        return dropout(regions, self.dropout, self.training, fold_in(layout.vision.rng_keys, Site.EMBEDDINGS))
 
 
 class LxmertImageEmbeddings(RegionProjection):
@@ -113,13 +124,14 @@ class LxmertImageEmbeddings(RegionProjection):
         super().__init__(config)
         self.ImgLayerNorm = nn.LayerNorm(config.v_hidden_size, eps=config.layer_norm_eps)
         self.LocLayerNorm = nn.LayerNorm(config.v_hidden_size, eps=config.layer_norm_eps)
-        self.dropout = Dropout(config.v_hidden_dropout_prob)
+        self.dropout = config.v_hidden_dropout_prob
 
-    def forward(self, given: Inputs) -> Tensor:
-        """(n_v, D_v)."""
-        features = self.ImgLayerNorm(self.image_embeddings(given.features))
-        locations = self.LocLayerNorm(self.image_location_embeddings(given.locations))
-        return through(self.dropout, (features + locations) / 2, given.layout.vision_keys(Site.EMBEDDINGS))
+    def forward(self, given: ModelInputs, layout: PackedLayout) -> Tensor:
+        """Returns the embeddings of regions, (n_v, D_v)."""
+        features = self.ImgLayerNorm(self.image_embeddings(layout.vision.pack(given.image_feat)))
+        locations = self.LocLayerNorm(self.image_location_embeddings(layout.vision.pack(given.image_loc)))
+        keys = fold_in(layout.vision.rng_keys, Site.EMBEDDINGS)
+        return dropout((features + locations) / 2, self.dropout, self.training, keys)
 
 
 class UniterEmbeddings(TextEmbeddings):
@@ -135,13 +147,14 @@ class UniterEmbeddings(TextEmbeddings):
         self.image_location_layer_norm = nn.LayerNorm(D, eps=eps)
         self.v_LayerNorm = nn.LayerNorm(D, eps=eps)
 
-    def forward(self, given: Inputs) -> tuple[Tensor, Tensor]:
-        """Text (n_t, D) and regions (n_v, D)."""
-        features = self.image_layer_norm(self.image_embeddings(given.features))
-        locations = self.image_location_layer_norm(self.image_location_embeddings(given.locations))
-        regions = features + locations + self.token_type_embeddings.weight[1]
-        keys = given.layout.vision_keys(Site.EMBEDDINGS)
-        return self.text(given), through(self.dropout, self.v_LayerNorm(regions), keys)
+    def forward(self, given: ModelInputs, layout: PackedLayout) -> Embedded:
+        """Returns the embeddings of text (n_t, D) and regions (n_v, D), and the table of words (V, D)."""
+        features = self.image_layer_norm(self.image_embeddings(layout.vision.pack(given.image_feat)))
+        locations = self.image_location_embeddings(layout.vision.pack(given.image_loc))
+        regions = features + self.image_location_layer_norm(locations) + self.token_type_embeddings.weight[1]
+        text, word_table = self.text(given, layout)
+        keys = fold_in(layout.vision.rng_keys, Site.EMBEDDINGS)
+        return text, dropout(self.v_LayerNorm(regions), self.dropout, self.training, keys), word_table
 
 
 class VisualBertEmbeddings(TextEmbeddings):
@@ -160,15 +173,16 @@ class VisualBertEmbeddings(TextEmbeddings):
             self.token_type_embeddings_visual.weight.copy_(self.token_type_embeddings.weight)
             self.position_embeddings_visual.weight.copy_(self.position_embeddings.weight)
 
-    def forward(self, given: Inputs) -> tuple[Tensor, Tensor]:
-        """Text (n_t, D) and regions (n_v, D); locations are not read."""
+    def forward(self, given: ModelInputs, layout: PackedLayout) -> Embedded:
+        """As ``UniterEmbeddings.forward``; locations are not read."""
         regions = (
-            self.projection(given.features)
+            self.projection(layout.vision.pack(given.image_feat))
             + self.position_embeddings_visual.weight[0]
             + self.token_type_embeddings_visual.weight[1]
         )
-        keys = given.layout.vision_keys(Site.EMBEDDINGS)
-        return self.text(given), through(self.dropout, self.LayerNorm(regions), keys)
+        text, word_table = self.text(given, layout)
+        keys = fold_in(layout.vision.rng_keys, Site.EMBEDDINGS)
+        return text, dropout(self.LayerNorm(regions), self.dropout, self.training, keys), word_table
 
 
 class VLBertEmbeddings(TextEmbeddings):
@@ -206,15 +220,15 @@ class VLBertEmbeddings(TextEmbeddings):
         nn.init.zeros_(self.visual_ln_text.weight)
         nn.init.zeros_(self.visual_ln_object.weight)
 
-    def forward(self, given: Inputs) -> tuple[Tensor, Tensor]:
-        """Text (n_t, D) and regions (n_v, D)."""
-        layout, R = given.layout, given.image_feat.shape[1]
-        features, locations = given.features, given.locations
+    def forward(self, given: ModelInputs, layout: PackedLayout) -> Embedded:
+        """As ``UniterEmbeddings.forward``."""
+        R = given.image_feat.shape[1]
+        features, locations = layout.vision.pack(given.image_feat), layout.vision.pack(given.image_loc)
         masked = (features == 0).all(-1, keepdim=True)  # (n_v, 1)
-        keys = layout.vision_keys(Site.APPEARANCE)
-        appearance = self._appearance(features, masked, locations, keys)  # (n_v, D_v)
+        keys = fold_in(layout.vision.rng_keys, Site.APPEARANCE)
+        appearance = self._appearance(features, masked, locations, keys=keys)  # (n_v, D_v)
         on_objects = appearance if self.visual_1x1_object is None else self.visual_1x1_object(appearance)
-        on_words = self._last_appearance(given, appearance)  # (B, D_v)
+        on_words = self._last_appearance(given, layout, appearance)  # (B, D_v)
         on_words = on_words if self.visual_1x1_text is None else self.visual_1x1_text(on_words)
 
         is_end = layout.vision.position == R - 1  # (n_v,)
@@ -228,29 +242,31 @@ class VLBertEmbeddings(TextEmbeddings):
         # Words behind the shortest text of the batch are counted behind the regions, too, as in VOLTA.
         position = torch.where(position >= text_end.min(), position + R, position)
         position = position.clamp(max=self.position_embeddings.num_embeddings - 1)
-        words = self.look_up(given) + layout.text.per_row(self.visual_ln_text(on_words))
-        words = words + self.position_embeddings(position) + self.token_type_embeddings(given.types)
+        words, word_table = self.look_up(given, layout)
+        words = words + layout.text.per_row(self.visual_ln_text(on_words)) + self.position_embeddings(position)
+        words = words + self.token_type_embeddings(layout.text.pack(given.token_type_ids))
         regions = kinds + self.visual_ln_object(on_objects)
         regions = regions + self.position_embeddings(layout.vision.per_row(text_end) + is_end)
         regions = regions + self.token_type_embeddings.weight[2]
-        of_text, of_vision = layout.text_keys(Site.EMBEDDINGS), layout.vision_keys(Site.EMBEDDINGS)
-        words, regions = self.LayerNorm(words), self.LayerNorm(regions)
-        return through(self.dropout, words, of_text), through(self.dropout, regions, of_vision)
+        text_keys, vision_keys = (fold_in(rows.rng_keys, Site.EMBEDDINGS) for rows in (layout.text, layout.vision))
+        text = dropout(self.LayerNorm(words), self.dropout, self.training, text_keys)
+        return text, dropout(self.LayerNorm(regions), self.dropout, self.training, vision_keys), word_table
 
-    def _appearance(self, features: Tensor, masked: Tensor, locations: Tensor, keys: Tensor | None) -> Tensor:
+    def _appearance(self, features: Tensor, masked: Tensor, locations: Tensor, *, keys: Tensor | None) -> Tensor:
         """(n, F) and (n, num_locs) to (n, D_v); ``keys`` (n,): of the dropout."""
         features = torch.where(masked, self.object_mask_visual_embedding.weight[0], features)
         located = torch.cat((_coordinates(locations, self.coordinate_dim), features), -1)
-        return through(self.obj_downsample, located, keys)
+        return apply_keyed(self.obj_downsample, located, keys)
 
-    def _last_appearance(self, given: Inputs, appearance: Tensor) -> Tensor:
+    def _last_appearance(self, given: ModelInputs, layout: PackedLayout, appearance: Tensor) -> Tensor:
         """That of every sample's last slot, (B, D_v), which may be padding."""
-        last = given.layout.vision.numbers[:, -1]
+        last = layout.vision.numbers[:, -1]
         if bool((last >= 0).all()):
-            return appearance.index_select(0, sent(last, appearance.device))
+            return appearance.index_select(0, copy_to(last, appearance.device))
         features = given.image_feat[:, -1]
-        keys = given.layout.sample_keys(Site.LAST_APPEARANCE)
-        return self._appearance(features, (features == 0).all(-1, keepdim=True), given.image_loc[:, -1], keys)
+        keys = fold_in(layout.sample_keys, Site.LAST_APPEARANCE)
+        masked = (features == 0).all(-1, keepdim=True)
+        return self._appearance(features, masked, given.image_loc[:, -1], keys=keys)
 
 
 class _LookUp(torch.autograd.Function):

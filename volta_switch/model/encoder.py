@@ -1,7 +1,7 @@
 """The encoder: VOLTA's stack of sublayers, static or switched.
 
 States are packed rows without padding (``rows``); after the last sublayer that attends to a modality, only the rows
-that somebody reads go on.
+that are read are computed.
 
 Legend: B batch, n_t and n_v packed rows of text and vision, T tokens and R regions as given, D hidden, L layers
 (attention + feed-forward), M modes, C input candidates.
@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
 from volta_switch.config import Config, SwitchConfig
 from volta_switch.errors import UserError
-from volta_switch.model.layout import Kept, Layout, Streams
-from volta_switch.model.noise import Site
+from volta_switch.model.layout import PackedLayout, States, join
+from volta_switch.model.noise import Site, fold_in
 from volta_switch.model.sublayers import AttentionSublayer, FeedForwardSublayer
 from volta_switch.model.switch import (
     Forced,
@@ -36,24 +36,25 @@ from volta_switch.model.switch import (
     switch_inputs,
 )
 
+S = TypeVar("S")  # the states of a forward pass in some form
+
 
 @dataclass(frozen=True)
-class Encoded:
+class EncoderOutput:
     """Last states of the rows of ``layout``, and every sublayer's where asked for (the embeddings first)."""
 
-    text: Tensor  # (n_t, D)
-    vision: Tensor  # (n_v, D_v)
-    layout: Layout
+    states: States  # text (n_t, D) and vision (n_v, D_v)
+    layout: PackedLayout
     routes: Routes | None
-    history: list[Streams]
+    history: list[States]
 
     def padded(self) -> tuple[Tensor, Tensor]:
-        """The last states as the batch was given, (B, T, D) and (B, R, D_v), zero at padding."""
-        return self.layout.text.spread(self.text), self.layout.vision.spread(self.vision)
+        """Returns the last states as the batch was given, (B, T, D) and (B, R, D_v), zero at padding."""
+        return self.layout.text.unpack(self.states[0]), self.layout.vision.unpack(self.states[1])
 
 
 @dataclass(frozen=True)
-class Read:
+class OutputPositions:
     """The positions whose last states are read, (B, T) and (B, R) as given; the others' are not computed."""
 
     text: Tensor
@@ -85,13 +86,14 @@ class Encoder(nn.Module):
 
     def forward(
         self,
-        states: Streams,
-        layout: Layout,
-        read: Read | None = None,
+        states: States,
+        layout: PackedLayout,
+        read: OutputPositions | None = None,
+        *,
         modes: Forced | None = None,
         inputs: Forced | None = None,
         keep_all: bool = False,
-    ) -> Encoded:
+    ) -> EncoderOutput:
         """Encodes both modalities.
 
         Args:
@@ -103,53 +105,50 @@ class Encoder(nn.Module):
         """
         if modes is not None or inputs is not None:
             raise UserError("modes and inputs can be forced only where the configuration has a switch section")
-        history = [states]
-        for numbers in self._layers:
-            kept = self._kept(numbers[0], layout, read)
-            after = self._maybe_again(partial(self._layer, numbers, layout, kept), states)
-            states, layout = after[-1], kept.layout
+        layouts, history = self._layouts(layout, read), [states]
+        for index in range(len(self._layers)):
+            after = self._recomputed(partial(self._layer, index, layouts), states)
+            states = after[-1]
             history += after if keep_all else []
-        return Encoded(states.text, states.vision, layout, None, history)
+        return EncoderOutput(layouts[-1].split(states), layouts[-1], None, history)
+
+    def _layouts(self, layout: PackedLayout, read: OutputPositions | None) -> list[PackedLayout]:
+        """Returns where the rows lie that enter each layer, and that leave the last one.
+
+        All of a modality's go on until nothing attends to it any more, then those that are read.
+        """
+        layouts = [layout]
+        for numbers in self._layers:
+            text = read.text if read is not None and numbers[0] == self.last_text else None
+            vision = read.vision if read is not None and numbers[0] == self.last_vision else None
+            layouts.append(layouts[-1].prune(text, vision))
+        return layouts
 
     def _layer(
         self,
-        numbers: range,
-        layout: Layout,
-        kept: Kept,
-        states: Streams,
+        index: int,
+        layouts: list[PackedLayout],
+        states: States,
+        *,
         weights: Tensor | None = None,
         modes: tuple[str, ...] = (),
-    ) -> list[Streams]:
-        """The states after each sublayer of a layer; arguments as those of ``AttentionSublayer``."""
+    ) -> list[States]:
+        """Returns the states after each sublayer of a layer; ``weights`` and ``modes`` as in ``AttentionSublayer``."""
+        before, kept = layouts[index : index + 2]
         after = [states]
-        for number in numbers:
+        for number in self._layers[index]:
             sublayer = self.layer[number]
             if isinstance(sublayer, AttentionSublayer):
-                after.append(sublayer(after[-1], layout, kept, weights, modes))
+                after.append(sublayer(after[-1], before, kept, weights=weights, modes=modes))
             else:
-                after.append(sublayer(after[-1], kept.layout))
+                after.append(sublayer(after[-1], kept))
         return after[1:]
 
-    def _maybe_again(self, layer: Callable[..., list[Streams]], *states: Streams) -> list[Streams]:
-        """``layer(*states)``, to be computed again in the backward pass where ``checkpointing`` asks for that."""
+    def _recomputed(self, layer: Callable[..., list[States]], *states: States) -> list[States]:
+        """Returns ``layer(*states)``; with ``checkpointing`` it is computed again in the backward pass."""
         if not (self.checkpointing and torch.is_grad_enabled()):
             return layer(*states)
-        # Only tensors go in: the states make other forms of themselves on demand, and must do so again.
-        tensors, spec = tree_flatten(states)
-        return checkpoint(lambda *given: layer(*tree_unflatten(given, spec)), *tensors, use_reentrant=False)
-
-    def _kept(self, number: int, layout: Layout, read: Read | None) -> Kept:
-        """The rows that go on from an attention sublayer: all, until nothing attends to a modality any more."""
-        text = vision = None
-        of_text, of_vision = layout.text, layout.vision
-        if read is not None and number == self.last_text:
-            of_text, text = layout.text.select(read.text)
-        if read is not None and number == self.last_vision:
-            of_vision, vision = layout.vision.select(read.vision)
-        if text is None and vision is None:
-            return Kept(layout, None, None)
-        noise = None if layout.noise is None else layout.noise.select(text, vision)
-        return Kept(Layout(of_text, of_vision, noise), text, vision)
+        return checkpoint(layer, *states, use_reentrant=False)
 
 
 class SwitchEncoder(Encoder):
@@ -192,82 +191,121 @@ class SwitchEncoder(Encoder):
 
     def forward(
         self,
-        states: Streams,
-        layout: Layout,
-        read: Read | None = None,
+        states: States,
+        layout: PackedLayout,
+        read: OutputPositions | None = None,
+        *,
         modes: Forced | None = None,
         inputs: Forced | None = None,
         keep_all: bool = False,
-    ) -> Encoded:
+    ) -> EncoderOutput:
         """As ``Encoder.forward``; forced routes as in ``forced_weights``, the first layer's input being ignored."""
-        B, L, device = layout.text.B, self.depth, states.text.device
-        M, C = len(self.switch.modes), self.switch.input_candidates
-        forced_modes = None if modes is None else forced_weights(modes, self.switch.modes, B, L, device, "modes")
-        names = [str(candidate) for candidate in range(C)]
-        forced_inputs = None if inputs is None else forced_weights(inputs, names, B, L, device, "inputs")
+        B, device = layout.text.B, states[0].device
+        candidates = [str(candidate) for candidate in range(self.switch.input_candidates)]
+        forced_modes = forced_inputs = None
+        if modes is not None:
+            forced_modes = forced_weights(modes, self.switch.modes, B, self.depth, device=device, what="modes")
+        if inputs is not None:
+            forced_inputs = forced_weights(inputs, candidates, B, self.depth, device=device, what="inputs")
+        layouts = self._layouts(layout, read)
+        joined: States = (join(states),)
+        history = [joined]
+
+        def run_layer(
+            index: int, last: States, before: States, *, shares: Tensor | None, weights: Tensor | None
+        ) -> States:
+            layer = partial(self._switched_layer, index, layouts, shares=shares, weights=weights)
+            after = self._recomputed(layer, last, before)
+            history.extend(after if keep_all else [])
+            return after[-1]
+
+        def means_of(index: int, states: States) -> Tensor:
+            return layouts[index].means(states)
+
+        keys = layout.sample_keys
+        last, routes = self.run_layers(
+            joined, run_layer, means_of, B=B, keys=keys, modes=forced_modes, inputs=forced_inputs
+        )
+        return EncoderOutput(layouts[-1].split(last), layouts[-1], routes, history)
+
+    def run_layers(
+        self,
+        states: S,
+        run_layer: Callable[..., S],
+        means_of: Callable[[int, S], Tensor],
+        *,
+        B: int,
+        keys: Tensor | None = None,
+        modes: Tensor | None = None,
+        inputs: Tensor | None = None,
+    ) -> tuple[S, Routes]:
+        """Decides each layer's route and runs it, on states of any form.
+
+        Args:
+            states: the embeddings.
+            run_layer: (number of the layer, states of layer l-1, those of layer l-2, ``shares=`` (2, B) as in
+                ``newest_shares``, None: the layer below, ``weights=`` (B, M) of the modes, None: joint) to new states.
+            means_of: (number of the layer, states of layer l-1) to the mean state of every sample's text and of its
+                vision, (2, B, D).
+            B: how many samples.
+            keys: (B,) of keyed noise.
+            modes, inputs: (B, L, M) and (B, L, C), forced.
+
+        Returns:
+            The last states and the weights that were used.
+        """
         decides = (self.switch.attention and modes is None) or (self.switch.input and inputs is None)
         before = last = states  # outputs of layers l-2 and l-1
-        mean_before: Tensor | None = None  # of their rows, (2, B, D)
-        history = [last]
+        means = means_last = means_before = None  # of the input's rows and of these two, (2, B, D)
         used_modes, used_inputs = [], []  # (B, M) and (B, C) per layer
-        for index in range(L):
-            mean = mean_last = layout.means(last.joined) if decides else None
-            from_inputs = self._inputs(index, mean_last, forced_inputs, layout) if index > 0 else None
-            shares = None if from_inputs is None else newest_shares(from_inputs)  # (2, B)
-            if shares is not None and mean_before is not None and mean_last is not None:
-                # The mean of the sum is the sum of the means.
-                mean = mean_before.lerp(mean_last, shares[..., None].to(mean_last.dtype))
-            weights = self._modes(index, mean, forced_modes, layout)
-            kept = self._kept(2 * index, layout, read)
-            layer = partial(self._switched_layer, index, layout, kept, shares, weights)
-            after = self._maybe_again(layer, last, before)
-            before, last, layout = last, after[-1], kept.layout
-            mean_before = mean_last
-            history += after if keep_all else []
-            used_modes.append(_one_hot(B, M, self._joint, device) if weights is None else weights)
-            used_inputs.append(_one_hot(B, C, 0, device) if from_inputs is None else from_inputs)
-        routes = Routes(torch.stack(used_modes, 1), torch.stack(used_inputs, 1))
-        return Encoded(last.text, last.vision, layout, routes, history)
+        for index in range(self.depth):
+            if decides:
+                means = means_last = means_of(index, last)
+            shares = candidates = None
+            if index > 0 and inputs is not None:
+                candidates = inputs[:, index]
+            elif index > 0 and self.switch.input and means_last is not None:
+                # The alignment degree is taken from (l-1, l-1); differs from the paper: it does not say.
+                decided = self.input_switch[index - 1](*means_last)
+                candidates = self.weigh(decided, self.switch.input_candidates, fold_in(keys, Site.INPUT, index))
+            if candidates is not None:
+                shares = newest_shares(candidates)  # (2, B)
+                if means_before is not None and means_last is not None:  # the mean of the sum is the sum of the means
+                    means = means_before.lerp(means_last, shares[..., None].to(means_last.dtype))
+            weights = None
+            if modes is not None:
+                weights = modes[:, index]
+            elif self.switch.attention and means is not None:
+                decided = self.attention_switch[index](*means)
+                weights = self.weigh(decided, self.switch.active_modes, fold_in(keys, Site.MODE, index))
+            last, before = run_layer(index, last, before, shares=shares, weights=weights), last
+            means_before = means_last
+            device = self.switch_samples.device
+            used_modes.append(_one_hot(B, len(self.switch.modes), self._joint, device) if weights is None else weights)
+            first = self.switch.input_candidates
+            used_inputs.append(_one_hot(B, first, 0, device) if candidates is None else candidates)
+        return last, Routes(torch.stack(used_modes, 1), torch.stack(used_inputs, 1))
 
     def _switched_layer(
         self,
         index: int,
-        layout: Layout,
-        kept: Kept,
+        layouts: list[PackedLayout],
+        last: States,
+        before: States,
+        *,
         shares: Tensor | None,
         weights: Tensor | None,
-        last: Streams,
-        before: Streams,
-    ) -> list[Streams]:
+    ) -> list[States]:
         """As ``_layer``, of the input that the shares (2, B) say; None: the layer below."""
-        states = last if shares is None else switch_inputs(last, before, shares, layout)
-        return self._layer(self._layers[index], layout, kept, states, weights, self.switch.modes)
-
-    def _modes(self, index: int, means: Tensor | None, forced: Tensor | None, layout: Layout) -> Tensor | None:
-        """(B, M) weights of a layer's modes; None where the layer is simply joint."""
-        if forced is not None:
-            return forced[:, index]
-        if not self.switch.attention or means is None:
-            return None
-        keys = layout.sample_keys(Site.MODE, index)
-        return self.weigh(self.attention_switch[index](*means), self.switch.active_modes, keys)
-
-    def _inputs(self, index: int, means: Tensor | None, forced: Tensor | None, layout: Layout) -> Tensor | None:
-        """(B, C) weights of a layer's input candidates; None where the input is the layer below."""
-        if forced is not None:
-            return forced[:, index]
-        if not self.switch.input or means is None:
-            return None
-        # The alignment degree is taken from (l-1, l-1); differs from the paper: it does not say.
-        keys = layout.sample_keys(Site.INPUT, index)
-        return self.weigh(self.input_switch[index - 1](*means), self.switch.input_candidates, keys)
+        states = last if shares is None else switch_inputs(last, before, shares, layout=layouts[index])
+        return self._layer(index, layouts, states, weights=weights, modes=self.switch.modes)
 
     def weigh(self, log_probabilities: Tensor, active: int, keys: Tensor | None = None) -> Tensor:
         """(B, O) weights of a switcher's options, ``active`` of them, as ``routing`` says; ``keys`` (B,): of noise."""
         if self.routing == "hard" or (self.routing == "auto" and not self.training):
             return hard_weights(log_probabilities)
         noise = self.routing == "auto"
-        return soft_weights(log_probabilities, self.temperature, active, noise, keys)
+        return soft_weights(log_probabilities, self.temperature, active, noise=noise, keys=keys)
 
 
 def _one_hot(B: int, options: int, index: int, device: torch.device) -> Tensor:

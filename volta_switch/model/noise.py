@@ -1,9 +1,9 @@
-"""What is random in a forward pass: drawn from PyTorch's generators, or a function of the sample (``--deterministic``).
+"""Random numbers of a forward pass: from PyTorch's generators, or a function of the sample (``--deterministic``).
 
 Keyed noise depends on (seed, epoch, sample, place in the model, element) alone: not on the other samples of the batch,
 their order, padding, the number of ranks and threads, or what was drawn before. Every row has a key of 64 bits, made
-from its sample's key and its number among the sample's real tokens or regions; every place that draws has a site; and
-an element's bits are a hash of key, site and column.
+from its sample's key and its number among the sample's real tokens or regions; every place that draws has a site, which
+is folded into the key; and an element's random bits are a hash of that key and its column. The names are JAX's.
 
 Legend: B batch, n packed rows (n_t of text, n_v of vision), O options of a switcher.
 """
@@ -13,14 +13,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from volta_switch.config import Config
-from volta_switch.model.rows import Rows, sent
 
 STEPS = 2**16  # a rate is rounded to a multiple of 1 / STEPS where four elements share a draw
 # splitmix64: its increment, and the shifts and factors of its finaliser (Stafford's variant 13), as signed numbers.
@@ -60,59 +60,99 @@ def sample_keys(seed: int, epoch: int, ids: Sequence[str], rows: int) -> Tensor:
     return torch.tensor([int.from_bytes(found, "little", signed=True) for found in hashes], dtype=torch.int64)
 
 
-def mixed(bits: Tensor) -> Tensor:
+def row_keys(sample_keys: Tensor, sample: Tensor, slot: Tensor, site: Site) -> Tensor:
+    """Returns the keys of packed rows, (n,), from those of their samples (B,).
+
+    A row is known by its number among its sample's real ones, which no padding changes: a global region in the last
+    slot is the one behind the boxes.
+
+    Args:
+        sample_keys: (B,) on the rows' device.
+        sample, slot: (n,) of each row.
+        site: ``TEXT`` or ``VISION``.
+    """
+    keys = fold_in(sample_keys, site)
+    assert keys is not None
+    return mix_bits(keys.index_select(0, sample) + slot * _STEP)
+
+
+def fold_in(keys: Tensor | None, site: Site, number: int = 0) -> Tensor | None:
+    """Returns the keys of one site of a sublayer or layer, of the same shape; None: noise is not keyed."""
+    return None if keys is None else mix_bits(keys + (16 * number + int(site)))
+
+
+def random_bits(keys: Tensor, count: int) -> Tensor:
+    """Returns 64 bits for each of ``count`` elements, (...) to (..., count): splitmix64, started at each key."""
+    return mix_bits(keys[..., None] + torch.arange(1, count + 1, device=keys.device) * _STEP)
+
+
+def mix_bits(bits: Tensor) -> Tensor:
     """splitmix64's finaliser, any shape, int64: each bit of the outcome depends on every bit that goes in."""
     for shift, factor in _ROUNDS:
-        bits = (bits ^ _shifted(bits, shift)).mul_(factor)
-    return bits ^ _shifted(bits, _LAST_SHIFT)
+        bits = (bits ^ _shift_right(bits, shift)).mul_(factor)
+    return bits ^ _shift_right(bits, _LAST_SHIFT)
 
 
-def _shifted(bits: Tensor, by: int) -> Tensor:
-    """A logical shift to the right; PyTorch's keeps the sign."""
+def _shift_right(bits: Tensor, by: int) -> Tensor:
+    """A logical shift; PyTorch's keeps the sign."""
     return (bits >> by).bitwise_and_(2 ** (64 - by) - 1)
 
 
-def at(keys: Tensor, site: Site, number: int = 0) -> Tensor:
-    """The keys of one site of a sublayer or layer, of the same shape."""
-    return mixed(keys + (16 * number + int(site)))
+def dropout(
+    update: Tensor, rate: float, training: bool = True, keys: Tensor | None = None, onto: Tensor | None = None
+) -> Tensor:
+    """Zeroes each element with probability ``rate`` and scales the others by 1 / (1 - rate); added to ``onto``.
+
+    Four elements share one draw of 64 bits on a CPU, where PyTorch draws one number for each, and where noise is keyed;
+    the probability is then ``drawn_rate``. Else it is PyTorch's own.
+
+    Args:
+        update: of any shape.
+        rate: the probability.
+        training: False changes nothing.
+        keys: one for each row (all dimensions but the last): what is dropped is a function of them.
+        onto: of the same shape, to which the result is added.
+    """
+    if not training or rate in (0.0, 1.0) or (keys is None and not shares_draws(rate, update.device)):
+        update = F.dropout(update, rate) if training and rate > 0 else update
+        return update if onto is None else update + onto
+    kept = keep_mask(update.shape, rate, update.device, keys)
+    return _Drop.apply(update, onto, kept, drawn_rate(rate, update.device, keys is not None))
 
 
-def elements(keys: Tensor, count: int) -> Tensor:
-    """64 bits for each of ``count`` elements behind each key, (...) to (..., count): splitmix64 from a key on."""
-    return mixed(keys[..., None] + torch.arange(1, count + 1, device=keys.device) * _STEP)
+class _Drop(torch.autograd.Function):
+    """Elements that are zeroed with a probability, the others scaled; added to ``onto`` where that is given."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, onto: Tensor | None, kept: Tensor, rate: float) -> Tensor:  # type: ignore[override]
+        """Any shape."""
+        ctx.scale, ctx.onto = 1 / (1 - rate), onto is not None
+        ctx.save_for_backward(kept)
+        left = values * kept.view(torch.uint8)
+        return left.mul_(ctx.scale) if onto is None else torch.add(onto, left, alpha=ctx.scale)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:  # type: ignore[override]
+        """Through the same elements."""
+        (kept,) = ctx.saved_tensors
+        return (grad * kept.view(torch.uint8)).mul_(ctx.scale), grad if ctx.onto else None, None, None
 
 
-@dataclass(frozen=True)
-class Noise:
-    """The keys of a forward pass: ``sample`` (B,), ``text`` (n_t,) and ``vision`` (n_v,) of the rows that are left."""
+class Dropout(nn.Dropout):
+    """``dropout`` as a module, for layers in a sequence."""
 
-    sample: Tensor
-    text: Tensor
-    vision: Tensor
+    def forward(self, states: Tensor) -> Tensor:
+        """Any shape."""
+        return dropout(states, self.p, self.training)
 
-    @classmethod
-    def of(cls, keys: Tensor, text: Rows, vision: Rows) -> Noise:
-        """From the samples' keys (B,), for all real rows.
 
-        A row is known by its number among its sample's real ones, which no padding changes: a global region in the last
-        slot is the one behind the boxes.
-        """
-        keys = sent(keys, text.sample.device)
-        sides = (
-            mixed(rows.per_row(at(keys, site)) + rows.slot * _STEP)
-            for rows, site in ((text, Site.TEXT), (vision, Site.VISION))
-        )
-        return cls(keys, *sides)
-
-    def select(self, text: Tensor | None, vision: Tensor | None) -> Noise:
-        """For the rows of these numbers; None: all of them."""
-        left = self.text if text is None else self.text.index_select(0, text)
-        return Noise(self.sample, left, self.vision if vision is None else self.vision.index_select(0, vision))
-
-    @property
-    def joined(self) -> Tensor:
-        """(n,), text rows first."""
-        return torch.cat((self.text, self.vision))
+def apply_keyed(layer: nn.Module, states: Tensor, keys: Tensor | None) -> Tensor:
+    """Returns ``layer(states)``; with keys of the rows, the dropouts in it draw by them. It may be a sequence."""
+    if keys is None:
+        return layer(states)
+    for part in layer if isinstance(layer, nn.Sequential) else (layer,):
+        states = dropout(states, part.p, part.training, keys) if isinstance(part, nn.Dropout) else part(states)
+    return states
 
 
 def keep_mask(
@@ -134,7 +174,7 @@ def keep_mask(
         return torch.rand(tuple(shape), device=device) >= rate
     lowest_kept = round(drawn_rate(rate, device, keys is not None) * STEPS) - STEPS // 2
     if keys is not None:
-        bits = elements(keys, (shape[along] + 3) // 4).view(torch.int16)[..., : shape[along]]
+        bits = random_bits(keys, (shape[along] + 3) // 4).view(torch.int16)[..., : shape[along]]
         return (bits >= lowest_kept).movedim(-1, along).contiguous()
     count = math.prod(shape)
     bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
@@ -155,7 +195,7 @@ def exponential(like: Tensor, keys: Tensor | None = None) -> Tensor:
     """Draws from the exponential distribution, (B, O) as ``like``; by the keys (B,) where there are any."""
     if keys is None:
         return torch.empty_like(like).exponential_()
-    high = _shifted(elements(keys, like.shape[-1]), 11)  # 53 bits
+    high = _shift_right(random_bits(keys, like.shape[-1]), 11)  # 53 bits
     return ((high.double() + 0.5) * 2**-53).log().neg().to(like.dtype)
 
 

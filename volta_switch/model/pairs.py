@@ -18,13 +18,13 @@ from volta_switch.errors import UserError
 from volta_switch.model import banks
 from volta_switch.model.banks import Bank, per_pair
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks, BertModel
-from volta_switch.model.embeddings import Inputs, VLBertEmbeddings
+from volta_switch.model.embeddings import ModelInputs, VLBertEmbeddings
 from volta_switch.model.encoder import SwitchEncoder
 from volta_switch.model.heads import Pooler, fuse
-from volta_switch.model.layout import Layout
-from volta_switch.model.rows import Rows
+from volta_switch.model.layout import PackedLayout
 from volta_switch.model.sublayers import AttentionSublayer, FeedForwardSublayer
-from volta_switch.model.switch import Switcher, newest_shares
+
+Banks = tuple[Bank, Bank]  # of text and of vision
 
 
 def score_pairs(
@@ -85,7 +85,7 @@ def encode_pairs(bert: BertModel, texts: dict[str, Tensor], images: dict[str, Te
     ends = bert.encoder.last_text, bert.encoder.last_vision
     for number, sublayer in enumerate(bert.encoder.layer):
         if isinstance(sublayer, AttentionSublayer):
-            text, vision = banks.attention(sublayer, text, vision, (number == ends[0], number == ends[1]))
+            text, vision = banks.attention(sublayer, text, vision, last_read=(number == ends[0], number == ends[1]))
         else:
             text, vision = banks.feed_forward(cast(FeedForwardSublayer, sublayer), text, vision)
     return text, vision
@@ -93,26 +93,22 @@ def encode_pairs(bert: BertModel, texts: dict[str, Tensor], images: dict[str, Te
 
 def _switched(encoder: SwitchEncoder, text: Bank, vision: Bank) -> tuple[Bank, Bank]:
     """As ``SwitchEncoder.forward``, with the switchers' own routes."""
-    switch, before, last = encoder.switch, (text, vision), (text, vision)
-    means_before: Tensor | None = None  # (2, P, D)
-    for index in range(encoder.depth):
-        text, vision = last
-        means = means_last = torch.stack((text.means(), vision.means()))
-        if index > 0 and switch.input:
-            decided = cast(Switcher, encoder.input_switch[index - 1])(*means_last)
-            shares = newest_shares(encoder.weigh(decided, switch.input_candidates))  # (2, P)
-            read = shares.cpu()  # once for both modalities: a GPU is waited for
-            text, vision = (banks.choose_input(last[n], before[n], shares[n], read[n]) for n in (0, 1))
-            assert means_before is not None
-            means = means_before.lerp(means_last, shares[..., None].to(means_last.dtype))
-        weights = None
-        if switch.attention:
-            decided = cast(Switcher, encoder.attention_switch[index])(*means)
-            weights = encoder.weigh(decided, switch.active_modes)  # (P, M)
+
+    def run_layer(index: int, last: Banks, before: Banks, *, shares: Tensor | None, weights: Tensor | None) -> Banks:
+        if shares is not None:
+            on_host = shares.cpu()  # once for both modalities: a GPU is waited for
+            text, vision = (banks.choose_input(last[n], before[n], shares[n], on_host=on_host[n]) for n in (0, 1))
+            last = text, vision
         ends = 2 * index == encoder.last_text, 2 * index == encoder.last_vision
         attend, feed = cast(AttentionSublayer, encoder.layer[2 * index]), encoder.layer[2 * index + 1]
-        attended = banks.attention(attend, text, vision, ends, weights, switch.modes)
-        before, means_before, last = last, means_last, banks.feed_forward(cast(FeedForwardSublayer, feed), *attended)
+        mixture = None if weights is None else (weights, encoder.switch.modes)
+        attended = banks.attention(attend, *last, last_read=ends, mixture=mixture)
+        return banks.feed_forward(cast(FeedForwardSublayer, feed), *attended)
+
+    def means_of(index: int, states: Banks) -> Tensor:
+        return torch.stack((states[0].means(), states[1].means()))  # (2, P, D)
+
+    last, _ = encoder.run_layers((text, vision), run_layer, means_of, B=len(text.item))
     return last
 
 
@@ -124,18 +120,16 @@ def _embedded(bert: BertModel, texts: dict[str, Tensor], images: dict[str, Tenso
     if isinstance(bert.embeddings, VLBertEmbeddings):
         given, of_text = expand_pairs(texts, images), torch.arange(c * i)
         of_image = of_text
-    words, features, device = given["input_ids"], given["image_feat"], given["image_feat"].device
-    real = (given[mask] != 0 for mask in ("attention_mask", "image_attention_mask"))
-    text_rows, vision_rows = (Rows.of(mask, device) for mask in real)
-    layout = Layout(text_rows, vision_rows)
-    text, vision = bert.embed(Inputs(layout, words, given["token_type_ids"], features, given["image_loc"]))
-    pooled, _ = bert.summaries(given["attention_mask"])
-    v_pooled = None if bert.v_pooler is None else torch.zeros(len(features), dtype=torch.long)
-    return Bank(layout.text, text, of_text, pooled), Bank(layout.vision, vision, of_image, v_pooled)
+    inputs = ModelInputs.of(**given)
+    layout = PackedLayout.of((inputs.attention_mask, inputs.image_attention_mask), inputs.image_feat.device)
+    text, vision, _ = bert.embed(inputs, layout)
+    pooled, v_pooled = bert.pooled_positions(inputs.attention_mask)
+    v_pooled = None if v_pooled is None else v_pooled.new_zeros(len(inputs.image_feat))
+    return Bank(layout.text, text, of_text, pooled=pooled), Bank(layout.vision, vision, of_image, pooled=v_pooled)
 
 
 def _pooled(pooler: Pooler | None, bank: Bank) -> Tensor | None:
     """(P, width)."""
     if pooler is None or bank.pooled is None:
         return None
-    return per_pair(pooler(bank.rows.at(bank.states, bank.pooled)), bank.item)
+    return per_pair(pooler(bank.rows.row_of_each(bank.states, bank.pooled)), bank.item)

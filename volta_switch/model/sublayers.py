@@ -3,7 +3,7 @@
 What a sublayer lacks is not built: a modality without the sublayer passes through unchanged.
 
 Legend: B batch, n packed rows (n_t of text, n_v of vision), N slots of the longest sample (T of text, R of vision),
-Q slots of the rows that go on, D hidden, H heads, d head width.
+Q slots of the rows that later layers need, D hidden, H heads, d head width.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ from torch import Tensor, nn
 
 from volta_switch.config import Config, attention_size, intermediate_size
 from volta_switch.model.attention import attend, attend_mixed
-from volta_switch.model.dropout import add_dropped
-from volta_switch.model.layout import Kept, Layout, Streams
-from volta_switch.model.noise import Site
-from volta_switch.model.rows import Rows
+from volta_switch.model.layout import PackedLayout, States, join, pair_keys
+from volta_switch.model.noise import Site, dropout, fold_in
+from volta_switch.model.rows import PackedRows
 
 Heads = tuple[Tensor, Tensor, Tensor]  # query (B, H, Q, d), key and value (B, H, N, d)
 Projections = tuple[nn.Linear, nn.Linear, nn.Linear]
-BOTH = ("text", "vision")
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "swish": F.silu}
 
 
@@ -78,11 +76,11 @@ class ResidualOutput(nn.Module):
 
         ``keys`` (n,): of the dropout.
         """
-        return self.LayerNorm(add_dropped(states, self.dense(update), self.dropout, self.training, keys))
+        return self.LayerNorm(dropout(self.dense(update), self.dropout, self.training, keys, onto=states))
 
     def vision(self, update: Tensor, states: Tensor, keys: Tensor | None = None) -> Tensor:
         """Adds an update (n, width) to the vision states (n, D_v)."""
-        return self.v_LayerNorm(add_dropped(states, self.v_dense(update), self.v_dropout, self.training, keys))
+        return self.v_LayerNorm(dropout(self.v_dense(update), self.v_dropout, self.training, keys, onto=states))
 
 
 class AttentionSublayer(nn.Module):
@@ -106,99 +104,119 @@ class AttentionSublayer(nn.Module):
         self.attention_output = ResidualOutput(config, widths, self.shared)
 
     def forward(
-        self, states: Streams, layout: Layout, kept: Kept, weights: Tensor | None = None, modes: tuple[str, ...] = ()
-    ) -> Streams:
-        """New states of the rows that are kept; all rows are attended to.
+        self,
+        states: States,
+        layout: PackedLayout,
+        kept: PackedLayout,
+        *,
+        weights: Tensor | None = None,
+        modes: tuple[str, ...] = (),
+    ) -> States:
+        """Returns the new states of the rows that later layers need; all rows are attended to.
 
         Args:
             states: of the rows of ``layout``.
             layout: where they lie.
-            kept: the rows that go on.
+            kept: the rows that later layers need: ``layout`` itself, or pruned from it.
             weights: (B, M) over ``modes``, the switched mixture in place of the static pairs.
+            modes: their names.
         """
-        going_on = kept.of(states)
         if self.shared:
-            context = self._shared(states, going_on, layout, kept.layout, weights, modes)
-            keys = kept.layout.joined_keys(Site.OUTPUT, self.number)
-            return going_on.rejoined(self.attention_output.text(context, going_on.joined, keys))
-        text, vision = going_on.text, going_on.vision
-        own, rows, ahead = self.attention_self, layout, kept.layout
-        from_text = from_vision = None
+            states = (join(states),)
+        needed = kept.keep(states, layout)
+        if self.shared:
+            joined = join(needed)
+            heads = self._heads("text", states[0], joined, rows=(layout.joined, kept.joined))
+            context = kept.joined.merge_heads(self._shared(heads, layout, kept, weights=weights, modes=modes))
+            keys = fold_in(kept.joined.rng_keys, Site.OUTPUT, self.number)
+            return (self.attention_output.text(context, joined, keys),)
+        before, after = layout.split(states), list(kept.split(needed))
+        text = vision = None
         if self.has_text:
-            from_text = self._heads(own.of_text, states.text, text, rows.text, ahead.text, self.heads)
+            text = self._heads("text", before[0], after[0], rows=(layout.text, kept.text))
         if self.has_vision:
-            from_vision = self._heads(own.of_vision, states.vision, vision, rows.vision, ahead.vision, self.v_heads)
-        text_context, vision_context = self._gated(from_text, from_vision, layout, ahead)
-        if text_context is not None:
-            keys = ahead.text_keys(Site.OUTPUT, self.number)
-            text = self.attention_output.text(ahead.text.merge_heads(text_context), text, keys)
-        if vision_context is not None:
-            keys = ahead.vision_keys(Site.OUTPUT, self.number)
-            vision = self.attention_output.vision(ahead.vision.merge_heads(vision_context), vision, keys)
-        return Streams((text, vision))
+            vision = self._heads("vision", before[1], after[1], rows=(layout.vision, kept.vision))
+        contexts, outputs = self._gated(text, vision, layout, kept), self.attention_output
+        if contexts[0] is not None:
+            keys = fold_in(kept.text.rng_keys, Site.OUTPUT, self.number)
+            after[0] = outputs.text(kept.text.merge_heads(contexts[0]), after[0], keys)
+        if contexts[1] is not None:
+            keys = fold_in(kept.vision.rng_keys, Site.OUTPUT, self.number)
+            after[1] = outputs.vision(kept.vision.merge_heads(contexts[1]), after[1], keys)
+        return tuple(after)
+
+    def _heads(self, side: str, states: Tensor, needed: Tensor, *, rows: tuple[PackedRows, PackedRows]) -> Heads:
+        """Returns the query (B, H, Q, d) of the needed rows, key and value (B, H, N, d) of all.
+
+        ``rows``: where all and the needed ones lie. Where weights are shared, joined rows are projected as text.
+        """
+        own, heads = self.attention_self, self.heads if side == "text" else self.v_heads
+        query, key, value = own.of_text if side == "text" else own.of_vision
+        every, kept = rows
+        return (
+            kept.split_heads(query(needed), heads),
+            every.split_heads(key(states), heads),
+            every.split_heads(value(states), heads),
+        )
 
     def _shared(
         self,
-        states: Streams,
-        going_on: Streams,
-        layout: Layout,
-        kept: Layout,
+        heads: Heads,
+        layout: PackedLayout,
+        kept: PackedLayout,
+        *,
         weights: Tensor | None,
         modes: tuple[str, ...],
     ) -> Tensor:
-        """The context of the rows that go on, (n, H * d), where both modalities share their weights."""
-        heads = self._heads(
-            self.attention_self.of_text, states.joined, going_on.joined, layout.joined, kept.joined, self.heads
-        )
-        rate, real = self.dropout if self.training else 0.0, layout.real
-        if weights is not None:
-            keys = layout.weight_keys(kept, BOTH, BOTH, self.number)
-            context = attend_mixed(*heads, real, weights, modes, rate, kept.text.N, keys)
-        elif self.tt and self.tv and self.vt and self.vv:
-            context = attend(*heads, real.joint, rate, layout.weight_keys(kept, BOTH, BOTH, self.number))
-        else:
-            Q, T = kept.text.N, layout.text.N
-            (query, key, value) = heads
-            text = (query[:, :, :Q], key[:, :, :T], value[:, :, :T])
-            contexts = self._gated(text, (query[:, :, Q:], key[:, :, T:], value[:, :, T:]), layout, kept)
-            context = torch.cat([part for part in contexts if part is not None], dim=2)
-        return kept.joined.merge_heads(context)
-
-    def _heads(
-        self, project: Projections, states: Tensor, going_on: Tensor, rows: Rows, kept: Rows, heads: int
-    ) -> Heads:
-        """Query (B, H, Q, d) of the rows that go on, key and value (B, H, N, d) of all."""
-        query, key, value = project
-        return (
-            kept.split_heads(query(going_on), heads),
-            rows.split_heads(key(states), heads),
-            rows.split_heads(value(states), heads),
+        """Returns the context of the needed rows, (B, H, Q, d), where both modalities share their weights."""
+        rate = self.dropout if self.training else 0.0
+        if weights is None and not (self.tt and self.tv and self.vt and self.vv):
+            (query, key, value), Q, T = heads, kept.text.N, layout.text.N
+            text = query[:, :, :Q], key[:, :, :T], value[:, :, :T]
+            vision = query[:, :, Q:], key[:, :, T:], value[:, :, T:]
+            contexts = self._gated(text, vision, layout, kept)
+            return torch.cat([part for part in contexts if part is not None], dim=2)
+        noise_keys = pair_keys(kept.joined, layout.joined, self.number)
+        if weights is None:
+            return attend(*heads, real=layout.joined.real, dropout=rate, noise_keys=noise_keys)
+        return attend_mixed(
+            *heads,
+            real=(layout.text.real, layout.vision.real),
+            weights=weights,
+            modes=modes,
+            dropout=rate,
+            text_queries=kept.text.N,
+            noise_keys=noise_keys,
         )
 
     def _gated(
-        self, text: Heads | None, vision: Heads | None, layout: Layout, kept: Layout
+        self, text: Heads | None, vision: Heads | None, layout: PackedLayout, kept: PackedLayout
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Each modality's context, (B, H, Q, d), over the keys that the sublayer lists allow it.
+        """Returns each modality's context, (B, H, Q, d), over the keys that the sublayer lists allow it.
 
-        ``text`` and ``vision`` are query, key and value; None where the modality passes through. The keys lie as
-        ``layout`` says, the queries as ``kept``.
+        ``text`` and ``vision`` are query, key and value; None where the modality passes through.
         """
-        real = layout.real
         contexts: list[Tensor | None] = []
-        for side, own, to_text, to_vision, rate in (
-            ("text", text, self.tt, self.tv, self.dropout),
-            ("vision", vision, self.vt, self.vv, self.v_dropout),
+        for own, queries, allowed, rate in (
+            (text, kept.text, (self.tt, self.tv), self.dropout),
+            (vision, kept.vision, (self.vt, self.vv), self.v_dropout),
         ):
-            if own is None or not (to_text or to_vision):
+            if own is None or not any(allowed):
                 contexts.append(None)
                 continue
-            sources = [source for source, allowed in ((text, to_text), (vision, to_vision)) if allowed]
-            masks = [mask for mask, allowed in ((real.text, to_text), (real.vision, to_vision)) if allowed]
-            key, value = (_side_by_side([source[part] for source in sources if source is not None]) for part in (1, 2))
-            mask = masks[0] if len(masks) == 1 else real.joint
-            seen = tuple(name for name, allowed in zip(BOTH, (to_text, to_vision), strict=True) if allowed)
-            noise_keys = layout.weight_keys(kept, (side,), seen, self.number)
-            contexts.append(attend(own[0], key, value, mask, rate if self.training else 0.0, noise_keys))
+            seen = [heads for heads, is_seen in zip((text, vision), allowed, strict=True) if is_seen and heads]
+            key, value = (_side_by_side([heads[part] for heads in seen]) for part in (1, 2))
+            keys = layout.joined if all(allowed) else layout.text if allowed[0] else layout.vision
+            contexts.append(
+                attend(
+                    own[0],
+                    key,
+                    value,
+                    real=keys.real,
+                    dropout=rate if self.training else 0.0,
+                    noise_keys=pair_keys(queries, keys, self.number),
+                )
+            )
         return contexts[0], contexts[1]
 
 
@@ -244,16 +262,21 @@ class FeedForwardSublayer(nn.Module):
         self.intermediate = Intermediate(config, widths, self.shared)
         self.output = ResidualOutput(config, widths, self.shared)
 
-    def forward(self, states: Streams, layout: Layout) -> Streams:
-        """New states of the rows of ``layout``; a modality without this sublayer passes through."""
+    def forward(self, states: States, layout: PackedLayout | None = None) -> States:
+        """Returns the new states of packed rows; a modality without this sublayer passes through.
+
+        ``layout``: where they lie; None: noise is not keyed, and the states come apart.
+        """
         if self.shared:
-            joined, keys = states.joined, layout.joined_keys(Site.OUTPUT, self.number)
-            return states.rejoined(self.output.text(self.intermediate.text(joined), joined, keys))
-        text, vision = states.text, states.vision
+            joined, keys = join(states), None if layout is None else layout.joined.rng_keys
+            return (self.output.text(self.intermediate.text(joined), joined, fold_in(keys, Site.OUTPUT, self.number)),)
+        text, vision = states if layout is None else layout.split(states)
         if self.has_text:
-            keys = layout.text_keys(Site.OUTPUT, self.number)
-            text = self.output.text(self.intermediate.text(text), text, keys)
+            keys = None if layout is None else layout.text.rng_keys
+            text = self.output.text(self.intermediate.text(text), text, fold_in(keys, Site.OUTPUT, self.number))
         if self.has_vision:
-            keys = layout.vision_keys(Site.OUTPUT, self.number)
-            vision = self.output.vision(self.intermediate.vision(vision), vision, keys)
-        return Streams((text, vision))
+            keys = None if layout is None else layout.vision.rng_keys
+            vision = self.output.vision(
+                self.intermediate.vision(vision), vision, fold_in(keys, Site.OUTPUT, self.number)
+            )
+        return text, vision

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from volta_switch.config import SwitchConfig
 from volta_switch.errors import UserError
-from volta_switch.model.layout import Layout, Streams
+from volta_switch.model.layout import PackedLayout, States, join
 from volta_switch.model.noise import exponential
 
 # (which text state, which vision state) of each input candidate: 0 is layer l-1's output, 1 is layer l-2's.
@@ -67,7 +67,7 @@ def hard_weights(log_probabilities: Tensor) -> Tensor:
 
 
 def soft_weights(
-    log_probabilities: Tensor, temperature: Tensor, active: int, noise: bool, keys: Tensor | None = None
+    log_probabilities: Tensor, temperature: Tensor, active: int, *, noise: bool, keys: Tensor | None = None
 ) -> Tensor:
     """Gumbel-softmax weights (eq. 7) of the ``active`` most probable options, renormalised (section 3.4.5).
 
@@ -110,7 +110,9 @@ def samples_until_floor(switch: SwitchConfig, start: float) -> float:
     return math.log(start / switch.min_temperature) / switch.anneal_rate if switch.anneal_rate else math.inf
 
 
-def forced_weights(forced: Forced, options: Sequence[str], B: int, L: int, device: torch.device, what: str) -> Tensor:
+def forced_weights(
+    forced: Forced, options: Sequence[str], B: int, L: int, *, device: torch.device, what: str
+) -> Tensor:
     """Routes given from outside, as weights (B, L, O).
 
     Args:
@@ -152,7 +154,8 @@ def newest_shares(weights: Tensor) -> Tensor:
     return torch.stack([torch.stack(newest).sum(0) for newest in sides])
 
 
-def switch_inputs(last: Streams, before: Streams, shares: Tensor, layout: Layout) -> Streams:
+def switch_inputs(last: States, before: States, shares: Tensor, *, layout: PackedLayout) -> States:
     """Weighted sum of the input candidates; ``shares`` as in ``newest_shares``, ``before`` is layer l-2's output."""
-    per_row = layout.per_row(shares).to(last.joined.dtype)[:, None]  # (n, 1)
-    return last.rejoined(before.joined.lerp(last.joined, per_row))  # (n, D)
+    newest = join(last)
+    per_row = layout.per_row(shares).to(newest.dtype)[:, None]  # (n, 1)
+    return (join(before).lerp(newest, per_row),)  # (n, D)

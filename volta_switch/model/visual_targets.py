@@ -24,12 +24,12 @@ from torch import Tensor
 
 from volta_switch.config import Config
 from volta_switch.errors import UserError
-from volta_switch.model.rows import sent
+from volta_switch.model.rows import copy_to
 
 NEGATIVES = 128  # of target 2: 70 % from other images of the batch, 30 % from the same image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RegionLabels:
     """What is known of the boxes of a batch; each field may be missing if no active target reads it."""
 
@@ -49,7 +49,7 @@ class RegionLabels:
         if name == "image_cls" and values.dim() == 2:
             return values
         chosen = (self.image_label == 1).flatten().nonzero().squeeze(1)  # (K,)
-        return values.flatten(0, 1).index_select(0, sent(chosen, values.device))
+        return values.flatten(0, 1).index_select(0, copy_to(chosen, values.device))
 
 
 def target_widths(config: Config) -> dict[str, int]:
@@ -102,7 +102,7 @@ def _contrast(scores: Tensor, labels: RegionLabels) -> Tensor:
     positive = labels.masked("image_feat", "2")  # (K, F)
     assert labels.image_feat is not None
     B, N, _ = labels.image_feat.shape
-    image, box = sent((labels.image_label == 1).nonzero().t(), scores.device)  # (K,) each
+    image, box = copy_to((labels.image_label == 1).nonzero().t(), scores.device)  # (K,) each
     across, inside = int(NEGATIVES * 0.7), NEGATIVES - int(NEGATIVES * 0.7)
     if B < 2 or N < 2 or len(image) == 0:
         return scores.sum() * 0  # no negatives to contrast with

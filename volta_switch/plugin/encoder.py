@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from volta_switch.config import Config, load_config
 from volta_switch.model.encoder import SwitchEncoder
-from volta_switch.model.layout import Layout, Streams
-from volta_switch.model.rows import Rows
+from volta_switch.model.layout import PackedLayout
 from volta_switch.model.switch import Routes, Switcher
 
 # What the encoder reads of a configuration; embeddings, poolers and heads are VOLTA's own.
@@ -64,8 +63,8 @@ class VoltaSwitchEncoder(SwitchEncoder):
             output_all_encoded_layers: also the states after every sublayer.
             output_all_attention_masks: accepted; the merged attention keeps no masks, each entry is None.
         """
-        layout = Layout(Rows.of(text_mask[:, 0, 0] > -1), Rows.of(vision_mask[:, 0, 0] > -1))
-        states = Streams((layout.text.take(text), layout.vision.take(vision)))
+        layout = PackedLayout.of((text_mask[:, 0, 0] > -1, vision_mask[:, 0, 0] > -1))
+        states = layout.text.pack(text), layout.vision.pack(vision)
         encoded = super().forward(states, layout, keep_all=output_all_encoded_layers)
         if encoded.routes is not None:
             self.routes = Routes(encoded.routes.modes.detach(), encoded.routes.inputs.detach())
@@ -74,9 +73,11 @@ class VoltaSwitchEncoder(SwitchEncoder):
             if not getattr(self, "_is_replica", False):
                 self.count_samples()
         masks: list[None] = [None] * (1 + len(self.layer) if output_all_attention_masks else 1)
-        after = encoded.history[1:] if output_all_encoded_layers else [Streams((encoded.text, encoded.vision))]
-        every_text = [text, *(layout.text.spread(states.text) for states in after)]
-        every_vision = [vision, *(layout.vision.spread(states.vision) for states in after)]
+        after = [
+            layout.split(each) for each in (encoded.history[1:] if output_all_encoded_layers else [encoded.states])
+        ]
+        every_text = [text, *(layout.text.unpack(of_text) for of_text, _ in after)]
+        every_vision = [vision, *(layout.vision.unpack(of_vision) for _, of_vision in after)]
         return every_text, every_vision, (masks, list(masks))
 
     def count_samples(self) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from volta_switch.model.attention import MODE_PAIRS
+from volta_switch.config import ATTENTION_MODES
 from volta_switch.model.encoder import Encoder
-from volta_switch.model.layout import Layout, Streams
+from volta_switch.model.layout import PackedLayout, States
 from volta_switch.model.sublayers import AttentionSublayer
 from volta_switch.routes.intervals import Ratio, means
 
@@ -26,8 +26,9 @@ SIDES = ("text", "vision")
 
 def attention_weights(
     sublayer: AttentionSublayer,
-    states: Streams,
-    layout: Layout,
+    states: States,
+    layout: PackedLayout,
+    *,
     weights: Tensor | None = None,
     modes: tuple[str, ...] = (),
 ) -> tuple[tuple[Tensor, Tensor] | None, tuple[Tensor, Tensor] | None]:
@@ -37,7 +38,7 @@ def attention_weights(
     ``AttentionSublayer.forward``. A key that is never attended to has the weight 0 and the value 0.
     """
     own, heads = sublayer.attention_self, (sublayer.heads, sublayer.heads if sublayer.shared else sublayer.v_heads)
-    inputs, rows = (states.text, states.vision), (layout.text, layout.vision)
+    inputs, rows = layout.split(states), (layout.text, layout.vision)
     projected: list[list[Tensor] | None] = []
     for side, has in enumerate((sublayer.has_text, sublayer.has_vision)):
         project = (own.of_text if side == 0 else own.of_vision) if has else ()
@@ -52,18 +53,18 @@ def attention_weights(
         kinds = [(pairs[side], None)]
         if weights is not None:
             kinds = [
-                (MODE_PAIRS[mode][2 * side : 2 * side + 2], share)  # type: ignore[misc]
+                (ATTENTION_MODES[mode].pairs[2 * side : 2 * side + 2], share)  # type: ignore[misc]
                 for mode, share in zip(modes, weights.unbind(1), strict=True)
             ]
         found.append(_mixed(mine, projected, layout, kinds))
     return found[0], found[1]
 
 
-def _mixed(mine: list[Tensor], projected: list[Any], layout: Layout, kinds: list[Any]) -> tuple[Tensor, Tensor]:
+def _mixed(mine: list[Tensor], projected: list[Any], layout: PackedLayout, kinds: list[Any]) -> tuple[Tensor, Tensor]:
     """Weights and values of one side's queries; ``kinds``: who is attended to, and with which share (B,) or all."""
     query = mine[0].float()
     B, H, _, d = query.shape
-    real = [layout.real.text, layout.real.vision]
+    real = [layout.text.real, layout.vision.real]
     key_parts, value_parts = [], []
     for side, (other, mask) in enumerate(zip(projected, real, strict=True)):
         if any(seen[side] for seen, _ in kinds):
@@ -93,12 +94,12 @@ class Masses:
         self._sums: dict[tuple[int, str], list[Tensor]] = {}  # (rows, H, 2) each
         self._queries: dict[tuple[int, str], list[Tensor]] = {}  # (rows,) each
 
-    def add(self, sublayer: AttentionSublayer, given: tuple[Any, ...]) -> None:
+    def add(self, sublayer: AttentionSublayer, given: tuple[Any, ...], mixture: dict[str, Any]) -> None:
         """Of what a sublayer is called with."""
-        states, layout, _, weights, modes = given
-        T = layout.real.text.shape[1]
-        found = attention_weights(sublayer, states, layout, weights, modes)
-        for name, of_side, real in zip(SIDES, found, (layout.real.text, layout.real.vision), strict=True):
+        states, layout, _ = given
+        T = layout.text.N
+        found = attention_weights(sublayer, states, layout, **mixture)
+        for name, of_side, real in zip(SIDES, found, (layout.text.real, layout.vision.real), strict=True):
             if of_side is None:
                 continue
             on = (of_side[0] * real[:, None, :, None])[:: self._every]  # (rows, H, Q, K)
@@ -132,7 +133,7 @@ def watched(encoder: Encoder, every: int = 1) -> Iterator[Masses]:
     """Adds up the mass of every attention sublayer in the block's forward passes; ``every`` as in ``Masses``."""
     masses = Masses(every)
     sublayers = [sublayer for sublayer in encoder.layer if isinstance(sublayer, AttentionSublayer)]
-    handles = [sublayer.register_forward_pre_hook(masses.add) for sublayer in sublayers]
+    handles = [sublayer.register_forward_pre_hook(masses.add, with_kwargs=True) for sublayer in sublayers]
     try:
         yield masses
     finally:

@@ -22,7 +22,7 @@ from volta_switch.cost.executed import training_step
 from volta_switch.cost.paths import EPSILON, Activity, training_paths
 from volta_switch.data.batches.collate import Batch
 from volta_switch.model.bert import switch_encoder
-from volta_switch.model.encoder import Encoded
+from volta_switch.model.encoder import EncoderOutput
 from volta_switch.model.switch import Routes
 from volta_switch.train.learner import Learner
 from volta_switch.train.ranks import Ranks
@@ -62,7 +62,7 @@ class RouteLog:
             for hook in hooks:
                 hook.remove()
 
-    def _note_routes(self, _: nn.Module, __: Any, encoded: Encoded) -> None:
+    def _note_routes(self, _: nn.Module, __: Any, encoded: EncoderOutput) -> None:
         assert encoded.routes is not None
         self._weights = torch.cat((encoded.routes.modes, encoded.routes.inputs), -1).detach()
 

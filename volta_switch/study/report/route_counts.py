@@ -9,18 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from volta_switch.config import ATTENTION_MODES
 from volta_switch.errors import UserError
 from volta_switch.model.switch import INPUT_CANDIDATES
 
-MEANINGS = {
-    "SS": "text attends to text, vision to vision",
-    "SC": "both attend to text",
-    "CS": "both attend to vision",
-    "J": "both attend to both",
-}
-# (fill, ink on it): lighter from mode to mode, so that they differ in grey, too; ink is at least 4.5 : 1 on each.
-PAINTS = {"J": ("#0072B2", "#ffffff"), "CS": ("#CC79A7", "#222222"), "SC": ("#8FD0B0", "#222222")}
-PAINTS["SS"] = ("#F7E08A", "#222222")
+MEANINGS = {name: mode.meaning for name, mode in ATTENTION_MODES.items()}
+PAINTS = {name: (mode.fill, mode.ink) for name, mode in ATTENTION_MODES.items()}
 OTHER_PAINT = ("#e4e4e4", "#222222")
 
 Step = tuple[str, int]  # a layer's mode, and the number of its input (0 in the first layer)
