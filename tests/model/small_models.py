@@ -82,7 +82,7 @@ def embedded(model: BertForVLPreTraining, batch: dict[str, Tensor]) -> tuple[Sta
     """The embeddings that enter a single-stream encoder, packed, and where their rows lie."""
     layout = PackedLayout.of((batch["attention_mask"], batch["image_attention_mask"]))
     names = ("input_ids", "token_type_ids", "image_feat", "image_loc")
-    text, vision, _ = model.bert.embed(ModelInputs.of(**{name: batch[name] for name in names}), layout)
+    text, vision, _ = model.bert.embed(ModelInputs(**{name: batch[name] for name in names}), layout)
     return (text, vision), layout
 
 

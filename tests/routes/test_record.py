@@ -89,7 +89,7 @@ def text_projections(model, task, direction):
     """Sample -> its text's mean embedding along a direction, worked out apart."""
     found = {}
     for batch in task.loader("val", 5, training=False):
-        given = ModelInputs.of(**{name: tensor for name, tensor in batch.inputs.items() if name != "noise_keys"})
+        given = ModelInputs(**{name: tensor for name, tensor in batch.inputs.items() if name != "noise_keys"})
         layout = PackedLayout.of((given.attention_mask, given.image_attention_mask))
         with torch.no_grad():
             text, _, _ = model.bert.embed(given, layout)

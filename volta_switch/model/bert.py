@@ -94,9 +94,11 @@ class BertModel(nn.Module):
         keys = given.noise_keys if self.training else None
         layout = PackedLayout.of(masks, given.input_ids.device, keys)
         text, vision, word_table = self.embed(given, layout)
-        pooled_text, pooled_vision = self.pooled_positions(given.attention_mask)  # (B,)
+        pooled_text, pooled_vision = pooled = self.pooled_positions(given.attention_mask)  # (B,)
         if read is not None:
-            read = OutputPositions(_mark(read.text, pooled_text), _mark(read.vision, pooled_vision))
+            masks = read.text, read.vision
+            marked = (m if at is None else m.scatter(1, at[:, None], True) for m, at in zip(masks, pooled, strict=True))
+            read = OutputPositions(*marked)
         encoded = self.encoder((text, vision), layout, read, modes=modes, inputs=inputs)
         out = Output(None, None, None, None, encoded.routes)
         if self.t_pooler is not None:
@@ -123,11 +125,6 @@ class BertModel(nn.Module):
         return None if self.t_pooler is None else text, None if self.v_pooler is None else first
 
 
-def _mark(mask: Tensor, positions: Tensor | None) -> Tensor:
-    """A mask (B, W), True also at one position (B,) of every sample; None: as it is."""
-    return mask if positions is None else mask.scatter(1, positions[:, None], True)
-
-
 class BertForVLPreTraining(nn.Module):
     """Masked words, masked regions and image-text matching (paper section 2.4.3)."""
 
@@ -146,9 +143,6 @@ class BertForVLPreTraining(nn.Module):
         image_feat: Tensor,
         image_loc: Tensor,
         *,
-        token_type_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        image_attention_mask: Tensor | None = None,
         masked_lm_labels: Tensor | None = None,
         image_label: Tensor | None = None,
         image_cls: Tensor | None = None,
@@ -160,13 +154,12 @@ class BertForVLPreTraining(nn.Module):
         image_feat_target: Tensor | None = None,
         modes: Forced | None = None,
         inputs: Forced | None = None,
-        noise_keys: Tensor | None = None,
+        **rest: Tensor,
     ) -> Output:
         """Returns scores without labels, losses with them.
 
         Args:
-            input_ids, image_feat, image_loc, token_type_ids, attention_mask, image_attention_mask, noise_keys: as in
-                ``ModelInputs``; the keys count in training.
+            input_ids, image_feat, image_loc, rest: as in ``ModelInputs``.
             masked_lm_labels: (B, T), -1 ignored, and what stands at padding.
             image_label: (B, N), 1 masked, -1 not; N boxes, the global region excluded. Ignored at padding.
             image_cls: (B, N, C), index 0 background; or (K, C), the rows of the boxes whose image_label is 1 alone.
@@ -177,15 +170,7 @@ class BertForVLPreTraining(nn.Module):
                 without it the features of the input are taken, as VOLTA does.
             modes, inputs: as in ``BertModel.forward``.
         """
-        given = ModelInputs.of(
-            input_ids,
-            image_feat,
-            image_loc,
-            token_type_ids=token_type_ids,
-            attention_mask=attention_mask,
-            image_attention_mask=image_attention_mask,
-            noise_keys=noise_keys,
-        )
+        given = ModelInputs(input_ids, image_feat, image_loc, **rest)
         words, boxes = (
             torch.zeros(input_ids.shape, dtype=torch.bool),
             torch.zeros(image_feat.shape[:2], dtype=torch.bool),
@@ -252,9 +237,9 @@ class BertForVLTasks(nn.Module):
         *,
         modes: Forced | None = None,
         inputs: Forced | None = None,
-        **given: Tensor | None,
+        **rest: Tensor,
     ) -> Output:
-        """Returns the scores of one task; arguments as those of ``ModelInputs.of`` and ``BertModel.forward``.
+        """Returns the scores of one task; arguments as in ``ModelInputs`` and ``BertModel.forward``.
 
         ``V-logit``: (B, R, 1), lowered by 10000 at padding; ``VL-binary-classifier``: (B / 2, 2), rows 2i and 2i + 1
         being the two images of one text; other types: (B, labels).
@@ -264,8 +249,8 @@ class BertForVLTasks(nn.Module):
         kind, head = self.tasks[task]["type"], self.clfs_dict[task]
         words = torch.zeros(input_ids.shape, dtype=torch.bool)
         read = OutputPositions(words, torch.full(image_feat.shape[:2], kind == "V-logit"))
-        batch = ModelInputs.of(input_ids, image_feat, image_loc, **given)
-        encoded, out, _ = self.bert(batch, read, modes=modes, inputs=inputs)
+        given = ModelInputs(input_ids, image_feat, image_loc, **rest)
+        encoded, out, _ = self.bert(given, read, modes=modes, inputs=inputs)
         if kind == "V-logit":
             rows = encoded.layout.vision
             states = apply_keyed(self.dropout, encoded.states[1], fold_in(rows.rng_keys, Site.TASK))

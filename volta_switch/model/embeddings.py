@@ -8,7 +8,7 @@ Legend: B batch, T tokens as given, R regions as given, n_t and n_v packed rows,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, cast
 
 import torch
@@ -22,9 +22,9 @@ from volta_switch.model.rows import copy_to
 Embedded = tuple[Tensor, Tensor, Tensor]  # text (n_t, D), regions (n_v, D_v), and the table of words (V, D)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass
 class ModelInputs:
-    """A batch as it was given.
+    """A batch as it was given; what is left out is filled in: token types 0, masks 1.
 
     The masks are read on the host: where they stay there, a step does not wait for the device.
     """
@@ -32,37 +32,19 @@ class ModelInputs:
     input_ids: Tensor  # (B, T) int64
     image_feat: Tensor  # (B, R, F)
     image_loc: Tensor  # (B, R, num_locs), normalised
-    token_type_ids: Tensor  # (B, T) int64
-    attention_mask: Tensor  # (B, T), 1 at real tokens
-    image_attention_mask: Tensor  # (B, R), 1 at real regions
-    noise_keys: Tensor | None = None  # (B,) int64 of ``noise.sample_keys``
+    _: KW_ONLY
+    token_type_ids: Tensor = None  # type: ignore[assignment]  # (B, T) int64
+    attention_mask: Tensor = None  # type: ignore[assignment]  # (B, T), 1 at real tokens
+    image_attention_mask: Tensor = None  # type: ignore[assignment]  # (B, R), 1 at real regions
+    noise_keys: Tensor | None = None  # (B,) int64 of ``noise.sample_keys``, which count in training
 
-    @classmethod
-    def of(
-        cls,
-        input_ids: Tensor,
-        image_feat: Tensor,
-        image_loc: Tensor,
-        *,
-        token_type_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        image_attention_mask: Tensor | None = None,
-        noise_keys: Tensor | None = None,
-    ) -> ModelInputs:
-        """Fills in what was not given: token types 0, masks 1."""
-        token_type_ids = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        if image_attention_mask is None:
-            image_attention_mask = attention_mask.new_ones(image_feat.shape[:2])
-        return cls(
-            input_ids=input_ids,
-            image_feat=image_feat,
-            image_loc=image_loc,
-            token_type_ids=token_type_ids,
-            attention_mask=attention_mask,
-            image_attention_mask=image_attention_mask,
-            noise_keys=noise_keys,
-        )
+    def __post_init__(self) -> None:
+        if self.token_type_ids is None:
+            self.token_type_ids = torch.zeros_like(self.input_ids)
+        if self.attention_mask is None:
+            self.attention_mask = torch.ones_like(self.input_ids)
+        if self.image_attention_mask is None:
+            self.image_attention_mask = self.attention_mask.new_ones(self.image_feat.shape[:2])
 
 
 class TextEmbeddings(nn.Module):
@@ -77,17 +59,13 @@ class TextEmbeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(D, eps=config.layer_norm_eps)
         self.dropout = config.hidden_dropout_prob
 
-    def look_up(self, given: ModelInputs, layout: PackedLayout) -> tuple[Tensor, Tensor]:
-        """Returns the embeddings of words (n_t, D), and the table (V, D) for whoever else reads it.
-
-        So its gradient is made once, and that of the looked-up rows is added to it, not to a second one of its size.
-        """
-        words = layout.text.pack(given.input_ids)
-        return _LookUp.apply(self.word_embeddings.weight, words, self.word_embeddings.padding_idx)
-
     def text(self, given: ModelInputs, layout: PackedLayout) -> tuple[Tensor, Tensor]:
-        """Returns the embeddings of text (n_t, D), and the table of words (V, D)."""
-        words, word_table = self.look_up(given, layout)
+        """Returns the embeddings of text (n_t, D), and the table of words (V, D) for whoever else reads it.
+
+        So the table's gradient is made once, and that of the looked-up rows is added to it.
+        """
+        table, ids = self.word_embeddings, layout.text.pack(given.input_ids)
+        words, word_table = _LookUp.apply(table.weight, ids, table.padding_idx)
         words = words + self.token_type_embeddings(layout.text.pack(given.token_type_ids))
         words = self.LayerNorm(words + self.position_embeddings(layout.text.position))
         return dropout(words, self.dropout, self.training, fold_in(layout.text.rng_keys, Site.EMBEDDINGS)), word_table
@@ -242,7 +220,8 @@ class VLBertEmbeddings(TextEmbeddings):
         # Words behind the shortest text of the batch are counted behind the regions, too, as in VOLTA.
         position = torch.where(position >= text_end.min(), position + R, position)
         position = position.clamp(max=self.position_embeddings.num_embeddings - 1)
-        words, word_table = self.look_up(given, layout)
+        table, ids = self.word_embeddings, layout.text.pack(given.input_ids)
+        words, word_table = _LookUp.apply(table.weight, ids, table.padding_idx)
         words = words + layout.text.per_row(self.visual_ln_text(on_words)) + self.position_embeddings(position)
         words = words + self.token_type_embeddings(layout.text.pack(given.token_type_ids))
         regions = kinds + self.visual_ln_object(on_objects)

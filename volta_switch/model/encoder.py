@@ -107,7 +107,9 @@ class Encoder(nn.Module):
             raise UserError("modes and inputs can be forced only where the configuration has a switch section")
         layouts, history = self._layouts(layout, read), [states]
         for index in range(len(self._layers)):
-            after = self._recomputed(partial(self._layer, index, layouts), states)
+            layer = partial(self._layer, index, layouts)
+            again = self.checkpointing and torch.is_grad_enabled()
+            after = checkpoint(layer, states, use_reentrant=False) if again else layer(states)
             states = after[-1]
             history += after if keep_all else []
         return EncoderOutput(layouts[-1].split(states), layouts[-1], None, history)
@@ -143,12 +145,6 @@ class Encoder(nn.Module):
             else:
                 after.append(sublayer(after[-1], kept))
         return after[1:]
-
-    def _recomputed(self, layer: Callable[..., list[States]], *states: States) -> list[States]:
-        """Returns ``layer(*states)``; with ``checkpointing`` it is computed again in the backward pass."""
-        if not (self.checkpointing and torch.is_grad_enabled()):
-            return layer(*states)
-        return checkpoint(layer, *states, use_reentrant=False)
 
 
 class SwitchEncoder(Encoder):
@@ -215,7 +211,8 @@ class SwitchEncoder(Encoder):
             index: int, last: States, before: States, *, shares: Tensor | None, weights: Tensor | None
         ) -> States:
             layer = partial(self._switched_layer, index, layouts, shares=shares, weights=weights)
-            after = self._recomputed(layer, last, before)
+            again = self.checkpointing and torch.is_grad_enabled()
+            after = checkpoint(layer, last, before, use_reentrant=False) if again else layer(last, before)
             history.extend(after if keep_all else [])
             return after[-1]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from volta_switch.config import Config
 from volta_switch.errors import UserError
-from volta_switch.model.noise import apply_keyed
+from volta_switch.model.noise import dropout
 from volta_switch.model.sublayers import ACTIVATIONS
 from volta_switch.model.visual_targets import target_widths
 
@@ -121,7 +121,9 @@ class PreTrainingHeads(nn.Module):
         """
         if pooled is None or self.bi_seq_relationship is None:
             return None
-        return self.bi_seq_relationship(apply_keyed(self.dropout, pooled, keys))
+        keyed = keys is not None
+        pooled = dropout(pooled, self.dropout.p, self.training, keys) if keyed else self.dropout(pooled)
+        return self.bi_seq_relationship(pooled)
 
 
 class SimpleClassifier(nn.Module):

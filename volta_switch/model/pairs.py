@@ -120,7 +120,7 @@ def _embedded(bert: BertModel, texts: dict[str, Tensor], images: dict[str, Tenso
     if isinstance(bert.embeddings, VLBertEmbeddings):
         given, of_text = expand_pairs(texts, images), torch.arange(c * i)
         of_image = of_text
-    inputs = ModelInputs.of(**given)
+    inputs = ModelInputs(**given)
     layout = PackedLayout.of((inputs.attention_mask, inputs.image_attention_mask), inputs.image_feat.device)
     text, vision, _ = bert.embed(inputs, layout)
     pooled, v_pooled = bert.pooled_positions(inputs.attention_mask)

@@ -150,9 +150,8 @@ class AttentionSublayer(nn.Module):
 
         ``rows``: where all and the needed ones lie. Where weights are shared, joined rows are projected as text.
         """
-        own, heads = self.attention_self, self.heads if side == "text" else self.v_heads
-        query, key, value = own.of_text if side == "text" else own.of_vision
-        every, kept = rows
+        heads, (every, kept) = self.heads if side == "text" else self.v_heads, rows
+        query, key, value = self.attention_self.of_text if side == "text" else self.attention_self.of_vision
         return (
             kept.split_heads(query(needed), heads),
             every.split_heads(key(states), heads),
@@ -238,14 +237,6 @@ class Intermediate(nn.Module):
             self.v_dense = nn.Linear(config.v_hidden_size, vision_width)
         self.activation, self.v_activation = ACTIVATIONS[config.hidden_act], ACTIVATIONS[config.v_hidden_act]
 
-    def text(self, states: Tensor) -> Tensor:
-        """(n, D) to (n, width); also joined rows where weights are shared."""
-        return self.activation(self.dense(states))
-
-    def vision(self, states: Tensor) -> Tensor:
-        """(n, D_v) to (n, width)."""
-        return self.v_activation(self.v_dense(states))
-
 
 class FeedForwardSublayer(nn.Module):
     """One feed-forward sublayer, for text, vision or both."""
@@ -267,16 +258,16 @@ class FeedForwardSublayer(nn.Module):
 
         ``layout``: where they lie; None: noise is not keyed, and the states come apart.
         """
+        half, output = self.intermediate, self.output
         if self.shared:
             joined, keys = join(states), None if layout is None else layout.joined.rng_keys
-            return (self.output.text(self.intermediate.text(joined), joined, fold_in(keys, Site.OUTPUT, self.number)),)
+            update = half.activation(half.dense(joined))
+            return (output.text(update, joined, fold_in(keys, Site.OUTPUT, self.number)),)
         text, vision = states if layout is None else layout.split(states)
         if self.has_text:
-            keys = None if layout is None else layout.text.rng_keys
-            text = self.output.text(self.intermediate.text(text), text, fold_in(keys, Site.OUTPUT, self.number))
+            keys = None if layout is None else fold_in(layout.text.rng_keys, Site.OUTPUT, self.number)
+            text = output.text(half.activation(half.dense(text)), text, keys)
         if self.has_vision:
-            keys = None if layout is None else layout.vision.rng_keys
-            vision = self.output.vision(
-                self.intermediate.vision(vision), vision, fold_in(keys, Site.OUTPUT, self.number)
-            )
+            keys = None if layout is None else fold_in(layout.vision.rng_keys, Site.OUTPUT, self.number)
+            vision = output.vision(half.v_activation(half.v_dense(vision)), vision, keys)
         return text, vision
