@@ -23,14 +23,15 @@ def labels(seed=0, masked=((0, 1), (0, 3), (2, 0)), boxes=(B, N)):
     image_label = -torch.ones(boxes, dtype=torch.long)
     for image, box in masked:
         image_label[image, box] = 1
+    image_cls = torch.randn(*boxes, C, generator=generator).softmax(-1)
     return RegionLabels(
         image_label,
-        torch.randn(*boxes, C, generator=generator).softmax(-1),
         torch.randn(*boxes, F, generator=generator),
-        torch.randint(0, C - 1, boxes, generator=generator),
-        torch.rand(boxes, generator=generator),
-        torch.randint(0, A - 1, boxes, generator=generator),
-        torch.rand(boxes, generator=generator),
+        image_cls=image_cls,
+        obj_labels=torch.randint(0, C - 1, boxes, generator=generator),
+        obj_confs=torch.rand(boxes, generator=generator),
+        attr_labels=torch.randint(0, A - 1, boxes, generator=generator),
+        attr_confs=torch.rand(boxes, generator=generator),
     )
 
 
@@ -226,6 +227,6 @@ def test_the_global_region_is_never_predicted(where):
         real = batch["image_attention_mask"] == 1
         real = {"first": real[:, 1:], "last": real[:, :-1], None: real}[where]
         labels = torch.where(real, batch["image_label"], -1)  # padding is never masked
-        expected = visual_loss({"0": boxes[labels == 1]}, {"0": 1.0}, RegionLabels(
-            labels, batch["image_cls"], None, None, None, None, None))  # fmt: skip
+        known = RegionLabels(labels, batch["image_feat"], image_cls=batch["image_cls"])
+        expected = visual_loss({"0": boxes[labels == 1]}, {"0": 1.0}, known)
         assert relative_error(model(**batch).loss_vision, expected) < TOLERANCE

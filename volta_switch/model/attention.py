@@ -18,17 +18,13 @@ from volta_switch.model.noise import drawn_rate, keep_mask
 def attend(
     query: Tensor, key: Tensor, value: Tensor, *, real: Tensor, dropout: float = 0.0, noise_keys: Tensor | None = None
 ) -> Tensor:
-    """Softmax attention over the real keys; a sample without any real key gets zeros.
+    """Softmax attention, (B, H, Q, d), over the real keys; a sample without any real key gets zeros.
 
     Args:
-        query: (B, H, Q, d).
-        key, value: (B, H, K, d).
+        query, key, value: (B, H, Q, d), and (B, H, K, d) twice; the softmax itself is taken in float32.
         real: (B, K) bool, True at the keys that may be attended to.
         dropout: probability of dropping an attention weight (0 outside training).
         noise_keys: (B, K, Q) what is dropped follows from these; None: it is drawn from PyTorch's generator.
-
-    Returns:
-        (B, H, Q, d) in the dtype of ``value``; the softmax itself is taken in float32.
     """
     any_key = real.any(-1)[:, None, None, None].to(torch.promote_types(query.dtype, torch.float32))  # (B, 1, 1, 1)
     return _Attend.apply(query, key, value, real, None, any_key, dropout, noise_keys)

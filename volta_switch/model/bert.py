@@ -23,7 +23,7 @@ from volta_switch.model.layout import PackedLayout
 from volta_switch.model.noise import Dropout, Site, apply_keyed, fold_in
 from volta_switch.model.rows import copy_to
 from volta_switch.model.switch import Forced, Routes
-from volta_switch.model.visual_targets import RegionLabels, visual_loss
+from volta_switch.model.visual_targets import DETECTED, RegionLabels, visual_loss
 
 PADDED_SCORE = -10000.0  # added to the region scores at padding, as VOLTA does
 
@@ -145,11 +145,6 @@ class BertForVLPreTraining(nn.Module):
         *,
         masked_lm_labels: Tensor | None = None,
         image_label: Tensor | None = None,
-        image_cls: Tensor | None = None,
-        obj_labels: Tensor | None = None,
-        obj_confs: Tensor | None = None,
-        attr_labels: Tensor | None = None,
-        attr_confs: Tensor | None = None,
         next_sentence_label: Tensor | None = None,
         image_feat_target: Tensor | None = None,
         modes: Forced | None = None,
@@ -159,22 +154,20 @@ class BertForVLPreTraining(nn.Module):
         """Returns scores without labels, losses with them.
 
         Args:
-            input_ids, image_feat, image_loc, rest: as in ``ModelInputs``.
+            input_ids, image_feat, image_loc: as in ``ModelInputs``.
+            rest: what else ``ModelInputs`` and ``RegionLabels`` take.
             masked_lm_labels: (B, T), -1 ignored, and what stands at padding.
             image_label: (B, N), 1 masked, -1 not; N boxes, the global region excluded. Ignored at padding.
-            image_cls: (B, N, C), index 0 background; or (K, C), the rows of the boxes whose image_label is 1 alone.
-            obj_labels, obj_confs, attr_labels, attr_confs: (B, N).
             next_sentence_label: (B,), 0 aligned, 1 mismatched. Which words and boxes are masked is read on the host, as
                 the attention masks are.
             image_feat_target: (B, N, F), the features before masking, for the visual targets that regress them;
                 without it the features of the input are taken, as VOLTA does.
             modes, inputs: as in ``BertModel.forward``.
         """
+        detected = {name: rest.pop(name) for name in DETECTED if name in rest}
         given = ModelInputs(input_ids, image_feat, image_loc, **rest)
-        words, boxes = (
-            torch.zeros(input_ids.shape, dtype=torch.bool),
-            torch.zeros(image_feat.shape[:2], dtype=torch.bool),
-        )
+        words = torch.zeros(input_ids.shape, dtype=torch.bool)
+        boxes = torch.zeros(image_feat.shape[:2], dtype=torch.bool)
         if masked_lm_labels is not None:
             masked_lm_labels = masked_lm_labels.cpu().masked_fill(given.attention_mask.cpu() == 0, -1)
             words = masked_lm_labels != -1
@@ -200,17 +193,9 @@ class BertForVLPreTraining(nn.Module):
         if image_label is not None:
             states = encoded.layout.vision.rows_at(encoded.states[1], boxes)  # (K, D_v)
             features = image_feat[:, self._boxes] if image_feat_target is None else image_feat_target
-            labels = RegionLabels(
-                image_label=image_label,
-                image_cls=image_cls,
-                image_feat=features,
-                obj_labels=obj_labels,
-                obj_confs=obj_confs,
-                attr_labels=attr_labels,
-                attr_confs=attr_confs,
-            )
-            weights = dict(self.config.visual_target_weights)
-            out.loss_vision = visual_loss(self.cls.imagePredictions(states), weights, labels)
+            labels = RegionLabels(image_label, features, **detected)
+            scores = self.cls.imagePredictions(states)  # target -> (K, width)
+            out.loss_vision = visual_loss(scores, self.config.visual_target_weights, labels)
         if next_sentence_label is not None and match is not None:
             out.loss_itm = F.cross_entropy(match.float(), next_sentence_label)
         return out

@@ -97,8 +97,7 @@ class Encoder(nn.Module):
         """Encodes both modalities.
 
         Args:
-            states: the embeddings, packed.
-            layout: where their rows lie.
+            states, layout: the packed embeddings, and where their rows lie.
             read: the positions whose last states are needed; all by default.
             modes, inputs: routes forced from outside; only for a switched encoder.
             keep_all: also returns the states after every sublayer, of all rows; not with ``read``.

@@ -115,15 +115,11 @@ class PreTrainingHeads(nn.Module):
         self.dropout = nn.Dropout(0.1)
 
     def match(self, pooled: Tensor | None, keys: Tensor | None = None) -> Tensor | None:
-        """Fused vector (B, P) to the two scores of image-text matching (B, 2), 0 aligned; None without a head.
-
-        ``keys`` (B,): of the dropout.
-        """
+        """Fused vector (B, P) to the two scores of matching (B, 2), 0 aligned; None without a head; ``keys`` (B,)."""
         if pooled is None or self.bi_seq_relationship is None:
             return None
-        keyed = keys is not None
-        pooled = dropout(pooled, self.dropout.p, self.training, keys) if keyed else self.dropout(pooled)
-        return self.bi_seq_relationship(pooled)
+        drop = self.dropout
+        return self.bi_seq_relationship(drop(pooled) if keys is None else dropout(pooled, drop.p, self.training, keys))
 
 
 class SimpleClassifier(nn.Module):

@@ -101,17 +101,11 @@ def _shift_right(bits: Tensor, by: int) -> Tensor:
 def dropout(
     update: Tensor, rate: float, training: bool = True, keys: Tensor | None = None, onto: Tensor | None = None
 ) -> Tensor:
-    """Zeroes each element with probability ``rate`` and scales the others by 1 / (1 - rate); added to ``onto``.
+    """Zeroes each element of ``update`` with probability ``rate`` and scales the others by 1 / (1 - rate).
 
-    Four elements share one draw of 64 bits on a CPU, where PyTorch draws one number for each, and where noise is keyed;
-    the probability is then ``drawn_rate``. Else it is PyTorch's own.
-
-    Args:
-        update: of any shape.
-        rate: the probability.
-        training: False changes nothing.
-        keys: one for each row (all dimensions but the last): what is dropped is a function of them.
-        onto: of the same shape, to which the result is added.
+    With ``keys``, one for each row (all dimensions but the last), what is dropped is a function of them. The result is
+    added to ``onto`` where that is given. Four elements share one draw of 64 bits where noise is keyed, and on a CPU,
+    where PyTorch draws one number for each; the probability is then ``drawn_rate``. Else it is PyTorch's own.
     """
     if not training or rate in (0.0, 1.0) or (keys is None and not shares_draws(rate, update.device)):
         update = F.dropout(update, rate) if training and rate > 0 else update
@@ -158,15 +152,10 @@ def apply_keyed(layer: nn.Module, states: Tensor, keys: Tensor | None) -> Tensor
 def keep_mask(
     shape: Sequence[int], rate: float, device: torch.device, keys: Tensor | None = None, along: int = -1
 ) -> Tensor | None:
-    """Which elements of a tensor of this shape stay, bool; None where all do.
+    """Returns which elements of a tensor of this shape stay, bool; None where all do.
 
-    Args:
-        shape: of the mask.
-        rate: the probability of being dropped; ``drawn_rate`` says what becomes of it.
-        device: where it is.
-        keys: of the shape without the dimension ``along``, whose elements are hashed from them; None: the mask is drawn
-            from PyTorch's generator.
-        along: see ``keys``.
+    ``rate``: the probability of being dropped, rounded as in ``drawn_rate``. ``keys``: of the shape without the
+    dimension ``along``, whose elements are hashed from them; None: the mask is drawn from PyTorch's generator.
     """
     if rate == 0.0:
         return None

@@ -121,22 +121,23 @@ class AttentionSublayer(nn.Module):
             weights: (B, M) over ``modes``, the switched mixture in place of the static pairs.
             modes: their names.
         """
-        if self.shared:
-            states = (join(states),)
-        needed = kept.keep(states, layout)
-        if self.shared:
-            joined = join(needed)
-            heads = self._heads("text", states[0], joined, rows=(layout.joined, kept.joined))
-            context = kept.joined.merge_heads(self._shared(heads, layout, kept, weights=weights, modes=modes))
-            keys = fold_in(kept.joined.rng_keys, Site.OUTPUT, self.number)
-            return (self.attention_output.text(context, joined, keys),)
-        before, after = layout.split(states), list(kept.split(needed))
-        text = vision = None
+        if not self.shared:
+            return self._apart(layout.split(states), layout, kept)
+        joined: States = (join(states),)
+        needed = join(kept.keep(joined, layout))
+        heads = self._heads("text", joined[0], needed, rows=(layout.joined, kept.joined))
+        context = kept.joined.merge_heads(self._shared(heads, layout, kept, weights=weights, modes=modes))
+        keys = fold_in(kept.joined.rng_keys, Site.OUTPUT, self.number)
+        return (self.attention_output.text(context, needed, keys),)
+
+    def _apart(self, states: States, layout: PackedLayout, kept: PackedLayout) -> States:
+        """As ``forward``, where each modality has weights of its own or passes through."""
+        after, outputs, text, vision = list(kept.keep(states, layout)), self.attention_output, None, None
         if self.has_text:
-            text = self._heads("text", before[0], after[0], rows=(layout.text, kept.text))
+            text = self._heads("text", states[0], after[0], rows=(layout.text, kept.text))
         if self.has_vision:
-            vision = self._heads("vision", before[1], after[1], rows=(layout.vision, kept.vision))
-        contexts, outputs = self._gated(text, vision, layout, kept), self.attention_output
+            vision = self._heads("vision", states[1], after[1], rows=(layout.vision, kept.vision))
+        contexts = self._gated(text, vision, layout, kept)
         if contexts[0] is not None:
             keys = fold_in(kept.text.rng_keys, Site.OUTPUT, self.number)
             after[0] = outputs.text(kept.text.merge_heads(contexts[0]), after[0], keys)
@@ -168,25 +169,19 @@ class AttentionSublayer(nn.Module):
         modes: tuple[str, ...],
     ) -> Tensor:
         """Returns the context of the needed rows, (B, H, Q, d), where both modalities share their weights."""
-        rate = self.dropout if self.training else 0.0
+        Q, T = kept.text.N, layout.text.N
         if weights is None and not (self.tt and self.tv and self.vt and self.vv):
-            (query, key, value), Q, T = heads, kept.text.N, layout.text.N
+            query, key, value = heads
             text = query[:, :, :Q], key[:, :, :T], value[:, :, :T]
             vision = query[:, :, Q:], key[:, :, T:], value[:, :, T:]
             contexts = self._gated(text, vision, layout, kept)
             return torch.cat([part for part in contexts if part is not None], dim=2)
-        noise_keys = pair_keys(kept.joined, layout.joined, self.number)
+        rate, keys = self.dropout if self.training else 0.0, pair_keys(kept.joined, layout.joined, self.number)
         if weights is None:
-            return attend(*heads, real=layout.joined.real, dropout=rate, noise_keys=noise_keys)
-        return attend_mixed(
-            *heads,
-            real=(layout.text.real, layout.vision.real),
-            weights=weights,
-            modes=modes,
-            dropout=rate,
-            text_queries=kept.text.N,
-            noise_keys=noise_keys,
-        )
+            return attend(*heads, real=layout.joined.real, dropout=rate, noise_keys=keys)
+        mixture = {"weights": weights, "modes": modes, "text_queries": Q}
+        real = layout.text.real, layout.vision.real
+        return attend_mixed(*heads, real=real, dropout=rate, noise_keys=keys, **mixture)  # type: ignore[arg-type]
 
     def _gated(
         self, text: Heads | None, vision: Heads | None, layout: PackedLayout, kept: PackedLayout
@@ -260,9 +255,9 @@ class FeedForwardSublayer(nn.Module):
         """
         half, output = self.intermediate, self.output
         if self.shared:
-            joined, keys = join(states), None if layout is None else layout.joined.rng_keys
-            update = half.activation(half.dense(joined))
-            return (output.text(update, joined, fold_in(keys, Site.OUTPUT, self.number)),)
+            keys = None if layout is None else fold_in(layout.joined.rng_keys, Site.OUTPUT, self.number)
+            joined = join(states)
+            return (output.text(half.activation(half.dense(joined)), joined, keys),)
         text, vision = states if layout is None else layout.split(states)
         if self.has_text:
             keys = None if layout is None else fold_in(layout.text.rng_keys, Site.OUTPUT, self.number)

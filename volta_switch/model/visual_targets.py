@@ -15,8 +15,8 @@ Legend: B batch, N boxes (the global region excluded), K masked regions, F featu
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 import torch.nn.functional as F
@@ -29,17 +29,21 @@ from volta_switch.model.rows import copy_to
 NEGATIVES = 128  # of target 2: 70 % from other images of the batch, 30 % from the same image
 
 
-@dataclass(frozen=True, kw_only=True)
-class RegionLabels:
-    """What is known of the boxes of a batch; each field may be missing if no active target reads it."""
+DETECTED = ("image_cls", "obj_labels", "obj_confs", "attr_labels", "attr_confs")  # by the detector: fields below
 
-    image_label: Tensor  # (B, N) 1 masked, -1 not; on the CPU
-    image_cls: Tensor | None  # (B, N, C), index 0 background; or (K, C), of the masked regions alone
-    image_feat: Tensor | None  # (B, N, F)
-    obj_labels: Tensor | None  # (B, N)
-    obj_confs: Tensor | None
-    attr_labels: Tensor | None
-    attr_confs: Tensor | None
+
+@dataclass(frozen=True)
+class RegionLabels:
+    """What is known of the boxes of a batch; a field may be missing if no active target reads it."""
+
+    image_label: Tensor  # (B, N) 1 masked, -1 not; on the host
+    image_feat: Tensor  # (B, N, F)
+    _: KW_ONLY
+    image_cls: Tensor | None = None  # (B, N, C), index 0 background; or (K, C), of the masked regions alone
+    obj_labels: Tensor | None = None  # (B, N)
+    obj_confs: Tensor | None = None
+    attr_labels: Tensor | None = None
+    attr_confs: Tensor | None = None
 
     def masked(self, name: str, target: str) -> Tensor:
         """The rows of the masked regions, (K, ...)."""
@@ -67,20 +71,15 @@ def target_widths(config: Config) -> dict[str, int]:
     }
 
 
-def visual_loss(scores: dict[str, Tensor], weights: dict[str, float], labels: RegionLabels) -> Tensor:
-    """Weighted sum of the targets' losses, each averaged over the masked regions of the batch.
+def visual_loss(scores: dict[str, Tensor], weights: Mapping[str, float], labels: RegionLabels) -> Tensor:
+    """Returns the weighted sum of the targets' losses, each a mean over the batch's masked regions; 0 without any.
 
-    Args:
-        scores: target -> predictions at the masked regions only, (K, width), in the order of ``image_label == 1``.
-        weights: ``visual_target_weights``.
-        labels: the batch's.
-
-    Returns:
-        A scalar; 0 where no region is masked.
+    ``scores``: target -> predictions at the masked regions only, (K, width), in the order of ``image_label == 1``;
+    ``weights``: ``visual_target_weights``.
     """
     losses = [weights[target] * LOSSES[target](prediction.float(), labels) for target, prediction in scores.items()]
     if not losses:
-        return torch.zeros((), device=None if labels.image_feat is None else labels.image_feat.device)
+        return torch.zeros((), device=labels.image_feat.device)
     return torch.stack(losses).sum()
 
 
@@ -100,7 +99,6 @@ def _smooth_regression(scores: Tensor, labels: RegionLabels) -> Tensor:
 
 def _contrast(scores: Tensor, labels: RegionLabels) -> Tensor:
     positive = labels.masked("image_feat", "2")  # (K, F)
-    assert labels.image_feat is not None
     B, N, _ = labels.image_feat.shape
     image, box = copy_to((labels.image_label == 1).nonzero().t(), scores.device)  # (K,) each
     across, inside = int(NEGATIVES * 0.7), NEGATIVES - int(NEGATIVES * 0.7)
