@@ -122,7 +122,7 @@ class AttentionSublayer(nn.Module):
             modes: their names.
         """
         if not self.shared:
-            return self._apart(layout.split(states), layout, kept)
+            return self._apart(states, layout, kept)
         joined: States = (join(states),)
         needed = join(kept.keep(joined, layout))
         heads = self._heads("text", joined[0], needed, rows=(layout.joined, kept.joined))
@@ -132,11 +132,12 @@ class AttentionSublayer(nn.Module):
 
     def _apart(self, states: States, layout: PackedLayout, kept: PackedLayout) -> States:
         """As ``forward``, where each modality has weights of its own or passes through."""
-        after, outputs, text, vision = list(kept.keep(states, layout)), self.attention_output, None, None
+        before, after = layout.split(states), list(kept.split(kept.keep(states, layout)))
+        outputs, text, vision = self.attention_output, None, None
         if self.has_text:
-            text = self._heads("text", states[0], after[0], rows=(layout.text, kept.text))
+            text = self._heads("text", before[0], after[0], rows=(layout.text, kept.text))
         if self.has_vision:
-            vision = self._heads("vision", states[1], after[1], rows=(layout.vision, kept.vision))
+            vision = self._heads("vision", before[1], after[1], rows=(layout.vision, kept.vision))
         contexts = self._gated(text, vision, layout, kept)
         if contexts[0] is not None:
             keys = fold_in(kept.text.rng_keys, Site.OUTPUT, self.number)
