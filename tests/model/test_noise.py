@@ -38,7 +38,7 @@ def splitmix(state):
 
 def dropped(rate, count=1000, keys=KEYS):
     """(len(keys), count) True where an element is dropped."""
-    return ~keep_mask((len(keys), count), rate, CPU, keys)
+    return ~keep_mask((len(keys), count), rate, CPU, keys=keys)
 
 
 # --- Keys and the hash --------------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ def test_samples_epochs_seeds_sites_and_sublayers_are_dropped_independently():
 def test_attention_weights_are_dropped_independently_of_their_rows_and_columns():
     """The keys of queries and of keys are added; each pair of rows is another hash."""
     pairs = fold_in(KEYS[:60], Site.KEY)[:, None] + fold_in(KEYS[:60], Site.QUERY)[None]  # (K, Q), of the same rows
-    kept = keep_mask((12, 60, 60), 0.5, CPU, pairs, along=0).double() * 2 - 1
+    kept = keep_mask((12, 60, 60), 0.5, CPU, keys=pairs, along=0).double() * 2 - 1
     limit = 5 / math.sqrt(kept.numel())
     assert abs(float((kept * kept.transpose(1, 2)).mean()) - 1 / 60) < limit  # the diagonal alone is its own mirror
     corners = kept[:, :-1, :-1] * kept[:, 1:, :-1] * kept[:, :-1, 1:] * kept[:, 1:, 1:]
@@ -139,8 +139,8 @@ def test_attention_weights_are_dropped_independently_of_their_rows_and_columns()
 
 def test_the_dimension_that_the_keys_lack_may_be_any():
     keys = KEYS[:6].view(2, 3)
-    whole = keep_mask((2, 3, 5), 0.5, CPU, keys)
-    assert torch.equal(keep_mask((2, 5, 3), 0.5, CPU, keys, along=1), whole.transpose(1, 2))
+    whole = keep_mask((2, 3, 5), 0.5, CPU, keys=keys)
+    assert torch.equal(keep_mask((2, 5, 3), 0.5, CPU, keys=keys, along=1), whole.transpose(1, 2))
 
 
 def test_what_is_dropped_is_a_function_of_the_keys_alone():

@@ -68,7 +68,7 @@ def attend_mixed(
     """
     text, vision = real
     of_text = text.shape[1] if text_queries is None else text_queries
-    base_text, base_vision, joint = _coefficients(weights, modes, of_text, query.shape[2] - of_text)  # (B, 1, 1, Q)
+    base_text, base_vision, joint = _coefficients(weights, modes, T=of_text, R=query.shape[2] - of_text)  # (B, 1, 1, Q)
     has_text, has_vision = (mask.any(-1)[:, None, None, None] for mask in real)
     # An empty block has no output: whatever the softmax makes of its masked scores is multiplied by zero.
     coefficients = torch.stack((base_text * has_text, joint * has_text, base_vision * has_vision, joint * has_vision))
@@ -120,7 +120,7 @@ class _Attend(torch.autograd.Function):
             gap = highest[0] - highest[1] + (totals[0] / totals[1]).log()  # of the log-sum-exps, (B, H, 1, Q)
             base_text, joint_text, base_vision, joint_vision = coefficients
             on = (base_text + joint_text * torch.sigmoid(gap), base_vision + joint_vision * torch.sigmoid(-gap))
-        kept = keep_mask(raised.shape, dropout, raised.device, noise_keys, along=1)
+        kept = keep_mask(raised.shape, dropout, raised.device, keys=noise_keys, along=1)
         weights = _dropped(raised, kept) if any(ctx.needs_input_grad) or kept is not None else raised
         for block, a, share in zip(_blocks(weights, masks), on, scaled, strict=True):
             block.mul_(a * share)
@@ -180,7 +180,7 @@ def _scores(query: Tensor, key: Tensor, real: Tensor) -> Tensor:
     return product.view(B, H, -1, Q)
 
 
-def _coefficients(weights: Tensor, modes: tuple[str, ...], T: int, R: int) -> tuple[Tensor, Tensor, Tensor]:
+def _coefficients(weights: Tensor, modes: tuple[str, ...], *, T: int, R: int) -> tuple[Tensor, Tensor, Tensor]:
     """Weights of 'text alone', 'vision alone' and 'both' for T text and R vision queries, (B, 1, 1, T + R) each."""
     of_modes = list(zip(modes, weights.unbind(1), strict=True))
     per_query = []

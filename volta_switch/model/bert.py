@@ -32,11 +32,11 @@ PADDED_SCORE = -10000.0  # added to the region scores at padding, as VOLTA does
 class Output:
     """What a model returns; a field that was not computed is None."""
 
-    sequence_t: Tensor | None  # (B, T, D), zero at padding; without labels and task
-    sequence_v: Tensor | None  # (B, R, D_v)
-    pooled_t: Tensor | None  # (B, P)
-    pooled_v: Tensor | None
-    routes: Routes | None  # Switch-BERT only
+    sequence_t: Tensor | None = None  # (B, T, D), zero at padding; without labels and task
+    sequence_v: Tensor | None = None  # (B, R, D_v)
+    pooled_t: Tensor | None = None  # (B, P)
+    pooled_v: Tensor | None = None
+    routes: Routes | None = None  # Switch-BERT only
     prediction_scores_t: Tensor | None = None  # (B, T, V), without labels
     prediction_scores_v: dict[str, Tensor] = field(default_factory=dict)  # target -> (B, R, width), without labels
     seq_relationship_score: Tensor | None = None  # (B, 2), 0 aligned
@@ -100,7 +100,7 @@ class BertModel(nn.Module):
             marked = (m if at is None else m.scatter(1, at[:, None], True) for m, at in zip(masks, pooled, strict=True))
             read = OutputPositions(*marked)
         encoded = self.encoder((text, vision), layout, read, modes=modes, inputs=inputs)
-        out = Output(None, None, None, None, encoded.routes)
+        out = Output(routes=encoded.routes)
         if self.t_pooler is not None:
             out.pooled_t = self.t_pooler(encoded.layout.text.row_of_each(encoded.states[0], pooled_text))
         if self.v_pooler is not None:

@@ -68,7 +68,9 @@ class TextEmbeddings(nn.Module):
         words, word_table = _LookUp.apply(table.weight, ids, table.padding_idx)
         words = words + self.token_type_embeddings(layout.text.pack(given.token_type_ids))
         words = self.LayerNorm(words + self.position_embeddings(layout.text.position))
-        return dropout(words, self.dropout, self.training, fold_in(layout.text.rng_keys, Site.EMBEDDINGS)), word_table
+        return dropout(
+            words, self.dropout, self.training, keys=fold_in(layout.text.rng_keys, Site.EMBEDDINGS)
+        ), word_table
 
 
 class RegionProjection(nn.Module):
@@ -92,7 +94,7 @@ class ViLBertImageEmbeddings(RegionProjection):
         """Returns the embeddings of regions, (n_v, D_v)."""
         features = self.image_embeddings(layout.vision.pack(given.image_feat))
         regions = self.LayerNorm(features + self.image_location_embeddings(layout.vision.pack(given.image_loc)))
-        return dropout(regions, self.dropout, self.training, fold_in(layout.vision.rng_keys, Site.EMBEDDINGS))
+        return dropout(regions, self.dropout, self.training, keys=fold_in(layout.vision.rng_keys, Site.EMBEDDINGS))
 
 
 class LxmertImageEmbeddings(RegionProjection):
@@ -109,7 +111,7 @@ class LxmertImageEmbeddings(RegionProjection):
         features = self.ImgLayerNorm(self.image_embeddings(layout.vision.pack(given.image_feat)))
         locations = self.LocLayerNorm(self.image_location_embeddings(layout.vision.pack(given.image_loc)))
         keys = fold_in(layout.vision.rng_keys, Site.EMBEDDINGS)
-        return dropout((features + locations) / 2, self.dropout, self.training, keys)
+        return dropout((features + locations) / 2, self.dropout, self.training, keys=keys)
 
 
 class UniterEmbeddings(TextEmbeddings):
@@ -132,7 +134,7 @@ class UniterEmbeddings(TextEmbeddings):
         regions = features + self.image_location_layer_norm(locations) + self.token_type_embeddings.weight[1]
         text, word_table = self.text(given, layout)
         keys = fold_in(layout.vision.rng_keys, Site.EMBEDDINGS)
-        return text, dropout(self.v_LayerNorm(regions), self.dropout, self.training, keys), word_table
+        return text, dropout(self.v_LayerNorm(regions), self.dropout, self.training, keys=keys), word_table
 
 
 class VisualBertEmbeddings(TextEmbeddings):
@@ -160,7 +162,7 @@ class VisualBertEmbeddings(TextEmbeddings):
         )
         text, word_table = self.text(given, layout)
         keys = fold_in(layout.vision.rng_keys, Site.EMBEDDINGS)
-        return text, dropout(self.LayerNorm(regions), self.dropout, self.training, keys), word_table
+        return text, dropout(self.LayerNorm(regions), self.dropout, self.training, keys=keys), word_table
 
 
 class VLBertEmbeddings(TextEmbeddings):
@@ -228,8 +230,8 @@ class VLBertEmbeddings(TextEmbeddings):
         regions = regions + self.position_embeddings(layout.vision.per_row(text_end) + is_end)
         regions = regions + self.token_type_embeddings.weight[2]
         text_keys, vision_keys = (fold_in(rows.rng_keys, Site.EMBEDDINGS) for rows in (layout.text, layout.vision))
-        text = dropout(self.LayerNorm(words), self.dropout, self.training, text_keys)
-        return text, dropout(self.LayerNorm(regions), self.dropout, self.training, vision_keys), word_table
+        text = dropout(self.LayerNorm(words), self.dropout, self.training, keys=text_keys)
+        return text, dropout(self.LayerNorm(regions), self.dropout, self.training, keys=vision_keys), word_table
 
     def _appearance(self, features: Tensor, masked: Tensor, locations: Tensor, *, keys: Tensor | None) -> Tensor:
         """(n, F) and (n, num_locs) to (n, D_v); ``keys`` (n,): of the dropout."""

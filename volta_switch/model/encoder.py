@@ -199,9 +199,9 @@ class SwitchEncoder(Encoder):
         candidates = [str(candidate) for candidate in range(self.switch.input_candidates)]
         forced_modes = forced_inputs = None
         if modes is not None:
-            forced_modes = forced_weights(modes, self.switch.modes, B, self.depth, device=device, what="modes")
+            forced_modes = forced_weights(modes, self.switch.modes, shape=(B, self.depth), device=device, what="modes")
         if inputs is not None:
-            forced_inputs = forced_weights(inputs, candidates, B, self.depth, device=device, what="inputs")
+            forced_inputs = forced_weights(inputs, candidates, shape=(B, self.depth), device=device, what="inputs")
         layouts = self._layouts(layout, read)
         joined: States = (join(states),)
         history = [joined]
@@ -209,7 +209,7 @@ class SwitchEncoder(Encoder):
         def run_layer(
             index: int, last: States, before: States, *, shares: Tensor | None, weights: Tensor | None
         ) -> States:
-            layer = partial(self._switched_layer, index, layouts, shares=shares, weights=weights)
+            layer = partial(self._switched_layer, index=index, layouts=layouts, shares=shares, weights=weights)
             again = self.checkpointing and torch.is_grad_enabled()
             after = checkpoint(layer, last, before, use_reentrant=False) if again else layer(last, before)
             history.extend(after if keep_all else [])
@@ -277,18 +277,20 @@ class SwitchEncoder(Encoder):
             last, before = run_layer(index, last, before, shares=shares, weights=weights), last
             means_before = means_last
             device = self.switch_samples.device
-            used_modes.append(_one_hot(B, len(self.switch.modes), self._joint, device) if weights is None else weights)
+            used_modes.append(
+                _one_hot(B, len(self.switch.modes), self._joint, device=device) if weights is None else weights
+            )
             first = self.switch.input_candidates
-            used_inputs.append(_one_hot(B, first, 0, device) if candidates is None else candidates)
+            used_inputs.append(_one_hot(B, first, 0, device=device) if candidates is None else candidates)
         return last, Routes(torch.stack(used_modes, 1), torch.stack(used_inputs, 1))
 
     def _switched_layer(
         self,
-        index: int,
-        layouts: list[PackedLayout],
         last: States,
         before: States,
         *,
+        index: int,
+        layouts: list[PackedLayout],
         shares: Tensor | None,
         weights: Tensor | None,
     ) -> list[States]:
@@ -304,7 +306,7 @@ class SwitchEncoder(Encoder):
         return soft_weights(log_probabilities, self.temperature, active, noise=noise, keys=keys)
 
 
-def _one_hot(B: int, options: int, index: int, device: torch.device) -> Tensor:
+def _one_hot(B: int, options: int, index: int, *, device: torch.device) -> Tensor:
     weights = torch.zeros(B, options, device=device)
     weights[:, index] = 1
     return weights

@@ -119,7 +119,9 @@ class PreTrainingHeads(nn.Module):
         if pooled is None or self.bi_seq_relationship is None:
             return None
         drop = self.dropout
-        return self.bi_seq_relationship(drop(pooled) if keys is None else dropout(pooled, drop.p, self.training, keys))
+        return self.bi_seq_relationship(
+            drop(pooled) if keys is None else dropout(pooled, drop.p, self.training, keys=keys)
+        )
 
 
 class SimpleClassifier(nn.Module):

@@ -34,6 +34,7 @@ class PackedLayout:
         text: PackedRows,
         vision: PackedRows,
         sample_keys: Tensor | None = None,
+        *,
         kept_text: Tensor | None = None,
         kept_vision: Tensor | None = None,
     ):
@@ -61,7 +62,7 @@ class PackedLayout:
             return self
         text_rows, kept_text = (self.text, None) if text is None else self.text.select(text)
         vision_rows, kept_vision = (self.vision, None) if vision is None else self.vision.select(vision)
-        return PackedLayout(text_rows, vision_rows, self.sample_keys, kept_text, kept_vision)
+        return PackedLayout(text_rows, vision_rows, self.sample_keys, kept_text=kept_text, kept_vision=kept_vision)
 
     def keep(self, states: States, before: PackedLayout) -> States:
         """Returns the states of this layout's rows, out of those of the layout from which it was pruned."""

@@ -99,7 +99,7 @@ def _shift_right(bits: Tensor, by: int) -> Tensor:
 
 
 def dropout(
-    update: Tensor, rate: float, training: bool = True, keys: Tensor | None = None, onto: Tensor | None = None
+    update: Tensor, rate: float, training: bool = True, *, keys: Tensor | None = None, onto: Tensor | None = None
 ) -> Tensor:
     """Zeroes each element of ``update`` with probability ``rate`` and scales the others by 1 / (1 - rate).
 
@@ -110,7 +110,7 @@ def dropout(
     if not training or rate in (0.0, 1.0) or (keys is None and not shares_draws(rate, update.device)):
         update = F.dropout(update, rate) if training and rate > 0 else update
         return update if onto is None else update + onto
-    kept = keep_mask(update.shape, rate, update.device, keys)
+    kept = keep_mask(update.shape, rate, update.device, keys=keys)
     return _Drop.apply(update, onto, kept, drawn_rate(rate, update.device, keys is not None))
 
 
@@ -145,12 +145,12 @@ def apply_keyed(layer: nn.Module, states: Tensor, keys: Tensor | None) -> Tensor
     if keys is None:
         return layer(states)
     for part in layer if isinstance(layer, nn.Sequential) else (layer,):
-        states = dropout(states, part.p, part.training, keys) if isinstance(part, nn.Dropout) else part(states)
+        states = dropout(states, part.p, part.training, keys=keys) if isinstance(part, nn.Dropout) else part(states)
     return states
 
 
 def keep_mask(
-    shape: Sequence[int], rate: float, device: torch.device, keys: Tensor | None = None, along: int = -1
+    shape: Sequence[int], rate: float, device: torch.device, *, keys: Tensor | None = None, along: int = -1
 ) -> Tensor | None:
     """Returns which elements of a tensor of this shape stay, bool; None where all do.
 

@@ -36,7 +36,7 @@ class PackedRows:
     """
 
     def __init__(
-        self, host: Tensor, real: Tensor, numbers: Tensor, device: torch.device, rng_keys: Tensor | None = None
+        self, host: Tensor, real: Tensor, numbers: Tensor, *, device: torch.device, rng_keys: Tensor | None = None
     ):
         """``host`` (3, n): sample, position and slot of each row; like ``real`` and ``numbers`` on the host."""
         self.B, self.N, self.W, self.count = *real.shape, numbers.shape[1], host.shape[1]
@@ -62,7 +62,7 @@ class PackedRows:
         slot = row - (lengths.cumsum(0) - lengths)[sample]
         real = torch.arange(max(1, int(lengths.max()))) < lengths[:, None]
         numbers = torch.full(mask.shape, -1).masked_scatter_(mask, row)
-        return cls(torch.stack((sample, position, slot)), real, numbers, device)
+        return cls(torch.stack((sample, position, slot)), real, numbers, device=device)
 
     @classmethod
     def joined(cls, first: PackedRows, second: PackedRows) -> PackedRows:
@@ -76,8 +76,8 @@ class PackedRows:
             torch.cat((first.host, moved), 1),
             torch.cat((first.host_real, second.host_real), 1),
             torch.cat((first.numbers, numbers), 1),
-            first.sample.device,
-            keys,
+            device=first.sample.device,
+            rng_keys=keys,
         )
 
     def select(self, wanted: Tensor) -> tuple[PackedRows, Tensor]:

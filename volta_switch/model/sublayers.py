@@ -76,11 +76,11 @@ class ResidualOutput(nn.Module):
 
         ``keys`` (n,): of the dropout.
         """
-        return self.LayerNorm(dropout(self.dense(update), self.dropout, self.training, keys, onto=states))
+        return self.LayerNorm(dropout(self.dense(update), self.dropout, self.training, keys=keys, onto=states))
 
     def vision(self, update: Tensor, states: Tensor, keys: Tensor | None = None) -> Tensor:
         """Adds an update (n, width) to the vision states (n, D_v)."""
-        return self.v_LayerNorm(dropout(self.v_dense(update), self.v_dropout, self.training, keys, onto=states))
+        return self.v_LayerNorm(dropout(self.v_dense(update), self.v_dropout, self.training, keys=keys, onto=states))
 
 
 class AttentionSublayer(nn.Module):
@@ -138,7 +138,7 @@ class AttentionSublayer(nn.Module):
             text = self._heads("text", before[0], after[0], rows=(layout.text, kept.text))
         if self.has_vision:
             vision = self._heads("vision", before[1], after[1], rows=(layout.vision, kept.vision))
-        contexts = self._gated(text, vision, layout, kept)
+        contexts = self._gated(text, vision, layout=layout, kept=kept)
         if contexts[0] is not None:
             keys = fold_in(kept.text.rng_keys, Site.OUTPUT, self.number)
             after[0] = outputs.text(kept.text.merge_heads(contexts[0]), after[0], keys)
@@ -175,7 +175,7 @@ class AttentionSublayer(nn.Module):
             query, key, value = heads
             text = query[:, :, :Q], key[:, :, :T], value[:, :, :T]
             vision = query[:, :, Q:], key[:, :, T:], value[:, :, T:]
-            contexts = self._gated(text, vision, layout, kept)
+            contexts = self._gated(text, vision, layout=layout, kept=kept)
             return torch.cat([part for part in contexts if part is not None], dim=2)
         rate, keys = self.dropout if self.training else 0.0, pair_keys(kept.joined, layout.joined, self.number)
         if weights is None:
@@ -185,7 +185,7 @@ class AttentionSublayer(nn.Module):
         return attend_mixed(*heads, real=real, dropout=rate, noise_keys=keys, **mixture)  # type: ignore[arg-type]
 
     def _gated(
-        self, text: Heads | None, vision: Heads | None, layout: PackedLayout, kept: PackedLayout
+        self, text: Heads | None, vision: Heads | None, *, layout: PackedLayout, kept: PackedLayout
     ) -> tuple[Tensor | None, Tensor | None]:
         """Returns each modality's context, (B, H, Q, d), over the keys that the sublayer lists allow it.
 

@@ -111,18 +111,21 @@ def samples_until_floor(switch: SwitchConfig, start: float) -> float:
 
 
 def forced_weights(
-    forced: Forced, options: Sequence[str], B: int, L: int, *, device: torch.device, what: str
+    forced: Forced, options: Sequence[str], *, shape: tuple[int, int], device: torch.device, what: str
 ) -> Tensor:
     """Routes given from outside, as weights (B, L, O).
 
     Args:
         forced: one entry per layer, or (B, L) entries: an option's name or its index; or weights (B, L, O).
         options: the O names.
+        shape: (B, L).
+        device: of the weights.
         what: "modes" or "inputs", for the message.
 
     Raises:
         UserError: an unknown option or another number of layers or samples.
     """
+    B, L = shape
     if isinstance(forced, Tensor) and forced.dim() == 3:
         weights = forced.to(device, torch.float32)
     else:
