@@ -194,19 +194,21 @@ def test_no_rows_at_all_give_zeros_that_gradients_pass():
 
 
 @pytest.mark.parametrize("mask", some_masks)
-@pytest.mark.parametrize("what", ["take", "spread", "at", "where", "mean", "per_row", "split_heads", "merge_heads"])
+@pytest.mark.parametrize(
+    "what", ["pack", "unpack", "row_of_each", "rows_at", "mean", "per_row", "split_heads", "merge_heads"]
+)
 def test_gradients_are_those_of_finite_differences(what, mask):
     mask = some_mask(mask)
     rows, (B, W), width = PackedRows.of(mask), mask.shape, H * d
     generator = torch.Generator().manual_seed(0)
     shapes = {
-        "take": (B, W, 2), "per_row": (B, 2), "split_heads": (rows.count, P * width),
+        "pack": (B, W, 2), "per_row": (B, 2), "split_heads": (rows.count, P * width),
         "merge_heads": (B, H, rows.N, d),
     }  # fmt: skip
     given = torch.randn(shapes.get(what, (rows.count, 2)), generator=generator, dtype=torch.float64)
     functions = {
-        "at": lambda states: rows.row_of_each(states, torch.full((B,), W - 1)),
-        "where": lambda states: rows.rows_at(states, mask),
+        "row_of_each": lambda states: rows.row_of_each(states, torch.full((B,), W - 1)),
+        "rows_at": lambda states: rows.rows_at(states, mask),
         # what stands in empty slots is never read
         "split_heads": lambda states: split_heads(rows, states, P, H) * rows.real[None, :, None, :, None],
     }

@@ -24,7 +24,8 @@ class PackedLayout:
     """Where the packed rows of both modalities lie; ``joined`` has the text's first.
 
     Attributes:
-        text, vision, joined: the rows.
+        text, vision: the rows.
+        joined: the rows of both; there are none where texts and images are not paired yet (``pairs``).
         sample_keys: (B,) int64 of keyed noise; None: noise is drawn from PyTorch's generators.
         kept_text, kept_vision: of a pruned layout, the numbers of its rows in the one before; None: all of them.
     """
@@ -43,10 +44,12 @@ class PackedLayout:
         for rows, site in ((text, Site.TEXT), (vision, Site.VISION)):
             if self.sample_keys is not None and rows.rng_keys is None:
                 rows.rng_keys = row_keys(self.sample_keys, rows.sample, rows.slot, site)
-        self.text, self.vision, self.joined = text, vision, PackedRows.joined(text, vision)
+        self.text, self.vision = text, vision
         self.kept_text, self.kept_vision = kept_text, kept_vision
-        # (n,) which side of which sample each joined row belongs to: 0 to B - 1 its text, B to 2 B - 1 its vision.
-        self.side = copy_to(torch.cat((text.host[0], vision.host[0] + text.B)), text.sample.device)
+        if text.B == vision.B:
+            self.joined = PackedRows.joined(text, vision)
+            # (n,) which side of which sample each joined row belongs to: 0 to B - 1 its text, B to 2 B - 1 its vision.
+            self.side = copy_to(torch.cat((text.host[0], vision.host[0] + text.B)), text.sample.device)
 
     @classmethod
     def of(
