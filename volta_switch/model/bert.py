@@ -68,7 +68,8 @@ class BertModel(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
-        self.fusion_method = config.fusion_method
+        fusion = config.fusion
+        self.text_at_end = fusion.at_end
         self.shared_embeddings = config.image_embeddings in SHARED_EMBEDDINGS
         if self.shared_embeddings:
             self.embeddings: TextEmbeddings = SHARED_EMBEDDINGS[config.image_embeddings](config)
@@ -76,10 +77,9 @@ class BertModel(nn.Module):
             self.embeddings = TextEmbeddings(config)
             self.v_embeddings = DUAL_EMBEDDINGS[config.image_embeddings](config)
         self.encoder = build_encoder(config)
-        pools_text = config.fusion_method != "none"
-        pools_vision = config.fusion_method in ("mul", "sum")
-        self.t_pooler = Pooler(config.hidden_size, config.pooler_size, config.fusion_act) if pools_text else None
-        self.v_pooler = Pooler(config.v_hidden_size, config.v_pooler_size, config.fusion_act) if pools_vision else None
+        text, vision = (config.hidden_size, config.pooler_size), (config.v_hidden_size, config.v_pooler_size)
+        self.t_pooler = Pooler(*text, config.fusion_act) if fusion.pools_text else None
+        self.v_pooler = Pooler(*vision, config.fusion_act) if fusion.pools_vision else None
 
     def forward(
         self,
@@ -141,7 +141,7 @@ class BertModel(nn.Module):
         region.
         """
         first = torch.zeros(len(attention_mask), dtype=torch.long)
-        of_text = (attention_mask.cpu() != 0).sum(1) - 2 if self.fusion_method == "vl-bert_vqa" else first
+        of_text = (attention_mask.cpu() != 0).sum(1) - 2 if self.text_at_end else first
         return None if self.t_pooler is None else of_text, None if self.v_pooler is None else first
 
 

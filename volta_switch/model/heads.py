@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from volta_switch.config import Config
+from volta_switch.config.fusions import FUSIONS
 from volta_switch.errors import UserError
 from volta_switch.model.dropout import through
 from volta_switch.model.sublayers import ACTIVATIONS
@@ -43,11 +44,7 @@ class Pooler(nn.Module):
 
 def fuse(pooled_t: Tensor | None, pooled_v: Tensor | None, method: str) -> Tensor | None:
     """The two pooled vectors as one, (B, P); None where the method keeps none."""
-    if method == "none" or pooled_t is None:
-        return None
-    if method in ("text", "vl-bert_vqa") or pooled_v is None:
-        return pooled_t
-    return pooled_t * pooled_v if method == "mul" else pooled_t + pooled_v
+    return None if pooled_t is None else FUSIONS[method].combine(pooled_t, pooled_v)
 
 
 class HeadTransform(nn.Module):
@@ -109,8 +106,7 @@ class PreTrainingHeads(nn.Module):
     def __init__(self, config: Config, word_embeddings: nn.Embedding):
         super().__init__()
         self.predictions = WordPredictions(config, word_embeddings)
-        matches = config.fusion_method not in ("none", "vl-bert_vqa")
-        self.bi_seq_relationship = nn.Linear(config.pooler_size, config.itm_dim) if matches else None
+        self.bi_seq_relationship = nn.Linear(config.pooler_size, config.itm_dim) if config.fusion.matches else None
         self.imagePredictions = RegionPredictions(config)
         self.dropout = nn.Dropout(0.1)
 
