@@ -74,7 +74,7 @@ class Reference:
 
         Args:
             task: name of a task head, for a ``BertForVLTasks``.
-            modes, inputs: forced routes, an option for each layer or (B, L) of them; or weights, (B, L, M) and (B, L, C).
+            modes, inputs: forced routes: an option for each layer, or (B, L) of them, or weights (B, L, O).
             batch: the model's arguments; those that are missing or None are made up as the model does.
         """
         given = self.completed(batch)
