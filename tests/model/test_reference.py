@@ -262,6 +262,17 @@ def test_masks_and_token_types_may_be_missing():
     same_outputs(model(**batch), exact(model)(**batch))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", ["vl-bert_base", "lxmert", "ctrl_visualbert_base", "demo/switchbert"])
+def test_the_specification_computes_on_the_models_device_and_in_its_dtype(name, dtype):
+    model = copy.deepcopy(pretraining_model(name, "all")).to("meta", dtype)  # a device without numbers
+    batch = inputs_of(random_batch(model.config))
+    for routing in ("hard", "soft"):
+        out = Reference(model, routing)(**batch)
+        found = [out.sequence_t, out.sequence_v, out.prediction_scores_t, *out.prediction_scores_v.values()]
+        assert {(tensor.device.type, tensor.dtype) for tensor in found} == {("meta", dtype)}
+
+
 def test_a_changed_equation_would_be_seen(monkeypatch):
     model = pretraining_model("demo/switchbert")
     batch = random_batch(model.config, 3, 6, 4)
