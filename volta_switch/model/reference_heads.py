@@ -42,10 +42,8 @@ def pretrain(reference: Reference, batch: dict[str, Tensor], states: States, out
     words = transformed(reference, "cls.predictions.transform", states["t"])  # (B, T, D)
     words = F.linear(words, reference.table("word_embeddings"), reference.weights["cls.predictions.bias"])  # (B, T, V)
     regions = transformed(reference, "cls.imagePredictions.transform", states["v"])  # (B, R, D_v)
-    active = [target for target, weight in reference.config.visual_target_weights.items() if weight > 0]
-    scores = {
-        target: reference.linear(f"cls.imagePredictions.decoder_dict.{target}", regions) for target in sorted(active)
-    }
+    active = sorted(target for target, weight in reference.config.visual_target_weights.items() if weight > 0)
+    scores = {target: reference.linear(f"cls.imagePredictions.decoder_dict.{target}", regions) for target in active}
     pooled, match = fused(reference, out), None
     if pooled is not None and "cls.bi_seq_relationship.weight" in reference.weights:
         match = reference.linear("cls.bi_seq_relationship", pooled)  # (B, 2), 0 aligned
@@ -54,9 +52,8 @@ def pretrain(reference: Reference, batch: dict[str, Tensor], states: States, out
         out.prediction_scores_t, out.prediction_scores_v, out.seq_relationship_score = words, scores, match
     if "masked_lm_labels" in batch:  # MLM, over the masked words; labels at padding are ignored
         wanted = batch["masked_lm_labels"].masked_fill(batch["attention_mask"] == 0, -1)  # (B, T)
-        out.loss_mlm = cross_entropy(words[wanted != -1], wanted[wanted != -1]).sum() / max(
-            int((wanted != -1).sum()), 1
-        )
+        masked = wanted != -1
+        out.loss_mlm = cross_entropy(words[masked], wanted[masked]).sum() / max(int(masked.sum()), 1)
     if "image_label" in batch:
         out.loss_vision = region_loss(reference, batch, scores)
     if "next_sentence_label" in batch and match is not None:  # ITM
