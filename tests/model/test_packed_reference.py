@@ -1,8 +1,9 @@
 """Packed and pruned models equal the plain padded reference, with any padding and in any order of the batch.
 
-VL-BERT is left out: its positions depend on the other samples of the batch, as in VOLTA (golden tensors cover it).
+VL-BERT is left out: its positions depend on the other samples of the batch, as in VOLTA (``test_reference`` has it).
 """
 
+import copy
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golden_files import load_golden, relative_error
-from model.padded_reference import PaddedReference
 from model.small_models import encoder_of, random_batch, single_stream
 from volta_switch import BertForVLPreTraining, BertForVLTasks, load_config
+from volta_switch.model.reference import Reference
 
 TOLERANCE = 1e-5
 STATIC = ("ctrl_uniter", "ctrl_visualbert", "ctrl_vilbert", "ctrl_lxmert", "ctrl_interbert", "route_mixed")
@@ -57,6 +58,7 @@ LABELS = {  # which labels a batch carries
     "regions": ("image_label",),
     "match": ("next_sentence_label",),
 }
+LOSSES = ("loss_mlm", "loss_vision", "loss_itm")
 BESIDE = ("image_cls", "obj_labels")  # read where image_label is given
 
 
@@ -122,9 +124,8 @@ class Case:
             out = {key: F.one_hot(weights.argmax(-1), weights.shape[-1]).float() for key, weights in out.items()}
         return out
 
-    def reference_states(self, reference):
-        kind = "soft" if "soft" in self.name else "hard"
-        return reference.states(self.batch, **(self.routes or {"modes": kind, "inputs": kind}))
+    def expected(self, reference, *task):
+        return reference(*task, **self.batch, **self.routes)
 
     def found(self, model, *task):
         return model(*task, **self.given, **{key: weights[self.order] for key, weights in self.routes.items()})
@@ -158,11 +159,19 @@ def cases(draw, name, labels, pairs=False):
     return Case(name, {key: batch[key] for key in kept}, order, draw(more), draw(more), seed)
 
 
+def reference_of(model, name):
+    """The plain forward pass in float64, over weights and gradients of its own."""
+    return Reference(copy.deepcopy(model).double(), "soft" if "soft" in name else "hard")
+
+
+def gradient(parameter):
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
 def assert_same_gradients(model, reference):
-    expected_gradients = reference.gradients()
+    expected_gradients = dict(reference.model.named_parameters(remove_duplicate=False))
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        expected = expected_gradients[name]
-        found = torch.zeros_like(expected) if parameter.grad is None else parameter.grad
+        expected, found = gradient(expected_gradients[name]), gradient(parameter)
         assert relative_error(found, expected) < TOLERANCE, name
 
 
@@ -173,14 +182,14 @@ def test_losses_and_gradients_equal_the_padded_reference(name, data):
     case = data.draw(cases(name, labels=True))
     model = model_of(name)
     model.zero_grad()
-    reference = PaddedReference(model)
-    expected = reference.losses(case.reference_states(reference), case.batch)
+    reference = reference_of(model, name)
+    expected = case.expected(reference)
     found = case.found(model)
-    for key in ("loss_mlm", "loss_vision", "loss_itm"):
-        assert (getattr(found, key) is None) == (key not in expected), key
-        if key in expected:
-            assert relative_error(getattr(found, key), expected[key].detach()) < TOLERANCE, key
-    sum(expected.values()).backward()
+    for key in LOSSES:
+        assert (getattr(found, key) is None) == (getattr(expected, key) is None), key
+        if getattr(expected, key) is not None:
+            assert relative_error(getattr(found, key), getattr(expected, key).detach()) < TOLERANCE, key
+    expected.loss.backward()
     found.loss.backward()
     assert_same_gradients(model, reference)
 
@@ -191,13 +200,13 @@ def test_losses_and_gradients_equal_the_padded_reference(name, data):
 def test_states_and_scores_equal_the_padded_references_and_padding_is_zero(name, data):
     case = data.draw(cases(name, labels=False))
     model = model_of(name)
-    reference = PaddedReference(model)
+    reference = reference_of(model, name)
     with torch.no_grad():
-        found, states = case.found(model), case.reference_states(reference)
-        words, boxes = reference.word_scores(states), reference.box_scores(states, "0")
-    order, T, R = case.order, states["t"].shape[1], states["v"].shape[1]
-    assert relative_error(found.sequence_t[:, :T], states["t"][order]) < TOLERANCE  # zero at padding, both
-    assert relative_error(found.sequence_v[:, :R], states["v"][order]) < TOLERANCE
+        found, expected = case.found(model), case.expected(reference)
+    words, boxes = expected.prediction_scores_t, expected.prediction_scores_v["0"][:, 1:]
+    order, T, R = case.order, expected.sequence_t.shape[1], expected.sequence_v.shape[1]
+    assert relative_error(found.sequence_t[:, :T], expected.sequence_t[order]) < TOLERANCE  # zero at padding, both
+    assert relative_error(found.sequence_v[:, :R], expected.sequence_v[order]) < TOLERANCE
     for mask, sequence in (("attention_mask", found.sequence_t), ("image_attention_mask", found.sequence_v)):
         assert not sequence[case.given[mask] == 0].any()
     assert relative_error(found.prediction_scores_t[:, :T], words[order]) < TOLERANCE
@@ -213,8 +222,8 @@ def test_task_scores_and_gradients_equal_the_padded_reference(name, task, data):
     case = data.draw(cases(name, labels=False, pairs=kind == "VL-binary-classifier"))
     model = model_of(name, tasks=True)
     model.zero_grad()
-    reference = PaddedReference(model)
-    expected = reference.task_scores(case.reference_states(reference), task, kind)
+    reference = reference_of(model, name)
+    expected = case.expected(reference, task).scores
     found = case.found(model, task).scores
     order = torch.tensor(case.order)
     if kind == "VL-binary-classifier":
@@ -237,15 +246,16 @@ def test_the_reference_tells_a_hidden_region_and_a_swapped_sample(name):
     whole["input_ids"] = torch.randint(1, 97, (3, 5), generator=torch.Generator().manual_seed(0))
     batch = {key: whole[key] for key in (*INPUTS, *LABELS["all"], *BESIDE)}
     case = Case(name, batch, [0, 1, 2], 0, 0, 0)
-    reference = PaddedReference(model)
-    before = reference.losses(case.reference_states(reference), batch)
+    reference = reference_of(model, name)
+    before = case.expected(reference)
     hidden = {**batch, "image_attention_mask": batch["image_attention_mask"].clone()}
     hidden["image_attention_mask"][0, 2] = 0
     swapped = {**batch, "image_feat": batch["image_feat"][[1, 0, 2]]}
     for other in (hidden, swapped):
         case.batch = other
-        after = reference.losses(case.reference_states(reference), other)
-        assert all(relative_error(after[key], before[key].detach()) > 10 * TOLERANCE for key in before)
+        after = case.expected(reference)
+        for key in LOSSES:
+            assert relative_error(getattr(after, key), getattr(before, key).detach()) > 10 * TOLERANCE, key
 
 
 @pytest.mark.parametrize("name", MODELS)

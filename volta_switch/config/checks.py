@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from volta_switch.config.fusions import FUSIONS
 from volta_switch.config.modes import ATTENTION_MODES
 from volta_switch.errors import UserError
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from volta_switch.config.schema import Config
 
 IMAGE_EMBEDDINGS = ("vilbert", "lxmert", "vl-bert", "visualbert", "uniter")
-FUSION_METHODS = ("mul", "sum", "text", "vl-bert_vqa", "none")
+FUSION_METHODS = tuple(FUSIONS)
 ACTIVATIONS = ("gelu", "relu", "swish")
 VISUAL_TARGETS = ("0", "1", "2", "3", "4", "5", "6")
 TYPES = {"vl-bert": 3, "uniter": 2, "visualbert": 2}  # token types that these embeddings look up
@@ -122,7 +123,7 @@ def check_widths(config: Config) -> None:
             f"hidden_size ({config.hidden_size}) and v_hidden_size ({config.v_hidden_size}) must be equal where "
             "sublayers or embeddings are shared"
         )
-    if config.fusion_method in ("mul", "sum") and config.pooler_size != config.v_pooler_size:
+    if FUSIONS[config.fusion_method].pools_vision and config.pooler_size != config.v_pooler_size:
         raise UserError(
             f"fusion_method {config.fusion_method}: pooler_size ({config.pooler_size}) and v_pooler_size "
             f"({config.v_pooler_size}) must be equal"

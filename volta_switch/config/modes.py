@@ -25,6 +25,12 @@ class AttentionMode:
         """tt, tv, vt, vv as in VOLTA's sublayer lists: who attends first."""
         return self.text_to_text, self.text_to_vision, self.vision_to_text, self.vision_to_vision
 
+    @property
+    def attended(self) -> tuple[str, str]:
+        """What the text and what the regions attend to: ``t``, ``v``, or ``tv`` for both."""
+        tt, tv, vt, vv = self.pairs
+        return "t" * tt + "v" * tv, "t" * vt + "v" * vv
+
 
 ATTENTION_MODES = {
     "SS": AttentionMode(1, 0, 0, 1, "text attends to text, vision to vision", "#F7E08A"),

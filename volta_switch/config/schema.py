@@ -10,6 +10,7 @@ from typing import Any
 
 from volta_switch.config import checks
 from volta_switch.config.checks import ACTIVATIONS, FUSION_METHODS, IMAGE_EMBEDDINGS, VISUAL_TARGETS
+from volta_switch.config.fusions import FUSIONS, Fusion
 from volta_switch.config.modes import ATTENTION_MODES, PAPER_MODES
 from volta_switch.errors import UserError
 from volta_switch.ranges import (
@@ -164,6 +165,11 @@ class Config:
             checks.check_route(self)
         if self.switch is not None:
             checks.check_switchable(self)
+
+    @property
+    def fusion(self) -> Fusion:
+        """How the pooled vectors become one."""
+        return FUSIONS[self.fusion_method]
 
     @property
     def attention_sublayers(self) -> tuple[int, ...]:

@@ -68,8 +68,8 @@ class Counts:
         else:
             words, boxes = torch.zeros_like(real), torch.zeros_like(regions)
         read_text, read_vision = words & real, boxes & regions
-        read_text[:, 0] |= config.fusion_method != "none"
-        read_vision[:, 0] |= config.fusion_method in ("mul", "sum")
+        read_text[:, 0] |= config.fusion.pools_text
+        read_vision[:, 0] |= config.fusion.pools_vision
         if task is not None and task["type"] == "V-logit":
             read_vision = regions
         of = Part.of

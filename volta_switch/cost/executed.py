@@ -156,8 +156,8 @@ def switchers(config: Config, counts: Counts) -> int:
 
 def poolers(config: Config, counts: Counts) -> int:
     """The pooled vectors of text and of vision; multiplications."""
-    macs = counts.samples * config.pooler_size * config.hidden_size * (config.fusion_method != "none")
-    if config.fusion_method in ("mul", "sum"):
+    macs = counts.samples * config.pooler_size * config.hidden_size * config.fusion.pools_text
+    if config.fusion.pools_vision:
         macs += counts.samples * config.v_pooler_size * config.v_hidden_size
     return macs
 
@@ -169,7 +169,7 @@ def head(config: Config, counts: Counts) -> int:
         return _task_head(config, counts)
     widths = (w for target, w in target_widths(config).items() if config.visual_target_weights.get(target, 0) > 0)
     macs = counts.words * D * (D + config.vocab_size) + counts.boxes * D_v * (D_v + sum(widths))
-    matched = config.fusion_method not in ("none", "vl-bert_vqa")
+    matched = config.fusion.matches
     return macs + counts.samples * P * config.itm_dim * matched
 
 

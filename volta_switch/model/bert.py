@@ -17,7 +17,7 @@ from volta_switch.config import Config
 from volta_switch.errors import UserError
 from volta_switch.model.embeddings import DUAL_EMBEDDINGS, SHARED_EMBEDDINGS, Embedded, ModelInputs, TextEmbeddings
 from volta_switch.model.encoder import EncoderOutput, OutputPositions, SwitchEncoder, build_encoder
-from volta_switch.model.heads import Pooler, PreTrainingHeads, fuse, task_head
+from volta_switch.model.heads import Pooler, PreTrainingHeads, task_head
 from volta_switch.model.initialisation import initialise
 from volta_switch.model.layout import PackedLayout
 from volta_switch.model.noise import Dropout, Site, apply_keyed, fold_in
@@ -62,7 +62,8 @@ class BertModel(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
-        self.fusion_method = config.fusion_method
+        fusion = config.fusion
+        self.text_at_end = fusion.at_end
         self.shared_embeddings = config.image_embeddings in SHARED_EMBEDDINGS
         if self.shared_embeddings:
             self.embeddings: TextEmbeddings = SHARED_EMBEDDINGS[config.image_embeddings](config)
@@ -70,10 +71,9 @@ class BertModel(nn.Module):
             self.embeddings = TextEmbeddings(config)
             self.v_embeddings = DUAL_EMBEDDINGS[config.image_embeddings](config)
         self.encoder = build_encoder(config)
-        pools_text = config.fusion_method != "none"
-        pools_vision = config.fusion_method in ("mul", "sum")
-        self.t_pooler = Pooler(config.hidden_size, config.pooler_size, config.fusion_act) if pools_text else None
-        self.v_pooler = Pooler(config.v_hidden_size, config.v_pooler_size, config.fusion_act) if pools_vision else None
+        text, vision = (config.hidden_size, config.pooler_size), (config.v_hidden_size, config.v_pooler_size)
+        self.t_pooler = Pooler(*text, config.fusion_act) if fusion.pools_text else None
+        self.v_pooler = Pooler(*vision, config.fusion_act) if fusion.pools_vision else None
 
     def forward(
         self,
@@ -121,7 +121,7 @@ class BertModel(nn.Module):
         region.
         """
         first = torch.zeros(len(attention_mask), dtype=torch.long)
-        text = (attention_mask.cpu() != 0).sum(1) - 2 if self.fusion_method == "vl-bert_vqa" else first
+        text = (attention_mask.cpu() != 0).sum(1) - 2 if self.text_at_end else first
         return None if self.t_pooler is None else text, None if self.v_pooler is None else first
 
 
@@ -177,7 +177,7 @@ class BertForVLPreTraining(nn.Module):
         labelled = any(label is not None for label in (masked_lm_labels, image_label, next_sentence_label))
         read = OutputPositions(words, boxes) if labelled else None
         encoded, out, word_table = self.bert(given, read, modes=modes, inputs=inputs)
-        pooled = fuse(out.pooled_t, out.pooled_v, self.config.fusion_method)
+        pooled = None if out.pooled_t is None else self.config.fusion.combine(out.pooled_t, out.pooled_v)
         match = self.cls.match(pooled, fold_in(encoded.layout.sample_keys, Site.MATCH))
         if not labelled:
             out.sequence_t, out.sequence_v = encoded.padded()
@@ -244,7 +244,7 @@ class BertForVLTasks(nn.Module):
             )  # (B, R, 1), 0 at padding
             out.scores = scores + PADDED_SCORE * copy_to(rows.numbers < 0, scores.device)[..., None]
             return out
-        pooled = fuse(out.pooled_t, out.pooled_v, self.config.fusion_method)
+        pooled = None if out.pooled_t is None else self.config.fusion.combine(out.pooled_t, out.pooled_v)
         if pooled is None:
             raise UserError(f"{task}: fusion_method none leaves nothing to classify; set another fusion_method")
         pooled = apply_keyed(self.dropout, pooled, fold_in(encoded.layout.sample_keys, Site.TASK))

@@ -41,15 +41,6 @@ class Pooler(nn.Module):
         return self.activation(self.dense(state))
 
 
-def fuse(pooled_t: Tensor | None, pooled_v: Tensor | None, method: str) -> Tensor | None:
-    """The two pooled vectors as one, (B, P); None where the method keeps none."""
-    if method == "none" or pooled_t is None:
-        return None
-    if method in ("text", "vl-bert_vqa") or pooled_v is None:
-        return pooled_t
-    return pooled_t * pooled_v if method == "mul" else pooled_t + pooled_v
-
-
 class HeadTransform(nn.Module):
     """Linear, activation and (optionally) LayerNorm before a prediction layer."""
 
@@ -109,8 +100,7 @@ class PreTrainingHeads(nn.Module):
     def __init__(self, config: Config, word_embeddings: nn.Embedding):
         super().__init__()
         self.predictions = WordPredictions(config, word_embeddings)
-        matches = config.fusion_method not in ("none", "vl-bert_vqa")
-        self.bi_seq_relationship = nn.Linear(config.pooler_size, config.itm_dim) if matches else None
+        self.bi_seq_relationship = nn.Linear(config.pooler_size, config.itm_dim) if config.fusion.matches else None
         self.imagePredictions = RegionPredictions(config)
         self.dropout = nn.Dropout(0.1)
 

@@ -20,7 +20,7 @@ from volta_switch.model.banks import Bank, per_pair
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks, BertModel
 from volta_switch.model.embeddings import ModelInputs, VLBertEmbeddings
 from volta_switch.model.encoder import SwitchEncoder
-from volta_switch.model.heads import Pooler, fuse
+from volta_switch.model.heads import Pooler
 from volta_switch.model.layout import PackedLayout
 from volta_switch.model.sublayers import AttentionSublayer, FeedForwardSublayer
 
@@ -52,9 +52,8 @@ def score_pairs(
     device = images["image_feat"].device.type
     with torch.inference_mode():
         text, vision = encode_pairs(model.bert, texts, images)
-        pooled = fuse(
-            _pooled(model.bert.t_pooler, text), _pooled(model.bert.v_pooler, vision), model.config.fusion_method
-        )
+        pooled_t, pooled_v = _pooled(model.bert.t_pooler, text), _pooled(model.bert.v_pooler, vision)
+        pooled = None if pooled_t is None else model.config.fusion.combine(pooled_t, pooled_v)
     # The head works in float32, whatever the precision: of scores in bfloat16 many are equal, and a tie is no win.
     with torch.inference_mode(), torch.autocast(device, enabled=False):
         pooled = None if pooled is None else pooled.float()
