@@ -18,8 +18,8 @@ import pytest
 
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.plugin.repairs.packages import refer_masks, refer_pictures
+from volta_switch.plugin.replacements import package
 from volta_switch.plugin.script import Script
-from volta_switch.plugin.stand_ins import package
 from volta_switch.world import write_world
 
 LENGTH = 24  # word pieces of a text

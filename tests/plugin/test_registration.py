@@ -11,7 +11,8 @@ from model.small_models import embedded, switch_config, switch_model
 from volta_switch import UserError
 from volta_switch.model.layout import Layout, Streams
 from volta_switch.model.rows import Rows
-from volta_switch.plugin import VoltaSwitchEncoder, encoder_config, register, registration, unregister
+from volta_switch.plugin import VoltaSwitchEncoder, encoder_config, register, unregister
+from volta_switch.plugin import encoder as plugin_encoder
 
 pytestmark = pytest.mark.usefixtures("no_volta")
 
@@ -161,7 +162,7 @@ def test_fine_tuning_from_other_weights_starts_the_temperature_anew(path, checko
 def refused(home=None):
     with pytest.raises(UserError) as caught:
         register(home)
-    assert not registration._patches and "\n" not in str(caught.value)
+    assert not plugin_encoder._patches and "\n" not in str(caught.value)
     return str(caught.value)
 
 
