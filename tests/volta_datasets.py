@@ -65,7 +65,7 @@ def hugging_face_tokenizer(directory: Path) -> Any:
 
 
 def two_worlds(folder: Path) -> SimpleNamespace:
-    """A small world at VOLTA's sizes, twice, as VOLTA writes caches into its own; both projects' tokenizers of it."""
+    """A synthetic world at VOLTA's sizes, twice, as VOLTA writes caches into its own; both projects' tokenizers."""
     ours = folder / "ours"
     write_world(ours, seed=0, images=20, eval_images=10, render=False, **WIDTHS)
     theirs = shutil.copytree(ours, folder / "theirs")

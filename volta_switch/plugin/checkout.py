@@ -26,7 +26,7 @@ CHECKOUT = "a checkout of github.com/e-bug/volta (git clone https://github.com/e
 
 
 def find_checkout(home: str | Path | None = None) -> Path:
-    """The checkout: ``home``, else ``VOLTA_HOME`` of the environment, else where the package ``volta`` is found.
+    """Finds the checkout: ``home``, else ``VOLTA_HOME`` of the environment, else where the package ``volta`` is.
 
     Raises:
         UserError: there is none.
@@ -45,7 +45,7 @@ def find_checkout(home: str | Path | None = None) -> Path:
 
 
 def import_encoders(home: str | Path | None) -> ModuleType:
-    """The module ``volta.encoders`` of VOLTA; ``home`` goes to the front of ``sys.path``.
+    """Imports VOLTA's module ``volta.encoders``; ``home`` goes to the front of ``sys.path``.
 
     Raises:
         UserError: no VOLTA can be imported, or another package of that name is found first.
@@ -69,10 +69,10 @@ def import_encoders(home: str | Path | None) -> ModuleType:
 
 
 def import_volta(name: str) -> ModuleType:
-    """A module of VOLTA's package, by its name in it.
+    """Imports a module of VOLTA's package, by its name in it.
 
     Raises:
-        UserError: it cannot be imported; the reason is told.
+        UserError: it cannot be imported; the message has the reason.
     """
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # the checkout stays as it is
     try:
@@ -83,7 +83,7 @@ def import_volta(name: str) -> ModuleType:
 
 
 def holds_encoders(package: Path) -> bool:
-    """Whether a folder is VOLTA's package; the index has another one of that name."""
+    """Returns whether a folder is VOLTA's package; the index has another one of that name."""
     return (package / "encoders.py").is_file()
 
 
@@ -94,7 +94,7 @@ def _add_to_path(folder: Path) -> None:
 
 
 def _package_folders() -> list[Path]:
-    """Where the package ``volta`` would be imported from; it is not run."""
+    """Returns the folders that the package ``volta`` would be imported from; it is not run."""
     try:
         spec = importlib.util.find_spec("volta")
     except ValueError:  # a module without a spec stands in its place
@@ -112,20 +112,20 @@ NOT_ON_THE_INDEX = {"apex": "build it from github.com/NVIDIA/apex; the index's a
 
 
 def package_of(module: str) -> str:
-    """The index's name of the package that brings a module: of ``msgpack_numpy``, ``msgpack-numpy``."""
+    """Returns the index's name of the package that brings a module: of ``msgpack_numpy``, ``msgpack-numpy``."""
     top = module.partition(".")[0]
     return OTHER_NAMES.get(top, top.replace("_", "-"))
 
 
 def name_in(requirement: str) -> str:
-    """The package that a requirement asks for, as the index compares names: of ``PyYAML>=6.0``, ``pyyaml``."""
+    """Returns the package of a requirement, as the index compares names: of ``PyYAML>=6.0``, ``pyyaml``."""
     found = re.match(r"[\w.-]+", requirement.strip())
     assert found is not None, requirement
     return re.sub(r"[-_.]+", "-", found.group()).lower()
 
 
 def remedy(error: Exception) -> str:
-    """What is missing where an import failed with this error, and what brings it."""
+    """Returns what is missing where an import failed with this error, and how to install it."""
     module = _missing_in(error)
     top = module.partition(".")[0]
     if not module or top in sys.stdlib_module_names:
@@ -144,7 +144,7 @@ def remedy(error: Exception) -> str:
 
 
 def _missing_in(error: Exception) -> str:
-    """The module, or package, that an import failed for; "" where it failed for another reason."""
+    """Returns the module or package that an import failed for; "" where it failed for another reason."""
     name = str(getattr(error, "name", None) or "") if isinstance(error, ImportError) else ""
     # A package that checks its own requirements may raise a sentence for a name: "The 'regex!=2019.12.17' distribution"
     found = re.search(r"^[\w.-]+$|(?<=')\w[\w.-]*", name)
@@ -162,7 +162,7 @@ def _remedy_of_missing(top: str, package: str) -> str:
 
 
 def _extra() -> frozenset[str]:
-    """The packages that ``volta-switch[volta]`` asks for; none where this project is not installed."""
+    """Returns the packages that ``volta-switch[volta]`` asks for; none where this project is not installed."""
     try:
         stated = metadata.requires(PROJECT) or []
     except metadata.PackageNotFoundError:
@@ -172,7 +172,7 @@ def _extra() -> frozenset[str]:
 
 
 def _asking_for(package: str) -> str | None:
-    """An installed package that cannot do without another one."""
+    """Returns an installed package that requires the given one; None if there is none."""
     for found in metadata.distributions():
         if any("extra ==" not in stated and name_in(stated) == name_in(package) for stated in found.requires or []):
             return found.metadata["Name"]
@@ -181,7 +181,7 @@ def _asking_for(package: str) -> str | None:
 
 @contextlib.contextmanager
 def imports_explained(place: str, errors: type[Exception] = Exception) -> Iterator[None]:
-    """Inside it, a failed import becomes one line that names what is missing and what helps.
+    """Turns a failed import inside the block into one line that says what is missing and what helps.
 
     Args:
         place: the file whose imports these are.
@@ -199,7 +199,7 @@ def imports_explained(place: str, errors: type[Exception] = Exception) -> Iterat
 
 
 def find_files(home: Path, argv: Sequence[str]) -> list[str]:
-    """The command line, with the files that are not where it says but in the checkout, or are shipped here, found.
+    """Returns the command line with paths of files that are in the checkout, or shipped here, filled in.
 
     Args:
         home: the checkout.

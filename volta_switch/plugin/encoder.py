@@ -61,10 +61,10 @@ class VoltaSwitchEncoder(SwitchEncoder):
         output_all_encoded_layers: bool = True,
         output_all_attention_masks: bool = False,
     ) -> tuple[States, States, tuple[list[None], list[None]]]:
-        """VOLTA's contract: lists that begin with the embeddings and end with the last states, zero at padding.
+        """Returns lists that begin with the embeddings and end with the last states, zero at padding, as VOLTA does.
 
         Args:
-            text, vision: (B, T, D) and (B, R, D) embeddings.
+            text, vision: embeddings (B, T, D) and (B, R, D).
             text_mask, vision_mask: (B, 1, 1, T or R), 0 at real positions and -10000 at padding.
             output_all_encoded_layers: also the states after every sublayer.
             output_all_attention_masks: accepted; the merged attention keeps no masks, each entry is None.
@@ -85,13 +85,13 @@ class VoltaSwitchEncoder(SwitchEncoder):
         return every_text, every_vision, (masks, list(masks))
 
     def count_samples(self) -> None:
-        """Adds to the temperature's count what was passed through since it was called last."""
+        """Adds the samples that passed since the last call to the temperature's count."""
         rows = sum(self._replica_rows)
         self._replica_rows.clear()
         self.switch_samples += rows // self.rows_per_sample * _ranks()
 
     def apply(self, fn: Callable[[nn.Module], None]) -> VoltaSwitchEncoder:
-        """As ``nn.Module.apply``; after VOLTA's initialisation the switchers' options are equally probable again.
+        """Applies ``fn``; after VOLTA's initialisation the switchers' options are equally probable again.
 
         VOLTA's task models initialise the encoder a second time, with random weights for every linear layer.
         """
@@ -104,7 +104,7 @@ class VoltaSwitchEncoder(SwitchEncoder):
 
 
 def encoder_config(config: Any) -> Config:
-    """This project's configuration of the encoder that VOLTA's ``BertConfig`` describes.
+    """Returns this project's configuration of the encoder that VOLTA's ``BertConfig`` describes.
 
     Raises:
         UserError: the ``switch`` section or the sublayer lists are wrong.
@@ -145,7 +145,7 @@ def register(home: str | Path | None = None) -> None:
 
 
 def unregister() -> None:
-    """Takes the plug-in out again; models that were built keep their encoders."""
+    """Takes the plug-in out again; models built before keep their encoders."""
     _patches.undo()
 
 

@@ -34,7 +34,7 @@ MASKS = ("encode", "decode", "iou", "merge", "area", "toBbox", "frPyObjects")  #
 
 
 def installed(name: str) -> bool:
-    """Whether a module can be imported; a mere folder of that name, such as ``datasets/``, is none."""
+    """Returns whether a module can be imported; a mere folder of that name, such as ``datasets/``, is none."""
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
@@ -43,7 +43,7 @@ def installed(name: str) -> bool:
 
 
 def version(distribution: str) -> tuple[int, ...]:
-    """The first numbers of an installed distribution's version; () where it is not installed."""
+    """Returns the first numbers of an installed distribution's version; () where it is not installed."""
     try:
         return tuple(int(part) for part in re.findall(r"\d+", metadata.version(distribution))[:3])
     except metadata.PackageNotFoundError:
@@ -51,7 +51,7 @@ def version(distribution: str) -> tuple[int, ...]:
 
 
 def stand_in(name: str, reason: str, *functions: str) -> ModuleType:
-    """A module whose functions refuse to be called, saying what they would need."""
+    """Returns a module whose functions raise ``UserError``, saying what they would need."""
     module = ModuleType(name, f"Stands in for {name}, which is not installed.")
     module.__path__ = []  # a package, so that its parts can be imported
     module.__spec__ = ModuleSpec(name, None, is_package=True)  # for whoever asks whether it is installed
@@ -61,7 +61,7 @@ def stand_in(name: str, reason: str, *functions: str) -> ModuleType:
 
 
 def stand_ins(package: str, reason: str) -> dict[str, ModuleType]:
-    """The modules of a package of ``STAND_INS``, by name; none where the package is installed.
+    """Returns the modules of a package of ``STAND_INS``, by name; none where the package is installed.
 
     Args:
         package: a key of ``STAND_INS``.
@@ -79,14 +79,14 @@ def stand_ins(package: str, reason: str) -> dict[str, ModuleType]:
 
 
 def package(name: str, folder: Path) -> ModuleType:
-    """A package over a folder of the checkout that has no ``__init__.py``."""
+    """Returns a package over a folder of the checkout that has no ``__init__.py``."""
     module = ModuleType(name)
     module.__path__ = [str(folder)]
     return module
 
 
 def apex_parallel() -> ModuleType:
-    """``apex.parallel``, whose ``DistributedDataParallel`` is PyTorch's own."""
+    """Returns ``apex.parallel`` with PyTorch's own ``DistributedDataParallel``."""
     module = ModuleType("apex.parallel")
 
     def distributed(model: nn.Module, **_apex_options: Any) -> nn.Module:
@@ -98,7 +98,7 @@ def apex_parallel() -> ModuleType:
 
 
 def to_cpu(tensor_or_module: Any, *_device: Any, **_options: Any) -> Any:
-    """``.cuda()`` on a machine without CUDA."""
+    """Returns its argument: ``.cuda()`` on a machine without CUDA."""
     return tensor_or_module
 
 
@@ -113,7 +113,7 @@ _ABSENT = object()
 
 
 class Patches:
-    """Changes in the order in which they were made; ``undo`` takes them back in the opposite one."""
+    """Changes of attributes and entries; ``undo`` takes them back, the latest first."""
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], None]] = []
@@ -140,9 +140,9 @@ class Patches:
             self._undo.append(lambda: mapping.__setitem__(key, before))
 
     def wrap(self, owner: Any, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Decorates what a function or method of ``owner`` becomes; it is given the original first.
+        """Returns a decorator that replaces a function or method of ``owner``; the new one gets the original first.
 
-        Of a method the arguments follow with ``self``. ``owner`` keeps it under the same name.
+        A method's arguments follow, ``self`` included.
         """
         original = getattr(owner, name)
 
@@ -163,7 +163,7 @@ class Patches:
 
 
 def _storage(data: bytes) -> Any:
-    """What a pickled tensor asks for: its storage, in a file of PyTorch's own."""
+    """Loads a pickled tensor's storage, which is a file of PyTorch's own."""
     try:
         return torch.load(io.BytesIO(data), weights_only=True)
     except pickle.UnpicklingError:  # PyTorch's own words advise to run the code
@@ -183,7 +183,7 @@ _TORCH = {("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor_v2, ("torch.st
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """A name that plain data, arrays and tensors need."""
+        """Returns a name that plain data, arrays and tensors need; refuses others."""
         if (module, name) in _TORCH:
             return _TORCH[module, name]
         if (module, name) in _NUMPY or (module, name) in _PLAIN:
@@ -195,10 +195,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 def load_pickle(file: IO[bytes], **_options: Any) -> Any:
-    """As ``pickle.load``.
+    """Loads a pickle of plain data, arrays and tensors, as ``pickle.load`` does.
 
     Raises:
-        UserError: the file asks for anything but plain data, arrays and tensors; it is named.
+        UserError: the file asks for anything else; the message names it.
     """
     try:
         return _Unpickler(file).load()
@@ -207,7 +207,7 @@ def load_pickle(file: IO[bytes], **_options: Any) -> Any:
 
 
 def loads_pickle(data: bytes, **_options: Any) -> Any:
-    """As ``pickle.loads``; raises as ``load_pickle``."""
+    """Loads a pickle from bytes, as ``load_pickle`` does from a file."""
     return load_pickle(io.BytesIO(data))
 
 

@@ -39,11 +39,11 @@ class Script:
     applied: dict[str, Repair] = field(default_factory=dict)  # the repairs that found something to mend, by name
 
     def volta(self, name: str) -> ModuleType:
-        """A module of VOLTA's package."""
+        """Imports a module of VOLTA's package."""
         return import_volta(name)
 
     def wrap(self, owner: Any, name: str) -> Any:
-        """``Patches.wrap``."""
+        """Returns ``Patches.wrap`` of the script's patches."""
         return self.patches.wrap(owner, name)
 
     def run(self, repairs: Sequence[Repair], argv: Sequence[str], plugin: bool = True) -> None:
@@ -61,7 +61,7 @@ class Script:
             raise UserError(str(error).rpartition("UserError: ")[2]) from None
 
     def prepare(self, repairs: Sequence[Repair], argv: Sequence[str], plugin: bool = True) -> None:
-        """Everything but running it; the command line is set, the script is loaded and repaired."""
+        """Does everything but run it: sets the command line, loads the script and repairs it."""
         path = self.home / self.name
         if not path.is_file():
             scripts = ", ".join(sorted(file.name for file in self.home.glob("*.py") if file.name != "setup.py"))
@@ -96,7 +96,7 @@ class Script:
                 return self.args
 
     def _tell(self, plugin: bool) -> None:
-        """Says what was changed, on the console and in the run's own log."""
+        """Reports what was changed, on the console and in the run's own log."""
         names = {
             kind: [name for name, repair in self.applied.items() if repair.fixes_numbers == kind]
             for kind in (False, True)
@@ -133,7 +133,7 @@ class Repair:
     mend: Mend
 
     def concerns(self, script: Script) -> bool:
-        """Whether there is anything to mend, in this script and on this machine."""
+        """Returns whether there is anything to mend, in this script and on this machine."""
         return (not self.scripts or script.name in self.scripts) and self.needed()
 
 
@@ -153,10 +153,10 @@ def corrupts(where: str, stage: str = "volta", scripts: tuple[str, ...] = ()) ->
 
 
 def choose(without: Sequence[str] = (), fix: Sequence[str] = ()) -> list[Repair]:
-    """The repairs to apply: those of what stops a run except ``without``, and those of numbers in ``fix``.
+    """Returns the repairs to apply: those of what stops a run except ``without``, and those of numbers in ``fix``.
 
     Raises:
-        UserError: a name that there is not; the nearest is suggested.
+        UserError: there is no such name; the nearest is suggested.
     """
     fixes_numbers = {repair.name: repair.fixes_numbers for repair in REPAIRS}
     for flag, given, wanted in (("--without", without, False), ("--fix", fix, True)):
