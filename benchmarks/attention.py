@@ -20,7 +20,7 @@ from torch import Tensor
 from train_step import attend_each
 
 from volta_switch.command import run_command
-from volta_switch.cost.executed import counted
+from volta_switch.cost.executed import count_flops
 from volta_switch.model.attention import attend, attend_mixed
 
 MODES = ("SS", "SC", "CS", "J")
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
     times = in_turn(steps, device, args.rounds, at_once=args.steps, around=ceiling)
     further = {
         "GFLOP": {name: f"{work / 1e9:.2f}" for name in steps},
-        "GFLOP executed": {name: f"{counted(partial(step, 0)) / 1e9:.2f}" for name, step in steps.items()},
+        "GFLOP executed": {name: f"{count_flops(partial(step, 0)) / 1e9:.2f}" for name, step in steps.items()},
         "% of ceiling": {name: utilisation([work] * args.rounds, taken, ceiling) for name, taken in times.items()},
     }
     if args.memory:

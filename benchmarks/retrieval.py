@@ -46,7 +46,7 @@ from train_step import UNITER, in_rounds, shortened
 from volta_switch import BertForVLTasks, load_config
 from volta_switch.command import run_command
 from volta_switch.cost.counts import SLOTS, some_batch
-from volta_switch.cost.executed import counted
+from volta_switch.cost.executed import count_flops
 from volta_switch.data.batches.collate import on_device
 from volta_switch.errors import UserError
 from volta_switch.model.bert import switch_encoder
@@ -100,7 +100,7 @@ def main(argv: Sequence[str]) -> None:
         around=ceiling,
         by_default=by_default,
     )
-    work = [float(counted(partial(scores[args.model], *block))) for block in blocks]
+    work = [float(count_flops(partial(scores[args.model], *block))) for block in blocks]
     done = in_rounds(work, args.rounds, args.steps, warm_up)
     further = {
         "GFLOP": dict.fromkeys(scores, f"{sum(done) / len(done) / 1e9:.1f}"),

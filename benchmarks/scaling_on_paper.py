@@ -21,7 +21,7 @@ from train_step import OurStep, Setting
 
 from volta_switch import BertForVLPreTraining, load_config
 from volta_switch.config import Config
-from volta_switch.cost.counts import Counts, some_batch
+from volta_switch.cost.counts import BatchCounts, some_batch
 from volta_switch.cost.executed import training_step
 from volta_switch.model.encoder import encoder_of
 
@@ -108,7 +108,7 @@ def fsdp_bytes(size: Size, processes: int, parts: int = 1) -> float:
 
 def flops_of_a_sample(config: Config, batch: Mapping[str, Tensor]) -> float:
     """Useful FLOPs of a training step for one sample of a batch, the mean."""
-    return training_step(config, Counts.of(config, batch)) / len(batch["input_ids"])
+    return training_step(config, BatchCounts.from_batch(config, batch)) / len(batch["input_ids"])
 
 
 def operators_of_a_step(config: Config) -> int:

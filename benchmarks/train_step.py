@@ -46,8 +46,8 @@ from torch import Tensor
 from volta_switch import BertForVLPreTraining, Config, load_config
 from volta_switch.command import run_command
 from volta_switch.config import ATTENTION_MODES, find_config
-from volta_switch.cost.counts import Counts, some_batch
-from volta_switch.cost.executed import counted, training_step
+from volta_switch.cost.counts import BatchCounts, some_batch
+from volta_switch.cost.executed import count_flops, training_step
 from volta_switch.data.batches.collate import Batch
 from volta_switch.errors import UserError
 from volta_switch.model import sublayers
@@ -118,7 +118,7 @@ def main(argv: Sequence[str]) -> None:
     )
     further: dict[str, dict[str, str]] = {"GFLOP": {}, "TFLOP/s": {}, "% of ceiling": {}}
     for name, (setting, _) in sides.items():
-        work = [training_step(setting.config, Counts.of(setting.config, batch)) for batch in batches]
+        work = [training_step(setting.config, BatchCounts.from_batch(setting.config, batch)) for batch in batches]
         done = in_rounds(work, len(times[name]), args.steps, warm_up)
         further["GFLOP"][name] = f"{sum(done) / len(done) / 1e9:.1f}"
         rates = [flops / seconds for flops, seconds in zip(done, times[name], strict=True)]
@@ -193,7 +193,7 @@ class OurStep:
 
     def count(self) -> int:
         """What PyTorch's counter sees of a forward and backward pass on the first batch, FLOPs."""
-        found = counted(lambda: self._descend(self.batches[0]))
+        found = count_flops(lambda: self._descend(self.batches[0]))
         self.optimizer.zero_grad(set_to_none=True)
         return found
 

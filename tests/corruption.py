@@ -41,7 +41,7 @@ def _said(whole: bytes) -> list[int]:
 
 @st.composite
 def corrupted(draw: st.DrawFn, whole: bytes) -> bytes:
-    """Return bytes with one to three changes: overwritten, cut out, put in, moved, or cut off at the end."""
+    """Returns bytes with one to three changes: overwritten, cut out, put in, moved, or cut off at the end."""
     said = _said(whole)
     data = bytearray(whole)
     for _ in range(draw(st.integers(1, 3))):
@@ -85,7 +85,7 @@ def holds(regions: Regions, detections: bool = True) -> bool:
 
 
 def refused_or(path: Path, read: Callable[[], Any]) -> Any:
-    """Return what a reader reads; None where it refuses the file at `path` as it should."""
+    """Returns what a reader reads; None where it refuses the file at ``path`` as it should."""
     try:
         return read()
     except UserError as error:

@@ -1,4 +1,4 @@
-"""A web server of a folder in a thread, that fails where it is told to, and counts what it was asked for."""
+"""A web server of a folder in a thread, which fails on request and counts the requests."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from pathlib import Path
 
 
 class FileServer:
-    """faults: for a file's name, what to do instead at its next requests, one after the other: a status, "truncated",
-    "wrong" (other bytes), "longer", or "hang up". asked: how often each path was asked for.
+    """The server of one folder.
+
+    Attributes:
+        faults: a file's name -> the faults of its next requests, in order: a status, "truncated", "wrong" (other
+            bytes), "longer", or "hang up".
+        asked: the number of requests of each path.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -5,7 +5,7 @@ import signal
 
 
 def killed_at(owner, name: str, call: int, when: str) -> None:
-    """Patch a function so that the process, a forked one, dies before or after a call of it."""
+    """Patches a function so that the process, a forked one, dies before or after a call of it."""
     function, calls = getattr(owner, name), 0
 
     def dying(*args, **kwargs):

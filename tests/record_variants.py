@@ -19,12 +19,12 @@ IMAGES = [some_regions(str(image_id), place, 3 + place, 16) for place, image_id 
 
 
 def text(array: Any, kind: str) -> str:
-    """Return base64 of an array's bytes in a type."""
+    """Returns base64 of an array's bytes in a type."""
     return base64.b64encode(np.asarray(array, dtype=kind).tobytes()).decode()
 
 
 def tsv_record(image: Regions, feature_type: str = "<f4", box_type: str = "<f4", **changes: Any) -> dict[str, Any]:
-    """Return a record as VOLTA's TSV converters spell it, its arrays in some types."""
+    """Returns a record as VOLTA's TSV converters spell it, its arrays in some types."""
     record = {
         "img_id": image.image_id,
         "img_h": str(image.image_h),
@@ -37,7 +37,7 @@ def tsv_record(image: Regions, feature_type: str = "<f4", box_type: str = "<f4",
 
 
 def array_record(image: Regions, **changes: Any) -> dict[str, Any]:
-    """Return a record as VOLTA's H5 converter spells it."""
+    """Returns a record as VOLTA's H5 converter spells it."""
     sizes = {"img_h": np.int64(image.image_h), "img_w": np.int64(image.image_w)}
     return {"img_id": image.image_id, "features": image.features, "boxes": image.boxes, **sizes} | changes
 
@@ -49,7 +49,7 @@ def write_lmdb(
     key: Callable[[Regions], Any] = lambda image: image.image_id.encode(),
     listed: bool = True,
 ) -> Path:
-    """Write records under some keys, and the list of these, which may be bytes, text or numbers."""
+    """Writes records under some keys, and the list of these, which may be bytes, text or numbers."""
     keys = []
     with writing(path, directory=True) as put:
         for image in images:
@@ -62,22 +62,22 @@ def write_lmdb(
 
 
 def cells(image: Regions) -> list[str]:
-    """Return the six cells of the first release."""
+    """Returns the six cells of the first release."""
     record = tsv_record(image)
     return [record[name] for name in ("img_id", "img_w", "img_h", "num_boxes", "boxes", "features")]
 
 
 def classes(image: Regions) -> str:
-    """Return the cell of the class probabilities."""
+    """Returns the cell of the class probabilities."""
     return text(image.cls_prob, "<f4")
 
 
 def write_lines(path: Path, lines: Iterable[list[str]], start: bytes = b"", end: str = "\n") -> Path:
-    """Write lines of cells, with some bytes in front."""
+    """Writes lines of cells, with some bytes in front."""
     path.write_bytes(start + "".join("\t".join(line) + end for line in lines).encode())
     return path
 
 
 def coco(image: Regions) -> str:
-    """Return an image's name as COCO gives it."""
+    """Returns an image's name as COCO gives it."""
     return f"COCO_train2014_{int(image.image_id):012d}"

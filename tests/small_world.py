@@ -1,4 +1,4 @@
-"""One tiny world, models small enough for it, and the entry points with flags that make them quick."""
+"""A tiny synthetic world, models small enough for it, and the entry points with flags that make them quick."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every example script runs as it is written, in a process of its own, on a small world and a small model."""
+"""Every example script runs as it is written, in a process of its own, on the synthetic world and a small model."""
 
 import os
 import re

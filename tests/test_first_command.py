@@ -168,7 +168,7 @@ def test_what_flags_override_is_looked_for_in_its_place(typed, words, missing):
 
 @pytest.fixture
 def data(checkout, world):
-    """The small world's data where the shipped task file looks for them."""
+    """The synthetic world's data where the shipped task file looks for them."""
     (checkout / "datasets").symlink_to(world.path / "datasets")
     return checkout
 

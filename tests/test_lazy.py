@@ -6,9 +6,9 @@ import sys
 import pytest
 
 import volta_switch
-from volta_switch import tasks
+from volta_switch import tasks, world
 
-PACKAGES = [volta_switch, tasks]
+PACKAGES = [volta_switch, tasks, world]
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -25,7 +25,8 @@ def test_another_name_is_an_attribute_error(package):
 
 def test_the_library_is_imported_without_pytorch_and_gives_models_all_the_same():
     code = (
-        "import sys, volta_switch, volta_switch.tasks; from volta_switch import load_config; load_config('switchbert');"
+        "import sys, volta_switch, volta_switch.tasks, volta_switch.world;"
+        "from volta_switch import load_config; load_config('switchbert');"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules;"
         "from volta_switch import BertForVLPreTraining, Routes; from volta_switch.tasks import TASKS, build_task;"
         "assert 'torch' in sys.modules and len(TASKS) == 6 and BertForVLPreTraining.__name__"

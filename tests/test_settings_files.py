@@ -6,7 +6,7 @@ import pytest
 
 from volta_switch import UserError
 from volta_switch.files import MOST_VALUES, parse_json, parse_yaml, read_yaml
-from volta_switch.plugin.command_line import find_files
+from volta_switch.plugin.checkout import find_files
 from volta_switch.study.plan import load_study
 
 NINE = ", ".join(9 * ["*{}"])

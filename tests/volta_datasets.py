@@ -18,8 +18,8 @@ import pytest
 
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.plugin.repairs.packages import refer_masks, refer_pictures
+from volta_switch.plugin.replacements import package
 from volta_switch.plugin.script import Script
-from volta_switch.plugin.stand_ins import package
 from volta_switch.world import write_world
 
 LENGTH = 24  # word pieces of a text
@@ -65,7 +65,7 @@ def hugging_face_tokenizer(directory: Path) -> Any:
 
 
 def two_worlds(folder: Path) -> SimpleNamespace:
-    """A small world at VOLTA's sizes, twice, as VOLTA writes caches into its own; both projects' tokenizers of it."""
+    """A synthetic world at VOLTA's sizes, twice, as VOLTA writes caches into its own; both projects' tokenizers."""
     ours = folder / "ours"
     write_world(ours, seed=0, images=20, eval_images=10, render=False, **WIDTHS)
     theirs = shutil.copytree(ours, folder / "theirs")

@@ -19,8 +19,8 @@ from volta_switch.study.report.scene_pictures import Scenes
 from volta_switch.tasks.refer import ReferTask
 from volta_switch.train import evaluation, finetuning
 from volta_switch.train.entry_points import read_flags
-from volta_switch.world.answers import Answer, draw_answers
-from volta_switch.world.build import SUMMARY, keep_world
+from volta_switch.world.build import SUMMARY, ensure_world
+from volta_switch.world.pictures import Answer, draw_answers
 from volta_switch.world.vocabulary import DIRECTORY
 
 TASK, SPLIT, MODEL = "TASK10", "test", "demo/switchbert"
@@ -41,7 +41,7 @@ def run_quick(args: argparse.Namespace) -> None:
     """Writes the world, trains, tests and draws; says the score beside the best blind guess."""
     out = Path(args.out)
     world = out / "quick-world"  # a name that no world of the user's has: it is replaced where it is of another version
-    keep_world(world, seed=0, images=2000, eval_images=100, render=False, data_sets=("refer",))
+    ensure_world(world, seed=0, images=2000, eval_images=100, render=False, data_sets=("refer",))
     print(f"{world}: a small synthetic world; a model learns to find what an expression names", file=sys.stderr)
     model = [
         "--config",

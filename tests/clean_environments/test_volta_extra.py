@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from plugin.linked_packages import asked_for
-from volta_switch.plugin.requirements import EXTRA, name_in
-from volta_switch.plugin.stand_ins import STAND_INS
+from volta_switch.plugin.checkout import EXTRA, name_in
+from volta_switch.plugin.replacements import STAND_INS
 
 pytestmark = pytest.mark.more
 ROOT = Path(__file__).parents[2]

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from volta_switch import BertForVLPreTraining, BertForVLTasks, load_config
-from volta_switch.cost.counts import Counts, some_batch
-from volta_switch.cost.executed import counted, inference, training_step
+from volta_switch.cost.counts import BatchCounts, some_batch
+from volta_switch.cost.executed import count_flops, inference, training_step
 from volta_switch.data.batches.collate import Batch
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
@@ -40,9 +40,9 @@ def architecture(name, **changes):
 
 def counted_both(model, run):
     """FLOPs of a training step and of inference; ``run`` gives a loss."""
-    training = counted(lambda: run(model.train()).backward())
+    training = count_flops(lambda: run(model.train()).backward())
     with torch.inference_mode():
-        return training, counted(lambda: run(model.eval()))
+        return training, count_flops(lambda: run(model.eval()))
 
 
 def counted_pretraining(config, batch):
@@ -56,7 +56,7 @@ def counted_task(config, batch, task):
 
 
 def expected(config, batch, task=None):
-    counts = Counts.of(config, batch, task)
+    counts = BatchCounts.from_batch(config, batch, task)
     return training_step(config, counts), inference(config, counts)
 
 

@@ -8,9 +8,8 @@ from small_world import refusal
 from volta_switch import load_config
 from volta_switch.cli import _run, main
 from volta_switch.cost.commands import WORK
-from volta_switch.cost.counts import Counts, some_batch
-from volta_switch.cost.executed import training_step
-from volta_switch.cost.memory import activation_bytes, parameters
+from volta_switch.cost.counts import BatchCounts, some_batch
+from volta_switch.cost.executed import activation_bytes, parameters, training_step
 
 SMALL = ("--set", "switch.top_k=2", "--batch", "4")
 
@@ -26,7 +25,7 @@ def test_json_holds_what_the_table_shows(capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["parameters"] == pytest.approx(130.6e6, rel=0.001)
     config = load_config("switchbert", SMALL[1:2])
-    expected = training_step(config, Counts.of(config, some_batch(4))) / 4
+    expected = training_step(config, BatchCounts.from_batch(config, some_batch(4))) / 4
     assert found["flops_per_sample"]["pre-training"]["training_executed"] == pytest.approx(expected)
     assert found["top_k"] == 2 and found["batch"] == 4 and found["set"] == ["switch.top_k=2"]
 

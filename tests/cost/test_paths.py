@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from volta_switch import load_config
-from volta_switch.cost.counts import Counts, some_batch
+from volta_switch.cost.counts import BatchCounts, some_batch
 from volta_switch.cost.executed import inference, training_step
 from volta_switch.cost.paths import EPSILON, Activity, inference_paths, training_paths
 from volta_switch.model.switch import Routes
@@ -14,7 +14,7 @@ MODES = ("SS", "SC", "CS", "J")
 
 
 def counts_of(config, seed=0):
-    return Counts.of(config, some_batch(B, seed))
+    return BatchCounts.from_batch(config, some_batch(B, seed))
 
 
 def activity(modes, candidates=(1, 0, 0)):
@@ -85,7 +85,7 @@ def test_tracked_routes_are_paid_for_sample_by_sample():
     modes = torch.zeros(B, L, 4)
     modes[::2, :, 0] = modes[1::2, :, 3] = 1
     inputs = torch.tensor([1.0, 0, 0]).expand(B, L, -1)
-    mixed = inference_paths(config, counts, Activity.of(Routes(modes, inputs)))
+    mixed = inference_paths(config, counts, Activity.from_routes(Routes(modes, inputs)))
     alone = [inference_paths(config, counts, activity(row)) for row in ([1, 0, 0, 0], [0, 0, 0, 1])]
     assert mixed == pytest.approx(sum(alone) / 2, rel=1e-6)
     assert alone[0] < mixed < alone[1]
@@ -94,9 +94,9 @@ def test_tracked_routes_are_paid_for_sample_by_sample():
 def test_a_path_is_active_where_its_weight_exceeds_epsilon():
     weights = torch.tensor([0.9, 0.1 - 2 * EPSILON, EPSILON, EPSILON * 1.01]).expand(B, L, -1)
     candidates = torch.tensor([1 - 2 * EPSILON, EPSILON, EPSILON]).expand(B, L, -1)
-    found = Activity.of(Routes(weights, candidates))
+    found = Activity.from_routes(Routes(weights, candidates))
     assert found.modes[0, 0].tolist() == [1, 1, 0, 1] and found.inputs[0, 0].tolist() == [1, 0, 0]
-    assert Activity.of(Routes(weights, candidates), 0.5).modes[0, 0].tolist() == [1, 0, 0, 0]
+    assert Activity.from_routes(Routes(weights, candidates), 0.5).modes[0, 0].tolist() == [1, 0, 0, 0]
 
 
 def test_input_candidates_are_weighed_where_several_are_active():

@@ -25,7 +25,7 @@ from volta_switch.data.batches.concap_dataset import ConcapDataset
 from volta_switch.data.batches.task_images import TaskImages
 from volta_switch.data.files.feature_files import open_features
 from volta_switch.data.files.feature_lmdb import write_features
-from volta_switch.world import paths
+from volta_switch.world import task_file as paths
 
 volta_home()
 

@@ -37,7 +37,7 @@ from volta_switch.data.batches.refer_dataset import ReferDataset
 from volta_switch.data.batches.retrieval_dataset import RetrievalDataset, RetrievalPool
 from volta_switch.data.batches.vqa_dataset import VqaDataset
 from volta_switch.data.files.feature_files import open_features
-from volta_switch.world import paths
+from volta_switch.world import task_file as paths
 
 volta_home()
 

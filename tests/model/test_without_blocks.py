@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from volta_switch import BertForVLPreTraining, load_config
-from volta_switch.cost.counts import Counts, some_batch
+from volta_switch.cost.counts import BatchCounts, some_batch
 from volta_switch.cost.executed import training_step
 
 OFF = ["switch.attention=false", "switch.input=false"]
@@ -46,5 +46,5 @@ def test_it_learns_bit_for_bit_the_same():
 def test_it_costs_the_same():
     costs = []
     for config in (load_config("switchbert", OFF), load_config("ctrl_uniter_base")):
-        costs.append(training_step(config, Counts.of(config, some_batch(4, config=config))))
+        costs.append(training_step(config, BatchCounts.from_batch(config, some_batch(4, config=config))))
     assert costs[0] == costs[1]

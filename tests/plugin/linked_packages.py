@@ -16,7 +16,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from volta_switch.plugin.requirements import name_in
+from volta_switch.plugin.checkout import name_in
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from plugin.volta_runs import VoltaWorld
-from volta_switch.plugin.catalogue import Repair
+from volta_switch.plugin.script import Repair
 
 
 class SeenFailures:

@@ -9,8 +9,8 @@ import pytest
 
 from small_world import refusal
 from volta_switch.cli import _run
-from volta_switch.plugin import catalogue, registration
-from volta_switch.plugin.command_line import find_files
+from volta_switch.plugin import encoder
+from volta_switch.plugin.checkout import find_files
 from volta_switch.plugin.commands import main
 from volta_switch.plugin.repairs import REPAIRS, choose
 
@@ -71,7 +71,7 @@ def test_a_script_that_is_not_there_is_told_with_those_that_are(home, capsys):
 )
 def test_a_file_or_task_that_is_nowhere_is_told_before_anything_is_imported(flags, message, home, capsys):
     assert re.search(message, refusal(main, ["--home", home, "train_concap.py", *flags], capsys))
-    assert not registration._patches and "volta" not in sys.modules
+    assert not encoder._patches and "volta" not in sys.modules
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_file_or_task_that_is_nowhere_is_told_before_anything_is_imported(flag
     ],
 )
 def test_an_import_of_the_script_itself_that_fails_is_told_in_one_line(home, capsys, script, module, monkeypatch):
-    monkeypatch.setattr(catalogue, "REPAIRS", [])  # they look for VOLTA's own modules, which this checkout has not
+    monkeypatch.setattr("volta_switch.plugin.script.REPAIRS", [])  # they need VOLTA's own modules
     monkeypatch.setattr(sys, "argv", sys.argv)  # these three are put back after the test
     monkeypatch.setattr(sys, "dont_write_bytecode", sys.dont_write_bytecode)
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")

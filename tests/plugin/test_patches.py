@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from volta_switch.plugin.patches import Patches
+from volta_switch.plugin.replacements import Patches
 
 
 class Parent:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from volta_switch import UserError
-from volta_switch.plugin.pickles import SAFE
+from volta_switch.plugin.replacements import SAFE_PICKLE
 
 ENTRY = collections.OrderedDict(
     question_id=3,
@@ -25,11 +25,11 @@ def test_plain_data_arrays_and_tensors_are_read_as_they_were(protocol, tmp_path)
     path = tmp_path / "cache.pkl"
     path.write_bytes(pickle.dumps([ENTRY], protocol=protocol))
     with path.open("rb") as file:
-        (found,) = SAFE.load(file)
+        (found,) = SAFE_PICKLE.load(file)
     assert type(found) is collections.OrderedDict and found["question_id"] == 3 and found["scores"] == 0.5
     assert np.array_equal(found["boxes"], ENTRY["boxes"]) and torch.equal(found["token"], ENTRY["token"])
     assert torch.equal(found["answer"]["labels"], torch.tensor([1, 2])) and found["answer"]["names"] == {"a", "b"}
-    assert SAFE.loads(SAFE.dumps({"keys": [b"1"]})) == {"keys": [b"1"]}
+    assert SAFE_PICKLE.loads(SAFE_PICKLE.dumps({"keys": [b"1"]})) == {"keys": [b"1"]}
 
 
 class Harmful:
@@ -46,7 +46,7 @@ def test_a_pickle_that_runs_code_is_refused_by_name(call, tmp_path, monkeypatch)
     path = tmp_path / "cache.pkl"
     path.write_bytes(pickle.dumps(Harmful(*call)))
     with path.open("rb") as file, pytest.raises(UserError, match=r"cache\.pkl: the pickle asks for .*not run"):
-        SAFE.load(file)
+        SAFE_PICKLE.load(file)
     assert not (tmp_path / "run").exists()
 
 
@@ -55,5 +55,5 @@ def test_a_tensor_whose_storage_runs_code_is_refused(tmp_path, monkeypatch):
     torch.save(Harmful(os.system, "touch run"), tmp_path / "storage")
     hidden = Harmful(torch.storage._load_from_bytes, (tmp_path / "storage").read_bytes())
     with pytest.raises(UserError, match="nothing was run"):
-        SAFE.loads(pickle.dumps(hidden))
+        SAFE_PICKLE.loads(pickle.dumps(hidden))
     assert not (tmp_path / "run").exists()

@@ -10,7 +10,8 @@ from golden_files import relative_error
 from model.small_models import embedded, switch_config, switch_model
 from volta_switch import UserError
 from volta_switch.model.layout import PackedLayout
-from volta_switch.plugin import VoltaSwitchEncoder, encoder_config, register, registration, unregister
+from volta_switch.plugin import VoltaSwitchEncoder, encoder_config, register, unregister
+from volta_switch.plugin import encoder as plugin_encoder
 
 pytestmark = pytest.mark.usefixtures("no_volta")
 
@@ -160,7 +161,7 @@ def test_fine_tuning_from_other_weights_starts_the_temperature_anew(path, checko
 def refused(home=None):
     with pytest.raises(UserError) as caught:
         register(home)
-    assert not registration._patches and "\n" not in str(caught.value)
+    assert not plugin_encoder._patches and "\n" not in str(caught.value)
     return str(caught.value)
 
 

@@ -6,8 +6,8 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 
 from volta_switch import UserError
-from volta_switch.plugin.requirements import imports_explained, name_in, package_of, remedy
-from volta_switch.plugin.stand_ins import installed
+from volta_switch.plugin.checkout import imports_explained, name_in, package_of, remedy
+from volta_switch.plugin.replacements import installed
 
 EXTRA = 'pip install "volta-switch[volta]"'
 

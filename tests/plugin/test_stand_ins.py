@@ -7,8 +7,7 @@ import sys
 import pytest
 
 from volta_switch import UserError
-from volta_switch.plugin.patches import Patches
-from volta_switch.plugin.stand_ins import STAND_INS, installed, stand_ins, version
+from volta_switch.plugin.replacements import STAND_INS, Patches, installed, stand_ins, version
 
 ABSENT = [name for name in STAND_INS if not installed(name)]
 

@@ -15,10 +15,10 @@ from plugin.apart import Apart
 from plugin.seen_failures import SeenFailures, failure_of
 from plugin.volta_runs import CONCAP_FLAGS, volta_checkout
 from volta_switch import UserError
+from volta_switch.plugin.checkout import package_of
 from volta_switch.plugin.repairs import REPAIRS
-from volta_switch.plugin.requirements import package_of
+from volta_switch.plugin.replacements import installed, version
 from volta_switch.plugin.script import Script
-from volta_switch.plugin.stand_ins import installed, version
 
 HOME = volta_checkout()
 sees = SeenFailures(one for one in REPAIRS if not one.fixes_numbers and one.stage == "packages")

@@ -16,8 +16,8 @@ from torch.nn import functional
 from plugin.seen_failures import SeenFailures, failure_of
 from plugin.volta_runs import CONCAP, volta_checkout
 from volta_switch import UserError
-from volta_switch.plugin import pickles
 from volta_switch.plugin.repairs import REPAIRS
+from volta_switch.plugin.replacements import SAFE_PICKLE
 
 HOME = volta_checkout()
 TOLERANCE = 1e-5
@@ -317,7 +317,7 @@ def test_no_module_that_a_script_imports_can_read_a_pickle_otherwise(world):
     with world.prepared("train_task.py") as script:
         modules = [sys.modules[name] for name in sys.modules if name.startswith(("volta.", "tools.refer"))]
         values = [(module, value) for module in (*modules, script.module) for value in vars(module).values()]
-    assert sum(value is pickles.SAFE for _, value in values) >= 10
+    assert sum(value is SAFE_PICKLE for _, value in values) >= 10
     unsafe = (pickle, _pickle, pickle.load, pickle.loads)
     assert {module.__name__ for module, value in values if any(value is one for one in unsafe)} == set()
 

@@ -16,8 +16,8 @@ import pytest
 
 from plugin.linked_packages import LinkedPackages, asked_for, closure, stated
 from plugin.volta_imports import Import, live_modules
-from volta_switch.plugin.requirements import EXTRA, name_in, package_of
-from volta_switch.plugin.stand_ins import MASKS, STAND_INS, apex_parallel
+from volta_switch.plugin.checkout import EXTRA, name_in, package_of
+from volta_switch.plugin.replacements import MASKS, STAND_INS, apex_parallel
 
 if not Path(os.environ.get("VOLTA_HOME") or "/nowhere", "volta", "encoders.py").is_file():
     pytest.skip("VOLTA_HOME is not set to a checkout of VOLTA", allow_module_level=True)
@@ -61,7 +61,7 @@ def test_what_a_live_module_imports_is_declared_or_stood_in_for(found):
     declared = {name_in(requirement) for requirement in asked_for(EXTRA)}
     assert name_in(package_of(found.module)) in declared or stood_in(found) or found.place == TENSORFLOW, (
         f"{found.place} imports {found.module} ({', '.join(sorted(found.taken))}): declare {package_of(found.module)} "
-        "in pyproject.toml's extra [volta], or stand in for it (volta_switch/plugin/stand_ins.py)"
+        "in pyproject.toml's extra [volta], or stand in for it (volta_switch/plugin/replacements.py)"
     )
 
 

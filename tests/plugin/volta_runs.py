@@ -21,7 +21,7 @@ import torch
 
 from small_world import SmallWorld
 from volta_datasets import WIDTHS
-from volta_switch.plugin import registration
+from volta_switch.plugin import unregister
 from volta_switch.plugin.repairs import choose
 from volta_switch.plugin.script import Script
 from volta_switch.world import write_world
@@ -122,7 +122,7 @@ class VoltaWorld:
             yield made
         finally:
             os.chdir(before)
-            registration.unregister()
+            unregister()
             made.patches.undo()
             for environment in opened:
                 environment.close()

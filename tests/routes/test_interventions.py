@@ -8,7 +8,7 @@ import torch
 
 from routes.planted import model_and_task, scatter
 from volta_switch.routes import interventions
-from volta_switch.routes.interventions import Change, changes, forced_metrics, intervene, others_routes
+from volta_switch.routes.interventions import Change, changes, forced_metrics, intervene, substitute_routes
 from volta_switch.routes.record import record
 
 CPU = torch.device("cpu")
@@ -97,7 +97,7 @@ def test_changes_are_reported_against_the_unforced_metric(ready, monkeypatch):
 def test_the_commonest_route_and_another_samples(ready):
     kept = ready[-1]
     own = [tuple(route) for route in np.concatenate([kept.modes, kept.inputs], 1).tolist()]
-    found = {kind: np.concatenate(routes, 1) for kind, routes in others_routes(kept)}
+    found = {kind: np.concatenate(routes, 1) for kind, routes in substitute_routes(kept)}
     [one] = {tuple(route) for route in found["most frequent"].tolist()}
     assert own.count(one) == max(own.count(route) for route in own) < len(own)
     drawn = [tuple(route) for route in found["shuffled"].tolist()]
@@ -109,6 +109,6 @@ def test_a_samples_rows_take_the_rows_of_one_other_sample(ready):
     routes = np.arange(rows)[:, None].repeat(4, 1)
     counted = np.arange(rows) % 2 == 0
     kept = replace(ready[-1], modes=routes, inputs=routes, ids=[*"aabbcc"], counted=counted)
-    drawn = dict(others_routes(kept))["shuffled"][0][:, 0].reshape(3, 2)
+    drawn = dict(substitute_routes(kept))["shuffled"][0][:, 0].reshape(3, 2)
     assert (drawn[:, 1] - drawn[:, 0] == 1).all() and sorted(drawn[:, 0]) == [0, 2, 4]
-    assert dict(others_routes(kept))["most frequent"][0][0, 0] in (0, 2, 4)
+    assert dict(substitute_routes(kept))["most frequent"][0][0, 0] in (0, 2, 4)

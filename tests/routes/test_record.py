@@ -7,7 +7,7 @@ import torch
 from routes.planted import model_and_task, plant_constant, plant_reader, scatter
 from volta_switch.model.embeddings import ModelInputs
 from volta_switch.model.layout import PackedLayout
-from volta_switch.routes.record import Observed, evaluate, record, spelt
+from volta_switch.routes.record import ObservedModel, evaluate, record, route_words
 from volta_switch.routes.report import counted_routes, dependence, route_report
 
 CPU = torch.device("cpu")
@@ -20,7 +20,7 @@ def recorded(model, task, encoder, split="val", batch_size=7):
 
 def scores_of(model, task, encoder, given=None, batch_size=7):
     """Every batch's scores, through the task's own evaluation."""
-    found, observed = [], Observed(model, encoder, given)
+    found, observed = [], ObservedModel(model, encoder, given)
     observed.watch = lambda tensors, out: found.append(out.scores.clone())
     evaluation = evaluate(task, observed, task.loader("val", batch_size, training=False), CPU)
     return found, evaluation
@@ -152,9 +152,9 @@ def test_retrieval_counts_true_pairs_alone(world):
 def test_routes_in_words():
     rows = np.array([[3, 0], [1, 2]]), np.array([[0, 2], [0, 1]])
     names = ("SS", "SC", "CS", "J")
-    assert spelt(*rows, names, (True, True)) == ["J SS2", "SC CS1"]
-    assert spelt(*rows, names, (True, False)) == ["J SS", "SC CS"]
-    assert spelt(*rows, names, (False, True)) == ["J J2", "J J1"]
+    assert route_words(*rows, names, (True, True)) == ["J SS2", "SC CS1"]
+    assert route_words(*rows, names, (True, False)) == ["J SS", "SC CS"]
+    assert route_words(*rows, names, (False, True)) == ["J J2", "J J1"]
 
 
 def test_operations_are_tracked_along_the_routes(world):

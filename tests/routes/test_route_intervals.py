@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from volta_switch.data.random_streams import whole_groups
-from volta_switch.routes.intervals import Drawn, Ratio, means
-from volta_switch.routes.statistics import surprise
+from volta_switch.routes.report import ImageSample, WeightedValues, means, surprisal
 
 RNG = np.random.default_rng(0)
 IMAGES, QUESTIONS = 200, 4
@@ -39,11 +38,11 @@ def test_95_of_100_intervals_cover_the_whole_splits_number(what, spread, count):
     for seed in range(tries):
         ids, images, values = split(spread)
         taken = whole_groups(images, count, seed)
-        drawn = Drawn(dict(zip(ids, images, strict=True)))
+        drawn = ImageSample(dict(zip(ids, images, strict=True)))
 
         def items(of, what=what):
             if what == "entropy":
-                return surprise(np.digitize(of, (-1.0, 0.5)))
+                return surprisal(np.digitize(of, (-1.0, 0.5)))
             return of > 1 if what == "share" else of
 
         low, high = drawn.interval(items(values[taken]), drawn.groups([ids[place] for place in taken]))
@@ -52,7 +51,7 @@ def test_95_of_100_intervals_cover_the_whole_splits_number(what, spread, count):
 
 
 def test_what_all_drawn_images_agree_on_is_not_certain():
-    drawn = Drawn({str(number): f"image {number // 2}" for number in range(100)})
+    drawn = ImageSample({str(number): f"image {number // 2}" for number in range(100)})
     groups = drawn.groups([str(number) for number in range(20)])  # 10 of 50 images
     never, always = drawn.interval(np.zeros(20, bool), groups), drawn.interval(np.ones(20, bool), groups)
     assert never[0] == 0 and (1 - never[1]) ** 10 == pytest.approx(0.05) and always == [1 - never[1], 1]
@@ -62,9 +61,9 @@ def test_what_all_drawn_images_agree_on_is_not_certain():
 
 
 def test_a_weighed_mean_has_the_interval_of_its_rows():
-    drawn = Drawn({str(number): f"image {number}" for number in range(40)})
+    drawn = ImageSample({str(number): f"image {number}" for number in range(40)})
     sums, weights = np.array([1.0, 6.0, 2.0, 12.0]), np.array([1, 2, 2, 3])
-    ratio = Ratio(sums, weights)
+    ratio = WeightedValues(sums, weights)
     assert ratio.mean == pytest.approx(21 / 8) == means({"a": [ratio]})["a"][0]
     rows, of_rows = np.repeat(sums / weights, weights), np.repeat(["0", "1", "2", "3"], weights)
     low, high = drawn.interval(ratio, drawn.groups(["0", "1", "2", "3"]))
@@ -73,7 +72,7 @@ def test_a_weighed_mean_has_the_interval_of_its_rows():
 
 
 def test_a_report_and_its_intervals_have_one_shape():
-    drawn = Drawn({str(number): f"image {number // 2}" for number in range(100)})
+    drawn = ImageSample({str(number): f"image {number // 2}" for number in range(100)})
     groups = drawn.groups([str(number) for number in range(20)])
     tree = {"layers": [{"layer": 1, "modes": {"J": np.arange(20) % 4 == 0}}], "entropy": np.linspace(0, 1, 20)}
     assert means(tree) == {"layers": [{"layer": 1, "modes": {"J": 0.25}}], "entropy": pytest.approx(0.5)}

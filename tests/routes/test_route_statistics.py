@@ -3,20 +3,20 @@
 import numpy as np
 import pytest
 
-from volta_switch.routes.statistics import MOST_GROUPS, grouped, mutual_information, surprise
+from volta_switch.routes.report import MOST_GROUPS, group_labels, mutual_information, surprisal
 
 RNG = np.random.default_rng(0)
 
 
 def entropy(labels):
-    return surprise(labels).mean()
+    return surprisal(labels).mean()
 
 
 def test_entropy_of_known_frequencies():
     assert entropy(["a"] * 5) == 0
     assert entropy(["a", "b"] * 4) == 1
     assert entropy(np.array([0, 1, 2, 2])) == pytest.approx(1.5)
-    assert surprise(np.array([0, 1, 2, 2])).tolist() == [2, 2, 1, 1]
+    assert surprisal(np.array([0, 1, 2, 2])).tolist() == [2, 2, 1, 1]
 
 
 def test_information_of_a_copy_is_its_entropy():
@@ -49,9 +49,9 @@ def test_a_constant_says_nothing():
 
 def test_numbers_of_many_values_are_grouped_at_quantiles():
     values = RNG.permutation(1000)
-    groups = grouped(values)
+    groups = group_labels(values)
     assert set(np.bincount(groups)) == {125} and len(set(groups.tolist())) == MOST_GROUPS
     assert (np.diff(groups[np.argsort(values)]) >= 0).all()
-    assert grouped([3, 1, 3]).tolist() == [3, 1, 3]
+    assert group_labels([3, 1, 3]).tolist() == [3, 1, 3]
     words = [str(number) for number in range(20)]
-    assert grouped(words).tolist() == words
+    assert group_labels(words).tolist() == words

@@ -6,7 +6,7 @@ import torch
 from small_world import SIZES, equal_weights, json_of, log_of, weights_of
 from train.run_ends import logged
 from volta_switch import BertForVLPreTraining, load_config
-from volta_switch.cost.counts import Counts, some_batch
+from volta_switch.cost.counts import BatchCounts, some_batch
 from volta_switch.cost.executed import training_step
 from volta_switch.cost.paths import EPSILON, Activity, training_paths
 from volta_switch.data.batches.collate import Batch
@@ -62,7 +62,7 @@ def watched(learner, *batches, backward=False):
 
 
 def counts_of(learner, batch):
-    return Counts.of(learner.model.config, batch.inputs)
+    return BatchCounts.from_batch(learner.model.config, batch.inputs)
 
 
 def one_hot(numbers, options):
@@ -116,7 +116,7 @@ def test_samples_that_go_different_ways_are_averaged_one_by_one(monkeypatch):
     assert routes["input_entropy"] == [0.0, 0.75, 0.75, 0.75]
     first = one_hot([0], C).expand(B, 1, C)
     taken = Routes(of_modes[:, None].expand(B, L, M), torch.cat((first, of_inputs[:, None].expand(B, L - 1, C)), 1))
-    expected = training_paths(learner.model.config, counts_of(learner, batch), Activity.of(taken)) / B
+    expected = training_paths(learner.model.config, counts_of(learner, batch), Activity.from_routes(taken)) / B
     assert found["path_flops_per_pair"] == pytest.approx(expected, rel=1e-12)
 
 

@@ -7,13 +7,13 @@ import sys
 import pytest
 
 from volta_switch.errors import UserError
-from volta_switch.world.build import keep_world
+from volta_switch.world.build import ensure_world
 
 SMALLEST = {"seed": 0, "images": 20, "eval_images": 10, "render": False, "data_sets": ("refer",)}
 KEEP = f"""
 import os, sys
-from volta_switch.world.build import keep_world
-keep_world(sys.argv[1], **{SMALLEST!r})
+from volta_switch.world.build import ensure_world
+ensure_world(sys.argv[1], **{SMALLEST!r})
 print(os.stat(sys.argv[1] + "/world.json").st_ino)
 """
 
@@ -34,21 +34,21 @@ def test_a_world_whose_writer_was_killed_is_written_anew(tmp_path):
     killed.kill()
     killed.wait()
     assert list(tmp_path.glob("world.unfinished-*")) and not (tmp_path / "world").exists()
-    keep_world(tmp_path / "world", **SMALLEST)
+    ensure_world(tmp_path / "world", **SMALLEST)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".world.lock", "world"]
     before = (tmp_path / "world" / "world.json").stat()
-    keep_world(tmp_path / "world", **SMALLEST)
+    ensure_world(tmp_path / "world", **SMALLEST)
     assert (tmp_path / "world" / "world.json").stat() == before
 
 
 def test_a_kept_world_of_other_parameters_or_of_another_version_is_replaced(tmp_path):
     out = tmp_path / "world"
-    keep_world(out, **SMALLEST)
-    keep_world(out, **{**SMALLEST, "seed": 1})
+    ensure_world(out, **SMALLEST)
+    ensure_world(out, **{**SMALLEST, "seed": 1})
     summary = json.loads((out / "world.json").read_text())
     assert summary["spec"]["seed"] == 1
     (out / "world.json").write_text(json.dumps({**summary, "format": 0}))
-    keep_world(out, **{**SMALLEST, "seed": 1})
+    ensure_world(out, **{**SMALLEST, "seed": 1})
     assert json.loads((out / "world.json").read_text()) == summary
 
 
@@ -56,20 +56,20 @@ def test_what_is_no_world_is_left_alone(tmp_path):
     (tmp_path / "world").mkdir()
     (tmp_path / "world" / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="not empty and holds no world"):
-        keep_world(tmp_path / "world", **SMALLEST)
+        ensure_world(tmp_path / "world", **SMALLEST)
     assert (tmp_path / "world" / "mine.txt").read_text() == "mine"
 
 
 def test_a_kept_world_that_lacks_a_file_is_written_anew(tmp_path):
     out = tmp_path / "world"
-    keep_world(out, **SMALLEST)
+    ensure_world(out, **SMALLEST)
     lost = out / sorted(json.loads((out / "world.json").read_text())["sha256"])[0]
     lost.unlink()
-    keep_world(out, **SMALLEST)
+    ensure_world(out, **SMALLEST)
     assert lost.is_file()
 
 
 def test_a_file_where_a_folder_is_needed_is_told(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="a file stands where a folder is needed"):
-        keep_world(tmp_path / "file" / "world", **SMALLEST)
+        ensure_world(tmp_path / "file" / "world", **SMALLEST)

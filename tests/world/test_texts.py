@@ -7,8 +7,7 @@ import pytest
 from small_truth import denoted, true_answer
 
 from volta_switch.world.balance import retrieval_ceiling
-from volta_switch.world.captions import Caption
-from volta_switch.world.phrases import Phrase
+from volta_switch.world.phrases import Caption, Phrase
 from volta_switch.world.questions import ANSWERS, LABELS, annotate
 
 

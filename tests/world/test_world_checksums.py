@@ -11,7 +11,7 @@ from volta_switch.checksums import SUMS, Changed, verify
 from volta_switch.data.fingerprints import file_fingerprint, store_fingerprint
 from volta_switch.train import finetuning
 from volta_switch.world import write_world
-from volta_switch.world.build import keep_world
+from volta_switch.world.build import ensure_world
 
 SMALLEST = {"seed": 0, "images": 20, "eval_images": 10, "render": False}
 ANNOTATIONS = "datasets/refcoco+_unc/annotations/refcoco+/instances.json"
@@ -104,7 +104,7 @@ def test_a_world_that_a_command_keeps_for_itself_is_written_again_where_its_summ
     path = copy.path / "world.json"
     summary = json.loads(path.read_text())
     path.write_text(json.dumps({**summary, "balance": {}}))
-    keep_world(copy.path, **SMALLEST)
+    ensure_world(copy.path, **SMALLEST)
     verify(copy.path)
 
 

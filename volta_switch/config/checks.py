@@ -1,6 +1,6 @@
-"""Which configurations make sense as a whole: sublayer lists, widths, values that depend on each other.
+"""Checks of whole configurations: sublayer lists, widths, values that depend on each other.
 
-What each field may be by itself stands beside it (``schema``).
+The range of each field by itself stands beside the field (``schema``).
 """
 
 from __future__ import annotations
@@ -22,13 +22,17 @@ TYPES = {"vl-bert": 3, "uniter": 2, "visualbert": 2}  # token types that these e
 
 
 def require(condition: bool, key: str, expected: str, found: object) -> None:
-    """Raises UserError with the key, what was expected and what was found, unless the condition holds."""
+    """Raises ``UserError`` with the key, the expected and the found value, unless the condition holds."""
     if not condition:
         raise UserError(f"{key}: expected {expected}, found {found!r}")
 
 
 def check_dependent(config: Config) -> None:
-    """Values that depend on each other."""
+    """Checks values that depend on each other.
+
+    Raises:
+        UserError: two values contradict each other.
+    """
     if config.image_embeddings == "vl-bert":
         dim = config.v_coordinate_embeddings_dim
         # The 4 x 2 x dim coordinate values stand beside the feature in a vector of twice the feature's width.
@@ -46,7 +50,11 @@ def check_dependent(config: Config) -> None:
 
 
 def check_sublayers(config: Config) -> None:
-    """Sublayer numbers: contiguous, of one kind each, shared only where both modalities exist."""
+    """Checks sublayer numbers: contiguous, of one kind each, shared only where both modalities exist.
+
+    Raises:
+        UserError: the lists contradict each other.
+    """
     attention, ff = config.attention_sublayers, config.ff_sublayers
     both = sorted(set(attention) & set(ff))
     if both:
@@ -87,7 +95,7 @@ def check_sublayers(config: Config) -> None:
 
 
 def check_region_loss(config: Config) -> None:
-    """Pre-training predicts masked regions whatever its objective, so that it needs something to predict of them.
+    """Checks that there is a target for masked regions, which pre-training predicts under every objective.
 
     Raises:
         UserError: no visual target has a weight.
@@ -98,7 +106,11 @@ def check_region_loss(config: Config) -> None:
 
 
 def check_widths(config: Config) -> None:
-    """Widths and heads that must divide or agree."""
+    """Checks widths and heads that must divide or agree.
+
+    Raises:
+        UserError: they do not.
+    """
     crossing = {*config.tv_attn_sublayers, *config.vt_attn_sublayers}
     shared = set(config.shared_sublayers)
     for number in config.attention_sublayers:
@@ -131,14 +143,22 @@ def check_widths(config: Config) -> None:
 
 
 def check_route(config: Config) -> None:
-    """The label ``route`` against the sublayer lists."""
+    """Checks the label ``route`` against the sublayer lists.
+
+    Raises:
+        UserError: they differ.
+    """
     spelt = tuple(static_mode(config, number) for number in config.attention_sublayers)
     if spelt != config.route:
         raise UserError(f"route: the sublayer lists spell {list(spelt)}, found {list(config.route)}")
 
 
 def check_switchable(config: Config) -> None:
-    """A ``switch`` section needs a single stream of joint layers."""
+    """Checks that a configuration with a ``switch`` section is a single stream of joint layers.
+
+    Raises:
+        UserError: it is not.
+    """
     count = len(config.attention_sublayers)
     alternating = config.attention_sublayers == tuple(range(0, 2 * count, 2)) and len(config.ff_sublayers) == count
     joint = all(static_mode(config, number) == "J" for number in config.attention_sublayers)
@@ -150,19 +170,19 @@ def check_switchable(config: Config) -> None:
 
 
 def attention_size(config: Config, number: int, modality: str) -> tuple[int, int]:
-    """Width and number of heads of an attention sublayer; ``modality`` is ``""`` (text) or ``"v_"``."""
+    """Returns width and number of heads of an attention sublayer; ``modality`` is ``""`` (text) or ``"v_"``."""
     widths, heads = f"sublayer2{modality}attn_hidden_size", f"sublayer2{modality}num_attention_heads"
     width = getattr(config, widths).get(str(number), getattr(config, f"{modality}hidden_size"))
     return width, getattr(config, heads).get(str(number), getattr(config, f"{modality}num_attention_heads"))
 
 
 def intermediate_size(config: Config, number: int, modality: str) -> int:
-    """Width of a feed-forward sublayer; ``modality`` is ``""`` (text) or ``"v_"``."""
+    """Returns the width of a feed-forward sublayer; ``modality`` is ``""`` (text) or ``"v_"``."""
     sizes = getattr(config, f"sublayer2{modality}intermediate_size")
     return sizes.get(str(number), getattr(config, f"{modality}intermediate_size"))
 
 
 def static_mode(config: Config, number: int) -> str | None:
-    """The attention mode (paper table 1) that the lists spell for a sublayer; None for any other pattern."""
+    """Returns the attention mode (paper table 1) that the lists spell for a sublayer; None for any other pattern."""
     spelt = tuple(number in getattr(config, f"{pair}_attn_sublayers") for pair in ("tt", "tv", "vt", "vv"))
     return next((name for name, mode in ATTENTION_MODES.items() if mode.pairs == spelt), None)

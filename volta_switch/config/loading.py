@@ -64,7 +64,11 @@ def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Iter
 
 
 def find_config(name: str | Path) -> Path:
-    """The file that a configuration's name or path stands for."""
+    """Returns the file of a configuration, given its name or path.
+
+    Raises:
+        UserError: there is none; the nearest name is suggested.
+    """
     given = Path(name)
     spellings = [given, given.with_name(given.name + ".json")] if given.name else []
     tried = list(spellings)
@@ -113,13 +117,13 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 
 
 def _unread(key: str) -> Unread | None:
-    """What a configuration's field is where nothing reads it."""
+    """Returns the range of a field that nothing reads; None for any other field."""
     found = range_of(Config, key) if key in Config.__dataclass_fields__ else None
     return found if isinstance(found, Unread) else None
 
 
 def _with_floats(value: Any) -> Any:
-    """The value with strings such as 1e-6, which YAML does not take for numbers, as floats."""
+    """Returns the value with floats for strings such as 1e-6, which YAML does not take for numbers."""
     if isinstance(value, dict):
         return {key: _with_floats(item) for key, item in value.items()}
     if isinstance(value, list):

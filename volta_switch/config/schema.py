@@ -39,7 +39,7 @@ SUBLAYER = whole(0, 9999)  # a sublayer's number, or a BERT layer's
 
 @dataclass(frozen=True)
 class SwitchConfig:
-    """What Switch-BERT may choose, and how (the ``switch`` section).
+    """The ``switch`` section: what Switch-BERT may choose, and how.
 
     ``temperature``, ``min_temperature``, ``anneal_rate`` and ``finetune_temperature`` are the paper's
     (supplementary 2); ``alignment`` and ``hidden_size`` are not given by the paper.
@@ -183,7 +183,7 @@ class Config:
         return tuple(sorted({*self.t_ff_sublayers, *self.v_ff_sublayers}))
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as JSON types; ``load_config`` of it gives an equal configuration."""
+        """Returns the configuration as JSON types; ``load_config`` of it gives an equal configuration."""
         values = dataclasses.asdict(self)
         if self.switch is None:
             del values["switch"]

@@ -1,1 +1,1 @@
-"""What a configuration costs: operations as executed and as the paper counts them, parameters, memory."""
+"""The cost of a configuration: operations as executed and as the paper counts them, parameters, memory."""

@@ -9,14 +9,13 @@ from typing import Any
 from tabulate import tabulate
 
 from volta_switch.config import Config, load_config
-from volta_switch.cost.counts import Counts, Task, some_batch
-from volta_switch.cost.executed import inference, training_step
-from volta_switch.cost.memory import activation_bytes, parameters
+from volta_switch.cost.counts import BatchCounts, TaskHead, some_batch
+from volta_switch.cost.executed import activation_bytes, inference, parameters, training_step
 from volta_switch.cost.paths import inference_paths, training_paths
 from volta_switch.ranges import BATCH_SIZE, PATH, Text
 
-# What is counted: pre-training, and the paper's tasks with the heads of VOLTA's task files; one image-text pair each.
-WORK: dict[str, Task | None] = {
+# What is counted, of one image-text pair: pre-training, and the paper's tasks with the heads of VOLTA's task files.
+WORK: dict[str, TaskHead | None] = {
     "pre-training": None,
     "VQAv2": {"type": "VL-classifier", "num_labels": 3129},
     "retrieval": {"type": "VL-logit"},
@@ -31,7 +30,7 @@ COUNTS = {  # name -> (heading, function)
 
 
 def add_flops_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's flags."""
+    """Adds the command's flags."""
     parser.add_argument("config", type=PATH, help="a name in config/, or a path")
     parser.add_argument(
         "--set", action="append", type=Text(), default=[], metavar="KEY=VALUE", help="overrides a field"
@@ -53,16 +52,16 @@ def run_flops(args: argparse.Namespace) -> None:
 
 
 def cost(config: Config, B: int) -> dict[str, Any]:
-    """FLOPs of a sample (means over a batch of ``B``), parameters, and bytes of activations of a sample.
+    """Returns FLOPs and activation bytes of a sample (means over a batch of ``B``), and parameters.
 
-    The configuration's K decides the path FLOPs: K modes of each layer are active, each as probable as any other.
+    The path FLOPs assume K active modes in each layer, all equally probable; K is the configuration's.
     """
     batch = some_batch(B, config=config)
     flops = {}
     for work, task in WORK.items():
         if task is not None and task["type"] != "V-logit" and config.fusion_method == "none":
             continue  # nothing is pooled; a task file would set another fusion method
-        counts = Counts.of(config, batch, task)
+        counts = BatchCounts.from_batch(config, batch, task)
         flops[work] = {name: function(config, counts) / B for name, (_, function) in COUNTS.items()}
     return {
         "parameters": parameters(config),
@@ -74,7 +73,7 @@ def cost(config: Config, B: int) -> dict[str, Any]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """The same for a person."""
+    """Returns the same as text."""
     rows = [
         [work, *(f"{values[name] / 1e9:.2f}" for name in COUNTS)] for work, values in found["flops_per_sample"].items()
     ]

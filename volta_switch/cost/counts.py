@@ -1,4 +1,4 @@
-"""What decides the operations of a step: real rows of a batch, how many of them are read, what is predicted from them.
+"""What decides the operations of a step: the real rows of a batch, the rows read at the end, and the predictions.
 
 Legend: B batch, T text slots, R region slots (the global one included), N boxes.
 """
@@ -16,50 +16,61 @@ from torch import Tensor
 from volta_switch.config import Config
 
 SLOTS, BOXES, FEATURES, CLASSES, LOCATIONS = 38, 36, 2048, 1601, 5  # of VOLTA's pre-training
-Task = Mapping[str, Any]  # an entry of a task file: type, num_labels, num_clf_layers
+TaskHead = Mapping[str, Any]  # an entry of a task file: type, num_labels, num_clf_layers
 
 
 @dataclass(frozen=True)
-class Part:
-    """Rows of one modality, of each sample of a batch."""
+class RowCounts:
+    """Numbers of rows of one modality, of each sample of a batch (B,)."""
 
     lengths: tuple[int, ...]
 
     @classmethod
-    def of(cls, mask: Tensor) -> Part:
-        """Of a mask (B, slots) of them."""
+    def from_mask(cls, mask: Tensor) -> RowCounts:
+        """Counts the true entries of a mask (B, slots)."""
         return cls(tuple(mask.sum(1).tolist()))
 
     @property
     def rows(self) -> int:
-        """How many in all."""
+        """The number of rows of the batch."""
         return sum(self.lengths)
 
     @property
     def longest(self) -> int:
-        """How many the longest sample has: the attention's slots."""
+        """The rows of the longest sample: the attention's slots."""
         return max(self.lengths)
 
 
 @dataclass(frozen=True)
-class Counts:
-    """What a batch has, and what of it is read at the end.
+class BatchCounts:
+    """The rows of a batch, and those of them that are read at the end.
 
-    ``task``: None counts pre-training, else the task's head.
+    Attributes:
+        samples: B, image-text pairs.
+        text, vision: all real rows.
+        read_text, read_vision: rows that heads and poolers read.
+        words, boxes: masked ones, of the whole batch.
+        task: the task's head; None counts pre-training.
     """
 
     samples: int
-    text: Part
-    vision: Part
-    read_text: Part  # masked words, and what is pooled
-    read_vision: Part  # masked boxes, and what is pooled; all regions where each is scored
+    text: RowCounts
+    vision: RowCounts
+    read_text: RowCounts  # masked words, and what is pooled
+    read_vision: RowCounts  # masked boxes, and what is pooled; all regions where each is scored
     words: int  # masked
     boxes: int  # masked
-    task: Task | None = None
+    task: TaskHead | None = None
 
     @classmethod
-    def of(cls, config: Config, batch: Mapping[str, Tensor], task: Task | None = None) -> Counts:
-        """Of a batch as a model takes it; of a task's, labels of pre-training are not looked at."""
+    def from_batch(cls, config: Config, batch: Mapping[str, Tensor], task: TaskHead | None = None) -> BatchCounts:
+        """Counts a batch as a model takes it.
+
+        Args:
+            config: the architecture.
+            batch: tensors by name; of a task's batch, pre-training's labels are not looked at.
+            task: the task's head; None for pre-training.
+        """
         real, regions = batch["attention_mask"] != 0, batch["image_attention_mask"] != 0
         if task is None:
             words, boxes = batch["masked_lm_labels"] != -1, batch["image_label"] == 1
@@ -72,12 +83,15 @@ class Counts:
         read_vision[:, 0] |= config.fusion.pools_vision
         if task is not None and task["type"] == "V-logit":
             read_vision = regions
-        of = Part.of
+        of = RowCounts.from_mask
         parts = (of(real), of(regions), of(read_text), of(read_vision))
         return cls(len(real), *parts, int(words.sum()), int(boxes.sum()), task)
 
-    def going_on(self, config: Config, number: int) -> tuple[Part, Part]:
-        """Rows of text and of vision that leave a sublayer: the read ones once nothing attends to the modality more."""
+    def rows_still_needed(self, config: Config, number: int) -> tuple[RowCounts, RowCounts]:
+        """Returns the rows of text and of vision that layers after sublayer ``number`` need.
+
+        Once nothing attends to a modality any more, these are the rows that are read.
+        """
         last_text = max((*config.tt_attn_sublayers, *config.vt_attn_sublayers), default=-1)
         last_vision = max((*config.tv_attn_sublayers, *config.vv_attn_sublayers), default=-1)
         return (
@@ -87,10 +101,12 @@ class Counts:
 
 
 def some_batch(B: int, seed: int = 0, config: Config | None = None) -> dict[str, Tensor]:
-    """A batch of pre-training as VOLTA's loader gives it: captions of 12 +- 4 word pieces in 38 slots, 37 regions.
+    """Draws a batch of pre-training as VOLTA's loader gives it: 12 +- 4 word pieces in 38 slots, 37 regions.
 
-    Sizes of features, locations and classes, and whether there is a global region, are the configuration's, VOLTA's
-    controlled set-up's by default.
+    Args:
+        B: samples.
+        seed: of the random numbers.
+        config: gives the sizes of features, locations and classes, and the global region; by default they are VOLTA's.
     """
     widths, R = (FEATURES, LOCATIONS, CLASSES), BOXES + 1
     if config is not None:

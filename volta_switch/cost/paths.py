@@ -18,14 +18,15 @@ Legend: B batch, L layers, M modes, C input candidates, D hidden.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from volta_switch.config import ATTENTION_MODES, Config, attention_size
-from volta_switch.cost.counts import Counts
-from volta_switch.cost.executed import encoder, feed_forward, inferred, trained
+from volta_switch.cost.counts import BatchCounts, TaskHead
+from volta_switch.cost.executed import encoder, feed_forward, inference, inference_flops, training_flops, training_step
 from volta_switch.model.switch import Routes
 
 EPSILON = 0.01  # a weight above which a path counts as active
@@ -39,13 +40,13 @@ class Activity:
     inputs: Tensor
 
     @classmethod
-    def of(cls, routes: Routes, epsilon: float = EPSILON) -> Activity:
-        """Of tracked routes."""
+    def from_routes(cls, routes: Routes, epsilon: float = EPSILON) -> Activity:
+        """Returns the paths of tracked routes whose weight exceeds ``epsilon``."""
         return cls((routes.modes > epsilon).double(), (routes.inputs > epsilon).double())
 
     @classmethod
     def expected(cls, config: Config, samples: int, training: bool) -> Activity:
-        """Of K active modes, and of all input candidates, in training; of one each in inference."""
+        """Returns the activity of K equally probable modes and all input candidates; in inference, of one each."""
         assert config.switch is not None
         switch, L = config.switch, len(config.attention_sublayers)
         modes = torch.zeros(samples, L, len(switch.modes), dtype=torch.float64)
@@ -62,18 +63,22 @@ class Activity:
         return cls(modes, inputs)
 
 
-def training_paths(config: Config, counts: Counts, activity: Activity | None = None, shared: bool = False) -> float:
-    """Path FLOPs of a training step; of a static architecture, its executed ones."""
-    return trained(config, counts, _encoder(config, counts, activity, shared, training=True))
+def training_paths(
+    config: Config, counts: BatchCounts, activity: Activity | None = None, shared: bool = False
+) -> float:
+    """Returns the path FLOPs of a training step; of a static architecture, the executed ones."""
+    return training_flops(config, counts, _encoder(config, counts, activity, shared, training=True))
 
 
-def inference_paths(config: Config, counts: Counts, activity: Activity | None = None, shared: bool = False) -> float:
-    """Path FLOPs of a forward pass; of a static architecture, its executed ones."""
-    return inferred(config, counts, _encoder(config, counts, activity, shared, training=False))
+def inference_paths(
+    config: Config, counts: BatchCounts, activity: Activity | None = None, shared: bool = False
+) -> float:
+    """Returns the path FLOPs of a forward pass; of a static architecture, the executed ones."""
+    return inference_flops(config, counts, _encoder(config, counts, activity, shared, training=False))
 
 
-def _encoder(config: Config, counts: Counts, activity: Activity | None, shared: bool, training: bool) -> float:
-    """The encoder's forward pass; multiplications."""
+def _encoder(config: Config, counts: BatchCounts, activity: Activity | None, shared: bool, training: bool) -> float:
+    """Returns the multiplications of the encoder's forward pass."""
     if config.switch is None:
         return encoder(config, counts)
     active = Activity.expected(config, counts.samples, training) if activity is None else activity
@@ -84,12 +89,12 @@ def _encoder(config: Config, counts: Counts, activity: Activity | None, shared: 
     return macs
 
 
-def _modes(config: Config, counts: Counts, layer: int, active: Tensor, shared: bool) -> float:
-    """The active modes of a layer, (B, M); multiplications."""
+def _modes(config: Config, counts: BatchCounts, layer: int, active: Tensor, shared: bool) -> float:
+    """Returns the multiplications of a layer's active modes (B, M)."""
     assert config.switch is not None
     number, D = config.attention_sublayers[layer], config.hidden_size
     width, _ = attention_size(config, number, "")
-    queries, keys = counts.going_on(config, number), counts.going_on(config, number - 1)
+    queries, keys = counts.rows_still_needed(config, number), counts.rows_still_needed(config, number - 1)
     going_on, text, vision = (
         torch.tensor(lengths, dtype=torch.float64)  # (B,)
         for lengths in (
@@ -111,14 +116,46 @@ def _modes(config: Config, counts: Counts, layer: int, active: Tensor, shared: b
     return macs
 
 
-def _inputs(config: Config, counts: Counts, layer: int, active: Tensor) -> float:
-    """The active input candidates of a layer, (B, C); multiplications."""
-    text, vision = counts.going_on(config, config.attention_sublayers[layer] - 1)
+def _inputs(config: Config, counts: BatchCounts, layer: int, active: Tensor) -> float:
+    """Returns the multiplications of a layer's active input candidates (B, C)."""
+    text, vision = counts.rows_still_needed(config, config.attention_sublayers[layer] - 1)
     rows = torch.tensor(text.lengths, dtype=torch.float64) + torch.tensor(vision.lengths)
     return float((_weighed(active) * rows).sum() * config.hidden_size)
 
 
 def _weighed(active: Tensor) -> Tensor:
-    """(B, O) to (B,): how many options are weighed; a lone one needs no weight."""
+    """Returns the number of options (B,) that are weighed, of active ones (B, O); a single one needs no weight."""
     total = active.sum(1)
     return torch.where(total > 1, total, 0)
+
+
+class TrackedFlops:
+    """FLOPs summed over batches from the routes that were taken: the paper's way to count (section 3.4.5).
+
+    Each batch is counted twice, as a training step and as inference. ``task`` as in ``BatchCounts``; a path is active
+    where its weight exceeds ``epsilon``.
+    """
+
+    def __init__(self, config: Config, task: TaskHead | None, epsilon: float = EPSILON):
+        self._config, self._task, self._epsilon = config, task, epsilon
+        self._sums = dict.fromkeys(
+            ("training_executed", "inference_executed", "training_paths", "inference_paths"), 0.0
+        )
+        self._rows = 0
+
+    def add(self, batch: Mapping[str, Tensor], soft: Routes, hard: Routes) -> None:
+        """Adds a batch as the model takes it, with its routes in training (``soft``) and in inference (``hard``)."""
+        counts = BatchCounts.from_batch(self._config, batch, self._task)
+        of_training, of_inference = (Activity.from_routes(routes, self._epsilon) for routes in (soft, hard))
+        for name, flops in (
+            ("training_executed", training_step(self._config, counts)),
+            ("inference_executed", inference(self._config, counts)),
+            ("training_paths", training_paths(self._config, counts, of_training)),
+            ("inference_paths", inference_paths(self._config, counts, of_inference)),
+        ):
+            self._sums[name] = self._sums.get(name, 0.0) + flops
+        self._rows += counts.samples
+
+    def report(self) -> dict[str, float]:
+        """Returns the mean FLOPs of an image-text pair, by kind of count."""
+        return {name: total / max(self._rows, 1) for name, total in self._sums.items()}

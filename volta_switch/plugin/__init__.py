@@ -4,20 +4,14 @@
 volta_switch.plugin SCRIPT ...``) runs one of VOLTA's own scripts with it, and with the repairs that VOLTA needs to run
 at all. VOLTA's files are never written to.
 
-    encoder       the switched encoder behind VOLTA's signature
-    registration  register() and unregister()
-    checkout      where VOLTA is, and importing from it without leaving a trace
-    patches       changing attributes of other people's modules, and taking the changes back
+    encoder       the switched encoder behind VOLTA's signature; register() and unregister()
+    checkout      where VOLTA is, importing from it without leaving a trace, the packages that it needs
+    replacements  patched attributes, stand-ins for packages, pickles loaded without running code
+    script        running a script of the checkout; how repairs are listed, chosen and applied
     repairs/      what stops VOLTA or corrupts its numbers, each mended by one function
-    catalogue     how repairs are listed and chosen
-    stand_ins     modules in place of packages that VOLTA imports but does not need here
-    pickles       VOLTA's own caches and records, read without running code
-    script        running a script of the checkout
-    command_line  the script's flags, with its files found
     commands      the command line
 """
 
-from volta_switch.plugin.encoder import VoltaSwitchEncoder, encoder_config
-from volta_switch.plugin.registration import register, unregister
+from volta_switch.plugin.encoder import VoltaSwitchEncoder, encoder_config, register, unregister
 
 __all__ = ["VoltaSwitchEncoder", "encoder_config", "register", "unregister"]

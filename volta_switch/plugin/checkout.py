@@ -1,22 +1,32 @@
-"""Where VOLTA is, and importing from it: another package named volta is refused, and no bytecode is left behind."""
+"""The checkout of VOLTA: where it is, importing from it, the packages that it needs, and its files on a command line.
+
+Another package named volta is refused, and no bytecode is left behind.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
+import re
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
+from volta_switch.config import find_config
 from volta_switch.errors import UserError
-from volta_switch.plugin.requirements import imports_explained
+from volta_switch.files import read_yaml
+from volta_switch.plugin.replacements import STAND_INS
 
 CHECKOUT = "a checkout of github.com/e-bug/volta (git clone https://github.com/e-bug/volta)"
 
 
 def find_checkout(home: str | Path | None = None) -> Path:
-    """The checkout: ``home``, else ``VOLTA_HOME`` of the environment, else where the package ``volta`` is found.
+    """Finds the checkout: ``home``, else ``VOLTA_HOME`` of the environment, else where the package ``volta`` is.
 
     Raises:
         UserError: there is none.
@@ -35,7 +45,7 @@ def find_checkout(home: str | Path | None = None) -> Path:
 
 
 def import_encoders(home: str | Path | None) -> ModuleType:
-    """The module ``volta.encoders`` of VOLTA; ``home`` goes to the front of ``sys.path``.
+    """Imports VOLTA's module ``volta.encoders``; ``home`` goes to the front of ``sys.path``.
 
     Raises:
         UserError: no VOLTA can be imported, or another package of that name is found first.
@@ -59,10 +69,10 @@ def import_encoders(home: str | Path | None) -> ModuleType:
 
 
 def import_volta(name: str) -> ModuleType:
-    """A module of VOLTA's package, by its name in it.
+    """Imports a module of VOLTA's package, by its name in it.
 
     Raises:
-        UserError: it cannot be imported; the reason is told.
+        UserError: it cannot be imported; the message has the reason.
     """
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # the checkout stays as it is
     try:
@@ -73,7 +83,7 @@ def import_volta(name: str) -> ModuleType:
 
 
 def holds_encoders(package: Path) -> bool:
-    """Whether a folder is VOLTA's package; the index has another one of that name."""
+    """Returns whether a folder is VOLTA's package; the index has another one of that name."""
     return (package / "encoders.py").is_file()
 
 
@@ -84,9 +94,157 @@ def _add_to_path(folder: Path) -> None:
 
 
 def _package_folders() -> list[Path]:
-    """Where the package ``volta`` would be imported from; it is not run."""
+    """Returns the folders that the package ``volta`` would be imported from; it is not run."""
     try:
         spec = importlib.util.find_spec("volta")
     except ValueError:  # a module without a spec stands in its place
         return []
     return [Path(folder) for folder in spec.submodule_search_locations or []] if spec else []
+
+
+PROJECT = "volta-switch"
+EXTRA = "volta"  # pyproject.toml's list of what VOLTA's scripts import
+OWN = ("volta", "tools")  # VOLTA's own packages, beside its scripts
+# Where module and package differ by more than case, hyphens and underscores.
+OTHER_NAMES = {"yaml": "PyYAML", "skimage": "scikit-image", "botocore": "boto3"}  # boto3 pins its own botocore
+# Modules whose name is another project's on the index.
+NOT_ON_THE_INDEX = {"apex": "build it from github.com/NVIDIA/apex; the index's apex is another project"}
+
+
+def package_of(module: str) -> str:
+    """Returns the index's name of the package that brings a module: of ``msgpack_numpy``, ``msgpack-numpy``."""
+    top = module.partition(".")[0]
+    return OTHER_NAMES.get(top, top.replace("_", "-"))
+
+
+def name_in(requirement: str) -> str:
+    """Returns the package of a requirement, as the index compares names: of ``PyYAML>=6.0``, ``pyyaml``."""
+    found = re.match(r"[\w.-]+", requirement.strip())
+    assert found is not None, requirement
+    return re.sub(r"[-_.]+", "-", found.group()).lower()
+
+
+def remedy(error: Exception) -> str:
+    """Returns what is missing where an import failed with this error, and how to install it."""
+    module = _missing_in(error)
+    top = module.partition(".")[0]
+    if not module or top in sys.stdlib_module_names:
+        return "no package is missing; constraints.txt has the versions that were tried"
+    package = package_of(module)
+    if top in OWN:
+        return f"{module} is a part of VOLTA itself, which this checkout lacks or has not built"
+    if top in NOT_ON_THE_INDEX:
+        return f"{top} is missing: {NOT_ON_THE_INDEX[top]}"
+    try:
+        version = metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return _remedy_of_missing(top, package)
+    again = f"pip install --force-reinstall -c constraints.txt {package}"
+    return f"{package} {version} is installed and cannot be used: {again}"
+
+
+def _missing_in(error: Exception) -> str:
+    """Returns the module or package that an import failed for; "" where it failed for another reason."""
+    name = str(getattr(error, "name", None) or "") if isinstance(error, ImportError) else ""
+    # A package that checks its own requirements may raise a sentence for a name: "The 'regex!=2019.12.17' distribution"
+    found = re.search(r"^[\w.-]+$|(?<=')\w[\w.-]*", name)
+    return found.group() if found else ""
+
+
+def _remedy_of_missing(top: str, package: str) -> str:
+    if name_in(package) in _extra():
+        return f'the package {package} is missing: pip install "{PROJECT}[{EXTRA}]"'
+    asking = _asking_for(package)
+    if asking or top in STAND_INS:  # else the package may be called otherwise
+        by = f", which {asking} asks for" if asking else ""
+        return f"the package {package} is missing{by}: pip install {package}"
+    return f"the package of {top} is missing; VOLTA's commit 62f78cd does not import it"
+
+
+def _extra() -> frozenset[str]:
+    """Returns the packages that ``volta-switch[volta]`` asks for; none where this project is not installed."""
+    try:
+        stated = metadata.requires(PROJECT) or []
+    except metadata.PackageNotFoundError:
+        return frozenset()
+    marker = re.compile(rf"""extra\s*==\s*["']{EXTRA}["']""")
+    return frozenset(name_in(requirement) for requirement in stated if marker.search(requirement))
+
+
+def _asking_for(package: str) -> str | None:
+    """Returns an installed package that requires the given one; None if there is none."""
+    for found in metadata.distributions():
+        if any("extra ==" not in stated and name_in(stated) == name_in(package) for stated in found.requires or []):
+            return found.metadata["Name"]
+    return None
+
+
+@contextlib.contextmanager
+def imports_explained(place: str, errors: type[Exception] = Exception) -> Iterator[None]:
+    """Turns a failed import inside the block into one line that says what is missing and what helps.
+
+    Args:
+        place: the file whose imports these are.
+        errors: what is taken for a failed import; while a module is imported, whatever that raises.
+
+    Raises:
+        UserError: in place of the error.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except errors as error:
+        raise UserError(f"{place}: VOLTA cannot be imported ({error}); {remedy(error)}") from error
+
+
+def find_files(home: Path, argv: Sequence[str]) -> list[str]:
+    """Returns the command line with paths of files that are in the checkout, or shipped here, filled in.
+
+    Args:
+        home: the checkout.
+        argv: the script's own flags.
+
+    Raises:
+        UserError: the configuration or the task file is nowhere, or the task is not in its file.
+    """
+    flags: dict[str, Callable[[Path, str], str]] = {
+        "--config_file": _config, "--config": _config, "--tasks_config_file": _task_file
+    }  # fmt: skip
+    found = list(argv)
+    for index, argument in enumerate(argv):
+        flag, equals, value = argument.partition("=")
+        if flag in flags and equals:
+            found[index] = f"{flag}={flags[flag](home, value)}"
+        elif flag in flags and index + 1 < len(argv):
+            found[index + 1] = flags[flag](home, argv[index + 1])
+    _check_task(found)
+    return found
+
+
+def _config(home: Path, name: str) -> str:
+    given = _in_checkout(home, name)
+    return given if Path(given).is_file() else str(find_config(name))
+
+
+def _task_file(home: Path, name: str) -> str:
+    found = _in_checkout(home, name)
+    if not Path(found).is_file():
+        raise UserError(f"--tasks_config_file {name}: no such file, here or in {home}; expected config_tasks/NAME.yml")
+    return found
+
+
+def _in_checkout(home: Path, name: str) -> str:
+    inside = home / name
+    return str(inside) if not Path(name).is_file() and inside.is_file() else name
+
+
+def _check_task(argv: Sequence[str]) -> None:
+    given = {flag: value for flag, value in pairwise(argv) if flag in ("--task", "--tasks_config_file")}
+    if len(given) < 2:
+        return
+    path, task = Path(given["--tasks_config_file"]), given["--task"].strip()
+    known = read_yaml(path, "file")
+    if isinstance(known, dict) and f"TASK{task}" not in known:
+        numbers = ", ".join(str(key).removeprefix("TASK") for key in known)
+        raise UserError(f"--task {task}: not in {path}, which has the tasks {numbers}")

@@ -18,14 +18,14 @@ EXAMPLE = "volta-switch volta --home DIR train_concap.py --config_file switchber
 
 
 def main(argv: Sequence[str]) -> None:
-    """The command by itself."""
+    """Runs the command by itself."""
     parser = FlagParser(prog="python -m volta_switch.plugin", description=__doc__)
     add_volta_arguments(parser)
     run_volta(parser.parse_args(argv))
 
 
 def add_volta_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags that come before the script's name; what follows it is the script's own."""
+    """Adds the flags that come before the script's name; those after it are the script's own."""
     parser.description, parser.epilog = __doc__, f"example: {EXAMPLE}"
     parser.add_argument("--home", type=PATH, help="the checkout of github.com/e-bug/volta; by default VOLTA_HOME")
     parser.add_argument("--list-repairs", action="store_true", help="print every repair, with VOLTA's file and line")
@@ -46,15 +46,15 @@ def run_volta(args: argparse.Namespace) -> None:
     """
     repairs = choose(args.without, args.fix)
     if args.list_repairs:
-        print(list_repairs())
+        print(repair_tables())
         return
     if not args.script:
         raise UserError(f"which script? For example: {EXAMPLE}")
     Script(find_checkout(args.home), args.script).run(repairs, args.arguments, plugin=not args.no_plugin)
 
 
-def list_repairs() -> str:
-    """Two tables: what is mended unless left out, and what is mended on request."""
+def repair_tables() -> str:
+    """Returns two tables: what is mended unless left out, and what is mended on request."""
     tables = []
     titles = {False: "Mended by default; --without NAME leaves one out", True: "Mended with --fix NAME"}
     for fixes_numbers, title in titles.items():

@@ -1,4 +1,4 @@
-"""The switched encoder behind the signature of VOLTA's ``BertEncoder``.
+"""The switched encoder behind the signature of VOLTA's ``BertEncoder``, put into VOLTA's models and taken out again.
 
 Legend: B batch, T text tokens, R regions, D hidden.
 """
@@ -6,15 +6,20 @@ Legend: B batch, T text tokens, R regions, D hidden.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from volta_switch.config import Config, load_config
+from volta_switch.model.bert import switch_encoder
 from volta_switch.model.encoder import SwitchEncoder
 from volta_switch.model.layout import PackedLayout
 from volta_switch.model.switch import Routes, Switcher
+from volta_switch.plugin.checkout import import_encoders
+from volta_switch.plugin.replacements import Patches
 
 # What the encoder reads of a configuration; embeddings, poolers and heads are VOLTA's own.
 ENCODER_FIELDS = (
@@ -55,10 +60,10 @@ class VoltaSwitchEncoder(SwitchEncoder):
         output_all_encoded_layers: bool = True,
         output_all_attention_masks: bool = False,
     ) -> tuple[States, States, tuple[list[None], list[None]]]:
-        """VOLTA's contract: lists that begin with the embeddings and end with the last states, zero at padding.
+        """Returns lists that begin with the embeddings and end with the last states, zero at padding, as VOLTA does.
 
         Args:
-            text, vision: (B, T, D) and (B, R, D) embeddings.
+            text, vision: embeddings (B, T, D) and (B, R, D).
             text_mask, vision_mask: (B, 1, 1, T or R), 0 at real positions and -10000 at padding.
             output_all_encoded_layers: also the states after every sublayer.
             output_all_attention_masks: accepted; the merged attention keeps no masks, each entry is None.
@@ -81,13 +86,13 @@ class VoltaSwitchEncoder(SwitchEncoder):
         return every_text, every_vision, (masks, list(masks))
 
     def count_samples(self) -> None:
-        """Adds to the temperature's count what was passed through since it was called last."""
+        """Adds the samples that passed since the last call to the temperature's count."""
         rows = sum(self._replica_rows)
         self._replica_rows.clear()
         self.switch_samples += rows // self.rows_per_sample * _ranks()
 
     def apply(self, fn: Callable[[nn.Module], None]) -> VoltaSwitchEncoder:
-        """As ``nn.Module.apply``; after VOLTA's initialisation the switchers' options are equally probable again.
+        """Applies ``fn``; after VOLTA's initialisation the switchers' options are equally probable again.
 
         VOLTA's task models initialise the encoder a second time, with random weights for every linear layer.
         """
@@ -100,7 +105,7 @@ class VoltaSwitchEncoder(SwitchEncoder):
 
 
 def encoder_config(config: Any) -> Config:
-    """This project's configuration of the encoder that VOLTA's ``BertConfig`` describes.
+    """Returns this project's configuration of the encoder that VOLTA's ``BertConfig`` describes.
 
     Raises:
         UserError: the ``switch`` section or the sublayer lists are wrong.
@@ -113,3 +118,77 @@ def encoder_config(config: Any) -> Config:
 def _ranks() -> int:
     distributed = torch.distributed
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+ROWS_PER_SAMPLE = {"retrieval": 4, "nlvr": 2}  # what VOLTA's task_utils.py makes of one sample, by its process
+_patches = Patches()  # empty while the plug-in is not registered
+
+
+def register(home: str | Path | None = None) -> None:
+    """Puts the switched encoder into VOLTA; a second call changes nothing.
+
+    After it, a model that VOLTA builds from a configuration with a ``switch`` section has this project's switched
+    encoder in place of VOLTA's; every other configuration is untouched.
+
+    Args:
+        home: a checkout of VOLTA, added to ``sys.path``; by default ``VOLTA_HOME`` from the environment, which is
+            needed only where VOLTA cannot be imported without it.
+
+    Raises:
+        UserError: no VOLTA can be imported, or another package of that name is found (PyPI's ``volta`` is one).
+    """
+    if _patches:
+        return
+    encoders = import_encoders(home)
+    _wrap_models(encoders)
+    _wrap_from_pretrained(encoders)
+    _wrap_data_parallel()
+
+
+def unregister() -> None:
+    """Takes the plug-in out again; models built before keep their encoders."""
+    _patches.undo()
+
+
+def _wrap_models(encoders: ModuleType) -> None:
+    # Rebinding volta.encoders.BertEncoder would break its own super(BertEncoder, self) call.
+    @_patches.wrap(encoders.BertModel, "__init__")
+    def init(original: Any, model: Any, config: Any, *args: Any, **options: Any) -> None:
+        original(model, config, *args, **options)
+        if getattr(config, "switch", None) is not None:
+            model.encoder = VoltaSwitchEncoder(config)
+            model.encoder.apply(model.init_weights)
+
+    @_patches.wrap(encoders.BertForVLTasks, "__init__")
+    def init_tasks(original: Any, model: Any, config: Any, task_cfg: Any, task_ids: Any, *args: Any, **kw: Any) -> None:
+        original(model, config, task_cfg, task_ids, *args, **kw)
+        encoder = switch_encoder(model)
+        if isinstance(encoder, VoltaSwitchEncoder) and len(task_ids) == 1:
+            encoder.rows_per_sample = ROWS_PER_SAMPLE.get(task_cfg[task_ids[0]].get("process"), 1)
+
+
+def _wrap_from_pretrained(encoders: ModuleType) -> None:
+    # METHOD: the temperature starts anew, lower, whenever fine-tuning begins from another run's weights. A resumed run
+    # loads its own state afterwards and goes on where it was.
+    tasks = encoders.BertForVLTasks
+
+    def from_pretrained(cls: Any, *args: Any, **options: Any) -> Any:
+        loaded = super(tasks, cls).from_pretrained(*args, **options)  # None where VOLTA finds no file
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        encoder = switch_encoder(model) if model is not None else None
+        if encoder is not None:
+            encoder.start_annealing(encoder.switch.finetune_temperature)
+        return loaded
+
+    _patches.set(tasks, "from_pretrained", classmethod(from_pretrained))
+
+
+def _wrap_data_parallel() -> None:
+    # The replicas of a pass are gone after it; what they saw is counted by the module that they are copies of.
+    @_patches.wrap(nn.DataParallel, "forward")
+    def forward(original: Any, parallel: Any, *inputs: Any, **options: Any) -> Any:
+        outputs = original(parallel, *inputs, **options)
+        encoder = switch_encoder(parallel.module)
+        if isinstance(encoder, VoltaSwitchEncoder):
+            encoder.count_samples()
+        return outputs

@@ -1,1 +1,1 @@
-"""What a trained Switch-BERT's switchers do on a task, what a route is worth, and where attention goes."""
+"""A trained Switch-BERT's routes on a task: what the switchers choose, a route's value, and attention maps."""

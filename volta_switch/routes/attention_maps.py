@@ -1,7 +1,7 @@
-"""Where attention goes: the share of its mass from text and vision to text and vision, per layer and head.
+"""Attention maps: the share of attention's mass from text and vision to text and vision, per layer and head.
 
-The attention of training keeps no weights. Here they are computed again, beside it, from what goes into a sublayer; a
-mode at a time, by the plain formula. No other code than this has the weights.
+The attention of training keeps no weights. Here they are computed again from a sublayer's inputs, one mode at a time,
+by the plain formula. No other code has the weights.
 
 Legend: B batch, T text slots, R region slots, K = T + R, H heads, d head width, n packed rows.
 """
@@ -19,7 +19,7 @@ from volta_switch.config import ATTENTION_MODES
 from volta_switch.model.encoder import Encoder
 from volta_switch.model.layout import PackedLayout, States
 from volta_switch.model.sublayers import AttentionSublayer
-from volta_switch.routes.intervals import Ratio, means
+from volta_switch.routes.report import WeightedValues, means
 
 SIDES = ("text", "vision")
 
@@ -32,7 +32,7 @@ def attention_weights(
     weights: Tensor | None = None,
     modes: tuple[str, ...] = (),
 ) -> tuple[tuple[Tensor, Tensor] | None, tuple[Tensor, Tensor] | None]:
-    """Of text and of vision: weights (B, H, T or R, K) and values (B, H, K, d); None where it has no sublayer.
+    """Returns weights (B, H, T or R, K) and values (B, H, K, d) of text and of vision; None for one without sublayer.
 
     Every row of ``layout`` is a query. Rows sum to 1 over the keys that may be attended to; arguments as those of
     ``AttentionSublayer.forward``. A key that is never attended to has the weight 0 and the value 0.
@@ -61,7 +61,7 @@ def attention_weights(
 
 
 def _mixed(mine: list[Tensor], projected: list[Any], layout: PackedLayout, kinds: list[Any]) -> tuple[Tensor, Tensor]:
-    """Weights and values of one side's queries; ``kinds``: who is attended to, and with which share (B,) or all."""
+    """Returns weights and values of one side's queries; ``kinds``: who is attended to, and its share (B,) or None."""
     query = mine[0].float()
     B, H, _, d = query.shape
     real = [layout.text.real, layout.vision.real]
@@ -83,8 +83,8 @@ def _mixed(mine: list[Tensor], projected: list[Any], layout: PackedLayout, kinds
     return mixture, values
 
 
-class Masses:
-    """Attention's mass over batches, of each sublayer, side and row: to text and to vision, and how many queries.
+class AttentionMass:
+    """Attention's mass over batches, of each sublayer, side and row, to text and to vision; and numbers of queries.
 
     Of each batch, the first of every ``every`` rows counts.
     """
@@ -95,7 +95,7 @@ class Masses:
         self._queries: dict[tuple[int, str], list[Tensor]] = {}  # (rows,) each
 
     def add(self, sublayer: AttentionSublayer, given: tuple[Any, ...], mixture: dict[str, Any]) -> None:
-        """Of what a sublayer is called with."""
+        """Adds the mass of one call of a sublayer, which has these arguments."""
         states, layout, _ = given
         T = layout.text.N
         found = attention_weights(sublayer, states, layout, **mixture)
@@ -109,12 +109,12 @@ class Masses:
             self._queries.setdefault(key, []).append(real[:: self._every].sum(1).cpu())
 
     def report(self) -> list[dict[str, Any]]:
-        """Per attention sublayer, in order: its number, and for each pair the mean mass of a query, by head."""
+        """Returns, per attention sublayer, its number and for each pair the mean mass of a query, by head."""
         found: list[dict[str, Any]] = means(self.values())
         return found
 
     def values(self) -> list[dict[str, Any]]:
-        """As ``report``, with the rows' values in the place of their means."""
+        """Returns ``report`` with the rows' values in place of their means."""
         layers = []
         for layer, number in enumerate(sorted({number for number, _ in self._sums}), 1):
             line: dict[str, Any] = {"layer": layer, "sublayer": number}
@@ -123,15 +123,17 @@ class Masses:
                     sums = torch.cat(self._sums[number, side]).numpy()  # (n, H, 2)
                     queries = torch.cat(self._queries[number, side]).numpy()  # (n,)
                     for place, other in enumerate(SIDES):
-                        line[f"{side} to {other}"] = [Ratio(of_head, queries) for of_head in sums[:, :, place].T]
+                        line[f"{side} to {other}"] = [
+                            WeightedValues(of_head, queries) for of_head in sums[:, :, place].T
+                        ]
             layers.append(line)
         return layers
 
 
 @contextmanager
-def watched(encoder: Encoder, every: int = 1) -> Iterator[Masses]:
-    """Adds up the mass of every attention sublayer in the block's forward passes; ``every`` as in ``Masses``."""
-    masses = Masses(every)
+def watched(encoder: Encoder, every: int = 1) -> Iterator[AttentionMass]:
+    """Adds up every attention sublayer's mass in forward passes inside the block; ``every`` as in ``AttentionMass``."""
+    masses = AttentionMass(every)
     sublayers = [sublayer for sublayer in encoder.layer if isinstance(sublayer, AttentionSublayer)]
     handles = [sublayer.register_forward_pre_hook(masses.add, with_kwargs=True) for sublayer in sublayers]
     try:

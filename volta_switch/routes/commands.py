@@ -1,4 +1,4 @@
-"""``volta-switch routes``: routes, what they depend on and what they are worth, and attention's mass, as one JSON."""
+"""``volta-switch routes``: routes, their dependence on the data, their value, and attention's mass, as one JSON."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ from volta_switch.model.encoder import SwitchEncoder, encoder_of
 from volta_switch.ranges import COUNT_OR_NONE, PATH, SEED, Number, whole
 from volta_switch.routes.attention_maps import watched
 from volta_switch.routes.facts import facts, shown
-from volta_switch.routes.intervals import Drawn, means
 from volta_switch.routes.interventions import intervene
-from volta_switch.routes.record import INPUT_NAMES, Observed, Record, evaluate, noting, record
-from volta_switch.routes.report import counted_routes, dependence_values, route_values
+from volta_switch.routes.record import INPUT_NAMES, ObservedModel, Record, collect_ids, evaluate, record
+from volta_switch.routes.report import ImageSample, counted_routes, dependence_values, means, route_values
 from volta_switch.tasks.nlvr2 import Nlvr2Task
 from volta_switch.tasks.retrieval import ALTERNATIVES, RetrievalTask
 from volta_switch.train.evaluation import Run, prepare
@@ -36,7 +35,7 @@ FORMAT = 1
 
 
 def route_flags() -> FlagParser:
-    """The flags of ``eval_task.py``, and the command's own; a parent of its parser."""
+    """Returns the flags of ``eval_task.py`` and the command's own, as a parent of its parser."""
     result = evaluation_flags("What Switch-BERT's switchers do on a task.", batch_size=256)
     own = result.add_argument_group("routes")
     own.add_argument("--out", type=PATH, required=True, help="the JSON file to write")
@@ -61,7 +60,7 @@ def route_flags() -> FlagParser:
 
 
 def run_routes(args: argparse.Namespace) -> None:
-    """Evaluates with routes recorded, and writes what they are.
+    """Evaluates, records the routes, and writes the report.
 
     Raises:
         UserError: flags that mean nothing here, or an architecture that switches nothing.
@@ -80,14 +79,14 @@ def run_routes(args: argparse.Namespace) -> None:
         **{"format": FORMAT, "task": run.task.spec.key, "name": run.task.spec.name, "split": run.split},
         **{"weights": run.weights, "config": str(args.config_file), "set": args.set},
     }
-    drawn = Drawn(dict(run.task.dataset(run.split, training=False).sample_images)) if args.samples else None
+    drawn = ImageSample(dict(run.task.dataset(run.split, training=False).sample_images)) if args.samples else None
     with run.autocast():
         if encoder is not None:
             found |= _routes(args, run, model, encoder, drawn)
         if args.attention:
             _add_attention(found, run, model, _batches(run, args), drawn)
     if encoder is not None and args.checkpoints:
-        found["over training"] = [_at(args, weights, drawn) for weights in args.checkpoints]
+        found["over training"] = [_short_report(args, weights, drawn) for weights in args.checkpoints]
     record_json(Path(args.out), _without_nan(found))
     print(_summary(found), f"written to {args.out}", sep="\n", file=sys.stderr)
 
@@ -100,7 +99,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _routes(
-    args: argparse.Namespace, run: Run, model: BertForVLTasks, encoder: SwitchEncoder, drawn: Drawn | None
+    args: argparse.Namespace, run: Run, model: BertForVLTasks, encoder: SwitchEncoder, drawn: ImageSample | None
 ) -> dict[str, Any]:
     batches = _batches(run, args)
     kept = record(run.task, model, encoder, batches(), run.device, args.epsilon)
@@ -127,14 +126,14 @@ def _routes(
     return found | {"per sample": per_sample}
 
 
-def _drawn_from(drawn: Drawn, kept: Record) -> dict[str, Any]:
-    """How many images the samples are of, and of how many they were drawn."""
+def _drawn_from(drawn: ImageSample, kept: Record) -> dict[str, Any]:
+    """Returns the number of the samples' images, and of the split's."""
     images = len(set(drawn.groups(kept.ids).tolist()))
     return {"images": images, "images of the split": len(set(drawn.image_of.values()))}
 
 
-def _intervals(drawn: Drawn, kept: Record, values: dict[str, Any]) -> dict[str, Any]:
-    """The interval of every number of a report that is a mean over samples, in its place."""
+def _intervals(drawn: ImageSample, kept: Record, values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the report with intervals in place of all numbers that are means over samples."""
     rows = drawn.groups([name for name, counted in zip(kept.ids, kept.counted, strict=True) if counted])
     measured = {
         name: 100 * np.array(of_samples, dtype=float)
@@ -153,14 +152,18 @@ def _switch(config: Config) -> dict[str, Any]:
 
 
 def _add_attention(
-    found: dict[str, Any], run: Run, model: BertForVLTasks, batches: Callable[[], Iterable[Batch]], drawn: Drawn | None
+    found: dict[str, Any],
+    run: Run,
+    model: BertForVLTasks,
+    batches: Callable[[], Iterable[Batch]],
+    drawn: ImageSample | None,
 ) -> None:
-    """Attention's mass over the true pairs, and its intervals."""
+    """Adds attention's mass over the true pairs, and its intervals."""
     ids: list[str] = []
     encoder = encoder_of(model)
     alternatives = ALTERNATIVES if isinstance(run.task, RetrievalTask) else 1
     with watched(encoder, alternatives) as masses:
-        evaluate(run.task, Observed(model, None), noting(run.task, batches(), ids, []), run.device)
+        evaluate(run.task, ObservedModel(model, None), collect_ids(run.task, batches(), ids, []), run.device)
     found["attention"] = masses.report()
     if drawn is not None:
         rows = 2 if isinstance(run.task, Nlvr2Task) else 1  # of a sample
@@ -168,8 +171,8 @@ def _add_attention(
         found.setdefault("intervals", {})["attention"] = drawn.intervals(masses.values(), groups)
 
 
-def _at(args: argparse.Namespace, weights: str, drawn: Drawn | None) -> dict[str, Any]:
-    """Routes of other weights, in short."""
+def _short_report(args: argparse.Namespace, weights: str, drawn: ImageSample | None) -> dict[str, Any]:
+    """Returns a short report of the routes of other weights."""
     run = prepare(argparse.Namespace(**{**vars(args), "from_pretrained": weights}))
     model, encoder = run.model, switch_encoder(run.model)
     assert isinstance(model, BertForVLTasks) and encoder is not None
@@ -190,7 +193,7 @@ def _at(args: argparse.Namespace, weights: str, drawn: Drawn | None) -> dict[str
 
 
 def _batches(run: Run, args: argparse.Namespace) -> Callable[[], Iterable[Batch]]:
-    """The split's batches, the same every time; with ``--samples``, of some of its samples."""
+    """Returns a function that gives the split's batches, always the same; with ``--samples``, of some samples."""
     drawn = {"samples": args.samples, "samples_seed": args.samples_seed}
     return lambda: run.task.loader(run.split, args.batch_size, training=False, **drawn)
 
@@ -206,7 +209,7 @@ def _summary(found: dict[str, Any]) -> str:
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: a metric that could not be worked out is null."""
+    """Returns the value with None for NaN, which JSON has not: a metric that could not be computed is null."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,7 +1,7 @@
-"""What a route is worth: the metric with one option forced, or forbidden, at one layer; and with other whole routes.
+"""The value of a route: the metric with one option forced or forbidden at one layer, and with other whole routes.
 
-Of a change at one layer everything else stays as the unforced model chose it, sample by sample, also in later layers,
-whose switchers might have chosen otherwise after the change: what is measured is one decision, and not what follows.
+A change at one layer leaves everything else as the unforced model chose it, sample by sample. Later layers keep their
+choices too, though their switchers might have chosen otherwise: one decision is measured, not its consequences.
 Whether samples need routes of their own is measured by giving all of them one route, or each another sample's.
 
 Legend: n rows, L layers, O options.
@@ -21,8 +21,8 @@ from volta_switch.data.batches.collate import Batch
 from volta_switch.model.bert import BertForVLTasks
 from volta_switch.model.encoder import SwitchEncoder
 from volta_switch.model.switch import Routes
-from volta_switch.routes.intervals import Drawn
-from volta_switch.routes.record import INPUT_NAMES, Observed, Record, evaluate, one_hot_routes
+from volta_switch.routes.record import INPUT_NAMES, ObservedModel, Record, evaluate, one_hot_routes
+from volta_switch.routes.report import ImageSample
 from volta_switch.tasks import Evaluation, Task
 
 ModesInputs = tuple[np.ndarray, np.ndarray]  # numbers of options, (n, L) each
@@ -38,7 +38,7 @@ class Change:
     option: int
 
     def applied(self, record: Record) -> ModesInputs:
-        """The routes with this change, modes and inputs (n, L); a forbidden option gives way to the next best."""
+        """Returns the routes with this change, modes and inputs (n, L); the next best replaces a forbidden option."""
         routes = {"modes": record.modes, "inputs": record.inputs}
         scores = {"modes": record.mode_scores, "inputs": record.input_scores}[self.block][:, self.layer]  # (n, O)
         chosen = routes[self.block].copy()
@@ -54,7 +54,7 @@ class Change:
 
 
 def changes(encoder: SwitchEncoder) -> Iterator[Change]:
-    """Every option of every switcher that has a choice, forced and forbidden."""
+    """Yields every option of every switcher that has a choice, forced and forbidden."""
     switch = encoder.switch
     for block, switched, first, options in (
         ("modes", switch.attention, 0, len(switch.modes)),
@@ -74,14 +74,14 @@ def forced_metrics(
     device: torch.device,
     routes: ModesInputs,
 ) -> Evaluation:
-    """The task's metrics with routes given for every row."""
+    """Evaluates the task with given routes, modes and inputs (n, L)."""
     modes, inputs = routes
     M, C = len(encoder.switch.modes), encoder.switch.input_candidates
 
     def given(rows: slice) -> Routes:
         return one_hot_routes(modes[rows], inputs[rows], M, C)
 
-    return evaluate(task, Observed(model, encoder, given), batches, device)
+    return evaluate(task, ObservedModel(model, encoder, given), batches, device)
 
 
 def intervene(
@@ -91,12 +91,12 @@ def intervene(
     batches: Callable[[], Iterable[Batch]],
     device: torch.device,
     record: Record,
-    drawn: Drawn | None = None,
+    drawn: ImageSample | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
-    """The metrics that changes lead to; what reroutes no sample is not run again.
+    """Measures the metrics that changes lead to; what reroutes no sample is not run again.
 
     Returns:
-        ``interventions``: every option of every switcher; ``whole routes``: as ``others_routes`` gives them. Each with
+        ``interventions``: every option of every switcher; ``whole routes``: those of ``substitute_routes``. Each has
         ``intervals`` where the samples are of drawn images.
     """
     names = {"modes": encoder.switch.modes, "inputs": INPUT_NAMES}
@@ -108,7 +108,7 @@ def intervene(
         for each in changes(encoder)
     ]
     whole: list[tuple[dict[str, Any], ModesInputs]] = [
-        ({"kind": kind}, routes) for kind, routes in others_routes(record)
+        ({"kind": kind}, routes) for kind, routes in substitute_routes(record)
     ]
     found = []
     for number, (said, routes) in enumerate([*planned, *whole], 1):
@@ -130,14 +130,14 @@ def intervene(
     return {"interventions": found[: len(planned)], "whole routes": found[len(planned) :]}
 
 
-def _intervals(metric: str, drawn: Drawn, record: Record, forced: Evaluation) -> dict[str, list[float] | None]:
-    """Of the metric with other routes, and of its change, sample by sample."""
+def _intervals(metric: str, drawn: ImageSample, record: Record, forced: Evaluation) -> dict[str, list[float] | None]:
+    """Returns the intervals of the metric with other routes, and of its change, sample by sample."""
     own, other = (100 * np.array(evaluation.measured[metric]) for evaluation in (record.evaluation, forced))
     return drawn.intervals({metric: other, "change": other - own}, drawn.groups(record.scored))
 
 
-def others_routes(record: Record) -> Iterator[tuple[str, ModesInputs]]:
-    """Routes that are not the samples' own: the commonest for all, and those of samples drawn without replacement.
+def substitute_routes(record: Record) -> Iterator[tuple[str, ModesInputs]]:
+    """Yields routes that are not the samples' own: the commonest for all, and other samples' without replacement.
 
     Yields:
         "most frequent" and "shuffled", and modes (n, L) and inputs (n, L); a sample's rows stay together.

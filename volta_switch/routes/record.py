@@ -1,4 +1,4 @@
-"""The route of every sample of a split, and evaluation with routes that are given.
+"""The route of every sample of a split, and evaluation with given routes.
 
 Legend: n rows (image-text pairs), B rows of a batch, L layers, M attention modes, C input candidates, O options.
 """
@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from volta_switch.cost.paths import EPSILON
-from volta_switch.cost.tracking import Tracked
+from volta_switch.cost.paths import EPSILON, TrackedFlops
 from volta_switch.data.batches.collate import Batch
 from volta_switch.model.bert import BertForVLTasks, Output
 from volta_switch.model.encoder import SwitchEncoder
@@ -27,14 +26,14 @@ from volta_switch.tasks.retrieval import RetrievalTask
 
 # What each input candidate is called: where it takes text and vision from.
 INPUT_NAMES = ("l-1", "text l-2", "vision l-2", "l-2")
-Given = Callable[[slice], Routes]  # the weights to use for some rows, counted from the split's first
+RoutesOfRows = Callable[[slice], Routes]  # the weights to use for some rows, counted from the split's first
 
 
 @dataclass(frozen=True)
 class Record:
-    """What was chosen for every pair of text and image of a split, in the order in which a loader gives them.
+    """The options chosen for every image-text pair of a split, in the loader's order.
 
-    ``counted`` says which rows statistics are about: all, but of a retrieval task's four alternatives the true pair.
+    ``counted`` marks the rows that statistics are about: all, but of retrieval's four alternatives only the true pair.
     """
 
     evaluation: Evaluation
@@ -46,40 +45,43 @@ class Record:
     regions: np.ndarray  # (n,) without the global one
     ids: list[str]  # (n,) the sample of each row, as in the task's results
     counted: np.ndarray  # (n,) bool
-    flops: dict[str, float]  # of a row, the mean, see ``Tracked``
+    flops: dict[str, float]  # of a row, the mean, see ``TrackedFlops``
     scored: tuple[str, ...] = ()  # the samples that the metric is the mean of, in the order of ``evaluation.measured``
 
     def routes(self, rows: slice) -> Routes:
-        """The recorded routes as weights (B, L, M) and (B, L, C)."""
+        """Returns the recorded routes as weights (B, L, M) and (B, L, C)."""
         return one_hot_routes(
             self.modes[rows], self.inputs[rows], self.mode_scores.shape[2], self.input_scores.shape[2]
         )
 
 
 def one_hot_routes(modes: np.ndarray, inputs: np.ndarray, M: int, C: int) -> Routes:
-    """Routes given by numbers, (B, L), as weights."""
+    """Returns routes given by numbers (B, L) as weights (B, L, M) and (B, L, C)."""
     of_modes, of_inputs = (torch.from_numpy(numbers.astype(np.int64)) for numbers in (modes, inputs))
     return Routes(F.one_hot(of_modes, M).float(), F.one_hot(of_inputs, C).float())
 
 
-class Observed:
-    """A task's model that is told its routes (``given``; None: it chooses) and says what it returned.
+class ObservedModel:
+    """A task's model whose routes are given and whose outputs are watched; ``Task.evaluate`` takes it as the model.
 
-    It stands for the model in ``Task.evaluate``.
+    Args:
+        model: the task's model.
+        encoder: its switched encoder, if it has one.
+        given: the routes of some rows; None: the model chooses.
     """
 
-    def __init__(self, model: BertForVLTasks, encoder: SwitchEncoder | None, given: Given | None = None):
+    def __init__(self, model: BertForVLTasks, encoder: SwitchEncoder | None, given: RoutesOfRows | None = None):
         self._model, self._encoder, self._given = model, encoder, given
         self.seen = 0  # rows
         self.watch: Callable[[dict[str, Tensor], Output], None] = lambda tensors, out: None
 
-    def eval(self) -> Observed:
-        """As the model's."""
+    def eval(self) -> ObservedModel:
+        """Sets the model to evaluation."""
         self._model.eval()
         return self
 
     def __call__(self, task: str, **tensors: Tensor) -> Output:
-        """As the model's; blocks that are switched off are not told anything."""
+        """Calls the model; blocks that are switched off get no routes."""
         rows = slice(self.seen, self.seen + len(tensors["input_ids"]))
         self.seen = rows.stop
         told: dict[str, Any] = {}
@@ -100,16 +102,22 @@ def record(
     device: torch.device,
     epsilon: float = EPSILON,
 ) -> Record:
-    """Evaluates the model on batches with hard routes of its own choice, and keeps them.
+    """Evaluates the model on batches with hard routes of its own choice, and records them.
 
-    ``epsilon``: the soft weight above which a path is paid for.
+    Args:
+        task: the task.
+        model: its model.
+        encoder: the model's switched encoder.
+        batches: what is evaluated.
+        device: where.
+        epsilon: the soft weight above which a path counts as active.
     """
     encoder.routing = "hard"
     M, C, L = len(encoder.switch.modes), encoder.switch.input_candidates, encoder.depth
     found: dict[str, list[np.ndarray]] = {}
     ids: list[str] = []
     scored: list[str] = []
-    observed, tracked = Observed(model, encoder), Tracked(task.config, task.spec.head(), epsilon)
+    observed, tracked = ObservedModel(model, encoder), TrackedFlops(task.config, task.spec.head(), epsilon)
     with _scores(encoder) as scores:
 
         def watch(tensors: dict[str, Tensor], out: Output) -> None:
@@ -130,7 +138,7 @@ def record(
             scores.update(modes={}, inputs={})
 
         observed.watch = watch
-        evaluation = evaluate(task, observed, noting(task, batches, ids, scored), device)
+        evaluation = evaluate(task, observed, collect_ids(task, batches, ids, scored), device)
     none = {
         **{"modes": np.zeros((0, L), int), "inputs": np.zeros((0, L), int)},
         **{"mode_scores": np.zeros((0, L, M)), "input_scores": np.zeros((0, L, C))},
@@ -147,7 +155,7 @@ def record(
 
 
 def soft_routes(encoder: SwitchEncoder, modes: Tensor, inputs: Tensor) -> Routes:
-    """Soft weights at the encoder's temperature, without noise, from log pi, (B, L, M) and (B, L, C) on the CPU."""
+    """Returns soft weights at the encoder's temperature, without noise, from log pi (B, L, M), (B, L, C) on the CPU."""
     temperature, switch = encoder.temperature.cpu(), encoder.switch
     return Routes(
         soft_weights(modes, temperature, switch.active_modes, noise=False),
@@ -155,13 +163,13 @@ def soft_routes(encoder: SwitchEncoder, modes: Tensor, inputs: Tensor) -> Routes
     )
 
 
-def evaluate(task: Task, model: Observed, batches: Iterable[Batch], device: torch.device) -> Evaluation:
-    """The task's validation metrics; of retrieval, the accuracy among four."""
+def evaluate(task: Task, model: ObservedModel, batches: Iterable[Batch], device: torch.device) -> Evaluation:
+    """Returns the task's validation metrics; of retrieval, the accuracy among four."""
     return task.evaluate(cast(BertForVLTasks, model), batches, device)
 
 
-def noting(task: Task, batches: Iterable[Batch], ids: list[str], scored: list[str]) -> Iterator[Batch]:
-    """The batches; writes down the ids of their samples, and of those that the metric is about."""
+def collect_ids(task: Task, batches: Iterable[Batch], ids: list[str], scored: list[str]) -> Iterator[Batch]:
+    """Yields the batches; appends their samples' ids to ``ids``, those that the metric is about to ``scored``."""
     for batch in batches:
         ids += batch.ids
         if batch.target is not None:
@@ -171,7 +179,7 @@ def noting(task: Task, batches: Iterable[Batch], ids: list[str], scored: list[st
 
 @contextmanager
 def _scores(encoder: SwitchEncoder) -> Iterator[dict[str, dict[int, Tensor]]]:
-    """What the switchers say in a forward pass inside the block: block -> layer -> log pi (B, O)."""
+    """Collects the switchers' outputs in forward passes inside the block: block -> layer -> log pi (B, O)."""
     found: dict[str, dict[int, Tensor]] = {"modes": {}, "inputs": {}}
     handles = []
     for block, switchers, first in (
@@ -192,17 +200,19 @@ def _scores(encoder: SwitchEncoder) -> Iterator[dict[str, dict[int, Tensor]]]:
 
 
 def _known(of_layers: dict[int, Tensor], weights: Tensor) -> Tensor:
-    """log pi (B, L, O); where nobody chose, that of the one option there is."""
+    """Returns log pi (B, L, O); where there was no choice, that of the only option."""
     scores = weights.log()
     for layer, said in of_layers.items():
         scores[:, layer] = said
     return scores
 
 
-def spelt(modes: np.ndarray, inputs: np.ndarray, names: tuple[str, ...], switched: tuple[bool, bool]) -> list[str]:
-    """Routes (n, L) in words: ``"J SS1 CS0"``, each layer's mode and, from the second on, its input's number.
+def route_words(
+    modes: np.ndarray, inputs: np.ndarray, names: tuple[str, ...], switched: tuple[bool, bool]
+) -> list[str]:
+    """Returns routes (n, L) in words: ``"J SS1 CS0"``, each layer's mode and, from the second on, its input's number.
 
-    ``switched``: whether modes and inputs are; what is not is left out.
+    ``switched``: whether modes and inputs are switched; those that are not are left out.
     """
     of_modes, of_inputs = switched
     words = []

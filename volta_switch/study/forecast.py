@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from volta_switch.config import load_config
-from volta_switch.cost.counts import Counts, some_batch
+from volta_switch.cost.counts import BatchCounts, some_batch
 from volta_switch.cost.executed import training_step
 from volta_switch.data.files.json_files import read_object
 from volta_switch.ranges import WORDS
@@ -105,7 +105,7 @@ def _begun(cell: Cell) -> tuple[float, float] | None:
 
 
 def _write_task_file(spec: WorldSpec, folder: Path) -> None:
-    from volta_switch.world.task_entries import task_file
+    from volta_switch.world.task_file import task_file
 
     folder.mkdir(parents=True, exist_ok=True)
     lengths = dict.fromkeys(spec.data_sets, int(WORDS.lowest))  # they play no part in what cells cost
@@ -154,7 +154,7 @@ def _size(plan: Plan, cell: Cell) -> float:
 def _flops(model: str, overrides: tuple[str, ...]) -> float:
     """Of training on a few pairs of 12 word pieces and 36 regions."""
     config = load_config(model, overrides)
-    return training_step(config, Counts.of(config, some_batch(4, config=config), None))
+    return training_step(config, BatchCounts.from_batch(config, some_batch(4, config=config), None))
 
 
 def time_ahead(

@@ -100,10 +100,10 @@ def write_worlds(study: Study, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for arm in study.arms.values():
         if arm.world is not None:
-            from volta_switch.world import one_writer, write_world
+            from volta_switch.world import world_lock, write_world
 
             world = world_folder(study, arm, folder)
-            with one_writer(world):
+            with world_lock(world):
                 write_world(world, **arm.world)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from volta_switch.checksums import record_json, recording, refuse_gone
-from volta_switch.cost.memory import parameters
+from volta_switch.cost.executed import parameters
 from volta_switch.data.files.json_files import read_object
 from volta_switch.errors import UserError
 from volta_switch.study.arms import Arm, Table

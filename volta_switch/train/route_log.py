@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from volta_switch.config import Config
-from volta_switch.cost.counts import Counts
+from volta_switch.cost.counts import BatchCounts
 from volta_switch.cost.executed import training_step
 from volta_switch.cost.paths import EPSILON, Activity, training_paths
 from volta_switch.data.batches.collate import Batch
@@ -43,7 +43,7 @@ class RouteLog:
         self._config: Config | None = getattr(learner.model, "config", None)
         self._encoder = switch_encoder(learner.model)
         self._weights: Tensor | None = None  # (B, L, M + C) of the forward pass under way
-        self._parts: list[tuple[Counts, Tensor | None]] = []
+        self._parts: list[tuple[BatchCounts, Tensor | None]] = []
         self._logged = dict.fromkeys(("pairs", *PER_PAIR), 0.0)  # of all steps that were read, by all processes
 
     @contextmanager
@@ -70,7 +70,7 @@ class RouteLog:
         """What is counted lies on the host (``collate.ON_HOST``)."""
         (batch,) = given
         if len(batch) and self._config is not None:  # else it stands in for a part without samples
-            self._parts.append((Counts.of(self._config, batch.inputs, self._learner.head), self._weights))
+            self._parts.append((BatchCounts.from_batch(self._config, batch.inputs, self._learner.head), self._weights))
         self._weights = None
 
     def read(self) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class RouteLog:
         L, M, C = self._sizes
         return L * (M + C + 4)
 
-    def _sums(self, counts: Counts, weights: Tensor | None) -> Tensor:
+    def _sums(self, counts: BatchCounts, weights: Tensor | None) -> Tensor:
         """Of a part: its pairs, executed and path FLOPs, and what is tracked, added up over the pairs."""
         assert self._config is not None
         cost = [float(counts.samples), training_step(self._config, counts)]
@@ -133,7 +133,7 @@ class RouteLog:
             return torch.tensor([*cost, 0.0], dtype=torch.float64)
         _, M, C = self._sizes
         routes = Routes(*weights.split([M, C], -1))
-        activity = Activity.of(routes, self._epsilon)
+        activity = Activity.from_routes(routes, self._epsilon)
         cost.append(training_paths(self._config, counts, activity))
         sides = [side.double() for side in (routes.modes, routes.inputs)]  # (B, L, M), (B, L, C)
         bits = [torch.special.entr(side).sum(-1, keepdim=True) / torch.tensor(2.0).double().log() for side in sides]

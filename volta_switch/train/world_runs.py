@@ -81,9 +81,9 @@ def _check_flags(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 def _write_world() -> None:
     """Writes the world unless it is there."""
-    from volta_switch.world.build import keep_world  # here, not above: it takes NumPy
+    from volta_switch.world.build import ensure_world  # here, not above: it takes NumPy
 
-    keep_world(DATA, **_parameters())
+    ensure_world(DATA, **_parameters())
 
 
 def _parameters() -> dict[str, Any]:
@@ -93,7 +93,7 @@ def _parameters() -> dict[str, Any]:
 
 def _defaults(entry: str) -> dict[str, Any]:
     """What flags are with ``--world`` where they are not given."""
-    from volta_switch.world.paths import CONCAP, CONCAP_FEATURES
+    from volta_switch.world.task_file import CONCAP, CONCAP_FEATURES
 
     training = {
         "output_dir": str(RUNS), "logdir": str(LOGS), "from_pretrained": "", "max_steps": STEPS, "save_best_only": True,
@@ -129,7 +129,7 @@ def _fields(args: argparse.Namespace) -> list[str]:
 
 def _evaluate_on_world(args: argparse.Namespace) -> None:
     """Takes what training on the world left, unless other weights are given, and VQA's test images from their file."""
-    from volta_switch.world.paths import VQA_TEST_FEATURES
+    from volta_switch.world.task_file import VQA_TEST_FEATURES
 
     spec = load_task(args.tasks_config_file, args.task)
     args.from_pretrained = args.from_pretrained or str(

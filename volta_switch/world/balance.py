@@ -1,25 +1,24 @@
-"""How far one gets in a world without looking or without reading: chance, majority and prior scores."""
+"""How far a guess without looking, or without reading, gets in a world: chance, majority and prior scores."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from volta_switch.world.claims import UNDECIDED
-from volta_switch.world.content import Asked, Captioned, Judged, Referred, World
+from volta_switch.world.content import SceneCaptions, SceneExpressions, SceneHypotheses, SceneQuestions, World
 from volta_switch.world.phrases import Phrase
 from volta_switch.world.questions import Question
-from volta_switch.world.statements import LEFT, RIGHT, Contrast
+from volta_switch.world.statements import LEFT, RIGHT, UNDECIDED, Contrast
 
 VOTES_TO_SCORE = (0.0, 0.3, 0.6, 0.9, 1.0)  # VQA: by the number of annotators who gave an answer; four or more: 1
 
 
 def annotator_scores(given: Iterable[str]) -> dict[str, float]:
-    """Return the VQA score of each answer that an annotator gave, most frequent first."""
+    """Returns the VQA score of each answer that an annotator gave, most frequent first."""
     return {answer: VOTES_TO_SCORE[min(votes, 4)] for answer, votes in Counter(given).most_common()}
 
 
 def balance(world: World) -> dict:
-    """Return chance, majority and prior scores of every task's test split, and the ceiling of retrieval."""
+    """Returns chance, majority and prior scores of every task's test split, and the ceiling of retrieval."""
     return {
         name: {
             split: _SCORES[name](getattr(world, name)["train"], entries)
@@ -31,14 +30,14 @@ def balance(world: World) -> dict:
     }
 
 
-def refer_chance(entries: list[Referred]) -> dict[str, float]:
-    """Return the accuracy of choosing one of the image's objects at random."""
+def refer_chance(entries: list[SceneExpressions]) -> dict[str, float]:
+    """Returns the accuracy of choosing one of the image's objects at random."""
     shares = [1 / len(entry.scene.objects) for entry in entries for _ in entry.expressions]
     return {"expressions": len(shares), "chance": sum(shares) / len(shares)}
 
 
-def vqa_priors(train: list[Asked], test: list[Asked]) -> dict:
-    """Return the test score of the best constant answer, overall and per question kind and wording, fitted on train.
+def vqa_priors(train: list[SceneQuestions], test: list[SceneQuestions]) -> dict:
+    """Returns the test score of the best constant answer, overall and per question kind and wording, fitted on train.
 
     ``prior_by_kind`` is what reading the question's kind is worth: the reference for models that see text only.
     """
@@ -51,12 +50,14 @@ def vqa_priors(train: list[Asked], test: list[Asked]) -> dict:
     }
 
 
-def _shares(entries: list[Asked]) -> dict[str, float]:
+def _shares(entries: list[SceneQuestions]) -> dict[str, float]:
     kinds = Counter(question.kind for entry in entries for question, _, _ in entry.questions)
     return {kind: count / kinds.total() for kind, count in sorted(kinds.items())}
 
 
-def _constant_score(train: list[Asked], test: list[Asked], group_of: Callable[[Question], str]) -> float:
+def _constant_score(
+    train: list[SceneQuestions], test: list[SceneQuestions], group_of: Callable[[Question], str]
+) -> float:
     totals: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for entry in train:
         for question, _, given in entry.questions:
@@ -70,8 +71,8 @@ def _constant_score(train: list[Asked], test: list[Asked], group_of: Callable[[Q
     return sum(earned) / len(earned)
 
 
-def retrieval_ceiling(entries: list[Captioned]) -> dict[str, float]:
-    """Return chance and the most that recall at 1 can be when a caption fits other images too.
+def retrieval_ceiling(entries: list[SceneCaptions]) -> dict[str, float]:
+    """Returns chance and the most that recall at 1 can be when a caption fits other images too.
 
     A caption counts as fitting an image if no object's place rules it out, so the ceiling errs to the low side.
     """
@@ -86,7 +87,7 @@ def retrieval_ceiling(entries: list[Captioned]) -> dict[str, float]:
 
 
 def statement_priors(train: list[Contrast], test: list[Contrast]) -> dict:
-    """Return the test accuracy of guesses about NLVR2's statements that do not use both images and the text.
+    """Returns the test accuracy of guesses about NLVR2's statements that do not use both images and the text.
 
     ``majority``, ``by_statement``, ``by_pair``: of the most that the labels, those of each statement and those of each
     pair allow. ``by_one_image``: of reading the statement and seeing what it says of the left image only, or of the
@@ -106,7 +107,7 @@ def statement_priors(train: list[Contrast], test: list[Contrast]) -> dict:
 
 
 def _majority(labels: list[tuple[tuple, Any]]) -> float:
-    """Return the accuracy of the commonest label of each group; ``labels`` are pairs of group and label."""
+    """Returns the accuracy of the commonest label of each group; ``labels`` are pairs of group and label."""
     groups: defaultdict[tuple, Counter] = defaultdict(Counter)
     for group, label in labels:
         groups[group][label] += 1
@@ -118,7 +119,7 @@ def _one_image(train: list[Contrast], test: list[Contrast], side: int) -> float:
 
 
 def _fitted(train: list[tuple[tuple, Any]], test: list[tuple[tuple, Any]]) -> float:
-    """Return the accuracy of guessing each group's commonest label of train; of equally common ones none is guessed."""
+    """Returns the accuracy of guessing each group's commonest label of train; a tie counts as wrong."""
     found: defaultdict[tuple, Counter] = defaultdict(Counter)
     for group, label in train:
         found[group][label] += 1
@@ -139,33 +140,33 @@ def _findings(contrasts: list[Contrast], side: int) -> list[tuple[tuple, bool]]:
     ]
 
 
-def claim_priors(train: list[Judged], test: list[Judged]) -> dict:
-    """Return the test accuracy of guesses about SNLI-VE's claims from the image or the text alone.
+def hypothesis_priors(train: list[SceneHypotheses], test: list[SceneHypotheses]) -> dict:
+    """Returns the test accuracy of guesses about SNLI-VE's hypotheses from the image or the text alone.
 
     ``majority``, ``by_image``: of the most that the verdicts, and those of each image, allow. ``prior_by_wording``: of
     the best guess, fitted on train, for each direction and number of attributes said of either object.
     """
-    claims = _claims(test)
-    labels = [(image, verdict) for image, _, verdict in claims]
+    hypotheses = _hypotheses(test)
+    labels = [(image, verdict) for image, _, verdict in hypotheses]
     return {
-        "claims": len(claims),
-        "undecided": sum(verdict == UNDECIDED for entry in test for _, verdict in entry.claims),
+        "claims": len(hypotheses),
+        "undecided": sum(verdict == UNDECIDED for entry in test for _, verdict in entry.hypotheses),
         "majority": _majority([((), verdict) for _, verdict in labels]),
         "by_image": _majority(labels),
-        "prior_by_wording": _fitted([part[1:] for part in _claims(train)], [part[1:] for part in claims]),
+        "prior_by_wording": _fitted([part[1:] for part in _hypotheses(train)], [part[1:] for part in hypotheses]),
     }
 
 
-def _claims(entries: list[Judged]) -> list[tuple[tuple, tuple, str]]:
-    """Return the image, the wording's pattern and the verdict of every claim that has one."""
+def _hypotheses(entries: list[SceneHypotheses]) -> list[tuple[tuple, tuple, str]]:
+    """Returns the image, the wording's pattern and the verdict of every hypothesis that has one."""
     return [
         (
             (entry.scene.image_id,),
-            (claim.direction, _said(claim.phrase), _said(claim.other)),
+            (hypothesis.direction, _said(hypothesis.phrase), _said(hypothesis.other)),
             verdict,
         )
         for entry in entries
-        for claim, verdict in entry.claims
+        for hypothesis, verdict in entry.hypotheses
         if verdict != UNDECIDED
     ]
 
@@ -183,5 +184,5 @@ _SCORES: dict[str, Callable[[list, list], dict]] = {
     "refcocog": lambda train, test: refer_chance(test),
     "coco": lambda train, test: retrieval_ceiling(test),
     "gqa": vqa_priors,
-    "snli_ve": claim_priors,
+    "snli_ve": hypothesis_priors,
 }

@@ -1,4 +1,4 @@
-"""Writing a whole world to a folder, and the ``world`` command."""
+"""Writes a whole world to a folder; the ``world`` command."""
 
 import argparse
 import fcntl
@@ -17,22 +17,26 @@ import yaml
 from volta_switch.checksums import SUMS, Changed, read_recorded, record_tree
 from volta_switch.data.files.lmdb_environment import environment
 from volta_switch.errors import UserError
-from volta_switch.ranges import PATH, Choice, range_of
 from volta_switch.world.balance import balance
-from volta_switch.world.captions import Caption
-from volta_switch.world.claims import Claim
-from volta_switch.world.content import Asked, Captioned, Judged, Referred, World, draw_world
+from volta_switch.world.content import (
+    SceneCaptions,
+    SceneExpressions,
+    SceneHypotheses,
+    SceneQuestions,
+    World,
+    draw_world,
+)
 from volta_switch.world.files import write_datasets
-from volta_switch.world.phrases import Phrase
+from volta_switch.world.phrases import Caption, Phrase
+from volta_switch.world.pictures import render_world
 from volta_switch.world.questions import LABELS, Question
-from volta_switch.world.render import render_world
-from volta_switch.world.spec import DATA_SETS, IMAGES_OF, WorldSpec
-from volta_switch.world.statements import Contrast, Statement
-from volta_switch.world.task_entries import task_file
+from volta_switch.world.spec import IMAGES_OF, WorldSpec
+from volta_switch.world.statements import Contrast, Hypothesis, Statement
+from volta_switch.world.task_file import task_file
 from volta_switch.world.vocabulary import DIRECTORY, Lexicon
 
-SUMMARY, TASKS = "world.json", "tasks.yml"
-BLIND_GUESSES = (  # that the command prints: data set, what it is called, key in the summary's balance
+SUMMARY, TASK_FILE = "world.json", "tasks.yml"
+BLIND_GUESSES = (  # that the command prints: data set, its printed name, key in the summary's balance
     ("refer", "RefCOCO+", "chance"), ("vqa", "VQA", "prior_by_kind"), ("retrieval", "Flickr30k R@1", "chance_r1"),
     ("nlvr2", "NLVR2", "majority"), ("refcoco", "RefCOCO", "chance"), ("refcocog", "RefCOCOg", "chance"),
     ("coco", "COCO R@1", "chance_r1"), ("gqa", "GQA", "prior_by_kind"), ("snli_ve", "SNLI-VE", "majority"),
@@ -41,11 +45,20 @@ FORMAT = 3  # raised whenever the same parameters give other files
 
 
 def write_world(out: str | Path, *, overwrite: bool = False, **parameters: Any) -> bool:
-    """Write the world with the given parameters (the fields of ``WorldSpec``) to the folder ``out``.
+    """Writes the world with the given parameters (the fields of ``WorldSpec``) to the folder ``out``.
 
-    The folder appears whole, at the end. Returns False, having written nothing, if ``out`` already holds the world
-    with the same parameters. Raises ``UserError`` for a parameter out of range, and where ``out`` holds anything else
-    and ``overwrite`` is not set.
+    The folder appears whole, at the end.
+
+    Args:
+        out: the folder.
+        overwrite: replace a world with other parameters.
+        parameters: fields of ``WorldSpec``.
+
+    Returns:
+        False, nothing having been written, if ``out`` already holds the world with the same parameters.
+
+    Raises:
+        UserError: a parameter is out of range, or ``out`` holds anything else and ``overwrite`` is not set.
     """
     out = Path(out)
     spec = WorldSpec(**parameters)
@@ -64,19 +77,22 @@ def write_world(out: str | Path, *, overwrite: bool = False, **parameters: Any) 
     return True
 
 
-def keep_world(out: str | Path, **parameters: Any) -> None:
-    """Write a world unless it is there whole; another world, or one of an older version, is replaced.
+def ensure_world(out: str | Path, **parameters: Any) -> None:
+    """Writes a world unless it is complete; another world, or one of an older version, is replaced.
 
-    For a folder that belongs to one purpose. Of several processes that come at once, one writes and the others wait;
-    what a killed one left is removed. Raises ``UserError`` where it cannot be written, or ``out`` holds something else.
+    For a folder that serves one purpose only. Of several processes, one writes and the others wait; what a killed one
+    left is removed.
+
+    Raises:
+        UserError: it cannot be written, or ``out`` holds something else.
     """
     out = Path(out)
     spec = WorldSpec(**parameters)
-    if _holds(out, spec):
+    if _is_complete(out, spec):
         return
     try:
-        with one_writer(out):
-            if _holds(out, spec):  # another process was faster
+        with world_lock(out):
+            if _is_complete(out, spec):  # another process was faster
                 return
             for left in out.parent.glob(f"{out.name}.unfinished-*"):
                 shutil.rmtree(left)
@@ -89,7 +105,7 @@ def keep_world(out: str | Path, **parameters: Any) -> None:
 
 
 @contextmanager
-def one_writer(out: Path) -> Iterator[None]:
+def world_lock(out: Path) -> Iterator[None]:
     """Keeps other processes from writing the same world while the block runs; they wait."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with (out.parent / f".{out.name}.lock").open("a") as lock:
@@ -98,8 +114,8 @@ def one_writer(out: Path) -> Iterator[None]:
         yield
 
 
-def _holds(out: Path, spec: WorldSpec) -> bool:
-    """Whether a folder holds a world of these parameters, and of this version, with all its files."""
+def _is_complete(out: Path, spec: WorldSpec) -> bool:
+    """Returns whether a folder holds a world of these parameters and of this version, with all its files."""
     try:
         summary = json.loads(read_recorded(out / SUMMARY))
         same = summary["spec"] == spec.as_dict() and summary["format"] == FORMAT
@@ -109,7 +125,11 @@ def _holds(out: Path, spec: WorldSpec) -> bool:
 
 
 def _already_written(out: Path, spec: WorldSpec, overwrite: bool) -> bool:
-    """Return whether ``out`` holds this world; raise ``UserError`` if it holds something that must not be replaced."""
+    """Returns whether ``out`` holds this world.
+
+    Raises:
+        UserError: it holds something that must not be replaced.
+    """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: a file; expected a folder for the world: give another OUT")
     if not out.exists() or not any(out.iterdir()):
@@ -138,7 +158,7 @@ def _write(root: Path, spec: WorldSpec) -> None:
     write_datasets(root, world, lexicon)
     lengths = text_lengths(world, lexicon)
     tasks = task_file(spec, lengths)
-    (root / TASKS).write_text(yaml.safe_dump(tasks, sort_keys=False), encoding="utf-8")
+    (root / TASK_FILE).write_text(yaml.safe_dump(tasks, sort_keys=False), encoding="utf-8")
     if spec.render:
         render_world(root / "scenes", world, lexicon)
     summary = {
@@ -159,34 +179,34 @@ def _write(root: Path, spec: WorldSpec) -> None:
     text = json.dumps(summary, indent=2) + "\n"
     (root / SUMMARY).write_text(text, encoding="utf-8")
     covered = (path for path in sorted(root.rglob("*")) if path.is_file() and not path.name.endswith("-lock"))
-    record_tree(root, (path for path in covered if path != root / TASKS))  # which people edit
+    record_tree(root, (path for path in covered if path != root / TASK_FILE))  # which people edit
 
 
 def text_lengths(world: World, lexicon: Lexicon) -> dict[str, int]:
-    """Return the longest text of each data set in word pieces, [CLS] and [SEP] included."""
+    """Returns the longest text of each data set in word pieces, [CLS] and [SEP] included."""
     return {
         name: 2 + max(lexicon.length(said.words()) for part in getattr(world, name).values() for said in _texts(part))
         for name in world.spec.data_sets
     }
 
 
-def _texts(entries: list[Any]) -> Iterator[Caption | Phrase | Question | Statement | Claim]:
+def _texts(entries: list[Any]) -> Iterator[Caption | Phrase | Question | Statement | Hypothesis]:
     for entry in entries:
         match entry:
-            case Captioned():
+            case SceneCaptions():
                 yield from entry.captions
-            case Referred():
+            case SceneExpressions():
                 yield from (phrase for _, phrase in entry.expressions)
-            case Asked():
+            case SceneQuestions():
                 yield from (question for question, _, _ in entry.questions)
             case Contrast():
                 yield from (statement for statement, _ in entry.statements)
-            case Judged():
-                yield from (claim for claim, _ in entry.claims)
+            case SceneHypotheses():
+                yield from (hypothesis for hypothesis, _ in entry.hypotheses)
 
 
 def digests(root: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file by its path; of an LMDB, of its records in key order."""
+    """Returns the SHA-256 of every file by its path; of an LMDB, of its records in key order."""
     found = {}
     for path in sorted(root.rglob("*")):
         if path.is_dir() or path.name.endswith("-lock"):
@@ -207,37 +227,8 @@ def _records_digest(path: Path) -> Any:
     return digest
 
 
-def add_world_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the ``world`` command's arguments: OUT, a flag for each field of ``WorldSpec``, and --overwrite."""
-    default = WorldSpec()
-    parser.add_argument("out", type=PATH, metavar="OUT", help="folder to write; it appears whole or not at all")
-    flags = {
-        "seed": "seeds everything",
-        "images": "training images of each data set",
-        "eval_images": "validation, and as many test, images of each data set (retrieval: at most 100)",
-        "text_depth": "0: whole words; k: content words spelled in k + 1 word pieces that must be composed",
-        "vision_depth": "layers of the fixed random network that features pass through",
-        "feature_size": "width of a region feature",
-        "boxes": "regions per image, clutter included (default: one per object, 9 to 12)",
-        "classes": "object classes of the detector, background included",
-        "attributes": "attribute classes of the detector, background included",
-    }
-    for name, text in flags.items():
-        field = {"classes": "num_classes", "attributes": "num_attributes"}.get(name, name)
-        value = getattr(default, field)
-        shown = text if value is None else f"{text} (default: {value})"
-        flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(flag, dest=field, type=range_of(WorldSpec, field), default=value, metavar="N", help=shown)
-    based = ", ".join(f"{name} needs {described}" for name, described in IMAGES_OF.items())
-    shown = f"those to write, of {' '.join(DATA_SETS)} (default: all; {based})"
-    one = Choice(*DATA_SETS)
-    parser.add_argument("--data-sets", nargs="+", type=one, default=DATA_SETS, metavar="NAME", help=shown)
-    parser.add_argument("--no-render", dest="render", action="store_false", help="draw no pictures of scenes")
-    parser.add_argument("--overwrite", action="store_true", help="replace a world with other parameters")
-
-
 def run_world(args: argparse.Namespace) -> int:
-    """Write the world that the parsed arguments describe, say what was done, and return the exit code."""
+    """Writes the world that the parsed arguments describe, say what was done, and return the exit code."""
     parameters = {field.name: getattr(args, field.name) for field in fields(WorldSpec)}
     if not write_world(args.out, overwrite=args.overwrite, **parameters):
         print(f"{args.out}: this world is already there; nothing to do")

@@ -8,16 +8,14 @@ from typing import Any
 import numpy as np
 
 from volta_switch.data.regions import Regions
-from volta_switch.world.captions import Caption, draw_caption
-from volta_switch.world.claims import UNDECIDED, Claim, draw_claims
 from volta_switch.world.detector import Detector
-from volta_switch.world.phrases import LIKENESS, NEAREST, Phrase, by_attributes, by_relation
+from volta_switch.world.phrases import LIKENESS, NEAREST, Caption, Phrase, by_attributes, by_relation, draw_caption
 from volta_switch.world.questions import Question, QuestionMaker, annotate
 from volta_switch.world.scenes import DIRECTIONS, Scene, draw_scenes
 from volta_switch.world.spec import DATA_SETS, IMAGES_OF, MAX_OBJECTS, WorldSpec
-from volta_switch.world.statements import Contrast, draw_contrast
+from volta_switch.world.statements import UNDECIDED, Contrast, Hypothesis, draw_contrast, draw_hypotheses
 
-# Ids are unique in a world; NLVR2's and GQA's files name images otherwise (files.image_name, question_files.gqa_name).
+# Ids are unique in a world; NLVR2's and GQA's files name images otherwise (files.image_name, files.gqa_name).
 FIRST_IMAGE = {
     "concap": 1_000_000, "refer": 200_000, "retrieval": 300_000, "vqa": 400_000, "nlvr2": 500_000, "gqa": 2_300_000,
 }  # fmt: skip
@@ -30,8 +28,8 @@ MENTIONED = {"concap": 2, "retrieval": 3, "coco": 3}  # objects that a caption m
 RETRIEVAL_IMAGES = 100  # at most: of validation and of test
 CAPTIONS_PER_IMAGE = {"concap": 1, "retrieval": 5, "coco": 5}
 TRAIN_ITEMS, EVAL_ITEMS = 6, 4  # expressions, and questions, per image; statements per pair of images
-TRAIN_CLAIMS, EVAL_CLAIMS = 2, 1  # of each verdict per image
-UNDECIDED_EVERY = 20  # images; each such one has one more claim, without a verdict
+TRAIN_SETS, EVAL_SETS = 2, 1  # of each verdict per image
+UNDECIDED_EVERY = 20  # images; each such one has one more hypothesis, without a verdict
 # How often an expression is of each kind; a kind that finds no phrase for its referent gives way to another draw.
 EXPRESSION_TRIES = 12
 # RefCOCO's are short and say where things are; RefCOCOg's are long.
@@ -43,7 +41,7 @@ EXPRESSIONS = {
 
 
 @dataclass(frozen=True)
-class Captioned:
+class SceneCaptions:
     """A scene with its captions."""
 
     scene: Scene
@@ -51,7 +49,7 @@ class Captioned:
 
 
 @dataclass(frozen=True)
-class Referred:
+class SceneExpressions:
     """A scene with expressions, each with the object that it denotes."""
 
     scene: Scene
@@ -59,7 +57,7 @@ class Referred:
 
 
 @dataclass(frozen=True)
-class Asked:
+class SceneQuestions:
     """A scene with questions, the right answer and those of ten annotators, who for GQA all agree."""
 
     scene: Scene
@@ -67,11 +65,11 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A scene with claims and the verdict on each, which may be ``UNDECIDED``; some scenes have none."""
+class SceneHypotheses:
+    """A scene with hypotheses and the verdict on each, which may be ``UNDECIDED``; some scenes have none."""
 
     scene: Scene
-    claims: tuple[tuple[Claim, str], ...]
+    hypotheses: tuple[tuple[Hypothesis, str], ...]
 
 
 @dataclass(frozen=True)
@@ -79,29 +77,35 @@ class World:
     """Every data set, by split: "train", "val" and "test" (pre-training has no test split); empty if not wanted."""
 
     spec: WorldSpec
-    concap: dict[str, list[Captioned]]
-    refer: dict[str, list[Referred]]
-    retrieval: dict[str, list[Captioned]]
-    vqa: dict[str, list[Asked]]
+    concap: dict[str, list[SceneCaptions]]
+    refer: dict[str, list[SceneExpressions]]
+    retrieval: dict[str, list[SceneCaptions]]
+    vqa: dict[str, list[SceneQuestions]]
     nlvr2: dict[str, list[Contrast]]
-    refcoco: dict[str, list[Referred]]
-    refcocog: dict[str, list[Referred]]
-    coco: dict[str, list[Captioned]]
-    gqa: dict[str, list[Asked]]
-    snli_ve: dict[str, list[Judged]]
+    refcoco: dict[str, list[SceneExpressions]]
+    refcocog: dict[str, list[SceneExpressions]]
+    coco: dict[str, list[SceneCaptions]]
+    gqa: dict[str, list[SceneQuestions]]
+    snli_ve: dict[str, list[SceneHypotheses]]
 
     def regions(self, dataset: str, split: str, exact: bool = False) -> Iterator[Regions]:
-        """Yield what the detector sees in the scenes of a split, in their order; ``exact``: in the annotated boxes."""
+        """Yields what the detector sees in the scenes of a split, in their order.
+
+        Args:
+            dataset: a name of ``DATA_SETS``.
+            split: "train", "val" or "test".
+            exact: the regions of the annotated boxes, not of detected ones.
+        """
         rng = _generator(self.spec.seed, "regions", dataset, split, *(["exact"] if exact else []))
         return Detector(self.spec).detect(rng, self.scenes(dataset, split), scores=dataset == "concap", exact=exact)
 
     def scenes(self, dataset: str, split: str) -> list[Scene]:
-        """Return the scenes of a split in their order; of NLVR2, the four of each contrast one after the other."""
+        """Returns the scenes of a split in their order; of NLVR2, the four of each contrast one after the other."""
         return _scenes_of(getattr(self, dataset)[split])
 
 
 def draw_world(spec: WorldSpec) -> World:
-    """Draw a world; the same parameters give the same world."""
+    """Draws a world: the same parameters give the same world."""
     drawn: dict[str, dict[str, list[Any]]] = {name: {} for name in DATA_SETS}
     for name in spec.data_sets:  # in an order in which images come before what else is said about them
         if name in IMAGES_OF:
@@ -109,20 +113,20 @@ def draw_world(spec: WorldSpec) -> World:
             images = _described_images(name, {split: _scenes_of(entries) for split, entries in said})
         else:
             images = _own_images(spec, name)
-        drawn[name] = {split: _said(spec, name, split, scenes) for split, scenes in images.items()}
+        drawn[name] = {split: _draw_texts(spec, name, split, scenes) for split, scenes in images.items()}
     return World(spec, **drawn)
 
 
 def draw_split(spec: WorldSpec, name: str, split: str) -> list[Any]:
-    """Draw one split of one data set, the same as ``draw_world`` does, in a fraction of the time."""
+    """Draws one split of one data set, the same as ``draw_world`` does, in a fraction of the time."""
     images = _own_images(spec, IMAGES_OF.get(name, name))
     if name in IMAGES_OF:
         images = _described_images(name, images)
-    return _said(spec, name, split, images[split])
+    return _draw_texts(spec, name, split, images[split])
 
 
-def _said(spec: WorldSpec, name: str, split: str, scenes: list[Scene]) -> list[Any]:
-    return _SAY[name](random.Random(f"{spec.seed} texts {name} {split}"), name, split, scenes)
+def _draw_texts(spec: WorldSpec, name: str, split: str, scenes: list[Scene]) -> list[Any]:
+    return _DRAW[name](random.Random(f"{spec.seed} texts {name} {split}"), name, split, scenes)
 
 
 def _scenes_of(entries: list[Any]) -> list[Scene]:
@@ -130,7 +134,7 @@ def _scenes_of(entries: list[Any]) -> list[Scene]:
 
 
 def _own_images(spec: WorldSpec, name: str) -> dict[str, list[Scene]]:
-    """Draw the scenes of a data set that has images of its own, by split."""
+    """Draws the scenes of a data set that has images of its own, by split."""
     counts = {"train": spec.images, "val": spec.eval_images, "test": spec.eval_images}
     if name == "concap":
         del counts["test"]
@@ -149,7 +153,10 @@ def _own_images(spec: WorldSpec, name: str) -> dict[str, list[Scene]]:
 
 
 def _described_images(name: str, images: dict[str, list[Scene]]) -> dict[str, list[Scene]]:
-    """Return the scenes of another data set, by split; VQA's test images are nobody else's, so its val images serve."""
+    """Returns the scenes of another data set, by split.
+
+    VQA's test images belong to no other data set, so COCO shares its validation images.
+    """
     images = dict(images)
     if name == "coco":
         half = len(images["val"]) // 2
@@ -158,36 +165,43 @@ def _described_images(name: str, images: dict[str, list[Scene]]) -> dict[str, li
 
 
 def _generator(seed: int, *purpose: str) -> np.random.Generator:
-    """Return NumPy's generator for one purpose; purposes do not share random numbers."""
+    """Returns NumPy's generator for one purpose; purposes do not share random numbers."""
     return np.random.default_rng([seed, *" ".join(purpose).encode()])
 
 
-def _items(split: str) -> int:
+def _texts_per_image(split: str) -> int:
     return TRAIN_ITEMS if split == "train" else EVAL_ITEMS
 
 
-def _caption(rng: random.Random, name: str, split: str, scenes: list[Scene]) -> list[Captioned]:
+def _draw_captions(rng: random.Random, name: str, split: str, scenes: list[Scene]) -> list[SceneCaptions]:
     return [
-        Captioned(scene, tuple(draw_caption(rng, scene, MENTIONED[name]) for _ in range(CAPTIONS_PER_IMAGE[name])))
+        SceneCaptions(scene, tuple(draw_caption(rng, scene, MENTIONED[name]) for _ in range(CAPTIONS_PER_IMAGE[name])))
         for scene in scenes
     ]
 
 
-def _refer(rng: random.Random, name: str, split: str, scenes: list[Scene]) -> list[Referred]:
+def _draw_expressions(rng: random.Random, name: str, split: str, scenes: list[Scene]) -> list[SceneExpressions]:
     kinds = EXPRESSIONS[name]
     return [
-        Referred(scene, tuple(draw_expression(rng, scene, kinds) for _ in range(_items(split)))) for scene in scenes
+        SceneExpressions(scene, tuple(draw_expression(rng, scene, kinds) for _ in range(_texts_per_image(split))))
+        for scene in scenes
     ]
 
 
 def draw_expression(rng: random.Random, scene: Scene, kinds: Mapping[str, int]) -> tuple[int, Phrase]:
-    """Draw an object of the scene, each with the same chance, and a phrase that denotes it alone.
+    """Draws an object of the scene, each with the same chance, and a phrase that denotes it alone.
 
-    ``kinds``: how often the phrase is of each kind, where the scene allows it.
+    Args:
+        rng: the source of randomness.
+        scene: what is described.
+        kinds: how often the phrase is of each kind, where the scene allows it.
+
+    Returns:
+        The object's index, and the phrase.
     """
     target = rng.randrange(len(scene.objects))
     for _ in range(EXPRESSION_TRIES):
-        phrase = _expression(rng, scene, target, kinds)
+        phrase = _draw_expression(rng, scene, target, kinds)
         if phrase is not None:
             return target, phrase
     phrase = by_attributes(rng, scene, target)
@@ -195,7 +209,7 @@ def draw_expression(rng: random.Random, scene: Scene, kinds: Mapping[str, int]) 
     return target, phrase
 
 
-def _expression(rng: random.Random, scene: Scene, target: int, kinds: Mapping[str, int]) -> Phrase | None:
+def _draw_expression(rng: random.Random, scene: Scene, target: int, kinds: Mapping[str, int]) -> Phrase | None:
     kind = rng.choices(tuple(kinds), tuple(kinds.values()))[0]
     if kind == "attributes":
         return by_attributes(rng, scene, target)
@@ -205,41 +219,43 @@ def _expression(rng: random.Random, scene: Scene, target: int, kinds: Mapping[st
     return by_relation(rng, scene, target, relations)
 
 
-def _ask(rng: random.Random, name: str, split: str, scenes: list[Scene]) -> list[Asked]:
+def _draw_questions(rng: random.Random, name: str, split: str, scenes: list[Scene]) -> list[SceneQuestions]:
     maker = QuestionMaker(rng)
     entries = []
     for scene in scenes:
-        drawn = [maker.draw(scene) for _ in range(_items(split))]
+        drawn = [maker.draw(scene) for _ in range(_texts_per_image(split))]
         given = [annotate(rng, question.kind, reply) if name == "vqa" else [reply] * 10 for question, reply in drawn]
         asked = ((question, reply, tuple(people)) for (question, reply), people in zip(drawn, given, strict=True))
-        entries.append(Asked(scene, tuple(asked)))
+        entries.append(SceneQuestions(scene, tuple(asked)))
     return entries
 
 
-def _contrast(rng: random.Random, name: str, split: str, scenes: list[Scene]) -> list[Contrast]:
-    return [draw_contrast(rng, scenes[first : first + 4], _items(split)) for first in range(0, len(scenes), 4)]
+def _draw_contrasts(rng: random.Random, name: str, split: str, scenes: list[Scene]) -> list[Contrast]:
+    return [
+        draw_contrast(rng, scenes[first : first + 4], _texts_per_image(split)) for first in range(0, len(scenes), 4)
+    ]
 
 
-def _judge(rng: random.Random, name: str, split: str, scenes: list[Scene]) -> list[Judged]:
-    sets = TRAIN_CLAIMS if split == "train" else EVAL_CLAIMS
+def _draw_hypotheses(rng: random.Random, name: str, split: str, scenes: list[Scene]) -> list[SceneHypotheses]:
+    sets = TRAIN_SETS if split == "train" else EVAL_SETS
     entries = []
     for row, scene in enumerate(scenes):
-        claims = draw_claims(rng, scene, sets)
+        hypotheses = draw_hypotheses(rng, scene, sets)
         if row % UNDECIDED_EVERY == 0:
-            claims += [(claim, UNDECIDED) for claim, _ in draw_claims(rng, scene, 1)[:1]]
-        entries.append(Judged(scene, tuple(claims)))
+            hypotheses += [(hypothesis, UNDECIDED) for hypothesis, _ in draw_hypotheses(rng, scene, 1)[:1]]
+        entries.append(SceneHypotheses(scene, tuple(hypotheses)))
     return entries
 
 
-_SAY: dict[str, Callable[[random.Random, str, str, list[Scene]], list[Any]]] = {
-    "concap": _caption,
-    "refer": _refer,
-    "retrieval": _caption,
-    "vqa": _ask,
-    "nlvr2": _contrast,
-    "refcoco": _refer,
-    "refcocog": _refer,
-    "coco": _caption,
-    "gqa": _ask,
-    "snli_ve": _judge,
+_DRAW: dict[str, Callable[[random.Random, str, str, list[Scene]], list[Any]]] = {
+    "concap": _draw_captions,
+    "refer": _draw_expressions,
+    "retrieval": _draw_captions,
+    "vqa": _draw_questions,
+    "nlvr2": _draw_contrasts,
+    "refcoco": _draw_expressions,
+    "refcocog": _draw_expressions,
+    "coco": _draw_captions,
+    "gqa": _draw_questions,
+    "snli_ve": _draw_hypotheses,
 }

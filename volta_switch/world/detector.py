@@ -32,7 +32,7 @@ class Detector:
         self.layers = [rng.normal(0, LAYER_GAIN / width**0.5, (width, width)) for _ in range(spec.vision_depth)]
 
     def embed(self, attributes: np.ndarray) -> np.ndarray:
-        """Return the noiseless features (n, F) of objects with attribute indices (n, 4)."""
+        """Returns the noiseless features (n, F) of objects with attribute indices (n, 4)."""
         return self._through_network(self._sum_of_embeddings(attributes))
 
     def _sum_of_embeddings(self, attributes: np.ndarray) -> np.ndarray:
@@ -50,10 +50,13 @@ class Detector:
     def detect(
         self, rng: np.random.Generator, scenes: list[Scene], scores: bool = False, exact: bool = False
     ) -> Iterator[Regions]:
-        """Yield the regions of every scene, in random order.
+        """Yields the regions of every scene, in random order.
 
-        ``scores``: with cls_prob and attr_scores. ``exact``: the annotated boxes of the objects instead of detected
-        ones, and no clutter.
+        Args:
+            rng: the source of randomness.
+            scenes: what is looked at.
+            scores: also fill ``cls_prob`` (R, C) and ``attr_scores`` (R, A).
+            exact: the annotated boxes of the objects, not detected ones, and no clutter.
         """
         for first in range(0, len(scenes), SCENES_AT_ONCE):
             yield from self._detect(rng, scenes[first : first + SCENES_AT_ONCE], scores, exact)
@@ -76,7 +79,7 @@ class Detector:
             yield _regions(scene, features[rows], boxes[rows], cls_prob[rows], attr_scores[rows], scores)
 
     def _regions_of(self, rng: np.random.Generator, scene: Scene, exact: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Return the object behind each region (R,) and the boxes (R, 4), in random order."""
+        """Returns the object behind each region (R,) and the boxes (R, 4), in random order."""
         boxes = true = np.array(scene.boxes, dtype=np.float64)
         objects = np.arange(len(true))
         if not exact:
@@ -100,7 +103,7 @@ class Detector:
     def _class_distribution(
         self, rng: np.random.Generator, attributes: np.ndarray, is_object: np.ndarray
     ) -> np.ndarray:
-        """Return cls_prob (R, C): shape x colour, with mass on classes that share one of the two."""
+        """Returns cls_prob (R, C): shape x colour, with mass on classes that share one of the two."""
         logits = np.full((len(attributes), self.spec.num_classes), LOGIT_UNUSED)
         shape = attributes[:, SHAPE, None] == np.repeat(np.arange(len(SHAPES)), len(COLOURS))
         colour = attributes[:, COLOUR, None] == np.tile(np.arange(len(COLOURS)), len(SHAPES))
@@ -110,7 +113,7 @@ class Detector:
     def _attribute_distribution(
         self, rng: np.random.Generator, attributes: np.ndarray, is_object: np.ndarray
     ) -> np.ndarray:
-        """Return attr_scores (R, A): size x material, with mass on classes that share one of the two."""
+        """Returns attr_scores (R, A): size x material, with mass on classes that share one of the two."""
         logits = np.full((len(attributes), self.spec.num_attributes), LOGIT_UNUSED)
         size = attributes[:, SIZE, None] == np.repeat(np.arange(len(SIZES)), len(MATERIALS))
         material = attributes[:, MATERIAL, None] == np.tile(np.arange(len(MATERIALS)), len(SIZES))
@@ -141,7 +144,7 @@ def _agreement_logits(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _noisy_softmax(rng: np.random.Generator, logits: np.ndarray, is_object: np.ndarray) -> np.ndarray:
-    """Return probabilities, float32; clutter has flattened logits and most of its mass on background."""
+    """Returns probabilities, float32; clutter has flattened logits and most of its mass on background."""
     logits = np.where(is_object[:, None], logits, 0.3 * logits - 1.0).astype(np.float32)
     logits[:, 0] = np.where(is_object, 0.5, LOGIT_EXACT)
     logits += rng.standard_normal(logits.shape, dtype=np.float32)
@@ -150,7 +153,7 @@ def _noisy_softmax(rng: np.random.Generator, logits: np.ndarray, is_object: np.n
 
 
 def _clutter_boxes(rng: np.random.Generator, true: np.ndarray, wanted: int) -> np.ndarray:
-    """Return ``wanted`` boxes of all sizes whose IoU with every true box (n, 4) is below ``CLUTTER_IOU``."""
+    """Returns ``wanted`` boxes of all sizes whose IoU with every true box (n, 4) is below ``CLUTTER_IOU``."""
     kept = np.zeros((0, 4))
     while len(kept) < wanted:
         sides = rng.uniform(24, 160, (2 * wanted, 2))

@@ -1,8 +1,9 @@
-"""Noun phrases: what they say, which objects they denote, and how to find one that denotes a given object.
+"""Noun phrases and captions: what they say, and which objects they denote.
 
 A phrase has a head (some attribute values) and at most one relation to another phrase, and so on: "the cube left of
-the ball above the red cone". Truth has three values because two objects may stand on neither side of one another: a
-phrase denotes *surely* the smaller and *possibly* the larger of two sets, and is unambiguous where they are equal.
+the ball above the red cone". Truth has three values, because two objects may stand on neither side of one another. A
+phrase denotes *surely* the smaller and *possibly* the larger of two sets; it is unambiguous where they are equal.
+A caption is a list of phrases, of each of which the scene holds an object.
 """
 
 import random
@@ -13,21 +14,25 @@ from volta_switch.world.scenes import COLOUR, DIRECTIONS, MATERIAL, SHAPE, SIZE,
 
 NEAREST = "closest to"
 LIKENESS = ("sized like", "coloured like", "made like", "shaped like")  # in the order of ATTRIBUTES
+# How often a caption says the size, colour, material and shape of an object that it mentions.
+MENTION_CHANCES = (0.7, 0.95, 0.7, 0.95)
+RELATION_SHARE = 0.6  # the share of captions whose first two objects are put in relation; else objects are listed
 CLEARLY_NEARER = 1.25  # the second-nearest candidate must be at least this many times as far away
 
-Values = tuple[int | None, int | None, int | None, int | None]  # an index per attribute, None where nothing is said
+# An index per attribute, None where nothing is said.
+AttributeValues = tuple[int | None, int | None, int | None, int | None]
 
 
 @dataclass(frozen=True)
 class Phrase:
     """``values`` of the head and, optionally, its ``relation`` to the ``anchor``."""
 
-    values: Values
+    values: AttributeValues
     relation: str | None = None
     anchor: "Phrase | None" = None
 
     def words(self) -> str:
-        """Return the phrase in English, as terse as people's referring expressions are: without articles."""
+        """Returns the phrase in English, as terse as people's referring expressions are: without articles."""
         said = [VALUES[attribute][value] for attribute, value in enumerate(self.values) if value is not None]
         if self.values[SHAPE] is None:
             said.append("thing")
@@ -37,17 +42,17 @@ class Phrase:
         return f"{text} {self.relation} {self.anchor.words()}"
 
     def hops(self) -> int:
-        """Return the number of relations."""
+        """Returns the number of relations."""
         return 0 if self.anchor is None else 1 + self.anchor.hops()
 
 
-def values_of(said: Mapping[int, int]) -> Values:
-    """Return the head that says the given values by attribute, and nothing of the others."""
+def values_of(said: Mapping[int, int]) -> AttributeValues:
+    """Returns the head that says the given values by attribute, and nothing of the others."""
     return said.get(SIZE), said.get(COLOUR), said.get(MATERIAL), said.get(SHAPE)
 
 
-def matching(scene: Scene, values: Values) -> int:
-    """Return the set of objects with the given attribute values."""
+def matching(scene: Scene, values: AttributeValues) -> int:
+    """Returns the set of objects with the given attribute values."""
     found = scene.everything
     for attribute, value in enumerate(values):
         if value is not None:
@@ -56,7 +61,7 @@ def matching(scene: Scene, values: Values) -> int:
 
 
 def denote(scene: Scene, phrase: Phrase) -> tuple[int, int]:
-    """Return the sets of objects that the phrase surely and possibly denotes; an anchor is any object it denotes."""
+    """Returns the sets of objects that the phrase surely and possibly denotes; an anchor is any object it denotes."""
     head = matching(scene, phrase.values)
     if phrase.relation is None or phrase.anchor is None:
         return head, head
@@ -71,7 +76,7 @@ def denote(scene: Scene, phrase: Phrase) -> tuple[int, int]:
 
 
 def related(scene: Scene, relation: str, head: int, anchor: int) -> tuple[int, int]:
-    """Return which of the objects in ``head`` surely and possibly stand in ``relation`` to object ``anchor``."""
+    """Returns which of the objects in ``head`` surely and possibly stand in ``relation`` to object ``anchor``."""
     head &= ~(1 << anchor)
     if relation == NEAREST:
         return _nearest(scene, head, anchor)
@@ -84,7 +89,7 @@ def related(scene: Scene, relation: str, head: int, anchor: int) -> tuple[int, i
 
 
 def denotes_only(scene: Scene, phrase: Phrase, target: int) -> bool:
-    """Return whether the phrase unambiguously denotes object ``target``, and each of its anchors one object too."""
+    """Returns whether the phrase unambiguously denotes object ``target``, and each of its anchors one object too."""
     sure, possible = denote(scene, phrase)
     if sure != possible or sure != 1 << target:
         return False
@@ -110,9 +115,17 @@ def _nearest(scene: Scene, head: int, anchor: int) -> tuple[int, int]:
 def by_attributes(
     rng: random.Random, scene: Scene, target: int, unsaid: Sequence[int] = (), extra: float = 0.25
 ) -> Phrase | None:
-    """Describe object ``target`` by as few attributes as a random order allows, or return None if none suffice.
+    """Describes object ``target`` by as few attributes as a random order allows.
 
-    ``unsaid`` attributes are not used. With probability ``extra`` one attribute more than needed is said.
+    Args:
+        rng: the source of randomness.
+        scene: the scene of the object.
+        target: its index.
+        unsaid: attributes that are not used.
+        extra: the probability of saying one attribute more than needed.
+
+    Returns:
+        The phrase; None if no attributes suffice.
     """
     order = [attribute for attribute in range(4) if attribute not in unsaid]
     rng.shuffle(order)
@@ -140,7 +153,7 @@ def by_relation(
     unsaid: Sequence[int] = (),
     tries: int = 24,
 ) -> Phrase | None:
-    """Describe object ``target`` by ``hops`` relations, each needed: no head is unique by itself.
+    """Describes object ``target`` by ``hops`` relations, each needed: no head is unique by itself.
 
     The first relation is one of ``relations``, further ones are directions. Returns None after ``tries`` failures.
     """
@@ -165,8 +178,8 @@ def by_relation(
     return None
 
 
-def _head(rng: random.Random, scene: Scene, target: int, unsaid: Sequence[int]) -> Values:
-    """Draw zero to two attributes of object ``target``, its shape more often than the others."""
+def _head(rng: random.Random, scene: Scene, target: int, unsaid: Sequence[int]) -> AttributeValues:
+    """Draws zero to two attributes of object ``target``, its shape more often than the others."""
     wanted = [0.25, 0.4, 0.25, 0.7]
     said = [rng.random() < chance for chance in wanted]
     return values_of(
@@ -176,3 +189,55 @@ def _head(rng: random.Random, scene: Scene, target: int, unsaid: Sequence[int]) 
             if said[attribute] and attribute not in unsaid
         }
     )
+
+
+@dataclass(frozen=True)
+class Caption:
+    """Clauses joined by "and"; each says that some object stands in some relation to another."""
+
+    clauses: tuple[Phrase, ...]
+
+    def words(self) -> str:
+        """Returns the caption in English."""
+        return " and ".join(clause.words() for clause in self.clauses)
+
+    def is_true(self, scene: Scene) -> bool:
+        """Returns whether every clause is surely true of the scene."""
+        return all(denote(scene, clause)[0] for clause in self.clauses)
+
+    def may_be_true(self, scene: Scene) -> bool:
+        """Returns whether the caption is true of the scene when no object's place is held against it."""
+        return all(denote(scene, clause)[1] for clause in self.clauses)
+
+
+def draw_caption(rng: random.Random, scene: Scene, most: int) -> Caption:
+    """Describes at most ``most`` objects of the scene: two of them in relation, or all listed side by side."""
+    mentioned = rng.sample(range(len(scene.objects)), min(most, len(scene.objects)))
+    groups = [[target] for target in mentioned]
+    if len(mentioned) > 1 and rng.random() < RELATION_SHARE:
+        groups[:2] = [mentioned[:2]]
+        rng.shuffle(groups)
+    return Caption(tuple(_clause(rng, scene, group) for group in groups))
+
+
+def _clause(rng: random.Random, scene: Scene, group: list[int]) -> Phrase:
+    """Returns a true clause about objects standing in relation one to the next."""
+    first, *rest = group
+    values = _said(rng, scene, first)
+    if not rest:
+        return Phrase(values)
+    true = [direction for row, direction in enumerate(DIRECTIONS) if scene.sure[row][rest[0]] >> first & 1]
+    if not true:  # cannot be: objects do not overlap
+        return Phrase(values)
+    return Phrase(values, rng.choice(true), _clause(rng, scene, rest))
+
+
+def _said(rng: random.Random, scene: Scene, target: int) -> AttributeValues:
+    """Returns two or more attributes of the object."""
+    while True:
+        said = [rng.random() < chance for chance in MENTION_CHANCES]
+        if sum(said) >= 2:
+            size, colour, material, shape = (
+                value if kept else None for kept, value in zip(said, scene.objects[target], strict=True)
+            )
+            return size, colour, material, shape

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from volta_switch.world.phrases import (
     LIKENESS,
     NEAREST,
+    AttributeValues,
     Phrase,
-    Values,
     by_attributes,
     by_relation,
     denote,
@@ -47,7 +47,7 @@ class Question:
     form: str = ""
 
     def words(self) -> str:
-        """Return the question in English."""
+        """Returns the question in English."""
         if self.kind in ATTRIBUTES:
             return f"what {self.kind} is {self.phrase.words()}"
         if self.kind == "count":
@@ -61,7 +61,7 @@ class Question:
 
 
 def answer(scene: Scene, question: Question) -> str | None:
-    """Return the answer by looking at the scene, or None where it would be ambiguous."""
+    """Returns the answer by looking at the scene, or None where it would be ambiguous."""
     sure, possible = denote(scene, question.phrase)
     if sure != possible or not _anchor_is_definite(scene, question.phrase):
         return None
@@ -87,7 +87,7 @@ def _anchor_is_definite(scene: Scene, phrase: Phrase) -> bool:
 
 
 def _comparison(scene: Scene, question: Question, target: int) -> str | None:
-    """Return the answer to a question of kind "where" or "compare" whose first phrase denotes ``target``."""
+    """Returns the answer to a question of kind "where" or "compare" whose first phrase denotes ``target``."""
     assert question.other is not None
     others = members(denote(scene, question.other)[1])
     if len(others) != 1 or others[0] == target or not denotes_only(scene, question.other, others[0]):
@@ -120,7 +120,7 @@ class QuestionMaker:
         }
 
     def draw(self, scene: Scene) -> tuple[Question, str]:
-        """Draw one question about the scene, with its answer."""
+        """Draws one question about the scene, with its answer."""
         while True:
             kind = self.rng.choices(tuple(SHARES), tuple(SHARES.values()))[0]
             drawn = self._candidates(scene, kind, self._form(kind))
@@ -130,7 +130,7 @@ class QuestionMaker:
                 return question, reply
 
     def _candidates(self, scene: Scene, kind: str, form: str) -> list[tuple[Question, str]]:
-        """Return questions of one kind and form, with their answers."""
+        """Returns questions of one kind and form, with their answers."""
         enough = 2 if kind in ATTRIBUTES else 6
         drawn = []
         for _ in range(8):
@@ -143,7 +143,7 @@ class QuestionMaker:
         return drawn
 
     def _form(self, kind: str) -> str:
-        """Draw the pattern of a question, within which its answers are balanced."""
+        """Draws the pattern of a question, within which its answers are balanced."""
         rng = self.rng
         if kind in ATTRIBUTES:
             relations = rng.choices((0, 1, 2), (65, 28, 7))[0]
@@ -173,14 +173,14 @@ class QuestionMaker:
     def _exists(self, scene: Scene, form: str) -> Question | None:
         return self._set_question("exists", scene, form, self._random_values(form))
 
-    def _random_values(self, form: str) -> Values:
+    def _random_values(self, form: str) -> AttributeValues:
         size, colour, material, shape = (
             self.rng.randrange(len(VALUES[attribute])) if name in form.split() else None
             for attribute, name in enumerate(ATTRIBUTES)
         )
         return size, colour, material, shape
 
-    def _set_question(self, kind: str, scene: Scene, form: str, values: Values) -> Question | None:
+    def _set_question(self, kind: str, scene: Scene, form: str, values: AttributeValues) -> Question | None:
         direction = next((direction for direction in DIRECTIONS if form.endswith(direction)), None)
         if direction is None:
             return Question(kind, Phrase(values), form=form)
@@ -198,7 +198,7 @@ class QuestionMaker:
 
 
 def annotate(rng: random.Random, kind: str, right: str) -> list[str]:
-    """Return the answers of ten annotators; a wrong one is another answer of the kind (for counts, one off)."""
+    """Returns the answers of ten annotators; a wrong one is another answer of the kind (for counts, one off)."""
     answers = ANSWERS[kind]
     near = [other for other in answers if other != right]
     if kind == "count":
@@ -207,12 +207,12 @@ def annotate(rng: random.Random, kind: str, right: str) -> list[str]:
 
 
 def _other_likeness(kind: str) -> tuple[str, ...]:
-    """Return the likeness relations that do not give the asked attribute away."""
+    """Returns the likeness relations that do not give the asked attribute away."""
     return tuple(relation for name, relation in zip(ATTRIBUTES, LIKENESS, strict=True) if name != kind)
 
 
 def plural(phrase: Phrase) -> str:
-    """Return the phrase without article, its first noun in the plural."""
+    """Returns the phrase without article, its first noun in the plural."""
     text = phrase.words()
     shape = phrase.values[SHAPE]
     noun = "thing" if shape is None else SHAPES[shape]

@@ -55,13 +55,13 @@ class Scene:
         return (1 << len(self.objects)) - 1
 
     def centre(self, index: int) -> tuple[float, float]:
-        """Return the centre of object ``index`` in pixels."""
+        """Returns the centre of object ``index`` in pixels."""
         x1, y1, x2, y2 = self.boxes[index]
         return (x1 + x2) / 2, (y1 + y2) / 2
 
 
 def members(mask: int) -> list[int]:
-    """Return the indices of the objects in a set, ascending."""
+    """Returns the indices of the objects in a set, ascending."""
     found = []
     while mask:
         lowest = mask & -mask
@@ -71,7 +71,7 @@ def members(mask: int) -> list[int]:
 
 
 def draw_scenes(rng: np.random.Generator, image_ids: list[int], fewest: int, most: int) -> list[Scene]:
-    """Draw one scene of ``fewest`` to ``most`` objects for each image id."""
+    """Draws one scene of ``fewest`` to ``most`` objects for each image id."""
     count = len(image_ids)
     numbers = rng.integers(fewest, most + 1, count)
     attributes = _draw_attributes(rng, count)  # (N, MAX_OBJECTS, 4)
@@ -83,7 +83,7 @@ def draw_scenes(rng: np.random.Generator, image_ids: list[int], fewest: int, mos
 
 
 def scene_of(image_id: int, attributes: np.ndarray, boxes: np.ndarray) -> Scene:
-    """Build a scene from attribute indices (n, 4) and boxes (n, 4) in pixels."""
+    """Builds a scene from attribute indices (n, 4) and boxes (n, 4) in pixels."""
     number = len(attributes)
     bits = 1 << np.arange(number)
     having = tuple(
@@ -109,7 +109,7 @@ def scene_of(image_id: int, attributes: np.ndarray, boxes: np.ndarray) -> Scene:
 
 
 def _draw_attributes(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Draw attribute indices (N, MAX_OBJECTS, 4).
+    """Draws attribute indices (N, MAX_OBJECTS, 4).
 
     About half of the objects are near-copies of an earlier one, one or two attributes redrawn: the distractors that
     make a description of an object need more than its colour. No two objects are alike in all four, so that each
@@ -130,7 +130,7 @@ def _draw_attributes(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def _make_distinct(rng: np.random.Generator, attributes: np.ndarray, place: int) -> None:
-    """Redraw object ``place`` of the scenes (N, MAX_OBJECTS, 4) where it equals an earlier one."""
+    """Redraws object ``place`` of the scenes (N, MAX_OBJECTS, 4) where it equals an earlier one."""
     while True:
         same: np.ndarray = np.equal(attributes[:, :place], attributes[:, None, place])  # (N, place, 4)
         alike = np.logical_and.reduce(same, axis=2)  # (N, place)
@@ -142,7 +142,7 @@ def _make_distinct(rng: np.random.Generator, attributes: np.ndarray, place: int)
 
 
 def _draw_boxes(rng: np.random.Generator, sizes: np.ndarray) -> np.ndarray:
-    """Draw boxes (N, MAX_OBJECTS, 4) that do not overlap for objects of the given sizes (N, MAX_OBJECTS)."""
+    """Draws boxes (N, MAX_OBJECTS, 4) that do not overlap for objects of the given sizes (N, MAX_OBJECTS)."""
     boxes = np.zeros((*sizes.shape, 4), dtype=np.int64)
     todo = np.arange(len(sizes))
     while len(todo):
@@ -152,7 +152,11 @@ def _draw_boxes(rng: np.random.Generator, sizes: np.ndarray) -> np.ndarray:
 
 
 def _try_boxes(rng: np.random.Generator, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Place objects one after another; return boxes (N, MAX_OBJECTS, 4) and which scenes found room for all (N,)."""
+    """Places objects one after another.
+
+    Returns:
+        Boxes (N, MAX_OBJECTS, 4) in pixels, and which scenes found room for all (N,).
+    """
     count = len(sizes)
     low, high = np.array(SIDES).T
     sides = rng.integers(low[sizes][..., None], high[sizes][..., None] + 1, (*sizes.shape, 2))  # (N, n, 2): w, h

@@ -21,7 +21,7 @@ SYLLABLES = tuple(consonant + vowel for vowel in "aeiou" for consonant in "bdfgk
 
 
 def content_words() -> tuple[str, ...]:
-    """Return the words that carry meaning: attribute values and relations, without duplicates."""
+    """Returns the words that carry meaning: attribute values and relations, without duplicates."""
     values = [value for values in VALUES for value in values]
     relations = [word for phrase in (*DIRECTIONS, NEAREST, *LIKENESS) for word in phrase.split()]
     return tuple(dict.fromkeys(word for word in [*values, *relations] if word not in FUNCTION_WORDS))
@@ -53,7 +53,7 @@ class Lexicon:
         self.spelling = dict(zip(words, rng.sample(codes, len(words)), strict=True))
 
     def spell(self, text: str) -> str:
-        """Return an English text with its content words spelled; plurals keep their "s"."""
+        """Returns an English text with its content words spelled; plurals keep their "s"."""
         return " ".join(self._spell_word(word) for word in text.split())
 
     def _spell_word(self, word: str) -> str:
@@ -63,7 +63,7 @@ class Lexicon:
         return self.spelling[singular] + PLURAL if singular in self.spelling else word
 
     def vocabulary(self) -> list[str]:
-        """Return the lines of ``vocab.txt``."""
+        """Returns the lines of ``vocab.txt``."""
         if self.syllables:
             content = [*self.syllables, *(f"##{syllable}" for syllable in self.syllables)]
         else:
@@ -71,17 +71,17 @@ class Lexicon:
         return [*SPECIAL, *FUNCTION_WORDS, f"##{PLURAL}", *content]
 
     def pieces(self, text: str) -> list[str]:
-        """Split a spelled text into word pieces, longest match first, without special tokens."""
+        """Splits a spelled text into word pieces, longest match first, without special tokens."""
         for word in set(text.split()) - self._pieces.keys():
             self._pieces[word] = _split(word, self._known)
         return [piece for word in text.split() for piece in self._pieces[word]]
 
     def length(self, text: str) -> int:
-        """Return the number of word pieces of an English text."""
+        """Returns the number of word pieces of an English text."""
         return len(self.pieces(self.spell(text)))
 
     def write(self, directory: Path) -> None:
-        """Write ``vocab.txt``, ``config.json`` and ``tokenizer_config.json`` into a new directory."""
+        """Writes ``vocab.txt``, ``config.json`` and ``tokenizer_config.json`` into a new directory."""
         directory.mkdir(parents=True)
         vocabulary = self.vocabulary()
         (directory / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")

@@ -13,10 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from volta_switch.errors import UserError
-from volta_switch.plugin.catalogue import stops
-from volta_switch.plugin.requirements import package_of
-from volta_switch.plugin.script import Script
-from volta_switch.plugin.stand_ins import MASKS, apex_parallel, installed, package, stand_in, stand_ins, to_cpu, version
+from volta_switch.plugin.checkout import package_of
+from volta_switch.plugin.replacements import (
+    MASKS,
+    apex_parallel,
+    installed,
+    package,
+    stand_in,
+    stand_ins,
+    to_cpu,
+    version,
+)
+from volta_switch.plugin.script import Script, stops
 
 
 @stops("tools/refer/external/mask.py:4", "packages")

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from volta_switch.config import load_config
 from volta_switch.hub import find_bert
-from volta_switch.plugin.catalogue import CONCAP, corrupts
 from volta_switch.plugin.repairs.stopping import lists_weights
-from volta_switch.plugin.script import Script
+from volta_switch.plugin.script import CONCAP, Script, corrupts
 from volta_switch.weights import read_weights, volta_name
 
 

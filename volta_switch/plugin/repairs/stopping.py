@@ -16,9 +16,8 @@ from torch import Tensor
 
 from volta_switch.errors import UserError
 from volta_switch.hub import hub_file
-from volta_switch.plugin import pickles
-from volta_switch.plugin.catalogue import CONCAP, RETRIEVAL, TASK, stops
-from volta_switch.plugin.script import Script
+from volta_switch.plugin.replacements import SAFE_PICKLE
+from volta_switch.plugin.script import CONCAP, RETRIEVAL, TASK, Script, stops
 
 BOXES = 36  # of every Conceptual Captions record, in VOLTA's code
 
@@ -222,7 +221,7 @@ def safe_pickles(script: Script) -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith(("volta.datasets.", "tools.refer.refer")):
             for pickler in {"pickle", "cPickle"} & set(vars(module)):
-                script.patches.set(module, pickler, pickles.SAFE)
+                script.patches.set(module, pickler, SAFE_PICKLE)
 
 
 @stops("volta/encoders.py:1142")

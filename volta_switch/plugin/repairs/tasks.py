@@ -16,8 +16,7 @@ import yaml
 from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
 
-from volta_switch.plugin.catalogue import EVALUATE, RETRIEVAL, TASK, corrupts
-from volta_switch.plugin.script import Script
+from volta_switch.plugin.script import EVALUATE, RETRIEVAL, TASK, Script, corrupts
 
 
 @corrupts("volta/datasets/retrieval_dataset.py:49")

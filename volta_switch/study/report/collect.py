@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from volta_switch.cost.counts import Counts, some_batch
-from volta_switch.cost.executed import inference, training_step
-from volta_switch.cost.memory import parameters
+from volta_switch.cost.counts import BatchCounts, some_batch
+from volta_switch.cost.executed import inference, parameters, training_step
 from volta_switch.cost.paths import inference_paths, training_paths
 from volta_switch.data.files.json_files import read_object
 from volta_switch.study.arms import Arm, Table
@@ -206,7 +205,7 @@ def _cost(plan: Plan, done: Mapping[str, Done], routes: list[dict[str, Any]]) ->
         config = plan.config(name)
         key = json.dumps(config.to_dict(), sort_keys=True)
         if key not in flops:
-            counts = Counts.of(config, some_batch(PAIRS, config=config))
+            counts = BatchCounts.from_batch(config, some_batch(PAIRS, config=config))
             flops[key] = {
                 "parameters": parameters(config),
                 "training_executed": training_step(config, counts) / PAIRS,

@@ -13,11 +13,11 @@ from volta_switch.checksums import refuse_gone
 from volta_switch.data.files.json_files import read_object
 from volta_switch.study.report.svg import FAINT, INK, element, escape, picture, words
 from volta_switch.world.build import SUMMARY
-from volta_switch.world.content import Asked, Captioned, Judged, Referred, draw_split
-from volta_switch.world.render import PAPER, RGB
+from volta_switch.world.content import SceneCaptions, SceneExpressions, SceneHypotheses, SceneQuestions, draw_split
+from volta_switch.world.pictures import PAPER, RGB
 from volta_switch.world.scenes import Scene
 from volta_switch.world.spec import CANVAS_HEIGHT, CANVAS_WIDTH, COLOURS, MATERIALS, SHAPES, SIZES, WorldSpec
-from volta_switch.world.task_entries import TASKS
+from volta_switch.world.task_file import TASKS
 from volta_switch.world.vocabulary import Lexicon
 
 WIDTH = 220  # drawn units of a scene, the caption's too
@@ -67,13 +67,13 @@ def _spec(world: Path) -> WorldSpec | None:
 def _said(entry: object) -> list[tuple[str, Shown]]:
     """(text in English, what it is about) of all that is said about a scene."""
     match entry:
-        case Captioned(scene, captions):
+        case SceneCaptions(scene, captions):
             return [(caption.words(), Shown(scene)) for caption in captions]
-        case Referred(scene, expressions):
+        case SceneExpressions(scene, expressions):
             return [(phrase.words(), Shown(scene, target)) for target, phrase in expressions]
-        case Asked(scene, questions):
+        case SceneQuestions(scene, questions):
             return [(question.words(), Shown(scene, answer=answer)) for question, answer, _ in questions]
-        case Judged(scene, claims):
+        case SceneHypotheses(scene, claims):
             return [(claim.words(), Shown(scene, answer=verdict)) for claim, verdict in claims]
     return []  # a pair of images is not drawn
 

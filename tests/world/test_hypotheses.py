@@ -1,4 +1,4 @@
-"""SNLI-VE's claims are read word by word and checked against the places of the objects; then the files."""
+"""SNLI-VE's hypotheses are read word by word and checked against the places of the objects; then the files."""
 
 import json
 import re
@@ -10,11 +10,11 @@ from small_truth import found, stands
 
 from volta_switch.data.files.feature_files import open_features
 from volta_switch.world import write_world
-from volta_switch.world.balance import claim_priors
-from volta_switch.world.claims import UNDECIDED, VERDICTS, Claim
+from volta_switch.world.balance import hypothesis_priors
 from volta_switch.world.content import draw_world
 from volta_switch.world.phrases import Phrase
 from volta_switch.world.spec import WorldSpec
+from volta_switch.world.statements import UNDECIDED, VERDICTS, Hypothesis
 
 SNLI_VE = "datasets/snli_ve/annotations"
 FEATURES = "datasets/flickr30k/resnet101_faster_rcnn_genome_imgfeats/volta/flickr30k_feat.lmdb"
@@ -31,7 +31,7 @@ def true_verdict(scene, sentence):
 
 
 def decided(entry):
-    return [(claim, verdict) for claim, verdict in entry.claims if verdict != UNDECIDED]
+    return [(hypothesis, verdict) for hypothesis, verdict in entry.hypotheses if verdict != UNDECIDED]
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +44,16 @@ def written(tmp_path_factory):
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_every_verdict_is_what_one_sees(drawn, split):
     for entry in drawn.snli_ve[split]:
-        for claim, verdict in decided(entry):
-            assert true_verdict(entry.scene, claim.words()) == verdict == claim.verdict(entry.scene), claim.words()
+        for hypothesis, verdict in decided(entry):
+            assert true_verdict(entry.scene, hypothesis.words()) == verdict == hypothesis.verdict(entry.scene), (
+                hypothesis.words()
+            )
 
 
 def test_an_image_has_as_many_claims_of_each_verdict_in_each_direction(drawn):
     for entries in drawn.snli_ve.values():
         for entry in entries:
-            seen = Counter((claim.direction, verdict) for claim, verdict in decided(entry))
+            seen = Counter((hypothesis.direction, verdict) for hypothesis, verdict in decided(entry))
             assert all(
                 seen[direction, verdict] == count for (direction, _), count in seen.items() for verdict in VERDICTS
             )
@@ -78,12 +80,12 @@ def _orders(pair, direction):
 
 def test_no_claim_about_an_image_is_made_twice(drawn):
     for entry in drawn.snli_ve["train"]:
-        said = [(claim.words(), verdict) for claim, verdict in decided(entry)]
+        said = [(hypothesis.words(), verdict) for hypothesis, verdict in decided(entry)]
         assert len(set(said)) == len(said)
 
 
 def test_blind_guesses_are_worth_a_third(drawn):
-    priors = claim_priors(drawn.snli_ve["train"], drawn.snli_ve["test"])
+    priors = hypothesis_priors(drawn.snli_ve["train"], drawn.snli_ve["test"])
     assert priors["claims"] == sum(len(decided(entry)) for entry in drawn.snli_ve["test"]) > 150
     assert priors["majority"] == priors["by_image"] == pytest.approx(1 / 3)
     assert priors["prior_by_wording"] < 0.42
@@ -93,14 +95,14 @@ def test_the_words_of_a_claim_say_nothing_about_its_verdict():
     content = draw_world(WorldSpec(images=1200, eval_images=100, data_sets=("retrieval", "snli_ve"))).snli_ve
     train = [asked for entry in content["train"] for asked in decided(entry)]
     test = [asked for split in ("val", "test") for entry in content[split] for asked in decided(entry)]
-    words = sorted({word for claim, _ in train for word in claim.words().split()})
+    words = sorted({word for hypothesis, _ in train for word in hypothesis.words().split()})
 
-    def bags(claims):
-        sides = [claim.words().split(" is ") for claim, _ in claims]
+    def bags(hypotheses):
+        sides = [hypothesis.words().split(" is ") for hypothesis, _ in hypotheses]
         return np.array([[side.split().count(word) for side in both for word in words] + [1] for both in sides], float)
 
-    def verdicts(claims):
-        return np.array([VERDICTS.index(verdict) for _, verdict in claims])
+    def verdicts(hypotheses):
+        return np.array([VERDICTS.index(verdict) for _, verdict in hypotheses])
 
     x, y = bags(train), np.eye(3)[verdicts(train)]
     weights = np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ y)
@@ -111,7 +113,7 @@ def test_the_words_of_a_claim_say_nothing_about_its_verdict():
 def test_a_claim_about_what_is_not_there_has_no_verdict(drawn):
     scene = drawn.snli_ve["test"][0].scene
     anything = Phrase((None, None, None, None))
-    assert Claim(anything, "above", Phrase(scene.objects[0])).verdict(scene) is None
+    assert Hypothesis(anything, "above", Phrase(scene.objects[0])).verdict(scene) is None
 
 
 @pytest.mark.parametrize("name", SPLITS)

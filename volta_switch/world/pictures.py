@@ -1,5 +1,9 @@
-"""Drawings of scenes for people to look at, with what is said about them underneath."""
+"""Pictures for people: a scene with what is said about it, and several scenes with a model's answers."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -24,10 +28,18 @@ RGB = {
     "white": (250, 250, 250),
     "black": (45, 45, 50),
 }
+# Of a picture of answers.
+RIGHT_COLOUR, WRONG_COLOUR = (0, 125, 70), (200, 40, 40)
+COLUMNS = 3
+GAP, ANSWER_LINE, HEAD, TEXT = 24, 22, 96, 17  # pixels: between panels, of a line, of the title; of letters
+ANSWER_LINES = 4  # under a scene
+MARGIN = 5  # pixels between a box and its frame
+
+Box = tuple[float, ...]  # x1, y1, x2, y2 in pixels of the scene
 
 
 def draw_scene(scene: Scene, lines: list[str]) -> Image.Image:
-    """Return a picture of the scene, its objects boxed and numbered, with lines of text under it."""
+    """Returns a picture of the scene, its objects boxed and numbered, with lines of text under it."""
     height = CANVAS_HEIGHT * SCALE + LINE * (len(lines) + 1)
     picture = Image.new("RGB", (CANVAS_WIDTH * SCALE, height), "white")
     draw = ImageDraw.Draw(picture)
@@ -46,7 +58,7 @@ def draw_scene(scene: Scene, lines: list[str]) -> Image.Image:
 
 
 def draw_objects(scene: Scene) -> Image.Image:
-    """Return a picture of the scene alone, ``SCALE`` times as large as the canvas."""
+    """Returns a picture of the scene alone, ``SCALE`` times as large as the canvas."""
     picture = Image.new("RGB", (CANVAS_WIDTH * SCALE, CANVAS_HEIGHT * SCALE), PAPER)
     for index in range(len(scene.objects)):
         _draw_object(picture, scene, index)
@@ -64,7 +76,7 @@ def _draw_object(picture: Image.Image, scene: Scene, index: int) -> None:
 
 
 def _surface(material: str, colour: tuple[int, int, int], width: int, height: int) -> Image.Image:
-    """Return a rectangle of a material: metal shines, wood has grain, glass is pale and streaked, stone is speckled."""
+    """Returns a rectangle of a material: metal shines, wood has grain, glass is pale, stone has specks."""
     if material == "glass":
         colour = _mix(colour, PAPER, 0.45)
     surface = Image.new("RGB", (width, height), colour)
@@ -125,7 +137,7 @@ _SHAPES = {"cube": _cube, "ball": _ball, "cone": _cone, "ring": _ring, "star": _
 
 
 def render_world(folder: Path, world: World, lexicon: Lexicon) -> None:
-    """Draw the first test scenes of each task into ``folder``, with their texts in English and as spelled."""
+    """Draws the first test scenes of each task into ``folder``, with their texts in English and as spelled."""
     folder.mkdir(parents=True)
     for entry in world.refer.get("test", [])[:PER_TASK]:
         lines = [f"{target}: {_line(phrase.words(), lexicon)}" for target, phrase in entry.expressions]
@@ -141,3 +153,90 @@ def render_world(folder: Path, world: World, lexicon: Lexicon) -> None:
 def _line(text: str, lexicon: Lexicon) -> str:
     spelled = lexicon.spell(text)
     return text if spelled == text else f"{text}  [{spelled}]"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A text about a scene, the box that it names, a model's choice, and its route (a mode for each layer)."""
+
+    scene: Scene
+    text: str
+    box: Box
+    chosen: Box
+    right: bool
+    route: Sequence[str] = ()
+
+
+def draw_answers(answers: Sequence[Answer], title: str, subtitle: str) -> Image.Image:
+    """Returns the picture: the right box is framed in green, a wrong answer in red and dashed."""
+    rows = -(-len(answers) // COLUMNS)
+    height = CANVAS_HEIGHT + ANSWER_LINES * ANSWER_LINE + GAP
+    size = (GAP + COLUMNS * (CANVAS_WIDTH + GAP), HEAD + rows * height)
+    picture = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(picture)
+    pen.text((GAP, 14), title, fill=INK, font=ImageFont.load_default(26))
+    pen.text((GAP, 52), subtitle, fill=INK, font=ImageFont.load_default(TEXT))
+    _legend(pen, size[0])
+    for place, answer in enumerate(answers):
+        corner = (GAP + place % COLUMNS * (CANVAS_WIDTH + GAP), HEAD + place // COLUMNS * height)
+        _draw_answer(picture, answer, corner)
+    return picture
+
+
+def _legend(pen: ImageDraw.ImageDraw, width: int) -> None:
+    font = ImageFont.load_default(TEXT)
+    left = width - 480
+    pen.rectangle((left, 54, left + 22, 72), outline=RIGHT_COLOUR, width=3)
+    pen.text((left + 32, 52), "the right object", fill=INK, font=font)
+    _dashed(pen, (left + 200, 54, left + 222, 72))
+    pen.text((left + 232, 52), "the model's, where wrong", fill=INK, font=font)
+
+
+def _draw_answer(picture: Image.Image, answer: Answer, corner: tuple[int, int]) -> None:
+    left, top = corner
+    scene = draw_objects(answer.scene).resize((CANVAS_WIDTH, CANVAS_HEIGHT), Image.Resampling.LANCZOS)
+    pen = ImageDraw.Draw(scene)
+    pen.rectangle(_around(answer.box), outline=RIGHT_COLOUR, width=4)
+    if not answer.right:
+        _dashed(pen, _around(answer.chosen))
+    picture.paste(scene, corner)
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(TEXT)
+    said = _wrapped(pen, f"\u201c{answer.text}\u201d", font)
+    verdict = "found" if answer.right else "another object chosen"
+    lines = [(line, INK) for line in said] + [(verdict, RIGHT_COLOUR if answer.right else WRONG_COLOUR)]
+    if answer.route:
+        lines.append((f"route, layer by layer: {' '.join(answer.route)}", INK))
+    for row, (line, colour) in enumerate(lines[:ANSWER_LINES]):
+        pen.text((left, top + CANVAS_HEIGHT + 4 + row * ANSWER_LINE), line, fill=colour, font=font)
+
+
+def _around(box: Box) -> tuple[float, float, float, float]:
+    x1, y1, x2, y2 = box
+    return (
+        max(x1 - MARGIN, 1),
+        max(y1 - MARGIN, 1),
+        min(x2 + MARGIN, CANVAS_WIDTH - 2),
+        min(y2 + MARGIN, CANVAS_HEIGHT - 2),
+    )
+
+
+def _dashed(pen: ImageDraw.ImageDraw, box: tuple[float, float, float, float], dash: int = 8) -> None:
+    x1, y1, x2, y2 = box
+    for (start, end), fixed, across in (((x1, x2), (y1, y2), True), ((y1, y2), (x1, x2), False)):
+        for left in range(int(start), int(end), 2 * dash):
+            right = min(left + dash, end)
+            for edge in fixed:
+                line = (left, edge, right, edge) if across else (edge, left, edge, right)
+                pen.line(line, fill=WRONG_COLOUR, width=4)
+
+
+def _wrapped(pen: ImageDraw.ImageDraw, text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:
+    """Returns the text in lines that are no wider than a scene."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if pen.textlength(longer, font=font) > CANVAS_WIDTH and lines[-1]:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
