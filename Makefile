@@ -53,7 +53,7 @@ test-cuda:
 
 # The suite's core with the lowest versions that pyproject.toml states, and with the newest that the index has, for every
 # Python of PYTHONS that is found, each in a fresh environment that is removed afterwards. Gigabytes of downloads; not in
-# CI. Both write what was run into versions/records and the README's table: commit it. PIN=torch==2.11.0 pins versions.
+# CI. Both write what was run into versions/records and docs/versions.md: commit it. PIN=torch==2.11.0 pins versions.
 PYTHONS ?=
 PIN ?=
 test-oldest test-newest: test-%:

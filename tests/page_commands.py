@@ -1,0 +1,357 @@
+"""What happens to the commands of the pages in a test: who parses them, which are run, and with which stand-ins.
+
+Every command is parsed by the program that it names: the program runs until its parser has read the command line. Those
+that a machine without the real data can run are then run to their end, in a folder where the synthetic world lies in
+the place of the real data (``Desk``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+from pages import ROOT, Command
+from small_world import SIZES, SmallWorld, write_config
+
+# What each kind of command needs where it is not run to its end; the first pattern that a command begins with counts.
+NOT_RUN = {
+    r"make (quick|demo)$": "an environment of its own; tests/test_quick.py and tests/study run what they run",
+    r"make ": "an environment of its own, or hours; this is one of these targets",
+    r"source \.venv/bin/activate$": "the environment of make setup",
+    r"export VOLTA_HOME=": "a shell",
+    r"git ": "a network",
+    r"aws ": "a network and a bucket",
+    r"pip install ": "a network; tests/clean_environments installs the package",
+    r"pytest ": "time: they are tests themselves",
+    r"bash benchmarks/gpu\.sh": "a GPU; tests/test_gpu_rehearsal.py rehearses it",
+    r"python benchmarks/": "minutes of measuring; tests/test_benchmarks.py runs each at a small size",
+    r"python -m volta_switch\.plugin": "a checkout of VOLTA; tests/plugin runs it there",
+    r"volta-switch volta": "a checkout of VOLTA; tests/plugin runs it there",
+    r"volta-switch study (power|table|export|merge)": "finished runs; tests/study runs it on small studies",
+    r"volta-switch study run .*--(jobs|cells)": "hours; tests/study runs small studies so",
+}
+RUN = (
+    r"bash examples/",
+    r"torchrun ",
+    r"python (train_concap|train_task|eval_task|eval_retrieval)\.py ",
+    r"volta-switch (study run|data|flops|routes|quick|world|pretrain|finetune|evaluate|retrieve)\b",
+)
+# Run by make test-long: they write a world of thousands of images.
+SLOW = (r"volta-switch quick ",)
+# Words of a command that stand for something of the real world, and what lies in its place on the desk.
+STAND_INS = {
+    "s3://bucket/concap": "bucket",
+    "/local/disk": "cache",
+    "FILE": "datasets/refcoco+_unc/resnet101_faster_rcnn_genome_imgfeats/volta/refcoco+_unc_dets36_feat.lmdb",
+}
+DROPPED = {
+    "--compile": "takes minutes; tests/model/test_compile.py compiles",
+    "--interventions": "takes a test of the model for each option; tests/routes has them",
+}
+# What is added to a command so that it ends soon.
+ADDED = {
+    "train": ("--max_steps", "1", "--num_workers", "0", "--logdir", "logs", "--save_every", "0"),
+    "eval": ("--num_workers", "0"),
+    "study": ("--dry-run",),
+    "world": ("--images", "20", "--eval-images", "10", "--no-render"),
+    "quick": ("--max-steps", "1"),
+}
+KEPT = ("datasets", "runs", "weights", "bucket", "tiny.json", "tasks.yml")  # on the desk, from one command to the next
+SCRIPTS = {
+    "pretrain": "train_concap.py",
+    "finetune": "train_task.py",
+    "evaluate": "eval_task.py",
+    "retrieve": "eval_retrieval.py",
+}
+
+
+class Parsed(BaseException):
+    """A program's parser has read its command line: the flags."""
+
+    def __init__(self, flags: argparse.Namespace):
+        super().__init__(flags)
+        self.flags = flags
+
+
+def is_mention(command: Command) -> bool:
+    """Whether a sentence names a command (``volta-switch study power``) without showing a whole one."""
+    names = all(re.fullmatch(r"[a-z][a-z-]*", word) for word in command.words[1:])
+    return command.words[0] == "volta-switch" and names and not command.shown
+
+
+def reason_not_to_run(command: Command) -> str:
+    """What a command needs that no test has; empty for those that are run.
+
+    Raises:
+        LookupError: the command is of no known kind.
+    """
+    text = " ".join(command.words)
+    if is_mention(command):
+        return "only named"
+    for pattern, reason in NOT_RUN.items():
+        if re.match(pattern, text):
+            return reason
+    if any(re.match(pattern, text) for pattern in RUN):
+        return ""
+    raise LookupError(f"{command}: of no kind that tests/page_commands.py knows; add it to NOT_RUN or RUN")
+
+
+def parse(command: Command, tmp_path: Path) -> None:
+    """Has a command parsed by its program, or checks what it names."""
+    program, *words = command.words
+    if is_mention(command):
+        assert exit_code(lambda: start([program, *words, "--help"])) == 0
+    elif program in ("make", "pytest", "pip", "git", "aws", "source", "export"):
+        _OTHERS[program](words, dict(command.environment))
+    else:
+        parsed(words_of(command, tmp_path))
+
+
+def words_of(command: Command, tmp_path: Path) -> list[str]:
+    """A command's words; of a script of examples or benchmarks, the words that it gives to Python."""
+    program, *words = command.words
+    if program != "bash":
+        return [program, *words]
+    stub = tmp_path / "python-stub"
+    stub.write_text('#!/usr/bin/env bash\nprintf "%s\\0" "$@"\n')
+    stub.chmod(0o755)
+    given = {**os.environ, **dict(command.environment), "PYTHON": str(stub)}
+    done = subprocess.run(["bash", *words], cwd=ROOT, env=given, capture_output=True, text=True, timeout=60, check=True)
+    script, *flags = done.stdout.rstrip("\0").split("\0")
+    return ["python", os.path.relpath(ROOT / script, ROOT), *flags]
+
+
+def parsed(words: Sequence[str]) -> argparse.Namespace:
+    """Runs a program until its parser has read the command line; returns the flags."""
+    read = argparse.ArgumentParser.parse_args
+
+    def stop(parser: argparse.ArgumentParser, args: Sequence[str] | None = None, namespace: object = None) -> None:
+        raise Parsed(read(parser, args, namespace))
+
+    program, *rest = words
+    if program == "torchrun":
+        from torch.distributed.run import get_args_parser
+
+        flags = get_args_parser().parse_args(rest)
+        return parsed(["python", flags.training_script, *flags.training_script_args])
+    try:
+        with patch.object(argparse.ArgumentParser, "parse_args", stop):
+            start(words)
+    except Parsed as done:
+        return done.flags
+    raise AssertionError(f"{words}: no parser read it")
+
+
+def start(words: Sequence[str]) -> None:
+    """Runs a program in this process, as a shell would in another one."""
+    program, *rest = words
+    environment = dict(os.environ)
+    folders = list(sys.path)
+    try:
+        if program == "volta-switch":
+            from volta_switch.cli import main
+
+            main(rest)
+        elif rest[0] == "-m":
+            with patch.object(sys, "argv", rest[1:]):
+                runpy.run_module(rest[1], run_name="__main__", alter_sys=True)
+        else:
+            script = ROOT / rest[0]
+            sys.path.insert(0, str(script.parent))
+            with patch.object(sys, "argv", [str(script), *rest[1:]]):
+                runpy.run_path(str(script), run_name="__main__")
+    finally:
+        sys.path[:] = folders
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+def exit_code(run: object) -> int:
+    """The exit code of a program that exits; 0 where it only returns."""
+    try:
+        run()  # type: ignore[operator]
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def _make(words: Sequence[str], environment: dict[str, str]) -> None:
+    given = {**os.environ, "VOLTA_HOME": "volta"}
+    done = subprocess.run(["make", "-n", *words], cwd=ROOT, env=given, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    for line in re.findall(r"volta-switch (.+)", done.stdout):
+        parsed(["volta-switch", *line.split()])
+
+
+def _pytest(words: Sequence[str], environment: dict[str, str]) -> None:
+    paths = [ROOT / word for word in words if word.startswith("tests/")]
+    assert paths and all(path.exists() for path in paths), words
+    files = [file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path])]
+    text = "".join(file.read_text() for file in files)
+    assert all(f'"{name}"' in text for name in environment), environment
+    flags = [word for word in words if not word.startswith("tests/")]
+    from suites import TARGETS
+
+    assert flags in ([], *(["--include", suite] for suite in TARGETS)), flags
+
+
+def _pip(words: Sequence[str], environment: dict[str, str]) -> None:
+    import tomllib
+
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (named,) = re.findall(r"\[([a-z0-9]+)\]", " ".join(words))
+    assert named in extras
+
+
+def _expected(*lines: str) -> object:
+    def check(words: Sequence[str], environment: dict[str, str]) -> None:
+        assert " ".join(words) in lines, words
+
+    return check
+
+
+_OTHERS = {
+    "make": _make,
+    "pytest": _pytest,
+    "pip": _pip,
+    "git": _expected("clone https://github.com/e-bug/volta", "-C volta checkout 62f78cd"),
+    "aws": _expected("s3 sync shards s3://bucket/concap"),
+    "source": _expected(".venv/bin/activate"),
+    "export": _expected("VOLTA_HOME=$PWD/volta"),
+}
+
+
+@dataclass(frozen=True)
+class Desk:
+    """A folder where commands run as they are shown: the synthetic world's data lie where the real ones would."""
+
+    folder: Path
+    world: SmallWorld
+
+    @classmethod
+    def set_up(cls, folder: Path, world: SmallWorld) -> Desk:
+        """Makes the folder."""
+        shutil.copytree(world.path / "datasets", folder / "datasets")  # commands write beside some of the data
+        shutil.copy(world.tasks_file, folder / "tasks.yml")
+        for name in ("config_tasks", "studies", "config"):
+            (folder / name).symlink_to(ROOT / name)
+        write_config(folder / "tiny.json", world.config("switchbert"))
+        return cls(folder, world)
+
+    def run(self, words: Sequence[str]) -> None:
+        """Runs a command with its stand-ins, in this process.
+
+        Raises:
+            SystemExit: it failed.
+        """
+        program, *rest = words
+        if program == "torchrun":
+            flags_of_torchrun = next(i for i, word in enumerate(rest) if word.endswith(".py"))
+            program, rest = "python", rest[flags_of_torchrun:]
+        if program == "volta-switch" and rest[0] in SCRIPTS:
+            program, rest = "python", [SCRIPTS[rest[0]], *rest[1:]]
+        rest = [STAND_INS.get(word, word) for word in rest if word not in DROPPED]
+        with self.here():
+            self._clear()
+            if program == "python":
+                start(["python", *self._of_an_entry_point(rest)])
+            elif rest[:2] == ["study", "run"]:
+                start(["volta-switch", *rest, *(word for word in ADDED["study"] if word not in rest)])
+            elif rest[0] == "data":
+                rest = ["tasks.yml" if word.startswith("config_tasks/") else word for word in rest]
+                self._write_inputs(rest)
+                start(["volta-switch", *rest])
+            elif rest[0] == "routes":
+                _, *flags = self._of_an_entry_point(["eval_task.py", *rest[1:]])
+                start(["volta-switch", "routes", *flags])
+            else:
+                rest = ["demo/switchbert" if word == "switchbert" else word for word in rest]
+                start(["volta-switch", *rest, *ADDED.get(rest[0], ())])
+
+    def _clear(self) -> None:
+        """Removes what the command before has written."""
+        for path in self.folder.iterdir():
+            if path.name not in KEPT and not path.is_symlink():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    @contextmanager
+    def here(self) -> Iterator[None]:
+        """In this folder."""
+        before = Path.cwd()
+        os.chdir(self.folder)
+        try:
+            yield
+        finally:
+            os.chdir(before)
+
+    def _of_an_entry_point(self, words: Sequence[str]) -> list[str]:
+        """An entry point's words, for a model of the world's size."""
+        script, *flags = words
+        on_world = "--world" in flags
+        kind = script.partition("_")[0]
+        values = {"--config": "demo/switchbert" if on_world else "tiny.json"}
+        if "--from_pretrained" in flags:
+            values["--from_pretrained"] = "" if kind == "train" else str(self._weights(flags))
+        if "--features_path" in flags:
+            self._write_shards()
+        if on_world and kind == "eval":
+            self._train_on_world(flags)
+        given = list(flags)
+        for position, flag in enumerate(flags[:-1]):
+            name = "--config" if flag == "--config_file" else flag
+            given[position + 1] = values.get(name, given[position + 1])
+        if kind == "train" and not on_world and "--from_pretrained" not in flags:
+            given += ["--from_pretrained", ""]
+        if on_world:
+            sizes = {**SIZES, "switch.hidden_size": 8}
+            given += [part for name, value in sizes.items() for part in ("--set", f"{name}={value}")]
+            return [script, *given]
+        return [script, *given, *ADDED[kind]]
+
+    def _train_on_world(self, flags: Sequence[str]) -> None:
+        task = flags[flags.index("--task") + 1]
+        if not (self.folder / "runs/world/checkpoints" / f"{task}_switchbert").exists():
+            start(["python", *self._of_an_entry_point(["train_task.py", "--config", "-", "--task", task, "--world"])])
+
+    def _weights(self, flags: Sequence[str]) -> Path:
+        """Weights of a model that was trained on a command's task, for one step."""
+        task = flags[flags.index("--task") + 1]
+        out = self.folder / "weights" / task
+        found = list(out.rglob("pytorch_model_best.bin"))
+        if not found:
+            own = ["--config", "-", "--from_pretrained", "-", "--task", task, "--output_dir", str(out)]
+            start(["python", *self._of_an_entry_point(["train_task.py", *own])])
+            found = list(out.rglob("pytorch_model_best.bin"))
+        return found[0]
+
+    def _write_shards(self) -> None:
+        """Shards of both splits, where a bucket would hold them."""
+        if not (self.folder / "bucket").exists():
+            features = "datasets/conceptual_captions/resnet101_faster_rcnn_genome_imgfeats/volta"
+            for split in ("training", "validation"):
+                words = ["data", "shard", f"{features}/{split}_feat_all.lmdb", "bucket", "--split", split]
+                start(["volta-switch", *words])
+
+    def _write_inputs(self, words: Sequence[str]) -> None:
+        """The detector's TSV files that a command reads."""
+        images = "datasets/mscoco/resnet101_faster_rcnn_genome_imgfeats/volta"
+        for name, source in {"train2014": "trainval_feat.lmdb", "val2014": "test_feat.lmdb"}.items():
+            tsv = f"{name}_obj36-36.tsv"
+            if tsv in words and not (self.folder / tsv).exists():
+                start(["volta-switch", "data", "convert", f"{images}/{source}", tsv, "--to", "tsv"])
+
+
+def has_package(name: str) -> bool:
+    """Whether an optional package is installed."""
+    return importlib.util.find_spec(name) is not None
