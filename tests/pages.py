@@ -1,4 +1,7 @@
-"""The project's Markdown pages as the tests read them: fenced blocks, commands, links, anchors, sentences."""
+"""The project's Markdown pages as the tests read them: fenced blocks, commands, links, anchors, sentences.
+
+    python tests/pages.py     # lines, sentences and words of a sentence, page by page
+"""
 
 from __future__ import annotations
 
@@ -190,3 +193,23 @@ def _joined_lines(text: str) -> Iterator[tuple[int, str]]:
         else:
             yield first, held + line
             held = ""
+
+
+def _print_lengths() -> None:
+    """Prints how long the pages and their sentences are."""
+    print(f"{'page':28}{'lines':>6}{'sentences':>11}{'words each':>12}{'above 30':>10}{'longest':>9}")
+    total: list[int] = []
+    for page in pages():
+        counts = [len(sentence.split()) for sentence in page.sentences()]
+        total += counts
+        _print_row(page.name, len(page.text.splitlines()), counts)
+    _print_row("all", sum(len(page.text.splitlines()) for page in pages()), total)
+
+
+def _print_row(name: str, lines: int, counts: list[int]) -> None:
+    mean, above = sum(counts) / len(counts), sum(count > 30 for count in counts)
+    print(f"{name:28}{lines:6}{len(counts):11}{mean:12.1f}{above:10}{max(counts):9}")
+
+
+if __name__ == "__main__":
+    _print_lengths()
