@@ -8,7 +8,6 @@ the place of the real data (``Desk``).
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import re
 import runpy
@@ -350,8 +349,3 @@ class Desk:
             tsv = f"{name}_obj36-36.tsv"
             if tsv in words and not (self.folder / tsv).exists():
                 start(["volta-switch", "data", "convert", f"{images}/{source}", tsv, "--to", "tsv"])
-
-
-def has_package(name: str) -> bool:
-    """Whether an optional package is installed."""
-    return importlib.util.find_spec(name) is not None

@@ -1,6 +1,6 @@
 """The project's Markdown pages as the tests read them: fenced blocks, commands, links, anchors, sentences.
 
-    python tests/pages.py     # lines, sentences and words of a sentence, page by page
+``python tests/pages.py`` prints how long they and their sentences are.
 """
 
 from __future__ import annotations
