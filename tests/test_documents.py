@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from page_commands import SLOW, Desk, parse, reason_not_to_run, words_of
+from desk import Desk
+from page_commands import SLOW, parse, reason_not_to_run, words_of
 from pages import KINDS, ROOT, Command, Page, pages
 
 PAGES = pages()
