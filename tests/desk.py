@@ -1,4 +1,4 @@
-"""A folder where the commands of the pages run as they are shown, with the synthetic world in place of the real data."""
+"""A folder where the pages' commands run as they are shown, the synthetic world in place of the real data."""
 
 from __future__ import annotations
 
