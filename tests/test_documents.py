@@ -79,6 +79,25 @@ def test_a_command_of_no_kind_is_found():
         reason_not_to_run(Command("page.md", 1, True, (), ("rm", "-r", "runs")))
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "python train_concap.py --confg switchbert.json --world",
+        "torchrun --nproc_per_node 8 train_task.py --task 10 --resum",
+        "bash examples/refcoco+/train.sh --wrld",
+        "volta-switch data check --smple 10 a.lmdb",
+        "volta-switch study run studies/demo.yaml --job 2",
+        "python benchmarks/scaling.py --arithmetics",
+        "make tests",
+        "pytest tests/test_nothing.py",
+        "pip install volta-switch[h6]",
+    ],
+)
+def test_a_misspelt_command_is_found(words, tmp_path, capsys):
+    with pytest.raises((SystemExit, AssertionError)):
+        parse(Command("page.md", 1, True, (), tuple(words.split())), tmp_path)
+
+
 @pytest.mark.parametrize("command", named(once(COMMANDS)))
 def test_every_command_is_parsed_by_its_program(command, tmp_path, capsys):
     reason_not_to_run(command)
