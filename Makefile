@@ -15,19 +15,19 @@ export OMP_NUM_THREADS ?= 1
 demo: setup
 	$(BIN)/volta-switch study run studies/demo.yaml --out runs/demo --jobs 2
 
-# One small Switch-BERT on one task, and a picture of what it saw and answered: runs/quick/answers.png.
+# One small Switch-BERT on one task, and a picture of its input and its answers: runs/quick/answers.png.
 quick: setup
 	$(BIN)/volta-switch quick
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
-# What make test passes over for want of a browser (Debian's chromium and chromium-driver) or because it sets up clean
+# What make test skips: it needs a browser (Debian's chromium and chromium-driver), or sets up clean
 # environments (some 200 MB from the index).
 test-more: setup-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q --include more -m more
 
-# The whole suite with all that make test passes over: all example scripts, five times the corrupted files, compiled layers.
+# The whole suite with all that make test skips: all example scripts, five times the corrupted files, compiled layers.
 test-long: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q --include more --include long
 
@@ -53,7 +53,7 @@ test-cuda:
 
 # The suite's core with the lowest versions that pyproject.toml states, and with the newest that the index has, for every
 # Python of PYTHONS that is found, each in a fresh environment that is removed afterwards. Gigabytes of downloads; not in
-# CI. Both write what was run into versions/records and the README's table: commit it. PIN=torch==2.11.0 pins versions.
+# CI. Both write what was run into versions/records and docs/versions.md: commit it. PIN=torch==2.11.0 pins versions.
 PYTHONS ?=
 PIN ?=
 test-oldest test-newest: test-%:

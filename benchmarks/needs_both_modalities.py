@@ -1,4 +1,4 @@
-"""Does the small world need both modalities? Trains one model three times per task: whole, text only, regions only.
+"""Does the synthetic world need both modalities? Trains one model three times per task: whole, text only, regions only.
 
 All start from the same pre-training weights and get the same hyperparameters; the blind ones see zeroed features and
 locations, or texts reduced to [CLS] [SEP]. Prints one Markdown table with the best blind guess beside it.

@@ -1,8 +1,8 @@
-"""The README's table of what was tried, from the records of try_versions.py.
+"""The table in docs/versions.md of what was tried, from the records of try_versions.py.
 
     python versions/support_table.py     # rewrites it
 
-A test compares the README with the records, so that the table says what was run, and nothing else.
+A test compares the page with the records, so that the table says what was run, and nothing else.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ UNTRIED = ("macOS, on the CPU", "Windows")
 
 
 def support_table(records: Iterable[Record], pythons: Iterable[str]) -> str:
-    """Return the table in Markdown: each Python with the oldest and the newest versions, then what was pinned."""
+    """Returns the table in Markdown: each Python with the oldest and the newest versions, then what was pinned."""
     records = list(records)
     rows = []
     for python in pythons:
@@ -45,7 +45,7 @@ def _kind(kind: str) -> str:
 
 
 def with_table(text: str, table: str) -> str:
-    """The README's text with the table between its two marks.
+    """Returns the page's text with the table between its two marks.
 
     Raises:
         ValueError: the marks are not there.
@@ -53,15 +53,15 @@ def with_table(text: str, table: str) -> str:
     before, _, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
-        raise ValueError(f"README.md: expected {BEGIN.strip()} and {END.strip()}, the table's place")
+        raise ValueError(f"docs/versions.md: expected {BEGIN.strip()} and {END.strip()}, the table's place")
     return f"{before}{BEGIN}{table}{END}{after}"
 
 
 def rewrite_table() -> None:
-    """Rewrite README.md's table."""
-    readme = ROOT / "README.md"
+    """Rewrites the table in docs/versions.md."""
+    page = ROOT / "docs" / "versions.md"
     table = support_table(read_records(), supported_pythons(project()))
-    readme.write_text(with_table(readme.read_text(encoding="utf-8"), table), encoding="utf-8")
+    page.write_text(with_table(page.read_text(encoding="utf-8"), table), encoding="utf-8")
 
 
 if __name__ == "__main__":

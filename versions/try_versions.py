@@ -5,7 +5,7 @@
 
 For every Python of pyproject.toml's classifiers that is found here, a fresh environment is set up under `.versions/`,
 the tests of `CORE` are run in it, what was installed and what came of it are written to `versions/records/` and the
-README's table, and the environment is removed. `make test-oldest` and `make test-newest` run this.
+table in `docs/versions.md`, and the environment is removed. `make test-oldest` and `make test-newest` run this.
 
 It downloads gigabytes: the index's torch brings CUDA's libraries, which go unused, since the tests run on the CPU.
 pip sets the environments up, as users do, with its settings here; for the lowest versions each `>=` is made a `==`.

@@ -43,7 +43,7 @@ def verdicts(rivals):
     return judge(claims, SCORES, paired=False)
 
 
-TRAINED = ("The architectures side by side", "One block or both", "The mismatch dial", "Attention modes", "Routes")
+TRAINED = ("The architectures side by side", "One block or both", "The mismatch sweep", "Attention modes", "Routes")
 
 
 @pytest.mark.parametrize("section", [*TRAINED, "Active paths over training"])
@@ -114,7 +114,7 @@ def test_the_number_of_seeds_is_by_the_spread_of_the_first_three(table):
         for score in row["scores"]:
             score["values"] = score["values"][:3]
     for line in sizing([first], 2.0):
-        compared = {2: "two arms", 4: "two leads"}[line["arms"]]
+        compared = {2: "two arms", 4: "two advantages"}[line["arms"]]
         name = line["table"] if len(table["columns"]) == 1 else f"{line['table']}, {line['column']}"
         seeds, at_the_bound = ("over 10000" if each is None else each for each in (line["seeds"], line["seeds_bound"]))
         assert (

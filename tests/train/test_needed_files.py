@@ -78,7 +78,7 @@ def test_every_kind_of_task_says_what_it_reads_and_where_to_get_it():
     assert set(INPUTS) == set(TASKS)
     shipped = {load_task(ROOT / "config_tasks" / "ctrl_trainval_tasks.yml", name).name for name in NAMES}
     assert shipped == set(sources.DATA_SETS)
-    table = (ROOT / "README.md").read_text()
+    table = (ROOT / "docs" / "real-data.md").read_text()
     for data_set in (sources.CONCEPTUAL_CAPTIONS, *sources.DATA_SETS.values()):
         (row,) = re.findall(rf"^\|.*`examples/{re.escape(data_set.examples)}`.*$", table, re.M)
         assert data_set.shared[0] in row and all(name in table for name in data_set.shared)

@@ -1,4 +1,4 @@
-"""What is stated about versions is what was tried: the bounds, the README's table, the records."""
+"""What is stated about versions is what was tried: the bounds, the table in docs/versions.md, the records."""
 
 import dataclasses
 
@@ -49,8 +49,8 @@ def test_linters_are_pinned_to_the_versions_that_are_stated():
     assert linters == [f"{name}>={pins[name]}" for name in ("ruff", "mypy")]
 
 
-def test_the_table_in_the_readme_is_that_of_the_records():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_table_on_the_page_is_that_of_the_records():
+    text = (ROOT / "docs" / "versions.md").read_text(encoding="utf-8")
     expected = with_table(text, support_table(RECORDS, PYTHONS))
     assert text == expected, "python versions/support_table.py rewrites it"
 
@@ -70,6 +70,6 @@ def test_the_table_says_what_failed_and_what_was_not_run():
     assert [row[-1] for row in cells[6:]] == ["untried", "untried"]
 
 
-def test_a_readme_without_the_tables_place_is_refused():
+def test_a_page_without_the_tables_place_is_refused():
     with pytest.raises(ValueError, match="expected <!-- versions"):
         with_table("no marks", "table")

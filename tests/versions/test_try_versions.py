@@ -100,7 +100,8 @@ def test_a_run_passes_if_tests_ran_and_none_failed(tmp_path, body, result, count
 @pytest.fixture
 def copy(tmp_path):
     """A tree with all that trying versions reads and writes, less the records."""
-    for name in ("pyproject.toml", "README.md"):
+    (tmp_path / "docs").mkdir()
+    for name in ("pyproject.toml", "docs/versions.md"):
         shutil.copy(ROOT / name, tmp_path / name)
     shutil.copytree(ROOT / "versions", tmp_path / "versions", ignore=shutil.ignore_patterns("*.json", "__pycache__"))
     (tmp_path / "versions" / "records").mkdir(exist_ok=True)
@@ -131,5 +132,5 @@ def test_what_cannot_be_installed_fails_and_is_recorded_so(copy):
     record = json.loads((copy / "versions" / "records" / f"oldest-{HERE}.json").read_text())
     assert record["result"].startswith("failed: ERROR: ")
     assert "setuptools" in record["result"]  # the first that is installed
-    row = next(line for line in (copy / "README.md").read_text().splitlines() if "failed: ERROR" in line)
+    row = next(line for line in (copy / "docs" / "versions.md").read_text().splitlines() if "failed: ERROR" in line)
     assert row.startswith(f"| {HERE}.") and list((copy / ".versions").iterdir()) == []

@@ -1,4 +1,4 @@
-"""Where VOLTA keeps the data sets, for people who lack one (the README's table)."""
+"""Where VOLTA keeps the data sets, for people who lack one (the table in docs/real-data.md)."""
 
 from __future__ import annotations
 
