@@ -9,8 +9,7 @@ from small_world import refusal
 from study.small_plans import ARMS, DEMO, MINIMAL, SHARED, of_arms
 from volta_switch import UserError
 from volta_switch.cli import _run
-from volta_switch.study.command_lines import as_flags, planned_command
-from volta_switch.study.given_flags import _parser
+from volta_switch.study.command_lines import _parser, as_flags, planned_command
 from volta_switch.study.plan import load_study
 
 ENTRIES = ("train_concap", "train_task", "eval_task", "eval_retrieval", "routes")
