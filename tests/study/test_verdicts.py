@@ -9,10 +9,10 @@ import pytest
 from simulated_scores import simulate
 
 from volta_switch import UserError
+from volta_switch.statistics import estimate_difference, estimate_mean
 from volta_switch.study.claims import ItemResults, judge, read_claims
 from volta_switch.study.power import seeds_needed
 from volta_switch.study.records import StudyClaim
-from volta_switch.study.statistics import estimate_difference, estimate_mean
 
 KEY = ("vqa", "vqa_score")
 PLAIN = {"text": "Switching helps", "better": "switch", "worse": "uniter", "task": "vqa", "metric": "vqa_score"}

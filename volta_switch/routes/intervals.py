@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from volta_switch.study.statistics import by_group, estimate_mean
+from volta_switch.statistics import by_group, estimate_mean
 
 CONFIDENCE = 0.95
 

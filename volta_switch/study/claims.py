@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from volta_switch.errors import UserError
+from volta_switch.statistics import Estimate, estimate_difference, estimate_mean, holm, holm_levels, without_nan
 from volta_switch.study.power import MOST_SEEDS, SeedsNeeded, seeds_to_decide
 from volta_switch.study.records import ReportedEstimate, ReportedVerdict, StudyClaim
-from volta_switch.study.statistics import Estimate, estimate_difference, estimate_mean, holm, holm_levels, without_nan
 
 Measure = tuple[str, str]  # task, metric
 Scores = Mapping[str, Mapping[Measure, np.ndarray]]  # arm -> (S,) in points

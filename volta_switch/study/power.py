@@ -16,8 +16,8 @@ from scipy.optimize import brentq
 from scipy.special import chdtri, nctdtr, ndtr
 from tabulate import tabulate
 
+from volta_switch.statistics import SEEDS_AGREE, Estimate, critical_value
 from volta_switch.study.records import ReportedColumn, ReportedEstimate, ReportedTable, StudyClaim
-from volta_switch.study.statistics import SEEDS_AGREE, Estimate, critical_value
 
 MOST_SEEDS = 10_000  # a larger number is no plan
 ASSURANCE = 0.8  # the chance that the true spread is below the bound that is planned with

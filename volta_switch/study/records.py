@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, Self, Union, cast, get_args, get_origin, get_type_hints
 
-from volta_switch.study.statistics import Estimate
+from volta_switch.statistics import Estimate
 
 FlagValue = Any  # str, int, float, bool, a list of them, or None: whatever a flag's parser takes
 Flags = Mapping[str, FlagValue]

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from volta_switch.data.files.json_files import read_object
+from volta_switch.statistics import estimate_mean
 from volta_switch.study.planned_runs import ROUTES_FILE, PlannedRun, finished_runs
 from volta_switch.study.records import MeasuredQuantity, Record, ReportedEstimate, RoutesOverSeeds, in_json
 from volta_switch.study.run_plan import RunPlan
-from volta_switch.study.statistics import estimate_mean
 
 QUANTITIES = {  # as reports are summed up: what it is called, decimals
     "most frequent": ("most frequent route, % of samples", 1),

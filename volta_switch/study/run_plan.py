@@ -335,6 +335,6 @@ def _write_task_file(spec: WorldSpec, folder: Path) -> None:
     from volta_switch.world.task_entries import task_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    lengths = dict.fromkeys(spec.data_sets, int(WORDS.lowest))  # they play no part in what cells cost
+    lengths = dict.fromkeys(spec.data_sets, int(WORDS.lowest))  # they play no part in what runs cost
     entries = task_file(spec, lengths)
     (folder / "tasks.yml").write_text(yaml.safe_dump(entries), encoding="utf-8")

@@ -157,7 +157,7 @@ class DataIdentities:
     def of_named_files(
         self, sections: Mapping[str, Flags | None], in_world: bool
     ) -> list[dict[str, Mapping[str, str]]]:
-        """Returns what the files are that flags name beside the data, weights above all; nothing where they name none.
+        """Returns what the files are that flags name besides the data, weights above all; nothing where they name none.
 
         Args:
             sections: of flags, by name.

@@ -15,6 +15,7 @@ from volta_switch.checksums import record_json, recording
 from volta_switch.cost.memory import parameters
 from volta_switch.data.files.json_files import read_object
 from volta_switch.errors import UserError
+from volta_switch.statistics import estimate_mean
 from volta_switch.study.arms import Arm, PlannedTable
 from volta_switch.study.claims import ItemResults, Measure, Verdict, judge
 from volta_switch.study.confounds import refuse_recorded_confounds
@@ -33,7 +34,6 @@ from volta_switch.study.records import (
 )
 from volta_switch.study.route_reports import routes_over_seeds
 from volta_switch.study.run_plan import RunPlan
-from volta_switch.study.statistics import estimate_mean
 from volta_switch.study.study_data import blind_guesses, test_split, world_folder
 from volta_switch.study.table_formats import as_csv, as_latex, tables_text
 from volta_switch.tasks import TASKS, TaskSpec

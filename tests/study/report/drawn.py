@@ -7,9 +7,9 @@ from itertools import combinations
 
 import numpy as np
 
+from volta_switch.statistics import estimate_mean
 from volta_switch.study.records import ArmScore, ReportedEstimate
 from volta_switch.study.report.svg import text_width
-from volta_switch.study.statistics import estimate_mean
 
 SVG = "{http://www.w3.org/2000/svg}"
 LONG = [f"an-extraordinarily-long-name-that-nobody-would-type-{number}" for number in range(12)]

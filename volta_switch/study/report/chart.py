@@ -119,7 +119,7 @@ def axis_left(scale: Scale, left: float, right: float) -> str:
 
 
 def tick_room(scale: Scale) -> float:
-    """Returns the width of ``axis_left``'s numbers, with the space beside them."""
+    """Returns the width of ``axis_left``'s numbers, with the space next to them."""
     return max((text_width(text, 14) for text in tick_texts(scale.ticks(6))), default=0.0) + 10
 
 
@@ -225,7 +225,7 @@ def placed(points: Sequence[tuple[float, float, float]], marks: Sequence[Box], b
 
     Args:
         points: (x, y, the label's width).
-        marks: what labels should not hide.
+        marks: what labels should not cover.
     """
     found: dict[int, Box] = {}
     for index in [*range(len(points)), *range(len(points))]:  # a second time, when the others have their places
@@ -241,7 +241,7 @@ def placed(points: Sequence[tuple[float, float, float]], marks: Sequence[Box], b
 
 
 def _badness(box: Box, own: Point, rivals: Sequence[Point], marks: Sequence[Box], others: Sequence[Box]) -> float:
-    """Returns the distance from a label to its point, more where it hides marks or seems to be another point's."""
+    """Returns the distance from a label to its point, more where it covers marks or seems to be another point's."""
     end = nearest(box, own)
     distance = math.dist(own, end)
     along = [(own[0] + (end[0] - own[0]) * step / 6, own[1] + (end[1] - own[1]) * step / 6) for step in range(1, 7)]
@@ -257,7 +257,7 @@ def overlap(one: Box, other: Box) -> bool:
 
 
 def _near(x: float, y: float, width: float) -> Iterator[Box]:
-    """Yields boxes beside, above and below a point, and then farther off."""
+    """Yields boxes next to, above and below a point, and then farther off."""
     for distance in (10, 16, 24, 34, 46, 60):
         for right, down in ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -0.7), (1, 0.7), (-1, -0.7), (-1, 0.7)):
             left = x + right * (distance + width / 2) - width / 2

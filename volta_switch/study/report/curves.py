@@ -84,10 +84,8 @@ class CostPoint:
     """An arm's score and what it costs."""
 
     arm: str
-    series: str
-    """Drawn with one marker."""
-    x: float
-    """Its cost; 0 or less: not known."""
+    series: str  # drawn with one marker
+    x: float  # its cost; 0 or less: not known
     score: ArmScore
 
 

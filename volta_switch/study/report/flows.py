@@ -123,7 +123,7 @@ class _Drawing:
         return element("g", element("title", escape(said)), box, label, class_="node", **data)
 
     def _band(self, layer: int) -> str:
-        """Draws all bands from a layer to the next one; from the embeddings (-1) they only lead in."""
+        """Draws all bands from a layer to the next one; from the embeddings (-1) they only point in."""
         flow, drawn = self.flow, []
         left = self._x(layer) + (SOURCE if layer < 0 else NODE)
         right = self._x(layer + 1)

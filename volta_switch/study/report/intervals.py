@@ -264,15 +264,15 @@ def _difference_scale(verdicts: Sequence[ReportedVerdict]) -> Scale:
 def _claim_row(verdict: ReportedVerdict, scale: Scale, top: float) -> tuple[str, float]:
     """Draws a claim's words, and below them its interval; and where the row ends."""
     claim, found, outcome = verdict.claim, verdict.estimate, verdict.verdict
-    beside = text_width(outcome, 15, bold=True) + 36
+    verdict_width = text_width(outcome, 15, bold=True) + 36
     y = top + 20
     drawn = [words(outcome, WIDTH - 8, y, size=15, text_anchor="end", font_weight="bold")]
-    lines = wrapped(claim.text, WIDTH - 16 - beside, 15)
+    lines = wrapped(claim.text, WIDTH - 16 - verdict_width, 15)
     drawn += [words(part, 8, y + 20 * n, size=15) for n, part in enumerate(lines)]
     y += 20 * max(len(lines), 1)
     effect = signed(f"{found.value:+.2f}")
     compared = f"{_compared(claim)}, {claim.task} {HEADINGS.get(claim.metric, claim.metric)}"
-    details = wrapped(compared, WIDTH - 16 - beside, 14, most=3)
+    details = wrapped(compared, WIDTH - 16 - verdict_width, 14, most=3)
     drawn += [words(part, 8, y + LABEL_GAP * n, size=14, fill=FAINT) for n, part in enumerate(details)]
     drawn.append(words(effect, WIDTH - 8, y, size=14, text_anchor="end"))
     y += LABEL_GAP * (len(details) - 1) + 20

@@ -1,4 +1,4 @@
-"""``report.html``: what was collected, in one file that needs no network, with its pictures beside it in ``figures/``.
+"""``report.html``: what was collected, in one file that needs no network, with its pictures in ``figures/``.
 
 Everything that comes from a study's file is escaped (jinja2's autoescape); pictures are escaped where they are made.
 The page allows no script but its own (Content-Security-Policy), and is read without it: the script sorts tables and

@@ -1,4 +1,4 @@
-"""Some samples' routes beside what they are about: the scene, the text, and the way through the layers.
+"""Some samples' routes, and what they are about: the scene, the text, and the way through the layers.
 
 Scenes of a synthetic world are drawn, found again by image and text. A world's folder does not hold its scenes, but its
 parameters, from which they are drawn anew. A scene is shown only where the redrawn world says of this image what the

@@ -22,7 +22,7 @@ INPUT_WORDS = {
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], caption: str, class_: str = "") -> str:
-    """Returns a table of markup cells that scrolls where it is too wide; the first cell of a row is its heading."""
+    """Returns a table of markup that scrolls where it is too wide; a row begins with its heading."""
     head = element("tr", *(element("th", cell, scope="col") for cell in heads))
     lines = [
         element("tr", element("th", row[0], scope="row"), *(c if c[:3] == "<td" else element("td", c) for c in row[1:]))
@@ -42,7 +42,7 @@ def signed(value: float, digits: int = 1) -> str:
 
 
 def _tinted(value: float, largest: float, lines: Sequence[str], title: str = "") -> str:
-    """Returns a cell coloured by its value, orange for less and blue for more, with an arrow that says the same."""
+    """Returns an entry of a table coloured by its value (orange: less, blue: more); an arrow says the same."""
     share = min(abs(value) / largest, 1.0) if largest > 0 else 0.0
     deep = LOSS if value < 0 else GAIN
     colour = "#" + "".join(f"{round(255 + (part - 255) * share):02x}" for part in deep)
@@ -135,7 +135,7 @@ def architectures(flow: Flow) -> str:
 
 
 def interventions(flow: Flow) -> str:
-    """Shows what forcing and forbidding an option changes, beside how often it is chosen."""
+    """Shows what forcing and forbidding an option changes, with how often it is chosen."""
     changes = flow.report.interventions
     if not changes:
         return ""
