@@ -56,14 +56,14 @@ def test_merged_cells_are_finished_and_give_the_same_tables_and_verdicts(finishe
     assert "5 cells, 5 finished before" in capsys.readouterr().err
     assert dry_run(study, folder).endswith("5 cells, 0 to run")
     here, there = make_tables(plan), make_tables(plan_of(*finished))
-    assert here == there and here["tables"][0]["rows"][0]["scores"][0]["estimate"]["items"] > 0  # items travel, too
+    assert here == there and here.tables[0].rows[0].scores[0].estimate.items > 0  # items travel, too
     assert "Routes" in write_report(plan, here).read_text()
     assert not list((folder / "merged").rglob("*.bin")) and not list(folder.rglob("*_result.json"))
 
 
 def test_a_cell_takes_little_room(travelled):
     assert travelled.stat().st_size / 5 < 20_000
-    logs = [cell.files[exports.LOG] for cell in read_exported(travelled) if exports.LOG in cell.files]
+    logs = [each.run.files[exports.LOG] for each in read_exported(travelled) if exports.LOG in each.run.files]
     assert logs and all(any(line["kind"] == "valid" for line in log) for log in logs)
 
 
@@ -78,8 +78,10 @@ def test_a_long_log_keeps_its_validations_and_some_of_its_steps():
 
 def test_exported_again_the_file_is_the_same_but_for_where_it_was(merged, travelled, tmp_path):
     study, folder = merged
-    export_runs(plan_of(study, folder), tmp_path / "again.runs")
-    first, again = ({cell.key: cell for cell in read_exported(path)} for path in (travelled, tmp_path / "again.runs"))
+    export_runs(plan_of(study, folder), tmp_path / "again.cells")
+    first, again = (
+        {each.run.key: each.run for each in read_exported(path)} for path in (travelled, tmp_path / "again.cells")
+    )
     assert first.keys() == again.keys()
     for key, cell in first.items():
         assert scores_in(finished_runs(folder)[key].folder) == exports.scores_of(cell.files)
