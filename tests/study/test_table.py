@@ -321,5 +321,5 @@ def test_a_run_that_is_not_there_is_named(copy, missing):
 def test_a_score_is_taken_of_the_split_that_the_plan_names(copy):
     study, folder = copy
     with pytest.raises(UserError, match=r"val_metrics.json: missing"):
-        train = study.arms["switchbert"].tasks["TASK10"]["train"]
-        make_tables(plan_of(changed(study, tasks={"TASK10": {"train": train}}), folder))
+        alone = study.arms["switchbert"].tasks["TASK10"].training_alone
+        make_tables(plan_of(changed(study, tasks={"TASK10": alone}), folder))
