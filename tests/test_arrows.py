@@ -46,7 +46,6 @@ OPEN: dict[tuple[str, str], str] = {
     ("data", "tasks"): "the check of a task file's data lies in data/; it belongs to data_tools/",
     ("train", "cost"): "train/route_log.py counts the operations of each step",
     ("train", "world"): "train/world_runs.py brings the flag --world into the training commands",
-    ("routes", "study"): "routes/report.py takes intervals from study/statistics.py, which knows nothing of studies",
 }
 
 

@@ -18,15 +18,15 @@ from volta_switch.plugin.commands import add_volta_arguments, run_volta
 from volta_switch.quick import add_quick_arguments, run_quick
 from volta_switch.ranges import ANY_TEXT, PATH, PROBABILITY, Number, Text, whole
 from volta_switch.routes.commands import route_flags, run_routes
-from volta_switch.study.finished import plan_of
+from volta_switch.study.exports import export_runs, merge_runs
 from volta_switch.study.forecast import dry_run
-from volta_switch.study.gpus import chosen_gpus
 from volta_switch.study.plan import Study, load_study
+from volta_switch.study.power import sizing, sizing_text
 from volta_switch.study.report.page import write_report
-from volta_switch.study.run import run_study
-from volta_switch.study.sizing import sizing, sizing_text
-from volta_switch.study.table import make_tables, tables_of, tables_text
-from volta_switch.study.travel import export_cells, merge_cells
+from volta_switch.study.run import chosen_gpus, run_study
+from volta_switch.study.run_plan import plan_of
+from volta_switch.study.table import make_tables, tables_of
+from volta_switch.study.table_formats import tables_text
 from volta_switch.tasks.shares import WHOLE
 from volta_switch.train.entry_points import run_entry_point
 from volta_switch.train.flags import SHARD
@@ -142,17 +142,15 @@ def _run_study(args: argparse.Namespace) -> None:
 def _export_cells(args: argparse.Namespace) -> None:
     study = _study(args)
     to = Path(args.to or f"{study.name}.cells")
-    count = export_cells(plan_of(study, _folder(args, study)), to)
+    count = export_runs(plan_of(study, _folder(args, study)), to)
     size = to.stat().st_size
     print(f"{to}: {count} cells, {size / 1000:.1f} kB ({size / 1000 / count:.1f} kB a cell)")
 
 
 def _merge_cells(args: argparse.Namespace) -> None:
     study = _study(args)
-    found = merge_cells(study, _folder(args, study), [Path(name) for name in args.files])
-    print(
-        f"{found['merged']} cells merged, {found['there']} there before, {found['use']} not of this study as it is now"
-    )
+    found = merge_runs(study, _folder(args, study), [Path(name) for name in args.files])
+    print(f"{found.merged} cells merged, {found.present} there before, {found.unused} not of this study as it is now")
 
 
 def _print_table(args: argparse.Namespace) -> None:
@@ -166,7 +164,7 @@ def _print_table(args: argparse.Namespace) -> None:
 def _print_power(args: argparse.Namespace) -> None:
     study = _study(args)
     effect = study.minimum_effect if args.effect is None else args.effect
-    made = tables_of(plan_of(study, _folder(args, study)), finished_only=True)["tables"]
+    made = tables_of(plan_of(study, _folder(args, study)), finished_only=True).tables
     print(sizing_text(sizing(made, effect, args.target), effect, args.target))
 
 

@@ -15,7 +15,7 @@ from volta_switch.data.files.json_files import read_object
 from volta_switch.model.bert import BertForVLTasks, switch_encoder
 from volta_switch.ranges import COUNT_OR_NONE, PATH
 from volta_switch.routes.record import record
-from volta_switch.study.report.scene_pictures import Scenes
+from volta_switch.study.report.route_samples import Scenes
 from volta_switch.tasks.refer import ReferTask
 from volta_switch.train import evaluation, finetuning
 from volta_switch.train.entry_points import read_flags

@@ -6,6 +6,7 @@ import pytest
 
 from volta_switch import UserError
 from volta_switch.study.confounds import refuse_recorded_confounds
+from volta_switch.study.planned_runs import RunRecord
 
 RUN = {
     "entry_point": "train_task",
@@ -19,9 +20,15 @@ SAME = {"t": {"lr": 1e-3}, "data": ({"seed": 0}, {})}
 PLANNED = {"a": SAME, "b": SAME, "c": SAME}
 
 
+def refuse(runs, planned):
+    """Runs as their files have them."""
+    read = {arm: {name: RunRecord.from_dict(run) for name, run in of.items()} for arm, of in runs.items()}
+    refuse_recorded_confounds(read, planned)
+
+
 def test_equal_settings_are_accepted():
     runs = {"a": {"t": deepcopy(RUN)}, "b": {"t": {**deepcopy(RUN), "parameters": 99}}, "c": {"t": RUN}}
-    refuse_recorded_confounds(runs, PLANNED)
+    refuse(runs, PLANNED)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +48,7 @@ def test_a_confound_is_named_with_both_values(section, change, named):
     value = {**RUN[section], **change} if isinstance(change, dict) else change
     runs = {"a": {"t": RUN}, "b": {"t": deepcopy(RUN)}, "c": {"t": {**RUN, section: value}}}
     with pytest.raises(UserError) as caught:
-        refuse_recorded_confounds(runs, PLANNED)
+        refuse(runs, PLANNED)
     message = str(caught.value)
     assert message.startswith("the table is refused: in t, ") and f"{named}; rows may differ" in message
     assert "\n" not in message
@@ -53,20 +60,18 @@ def with_rate(rate):
 
 def test_settings_may_differ_between_arms_that_were_planned_to_differ_and_no_others():
     planned = {**PLANNED, "c": {**SAME, "t": {"lr": 2e-3}}}
-    refuse_recorded_confounds({"a": {"t": RUN}, "b": {"t": RUN}, "c": {"t": with_rate(2e-3)}}, planned)
+    refuse({"a": {"t": RUN}, "b": {"t": RUN}, "c": {"t": with_rate(2e-3)}}, planned)
     with pytest.raises(UserError, match=r"learning_rate is 0.001 for a and 0.002 for b"):
-        refuse_recorded_confounds({"a": {"t": RUN}, "b": {"t": with_rate(2e-3)}, "c": {"t": RUN}}, planned)
+        refuse({"a": {"t": RUN}, "b": {"t": with_rate(2e-3)}, "c": {"t": RUN}}, planned)
     moved = {**deepcopy(RUN), "data": {"dataroot": "e"}}
-    refuse_recorded_confounds(
-        {"a": {"t": RUN}, "b": {"t": moved}}, {**PLANNED, "b": {**SAME, "data": ({"seed": 1}, {})}}
-    )
+    refuse({"a": {"t": RUN}, "b": {"t": moved}}, {**PLANNED, "b": {**SAME, "data": ({"seed": 1}, {})}})
     with pytest.raises(UserError, match=r"data.dataroot is d for a and e for b"):
-        refuse_recorded_confounds({"a": {"t": RUN}, "b": {"t": moved}}, planned)
+        refuse({"a": {"t": RUN}, "b": {"t": moved}}, planned)
 
 
 def test_runs_that_the_first_arm_lacks_are_compared_between_the_others():
     with pytest.raises(UserError, match=r"in t, hyperparameters.learning_rate is 0.001 for b and 0.002 for c"):
-        refuse_recorded_confounds({"a": {}, "b": {"t": RUN}, "c": {"t": with_rate(2e-3)}}, PLANNED)
+        refuse({"a": {}, "b": {"t": RUN}, "c": {"t": with_rate(2e-3)}}, PLANNED)
 
 
 def test_seeds_of_one_arm_must_agree_in_all_but_the_seed():
@@ -84,6 +89,6 @@ def test_seeds_of_one_arm_must_agree_in_all_but_the_seed():
     with pytest.raises(
         UserError, match=r"data.train: refs.sha256 of a is a in t/seed0 and b in t/seed1; runs of one arm"
     ):
-        refuse_recorded_confounds({"a": {"t/seed0": first, "t/seed1": second}}, PLANNED)
-    refuse_recorded_confounds({"a": {"t/seed0": first, "t/seed1": run(1)}}, PLANNED)  # of a version that did not tell
-    refuse_recorded_confounds({"a": {"t/seed0": run(0), "t/seed1": run(1)}}, PLANNED)
+        refuse({"a": {"t/seed0": first, "t/seed1": second}}, PLANNED)
+    refuse({"a": {"t/seed0": first, "t/seed1": run(1)}}, PLANNED)  # of a version that did not tell
+    refuse({"a": {"t/seed0": run(0), "t/seed1": run(1)}}, PLANNED)

@@ -3,8 +3,9 @@
 import pytest
 
 from volta_switch import BertForVLPreTraining, UserError, load_config
-from volta_switch.study.cells import Plan
-from volta_switch.study.depths import with_layers, with_text_layers
+from volta_switch.study.arms import with_layers, with_text_layers
+from volta_switch.study.planned_runs import PRETRAINING, Work
+from volta_switch.study.run_plan import RunPlan
 from volta_switch.train.flags import finetuning_flags, pretraining_flags
 
 SINGLE = ("ctrl_uniter_base", "switchbert", "demo/ctrl_uniter", "demo/switchbert", "ctrl_visualbert_base")
@@ -74,14 +75,14 @@ def planned(world, study_of, tmp_path):
         data = {"tasks_config_file": str(world.tasks_file), "features_path": "f", "annotations_path": "a"}
         tables = {name: {"arms": [name]} for name in arms}
         shared = {"tasks": {"TASK10": None}, "data": data, "pretraining": {**STARTS, **pretraining}}
-        return Plan(study_of({**shared, "arms": arms, "tables": tables}), tmp_path)
+        return RunPlan(study_of({**shared, "arms": arms, "tables": tables}), tmp_path)
 
     return plan
 
 
-def flags_of(plan, arm, work=""):
+def flags_of(plan, arm, task=""):
     """The training command's flags of an arm."""
-    entry, arguments = plan.cell(arm, 0, work).commands[0]
+    entry, arguments = plan.run_of(arm, 0, Work.fine_tuning(task) if task else PRETRAINING).commands[0]
     return {"train_concap": pretraining_flags, "train_task": finetuning_flags}[entry]().parse_args(arguments)
 
 
@@ -112,4 +113,4 @@ def test_a_cell_is_known_by_its_depth_however_the_plan_says_it(planned):
         "by-depth": {"model": "demo/ctrl_uniter", "layers": 2},
         "by-fields": {"model": "demo/ctrl_uniter", "set": list(overrides)},
     })  # fmt: skip
-    assert plan.cell("by-depth", 0) is plan.cell("by-fields", 0)
+    assert plan.run_of("by-depth", 0) is plan.run_of("by-fields", 0)

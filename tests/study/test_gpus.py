@@ -7,8 +7,7 @@ from multiprocessing import get_context
 import pytest
 
 from volta_switch import UserError
-from volta_switch.study.gpus import VISIBLE, chosen_gpus, slots
-from volta_switch.study.run import _begin_worker, run_study
+from volta_switch.study.run import VISIBLE, _begin_worker, chosen_gpus, run_study, slots
 
 
 @pytest.fixture(autouse=True)

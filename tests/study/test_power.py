@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
+from volta_switch.statistics import critical_value, estimate_difference, estimate_mean
 from volta_switch.study.power import MOST_SEEDS, _noncentral_t, minimum_effect, power, seeds_needed, seeds_to_decide
-from volta_switch.study.statistics import critical_value, estimate_difference, estimate_mean
 
 
 @pytest.mark.parametrize(("effect", "pairs"), [(0.2, 199), (0.5, 34), (0.8, 15), (1.0, 10)])

@@ -10,11 +10,12 @@ import pytest
 
 from small_world import log_of
 from volta_switch import UserError
-from volta_switch.study import finished as notes
-from volta_switch.study.cells import Plan
-from volta_switch.study.finished import note_begun, note_finished
+from volta_switch.checksums import SUMS
+from volta_switch.study import planned_runs as notes
 from volta_switch.study.forecast import dry_run, time_ahead
+from volta_switch.study.planned_runs import Work, note_begun, note_finished
 from volta_switch.study.run import run_study
+from volta_switch.study.run_plan import RunPlan
 from volta_switch.train import evaluation
 from volta_switch.train.stopping import Stopped
 
@@ -108,7 +109,7 @@ def test_the_same_command_tries_failed_cells_again(plan, study_of, tmp_path, in_
         with pytest.raises(UserError):
             run_study(study, tmp_path / "out", jobs=1, retries=2)
     assert len(tried) == 3
-    assert len(run_study(study, tmp_path / "out", jobs=1).cells) == 2
+    assert len(run_study(study, tmp_path / "out", jobs=1).runs) == 2
     assert len(finished_cells(tmp_path / "out")) == 2
 
 
@@ -116,7 +117,7 @@ def test_a_killed_process_is_reported(plan, study_of, tmp_path, in_this_process,
     def killed(folder, cell):
         raise BrokenProcessPool
 
-    monkeypatch.setattr("volta_switch.study.run.run_cell", killed)
+    monkeypatch.setattr("volta_switch.study.run.execute_run", killed)
     with pytest.raises(UserError, match=r"ctrl_uniter/seed0/pretraining: its process was killed.*fewer --jobs"):
         run_study(study_of(one_model(plan)), tmp_path / "out", jobs=1)
 
@@ -148,7 +149,10 @@ def test_finished_work_is_found_under_another_name(finished, plan, study_of, cap
     done = run_study(renamed, folder, jobs=2)
     assert "5 cells, 5 finished before" in capsys.readouterr().err
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-    assert done.cell("two", 0, "TASK10").folder == folder / "switchbert" / "seed0" / "refcoco+_switchbert"
+    assert (
+        done.run_of("two", 0, Work.fine_tuning("TASK10")).folder
+        == folder / "switchbert" / "seed0" / "refcoco+_switchbert"
+    )
 
 
 def test_a_dry_run_lists_every_cell_and_what_is_known_of_its_time_and_writes_nothing(
@@ -187,7 +191,7 @@ def test_a_cell_is_reckoned_at_the_speed_of_the_nearest_that_was_measured(finish
 def test_what_has_only_begun_tells_how_long_it_and_its_like_will_take(finished, plan, study_of, tmp_path):
     _, folder = finished
     copy = tmp_path / "out"
-    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*.bin", "checkpoints", "cells"))
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*.bin", "checkpoints", "cells", SUMS))
     for model in ("ctrl_uniter", "switchbert"):
         shutil.rmtree(copy / model / "seed0" / f"refcoco+_{model}")
     run = copy / "switchbert" / "seed0" / "switchbert"
@@ -200,7 +204,7 @@ def test_what_has_only_begun_tells_how_long_it_and_its_like_will_take(finished, 
     two = study_of({**plan, "seeds": [0, 1], "routes": None})
     assert "begun" not in dry_run(two, copy)  # another plan's runs, for all that is known
     for model in ("ctrl_uniter", "switchbert"):
-        note_begun(copy, Plan(two, copy).cell(model, 0))
+        note_begun(copy, RunPlan(two, copy).run_of(model, 0))
     lines = dry_run(two, copy).splitlines()
     assert "switchbert/seed0/pretraining  begun, 1.0 min left" in lines
     assert "switchbert/seed1/pretraining  4.0 min" in lines
@@ -213,13 +217,13 @@ def test_what_another_process_has_finished_meanwhile_is_not_run(plan, study_of, 
 
     def finish_all(folder, cell):
         ran.append(cell.name)
-        for each in Plan(study, folder).cells:
+        for each in RunPlan(study, folder).runs:
             each.folder.mkdir(parents=True, exist_ok=True)
             note_finished(folder, each, 100.0)
         return ""
 
     study = study_of(one_model(plan))
-    monkeypatch.setattr("volta_switch.study.run.run_cell", finish_all)
+    monkeypatch.setattr("volta_switch.study.run.execute_run", finish_all)
     run_study(study, tmp_path / "out", jobs=1)
     assert ran == ["ctrl_uniter/seed0/pretraining"]
 
@@ -231,7 +235,7 @@ def test_a_cell_that_was_interrupted_took_as_long_as_all_its_parts(plan, study_o
     lines = [{"kind": "start", "step": 0, "time": 0.0, "resumed": False}, {"kind": "train", "step": 1, "time": 5000.0}]
     (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     run_study(study, tmp_path / "out", jobs=1)
-    seconds = {done.folder.name: done.seconds for done in notes.finished_cells(tmp_path / "out").values()}
+    seconds = {done.folder.name: done.seconds for done in notes.finished_runs(tmp_path / "out").values()}
     assert 5000 < seconds["ctrl_uniter"] < 5600 and seconds["refcoco+_ctrl_uniter"] < 600
 
 
@@ -255,8 +259,8 @@ def test_a_worker_that_is_asked_to_stop_says_so_and_goes_on_when_tried_again(
 
 def test_one_slow_run_does_not_mislead_the_forecast(finished, plan, study_of):
     _, folder = finished
-    whole = Plan(study_of({**plan, "seeds": [0, 1, 2, 3], "routes": None}), folder)
-    measured = {cell.name: 6000.0 if cell.seed == 1 else 60.0 for cell in whole.cells if cell.seed < 3}
-    left = [cell for cell in whole.cells if cell.seed == 3]
+    whole = RunPlan(study_of({**plan, "seeds": [0, 1, 2, 3], "routes": None}), folder)
+    measured = {cell.name: 6000.0 if cell.seed == 1 else 60.0 for cell in whole.runs if cell.seed < 3}
+    left = [cell for cell in whole.runs if cell.seed == 3]
     assert len(left) == 4
     assert time_ahead(whole, left, measured, begun=16, minutes=1.0, jobs=2) == ", about 2 min left"

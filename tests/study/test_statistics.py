@@ -11,7 +11,7 @@ from scipy import stats
 from scipy.special import stdtrit
 from simulated_scores import simulate
 
-from volta_switch.study.statistics import (
+from volta_switch.statistics import (
     by_group,
     critical_value,
     estimate_difference,

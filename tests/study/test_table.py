@@ -13,10 +13,10 @@ from small_world import json_of, log_of
 from volta_switch import UserError, cli
 from volta_switch.checksums import SUMS
 from volta_switch.data.files import safe_pickle
-from volta_switch.study.claims import Claim
-from volta_switch.study.finished import plan_of
-from volta_switch.study.table import make_tables, tables_text
-from volta_switch.study.table_formats import amount, as_markdown
+from volta_switch.study.records import ReportedTable, StudyClaim, TableRow
+from volta_switch.study.run_plan import plan_of
+from volta_switch.study.table import make_tables
+from volta_switch.study.table_formats import amount, as_markdown, tables_text
 
 
 @pytest.fixture
@@ -54,9 +54,8 @@ def test_the_table_has_a_row_for_each_model_and_one_for_chance(finished):
 
 def test_soft_against_hard_routes_is_one_range_for_each_task():
     own = {"VQA/seed0": -0.5, "VQA/seed1": 1.25, "refcoco+/seed0": 0.0, "refcoco+/seed1": 0.0}
-    row = {"arm": "a", "parameters": 1, "scores": [], "flops": {}, "soft_minus_hard": own}
-    table = {"title": "", "columns": [], "rows": [row], "chance": [], "seeds": [0, 1], "planned_seeds": [0, 1]}
-    said = as_markdown({**table, "shows_flops": False, "intervals": "", "verdicts": []})
+    row = TableRow("a", parameters=1, soft_minus_hard=own)
+    said = as_markdown(ReportedTable("t", rows=(row,), seeds=(0, 1), planned_seeds=(0, 1)))
     assert said.endswith("in points: VQA -0.50 to +1.25, refcoco+ +0.00.")
 
 
@@ -119,7 +118,7 @@ def test_a_split_without_a_score_is_refused_in_one_line(copy, value):
 def test_verdicts_and_estimates_are_about_new_items_where_the_results_tell_them(copy):
     study, folder = copy
     several_seeds(folder, {"ctrl_uniter": (0, 3, 6), "switchbert": (1, 5, 8)})
-    claim = Claim("is better", "switchbert", "ctrl_uniter", "refcoco+", "accuracy")
+    claim = StudyClaim("is better", "switchbert", "ctrl_uniter", "refcoco+", "accuracy")
     study = replace(changed(study, seeds=(0, 1, 2)), tables=(replace(study.tables[0], claims=(claim,)),))
     text = tables_text(make_tables(plan_of(study, folder)))
     (new,) = json_of(folder / "table.json")["tables"]
@@ -156,7 +155,7 @@ def test_arms_on_different_worlds_are_compared_by_items_where_the_images_are_the
         path = next((folder / "world-text_depth-1" / "datasets").glob("refcoco+*/annotations/refcoco+/refs(unc).p"))
         refs = safe_pickle.load(path)
         path.write_bytes(pickle.dumps([{**ref, "image_id": ref["image_id"] + 10_000_000} for ref in refs]))
-    claim = Claim("is better", "switchbert", "ctrl_uniter", "refcoco+", "accuracy")
+    claim = StudyClaim("is better", "switchbert", "ctrl_uniter", "refcoco+", "accuracy")
     table = replace(study.tables[0], claims=(claim,), varies=("model", "world"))
     study = changed(replace(study, tables=(table,)), seeds=(0, 1, 2))
     switch = replace(study.arms["switchbert"], world={**study.arms["switchbert"].world, "text_depth": 1})
@@ -249,7 +248,7 @@ def test_claims_are_judged_over_the_seeds(copy):
             path = run_of(folder, model, seed) / "test_metrics.json"
             path.write_text(json.dumps({**json_of(path), "accuracy": accuracy + gain + 0.1 * seed * (gain > 0)}))
     claims = tuple(
-        Claim(f"by {points}", "switchbert", "ctrl_uniter", "TASK10", "accuracy", points, "table 3")
+        StudyClaim(f"by {points}", "switchbert", "ctrl_uniter", "TASK10", "accuracy", points, "table 3")
         for points in (1.0, 9.0)
     )
     tables = tuple(replace(table, claims=claims) for table in study.tables)
@@ -322,5 +321,5 @@ def test_a_run_that_is_not_there_is_named(copy, missing):
 def test_a_score_is_taken_of_the_split_that_the_plan_names(copy):
     study, folder = copy
     with pytest.raises(UserError, match=r"val_metrics.json: missing"):
-        train = study.arms["switchbert"].tasks["TASK10"]["train"]
-        make_tables(plan_of(changed(study, tasks={"TASK10": {"train": train}}), folder))
+        alone = study.arms["switchbert"].tasks["TASK10"].training_alone
+        make_tables(plan_of(changed(study, tasks={"TASK10": alone}), folder))

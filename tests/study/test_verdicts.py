@@ -9,16 +9,17 @@ import pytest
 from simulated_scores import simulate
 
 from volta_switch import UserError
-from volta_switch.study.claims import Claim, ItemResults, judge, read_claims
+from volta_switch.statistics import estimate_difference, estimate_mean
+from volta_switch.study.claims import ItemResults, judge, read_claims
 from volta_switch.study.power import seeds_needed
-from volta_switch.study.statistics import estimate_difference, estimate_mean
+from volta_switch.study.records import StudyClaim
 
 KEY = ("vqa", "vqa_score")
 PLAIN = {"text": "Switching helps", "better": "switch", "worse": "uniter", "task": "vqa", "metric": "vqa_score"}
 
 
 def claim(at_least=0.0, better="switch", worse="uniter"):
-    return Claim("Switching helps", better, worse, *KEY, at_least, "table 3")
+    return StudyClaim("Switching helps", better, worse, *KEY, at_least, "table 3")
 
 
 def table(**arms):
@@ -174,7 +175,7 @@ def test_a_difference_of_leads_is_about_new_items_where_all_four_arms_were_teste
 def test_verdicts_are_plain_json():
     scores = FIVE | table(one=[70] * 5, copy=[70] * 5)
     for verdict in judge([claim(1.0), claim(1.9), claim(0.0, "one", "copy")], scores):
-        written = json.loads(json.dumps(verdict.to_dict(), allow_nan=False))
+        written = json.loads(json.dumps(verdict.reported().to_dict(), allow_nan=False))
         assert written["text"] == verdict.text and written["claim"]["better"] == verdict.claim.better
         assert (written["seeds_needed"] is None) == (verdict.needed is None)
         if verdict.estimate.problem:
@@ -196,7 +197,7 @@ FOUR = table(
     deep=[71.0, 72.0, 70.0, 71.5], deep_fixed=[60.0, 61.2, 58.9, 60.6],
     flat=[80.0, 79.0, 81.0, 80.0], flat_fixed=[79.0, 78.0, 79.9, 79.0],
 )  # fmt: skip
-LARGER = Claim("The deeper, the more it helps", "deep", "deep_fixed", *KEY, than=("flat", "flat_fixed"))
+LARGER = StudyClaim("The deeper, the more it helps", "deep", "deep_fixed", *KEY, than=("flat", "flat_fixed"))
 
 
 def test_a_lead_may_be_compared_with_another():

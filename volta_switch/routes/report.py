@@ -25,7 +25,7 @@ from volta_switch.cost.paths import EPSILON
 from volta_switch.model.encoder import SwitchEncoder
 from volta_switch.model.switch import INPUT_CANDIDATES
 from volta_switch.routes.record import INPUT_NAMES, Record, route_words, soft_routes
-from volta_switch.study.statistics import by_group, estimate_mean
+from volta_switch.statistics import by_group, estimate_mean
 
 SHOWN = 20  # architectures
 CONFIDENCE = 0.95

@@ -1,1 +1,1 @@
-"""Controlled comparisons: one plan, many runs, one table."""
+"""Controlled comparisons: one plan, many runs, one table. (The file makes the folder a package.)"""

@@ -1,15 +1,15 @@
 """Claims such as "Switch-BERT beats UNITER on VQAv2 by at least one point", and what a study's scores say of them.
 
-A verdict comes from the interval of the difference at the level of Holm's procedure over all claims that are judged
-together (the family, fixed before the runs: a claim that cannot be tested keeps its place):
+A verdict comes from the interval of the difference at the level of Holm's procedure. Its family are all claims that are
+judged together. It is fixed before the runs: a claim that cannot be tested keeps its place.
 
 - ``supported``: the whole interval lies above m, the points asked for;
 - ``contradicted``: it lies below m, so that the effect, whatever its sign, is smaller than claimed;
 - ``undecided``: it contains m, or does not exist (one seed; seeds that all agree).
 
 A claim of several metrics (image and text retrieval) is a claim for each, every one a test of its own in the family.
-"On par with, or better" is a claim with a negative m. A claim with ``than`` is about a difference of differences: that
-one arm's lead over another is larger than that of a second pair (a dial at another setting).
+"On par with, or better" is a claim with a negative m. A claim with ``than`` is about a difference of differences: one
+arm's advantage over another is larger than that of a second pair (a sweep at another setting).
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 
 from volta_switch.errors import UserError
+from volta_switch.statistics import Estimate, estimate_difference, estimate_mean, holm, holm_levels, without_nan
 from volta_switch.study.power import MOST_SEEDS, SeedsNeeded, seeds_to_decide
-from volta_switch.study.statistics import Estimate, estimate_difference, estimate_mean, holm, holm_levels, without_nan
+from volta_switch.study.records import ReportedEstimate, ReportedVerdict, StudyClaim
 
-Key = tuple[str, str]  # task, metric
-Scores = Mapping[str, Mapping[Key, np.ndarray]]  # arm -> (S,) in points
+Measure = tuple[str, str]  # task, metric
+Scores = Mapping[str, Mapping[Measure, np.ndarray]]  # arm -> (S,) in points
 
 ITEMS_TOLERANCE = 0.01  # points by which the mean of the items may differ from the score, which may be rounded
 
@@ -41,46 +42,14 @@ class ItemResults:
     """(S, items), in the scores' unit."""
 
 
-@dataclass(frozen=True)
-class Claim:
-    """One arm is better than another on one metric of one task, by at least so much."""
-
-    text: str
-    """As a reader should see it."""
-    better: str
-    """Name of the arm that is said to be better."""
-    worse: str
-    """Name of the other arm."""
-    task: str
-    metric: str
-    at_least: float = 0.0
-    """m, in points of the metric; negative: "no worse by more than that"."""
-    source: str = ""
-    """Where the paper says so: "table 3"."""
-    than: tuple[str, str] | None = None
-    """Two more arms: the lead of ``better`` over ``worse`` exceeds that of the first of these over the second."""
-
-    @property
-    def arms(self) -> tuple[str, ...]:
-        """All arms that it names."""
-        return (self.better, self.worse, *(self.than or ()))
-
-    @property
-    def difference(self) -> str:
-        """What is estimated, in words."""
-        first = f"{self.better} minus {self.worse}"
-        return first if self.than is None else f"({first}) minus ({self.than[0]} minus {self.than[1]})"
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {**asdict(self), "difference": self.difference}
+ItemsOfArms = Mapping[str, Mapping[Measure, ItemResults]]  # arm -> what its scores are the means of
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What the scores say of a claim."""
 
-    claim: Claim
+    claim: StudyClaim
     verdict: str
     """"supported", "contradicted" or "undecided"."""
     reason: str
@@ -102,7 +71,7 @@ class Verdict:
     power: float
     """With which they would."""
     minimum_effect: float | None = None
-    """The smallest difference worth finding, in points, if one was set."""
+    """The smallest effect of interest, in points, if one was set."""
 
     @property
     def family_confidence(self) -> float:
@@ -111,7 +80,7 @@ class Verdict:
 
     @property
     def excludes_minimum_effect(self) -> bool:
-        """Whether differences that are worth finding are excluded, either way, at ``family_confidence``."""
+        """Whether effects of interest are excluded, either way, at ``family_confidence``."""
         if self.minimum_effect is None or self.estimate.problem:
             return False
         low, high = self.estimate.interval(self.family_confidence)
@@ -132,19 +101,21 @@ class Verdict:
             parts.append(f"{excluded} ({100 * self.family_confidence:.4g} %)")
         return ". ".join([*parts, *self._seeds_needed()]) + "."
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON; null where a number does not exist."""
+    def reported(self) -> ReportedVerdict:
+        """Returns the verdict as tables and reports have it."""
         low, high = self.estimate.interval(1 - self.level)
-        return without_nan(
-            {
-                **{"claim": self.claim.to_dict(), "verdict": self.verdict, "reason": self.reason, "text": self.text},
-                "estimate": self.estimate.to_dict(self.confidence),
-                **{"level": self.level, "level_low": low, "level_high": high, "family": self.family},
-                **{"p_value": self.p_value, "p_holm": self.p_holm, "power": self.power},
-                "minimum_effect": self.minimum_effect,
-                "excludes_minimum_effect": self.excludes_minimum_effect,
-                "seeds_needed": asdict(self.needed) if self.needed else None,
-            }
+        numbers = {"level": self.level, "level_low": low, "level_high": high, "power": self.power}
+        return ReportedVerdict(
+            claim=self.claim,
+            verdict=self.verdict,
+            reason=self.reason,
+            text=self.text,
+            estimate=ReportedEstimate.of(self.estimate, self.confidence),
+            family=self.family,
+            minimum_effect=self.minimum_effect,
+            excludes_minimum_effect=self.excludes_minimum_effect,
+            seeds_needed=asdict(self.needed) if self.needed else None,
+            **without_nan({**numbers, "p_value": self.p_value, "p_holm": self.p_holm}),
         )
 
     def _effect(self) -> str:
@@ -174,11 +145,11 @@ class Verdict:
         ]
 
 
-def read_claims(values: Any, where: str) -> tuple[Claim, ...]:
-    """Claims from the plain values of a file.
+def read_claims(values: Any, where: str) -> tuple[StudyClaim, ...]:
+    """Reads claims from the plain values of a file.
 
     Args:
-        values: a list of mappings with ``Claim``'s fields as keys; ``metric`` may be a list, a claim for each.
+        values: a list of mappings with ``StudyClaim``'s fields as keys; ``metric`` may be a list, a claim for each.
         where: what messages call the place: "studies/demo.yaml: tables.main.claims".
 
     Raises:
@@ -186,13 +157,15 @@ def read_claims(values: Any, where: str) -> tuple[Claim, ...]:
     """
     if not isinstance(values, list):
         raise UserError(f"{where}: expected a list of claims, found {values!r}")
-    return tuple(claim for number, value in enumerate(values, 1) for claim in _read(value, f"{where}: claim {number}"))
+    return tuple(
+        claim for number, value in enumerate(values, 1) for claim in _read_claim(value, f"{where}: claim {number}")
+    )
 
 
 def judge(
-    claims: Sequence[Claim],
+    claims: Sequence[StudyClaim],
     scores: Scores,
-    items: Mapping[str, Mapping[Key, ItemResults]] | None = None,
+    items: ItemsOfArms | None = None,
     *,
     paired: bool = True,
     confidence: float = 0.95,
@@ -204,14 +177,15 @@ def judge(
     Args:
         claims: the family.
         scores: (S,) of each arm and metric, in points, one for each seed.
-        items: the results behind them; items that belong together (one image's) taken through ``statistics.by_group``
-            first. Where all arms of a claim have results on the same items, the verdict is about new ones, else about
-            these. Items of different data are the same where they have the same names (one image, its words written
-            otherwise); where that is an accident, pairing them is arbitrary, and the interval right all the same.
+        items: the results behind them. Items that belong together (one image's) are taken through
+            ``statistics.by_group`` first. Where all arms of a claim have results on the same items, the verdict is
+            about new ones, else about these. Items of different data are the same where they have the same names
+            (one image, its words written otherwise). Where that is an accident, pairing them is arbitrary, and the
+            interval is right all the same.
         paired: the arms' seeds are the same, in the same order.
         confidence: 1 - the chance of any wrong verdict in the family.
         power: for which the number of seeds is given.
-        minimum_effect: the smallest difference worth finding, in points; it changes no verdict.
+        minimum_effect: the smallest effect of interest, in points; it changes no verdict.
 
     Returns:
         A verdict for each claim, in order.
@@ -233,8 +207,8 @@ def judge(
     return verdicts
 
 
-def _decide(claim: Claim, found: Estimate, level: float) -> tuple[str, str]:
-    """The verdict, and what the interval at Holm's level says."""
+def _decide(claim: StudyClaim, found: Estimate, level: float) -> tuple[str, str]:
+    """Returns the verdict, and what the interval at Holm's level says."""
     if found.problem:
         return "undecided", f"No verdict: {found.problem}"
     margin = claim.at_least
@@ -254,9 +228,9 @@ def _decide(claim: Claim, found: Estimate, level: float) -> tuple[str, str]:
     return "undecided", f"The interval contains {margin:g}"
 
 
-def _estimate(claim: Claim, scores: Scores, items: Mapping[str, Mapping[Key, ItemResults]], paired: bool) -> Estimate:
+def _estimate(claim: StudyClaim, scores: Scores, items: ItemsOfArms, paired: bool) -> Estimate:
     key, arms = (claim.task, claim.metric), claim.arms
-    values = [_of_arm(scores, arm, key) for arm in arms]
+    values = [_scores_of_arm(scores, arm, key) for arm in arms]
     where = f"{claim.task} {claim.metric}"
     for arm, own in zip(arms, values, strict=True):
         if (paired or claim.than) and len(own) != len(values[0]):
@@ -282,7 +256,7 @@ def _check_items(where: str, arm: str, scores: np.ndarray, items: ItemResults) -
         raise UserError(f"{where}: the mean of {arm}'s items is not its score; give both in the same unit")
 
 
-def _of_arm(scores: Scores, arm: str, key: tuple[str, str]) -> np.ndarray:
+def _scores_of_arm(scores: Scores, arm: str, key: Measure) -> np.ndarray:
     if arm not in scores:
         raise UserError(f"a claim names the arm {arm}, which has no scores; there are {', '.join(scores) or 'none'}")
     if key not in scores[arm]:
@@ -294,9 +268,9 @@ def _of_arm(scores: Scores, arm: str, key: tuple[str, str]) -> np.ndarray:
     return values
 
 
-def _read(value: Any, where: str) -> list[Claim]:
-    """One mapping; a claim for each of its metrics."""
-    known = {field.name: field for field in fields(Claim)}
+def _read_claim(value: Any, where: str) -> list[StudyClaim]:
+    """Reads one mapping: a claim for each of its metrics."""
+    known = {field.name: field for field in fields(StudyClaim)}
     if not isinstance(value, Mapping):
         raise UserError(f"{where}: expected {', '.join(known)}, found {value!r}")
     unknown = [str(key) for key in value if key not in known]
@@ -319,7 +293,7 @@ def _read(value: Any, where: str) -> list[Claim]:
             if not valid:
                 expected = {"at_least": "a number of points", "than": "a list of two arms"}.get(name, "text")
                 raise UserError(f"{where}: {name}: expected {expected}, found {content!r}")
-        found.append(Claim(**{**values, "than": tuple(values["than"]) if values.get("than") else None}))
+        found.append(StudyClaim(**{**values, "than": tuple(values["than"]) if values.get("than") else None}))
     if found[0].better == found[0].worse:
         raise UserError(f"{where}: better and worse are both {found[0].better}; a claim compares two arms")
     return found

@@ -1,17 +1,29 @@
-"""The command lines of a study's cells: what the study says itself, then the flags that its file gives.
+"""The command lines of a study's runs: what the study says itself, then the flags that its file gives.
 
-A later flag wins on a command line, so that a given flag must not be one that the study says itself:
-``given_flags`` refuses those.
+A later flag wins on a command line, so that a given flag must not be one that the study says itself: those are refused.
+Every other given flag is checked by the parser of the entry point that will read it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import argparse
+import difflib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
 
+from volta_switch.errors import UserError
+from volta_switch.flag_parser import FlagParser
 from volta_switch.study.arms import Arm
+from volta_switch.study.records import Flags, Settings
+from volta_switch.train.flags import (
+    WITHOUT_EFFECT,
+    evaluation_flags,
+    finetuning_flags,
+    pretraining_flags,
+    retrieval_flags,
+)
 
 DATA_KEYS = ("tasks_config_file", "features_path", "annotations_path")  # of a study's section data
 DATA_ROOT = "data_root"  # which it may have, too
@@ -26,36 +38,47 @@ class Places:
     annotations_path: Path
     data_root: str = ""  # where the task file's paths begin
     overrides: tuple[str, ...] = ()  # the world's vocabulary
-    identity: Any = None  # what the data are, wherever they lie
+    identity: Settings | None = None  # what the data are, wherever they lie
 
 
 def pretraining_command(arm: Arm, seed: int, where: Places, row: Path) -> list[str]:
-    """Of ``train_concap``, but for the flags of the arm's ``pretraining``."""
+    """Returns that of ``train_concap``, but for the flags of the arm's ``pretraining``."""
     data = ["--annotations_path", str(where.annotations_path), "--features_path", str(where.features_path)]
     return [*_common(arm, seed, where, row), *data, "--logdir", str(row / "logs"), "--resume"]
 
 
 def training_command(arm: Arm, seed: int, where: Places, task: str, row: Path, start: str) -> list[str]:
-    """Of ``train_task``, but for the flags of the task's ``train``; ``start``: the pre-training's weights, if any."""
+    """Returns that of ``train_task``, but for the flags of the task's ``train``.
+
+    Args:
+        arm: whose run it is.
+        seed: the run's.
+        where: the arm's data.
+        task: as ``--task`` takes it.
+        row: the folder of all runs of the arm and seed.
+        start: the pre-training's weights; empty: none.
+    """
     command = [*_common(arm, seed, where, row), *_task(where, task), "--logdir", str(row / "logs"), "--resume"]
     return [*command, "--from_pretrained", start] if start else command
 
 
 def test_command(arm: Arm, seed: int, where: Places, task: str, tuned: Path) -> list[str]:
-    """Of an evaluation of the fine-tuned weights in a run's folder, but for the flags of the task's ``test``."""
+    """Returns that of an evaluation of a run's fine-tuned weights, but for the flags of the task's ``test``."""
     best = ["--from_pretrained", str(tuned / "pytorch_model_best.bin")]
     return [*_common(arm, seed, where, tuned.parent), *_task(where, task), *best, "--overwrite"]
 
 
 def routes_command(arm: Arm, seed: int, where: Places, task: str, tuned: Path, out: Path) -> list[str]:
-    """Of ``routes`` of the fine-tuned weights, but for the flags of the study's ``routes``."""
+    """Returns that of ``routes`` of the fine-tuned weights, but for the flags of the study's ``routes``."""
     return [*test_command(arm, seed, where, task, tuned), "--out", str(out)]
 
 
 def planned_command(entry: str, pretrained: bool) -> list[str]:
-    """What a study says itself to an entry point, with other values: to know the flags by.
+    """Returns what a study says itself to an entry point, with other values: to know the flags by.
 
-    ``pretrained``: whether a fine-tuning run starts from a pre-training run of the study.
+    Args:
+        entry: the entry point.
+        pretrained: whether a fine-tuning run starts from a pre-training run of the study.
     """
     arm, where, folder = Arm("", "switchbert"), Places(Path(), Path(), Path(), "data", overrides=("a=1",)), Path("run")
     commands: dict[str, Callable[[], list[str]]] = {
@@ -68,8 +91,8 @@ def planned_command(entry: str, pretrained: bool) -> list[str]:
     return commands[entry]()
 
 
-def as_flags(values: Mapping[str, Any]) -> list[str]:
-    """``{"lr": 1e-3, "adam_betas": [0.9, 0.98], "resume": true}`` as command-line flags; false and null: left out."""
+def as_flags(values: Flags) -> list[str]:
+    """Returns ``{"lr": 1e-3, "betas": [0.9, 0.98], "resume": true}`` as flags; false and null are left out."""
     flags: list[str] = []
     for key, value in values.items():
         if value is False or value is None:
@@ -90,3 +113,152 @@ def _task(where: Places, task: str) -> list[str]:
 def _common(arm: Arm, seed: int, where: Places, folder: Path) -> list[str]:
     overrides = [part for override in (*arm.overrides, *where.overrides) for part in ("--set", override)]
     return ["--config_file", arm.model, *overrides, "--seed", str(seed), "--output_dir", str(folder)]
+
+
+# --- Checks of given flags --------------------------------------------------------------------------------------------
+
+# Flags that the study does not say itself, and that would take a run out of its hands.
+KEPT_FROM = {
+    "save_name": "the study names the folders of its runs",
+    "resume_file": "the study goes on from its runs' own checkpoints",
+    "world": "the study's world or data are what its runs read",
+    "shard": "the study scores all pairs",
+    "restart": "the study goes on where it was",
+    "zero_shot": "the study tests what it has fine-tuned",
+    "overwrite": "the study keeps the results of its runs",
+}
+
+
+def refuse_arms_flags(source: str, arm: Arm) -> None:
+    """Checks every flag that an arm's runs are given, the study's shared ones included.
+
+    Raises:
+        UserError: as ``refuse_flags``.
+    """
+    pretrained = bool(arm.pretraining)
+    refuse_flags(f"{source}: pretraining", "train_concap", arm.pretraining, arm.name)
+    for task, flags in arm.tasks.items():
+        where = f"{source}: tasks.{task}"
+        refuse_flags(f"{where}.train", "train_task", flags.train, arm.name, pretrained)
+        # Whether the task is retrieval is known when its task file is read; then it is checked again.
+        refuse_flags(f"{where}.test", "eval_retrieval", flags.test, arm.name)
+
+
+def refuse_flags(where: str, entry: str, given: Flags, arm: str = "", pretrained: bool = True) -> None:
+    """Asks an entry point's own parser about every flag that a section gives.
+
+    Args:
+        where: the section, for messages: "study.yaml: tasks.TASK10.train".
+        entry: the entry point.
+        given: flag -> value, as the file has them.
+        arm: whose section it is.
+        pretrained: whether the arm's fine-tuning starts from a pre-training of the study.
+
+    Raises:
+        UserError: a flag is unknown, is said by the study itself, stands there under two names, or has a value that
+            the parser does not take.
+    """
+    flags, planned = _parser(entry), planned_command(entry, pretrained)
+    known = {name.lstrip("-"): action for name, action in _options(flags).items() if name.startswith("--")}
+    del known["help"]
+    said = {known[name.lstrip("-")].dest for name in planned if name.startswith("--")}
+    before = flags.ask(planned)
+    names: dict[str, str] = {}
+    for name, value in given.items():
+        whose = f" (arm {arm})" if arm else ""
+        here = f"{where}.{name}{whose}"
+        action = known.get(str(name))
+        if action is None:
+            free = [other for other, of in known.items() if of.dest not in said and other not in KEPT_FROM]
+            near = difflib.get_close_matches(str(name), free, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"{here}: {_TYPED[entry]} has no flag --{name}{hint}")
+        if action.dest in said:
+            raise UserError(f"{here}: the study says --{name} to its runs itself; {_instead(action.dest, where)}")
+        if action.dest in {**KEPT_FROM, **WITHOUT_EFFECT}:
+            reason = KEPT_FROM.get(action.dest) or f"it has no effect: {WITHOUT_EFFECT[action.dest]}"
+            raise UserError(f"{here}: leave it out; {reason}")
+        if action.dest in names:
+            raise UserError(f"{here}: the same flag as {names[action.dest]}, which is given, too; keep one of them")
+        names[action.dest] = str(name)
+        problem = _problem(flags, action, str(name), value, planned, before)
+        if problem:
+            raise UserError(f"{here}: {problem}")
+
+
+def taken_by(entry: str, given: Flags) -> Flags:
+    """Returns those of some flags that an entry point has, too."""
+    options = _options(_parser(entry))
+    return {name: value for name, value in given.items() if f"--{name}" in options}
+
+
+_TYPED = {
+    **{"train_concap": "train_concap.py", "train_task": "train_task.py", "eval_task": "eval_task.py"},
+    **{"eval_retrieval": "eval_retrieval.py", "routes": "volta-switch routes"},
+}
+_INSTEAD = {  # flag -> where a study's file says it
+    "seed": "list seeds under seeds",
+    "set": "write it under set, of the study or of an arm",
+    "config_file": "write the model under models, or as an arm's model",
+    "from_pretrained": "only an arm with pretraining: false starts elsewhere (tasks: ..: train: from_pretrained)",
+    "task": "name the task under tasks",
+    "tasks_config_file": "write it under data",
+    "features_path": "write it under data",
+    "annotations_path": "write it under data",
+}
+
+
+def _instead(flag: str, where: str) -> str:
+    if flag == "from_pretrained" and not where.endswith(".train"):
+        return "what is tested are the weights that were fine-tuned"
+    return _INSTEAD.get(flag, "leave it out")
+
+
+@cache
+def _parser(entry: str) -> FlagParser:
+    if entry == "routes":
+        from volta_switch.routes.commands import route_flags  # here, not above: it takes PyTorch
+
+        return route_flags()
+    return {
+        **{"train_concap": pretraining_flags, "train_task": finetuning_flags},
+        **{"eval_task": evaluation_flags, "eval_retrieval": retrieval_flags},
+    }[entry]()
+
+
+def _options(flags: FlagParser) -> Mapping[str, argparse.Action]:
+    return flags._option_string_actions  # argparse has no public word for it
+
+
+def _problem(
+    flags: FlagParser,
+    action: argparse.Action,
+    name: str,
+    value: object,
+    planned: list[str],
+    before: argparse.Namespace,
+) -> str:
+    """Returns why a value cannot be given; empty where it can."""
+    if value is None:
+        return ""
+    items = value if isinstance(value, list) else [value]
+    if any(isinstance(item, Mapping | list) for item in items):
+        return f"expected a value, found {value!r}"
+    is_switch = action.nargs == 0 or action.const is True
+    if any(isinstance(item, bool) for item in items) and not (is_switch and isinstance(value, bool)):
+        return f"expected a value, found {value!r}"
+    try:
+        parsed = flags.ask([*planned, *as_flags({name: value})])
+    except ValueError as error:
+        said = str(error)
+        if said.startswith(("unexpected", "unknown flag")):  # a value that is taken for another argument
+            return f"expected {'true or false' if is_switch else 'one value'}, found {value!r}"
+        return said if "found" in said else f"{said}, found {value!r}"
+    if _others(vars(parsed), vars(before), action.dest):
+        return f"expected {'true or false' if is_switch else 'one value'}, found {value!r}"
+    return ""
+
+
+def _others(parsed: Settings, before: Settings, own: str) -> Iterable[str]:
+    """Returns flags beside a flag's own that a value has changed: ``adam_betas: [0.9, 0.98, --seed, 7]``."""
+    return [flag for flag in {**parsed, **before} if flag != own and parsed.get(flag) != before.get(flag)]

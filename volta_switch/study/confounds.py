@@ -1,19 +1,25 @@
-"""Confounds: whether a table's arms differ in what it varies alone, as planned and as their runs recorded it."""
+"""Confounds: whether a table's arms differ in what it varies alone, as planned and as their runs recorded it.
+
+A setting is written by its dotted name, ``hyperparameters.learning_rate``, as everywhere in a study.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 from volta_switch.errors import UserError
 from volta_switch.identities import differences
-from volta_switch.study.arms import Arm, Table
+from volta_switch.study.arms import Arm, PlannedTable, flat
+from volta_switch.study.planned_runs import RunRecord
+from volta_switch.study.records import Record, Settings
 
+RecordsOfArms = Mapping[str, Mapping[str, RunRecord]]  # arm -> run ("pretraining/seed0") -> what it wrote down
 SECTIONS = ("entry_point", "hyperparameters", "settings", "data", "precision")  # of run.json; the others are outcomes
 
 
-def refuse_confounds(source: str, table: Table, arms: Mapping[str, Arm]) -> None:
+def refuse_confounds(source: str, table: PlannedTable, arms: Mapping[str, Arm]) -> None:
     """Compares the settings of a table's arms before anything runs.
 
     Raises:
@@ -36,16 +42,14 @@ def _is_varied(key: str, varies: Sequence[str]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in varies)
 
 
-def refuse_recorded_confounds(
-    runs: Mapping[str, Mapping[str, Mapping[str, Any]]], planned: Mapping[str, Mapping[str, Any]]
-) -> None:
+def refuse_recorded_confounds(runs: RecordsOfArms, planned: Mapping[str, Settings]) -> None:
     """Compares the recorded settings of every two arms' runs, but for those that were planned to differ.
 
     The runs of one arm must agree in all but the seed.
 
     Args:
-        runs: arm -> run (``pretraining/seed0``, ...) -> what its ``run.json`` holds.
-        planned: arm -> what its runs were given (``Plan.sections``).
+        runs: what the runs wrote down.
+        planned: arm -> what its runs were given (``RunPlan.sections``).
 
     Raises:
         UserError: two arms' runs, or two seeds' of one, differ in a setting; the setting and both values are named.
@@ -67,7 +71,7 @@ def refuse_recorded_confounds(
         _refuse_other_seeds(arm, of_arm)
 
 
-def _refuse_other_seeds(arm: str, runs: Mapping[str, Mapping[str, Any]]) -> None:
+def _refuse_other_seeds(arm: str, runs: Mapping[str, RunRecord]) -> None:
     """Raises UserError where two runs of one kind differ in more than their seed."""
     first: dict[str, str] = {}  # kind of run -> the first one
     for run, record in runs.items():
@@ -80,14 +84,113 @@ def _refuse_other_seeds(arm: str, runs: Mapping[str, Mapping[str, Any]]) -> None
                 )
 
 
-def _compared(
-    one: Mapping[str, Any], other: Mapping[str, Any], sections: set[str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What of two records is compared: of data what they are, and where they lie where one does not tell that."""
-    left, right = ({key: of[key] for key in sorted(sections) if key in of} for of in (one, other))
+def _compared(one: RunRecord, other: RunRecord, sections: set[str]) -> tuple[dict[str, object], dict[str, object]]:
+    """Returns what of two records is compared: of data what they are, and where they lie where one tells no more."""
+    left, right = (record.sections(sorted(sections)) for record in (one, other))
     if "data" in sections:
-        known = all("fingerprints" in of["data"] for of in (one, other))
-        for chosen, of in ((left, one), (right, other)):
-            lies = {name: value for name, value in of["data"].items() if name != "fingerprints"}
-            chosen["data"] = of["data"]["fingerprints"] if known else lies
+        lies = [dict(record.data or {}) for record in (one, other)]
+        prints = [data.pop("fingerprints", None) for data in lies]
+        left["data"], right["data"] = lies if None in prints else prints
     return left, right
+
+
+# --- How arms compare, for the report -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SettingDifference(Record):
+    """A setting that is not the same in all arms."""
+
+    setting: str
+    values: Mapping[str, object]
+    """Of each arm that has it."""
+
+
+@dataclass(frozen=True)
+class Comparison(Record):
+    """How many settings of some arms were compared, and which ones differ."""
+
+    compared: int
+    equal: int
+    differing: tuple[SettingDifference, ...]
+
+
+@dataclass(frozen=True)
+class RecordedComparison(Comparison):
+    """The same of what runs recorded."""
+
+    runs: int
+    """Of all arms."""
+
+
+@dataclass(frozen=True)
+class ConfoundCheck(Record):
+    """What a table varies, and how its arms' settings compare: as planned, and as runs recorded them."""
+
+    table: str
+    varies: tuple[str, ...]
+    planned: Comparison
+    recorded: RecordedComparison
+    refused: str
+    """Why the recorded settings make no table; empty where they do."""
+
+
+def check_confounds(
+    table: PlannedTable, planned: Mapping[str, Settings], recorded: RecordsOfArms, given: Mapping[str, Settings]
+) -> ConfoundCheck:
+    """Compares the settings of a table's arms.
+
+    Args:
+        table: the table.
+        planned: arm -> its settings (``Arm.settings``).
+        recorded: what the arms' runs wrote down.
+        given: arm -> what its runs were given (``RunPlan.sections``).
+    """
+    try:
+        refuse_recorded_confounds(recorded, given)
+        refused = ""
+    except UserError as error:
+        refused = str(error)
+    runs = sum(map(len, recorded.values()))
+    both = _compare_planned(planned), _compare_recorded(recorded, runs)
+    return ConfoundCheck(table.name, table.varies, *both, refused)
+
+
+def _compare_planned(settings: Mapping[str, Settings]) -> Comparison:
+    """Compares planned settings; one that an arm lacks is none for it."""
+    keys = {key: None for values in settings.values() for key in values}
+    found = {key: {arm: values.get(key) for arm, values in settings.items()} for key in keys}
+    differing = tuple(SettingDifference(key, values) for key, values in found.items() if not _equal(values))
+    return Comparison(len(found), len(found) - len(differing), differing)
+
+
+def _compare_recorded(recorded: RecordsOfArms, runs: int) -> RecordedComparison:
+    """Compares each kind of run over the seeds that two arms have run; equal is what is equal in every seed."""
+    found: dict[str, dict[str, dict[str, object]]] = {}  # setting -> run -> arm -> value
+    for arm, records in recorded.items():
+        for run, record in records.items():
+            for key, value in flat(record.sections(SECTIONS)).items():
+                found.setdefault(f"{key} in {run.split('/')[0]}", {}).setdefault(run, {})[arm] = value
+    shared = {key: {run: of for run, of in by_run.items() if len(of) > 1} for key, by_run in found.items()}
+    shared = {key: by_run for key, by_run in shared.items() if by_run}
+    differing = tuple(
+        SettingDifference(key, _over_runs(by_run))
+        for key, by_run in shared.items()
+        if not all(map(_equal, by_run.values()))
+    )
+    return RecordedComparison(len(shared), len(shared) - len(differing), differing, runs)
+
+
+def _over_runs(runs: Mapping[str, Settings]) -> dict[str, object]:
+    """Returns arm -> its value, or its values where seeds differ."""
+    values: dict[str, list[object]] = {}
+    for of_arms in runs.values():
+        for arm, value in of_arms.items():
+            if value not in values.setdefault(arm, []):
+                values[arm].append(value)
+    return {arm: of[0] if len(of) == 1 else ", ".join(map(str, of)) for arm, of in values.items()}
+
+
+def _equal(values: Settings) -> bool:
+    first, *others = values.values()
+    return all(value == first for value in others)

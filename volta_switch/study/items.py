@@ -35,8 +35,8 @@ from volta_switch.data.annotations.snli_ve import load_snli_ve
 from volta_switch.data.annotations.vqa import VqaAnnotations, load_vqa
 from volta_switch.data.files.json_files import read_json
 from volta_switch.errors import UserError
+from volta_switch.statistics import by_group
 from volta_switch.study.claims import ITEMS_TOLERANCE, ItemResults
-from volta_switch.study.statistics import by_group
 from volta_switch.tasks.retrieval import annotations_of
 from volta_switch.tasks.task_file import TaskSpec
 

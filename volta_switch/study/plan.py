@@ -1,22 +1,29 @@
 """A study's plan: which arms are compared in which tables, from one YAML file, with one place for every setting.
 
-Keys of the file: ``name``; ``world`` (``WorldSpec`` fields; the world is written into the study's folder) or
-``data`` (``tasks_config_file``, ``features_path``, ``annotations_path``, ``data_root``); ``seeds``; ``set`` (overrides
-of every configuration); ``pretraining`` (flags of ``train_concap.py``); ``tasks`` (per task ``train``, flags of
-``train_task.py``, and ``test``, flags of the evaluation, ``split`` among them).
+| key | holds |
+|---|---|
+| ``name`` | of the study |
+| ``world`` | ``WorldSpec`` fields of a synthetic world, which is written into the study's folder |
+| ``data`` | in its place: ``tasks_config_file``, ``features_path``, ``annotations_path``, ``data_root`` |
+| ``seeds`` | of all arms |
+| ``set`` | overrides of every configuration |
+| ``pretraining`` | flags of ``train_concap.py`` |
+| ``tasks`` | per task ``train``, flags of ``train_task.py``, and ``test``, flags of the evaluation (``split``) |
+| ``models`` | arms that differ in the model alone |
+| ``arms`` | others: a name, its ``model``, and what it changes of the study's settings |
+| ``tables`` | see below; without them there is one of all arms and tasks, which varies the model |
+| ``routes`` | ``arms`` that switch, whose routes on every task of theirs are reported, for how many ``seeds`` (1), \
+and flags of ``volta-switch routes`` |
+| ``minimum_effect`` | the smallest effect of interest, in points (``power.sizing``), set before anything is run |
 
-``models`` lists arms that differ in the model alone. ``arms`` has others: a name, its ``model``, and what it changes
-of the study's ``set`` (added), ``pretraining`` (merged; false: none), ``tasks``, ``world``, ``data`` (merged) and
-``seeds``; ``layers`` gives a single-stream model another depth, ``text_layers`` a ViLBERT (``depths``), and a BERT from
-which such an arm starts may be deeper (``--allow_deeper_bert``).
+Of the study's settings an arm changes ``set`` (added), ``pretraining`` (merged; false: none), ``tasks``, ``world``,
+``data`` (merged) and ``seeds``. ``layers`` gives a single-stream model another depth, ``text_layers`` a ViLBERT
+(``arms.with_layers``). A BERT from which such an arm starts may be deeper (``--allow_deeper_bert``).
 
-``tables`` has a name each, with ``arms``, ``tasks``, what they vary (``varies``), ``title``, ``claims``, what was
-``published``, whether the ``flops`` of training stand beside the scores, how many of the ``seeds`` it takes, from the
-first, and the ``dial`` that its arms turn (a ``label``, and ``series``: a name, and each arm's number), a line in a
-picture. Without tables there is one of all arms and tasks, which varies the model. ``routes`` has ``arms`` that
-switch, whose routes on every task of theirs are reported, for how many ``seeds`` (1), and flags of ``volta-switch
-routes``. ``minimum_effect``: the smallest difference worth finding, in points (``sizing``), set before anything is
-run.
+A table has a name, ``arms``, ``tasks``, what they vary (``varies``), ``title``, ``claims``, and what was ``published``.
+``flops``: whether operations of training stand beside the scores. ``seeds``: how many of the arms' seeds it takes, from
+the first. ``dial``: the sweep that its arms make, drawn as lines (a ``label``, and ``series``: a name, and each arm's
+number).
 """
 
 from __future__ import annotations
@@ -31,12 +38,11 @@ from volta_switch.errors import UserError
 from volta_switch.files import read_yaml
 from volta_switch.ranges import SEED
 from volta_switch.shipped import here_or_shipped
-from volta_switch.study.arms import Arm, Table
+from volta_switch.study.arms import Arm, PlannedTable, TaskFlags, with_layers, with_text_layers
 from volta_switch.study.claims import read_claims
-from volta_switch.study.command_lines import DATA_KEYS, DATA_ROOT
+from volta_switch.study.command_lines import DATA_KEYS, DATA_ROOT, refuse_arms_flags, refuse_flags
 from volta_switch.study.confounds import refuse_confounds
-from volta_switch.study.depths import with_layers, with_text_layers
-from volta_switch.study.given_flags import refuse_arms_flags, refuse_flags
+from volta_switch.study.records import Flags, Sweep
 from volta_switch.world.spec import WorldSpec
 
 FOLDERS = ("cells", "figures", "merged", "world")  # of a study's folder; "world-..." too
@@ -46,7 +52,7 @@ KEYS = (
 )
 ARM_KEYS = ("model", "layers", "text_layers", "set", "pretraining", "tasks", "world", "data", "seeds")
 DEPTHS = {"layers": with_layers, "text_layers": with_text_layers}
-WORLDS_FIELDS = ("bert_model", "vocab_size")  # of a configuration: a small world decides them
+WORLDS_FIELDS = ("bert_model", "vocab_size")  # of a configuration: a synthetic world decides them
 TABLE_KEYS = ("title", "arms", "tasks", "varies", "claims", "published", "flops", "seeds", "dial")
 LISTS: dict[str, type] = {"models": str, "seeds": int, "set": str}  # of what
 SECTIONS = ("world", "data", "pretraining", "tasks", "routes")
@@ -58,22 +64,22 @@ class RouteReports:
 
     arms: tuple[str, ...] = ()
     seeds: int = 1  # of each arm, from the first
-    flags: Mapping[str, Any] = field(default_factory=dict)
+    flags: Flags = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Study:
-    """A plan as written; paths are relative to the working directory."""
+    """A study's file, read and checked; paths are relative to the working directory."""
 
     name: str
     arms: Mapping[str, Arm]
-    tables: tuple[Table, ...]
+    tables: tuple[PlannedTable, ...]
     tasks: tuple[str, ...] = field(default=())
     routes: RouteReports = RouteReports()
     minimum_effect: float = 2.0  # points
 
     def only(self, tables: Sequence[str]) -> Study:
-        """The same with some of its tables.
+        """Returns the study with some of its tables.
 
         Raises:
             UserError: there is no such table.
@@ -153,6 +159,8 @@ def _arms(path: Path, values: Mapping[str, Any]) -> dict[str, Arm]:
 
 
 def _arm(name: str, shared: Mapping[str, Any], changes: Mapping[str, Any]) -> Arm:
+    """Returns an arm: the study's shared settings with its changes."""
+
     def merged(key: str) -> dict[str, Any]:
         return _merged(shared.get(key) or {}, changes.get(key) or {})
 
@@ -168,7 +176,7 @@ def _arm(name: str, shared: Mapping[str, Any], changes: Mapping[str, Any]) -> Ar
     taken = [field for field in WORLDS_FIELDS if field in given]
     if "world" in shared and taken:  # the world's come later, and win
         raise UserError(f"arm {name}: set: {taken[0]}: the vocabulary is the world's; leave it out")
-    tasks = {str(task): flags or {} for task, flags in merged("tasks").items()}
+    tasks = {str(task): TaskFlags(flags or {}) for task, flags in merged("tasks").items()}
     return Arm(
         name=name,
         model=changes["model"],
@@ -183,7 +191,7 @@ def _arm(name: str, shared: Mapping[str, Any], changes: Mapping[str, Any]) -> Ar
 
 
 def _merged(shared: Mapping[Any, Any], changes: Mapping[Any, Any]) -> dict[Any, Any]:
-    """The shared section with the changes, section by section."""
+    """Returns the shared section with the changes, section by section."""
     both = dict(shared)
     for key, value in changes.items():
         before = both.get(key)
@@ -193,7 +201,7 @@ def _merged(shared: Mapping[Any, Any], changes: Mapping[Any, Any]) -> dict[Any, 
 
 def _tables(
     path: Path, written: Mapping[str, Any], arms: Mapping[str, Arm], tasks: tuple[str, ...]
-) -> tuple[Table, ...]:
+) -> tuple[PlannedTable, ...]:
     if not isinstance(written, Mapping):
         raise UserError(f"{path}: tables: expected a section of tables, found {written!r}")
     tables = tuple(
@@ -205,14 +213,14 @@ def _tables(
     return tables
 
 
-def _table(where: str, name: str, given: Any, arms: Mapping[str, Arm], tasks: tuple[str, ...]) -> Table:
+def _table(where: str, name: str, given: Any, arms: Mapping[str, Arm], tasks: tuple[str, ...]) -> PlannedTable:
     if not isinstance(given, Mapping):
         raise UserError(f"{where}: expected a section of settings, found {given!r}")
     _refuse_unknown(where, given, TABLE_KEYS, "a table has")
     for key in ("arms", "tasks", "varies", "claims"):
         if not isinstance(given.get(key) or [], list):
             raise UserError(f"{where}.{key}: expected a list, found {given[key]!r}")
-    table = Table(
+    table = PlannedTable(
         name=name,
         arms=tuple(map(str, given.get("arms") or arms)),
         tasks=tuple(map(str, given.get("tasks") or tasks)),
@@ -222,13 +230,13 @@ def _table(where: str, name: str, given: Any, arms: Mapping[str, Arm], tasks: tu
         published=given.get("published") or {},
         flops=given.get("flops", False),
         seeds=given.get("seeds"),
-        dial=_dial(where, given.get("dial")),
+        sweep=_sweep(where, given.get("dial")),
     )
     _check_table(where, table, arms, tasks)
     return table
 
 
-def _check_table(where: str, table: Table, arms: Mapping[str, Arm], tasks: tuple[str, ...]) -> None:
+def _check_table(where: str, table: PlannedTable, arms: Mapping[str, Arm], tasks: tuple[str, ...]) -> None:
     """Raises UserError for values that cannot be, and for names that the study does not have or the table has twice."""
     if "seeds" in table.varies:
         raise UserError(f"{where}.varies: arms are compared seed by seed, so that seeds cannot be varied")
@@ -239,10 +247,10 @@ def _check_table(where: str, table: Table, arms: Mapping[str, Arm], tasks: tuple
     for key, names in (("arms", table.arms), ("tasks", table.tasks), ("varies", table.varies)):
         _refuse_twice(f"{where}.{key}", names)
     sides = tuple(name for claim in table.claims for name in claim.arms)
-    turned = tuple(arm for series in (table.dial or {"series": {}})["series"].values() for arm in series)
+    swept = tuple(arm for series in (table.sweep.series.values() if table.sweep else ()) for arm in series)
     checked = (
         *(("arms", arms, table.arms), ("tasks", tasks, table.tasks)),
-        *(("dial", table.arms, turned), ("claims", table.arms, sides)),
+        *(("dial", table.arms, swept), ("claims", table.arms, sides)),
         ("published", table.arms, tuple(map(str, table.published))),
     )
     for key, known, found in checked:
@@ -257,8 +265,8 @@ def _check_table(where: str, table: Table, arms: Mapping[str, Arm], tasks: tuple
         )
 
 
-def _dial(where: str, given: Any) -> dict[str, Any] | None:
-    """Which arms are one setting turned, as ``Table.dial`` has it."""
+def _sweep(where: str, given: Any) -> Sweep | None:
+    """Reads which arms are one setting at several values: the file's ``dial``."""
     if given is None:
         return None
     series = given.get("series") if isinstance(given, Mapping) else None
@@ -271,10 +279,12 @@ def _dial(where: str, given: Any) -> dict[str, Any] | None:
             if isinstance(setting, bool) or not isinstance(setting, int | float):
                 raise UserError(f"{where}.dial: {arm}: expected a number, found {setting!r}")
     drawn = {str(name): {str(arm): value for arm, value in settings.items()} for name, settings in series.items()}
-    return {"label": str(given["label"]), "series": drawn}
+    return Sweep(str(given["label"]), drawn)
 
 
-def _routes(path: Path, written: Mapping[str, Any], arms: Mapping[str, Arm], tables: Sequence[Table]) -> RouteReports:
+def _routes(
+    path: Path, written: Mapping[str, Any], arms: Mapping[str, Arm], tables: Sequence[PlannedTable]
+) -> RouteReports:
     flags = dict(written)
     names, seeds = flags.pop("arms", []), flags.pop("seeds", 1)
     if written and (not isinstance(names, list) or not names):

@@ -1,21 +1,26 @@
-"""How many seeds a study needs: before it (power analysis) and after it (what would have decided).
+"""Power analysis: how many seeds a study needs, before it, during it, and after it (what would have decided).
 
-The tests are those of ``statistics``: two-sided, seeds a random effect, the effect counted from the margin m that a
-claim asks for ("better by at least m").
+The tests are those of ``statistics``: two-sided, seeds a random effect. The effect is counted from the margin m that a
+claim asks for ("better by at least m"). ``sizing`` plans with the spread of the seeds that are finished.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import chdtri, nctdtr, ndtr
+from tabulate import tabulate
 
-from volta_switch.study.statistics import Estimate, critical_value
+from volta_switch.statistics import SEEDS_AGREE, Estimate, critical_value
+from volta_switch.study.records import ReportedColumn, ReportedEstimate, ReportedTable, StudyClaim
 
 MOST_SEEDS = 10_000  # a larger number is no plan
+ASSURANCE = 0.8  # the chance that the true spread is below the bound that is planned with
 
 
 def power(
@@ -27,7 +32,7 @@ def power(
     degrees_per_seed: float = 1.0,
     item_variance: float = 0.0,
 ) -> float:
-    """The chance that the two-sided test decides in the effect's direction.
+    """Returns the chance that the two-sided test decides in the effect's direction.
 
     Exact without items: 1 - F(t_crit; (S - 1) * degrees_per_seed, ncp = effect / standard error), F the noncentral t
     (Johnson and Welch 1940). With items the degrees of freedom are Satterthwaite's (1946): an approximation.
@@ -53,7 +58,7 @@ def power(
 
 
 def seeds_needed(effect: float, spread: float, target: float = 0.8, **settings: float) -> int | None:
-    """The smallest number of seeds whose ``power`` reaches ``target``; None where ``MOST_SEEDS`` do not.
+    """Returns the smallest number of seeds whose ``power`` reaches ``target``; None where ``MOST_SEEDS`` do not.
 
     Args:
         settings: ``power``'s.
@@ -72,7 +77,7 @@ def seeds_needed(effect: float, spread: float, target: float = 0.8, **settings: 
 
 
 def minimum_effect(spread: float, seeds: int, target: float = 0.8, **settings: float) -> float:
-    """The smallest distance from the margin, in points, that ``seeds`` seeds detect with power ``target``.
+    """Returns the smallest distance from the margin, in points, that ``seeds`` seeds detect with power ``target``.
 
     Args:
         settings: ``power``'s.
@@ -97,7 +102,7 @@ class SeedsNeeded:
 def seeds_to_decide(
     estimate: Estimate, margin: float = 0.0, *, alpha: float = 0.05, target: float = 0.8, confidence: float = 0.95
 ) -> SeedsNeeded | None:
-    """The number of seeds that decides at level ``alpha`` with power ``target``, with its own uncertainty.
+    """Estimates the number of seeds that decides at level ``alpha`` with power ``target``, with its own uncertainty.
 
     It depends on (effect - margin) / spread, which a few seeds know badly: ``fewest`` and ``most`` are the numbers at
     both ends of that ratio's interval, from inverting the noncentral t (exact without items; Cumming and Finch 2001).
@@ -121,7 +126,7 @@ def seeds_to_decide(
 
 
 def _noncentrality(distance: float, degrees: float, tail: float) -> float:
-    """The ncp at which a noncentral t lies below ``distance`` with probability ``tail``."""
+    """Returns the ncp at which a noncentral t lies below ``distance`` with probability ``tail``."""
     low, high = -1.0, 1.0
     while _noncentral_t(distance, degrees, low) < tail:
         low *= 2
@@ -131,9 +136,124 @@ def _noncentrality(distance: float, degrees: float, tail: float) -> float:
 
 
 def _noncentral_t(distance: float, degrees: float, noncentrality: float) -> float:
-    """The distribution function at ``distance``."""
+    """Returns the distribution function at ``distance``."""
     below = float(nctdtr(degrees, noncentrality, distance))
     if math.isnan(below):  # SciPy's fails far out; the mean over the chi-square's quantiles is right to 1e-3
         chi_square = chdtri(degrees, (np.arange(2000) + 0.5) / 2000)
         below = float(ndtr(distance * np.sqrt(chi_square / degrees) - noncentrality).mean())
     return below
+
+
+# --- Planning with the spread of finished seeds ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SeedPlan:
+    """How many seeds the claims on one column of a table need to find the smallest effect of interest."""
+
+    table: str
+    column: str
+    tests: int
+    """Claims of the table, which are one family."""
+    arms: int
+    """That a claim compares: 2, or 4 for a difference of differences."""
+    seen: tuple[int, int]
+    """Arms and seeds that the spread was estimated from."""
+    spread: float
+    """Of the difference over seeds, in points."""
+    bound: float
+    """Upper bound of the spread, at ``ASSURANCE``."""
+    items: float
+    """Standard deviation that test items give the difference, in points; 0 where they are taken as they are."""
+    seeds: int | None
+    """None where ``MOST_SEEDS`` are not enough, or all seeds agree (``spread`` is 0)."""
+    seeds_bound: int | None
+    """The same, were the spread at its bound."""
+
+
+def sizing(tables: Sequence[ReportedTable], effect: float, target: float = 0.8) -> list[SeedPlan]:
+    """Plans the number of seeds for each table and column with claims on it.
+
+    An arm's spread over seeds is pooled over the table's A arms, with A (S - 1) degrees of freedom. A difference of two
+    arms spreads sqrt(2) times as much, one of two differences twice as much. This assumes that equal seeds make scores
+    no more alike; where they do, fewer seeds are enough.
+    A pilot knows the spread badly. The number of seeds is therefore given for the upper bound of its one-sided
+    chi-square interval, too. Test items that are a random effect of the verdicts are one here, by the mean variance
+    that they give the differences: seeds do not lessen it. Claims are tested at Holm's hardest step, alpha / F of the
+    table's F claims.
+
+    Args:
+        tables: made tables, with the seeds that all of their arms have finished.
+        effect: the smallest effect of interest, in points.
+        target: the chance of finding it.
+    """
+    return [
+        line
+        for table in tables
+        for number, column in enumerate(table.columns)
+        for line in _plan_column(table, number, column, effect, target)
+    ]
+
+
+def _plan_column(
+    table: ReportedTable, number: int, column: ReportedColumn, effect: float, target: float
+) -> Iterator[SeedPlan]:
+    compared: dict[int, list[float]] = {}  # number of arms -> the items' variance of each claim
+    for verdict in table.verdicts:
+        if _is_about(verdict.claim, column):
+            compared.setdefault(len(verdict.claim.arms), []).append(_item_variance(verdict.estimate))
+    scores = np.array([row.scores[number].values for row in table.rows])  # (A, S)
+    degrees = scores.shape[0] * (scores.shape[1] - 1)
+    for arms, variances in sorted(compared.items() if degrees else ()):
+        spread = math.sqrt(arms * float(scores.var(1, ddof=1).mean()))
+        bound = spread * math.sqrt(degrees / float(chdtri(degrees, ASSURANCE)))
+        known = {"alpha": 0.05 / len(table.verdicts), "item_variance": fmean(variances)}
+        spreads = (spread, bound) if spread > SEEDS_AGREE else ()
+        seeds = [seeds_needed(effect, each, target, **known) for each in spreads] or [None, None]
+        yield SeedPlan(
+            table=table.name,
+            column=column.heading,
+            tests=len(table.verdicts),
+            arms=arms,
+            seen=(scores.shape[0], scores.shape[1]),
+            spread=spread,
+            bound=bound,
+            items=math.sqrt(known["item_variance"]),
+            seeds=seeds[0],
+            seeds_bound=seeds[1],
+        )
+
+
+def _is_about(claim: StudyClaim, column: ReportedColumn) -> bool:
+    return (claim.task, claim.metric) == (column.task, column.metric)
+
+
+def _item_variance(found: ReportedEstimate) -> float:
+    """Returns a difference's variance over other test items with infinitely many seeds; 0 without such items."""
+    if not found.items or found.standard_error is None or found.spread is None:
+        return 0.0
+    return float(max(found.standard_error**2 - found.spread**2 / found.seeds, 0.0))
+
+
+def sizing_text(lines: Sequence[SeedPlan], effect: float, target: float = 0.8) -> str:
+    """Writes ``sizing``'s lines as a table for a reader."""
+    if not lines:
+        return "Nothing to reckon with: no table has claims and two seeds that all of its arms have finished."
+    headings = ["table", "column", "tests", "between", "arms x seeds so far", "spread", "80 % bound", "of items"]
+    headings += ["seeds", "at the bound"]
+    body = [
+        [
+            *(line.table, line.column, line.tests, f"{line.arms} arms", " x ".join(map(str, line.seen))),
+            *(f"{line.spread:.2f}", f"{line.bound:.2f}", f"{line.items:.2f}"),
+            *(_shown(line, seeds) for seeds in (line.seeds, line.seeds_bound)),
+        ]
+        for line in lines
+    ]
+    about = f"Seeds that find a difference of {effect:g} points with {100 * target:g} % power, after Holm:"
+    return f"{about}\n\n{tabulate(body, headings, tablefmt='github')}"
+
+
+def _shown(line: SeedPlan, seeds: int | None) -> str:
+    if not line.spread > SEEDS_AGREE:
+        return "all agree"
+    return f"over {MOST_SEEDS}" if seeds is None else str(seeds)

@@ -1,4 +1,4 @@
-"""The side-by-side tables of a study: what each arm reached, refused where two rows differ in what is not varied."""
+"""The side-by-side tables of a study: what each arm scored, refused where two rows differ in what is not varied."""
 
 from __future__ import annotations
 
@@ -11,19 +11,31 @@ from typing import Any
 
 import numpy as np
 
-from volta_switch.checksums import record_json, recording, refuse_gone
+from volta_switch.checksums import record_json, recording
 from volta_switch.cost.executed import parameters
 from volta_switch.data.files.json_files import read_object
 from volta_switch.errors import UserError
-from volta_switch.study.arms import Arm, Table
-from volta_switch.study.cells import Plan, test_split, world_folder
-from volta_switch.study.claims import Claim, ItemResults, Verdict, judge
+from volta_switch.statistics import estimate_mean
+from volta_switch.study.arms import Arm, PlannedTable
+from volta_switch.study.claims import ItemResults, Measure, Verdict, judge
 from volta_switch.study.confounds import refuse_recorded_confounds
-from volta_switch.study.finished import finished_cells
 from volta_switch.study.items import Evaluated, ItemReader, NoItems
-from volta_switch.study.route_seeds import routes_over_seeds
-from volta_switch.study.statistics import estimate_mean
-from volta_switch.study.table_formats import as_csv, as_latex, as_markdown, routes_as_markdown
+from volta_switch.study.planned_runs import RunRecord, Work, finished_runs
+from volta_switch.study.records import (
+    ArmScore,
+    OmittedTable,
+    ReportedColumn,
+    ReportedEstimate,
+    ReportedTable,
+    StudyClaim,
+    StudyResults,
+    TableRow,
+    TrackedFlops,
+)
+from volta_switch.study.route_reports import routes_over_seeds
+from volta_switch.study.run_plan import RunPlan
+from volta_switch.study.study_data import blind_guesses, test_split, world_folder
+from volta_switch.study.table_formats import as_csv, as_latex, tables_text
 from volta_switch.tasks import TASKS, TaskSpec
 from volta_switch.tasks.metrics import mean_std
 from volta_switch.train.route_log import EXECUTED, PATHS
@@ -31,24 +43,12 @@ from volta_switch.train.route_log import EXECUTED, PATHS
 HEADINGS = {"accuracy": "accuracy", "vqa_score": "score", "ir_r1": "image R@1", "tr_r1": "text R@1"}
 
 
-BLIND_GUESSES = {  # task -> data set of a small world, and what it calls the best guess without looking
-    "VQA": ("vqa", "prior_by_kind"),
-    "RetrievalCOCO": ("coco", "chance_r1"),
-    "RetrievalFlickr30k": ("retrieval", "chance_r1"),
-    "refcoco": ("refcoco", "chance"),
-    "refcoco+": ("refer", "chance"),
-    "refcocog": ("refcocog", "chance"),
-    "NLVR2": ("nlvr2", "majority"),
-    "VisualEntailment": ("snli_ve", "majority"),
-    "GQA": ("gqa", "prior_by_kind"),
-}
-
-
 @dataclass(frozen=True)
 class Column:
     """One metric of one task."""
 
-    planned: str  # the task as the plan calls it
+    planned: str
+    """The task as the study's file calls it."""
     task: TaskSpec
     metric: str
     split: str
@@ -58,17 +58,37 @@ class Column:
         """``refcoco+ accuracy``."""
         return f"{self.task.name} {HEADINGS.get(self.metric, self.metric)}"
 
+    def reported(self) -> ReportedColumn:
+        """Returns the column as made tables have it."""
+        return ReportedColumn(self.task.name, self.metric, self.heading, self.task.key, self.split)
+
 
 @dataclass(frozen=True)
-class Reached:
-    """What the arms of a table reached in one column."""
+class ColumnScores:
+    """The scores of a table's arms in one column."""
 
-    scores: Mapping[str, np.ndarray]  # arm -> (S,) in percent
-    items: Mapping[str, ItemResults]  # behind them, of each arm; empty where they cannot be had
-    why_not: str = ""  # empty where they can
+    scores: Mapping[str, np.ndarray]
+    """Arm -> (S,) in percent."""
+    items: Mapping[str, ItemResults]
+    """Behind them, of each arm; empty where they are not available."""
+    why_not: str = ""
+    """Why they are not; empty where they are."""
 
 
-def make_tables(plan: Plan, finished_only: bool = False) -> dict[str, Any]:
+@dataclass(frozen=True)
+class TrainedRun:
+    """What a training run wrote down."""
+
+    record: RunRecord
+    last_validation: Mapping[str, float]
+    metric: str
+    """Of the validation, by which the best weights were chosen."""
+    executed: float | None
+    """FLOPs of training on a pair of image and text, as the run tracked them."""
+    paths: float | None
+
+
+def make_tables(plan: RunPlan, finished_only: bool = False) -> StudyResults:
     """Writes ``table.md``, ``.json``, ``.csv`` and ``.tex`` into the study's folder and returns what the JSON holds.
 
     Args:
@@ -85,27 +105,20 @@ def make_tables(plan: Plan, finished_only: bool = False) -> dict[str, Any]:
         for kind in ("md", "json", "csv", "tex"):  # a refused table must not leave an older one in its place
             (folder / f"table.{kind}").unlink(missing_ok=True)
         raise
-    made = found["tables"]
     written = {
         "table.md": tables_text(found),
-        "table.csv": "".join(map(as_csv, made)),
-        "table.tex": "\n\n".join(map(as_latex, made)) + "\n",
+        "table.csv": "".join(map(as_csv, found.tables)),
+        "table.tex": "\n\n".join(map(as_latex, found.tables)) + "\n",
     }
     for name, content in written.items():
         with recording(folder / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
-    record_json(folder / "table.json", found)
+    record_json(folder / "table.json", found.to_dict())
     return found
 
 
-def tables_text(found: Mapping[str, Any]) -> str:
-    """All tables as Markdown, those that are left out named, and routes over seeds."""
-    parts = [*map(as_markdown, found["tables"]), *(each["text"] for each in found["left_out"])]
-    return "\n\n".join([*parts, *routes_as_markdown(found["routes"])]) + "\n"
-
-
-def tables_of(plan: Plan, finished_only: bool = False) -> dict[str, Any]:
-    """A study's tables as JSON values, and its routes over seeds.
+def tables_of(plan: RunPlan, finished_only: bool = False) -> StudyResults:
+    """Makes a study's tables, and sums up its routes over seeds.
 
     Args:
         plan: the study's.
@@ -115,7 +128,7 @@ def tables_of(plan: Plan, finished_only: bool = False) -> dict[str, Any]:
     Raises:
         UserError: a run is missing, or two rows of a table differ in anything but what it varies (the field is named).
     """
-    reader, done = ItemReader(), set(finished_cells(plan.folder)) if finished_only else None
+    reader, done = ItemReader(), set(finished_runs(plan.folder)) if finished_only else None
     made, left_out = [], []
     for table in plan.study.tables:
         seeds = _seeds(plan, table, done)
@@ -124,70 +137,69 @@ def tables_of(plan: Plan, finished_only: bool = False) -> dict[str, Any]:
             made.append(_table(plan, table, reader, seeds if done is None else dict.fromkeys(seeds, common)))
         else:
             left_out.append(_left_out(plan, table, seeds))
-    return {"study": plan.study.name, "tables": made, "left_out": left_out, "routes": routes_over_seeds(plan)}
+    return StudyResults(plan.study.name, tuple(made), tuple(left_out), routes_over_seeds(plan))
 
 
-def _seeds(plan: Plan, table: Table, done: set[str] | None) -> dict[str, tuple[int, ...]]:
-    """Each arm's seeds; only those whose every task is finished where the keys of finished cells are given."""
+def _seeds(plan: RunPlan, table: PlannedTable, done: set[str] | None) -> dict[str, tuple[int, ...]]:
+    """Returns each arm's seeds; only those with every task finished where the keys of finished runs are given."""
 
     def finished(arm: str, seed: int) -> bool:
-        return done is None or all(plan.cell(arm, seed, task).key in done for task in table.tasks)
+        return done is None or all(plan.run_of(arm, seed, Work.fine_tuning(task)).key in done for task in table.tasks)
 
     planned = {name: table.seeds_of(plan.study.arms[name]) for name in table.arms}
     return {name: tuple(seed for seed in seeds if finished(name, seed)) for name, seeds in planned.items()}
 
 
-def _left_out(plan: Plan, table: Table, seeds: Mapping[str, Sequence[int]]) -> dict[str, str]:
-    """A table that no seed is finished for, and how far its arms are."""
+def _left_out(plan: RunPlan, table: PlannedTable, seeds: Mapping[str, Sequence[int]]) -> OmittedTable:
+    """Returns a table that no seed is finished for, and how far its arms are."""
     states = ", ".join(
         f"{arm} {len(done)} of {len(table.seeds_of(plan.study.arms[arm]))}" for arm, done in seeds.items()
     )
     title = f"{table.title} ({table.name})" if table.title else table.name
     text = f"Left out: {title}; no seed is finished for all of its arms. Finished seeds: {states}."
-    return {"name": table.name, "title": table.title, "text": text}
+    return OmittedTable(table.name, table.title, text)
 
 
-def _table(plan: Plan, table: Table, reader: ItemReader, seeds: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """A table as JSON values, of these seeds of each arm."""
+def _table(
+    plan: RunPlan, table: PlannedTable, reader: ItemReader, seeds: Mapping[str, tuple[int, ...]]
+) -> ReportedTable:
+    """Makes a table of these seeds of each arm."""
     arms = [replace(plan.study.arms[name], seeds=seeds[name]) for name in table.arms]
     columns = _columns(plan, arms[0], table.tasks)
-    runs = {arm.name: _run_files(plan, arm, table.tasks) for arm in arms}
-    refuse_recorded_confounds(runs, {arm.name: plan.sections(arm.name, table.tasks) for arm in arms})
-    reached = [_reached(plan, arms, column, reader) for column in columns]
-    rows = [_row(plan, arm, columns, reached, runs[arm.name], table.published.get(arm.name, {})) for arm in arms]
-    return {
-        "name": table.name,
-        "title": table.title,
-        "varies": list(table.varies),
-        "dial": table.dial,
-        "shows_flops": table.flops,
-        "seeds": list(arms[0].seeds),
-        "planned_seeds": list(table.seeds_of(plan.study.arms[table.arms[0]])),
-        "columns": [
-            {
-                **{"task": column.task.name, "key": column.task.key},
-                **{"metric": column.metric, "split": column.split, "heading": column.heading},
-            }
-            for column in columns
-        ],
-        "rows": rows,
-        "intervals": _intervals(columns, reached, len(arms[0].seeds)),
-        "verdicts": [verdict.to_dict() for verdict in _verdicts(plan, table, columns, reached)],
-        "chance": _chance(world_folder(plan.study, arms[0], plan.folder), columns),
-    }
+    runs = {arm.name: _trained_runs(plan, arm, table.tasks) for arm in arms}
+    refuse_recorded_confounds(
+        {arm: {name: run.record for name, run in of_arm.items()} for arm, of_arm in runs.items()},
+        {arm.name: plan.sections(arm.name, table.tasks) for arm in arms},
+    )
+    found = [_column_scores(plan, arms, column, reader) for column in columns]
+    reported = tuple(column.reported() for column in columns)
+    return ReportedTable(
+        name=table.name,
+        title=table.title,
+        varies=table.varies,
+        sweep=table.sweep,
+        shows_flops=table.flops,
+        seeds=arms[0].seeds,
+        planned_seeds=table.seeds_of(plan.study.arms[table.arms[0]]),
+        columns=reported,
+        rows=tuple(_row(plan, arm, columns, found, runs[arm.name], table.published.get(arm.name, {})) for arm in arms),
+        intervals=_intervals(columns, found, len(arms[0].seeds)),
+        verdicts=tuple(verdict.reported() for verdict in _verdicts(plan, table, columns, found)),
+        chance=blind_guesses(world_folder(plan.study, arms[0], plan.folder), reported),
+    )
 
 
-def named_claims(plan: Plan, table: Table) -> tuple[Claim, ...]:
-    """A table's claims, their tasks called as its columns are ("refcoco+"), not as the plan or the task file does."""
+def named_claims(plan: RunPlan, table: PlannedTable) -> tuple[StudyClaim, ...]:
+    """Returns a table's claims, their tasks called as its columns are: "refcoco+", not as the study's file does."""
     specs = plan.specs(table)
     return tuple(replace(claim, task=specs[claim.task].name) for claim in table.claims)
 
 
-def _verdicts(plan: Plan, table: Table, columns: list[Column], reached: list[Reached]) -> list[Verdict]:
-    """What the scores say of the table's claims."""
-    scores: dict[str, dict[tuple[str, str], np.ndarray]] = defaultdict(dict)
-    items: dict[str, dict[tuple[str, str], ItemResults]] = defaultdict(dict)
-    for column, found in zip(columns, reached, strict=True):
+def _verdicts(plan: RunPlan, table: PlannedTable, columns: list[Column], scored: list[ColumnScores]) -> list[Verdict]:
+    """Judges the table's claims by the scores."""
+    scores: dict[str, dict[Measure, np.ndarray]] = defaultdict(dict)
+    items: dict[str, dict[Measure, ItemResults]] = defaultdict(dict)
+    for column, found in zip(columns, scored, strict=True):
         for arm, values in found.scores.items():
             key = column.task.name, column.metric
             scores[arm][key] = values
@@ -196,20 +208,20 @@ def _verdicts(plan: Plan, table: Table, columns: list[Column], reached: list[Rea
     return judge(named_claims(plan, table), scores, items, minimum_effect=plan.study.minimum_effect)
 
 
-def _reached(plan: Plan, arms: Sequence[Arm], column: Column, reader: ItemReader) -> Reached:
-    """Scores of every arm and seed, and the items behind them."""
+def _column_scores(plan: RunPlan, arms: Sequence[Arm], column: Column, reader: ItemReader) -> ColumnScores:
+    """Reads the scores of every arm and seed, and the items behind them."""
     scores, tests = {}, {}
     for arm in arms:
-        folders = [plan.cell(arm.name, seed, column.planned).folder for seed in arm.seeds]
+        folders = [plan.run_of(arm.name, seed, Work.fine_tuning(column.planned)).folder for seed in arm.seeds]
         values = [_score(folder / f"{column.split}_metrics.json", column) for folder in folders]
         scores[arm.name] = np.array(values)
         spec = plan.tested_spec(arm.name, column.planned)
         tested = [Evaluated(spec, column.split, folder) for folder in folders]
         tests[arm.name] = list(zip(tested, values, strict=True))
     try:
-        return Reached(scores, reader.column(tests, column.metric))
+        return ColumnScores(scores, reader.column(tests, column.metric))
     except NoItems as error:
-        return Reached(scores, {}, str(error))
+        return ColumnScores(scores, {}, str(error))
 
 
 def _score(path: Path, column: Column) -> float:
@@ -222,13 +234,13 @@ def _score(path: Path, column: Column) -> float:
     return float(found)
 
 
-def _intervals(columns: list[Column], reached: list[Reached], seeds: int) -> str:
-    """What a table's intervals and its ± are."""
+def _intervals(columns: list[Column], scored: list[ColumnScores], seeds: int) -> str:
+    """Tells what a table's intervals and its ± are."""
     if seeds < 2:
         return "One seed of each arm: the spread over seeds is unknown, so that there is no ± and no interval."
     parts = [f"± is the standard deviation over {seeds} seeds. Intervals take seeds as a random effect (Student's t)"]
     without = [
-        f"{each.heading} ({found.why_not})" for each, found in zip(columns, reached, strict=True) if found.why_not
+        f"{each.heading} ({found.why_not})" for each, found in zip(columns, scored, strict=True) if found.why_not
     ]
     if len(without) < len(columns):
         parts[0] += (
@@ -237,12 +249,12 @@ def _intervals(columns: list[Column], reached: list[Reached], seeds: int) -> str
         )
     if without:
         parts.append(f"About these test items alone: {', '.join(without)}")
-    if any(len({tuple(results.names) for results in found.items.values()}) > 1 for found in reached):
+    if any(len({tuple(results.names) for results in found.items.values()}) > 1 for found in scored):
         parts.append("Verdicts on arms that were tested on different items are about these test items alone")
     return ". ".join(parts) + "."
 
 
-def _columns(plan: Plan, arm: Arm, tasks: Sequence[str]) -> list[Column]:
+def _columns(plan: RunPlan, arm: Arm, tasks: Sequence[str]) -> list[Column]:
     columns = []
     for task in tasks:
         spec = plan.spec(arm.name, task)
@@ -251,20 +263,21 @@ def _columns(plan: Plan, arm: Arm, tasks: Sequence[str]) -> list[Column]:
     return columns
 
 
-def _run_files(plan: Plan, arm: Arm, tasks: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """``run.json`` of every run of an arm."""
+def _trained_runs(plan: RunPlan, arm: Arm, tasks: Sequence[str]) -> dict[str, TrainedRun]:
+    """Reads every run of an arm: ``refcoco+/seed0`` -> what it wrote down."""
     found = {}
     for seed in arm.seeds:
-        runs = {f"pretraining/seed{seed}": (plan.cell(arm.name, seed), "loss")} if arm.pretraining else {}
+        runs = {f"pretraining/seed{seed}": (plan.run_of(arm.name, seed), "loss")} if arm.pretraining else {}
         for task in tasks:
             spec = plan.spec(arm.name, task)
-            runs[f"{spec.name}/seed{seed}"] = plan.cell(arm.name, seed, task), TASKS[spec.type].metric
-        for run, (cell, metric) in runs.items():
-            found[run] = _read(cell.folder / "run.json")
-            metrics = _read(cell.folder / "metrics.json")
-            found[run] |= {"last_validation": metrics["last_validation"], "metric": metric}
+            run = plan.run_of(arm.name, seed, Work.fine_tuning(task))
+            runs[f"{spec.name}/seed{seed}"] = run, TASKS[spec.type].metric
+        for name, (run, metric) in runs.items():
+            record = RunRecord.from_dict(_read(run.folder / "run.json"))
+            metrics = _read(run.folder / "metrics.json")
             executed = metrics.get(EXECUTED)
-            found[run]["flops"] = {"executed": executed, "paths": metrics.get(PATHS, executed)}
+            last = metrics["last_validation"]
+            found[name] = TrainedRun(record, last, metric, executed, metrics.get(PATHS, executed))
     return found
 
 
@@ -275,65 +288,46 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _row(
-    plan: Plan,
+    plan: RunPlan,
     arm: Arm,
     columns: list[Column],
-    reached: list[Reached],
-    runs: Mapping[str, Mapping[str, Any]],
-    published: Mapping[str, Any],
-) -> dict[str, Any]:
+    scored: list[ColumnScores],
+    runs: Mapping[str, TrainedRun],
+    published: Mapping[str, object],
+) -> TableRow:
     scores = []
-    for column, found in zip(columns, reached, strict=True):
+    for column, found in zip(columns, scored, strict=True):
         values = found.scores[arm.name]
         mean, std = mean_std(values.tolist())
         results = found.items[arm.name].points if found.items else values
-        score = {"mean": mean, "std": std, "values": values.tolist(), "published": published.get(column.heading)}
-        scores.append({**score, "estimate": estimate_mean(results).to_dict()})
+        estimate = ReportedEstimate.of(estimate_mean(results))
+        scores.append(ArmScore(mean, std, tuple(values.tolist()), published.get(column.heading), estimate))
+    return TableRow(
+        arm=arm.name,
+        model=arm.model,
+        parameters=parameters(plan.config(arm.name)),
+        scores=tuple(scores),
+        flops=_training_flops(runs),
+        soft_minus_hard=_soft_minus_hard(runs),
+    )
+
+
+def _training_flops(runs: Mapping[str, TrainedRun]) -> dict[str, TrackedFlops]:
+    """Returns each kind of run's operations of training on a pair, as each seed's run tracked them."""
+    found: dict[str, list[TrainedRun]] = {}
+    for name, run in runs.items():
+        found.setdefault(name.split("/")[0], []).append(run)
     return {
-        "arm": arm.name,
-        "model": arm.model,
-        "parameters": parameters(plan.config(arm.name)),
-        "scores": scores,
-        "flops": _training_flops(runs),
-        "soft_minus_hard": _soft_minus_hard(runs),
+        kind: TrackedFlops(tuple(run.executed for run in of_kind), tuple(run.paths for run in of_kind))
+        for kind, of_kind in found.items()
     }
 
 
-def _training_flops(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[float | None]]]:
-    """Of each kind of run: operations of training on a pair as each seed's run tracked them, executed and by paths."""
-    found: dict[str, dict[str, list[float | None]]] = {}
-    for run, recorded in runs.items():
-        of_kind = found.setdefault(run.split("/")[0], {"executed": [], "paths": []})
-        for kind, values in of_kind.items():
-            values.append(recorded["flops"][kind])
-    return found
-
-
-def _soft_minus_hard(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Task run -> how much better soft routes validate than hard ones after the last epoch, in points."""
+def _soft_minus_hard(runs: Mapping[str, TrainedRun]) -> dict[str, float]:
+    """Returns task run -> how much better soft routes validate than hard ones after the last epoch, in points."""
     differences = {}
-    for run, recorded in runs.items():
-        last, metric = recorded["last_validation"], recorded["metric"]
-        if recorded["entry_point"] == "train_task" and f"{metric}_soft_routes" in last:
-            differences[run] = last[f"{metric}_soft_routes"] - last[metric]
+    for name, run in runs.items():
+        last, metric = run.last_validation, run.metric
+        if run.record.entry_point == "train_task" and f"{metric}_soft_routes" in last:
+            differences[name] = last[f"{metric}_soft_routes"] - last[metric]
     return differences
-
-
-def _chance(world: Path, columns: list[Column]) -> list[float]:
-    """What is reached without looking, in percent, per column; empty where the data are not a small world.
-
-    Referring expressions and retrieval: at random; VQA and GQA: the commonest answer to each kind of question; NLVR2
-    and SNLI-VE: the commonest label.
-    """
-    path = world / "world.json"
-    if not path.is_file():
-        refuse_gone([path])
-        return []
-    balance = read_object(path)["balance"]
-    found = []
-    for column in columns:
-        data, guess = BLIND_GUESSES[column.task.name]
-        share = balance[data]["val" if column.split.startswith("val") else "test"][guess]
-        # A statement is true of some pairs and false of others: one guess for all of them is never consistent.
-        found.append(0.0 if column.metric == "consistency" else 100 * share)
-    return found

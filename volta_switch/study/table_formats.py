@@ -1,63 +1,117 @@
-"""A table's JSON values as Markdown, LaTeX and CSV."""
+"""Made tables, and routes over seeds, as Markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from volta_switch.study.route_seeds import ROUTES_NOTE, in_words
+from volta_switch.study.records import (
+    ArmScore,
+    ReportedEstimate,
+    ReportedTable,
+    RoutesOverSeeds,
+    StudyResults,
+    TableRow,
+    TrackedFlops,
+)
+from volta_switch.study.route_reports import QUANTITIES
 
 FLOPS_NOTE = (
     "FLOPs are those of training on a pair of image and text, as runs tracked them, the mean over seeds: executed, and "
     "of all active paths, each paid for."
 )
+ROUTES_NOTE = (
+    "± is the standard deviation over seeds; in brackets 95 % intervals, seeds as a random effect (Student's t). The "
+    "changes are the metric's when all samples take the most frequent route, and when each takes that of a sample "
+    "drawn at random: what routes of their own are worth to samples. Samples are taken as they are; where a report is "
+    "about drawn images (samples: ...), all seeds looked at the same ones."
+)
+DIFFERENCES = ("vision less text", "one for all", "shuffled")  # quantities with a sign
 
 
-def _switch_note(row: Mapping[str, Any]) -> str:
-    of_tasks: dict[str, list[float]] = {}
-    for run, value in row["soft_minus_hard"].items():
-        of_tasks.setdefault(run.split("/")[0], []).append(value)
-    parts = ", ".join(f"{task} {_range(values)}" for task, values in of_tasks.items())
-    return f"{row['arm']}, validation score with soft routes minus hard routes, in points: {parts}."
+def tables_text(results: StudyResults) -> str:
+    """Returns all tables as Markdown, those that are left out named, and routes over seeds."""
+    parts = [*map(as_markdown, results.tables), *(each.text for each in results.left_out)]
+    return "\n\n".join([*parts, *routes_as_markdown(results.routes)]) + "\n"
 
 
-def _range(values: list[float]) -> str:
-    least, most = (f"{end:+.2f}" for end in (min(values), max(values)))
-    return least if least == most else f"{least} to {most}"
+def as_markdown(table: ReportedTable) -> str:
+    """Returns title, what it is of, rows, what its intervals are, and the verdicts."""
+    headers, body = _cells(table)
+    text = tabulate(
+        body, headers, tablefmt="github", disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1))
+    )
+    notes = [_switch_note(row) for row in table.rows if row.soft_minus_hard]
+    title = [f"**{table.title}**"] if table.title else []
+    verdicts = [verdict.text for verdict in table.verdicts]
+    notes += [FLOPS_NOTE] if table.shows_flops else []
+    return "\n\n".join([*title, *_partial(table), text, table.intervals, *notes, *verdicts])
 
 
-def _cells(table: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows as text."""
+def as_latex(table: ReportedTable) -> str:
+    """Returns rows alone, for booktabs; of a partial table a comment says so."""
+    headers, body = _cells(table)
+    body = [[cell.replace("±", "$\\pm$") for cell in row] for row in body]
+    rows = tabulate(body, headers, tablefmt="latex_booktabs", disable_numparse=True)
+    return "\n".join([*(f"% {line}" for line in _partial(table)), rows.replace("\\$\\textbackslash{}pm\\$", "$\\pm$")])
+
+
+def as_csv(table: ReportedTable) -> str:
+    """Returns a line for every arm, column and seed."""
+    out = io.StringIO()
+    lines = csv.writer(out, lineterminator="\n")
+    lines.writerow(
+        ["table", "arm", "parameters", "task", "metric", "split", "seed", "score", "published", "flops", "path_flops"]
+    )
+    for row in table.rows:
+        for column, score in zip(table.columns, row.scores, strict=True):
+            place, flops = (column.task, column.metric, column.split), row.flops[column.task]
+            for number, (seed, value) in enumerate(zip(table.seeds, score.values, strict=True)):
+                own = (table.name, row.arm, row.parameters, *place, seed, value, score.published)
+                lines.writerow([*own, flops.executed[number], flops.paths[number]])
+    return out.getvalue()
+
+
+def _cells(table: ReportedTable) -> tuple[list[str], list[list[str]]]:
+    """Returns headings and rows as text."""
     flops, of_rows = flops_columns(table)
-    headers = ["model", "parameters", *(column["heading"] for column in table["columns"]), *flops]
+    headers = ["model", "parameters", *(column.heading for column in table.columns), *flops]
     body = [
-        [row["arm"], f"{row['parameters'] / 1e6:.2f} M", *map(_shown, row["scores"]), *map(amount, own)]
-        for row, own in zip(table["rows"], of_rows, strict=True)
+        [row.arm, f"{row.parameters / 1e6:.2f} M", *map(_shown, row.scores), *map(amount, own)]
+        for row, own in zip(table.rows, of_rows, strict=True)
     ]
-    if table["chance"]:
-        body.append(["best blind guess", "", *(f"{value:.1f}" for value in table["chance"]), *("" for _ in flops)])
+    if table.chance:
+        body.append(["best blind guess", "", *(f"{value:.1f}" for value in table.chance), *("" for _ in flops)])
     return headers, body
 
 
-def flops_columns(table: Mapping[str, Any]) -> tuple[list[str], list[list[float | None]]]:
-    """Headings of a table's columns of operations, and each row's means over seeds; none unless it shows them."""
-    tasks = list(dict.fromkeys(column["task"] for column in table["columns"])) if table["shows_flops"] else []
-    kinds = {"executed": "FLOPs", "paths": "path FLOPs"}
-    headings = [f"{task} {name}" for task in tasks for name in kinds.values()]
-    return headings, [[_mean(row["flops"][task][kind]) for task in tasks for kind in kinds] for row in table["rows"]]
+def _shown(score: ArmScore) -> str:
+    own = f"{score.mean:.1f}" + (f" ± {score.std:.1f}" if len(score.values) > 1 else "")
+    return own if score.published is None else f"{own} ({score.published})"
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known and len(known) == len(values) else None
+def flops_columns(table: ReportedTable) -> tuple[list[str], list[list[float | None]]]:
+    """Returns headings of a table's columns of operations, and each row's means; none unless it shows them."""
+    tasks = list(dict.fromkeys(column.task for column in table.columns)) if table.shows_flops else []
+    headings = [f"{task} {name}" for task in tasks for name in ("FLOPs", "path FLOPs")]
+    return headings, [[mean for task in tasks for mean in _mean_flops(row.flops[task])] for row in table.rows]
+
+
+def _mean_flops(flops: TrackedFlops) -> tuple[float | None, float | None]:
+    """Returns the means over seeds; None where a seed did not track them."""
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known and len(known) == len(values) else None
+
+    return mean(flops.executed), mean(flops.paths)
 
 
 def amount(number: float | None) -> str:
-    """``437 k``, ``1.25 M``, ``25.3 G``: three digits."""
+    """Returns ``437 k``, ``1.25 M``, ``25.3 G``: three digits."""
     if number is None:
         return "–"
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -67,62 +121,67 @@ def amount(number: float | None) -> str:
     return f"{number:.0f}"
 
 
-def _shown(score: Mapping[str, Any]) -> str:
-    own = f"{score['mean']:.1f}" + (f" ± {score['std']:.1f}" if len(score["values"]) > 1 else "")
-    return own if score["published"] is None else f"{own} ({score['published']})"
+def _switch_note(row: TableRow) -> str:
+    of_tasks: dict[str, list[float]] = {}
+    for run, value in row.soft_minus_hard.items():
+        of_tasks.setdefault(run.split("/")[0], []).append(value)
+    parts = ", ".join(f"{task} {_range(values)}" for task, values in of_tasks.items())
+    return f"{row.arm}, validation score with soft routes minus hard routes, in points: {parts}."
 
 
-def as_markdown(table: Mapping[str, Any]) -> str:
-    """Title, what it is of, rows, what its intervals are, and the verdicts."""
-    headers, body = _cells(table)
-    text = tabulate(
-        body, headers, tablefmt="github", disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1))
-    )
-    notes = [_switch_note(row) for row in table["rows"] if row["soft_minus_hard"]]
-    title = [f"**{table['title']}**"] if table["title"] else []
-    verdicts = [verdict["text"] for verdict in table["verdicts"]]
-    notes += [FLOPS_NOTE] if table["shows_flops"] else []
-    return "\n\n".join([*title, *_partial(table), text, table["intervals"], *notes, *verdicts])
+def _range(values: list[float]) -> str:
+    least, most = (f"{end:+.2f}" for end in (min(values), max(values)))
+    return least if least == most else f"{least} to {most}"
 
 
-def _partial(table: Mapping[str, Any]) -> list[str]:
-    """A line that says which seeds a table is of, where these are not all."""
-    if table["seeds"] == table["planned_seeds"]:
+def _partial(table: ReportedTable) -> list[str]:
+    """Returns a line that says which seeds a table is of, where these are not all."""
+    if table.seeds == table.planned_seeds:
         return []
-    seeds, planned = (", ".join(map(str, table[key])) for key in ("seeds", "planned_seeds"))
+    seeds, planned = (", ".join(map(str, some)) for some in (table.seeds, table.planned_seeds))
     return [f"Partial: of the seeds {planned} those that all arms have finished: {seeds}."]
 
 
-def routes_as_markdown(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Of ``routes_over_seeds`` those of several seeds, as one table; none where there are none."""
-    several = [each for each in found if len(each["seeds"]) > 1]
+# --- Routes over seeds ----------------------------------------------------------------------------------------------
+
+
+def routes_as_markdown(found: Sequence[RoutesOverSeeds]) -> list[str]:
+    """Returns those of several seeds, as one table; none where there are none."""
+    several = [each for each in found if len(each.seeds) > 1]
     if not several:
         return []
-    headings, lines = in_words(several)
+    headings, lines = routes_in_words(several)
     text = tabulate(lines, headings, tablefmt="github", disable_numparse=True)
     return ["**Routes over seeds**", text, ROUTES_NOTE]
 
 
-def as_latex(table: Mapping[str, Any]) -> str:
-    """Rows alone, for booktabs; of a partial table a comment says so."""
-    headers, body = _cells(table)
-    body = [[cell.replace("±", "$\\pm$") for cell in row] for row in body]
-    rows = tabulate(body, headers, tablefmt="latex_booktabs", disable_numparse=True)
-    return "\n".join([*(f"% {line}" for line in _partial(table)), rows.replace("\\$\\textbackslash{}pm\\$", "$\\pm$")])
+def routes_in_words(found: Sequence[RoutesOverSeeds]) -> tuple[list[str], list[list[str]]]:
+    """Returns headings, one for each arm and task, and a line for each quantity; its name comes first.
+
+    Numbers are means over seeds ± standard deviation, those of differences with their interval.
+    """
+    heads = ["", *(f"{each.arm}, {each.task}" for each in found)]
+    lines = [["seeds", *(str(len(each.seeds)) for each in found)]]
+    if any(each.modes for each in found):
+        modes = [", ".join(f"{mode} {100 * share:.0f} %" for mode, share in each.modes.items()) for each in found]
+        lines.append(["modes, mean over layers", *(shares or "–" for shares in modes)])
+    for key, (name, digits) in QUANTITIES.items():
+        known = [each.quantities.get(key) for each in found]
+        if any(known):
+            shown = (_quantity(of.estimate, digits, key in DIFFERENCES) if of else "–" for of in known)
+            lines.append([name, *shown])
+    return heads, lines
 
 
-def as_csv(table: Mapping[str, Any]) -> str:
-    """A line for every arm, column and seed."""
-    out = io.StringIO()
-    lines = csv.writer(out, lineterminator="\n")
-    lines.writerow(
-        ["table", "arm", "parameters", "task", "metric", "split", "seed", "score", "published", "flops", "path_flops"]
-    )
-    for row in table["rows"]:
-        for column, score in zip(table["columns"], row["scores"], strict=True):
-            place, flops = (column["task"], column["metric"], column["split"]), row["flops"][column["task"]]
-            for number, (seed, value) in enumerate(zip(table["seeds"], score["values"], strict=True)):
-                tracked = (flops[kind][number] for kind in ("executed", "paths"))
-                own = (table["name"], row["arm"], row["parameters"], *place, seed, value, score["published"])
-                lines.writerow([*own, *tracked])
-    return out.getvalue()
+def _quantity(estimate: ReportedEstimate, digits: int, signed: bool) -> str:
+    """Returns a difference with its interval, all else with its spread."""
+    sign = "+" if signed else ""
+    value = f"{estimate.value:{sign}.{digits}f}"
+    if estimate.seeds < 2:
+        return value
+    if not signed:
+        return f"{value} ± {estimate.spread:.{digits}f}"
+    if estimate.interval is None:
+        return value
+    low, high = estimate.interval
+    return f"{value} ({low:+.{digits}f} to {high:+.{digits}f})"

@@ -9,9 +9,11 @@ import pytest
 import yaml
 
 from volta_switch.files import write_json
-from volta_switch.study.cells import Plan, world_folder
-from volta_switch.study.finished import note_finished, plan_of
 from volta_switch.study.plan import load_study
+from volta_switch.study.planned_runs import note_finished
+from volta_switch.study.records import StudyResults
+from volta_switch.study.run_plan import RunPlan, plan_of
+from volta_switch.study.study_data import world_folder
 from volta_switch.study.table import make_tables
 from volta_switch.world import write_world
 
@@ -94,8 +96,8 @@ ROUTES: dict[str, Any] = {
 class Written:
     """A study's plan over its folder, and its tables as far as they are finished."""
 
-    plan: Plan
-    tables: dict[str, Any]
+    plan: RunPlan
+    tables: StudyResults
 
 
 @pytest.fixture(scope="session")
@@ -117,8 +119,8 @@ def write_study(root: Path, states: dict[tuple[str, int], str]) -> Written:
     arm = study.arms["switchbert"]
     write_world(world_folder(study, arm, folder), **STUDY["world"])
     plan = plan_of(study, folder)
-    for cell in plan.cells:
-        state = states.get((cell.arm, cell.seed), "finished") if cell.work else "finished"
+    for cell in plan.runs:
+        state = states.get((cell.arm, cell.seed), "finished") if cell.work.task else "finished"
         if state == "not begun" or (cell.arm == "top-1" and cell.name.endswith("routes")):
             continue
         if cell.name.endswith("routes"):
@@ -130,7 +132,7 @@ def write_study(root: Path, states: dict[tuple[str, int], str]) -> Written:
             note_finished(folder, cell, 100.0 + 10 * cell.seed)
     plan = plan_of(study, folder)
     make_tables(plan, finished_only=True)
-    return Written(plan, json.loads((folder / "table.json").read_text()))
+    return Written(plan, StudyResults.from_dict(json.loads((folder / "table.json").read_text())))
 
 
 def write_run(cell, state: str) -> None:
@@ -143,7 +145,7 @@ def write_run(cell, state: str) -> None:
         "command": [f"{entry}.py", *arguments],
         "entry_point": entry,
         "hyperparameters": {"learning_rate": 1e-3, "seed": cell.seed},
-        "settings": {"task": cell.work},
+        "settings": {"task": cell.work.task},
         "data": {},
         "precision": "float32",
         "parameters": 1000,
@@ -152,7 +154,9 @@ def write_run(cell, state: str) -> None:
     write_json(cell.folder / "run.json", record)
     lines = [{"kind": "start", "step": 0, "resumed": False}]
     for epoch in range(epochs):
-        values = {"score": score - 2 + epoch, "accuracy": score - 2 + epoch} if cell.work else {"loss": 7.0 - epoch}
+        values = (
+            {"score": score - 2 + epoch, "accuracy": score - 2 + epoch} if cell.work.task else {"loss": 7.0 - epoch}
+        )
         lines.append({"kind": "valid", "epoch": epoch, "step": epoch + 1, "samples": 40 * (epoch + 1), **values})
     if cell.arm != "ctrl_uniter":  # active paths fall from twice what is executed to as much
         for step, paths in ((1, 2e6), (2, 1e6)):

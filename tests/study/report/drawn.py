@@ -7,18 +7,19 @@ from itertools import combinations
 
 import numpy as np
 
+from volta_switch.statistics import estimate_mean
+from volta_switch.study.records import ArmScore, ReportedEstimate
 from volta_switch.study.report.svg import text_width
-from volta_switch.study.statistics import estimate_mean
 
 SVG = "{http://www.w3.org/2000/svg}"
 LONG = [f"an-extraordinarily-long-name-that-nobody-would-type-{number}" for number in range(12)]
 
 
-def score(*values: float, published: object = None) -> dict[str, object]:
-    """A score as in ``table.json``."""
+def score(*values: float, published: object = None) -> ArmScore:
+    """A score as in a made table."""
     found = np.array(values, dtype=float)
-    estimate = estimate_mean(found).to_dict()
-    return {"mean": float(found.mean()), "values": list(values), "published": published, "estimate": estimate}
+    estimate = ReportedEstimate.of(estimate_mean(found))
+    return ArmScore(float(found.mean()), values=values, published=published, estimate=estimate)
 
 
 class Drawn:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
+
+from volta_switch.study.report.flows import flow_figure
+from volta_switch.study.report.route_counts import CollectedRoutes, Flow, counted
+from volta_switch.study.route_reports import RouteReport
 
 MODES, INPUTS = ("SS", "SC", "CS", "J"), ("l-1", "text l-2", "vision l-2")
 
@@ -29,9 +34,19 @@ def report(routes: list[str], modes: Any = MODES, inputs: Any = INPUTS, name: st
     }
 
 
-def entry(found: Any, arm: str = "switchbert", task: str = "") -> dict[str, Any]:
+def entry(found: Any, arm: str = "switchbert", task: str = "") -> CollectedRoutes:
     """A report as the page's ``collect`` gives it."""
-    return {"arm": arm, "task": task or found["name"], "seed": 0, "world": None, "report": found}
+    return CollectedRoutes(arm, task or found["name"], report=RouteReport.from_dict(found))
+
+
+def flow_of(found: Any, name: str = "", world: Path | None = None) -> Flow:
+    """A report as the pictures take it."""
+    return counted(RouteReport.from_dict(found), name, world)
+
+
+def picture_of(found: Any) -> str:
+    """A report's picture."""
+    return flow_figure(RouteReport.from_dict(found))
 
 
 def change(kind: str, block: str, layer: int, option: str, value: float | None, rerouted: int = 5) -> dict[str, Any]:

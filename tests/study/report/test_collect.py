@@ -6,16 +6,17 @@ from dataclasses import replace
 import pytest
 import yaml
 
+import volta_switch.study.report.collect as collecting
 from study.report.conftest import STUDY
 from volta_switch.config import load_config
 from volta_switch.cost.commands import cost
-from volta_switch.study.cells import Plan, world_folder
-from volta_switch.study.finished import plan_of
 from volta_switch.study.plan import load_study
-from volta_switch.study.report import records
+from volta_switch.study.records import StudyResults
 from volta_switch.study.report.collect import _routes, _validations, collect
-from volta_switch.study.report.records import commands_of, environments
-from volta_switch.study.route_seeds import routes_over_seeds
+from volta_switch.study.report.runs import RunSummary, commands_of, environments
+from volta_switch.study.route_reports import routes_over_seeds
+from volta_switch.study.run_plan import RunPlan, plan_of
+from volta_switch.study.study_data import world_folder
 from volta_switch.world import write_world
 
 PATHS = "Active paths in pre-training"
@@ -23,7 +24,7 @@ PATHS = "Active paths in pre-training"
 
 @pytest.fixture(scope="module")
 def values(written):
-    return collect(written.plan, written.tables)
+    return collect(written.plan, written.tables).to_dict()
 
 
 def test_everything_is_plain_json(values):
@@ -45,7 +46,7 @@ def test_a_table_says_which_runs_it_waits_for(values):
 
 
 def test_a_table_without_numbers_is_there_with_its_untested_claims(unfinished):
-    values = collect(unfinished.plan, unfinished.tables)
+    values = collect(unfinished.plan, unfinished.tables).to_dict()
     main = values["tables"][0]
     assert main["rows"] == [] and main["left_out"].startswith("Left out: ")
     assert [claim["verdict"] for claim in main["claims"]] == ["not tested"] * 3
@@ -62,12 +63,12 @@ def test_routes_know_the_world_that_their_samples_are_from(tmp_path):
     study = load_study(tmp_path / "study.yaml")
     for arm in study.arms.values():
         write_world(world_folder(study, arm, tmp_path), **arm.world)
-    worlds = {route["arm"]: route["world"] for route in _routes(Plan(study, tmp_path), {})}
+    worlds = {route.arm: route.world for route in _routes(RunPlan(study, tmp_path), {})}
     assert worlds == {"switchbert": str(tmp_path / "world"), "deep": str(tmp_path / "world-text_depth-2")}
 
 
 def test_tables_that_were_never_made_are_shown_as_unfinished(written):
-    values = collect(written.plan, {"study": "small", "tables": []})
+    values = collect(written.plan, StudyResults("small")).to_dict()
     assert [table["name"] for table in values["tables"]] == ["main", "top-k"]
     assert not any(table["rows"] for table in values["tables"])
 
@@ -108,8 +109,8 @@ def test_curves_leave_out_what_an_earlier_run_in_the_folder_logged(tmp_path):
         {"kind": "start", "step": 1, "resumed": True}, valid(0, 5.0), {"kind": "train", "step": 2}, valid(1, 6.0),
     ]  # fmt: skip
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert _validations(tmp_path / "log.jsonl", "score") == [[10, 5.0], [20, 6.0]]
-    assert _validations(tmp_path / "none.jsonl", "score") == []
+    assert _validations(tmp_path / "log.jsonl", "score") == ((10, 5.0), (20, 6.0))
+    assert _validations(tmp_path / "none.jsonl", "score") == ()
 
 
 def test_costs_are_those_of_volta_switch_flops(values):
@@ -142,14 +143,14 @@ def test_the_confound_check_counts_and_names_settings(values):
 
 
 def test_a_recorded_confound_is_reported(written, monkeypatch):
-    def corrupted(cell, of=records._record):
+    def corrupted(cell, of=collecting.find_record):
         record = of(cell)
         if cell.name == "switchbert/seed1/pretraining":
-            record["hyperparameters"]["learning_rate"] = 0.5
+            record.hyperparameters["learning_rate"] = 0.5
         return record
 
-    monkeypatch.setattr(records, "_record", corrupted)
-    check = records.confounds(written.plan, written.plan.study.tables[0])
+    monkeypatch.setattr(collecting, "find_record", corrupted)
+    check = collecting.confounds_of(written.plan, written.plan.study.tables[0]).to_dict()
     values = {"ctrl_uniter": 1e-3, "switchbert": "0.001, 0.5"}
     assert check["recorded"]["differing"] == [
         {"setting": "hyperparameters.learning_rate in pretraining", "values": values}
@@ -180,8 +181,11 @@ def test_commands_that_differ_in_the_seed_alone_stand_once(values):
     assert tuned["seeds"] == [0, 1, 2] and tuned["finished"] == tuned["runs"] == 3 and tuned["seconds"] == 110.0
     begun = found["top-1", "refcoco+"]
     assert (begun["runs"], begun["finished"], begun["begun"]) == (3, 2, 1)
-    alone = [{**run, "commands": [f"{run['commands'][0]} --extra {run['seed']}"]} for run in values["runs"]]
-    assert all(group["runs"] == 1 for groups in commands_of(alone).values() for group in groups)
+    alone = [
+        RunSummary.from_dict({**run, "commands": [f"{run['commands'][0]} --extra {run['seed']}"]})
+        for run in values["runs"]
+    ]
+    assert all(group.runs == 1 for groups in commands_of(alone).values() for group in groups)
 
 
 def test_environments_that_differ_are_named_with_their_runs(values):
@@ -191,16 +195,14 @@ def test_environments_that_differ_are_named_with_their_runs(values):
 
 
 def test_a_field_that_one_run_lacks_is_a_difference():
-    runs = [
-        {"cell": "a", "environment": {"device": "cpu", "gpu": "x"}},
-        {"cell": "b", "environment": {"device": "cpu"}},
-    ]
-    assert environments(runs)["differing"] == {"gpu": {"x": ["a"], "not recorded": ["b"]}}
+    found = {"a": {"device": "cpu", "gpu": "x"}, "b": {"device": "cpu"}}
+    runs = [RunSummary(name, "a", 0, True, True, 1.0, (), environment) for name, environment in found.items()]
+    assert environments(runs).differing == {"gpu": {"x": ["a"], "not recorded": ["b"]}}
 
 
 def test_a_report_of_routes_that_was_made_with_other_flags_is_not_shown(written):
     study = written.plan.study
     other = replace(study, routes=replace(study.routes, flags={"samples": 3}))
-    values = collect(plan_of(other, written.plan.folder), written.tables)
+    values = collect(plan_of(other, written.plan.folder), written.tables).to_dict()
     assert [route["report"] for route in values["routes"]] == [None, None]
-    assert routes_over_seeds(written.plan) and routes_over_seeds(plan_of(other, written.plan.folder)) == []
+    assert routes_over_seeds(written.plan) and routes_over_seeds(plan_of(other, written.plan.folder)) == ()

@@ -1,14 +1,15 @@
 from itertools import combinations
-from typing import Any
 
 import pytest
 from drawn import LONG, Drawn, middle, score
 
-from volta_switch.study.report.cost import cost_figure, cost_scale, overlap, placed
+from volta_switch.study.records import ArmScore
+from volta_switch.study.report.chart import cost_scale, overlap, placed
+from volta_switch.study.report.curves import CostPoint, cost_figure
 
 
-def point(arm: str, x: float, own: dict[str, Any], series: str = "fixed") -> dict[str, Any]:
-    return {"arm": arm, "series": series, "x": x, "score": own}
+def point(arm: str, x: float, own: ArmScore, series: str = "fixed") -> CostPoint:
+    return CostPoint(arm, series, x, own)
 
 
 POINTS = [
@@ -28,18 +29,18 @@ def test_scores_and_costs_lie_where_the_axes_say() -> None:
     (low, left, _), *_, (high, right, _) = numbers(drawn, text_anchor="middle")
     (least, bottom, _), *_, (most, top, _) = [(value, y - 5, x) for value, x, y in numbers(drawn, text_anchor="end")]
     for each in POINTS:
-        part, found = drawn.arm(each["arm"]), each["score"]["estimate"]
+        part, found = drawn.arm(each.arm), each.score.estimate
         mark = next(mark for mark in part.root.iter() if mark.get("class") == "mean")
         x, y = middle(mark)
-        assert low + (x - left) / (right - left) * (high - low) == pytest.approx(each["x"] / 1e9, abs=0.005)
+        assert low + (x - left) / (right - left) * (high - low) == pytest.approx(each.x / 1e9, abs=0.005)
         score_at = lambda y: least + (y - bottom) / (top - bottom) * (most - least)  # noqa: E731
-        assert score_at(y) == pytest.approx(found["value"], abs=0.02)
+        assert score_at(y) == pytest.approx(found.value, abs=0.02)
         bar = next(
             bar for bar in part.all("line") if bar.get("x1") == bar.get("x2") and bar.get("stroke-width") == "1.5"
         )
         ends = [score_at(float(bar.get(end, ""))) for end in ("y1", "y2")]
-        assert ends == pytest.approx([found["low"], found["high"]], abs=0.05)
-        assert part.texts() == [each["arm"]]
+        assert ends == pytest.approx([found.low, found.high], abs=0.05)
+        assert part.texts() == [each.arm]
     assert "FLOPs per pair, billions" in drawn.texts()
     assert "VQA score, %: mean, 95 % interval (3 seeds, these items)" in drawn.texts()
 
@@ -84,7 +85,7 @@ def test_a_lone_label_is_beside_its_point() -> None:
 @pytest.mark.parametrize("arms", [LONG, [f"arm-{n}" for n in range(20)], ["W" * 90, "&<>\"'", "模型" * 30]])
 @pytest.mark.parametrize("own", [score(50, 50, 50), score(0, 100), score(3.0)])
 @pytest.mark.parametrize("step", [0.0, 1e11])
-def test_cost_labels_never_overlap(arms: list[str], own: dict[str, Any], step: float) -> None:
+def test_cost_labels_never_overlap(arms: list[str], own: ArmScore, step: float) -> None:
     points = [point(arm, 1e9 + step * number, own, arm[:2]) for number, arm in enumerate(arms)]
     drawn = Drawn(cost_figure(points, "FLOPs " * 60, "score, %"))
     drawn.readable()

@@ -6,14 +6,14 @@ from xml.etree import ElementTree
 import pytest
 import torch
 from drawn import LONG, SVG, Drawn
-from route_reports import INPUTS, MODES, change, contrast, entry, report
+from route_reports import INPUTS, MODES, change, contrast, entry, flow_of, picture_of, report
 
 from routes.planted import model_and_task, plant_constant, scatter
 from volta_switch.errors import UserError
 from volta_switch.routes.record import record
 from volta_switch.routes.report import counted_routes, route_report
-from volta_switch.study.report.flows import FULL, flow_figure, flows_section
-from volta_switch.study.report.route_counts import PAINTS, counted, percent
+from volta_switch.study.report.flows import FULL, flows_section
+from volta_switch.study.report.route_counts import PAINTS, CollectedRoutes, percent
 
 MIXED = ["J SS1 CS0"] * 5 + ["J SC0 CS2"] * 3 + ["SS SC2 CS2"] * 2
 HOSTILE = "<script>alert('x')</script>&\"\x07"
@@ -46,7 +46,7 @@ def text_of(markup):
 
 
 def test_bands_are_as_wide_as_samples_go_that_way():
-    found = bands(Drawn(flow_figure(report(MIXED))))
+    found = bands(Drawn(picture_of(report(MIXED))))
     counts = {(1, "J", "SS"): 5, (1, "J", "SC"): 3, (1, "SS", "SC"): 2, (2, "SS", "CS"): 5, (2, "SC", "CS"): 5}
     assert found.keys() == counts.keys()
     for key, count in counts.items():
@@ -54,7 +54,7 @@ def test_bands_are_as_wide_as_samples_go_that_way():
 
 
 def test_bands_lie_side_by_side_on_the_boxes_they_join():
-    found = Drawn(flow_figure(report(MIXED))).all("path", class_="band")
+    found = Drawn(picture_of(report(MIXED))).all("path", class_="band")
     for layer in ("1", "2"):
         for upper, lower in ((r"^M[\d.]+ ([\d.]+) ", r" ([\d.]+) Z$"), (r" ([\d.]+) V", r"V([\d.]+) ")):
             paths = [each.get("d") for each in found if each.get("data-layer") == layer]
@@ -64,20 +64,20 @@ def test_bands_lie_side_by_side_on_the_boxes_they_join():
 
 
 def test_the_boxes_of_a_layer_are_all_samples():
-    heights = nodes(Drawn(flow_figure(report(MIXED))))
+    heights = nodes(Drawn(picture_of(report(MIXED))))
     for layer in (1, 2, 3):
         assert sum(height for (at, _), height in heights.items() if at == layer) == pytest.approx(FULL)
     assert heights[1, "SS"] == pytest.approx(FULL * 0.2) and heights[3, "CS"] == pytest.approx(FULL)
 
 
 def test_arcs_are_inputs_from_two_layers_below():
-    assert arcs(Drawn(flow_figure(report(MIXED)))) == {(2, "text"): 5, (2, "vision"): 2, (3, "vision"): 5}
+    assert arcs(Drawn(picture_of(report(MIXED)))) == {(2, "text"): 5, (2, "vision"): 2, (3, "vision"): 5}
     both = report(["J J3", "J J1"], inputs=(*INPUTS, "l-2"))
-    assert arcs(Drawn(flow_figure(both))) == {(2, "text"): 2, (2, "vision"): 1}
+    assert arcs(Drawn(picture_of(both))) == {(2, "text"): 2, (2, "vision"): 1}
 
 
 def test_joint_counts_are_kept_where_shares_alone_could_not_tell():
-    same, crossed = (bands(Drawn(flow_figure(report(routes)))) for routes in (["J J0", "SS SS0"], ["J SS0", "SS J0"]))
+    same, crossed = (bands(Drawn(picture_of(report(routes)))) for routes in (["J J0", "SS SS0"], ["J SS0", "SS J0"]))
     assert same.keys() == {(1, "J", "J"), (1, "SS", "SS")} and crossed.keys() == {(1, "J", "SS"), (1, "SS", "J")}
 
 
@@ -95,7 +95,7 @@ def test_joint_counts_are_kept_where_shares_alone_could_not_tell():
 )
 def test_every_picture_is_readable_and_says_all_numbers(routes, modes, inputs):
     found = report(routes, modes, inputs)
-    drawn, flow = Drawn(flow_figure(found)), counted(found)
+    drawn, flow = Drawn(picture_of(found)), flow_of(found)
     drawn.readable()
     said = " ".join(drawn.texts())
     for layer, counts in enumerate(flow.nodes):
@@ -109,7 +109,7 @@ def test_every_picture_is_readable_and_says_all_numbers(routes, modes, inputs):
 
 
 def test_one_route_for_all_is_one_full_path():
-    drawn = Drawn(flow_figure(report(["SC J2 J1"] * 8)))
+    drawn = Drawn(picture_of(report(["SC J2 J1"] * 8)))
     assert set(nodes(drawn).values()) == set(bands(drawn).values()) == {FULL}
     assert arcs(drawn) == {(2, "vision"): 8, (3, "text"): 8}
     assert "1 route for all" in text_of(flows_section([entry(report(["SC J2 J1"] * 8))]))
@@ -128,7 +128,7 @@ def test_planted_routes_are_drawn_as_planted(world, changes):
     kept = record(task, model, encoder, task.loader("val", 7, training=False), torch.device("cpu"))
     switch = {"modes": MODES if encoder.switch.attention else [], "inputs": INPUTS if encoder.switch.input else []}
     made = report(counted_routes(encoder, kept), **switch)
-    drawn, n = Drawn(flow_figure(made)), made["samples"]
+    drawn, n = Drawn(picture_of(made)), made["samples"]
     recorded = route_report(encoder, kept)["layers"]
     if encoder.switch.attention:
         assert {key for key in nodes(drawn) if key[0] > 1} == {(2, "CS"), (3, "SS"), (4, "J")}
@@ -160,7 +160,7 @@ def test_names_are_escaped_wherever_they_come_from():
 )
 def test_routes_that_are_not_written_so_are_refused(routes, said):
     with pytest.raises(UserError, match=said):
-        counted(report(routes))
+        flow_of(report(routes))
 
 
 def test_tasks_stand_beside_each_other_with_their_differences():
@@ -184,7 +184,7 @@ def test_models_of_one_task_are_told_apart_and_other_depths_not_compared():
 
 
 def test_what_is_not_made_yet_is_said():
-    waiting = {"arm": "switchbert", "task": "VQA", "seed": 0, "report": None}
+    waiting = CollectedRoutes("switchbert", "VQA")
     assert "switchbert on VQA" in text_of(flows_section([waiting]))
     assert "asks for no routes" in text_of(flows_section([]))
     static = {"task": "TASK1", "name": "VQA", "split": "val", "attention": []}  # no switch, so no routes
@@ -214,6 +214,6 @@ def test_shares_never_round_to_none_or_all(share, said):
 
 
 def test_counts_agree_with_a_count_by_hand():
-    flow = counted(report(MIXED))
+    flow = flow_of(report(MIXED))
     assert flow.taken == [{}, {"l-1": 3, "text l-2": 5, "vision l-2": 2}, {"l-1": 5, "text l-2": 0, "vision l-2": 5}]
     assert Counter(dict(flow.bands[0])).total() == flow.samples

@@ -3,7 +3,15 @@ from typing import Any
 import pytest
 from drawn import LONG, Drawn, middle, score
 
-from volta_switch.study.claims import Claim, judge
+from volta_switch.study.claims import judge
+from volta_switch.study.records import (
+    ArmScore,
+    ReportedColumn,
+    ReportedTable,
+    ReportedVerdict,
+    StudyClaim,
+    TableRow,
+)
 from volta_switch.study.report.intervals import difference_figure, interval_figure, published_numbers
 
 ARMS = {
@@ -13,10 +21,10 @@ ARMS = {
 }
 
 
-def table(scores: dict[str, Any], chance: float | None = None) -> dict[str, Any]:
-    column = {"task": "VQA", "metric": "vqa_score", "split": "test", "heading": "VQA score"}
-    rows = [{"arm": arm, "model": arm, "scores": [own]} for arm, own in scores.items()]
-    return {"columns": [column], "rows": rows, "chance": [] if chance is None else [chance]}
+def table(scores: dict[str, ArmScore], chance: float | None = None) -> ReportedTable:
+    column = ReportedColumn("VQA", "vqa_score", "VQA score", split="test")
+    rows = tuple(TableRow(arm, arm, scores=(own,)) for arm, own in scores.items())
+    return ReportedTable("t", columns=(column,), rows=rows, chance=() if chance is None else (chance,))
 
 
 def axis(drawn: Drawn) -> tuple[float, float]:
@@ -33,14 +41,14 @@ def test_marks_lie_where_the_axis_says() -> None:
     drawn = Drawn(interval_figure(table(ARMS), 0))
     unit, zero = axis(drawn)
     for arm, own in ARMS.items():
-        part, found = drawn.arm(arm), own["estimate"]
+        part, found = drawn.arm(arm), own.estimate
         (mean,) = part.all("polygon", class_="mean")
-        assert (middle(mean)[0] - zero) / unit == pytest.approx(own["mean"], abs=0.01)
+        assert (middle(mean)[0] - zero) / unit == pytest.approx(own.mean, abs=0.01)
         seeds = [(middle(dot)[0] - zero) / unit for dot in part.all("circle", class_="seed")]
-        assert seeds == pytest.approx(own["values"], abs=0.01)
+        assert seeds == pytest.approx(own.values, abs=0.01)
         bar = part.all("line", stroke="#0072B2")[0]
         ends = [(float(bar.get(end, "")) - zero) / unit for end in ("x1", "x2")]
-        assert ends == pytest.approx([found["low"], found["high"]], abs=0.01)
+        assert ends == pytest.approx([found.low, found.high], abs=0.01)
 
 
 def test_arms_stand_in_the_tables_order_with_their_means() -> None:
@@ -49,13 +57,13 @@ def test_arms_stand_in_the_tables_order_with_their_means() -> None:
     assert [each.get("data-arm") for each in rows if each.get("data-arm")] == list(ARMS)
     heights = [middle(drawn.arm(arm).all("polygon", class_="mean")[0])[1] for arm in ARMS]
     assert heights == sorted(heights) and len(set(heights)) == 3
-    assert [drawn.arm(arm).texts() for arm in ARMS] == [[arm, f"{own['mean']:.1f}"] for arm, own in ARMS.items()]
+    assert [drawn.arm(arm).texts() for arm in ARMS] == [[arm, f"{own.mean:.1f}"] for arm, own in ARMS.items()]
 
 
 def test_the_interval_says_what_it_is_about() -> None:
     drawn = Drawn(interval_figure(table(ARMS), 0))
     assert "95 % interval (3 seeds, these items)" in drawn.texts()
-    low, high = (ARMS["switchbert"]["estimate"][end] for end in ("low", "high"))
+    low, high = ARMS["switchbert"].estimate.interval
     said = f"switchbert: mean 72.17 over 3 seeds, 95 % interval {low:.2f} to {high:.2f} (these items)"
     assert drawn.hovers().count(said) == 2
 
@@ -99,7 +107,7 @@ def test_a_published_number_is_hollow_and_named() -> None:
     ],
 )
 def test_published_numbers_are_read_as_studies_write_them(given: object, read: dict[str, float]) -> None:
-    assert published_numbers({"published": given}) == read
+    assert published_numbers(ArmScore(published=given)) == read
 
 
 def test_one_seed_is_a_dot_without_an_interval() -> None:
@@ -120,7 +128,7 @@ def test_seeds_that_agree_have_a_mean_and_a_note() -> None:
 
 def test_an_interval_wider_than_possible_scores_ends_in_an_arrow() -> None:
     drawn = Drawn(interval_figure(table({"a": score(90.0, 98.0), "b": score(91.0, 91.5)}), 0))
-    assert score(90.0, 98.0)["estimate"]["high"] > 100
+    assert score(90.0, 98.0).estimate.high > 100
     (arrow,) = (each for each in drawn.arm("a").all("polygon") if each.get("class") != "mean")
     unit, zero = axis(drawn)
     assert zero + 100 * unit - 9 < middle(arrow)[0] < zero + 100 * unit
@@ -128,19 +136,19 @@ def test_an_interval_wider_than_possible_scores_ends_in_an_arrow() -> None:
 
 @pytest.mark.parametrize("arms", [LONG, ["W" * 90, "&<>\"'", "模型" * 30, "a\x00b"], ["a"]])
 @pytest.mark.parametrize("own", [score(50, 50, 50, published=50), score(1.0), score(0, 100)])
-def test_column_labels_never_overlap(arms: list[str], own: dict[str, Any]) -> None:
+def test_column_labels_never_overlap(arms: list[str], own: ArmScore) -> None:
     Drawn(interval_figure(table(dict.fromkeys(arms, own), chance=50.0), 0)).readable()
 
 
 def test_without_rows_there_is_no_data() -> None:
-    assert "no data" in Drawn(interval_figure({"columns": [], "rows": [], "chance": []}, 0)).texts()
+    assert "no data" in Drawn(interval_figure(ReportedTable("t"), 0)).texts()
     assert "no data" in Drawn(difference_figure([])).texts()
 
 
-def verdicts(scores: dict[str, Any], *claims: tuple[Any, ...], **settings: float) -> list[dict[str, Any]]:
-    found = {arm: {("VQA", "vqa_score"): own["values"]} for arm, own in scores.items()}
-    judged = judge([Claim(*claim[:3], "VQA", "vqa_score", *claim[3:]) for claim in claims], found, **settings)
-    return [verdict.to_dict() for verdict in judged]
+def verdicts(scores: dict[str, ArmScore], *claims: tuple[Any, ...], **settings: float) -> list[ReportedVerdict]:
+    found = {arm: {("VQA", "vqa_score"): own.values} for arm, own in scores.items()}
+    judged = judge([StudyClaim(*claim[:3], "VQA", "vqa_score", *claim[3:]) for claim in claims], found, **settings)
+    return [verdict.reported() for verdict in judged]
 
 
 CLAIMS = [
@@ -155,7 +163,7 @@ def test_differences_and_both_intervals_lie_where_the_axis_says() -> None:
     drawn = Drawn(difference_figure(found))
     unit, zero = axis(drawn)
     rows = [each for each in drawn.all("g") if each.get("data-verdict")]
-    assert [each.get("data-verdict") for each in rows] == [verdict["verdict"] for verdict in found]
+    assert [each.get("data-verdict") for each in rows] == [verdict.verdict for verdict in found]
     for row, verdict in zip(rows, found, strict=True):
         part = Drawn.__new__(Drawn)
         part.root = row
@@ -165,12 +173,12 @@ def test_differences_and_both_intervals_lie_where_the_axis_says() -> None:
             for each in part.all("line", stroke_width="1.5")
             if not each.get("class") and each.get("y1") == each.get("y2")
         )
-        for bar, ends in ((alone, (verdict["estimate"]["low"], verdict["estimate"]["high"])),
-                          (holm, (verdict["level_low"], verdict["level_high"]))):  # fmt: skip
+        for bar, ends in ((alone, verdict.estimate.interval),
+                          (holm, verdict.level_interval)):  # fmt: skip
             assert [(float(bar.get(side, "")) - zero) / unit for side in ("x1", "x2")] == pytest.approx(ends, abs=0.02)
         mark = next(each for each in row.iter() if each.get("class") == "mean")
-        assert (middle(mark)[0] - zero) / unit == pytest.approx(verdict["estimate"]["value"], abs=0.02)
-        assert verdict["verdict"] in part.texts()
+        assert (middle(mark)[0] - zero) / unit == pytest.approx(verdict.estimate.value, abs=0.02)
+        assert verdict.verdict in part.texts()
     margin = drawn.all("line", class_="margin")[0]
     assert (float(margin.get("x1", "")) - zero) / unit == pytest.approx(2.0, abs=0.02)
     drawn.readable()
@@ -192,7 +200,7 @@ def test_what_is_less_than_worth_finding_lies_behind_every_difference() -> None:
 
 def test_verdicts_differ_in_their_marks_and_metrics_have_their_names() -> None:
     found = verdicts(ARMS, *CLAIMS)
-    assert {verdict["verdict"] for verdict in found} == {"supported", "contradicted", "undecided"}
+    assert {verdict.verdict for verdict in found} == {"supported", "contradicted", "undecided"}
     drawn = Drawn(difference_figure(found))
     assert "ctrl_uniter − neither, VQA score" in drawn.texts()
     marks = {(each.tag, each.get("fill")) for each in drawn.root.iter() if each.get("class") == "mean"}
@@ -209,9 +217,7 @@ def test_huge_holm_intervals_leave_room_for_the_others() -> None:
     pairs = {"a": score(70.0, 72.0), "b": score(71.0, 70.0), "c": score(70.1, 70.3)}
     drawn = Drawn(difference_figure(verdicts(pairs, *(("text", "a", "b"),) * 6, ("text", "c", "b"))))
     unit, _ = axis(drawn)
-    widest = max(
-        v["estimate"]["high"] - v["estimate"]["low"] for v in verdicts(pairs, ("text", "a", "b"), ("text", "c", "b"))
-    )
+    widest = max(v.estimate.high - v.estimate.low for v in verdicts(pairs, ("text", "a", "b"), ("text", "c", "b")))
     assert unit * widest > 0.3 * drawn.width
     assert drawn.all("polygon", fill="#222222")  # arrow heads
 

@@ -9,9 +9,9 @@ from itertools import pairwise
 
 import pytest
 
+from volta_switch.study.records import ArmScore, ReportedColumn, ReportedEstimate, ReportedTable, StudyResults, TableRow
 from volta_switch.study.report.collect import collect
 from volta_switch.study.report.page import (
-    along_the_dial,
     best_rows,
     cost_against,
     draw,
@@ -20,8 +20,10 @@ from volta_switch.study.report.page import (
     published,
     render,
     shown,
+    sweep_lines,
     write_report,
-)  # fmt: skip
+)
+from volta_switch.study.report.runs import ArmCost
 from volta_switch.study.table_formats import amount
 
 
@@ -152,7 +154,7 @@ def test_a_study_that_has_hardly_begun_makes_a_page(unfinished):
     assert "4 are not tested yet" in said and "… not tested" in said
     assert "Unfinished: 3 of 12 runs are missing. There are no numbers yet. Left out: " in said
     assert "unfinished, no scores to set against cost" in said
-    values = collect(unfinished.plan, {"tables": []})
+    values = collect(unfinished.plan, StudyResults())
     assert "There are no numbers yet" in render(values, draw(values))
 
 
@@ -183,30 +185,30 @@ def test_an_earlier_page_and_its_pictures_are_replaced(written, path):
     ],
 )
 def test_a_score_is_bold_only_where_its_interval_lies_above_all_others(spans, best):
-    rows = [
-        {"arm": arm, "scores": [{"estimate": {"low": low, "high": high}}]}
+    rows = tuple(
+        TableRow(arm, scores=(ArmScore(estimate=ReportedEstimate(low=low, high=high)),))
         for arm, (low, high) in zip("ab", spans, strict=False)
-    ]
-    assert best_rows({"rows": rows}, 0) == best
+    )
+    assert best_rows(ReportedTable("t", rows=rows), 0) == best
 
 
 @pytest.mark.parametrize(("executed", "kind"), [((100.0, 101.0), "of active paths"), ((100.0, 150.0), "executed")])
 def test_scores_stand_against_executed_operations_unless_paths_alone_tell_arms_apart(executed, kind):
     costs = {
-        arm: {"training_executed": number, "training_paths": paths}
+        arm: ArmCost(1, number, 0.0, paths, 0.0, {}, None, {}, {})
         for arm, number, paths in zip("ab", executed, (80.0, 160.0), strict=True)
     }
-    rows = [{"arm": arm, "model": f"demo/{arm}", "scores": [{"mean": 1.0}]} for arm in "ab"]
-    shown, label, _, _ = cost_against(costs, {"rows": rows, "columns": [{"heading": "h"}]}, 0)
+    rows = tuple(TableRow(arm, f"demo/{arm}", scores=(ArmScore(1.0),)) for arm in "ab")
+    shown, label, _, _ = cost_against(costs, ReportedTable("t", rows=rows, columns=(ReportedColumn("t", "m", "h"),)), 0)
     assert label.endswith(kind)
-    assert [point["x"] for point in shown] == ([80.0, 160.0] if kind != "executed" else list(executed))
+    assert [point.x for point in shown] == ([80.0, 160.0] if kind != "executed" else list(executed))
 
 
 def test_a_table_s_arms_may_be_one_setting_turned(written):
-    table = next(table for table in written.tables["tables"] if table["name"] == "top-k")
-    series, _, label = along_the_dial(table, 0)
+    table = next(table for table in written.tables.tables if table.name == "top-k")
+    series, _, label = sweep_lines(table, 0)
     [points] = series.values()
-    assert sorted((x, score["values"]) for x, score in points) == [(1, [75.5, 76.0]), (4, [75.0, 77.2])]
+    assert sorted((x, score.values) for x, score in points) == [(1, (75.5, 76.0)), (4, (75.0, 77.2))]
     assert label == "refcoco+ accuracy, %"
 
 

@@ -3,17 +3,18 @@ from typing import Any
 import pytest
 from drawn import LONG, SVG, Drawn, middle, score
 
-from volta_switch.study.report.curves import curve_figure, dial_figure, mean_curve
+from volta_switch.study.records import ArmScore
+from volta_switch.study.report.curves import ArmCurves, CurvePanel, SeedCurve, curve_figure, mean_curve, sweep_figure
 
 POINTS = [[[1000, 4.0], [2000, 3.0], [3000, 2.0]], [[1000, 5.0], [2000, 3.5], [3000, 3.0]]]
 
 
-def panel(arms: dict[str, list[Any]]) -> dict[str, Any]:
-    lines = [
-        {"arm": arm, "seeds": [{"seed": seed, "points": points} for seed, points in enumerate(seeds)]}
+def panel(arms: dict[str, list[Any]]) -> CurvePanel:
+    lines = tuple(
+        ArmCurves(arm, tuple(SeedCurve(seed, points) for seed, points in enumerate(seeds)))
         for arm, seeds in arms.items()
-    ]
-    return {"title": "Pre-training", "y_label": "validation loss", "arms": lines}
+    )
+    return CurvePanel("main", "Pre-training", "validation loss", lines)
 
 
 def height(drawn: Drawn) -> tuple[float, float]:
@@ -95,7 +96,7 @@ def test_line_labels_never_overlap(arms: list[str], seeds: list[Any]) -> None:
 def test_without_points_there_is_no_data() -> None:
     assert "no data" in Drawn(curve_figure(panel({}))).texts()
     assert "no data" in Drawn(curve_figure(panel({"a": [[]]}))).texts()
-    assert "no data" in Drawn(dial_figure({"a": []}, "layers", "score, %")).texts()
+    assert "no data" in Drawn(sweep_figure({"a": []}, "layers", "score, %")).texts()
 
 
 SWEEP = {
@@ -104,17 +105,17 @@ SWEEP = {
 }
 
 
-def test_a_dial_shows_means_and_intervals_at_their_settings() -> None:
-    drawn = Drawn(dial_figure(SWEEP, "text layers", "score, %"))
+def test_a_sweep_shows_means_and_intervals_at_their_settings() -> None:
+    drawn = Drawn(sweep_figure(SWEEP, "text layers", "score, %"))
     unit, zero = height(drawn)
     means = drawn.arm("VQA").all("circle", class_="mean")
     assert [(middle(mark)[1] - zero) / unit for mark in means] == pytest.approx([184 / 3, 76, 71], abs=0.02)
     across = [middle(mark)[0] for mark in means]
     assert across[1] - across[0] == pytest.approx(across[2] - across[1], abs=0.02)
     bars = [each for each in drawn.arm("VQA").all("line") if each.get("x1") == each.get("x2")]
-    found = [own["estimate"] for _, own in sorted(SWEEP["VQA"], key=lambda point: point[0])]
+    found = [own.estimate for _, own in sorted(SWEEP["VQA"], key=lambda point: point[0])]
     ends = [[(float(bar.get(end, "")) - zero) / unit for end in ("y1", "y2")] for bar in bars]
-    assert ends == [pytest.approx([each["low"], each["high"]], abs=0.02) for each in found]
+    assert ends == [pytest.approx(list(each.interval), abs=0.02) for each in found]
     numbers = [text for text in drawn.texts() if text.isdigit() and int(text) < 10]
     assert numbers == ["0", "2", "4"]
     assert "score, %: mean, 95 % interval (3 seeds, these items)" in drawn.texts()
@@ -123,8 +124,8 @@ def test_a_dial_shows_means_and_intervals_at_their_settings() -> None:
 
 @pytest.mark.parametrize("own", [score(50, 50), score(50.0), score(1, 99)])
 @pytest.mark.parametrize("settings", [(0, 1), (0, 1, 2, 3, 4), tuple(range(40)), (0.25, 0.5, 1.0), (7,)])
-def test_dial_labels_never_overlap(own: dict[str, Any], settings: tuple[float, ...]) -> None:
+def test_sweep_labels_never_overlap(own: ArmScore, settings: tuple[float, ...]) -> None:
     series = {name: [(at, own) for at in settings] for name in LONG}
-    drawn = Drawn(dial_figure(series, "the setting " * 30, "score, %"))
+    drawn = Drawn(sweep_figure(series, "the setting " * 30, "score, %"))
     drawn.readable()
     assert len([each for each in drawn.root.iter(SVG + "g") if each.get("data-arm")]) == 12

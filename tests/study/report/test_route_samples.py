@@ -2,11 +2,16 @@ from xml.etree import ElementTree
 
 import pytest
 from drawn import SVG, Drawn
-from route_reports import report
+from route_reports import flow_of, report
 
-from volta_switch.study.report.route_counts import counted
-from volta_switch.study.report.route_samples import chosen_samples, route_path, samples_markup
-from volta_switch.study.report.scene_pictures import Scenes, described, scene_picture
+from volta_switch.study.report.route_samples import (
+    Scenes,
+    chosen_samples,
+    described,
+    route_path,
+    samples_markup,
+    scene_picture,
+)
 from volta_switch.world.content import draw_split, draw_world
 from volta_switch.world.spec import DATA_SETS, WorldSpec
 
@@ -77,14 +82,14 @@ def test_every_object_is_drawn_where_it_is(world, drawn_world):
 def test_frequent_and_rare_routes_are_both_shown():
     routes = [f"{mode} J{number}" for mode in ("SS", "SC", "CS") for number in range(3)]  # nine, ever rarer
     words = [route for count, route in zip(range(9, 0, -1), routes, strict=True) for _ in range(count)]
-    chosen = chosen_samples(counted(report(words)))
+    chosen = chosen_samples(flow_of(report(words)))
     assert [words[number] for number in chosen] == [*routes[:3], *routes[-3:]]
-    assert chosen == chosen_samples(counted(report(words)))
+    assert chosen == chosen_samples(flow_of(report(words)))
 
 
 @pytest.mark.parametrize(("words", "count"), [(["J J0"] * 40, 6), (["J J0"] * 3 + ["J J1"] * 2, 4), (["J J0"], 1)])
 def test_few_routes_are_shown_by_more_samples_of_the_first(words, count):
-    chosen = chosen_samples(counted(report(words)))
+    chosen = chosen_samples(flow_of(report(words)))
     assert len(chosen) == len(set(chosen)) == count
     assert {words[number] for number in chosen} == set(words)
 
@@ -94,13 +99,13 @@ def test_a_card_says_the_text_the_answer_the_route_and_how_rare_it_is(world, dra
     text, _, answer = said(entry)
     made = report(["J SS1"] * 3 + ["SS SS0"], task="TASK1", name="VQA")
     made["per sample"] |= {"images": [str(entry.scene.image_id)] * 4, "texts": [text] * 4, "question type": ["a"] * 4}
-    markup = samples_markup(counted(made, world=world.path))
+    markup = samples_markup(flow_of(made, world=world.path))
     cards = cards_of(markup)
     assert len(cards) == 4 and all(len(list(card.iter(f"{SVG}svg"))) == 2 for card in cards)
     words = "".join(cards[-1].itertext())
     assert f"“{text}” — {answer}" in words and "25 % of samples take this route (1 of 4)" in words
     assert "pale is glass" in markup
-    alone = samples_markup(counted(made))
+    alone = samples_markup(flow_of(made))
     assert all(len(list(card.iter(f"{SVG}svg"))) == 1 for card in cards_of(alone))
     assert text in alone and "pale is glass" not in alone
 

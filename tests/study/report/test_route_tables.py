@@ -3,10 +3,9 @@ from xml.etree import ElementTree
 
 import pytest
 from drawn import Drawn
-from route_reports import change, contrast, report
+from route_reports import change, contrast, flow_of, report
 
 from volta_switch.study.report import route_tables
-from volta_switch.study.report.route_counts import counted
 
 ROUTES = ["J SS1"] * 6 + ["SS SS0"] * 4
 
@@ -18,7 +17,7 @@ def cells(markup):
 
 
 def made(**more):
-    return counted(report(ROUTES, **more))
+    return flow_of(report(ROUTES, **more))
 
 
 def test_what_samples_lose_without_routes_of_their_own_is_told():
@@ -66,7 +65,7 @@ def test_frequent_routes_have_bars_of_their_shares():
 
 def test_rarer_routes_are_summed_up():
     routes = [f"{mode} J{number}" for mode in ("SS", "SC", "J") for number in range(3)] * 2
-    assert "The 3 rarer ones together: 33 %" in route_tables.architectures(counted(report(routes)))
+    assert "The 3 rarer ones together: 33 %" in route_tables.architectures(flow_of(report(routes)))
 
 
 def test_dependence_shows_what_chance_does_not():
@@ -86,7 +85,7 @@ def test_dependence_shows_what_chance_does_not():
 def test_entropy_over_training_is_drawn_where_there_are_two_times():
     def at(samples, entropy):
         layers = [{"modes entropy": entropy / 2}, {"modes entropy": entropy / 4, "inputs entropy": 0.1}]
-        return {"training samples": samples, "layers": layers, "architectures": {"entropy": entropy}}
+        return {"training samples": samples, "layers": layers, "architectures": {"different": 1, "entropy": entropy}}
 
     assert route_tables.over_training(made(**{"over training": [at(10, 1.0)]})) == ""
     markup = route_tables.over_training(made(**{"over training": [at(3000, 1.0), at(1000, 3.0)]}))
@@ -117,11 +116,11 @@ def test_intervals_of_drawn_images_stand_beside_their_numbers():
         "layers": [{"layer": 1, "modes": {"SS": [0.41, 0.79], "J": None}}, {"layer": 2, "inputs": {"l-1": [0, 0.3]}}],
         "architectures": {"entropy": [0.25, 0.75], "most frequent": [{"route": "SS J0", "share": [0.4, 0.8]}]},
     }
-    flow = counted(report(routes, intervals=intervals, interventions=[forced], **{"whole routes": [one]}))
+    flow = flow_of(report(routes, intervals=intervals, interventions=[forced], **{"whole routes": [one]}))
     text = "".join(ElementTree.fromstring(f"<div>{route_tables.architectures(flow)}</div>").itertext())
     assert "entropy 0.50 bits (0.25 to 0.75)." in text and "60 % (6) (40 to 80 %)" in text and "40 % (4)" in text
     table = route_tables.shares_table(flow)
     assert "60 % (41 to 79 %)" in table and "of all samples that were drawn, with 95 % intervals" in table
     found = route_tables.interventions(flow)
     assert "−1.5 (−2.5 to −0.5)" in found and "go another way) (−2.0 to 0.0)" in found
-    assert "intervals" not in route_tables.shares_table(counted(report(routes)))
+    assert "intervals" not in route_tables.shares_table(flow_of(report(routes)))

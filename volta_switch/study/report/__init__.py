@@ -1,1 +1,1 @@
-"""``report.html``: a study as one page that answers from the top down."""
+"""``report.html``: a study as one page that answers from the top down. (The file makes the folder a package.)"""

@@ -1,30 +1,42 @@
-"""Lines with their names at their ends: learning curves, and scores against a setting."""
+"""Learning curves, scores against a setting (a sweep), and scores against their cost in FLOPs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
+from volta_switch.study.records import ArmScore, Record
 from volta_switch.study.report.chart import (
     LABEL_GAP,
     WIDTH,
+    Box,
+    Point,
+    Sign,
     axis_below,
     axis_left,
+    cost_scale,
     empty,
     end_label,
     heading,
     in_units,
+    interval_of,
     interval_words,
+    legend,
+    nearest,
+    placed,
     scale_over,
     tick_room,
     whisker,
 )
 from volta_switch.study.report.svg import (
+    FAINT,
+    INK,
     Scale,
     Style,
     element,
     escape,
+    line,
     marker,
     picture,
     shortened,
@@ -34,24 +46,61 @@ from volta_switch.study.report.svg import (
     words,
 )
 
-HEIGHT = 300  # of the plot, at least
+HEIGHT, COST_HEIGHT = 300, 320  # of the plots, at least
 MARKED = 7  # points of a line with a marker, at most
-Point = tuple[float, float]
 
 
-def curve_figure(panel: Mapping[str, Any], order: Sequence[str] = ()) -> str:
-    """Each arm's mean over seeds as a line with markers, its single seeds as thin ones.
+@dataclass(frozen=True)
+class SeedCurve(Record):
+    """A run's validations: (training samples, value)."""
+
+    seed: int
+    points: tuple[tuple[float | None, ...], ...]
+
+
+@dataclass(frozen=True)
+class ArmCurves(Record):
+    """The curves of an arm's seeds."""
+
+    arm: str
+    seeds: tuple[SeedCurve, ...]
+
+
+@dataclass(frozen=True)
+class CurvePanel(Record):
+    """The curves of a table's arms in one kind of run."""
+
+    table: str
+    title: str
+    y_label: str
+    arms: tuple[ArmCurves, ...]
+    runs: int = 0
+    waiting: tuple[str, ...] = ()
+    """Names of those of the runs that are not finished."""
+
+
+@dataclass(frozen=True)
+class CostPoint:
+    """An arm's score and what it costs."""
+
+    arm: str
+    series: str  # drawn with one marker
+    x: float  # its cost; 0 or less: not known
+    score: ArmScore
+
+
+def curve_figure(panel: CurvePanel, order: Sequence[str] = ()) -> str:
+    """Draws each arm's mean over seeds as a line with markers, its single seeds as thin ones.
 
     The mean is drawn where all of an arm's seeds were validated. Arms are groups with ``data-arm``.
 
     Args:
-        panel: ``title``, ``y_label``, ``arms``: a list of ``arm`` and ``seeds``, a list of ``seed`` and ``points``,
-            pairs of training samples and a value.
+        panel: what is drawn.
         order: all arms of the study, so that an arm has the same colour and marker in all panels; without it the
             panel's.
     """
-    title = panel["title"]
-    runs = {arm["arm"]: {seed["seed"]: _finite(seed["points"]) for seed in arm["seeds"]} for arm in panel["arms"]}
+    title = panel.title
+    runs = {arm.arm: {seed.seed: _finite(seed.points) for seed in arm.seeds} for arm in panel.arms}
     runs = {arm: {seed: points for seed, points in seeds.items() if points} for arm, seeds in runs.items()}
     runs = {arm: seeds for arm, seeds in runs.items() if seeds}
     if not runs:
@@ -59,7 +108,7 @@ def curve_figure(panel: Mapping[str, Any], order: Sequence[str] = ()) -> str:
     every = [point for seeds in runs.values() for points in seeds.values() for point in points]
     divisor, unit = in_units(max(x for x, _ in every))
     several = ": mean over seeds, and each seed (thin)" if any(len(seeds) > 1 for seeds in runs.values()) else ""
-    frame = Frame.around(every, title, panel["y_label"] + several, list(runs))
+    frame = Frame.around(every, title, panel.y_label + several, list(runs))
     drawn = [frame.axes(f"training samples{unit}", divisor=divisor)]
     means = {arm: mean_curve(list(seeds.values())) for arm, seeds in runs.items()}
     ends = {arm: (means[arm] or max(seeds.values(), key=len))[-1] for arm, seeds in runs.items()}
@@ -73,13 +122,13 @@ def curve_figure(panel: Mapping[str, Any], order: Sequence[str] = ()) -> str:
     return frame.picture(*drawn)
 
 
-def dial_figure(
-    series: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]], x_label: str, y_label: str, title: str = ""
+def sweep_figure(
+    series: Mapping[str, Sequence[tuple[float, ArmScore]]], x_label: str, y_label: str, title: str = ""
 ) -> str:
-    """Scores with their intervals against a setting that is turned, such as the number of text layers.
+    """Draws scores with their intervals against a setting, such as the number of text layers.
 
     Args:
-        series: name -> (setting, score as in ``table.json``), one line for each.
+        series: name -> (setting, score), one line for each.
         x_label, y_label: of the axes; ``y_label`` with its unit.
         title: without it "``y_label`` against ``x_label``".
     """
@@ -88,21 +137,21 @@ def dial_figure(
     if not lines:
         return empty(title, WIDTH)
     scores = [score for points in lines.values() for _, score in points]
-    percent = all(0 <= value <= 100 for score in scores for value in score["values"])
+    percent = all(0 <= value <= 100 for score in scores for value in score.values)
     every = [(x, value) for points in lines.values() for x, score in points for value in _covered(score, percent)]
-    meaning = interval_words([score["estimate"] for score in scores])
+    meaning = interval_words([score.estimate for score in scores])
     y_label += f": mean, {meaning}" if meaning else ""
     frame = Frame.around(every, title, y_label, list(lines), limits=(0.0, 100.0) if percent else None)
     drawn = [frame.axes(x_label, at=sorted({x for x, _ in every}))]
-    labels = frame.labels({name: (points[-1][0], points[-1][1]["mean"]) for name, points in lines.items()})
+    labels = frame.labels({name: (points[-1][0], points[-1][1].mean) for name, points in lines.items()})
     for index, (name, points) in enumerate(lines.items()):
         look, aside = style(index), 7 * (index - (len(lines) - 1) / 2)  # so that intervals do not hide each other
-        drawn.append(_dial_line(frame, name, points, look, max(min(aside, 14), -14), labels[name]))
+        drawn.append(_sweep_line(frame, name, points, look, max(min(aside, 14), -14), labels[name]))
     return frame.picture(*drawn)
 
 
 def mean_curve(curves: Sequence[Sequence[Point]]) -> list[Point]:
-    """The mean of curves over the places that all of them have."""
+    """Returns the mean of curves over the places that all of them have."""
     values = [dict(points) for points in curves]
     shared = sorted(set.intersection(*(set(curve) for curve in values)))
     return [(x, sum(curve[x] for curve in values) / len(values)) for x in shared]
@@ -112,7 +161,7 @@ class Frame:
     """A plot's place between its title, its axes and the names of its lines at the right."""
 
     def __init__(self, x: Scale, y: Scale, title: str, y_label: str, names: float) -> None:
-        """``names``: the width left for the lines' names."""
+        """Takes both scales, the title, the label of the values, and the width left for the lines' names."""
         self.x, self.y, self.title, self.y_label, self.names = x, y, title, y_label, names
 
     @classmethod
@@ -120,7 +169,7 @@ class Frame:
         cls, points: Sequence[Point], title: str, y_label: str, names: Sequence[str],
         limits: tuple[float, float] | None = None,
     ) -> Frame:  # fmt: skip
-        """A frame that holds the points and has room for a label for each name."""
+        """Returns a frame that holds the points and has room for a label for each name."""
         _, top = heading(title, WIDTH)
         top += 34
         height = max(HEIGHT, LABEL_GAP * len(names))
@@ -130,33 +179,33 @@ class Frame:
         return cls(x, y, title, y_label, right - 4)
 
     def axes(self, x_label: str, at: Sequence[float] | None = None, divisor: float = 1.0) -> str:
-        """Both axes."""
+        """Draws both axes."""
         label = words(shortened(self.y_label, WIDTH - 16, 14), 8, self.y.end - 14, size=14)
         below = axis_below(self.x, self.y.end, self.y.start, x_label, at, divisor)
         return element("g", below, axis_left(self.y, self.x.start, self.x.end), label)
 
-    def at(self, point: Point) -> Point:
-        """Where a point lies."""
+    def place(self, point: Point) -> Point:
+        """Returns where a point lies."""
         return self.x(point[0]), self.y(point[1])
 
     def path(self, points: Sequence[Point], colour: str, width: float, hover: str = "", **attributes: object) -> str:
-        """A line through points."""
-        places = " ".join(f"{x:.2f},{y:.2f}" for x, y in map(self.at, points))
+        """Draws a line through points."""
+        places = " ".join(f"{x:.2f},{y:.2f}" for x, y in map(self.place, points))
         look = {"points": places, "fill": "none", "stroke": colour, "stroke_width": width, "stroke_linejoin": "round"}
         return element("polyline", *([element("title", escape(hover))] if hover else []), **look, **attributes)
 
     def labels(self, ends: Mapping[str, Point]) -> dict[str, float]:
-        """Each name's height, given its line's last point."""
+        """Returns each name's height, given its line's last point."""
         wanted = [self.y(value) for _, value in ends.values()]
         places = spread(wanted, LABEL_GAP, self.y.end, self.y.start)
         return dict(zip(ends, places, strict=True))
 
     def label(self, name: str, end: Point, place: float, look: Style) -> str:
-        """A line's name at its end."""
-        return end_label(name, place, self.at(end), self.x.end + 10, self.names, look)
+        """Draws a line's name at its end."""
+        return end_label(name, place, self.place(end), self.x.end + 10, self.names, look)
 
     def picture(self, *drawn: str) -> str:
-        """The whole drawing."""
+        """Draws it all."""
         head, _ = heading(self.title, WIDTH)
         return picture(WIDTH, self.y.start + 52, self.title, head, *drawn)
 
@@ -165,9 +214,9 @@ def _finite(points: Sequence[Sequence[float | None]]) -> list[Point]:
     return sorted((x, y) for x, y in points if x is not None and y is not None and math.isfinite(x + y))
 
 
-def _seed_line(frame: Frame, arm: str, seed: Any, points: Sequence[Point], look: Style) -> str:
+def _seed_line(frame: Frame, arm: str, seed: int, points: Sequence[Point], look: Style) -> str:
     if len(points) == 1:
-        return marker("circle", *frame.at(points[0]), 4, look.colour, f"{arm}, seed {seed}", fill_opacity=0.35)
+        return marker("circle", *frame.place(points[0]), 4, look.colour, f"{arm}, seed {seed}", fill_opacity=0.35)
     return frame.path(points, look.colour, 1.2, f"{arm}, seed {seed}", stroke_opacity=0.35, class_="seed")
 
 
@@ -179,7 +228,7 @@ def _mean_line(frame: Frame, arm: str, points: Sequence[Point], look: Style, see
     every = math.ceil(len(points) / MARKED)
     for index, (x, y) in enumerate(reversed(points)):  # from the end, which has a marker always
         hover = f"{arm}, {x:,.0f} samples: {y:.4g} ({of})"
-        place, edge = frame.at((x, y)), {"stroke": "#ffffff", "stroke_width": 0.7}
+        place, edge = frame.place((x, y)), {"stroke": "#ffffff", "stroke_width": 0.7}
         if index % every == 0:
             drawn.append(element("g", marker(look.marker, *place, 8, look.colour, hover), **edge))
         else:  # nothing to see, but a place for the pointer
@@ -187,27 +236,114 @@ def _mean_line(frame: Frame, arm: str, points: Sequence[Point], look: Style, see
     return element("g", *drawn)
 
 
-def _dial_line(
-    frame: Frame, name: str, points: Sequence[tuple[float, Mapping[str, Any]]], look: Style, aside: float, label: float
+def _sweep_line(
+    frame: Frame, name: str, points: Sequence[tuple[float, ArmScore]], look: Style, aside: float, label: float
 ) -> str:
     drawn = []
-    places = [(frame.x(x) + aside, frame.y(score["mean"])) for x, score in points]
+    places = [(frame.x(x) + aside, frame.y(score.mean)) for x, score in points]
     route = " ".join(f"{x:.2f},{y:.2f}" for x, y in places)
     drawn.append(
         element("polyline", points=route, fill="none", stroke=look.colour, stroke_width=2, stroke_dasharray=look.dash)
     )
     for (x, score), place in zip(points, places, strict=True):
-        found = score["estimate"]
-        hover = f"{name} at {x:g}: {score['mean']:.2f}"
-        if found["low"] is not None:
-            hover += f", {100 * found['confidence']:g} % interval {found['low']:.2f} to {found['high']:.2f}"
-            ends = (found["low"], found["high"])
-            drawn.append(whisker(frame.y, ends, place[0], look.colour, 1.5, 4, hover, upright=True))
+        found = score.estimate
+        hover = f"{name} at {x:g}: {score.mean:.2f}"
+        if found.interval:
+            hover += f", {interval_of(found)}"
+            drawn.append(whisker(frame.y, found.interval, place[0], look.colour, 1.5, 4, hover, upright=True))
         drawn.append(marker(look.marker, *place, 10, look.colour, hover, class_="mean"))
     drawn.append(end_label(name, label, places[-1], frame.x.end + 10, frame.names, look))
     return element("g", *drawn, data_arm=name)
 
 
-def _covered(score: Mapping[str, Any], percent: bool) -> list[float]:
-    ends = [score["estimate"][end] for end in ("low", "high") if score["estimate"][end] is not None]
-    return [score["mean"], *(min(max(end, 0.0), 100.0) if percent else end for end in ends)]
+def _covered(score: ArmScore, percent: bool) -> list[float]:
+    ends = score.estimate.interval or ()
+    return [score.mean, *(min(max(end, 0.0), 100.0) if percent else end for end in ends)]
+
+
+# --- Cost -----------------------------------------------------------------------------------------------------------
+
+
+def cost_figure(points: Sequence[CostPoint], x_label: str, y_label: str, title: str = "") -> str:
+    """Draws each arm's score with its interval above its cost; costs that differ fivefold have a logarithmic axis.
+
+    Args:
+        points: one for each arm; those without a cost are left out.
+        x_label, y_label: of the axes; ``y_label`` with its unit.
+        title: without it "``y_label`` against ``x_label``".
+    """
+    title = title or f"{y_label.partition(',')[0]} against {x_label}"
+    points = [point for point in points if point.x > 0]
+    if not points:
+        return empty(title, WIDTH)
+    head, top = heading(title, WIDTH)
+    series = list({point.series: None for point in points})
+    looks = {name: style(index) for index, name in enumerate(series)}
+    told = series if len(series) < len(points) else []  # else the labels tell them
+    meaning, height = legend([(_sign(looks[name]), name) for name in told], 8, top + 4, WIDTH - 16)
+    top += 44 + height
+    bottom = top + max(COST_HEIGHT, 20 + 40 * len(points))  # so high that every label finds a place, see placed
+    y = _score_scale(points, bottom, top)
+    x = cost_scale([point.x for point in points], 12 + tick_room(y), WIDTH - 14)
+    intervals = interval_words([point.score.estimate for point in points])
+    y_label += f": mean, {intervals}" if intervals else ""
+    divisor, unit = in_units(max(point.x for point in points))
+    drawn = [head, meaning, words(shortened(y_label, WIDTH - 16, 14), 8, top - 14, size=14)]
+    drawn += [axis_below(x, top, bottom, x_label + unit, divisor=divisor), axis_left(y, x.start, x.end)]
+    drawn += _marks(points, x, y, looks)
+    return picture(WIDTH, bottom + 52, title, *drawn)
+
+
+def _score_scale(points: Sequence[CostPoint], start: float, end: float) -> Scale:
+    scores = [point.score for point in points]
+    percent = all(0 <= value <= 100 for score in scores for value in score.values)
+    values = [score.mean for score in scores]
+    known = values + [end for score in scores for end in score.estimate.interval or ()]
+    if percent:
+        known = [min(max(value, 0.0), 100.0) for value in known]
+    return scale_over(known, start, end, limits=(0.0, 100.0) if percent else None)
+
+
+def _sign(look: Style) -> Sign:
+    return lambda x, y: marker(look.marker, x, y, 11, look.colour)
+
+
+def _marks(points: Sequence[CostPoint], x: Scale, y: Scale, looks: Mapping[str, Style]) -> list[str]:
+    """Draws intervals, markers and labels, a group for each arm."""
+    places = [(x(point.x), y(point.score.mean)) for point in points]
+    names = [shortened(point.arm, 0.6 * (x.end - x.start), 14) for point in points]
+    whiskers = [_whisker_box(point.score, place[0], y) for point, place in zip(points, places, strict=True)]
+    markers = [(px - 8, py - 8, px + 8, py + 8) for px, py in places]
+    bounds = (x.start + 2, y.end, x.end, y.start - 2)
+    boxes = placed([(*place, text_width(name, 14)) for place, name in zip(places, names, strict=True)],
+                   [*markers, *whiskers], bounds)  # fmt: skip
+    drawn = []
+    for point, place, name, box in zip(points, places, names, boxes, strict=True):
+        found, look = point.score.estimate, looks[point.series]
+        divisor, unit = in_units(point.x)
+        hover = f"{point.arm}: {point.score.mean:.2f} at {point.x / divisor:.4g}{unit.replace(',', '')}"
+        parts = [_tie(place, box)]
+        if found.interval:
+            hover += f", {interval_of(found)}"
+            parts.append(whisker(y, found.interval, place[0], look.colour, 1.5, 5, hover, upright=True))
+        parts.append(
+            marker(look.marker, *place, 12, look.colour, hover, stroke="#ffffff", stroke_width=1, class_="mean")
+        )
+        full = [element("title", escape(point.arm))] if name != point.arm else []
+        halo = {"stroke": "#ffffff", "stroke_width": 3, "paint_order": "stroke", "stroke_linejoin": "round"}
+        at = {"x": box[0], "y": box[3] - 4, "font_size": 14, "fill": INK}
+        parts.append(element("text", *full, escape(name), **at, **halo))
+        drawn.append(element("g", *parts, data_arm=point.arm))
+    return drawn
+
+
+def _whisker_box(score: ArmScore, x: float, y: Scale) -> Box:
+    ends = score.estimate.interval or (score.mean, score.mean)
+    top, bottom = sorted(y(min(max(end, y.low), y.high)) for end in ends)
+    return x - 6, top - 2, x + 6, bottom + 2
+
+
+def _tie(place: Point, box: Box) -> str:
+    """Draws a thin line from a point to its label where they are apart."""
+    near = nearest(box, place)
+    return line(*place, *near, FAINT, 0.8) if math.dist(place, near) > 16 else ""

@@ -5,11 +5,10 @@ Styles and behaviour are in flows.css and flows.js; without them the pictures ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
-from typing import Any
 
-from volta_switch.study.report.route_counts import MEANINGS, Flow, counted, flows_of, paint, percent
+from volta_switch.study.report.route_counts import MEANINGS, CollectedRoutes, Flow, counted, flows_of, paint, percent
 from volta_switch.study.report.route_samples import samples_markup
 from volta_switch.study.report.route_tables import (
     architectures,
@@ -21,22 +20,23 @@ from volta_switch.study.report.route_tables import (
     shares_table,
 )
 from volta_switch.study.report.svg import FAINT, INK, element, escape, picture, shortened, words
+from volta_switch.study.route_reports import RouteReport
 
 # Units of the drawing, CSS pixels at its natural size.
 NODE, GAP = 54, 28  # a layer's column, and between two
 FULL = 150  # height of 100 % of the samples
 ARC = 15  # thickness of 100 %
 LANE = 58  # room for arcs, their label included
-SOURCE, LEAD = 10, 14  # the embeddings' column, and the gap after it
+SOURCE, SOURCE_GAP = 10, 14  # the embeddings' column, and the gap after it
 TALL, LOW = 32, 14.5  # a node holds two lines of label from here, and one; below, the label stands under the column
 LINE = 13.5
 COLUMN = 4  # layers that fit into one of the page's columns
 
 
-def flow_figure(routes: Mapping[str, Any] | Flow, title: str = "") -> str:
-    """One model's routes on one task as SVG, layers from left to right.
+def flow_figure(routes: RouteReport | Flow, title: str = "") -> str:
+    """Draws one model's routes on one task as SVG, layers from left to right.
 
-    In each layer stand the modes, as high as often; bands say how many samples go from a mode to the next layer's. Arcs
+    In each layer stand the modes, as high as often. Bands say how many samples go from a mode to the next layer's. Arcs
     over them are text, arcs under them vision, that a layer takes from two layers below, as thick as often.
 
     Args:
@@ -44,7 +44,7 @@ def flow_figure(routes: Mapping[str, Any] | Flow, title: str = "") -> str:
         title: read to those who do not see the picture.
     """
     flow = routes if isinstance(routes, Flow) else counted(routes)
-    return _Drawing(flow).whole(title or f"Routes: {flow.name}, {flow.report['split']}, {flow.samples} samples")
+    return _Drawing(flow).whole(title or f"Routes: {flow.name}, {flow.report.split}, {flow.samples} samples")
 
 
 class _Drawing:
@@ -62,8 +62,8 @@ class _Drawing:
         return FULL * self.flow.share(layer, mode)
 
     def _x(self, layer: int) -> float:
-        """The left edge of a layer's column; -1: the embeddings'."""
-        return 4 if layer < 0 else 4 + SOURCE + LEAD + layer * (NODE + GAP)
+        """Returns the left edge of a layer's column; -1: the embeddings'."""
+        return 4 if layer < 0 else 4 + SOURCE + SOURCE_GAP + layer * (NODE + GAP)
 
     def whole(self, title: str) -> str:
         flow = self.flow
@@ -80,7 +80,7 @@ class _Drawing:
         return picture(width, bottom, title, *drawn, description=described(flow))
 
     def _source(self) -> str:
-        """The embeddings, below the first layer."""
+        """Draws the embeddings, below the first layer."""
         said = element("title", "The embeddings, which the first layer reads")
         return element("rect", said, x=self._x(-1), y=self.top, width=SOURCE, height=FULL, fill="#ffffff", stroke=INK)
 
@@ -103,7 +103,6 @@ class _Drawing:
         share = percent(count / self.flow.samples)
         said = f"Layer {layer + 1}, {_mode_words(mode)}: {share}, {count} of {self.flow.samples} samples"
         box = element("rect", x=x, y=y, width=NODE, height=height, fill=fill, stroke=INK, stroke_width=0.8)
-        middle: dict[str, Any] = {"text_anchor": "middle", "fill": ink}
         label, centre = "", x + NODE / 2
         if height >= TALL:
             label = words(
@@ -112,16 +111,19 @@ class _Drawing:
                 y + height / 2 - 2,
                 size=13,
                 font_weight="bold",
-                **middle,
+                text_anchor="middle",
+                fill=ink,
             )
-            label += words(share, centre, y + height / 2 + 12, **middle)
+            label += words(share, centre, y + height / 2 + 12, text_anchor="middle", fill=ink)
         elif height >= LOW:
-            label = words(shortened(f"{mode} {share}", NODE, 12), centre, y + height / 2 + 4, **middle)
+            label = words(
+                shortened(f"{mode} {share}", NODE, 12), centre, y + height / 2 + 4, text_anchor="middle", fill=ink
+            )
         data = {"data_layer": layer + 1, "data_mode": mode, "data_count": count}
         return element("g", element("title", escape(said)), box, label, class_="node", **data)
 
     def _band(self, layer: int) -> str:
-        """All bands from a layer to the next one; from the embeddings (-1) they only lead in."""
+        """Draws all bands from a layer to the next one; from the embeddings (-1) they only point in."""
         flow, drawn = self.flow, []
         left = self._x(layer) + (SOURCE if layer < 0 else NODE)
         right = self._x(layer + 1)
@@ -144,7 +146,7 @@ class _Drawing:
         return "".join(drawn)
 
     def _arc(self, layer: int, side: int) -> str:
-        """What a layer takes from two layers below: text (0) over the stacks, vision (1) under them."""
+        """Draws what a layer takes from two layers below: text (0) over the stacks, vision (1) under them."""
         flow, count = self.flow, self.flow.skips[layer][side]
         if not count:
             return ""
@@ -168,7 +170,7 @@ class _Drawing:
 
 
 def _tops(counts: Mapping[str, int], top: float, unit: float) -> dict[str, float]:
-    """Where each node of a column begins."""
+    """Returns where each node of a column begins."""
     found = {}
     for mode, count in counts.items():
         found[mode] = top
@@ -177,7 +179,7 @@ def _tops(counts: Mapping[str, int], top: float, unit: float) -> dict[str, float
 
 
 def _ribbon(x1: float, y1: float, x2: float, y2: float, height: float) -> str:
-    """A band of one height between two columns, given by its upper corners."""
+    """Draws a band of one height between two columns, given by its upper corners."""
     middle = (x1 + x2) / 2
     return (
         f"M{x1:g} {y1:.2f} C{middle:g} {y1:.2f} {middle:g} {y2:.2f} {x2:g} {y2:.2f} V{y2 + height:.2f} "
@@ -190,7 +192,7 @@ def _mode_words(mode: str) -> str:
 
 
 def described(flow: Flow) -> str:
-    """What the picture shows, in words."""
+    """Tells what the picture shows, in words."""
     said = []
     for layer, counts in enumerate(flow.nodes):
         line = ", ".join(f"{mode} {percent(count / flow.samples)}" for mode, count in counts.items())
@@ -203,14 +205,9 @@ def described(flow: Flow) -> str:
 # --- The page's section ---------------------------------------------------------------------------------------------
 
 
-def flows_section(collected: list[Mapping[str, Any]]) -> str:
-    """All about routes as markup for the page, below a heading of its own.
-
-    Args:
-        collected: the page's ``routes``, see ``collect``: ``arm``, ``task``, ``seed``, ``world`` and ``report`` of
-            each.
-    """
-    missing = [f"{entry['arm']} on {entry['task']}" for entry in collected if not entry.get("report")]
+def flows_section(collected: Sequence[CollectedRoutes]) -> str:
+    """Returns all about routes as markup for the page, below a heading of its own."""
+    missing = [f"{entry.arm} on {entry.task}" for entry in collected if entry.report is None]
     notes = [element("p", escape(f"Not made yet: {', '.join(missing)}."), class_="note")] if missing else []
     flows = flows_of(collected)
     if not flows:
@@ -242,7 +239,7 @@ def _swatch(mode: str) -> str:
 
 
 def _controls(flows: list[Flow]) -> str:
-    """Two to be shown beside each other; flows.js brings it to life, and shows it."""
+    """Returns the choice of two to be shown side by side; flows.js brings it to life, and shows it."""
     if len(flows) < 2:
         return ""
     options = [element("option", escape(flow.name), value=number) for number, flow in enumerate(flows)]
@@ -257,8 +254,9 @@ def _controls(flows: list[Flow]) -> str:
 
 def _figure(number: int, flow: Flow) -> str:
     report, name = flow.report, f"flow-{number}"
-    different = report["architectures"]["different"]
-    said = f"{report['split']}: {flow.samples} samples, {different} {'route' if different == 1 else 'routes'}"
+    assert report.architectures is not None
+    different = report.architectures.different
+    said = f"{report.split}: {flow.samples} samples, {different} {'route' if different == 1 else 'routes'}"
     if different == 1:
         said += " for all"
     heading = element("b", escape(flow.name)) + element("br") + escape(said)
@@ -284,7 +282,7 @@ def _differences(flows: list[Flow]) -> str:
 
 
 def _details(flow: Flow, opened: bool) -> str:
-    """What is known of one report's routes besides their flow."""
+    """Shows what is known of one report's routes besides their flow."""
     parts = [
         ("Whole routes", architectures(flow)),
         ("What a choice is worth", interventions(flow)),

@@ -1,4 +1,4 @@
-"""``report.html``: what was collected, in one file that needs no network, with its pictures beside it in ``figures/``.
+"""``report.html``: what was collected, in one file that needs no network, with its pictures in ``figures/``.
 
 Everything that comes from a study's file is escaped (jinja2's autoescape); pictures are escaped where they are made.
 The page allows no script but its own (Content-Security-Policy), and is read without it: the script sorts tables and
@@ -12,68 +12,67 @@ import hashlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from volta_switch.files import replacing
-from volta_switch.study.cells import Plan
-from volta_switch.study.report.collect import collect
-from volta_switch.study.report.cost import cost_figure
-from volta_switch.study.report.curves import curve_figure, dial_figure
+from volta_switch.study.records import ArmScore, ReportedTable, StudyResults
+from volta_switch.study.report.collect import ReportData, collect
+from volta_switch.study.report.curves import CostPoint, cost_figure, curve_figure, sweep_figure
 from volta_switch.study.report.flows import flow_figure, flows_section
 from volta_switch.study.report.intervals import difference_figure, interval_figure
 from volta_switch.study.report.route_counts import flows_of
-from volta_switch.study.route_seeds import ROUTES_NOTE, in_words
-from volta_switch.study.table_formats import FLOPS_NOTE, amount, flops_columns
+from volta_switch.study.report.runs import ArmCost
+from volta_switch.study.run_plan import RunPlan
+from volta_switch.study.table_formats import FLOPS_NOTE, ROUTES_NOTE, amount, flops_columns, routes_in_words
 
 HERE = Path(__file__).parent
 ALIKE = 1.02  # the largest over the smallest cost, below which arms cost the same
 SYMBOLS = {"supported": "✓", "contradicted": "✗", "undecided": "?", "not tested": "…"}
 
 
-def write_report(plan: Plan, tables: Mapping[str, Any]) -> Path:
+def write_report(plan: RunPlan, results: StudyResults) -> Path:
     """Writes ``report.html`` and ``figures/`` into the study's folder; returns the page's path.
 
     Args:
         plan: the study's, over its folder, finished or not.
-        tables: what ``table.json`` holds.
+        results: the made tables.
     """
-    values = collect(plan, tables)
-    pictures = draw(values)
+    shown = collect(plan, results)
+    pictures = draw(shown)
     figures = plan.folder / "figures"
     shutil.rmtree(figures, ignore_errors=True)  # an earlier study's would look like this one's
     for name, picture in pictures.items():
         _write(figures / f"{name}.svg", picture)
-    return _write(plan.folder / "report.html", render(values, pictures))
+    return _write(plan.folder / "report.html", render(shown, pictures))
 
 
-def draw(values: Mapping[str, Any]) -> dict[str, str]:
-    """All pictures, by the names of their files."""
+def draw(shown: ReportData) -> dict[str, str]:
+    """Draws all pictures; returns them by the names of their files."""
     found = {}
-    for table in values["tables"]:
-        for number, column in enumerate(table["columns"] if table["rows"] else ()):
-            name = f"{table['name']}-{column['task']}-{column['metric']}"
+    for table in shown.tables:
+        for number, column in enumerate(table.columns if table.rows else ()):
+            name = f"{table.name}-{column.task}-{column.metric}"
             found[f"intervals-{name}"] = interval_figure(table, number)
-            if table["dial"]:
-                found[f"dial-{name}"] = dial_figure(*along_the_dial(table, number))
-            found[f"cost-{name}"] = cost_figure(*cost_against(values["cost"]["arms"], table, number))
-        if table["verdicts"]:
-            found[f"differences-{table['name']}"] = difference_figure(table["verdicts"])
-    for panel in values["curves"]:
-        if panel["arms"]:
-            found[f"curves-{panel['table']}-{panel['title']}"] = curve_figure(panel, values["study"]["arms"])
-    for flow in flows_of(values["routes"]):
+            if table.sweep:
+                found[f"dial-{name}"] = sweep_figure(*sweep_lines(table, number))
+            found[f"cost-{name}"] = cost_figure(*cost_against(shown.cost.arms, table, number))
+        if table.verdicts:
+            found[f"differences-{table.name}"] = difference_figure(table.verdicts)
+    for panel in shown.curves:
+        if panel.arms:
+            found[f"curves-{panel.table}-{panel.title}"] = curve_figure(panel, shown.study.arms)
+    for flow in flows_of(shown.routes):
         found[f"routes-{flow.name}"] = flow_figure(flow)
     return {_file_name(name): picture for name, picture in found.items()}
 
 
-def render(values: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
-    """The page's text.
+def render(page: ReportData, pictures: Mapping[str, str]) -> str:
+    """Returns the page's text.
 
     Args:
-        values: as ``collect`` gives them.
+        page: what it shows.
         pictures: as ``draw`` gives them.
     """
     environment = Environment(
@@ -87,14 +86,14 @@ def render(values: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         return Markup(pictures.get(_file_name("-".join(parts)), ""))
 
     return environment.get_template("report.html.j2").render(
-        **values,
+        **vars(page),
         symbols=SYMBOLS,
         figure=figure,
         best=best_rows,
-        flows=Markup(flows_section(values["routes"])),
+        flows=Markup(flows_section(page.routes)),
         flops_columns=flops_columns,
         flops_note=FLOPS_NOTE,
-        over_seeds=in_words(values["routes_over_seeds"]),
+        over_seeds=routes_in_words(page.routes_over_seeds),
         over_seeds_note=ROUTES_NOTE,
         style=Markup(style),
         script=Markup(script),
@@ -103,56 +102,52 @@ def render(values: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
 
 
 def cost_against(
-    costs: Mapping[str, Mapping[str, Any]], table: Mapping[str, Any], column: int
-) -> tuple[list[dict[str, Any]], str, str, str]:
-    """What ``cost_figure`` takes for a table's column: executed FLOPs, or paths' where those alone tell arms apart."""
-    kind, meaning = "training_executed", "executed"
-    arms = [row["arm"] for row in table["rows"]]
-    spans = {each: _ratio([costs[arm][each] for arm in arms]) for each in (kind, "training_paths")}
-    if spans[kind] < ALIKE <= spans["training_paths"]:
-        kind, meaning = "training_paths", "of active paths"
-    rows = [
-        {
-            "arm": row["arm"],
-            "series": Path(row["model"]).stem,
-            "x": costs[row["arm"]][kind],
-            "score": row["scores"][column],
-        }
-        for row in table["rows"]
+    costs: Mapping[str, ArmCost], table: ReportedTable, column: int
+) -> tuple[list[CostPoint], str, str, str]:
+    """Returns what ``cost_figure`` takes for a table's column.
+
+    The cost are executed FLOPs, or paths' where those alone tell arms apart.
+    """
+    executed, paths = (
+        [getattr(costs[row.arm], kind) for row in table.rows] for kind in ("training_executed", "training_paths")
+    )
+    by_paths = _ratio(executed) < ALIKE <= _ratio(paths)
+    points = [
+        CostPoint(row.arm, Path(row.model).stem, cost, row.scores[column])
+        for row, cost in zip(table.rows, paths if by_paths else executed, strict=True)
     ]
-    heading = table["columns"][column]["heading"]
-    return rows, f"training FLOPs of a pair, {meaning}", heading, f"{heading} against FLOPs"
+    heading, meaning = table.columns[column].heading, "of active paths" if by_paths else "executed"
+    return points, f"training FLOPs of a pair, {meaning}", heading, f"{heading} against FLOPs"
 
 
-def along_the_dial(
-    table: Mapping[str, Any], column: int
-) -> tuple[dict[str, list[tuple[float, Mapping[str, Any]]]], str, str]:
-    """What ``dial_figure`` takes for a table's column."""
-    scores = {row["arm"]: row["scores"][column] for row in table["rows"]}
-    dial = table["dial"]
-    series = {name: [(x, scores[arm]) for arm, x in arms.items()] for name, arms in dial["series"].items()}
-    return series, dial["label"], f"{table['columns'][column]['heading']}, %"
+def sweep_lines(table: ReportedTable, column: int) -> tuple[dict[str, list[tuple[float, ArmScore]]], str, str]:
+    """Returns what ``sweep_figure`` takes for a table's column; none where the table is no sweep."""
+    scores, sweep = {row.arm: row.scores[column] for row in table.rows}, table.sweep
+    if sweep is None:
+        return {}, "", ""
+    series = {name: [(x, scores[arm]) for arm, x in arms.items()] for name, arms in sweep.series.items()}
+    return series, sweep.label, f"{table.columns[column].heading}, %"
 
 
 def _ratio(values: list[float]) -> float:
     return max(values) / max(min(values), 1.0)
 
 
-def best_rows(table: Mapping[str, Any], column: int) -> list[str]:
-    """The arm whose interval lies above all others' of a column: one, or none."""
+def best_rows(table: ReportedTable, column: int) -> list[str]:
+    """Returns the arm whose interval lies above all others' of a column: one, or none."""
     spans = []
-    for row in table["rows"]:
-        estimate = row["scores"][column].get("estimate") or {}
-        if estimate.get("low") is None:
+    for row in table.rows:
+        interval = row.scores[column].estimate.interval
+        if interval is None:
             return []
-        spans.append((row["arm"], estimate["low"], estimate["high"]))
+        spans.append((row.arm, *interval))
     return [
         arm for arm, low, _ in spans if len(spans) > 1 and all(low > high for other, _, high in spans if other != arm)
     ]
 
 
 def duration(seconds: float | None) -> str:
-    """``45 s``, ``12 min``, ``3.4 h``."""
+    """Returns ``45 s``, ``12 min``, ``3.4 h``."""
     if seconds is None:
         return "–"
     if seconds < 90:
@@ -161,33 +156,33 @@ def duration(seconds: float | None) -> str:
 
 
 def points(number: float | None) -> str:
-    """``+1.23``, with a minus sign."""
+    """Returns ``+1.23``, with a minus sign."""
     return "–" if number is None else f"{number:+.2f}".replace("-", "−")
 
 
 def score(number: float) -> str:
-    """``61.5``, with a minus sign where an interval goes below 0."""
+    """Returns ``61.5``, with a minus sign where an interval goes below 0."""
     return f"{number:.1f}".replace("-", "−")
 
 
-def published(given: Any) -> str:
-    """``published 68.8``, or ``paper 68.8, VOLTA 68.7`` where sources are named."""
+def published(given: object) -> str:
+    """Returns ``published 68.8``, or ``paper 68.8, VOLTA 68.7`` where sources are named."""
     if isinstance(given, Mapping):
         return ", ".join(f"{source} {number}" for source, number in given.items())
     return f"published {given}"
 
 
-def shown(value: Any) -> str:
-    """A setting's value."""
+def shown(value: object) -> str:
+    """Returns a setting's value in words."""
     if value is None:
         return "none"
     if isinstance(value, list):
         return ", ".join(map(shown, value))
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
 
 
 def _file_name(name: str) -> str:
-    """Of letters, digits and ``-_.+``; what comes from a file of settings must not lead out of the folder."""
+    """Returns a name of letters, digits and ``-_.+``, so that a study's file cannot lead out of the folder."""
     return "".join(char if char.isalnum() or char in "-_.+" else "_" for char in name)
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from volta_switch.config import ATTENTION_MODES
 from volta_switch.errors import UserError
 from volta_switch.model.switch import INPUT_CANDIDATES
+from volta_switch.study.records import Record
+from volta_switch.study.route_reports import ReportIntervals, RouteReport
 
 MEANINGS = {name: mode.meaning for name, mode in ATTENTION_MODES.items()}
 PAINTS = {name: (mode.fill, mode.ink) for name, mode in ATTENTION_MODES.items()}
@@ -21,20 +22,38 @@ Step = tuple[str, int]  # a layer's mode, and the number of its input (0 in the 
 
 
 @dataclass(frozen=True)
+class CollectedRoutes(Record):
+    """The routes of an arm's first seed on a task."""
+
+    arm: str
+    task: str
+    seed: int = 0
+    world: str | None = None
+    """The synthetic world's folder that the samples are from."""
+    report: RouteReport | None = None
+    """None where it is not finished."""
+
+
+@dataclass(frozen=True)
 class Flow:
     """The routes of one model on one task, sample by sample."""
 
-    name: str  # as the page calls it
-    report: Mapping[str, Any]
-    modes: tuple[str, ...]  # options in the model's order; one where modes are not switched
-    inputs: tuple[str, ...]  # names of the input candidates; none where inputs are not switched
-    routes: tuple[tuple[Step, ...], ...]  # of each sample, layer by layer
-    world: Path | None = None  # the small world's folder that the samples are from
+    name: str
+    """As the page calls it."""
+    report: RouteReport
+    modes: tuple[str, ...]
+    """Options in the model's order; one where modes are not switched."""
+    inputs: tuple[str, ...]
+    """Names of the input candidates; none where inputs are not switched."""
+    routes: tuple[tuple[Step, ...], ...]
+    """Of each sample, layer by layer."""
+    world: Path | None = None
+    """The synthetic world's folder that the samples are from."""
 
     @property
-    def intervals(self) -> Mapping[str, Any]:
-        """The intervals of a report on drawn images (docs/routes.md); empty of one on all."""
-        return self.report.get("intervals") or {}
+    def intervals(self) -> ReportIntervals | None:
+        """The intervals of a report on drawn images (docs/routes.md); None of one on all."""
+        return self.report.intervals
 
     @property
     def samples(self) -> int:
@@ -76,45 +95,58 @@ class Flow:
         return [(sum(text for text, _ in of_layer), sum(vision for _, vision in of_layer)) for of_layer in chosen]
 
     def share(self, layer: int, mode: str) -> float:
-        """How often a layer (from 0) is in a mode."""
+        """Returns how often a layer (from 0) is in a mode."""
         return self.nodes[layer].get(mode, 0) / self.samples
 
 
-def flows_of(collected: Iterable[Mapping[str, Any]]) -> list[Flow]:
-    """Those of the reports that are made and have routes; each is called by its task and what else tells them apart.
+def flows_of(collected: Iterable[CollectedRoutes]) -> list[Flow]:
+    """Returns those of the reports that are made and have routes.
 
-    Args:
-        collected: for each, ``arm``, ``task``, ``seed``, ``world`` and ``report``, see ``collect``.
+    Each is called by its task and what else tells them apart.
     """
-    entries = [entry for entry in collected if entry.get("report") and "per sample" in entry["report"]]
-    arms = {entry["arm"] for entry in entries}
+    made = [(entry, entry.report) for entry in collected if entry.report and entry.report.samples is not None]
+    arms = {entry.arm for entry, _ in made}
     return [
         counted(
-            entry["report"],
-            f"{entry['arm']}: {entry['task']}" if len(arms) > 1 else str(entry["task"]),
-            Path(entry["world"]) if entry["world"] else None,
+            report,
+            f"{entry.arm}: {entry.task}" if len(arms) > 1 else str(entry.task),
+            Path(entry.world) if entry.world else None,
         )
-        for entry in entries
+        for entry, report in made
     ]
 
 
-def counted(report: Mapping[str, Any], name: str = "", world: Path | None = None) -> Flow:
-    """A report's routes, read from the words in its ``per sample``.
+def counted(report: RouteReport, name: str = "", world: Path | None = None) -> Flow:
+    """Counts a report's routes, read from the words of its samples.
 
     Raises:
         UserError: a route is not written as docs/routes.md says.
     """
-    name = name or str(report["name"])
-    switch = report["switch"]
-    inputs = tuple(switch["inputs"])
-    words = [str(route).split() for route in report["per sample"]["routes"]]
+    name = name or report.name
+    routes = parsed_routes([str(route) for route in (report.samples or {})["routes"]], report.switch.inputs, name)
+    found = dict.fromkeys(mode for route in routes for mode, _ in route)
+    modes = tuple(dict.fromkeys([*(report.switch.modes or ()), *found]))
+    return Flow(name, report, modes, report.switch.inputs, routes, world)
+
+
+def parsed_routes(written: Sequence[str], inputs: tuple[str, ...], name: str) -> tuple[tuple[Step, ...], ...]:
+    """Reads routes from their words.
+
+    Args:
+        written: a route each.
+        inputs: names of the input candidates.
+        name: what messages call the report.
+
+    Raises:
+        UserError: as of ``counted``.
+    """
+    words = [route.split() for route in written]
     if not words:
         raise UserError(f"{name}: the report of routes has no sample; make it again with volta-switch routes")
     routes = tuple(tuple(_step(word, layer, inputs, name) for layer, word in enumerate(route)) for route in words)
     if not routes[0] or any(len(route) != len(routes[0]) for route in routes):
         raise UserError(f"{name}: routes of different length; make the report again with volta-switch routes")
-    found = dict.fromkeys(mode for route in routes for mode, _ in route)
-    return Flow(name, report, tuple(dict.fromkeys([*(switch["modes"] or ()), *found])), inputs, routes, world)
+    return routes
 
 
 def _step(word: str, layer: int, inputs: tuple[str, ...], name: str) -> Step:
@@ -130,7 +162,7 @@ def _step(word: str, layer: int, inputs: tuple[str, ...], name: str) -> Step:
 
 
 def percent(share: float) -> str:
-    """``62 %``; with a decimal where rounding would make it none or all."""
+    """Returns ``62 %``; with a decimal where rounding would make it none or all."""
     if 0 < share < 0.001:
         return "<0.1 %"
     if 0.999 < share < 1:
@@ -140,5 +172,5 @@ def percent(share: float) -> str:
 
 
 def paint(mode: str) -> tuple[str, str]:
-    """A mode's fill, and the ink for words on it."""
+    """Returns a mode's fill, and the ink for words on it."""
     return PAINTS.get(mode, OTHER_PAINT)

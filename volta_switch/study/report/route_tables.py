@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
-from volta_switch.study.report.route_counts import Flow, Step, counted, percent
+from volta_switch.study.report.route_counts import Flow, parsed_routes, percent
 from volta_switch.study.report.route_samples import route_path
 from volta_switch.study.report.svg import COLOURS, FAINT, GRID, Scale, element, escape, marker, picture, words
+from volta_switch.study.route_reports import Bounds, Information, LayerIntervals, RouteChange, RouteShares
 
 FREQUENT = 6  # whole routes shown
 MINUS = "−"
@@ -22,7 +22,7 @@ INPUT_WORDS = {
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], caption: str, class_: str = "") -> str:
-    """A table of markup cells that scrolls where it is too wide; the first cell of a row is its heading."""
+    """Returns a table of markup that scrolls where it is too wide; a row begins with its heading."""
     head = element("tr", *(element("th", cell, scope="col") for cell in heads))
     lines = [
         element("tr", element("th", row[0], scope="row"), *(c if c[:3] == "<td" else element("td", c) for c in row[1:]))
@@ -34,7 +34,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], caption: str, cla
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """``+1.2``, ``−0.3``, ``0.0``."""
+    """Returns ``+1.2``, ``−0.3``, ``0.0``."""
     written = f"{abs(value):.{digits}f}"
     if not float(written):
         return written
@@ -42,7 +42,7 @@ def signed(value: float, digits: int = 1) -> str:
 
 
 def _tinted(value: float, largest: float, lines: Sequence[str], title: str = "") -> str:
-    """A cell coloured by its value, orange for less and blue for more; an arrow says the same without colour."""
+    """Returns an entry of a table coloured by its value (orange: less, blue: more); an arrow says the same."""
     share = min(abs(value) / largest, 1.0) if largest > 0 else 0.0
     deep = LOSS if value < 0 else GAIN
     colour = "#" + "".join(f"{round(255 + (part - 255) * share):02x}" for part in deep)
@@ -52,13 +52,13 @@ def _tinted(value: float, largest: float, lines: Sequence[str], title: str = "")
     return element("td", first, *more, class_="tint", style=f"background:{colour}", title=title or None)
 
 
-def of_shares(interval: Sequence[float] | None) -> str:
-    """`` (12 to 34 %)``, the interval of a share where the samples are of drawn images; empty where there is none."""
+def of_shares(interval: Bounds) -> str:
+    """Returns `` (12 to 34 %)``, the interval of a share where the samples are of drawn images; else nothing."""
     return f" ({100 * interval[0]:.0f} to {100 * interval[1]:.0f} %)" if interval else ""
 
 
-def of_changes(interval: Sequence[float] | None) -> str:
-    """`` (−1.2 to +0.3)``, that of a change in points."""
+def of_changes(interval: Bounds) -> str:
+    """Returns `` (−1.2 to +0.3)``, that of a change in points."""
     return f" ({signed(interval[0])} to {signed(interval[1])})" if interval else ""
 
 
@@ -66,12 +66,12 @@ def of_changes(interval: Sequence[float] | None) -> str:
 
 
 def shares_table(flow: Flow) -> str:
-    """Every node of the flow in numbers."""
+    """Shows every node of the flow in numbers."""
     heads = ["Layer", *map(escape, flow.modes), *(_input(name) for name in flow.inputs)]
     rows = []
     for layer, taken in enumerate(flow.taken):
-        of = flow.intervals.get("layers", [{}] * flow.depth)[layer]
-        reach = {name: of_shares(found) for part in ("modes", "inputs") for name, found in of.get(part, {}).items()}
+        known = flow.intervals.layers[layer] if flow.intervals and flow.intervals.layers else LayerIntervals()
+        reach = {name: of_shares(found) for part in (known.modes, known.inputs) for name, found in part.items()}
         cells = [percent(flow.share(layer, mode)) + reach.get(mode, "") for mode in flow.modes]
         cells += [percent(taken[name] / flow.samples) + reach.get(name, "") if taken else "" for name in flow.inputs]
         rows.append([str(layer + 1), *map(escape, cells)])
@@ -82,7 +82,7 @@ def shares_table(flow: Flow) -> str:
 
 
 def differences(first: Flow, second: Flow) -> str:
-    """What ``first`` chooses more often than ``second``, per layer, in percentage points; layers are as many."""
+    """Shows what ``first`` chooses more often than ``second``, per layer, in percentage points; layers are as many."""
     modes = tuple(dict.fromkeys([*first.modes, *second.modes]))
     inputs = tuple(dict.fromkeys([*first.inputs, *second.inputs]))
     rows = []
@@ -104,49 +104,45 @@ def _input(name: str) -> str:
 
 
 def architectures(flow: Flow) -> str:
-    """The most frequent whole routes, as paths with bars for their shares."""
-    found = flow.report["architectures"]
-    lines = found["most frequent"][:FREQUENT]
-    known = flow.intervals.get("architectures", {})
-    reach = {line["route"]: line["share"] for line in known.get("most frequent", ())}
+    """Shows the most frequent whole routes, as paths with bars for their shares."""
+    found = flow.report.architectures
+    assert found is not None
+    lines = found.most_frequent[:FREQUENT]
+    known = flow.intervals.architectures if flow.intervals else RouteShares()
+    reach = {line.route: line.share for line in known.most_frequent}
     rows = []
     for line in lines:
-        share = line["share"]
+        share = line.share
         bar = element("rect", x=0.5, y=4, width=max(120 * share, 0.5), height=12, fill=COLOURS[0])
         frame = element("rect", x=0.5, y=4, width=120, height=12, fill="none", stroke=FAINT, stroke_width=0.6)
         drawn = element("svg", bar, frame, xmlns="http://www.w3.org/2000/svg", viewBox="0 0 122 20", width=122,
                         height=20, aria_hidden="true")  # fmt: skip
-        share_words = f"{percent(share)} ({line['samples']}){of_shares(reach.get(line['route']))}"
-        path = route_path(_steps(flow, line["route"]))
+        share_words = f"{percent(share)} ({line.samples}){of_shares(reach.get(line.route))}"
+        path = route_path(parsed_routes([line.route], flow.report.switch.inputs, flow.name)[0])
         rows.append(element("li", path, element("span", drawn, escape(share_words), class_="share")))
-    left = 1 - sum(line["share"] for line in lines)
-    rest = found["different"] - len(lines)
+    left = 1 - sum(line.share for line in lines)
+    rest = found.different - len(lines)
     said = (
-        f"{found['different']} {'route' if found['different'] == 1 else 'different routes'} over {flow.samples} "
-        f"samples; entropy {found['entropy']:.2f} bits"
+        f"{found.different} {'route' if found.different == 1 else 'different routes'} over {flow.samples} "
+        f"samples; entropy {found.entropy:.2f} bits"
     )
-    said += " ({:.2f} to {:.2f}).".format(*known["entropy"]) if known.get("entropy") else "."
+    said += " ({:.2f} to {:.2f}).".format(*known.entropy) if known.entropy else "."
     said += f" The {rest} rarer ones together: {percent(left)}." if rest > 0 else ""
     return element("p", escape(said)) + element("ol", *rows, class_="architectures")
-
-
-def _steps(flow: Flow, words_of_route: str) -> tuple[Step, ...]:
-    report = {**flow.report, "per sample": {"routes": [words_of_route]}}
-    return counted(report, flow.name).routes[0]
 
 
 # --- Interventions --------------------------------------------------------------------------------------------------
 
 
 def interventions(flow: Flow) -> str:
-    """What forcing and forbidding an option changes, beside how often it is chosen."""
-    changes = flow.report.get("interventions") or []
+    """Shows what forcing and forbidding an option changes, with how often it is chosen."""
+    changes = flow.report.interventions
     if not changes:
         return ""
-    metric = str(flow.report["metric"])
-    known = [each["change"] for each in changes if each["change"] is not None]
+    metric = flow.report.metric
+    known = [each.change for each in changes if each.change is not None]
     largest = max([DEEPEST, *map(abs, known)])
-    score = flow.report["metrics"].get(metric)
+    score = flow.report.metrics.get(metric)
     before = "" if score is None else f", {score:.1f} as chosen"
     said = (
         f"The change of {metric}{before}, in points, when all samples are forced to an option at one layer, or "
@@ -154,56 +150,56 @@ def interventions(flow: Flow) -> str:
         f"be forbidden at no loss is a habit."
     )
     heats = [
-        _heat([each for each in changes if each["kind"] == kind], flow, caption, largest)
+        _heat([each for each in changes if each.kind == kind], flow, caption, largest)
         for kind, caption in (("force", "Forced on all samples"), ("forbid", "Forbidden"))
     ]
     return element("p", escape(said)) + element("div", *heats, class_="heats") + _other_routes(flow)
 
 
 def _other_routes(flow: Flow) -> str:
-    """What samples lose without routes of their own."""
+    """Tells what samples lose without routes of their own."""
     kinds = {
         "most frequent": "all samples on the most frequent route",
         "shuffled": "each on the route of a sample drawn at random",
     }
     parts = [
-        f"{kinds[each['kind']]} {'unknown' if each['change'] is None else signed(each['change'])} "
-        f"({each['rerouted']} of {each['samples']} samples go another way)"
-        f"{of_changes(each.get('intervals', {}).get('change'))}"
-        for each in flow.report.get("whole routes") or []
+        f"{kinds[each.kind]} {'unknown' if each.change is None else signed(each.change)} "
+        f"({each.rerouted} of {each.samples} samples go another way)"
+        f"{of_changes(each.bounds)}"
+        for each in flow.report.whole_routes
     ]
     return element("p", escape(f"Whole routes: {'; '.join(parts)}.")) if parts else ""
 
 
-def _heat(changes: list[Mapping[str, Any]], flow: Flow, caption: str, largest: float) -> str:
-    columns = list(dict.fromkeys((str(each["block"]), str(each["option"])) for each in changes))
+def _heat(changes: list[RouteChange], flow: Flow, caption: str, largest: float) -> str:
+    columns = list(dict.fromkeys((each.block, each.option) for each in changes))
     columns.sort(key=lambda column: column[0] != "modes")
-    at = {(each["layer"], each["block"], each["option"]): each for each in changes}
+    by_place = {(each.layer, each.block, each.option): each for each in changes}
     rows = []
     for layer in range(1, flow.depth + 1):
-        cells = [_change(at.get((layer, *column)), flow, largest) for column in columns]
+        cells = [_change(by_place.get((layer, *column)), flow, largest) for column in columns]
         if any(cells):
             rows.append([str(layer), *(cell or element("td", "") for cell in cells)])
     heads = ["Layer", *(_input(option) for _, option in columns)]
     return table(heads, rows, caption, "heat")
 
 
-def _change(each: Mapping[str, Any] | None, flow: Flow, largest: float) -> str:
+def _change(each: RouteChange | None, flow: Flow, largest: float) -> str:
     if each is None:
         return ""
-    layer = each["layer"] - 1
-    if each["block"] == "modes":
-        share = flow.share(layer, each["option"])
+    layer = each.layer - 1
+    if each.block == "modes":
+        share = flow.share(layer, each.option)
     else:
-        share = flow.taken[layer].get(each["option"], 0) / flow.samples
+        share = flow.taken[layer].get(each.option, 0) / flow.samples
     chosen = f"chosen {percent(share)}"
-    title = f"{each['rerouted']} of {each['samples']} samples go another way"
-    reach = of_changes(each.get("intervals", {}).get("change"))
-    if each["change"] is None:
+    title = f"{each.rerouted} of {each.samples} samples go another way"
+    reach = of_changes(each.bounds)
+    if each.change is None:
         return _tinted(0, largest, ["unknown", chosen], title)
-    if not each["rerouted"]:
+    if not each.rerouted:
         return _tinted(0, largest, ["same", chosen], title)
-    value = float(each["change"])
+    value = float(each.change)
     return _tinted(value if float(f"{value:.1f}") else 0.0, largest, [signed(value) + reach, chosen], title)
 
 
@@ -211,48 +207,49 @@ def _change(each: Mapping[str, Any] | None, flow: Flow, largest: float) -> str:
 
 
 def dependence(flow: Flow) -> str:
-    """Mutual information of whole routes with what is known of the samples, and the layer that tells most."""
-    found = flow.report.get("mutual information") or {}
+    """Shows the mutual information of whole routes with what is known of the samples, and the layer that tells most."""
+    found = flow.report.dependence
     if not found:
         return ""
     rows = []
     for fact, of in found.items():
-        whole = of["architecture"]
-        lines = [(block, line) for block in ("modes", "inputs") for line in of.get(block, ())]
-        block, best = max(lines, key=lambda each: each[1]["bits"], default=("", None))
-        told = f"{block} of layer {best['layer']}: {best['bits']:.2f} bits" if best and best["bits"] > 0 else "none"
-        share = f"{whole['bits']:.2f} of {of['entropy']:.2f}"
-        rows.append([escape(fact), share, f"{whole['p']:.3f}", escape(told)])
+        whole = of.architecture
+        lines = [(block, line) for block, part in (("modes", of.modes), ("inputs", of.inputs)) for line in part]
+        block, best = max(lines, key=lambda each: each[1].bits, default=("", Information(0.0)))
+        told = f"{block} of layer {best.layer}: {best.bits:.2f} bits" if best.bits > 0 else "none"
+        share = f"{whole.bits:.2f} of {of.entropy:.2f}"
+        rows.append([escape(fact), share, f"{whole.p:.3f}", escape(told)])
     heads = ["Fact", "Bits known from the route", "p", "Most in one layer"]
     caption = (
         "Mutual information, less what chance gives; p: share of permutations that reach it, not corrected for the "
         "number of facts"
     )
-    constant = flow.report["architectures"]["different"] == 1
+    constant = flow.report.architectures is not None and flow.report.architectures.different == 1
     note = element("p", "All samples take one route, so it tells nothing about them.") if constant else ""
     return note + table(heads, rows, caption)
 
 
 def over_training(flow: Flow) -> str:
-    """Entropy of whole routes, and of the layers' choices, against training samples; nothing for a single time."""
-    points = sorted(flow.report.get("over training") or [], key=lambda each: each["training samples"])
+    """Draws entropies of whole routes and of layers' choices against training samples; nothing for one time."""
+    points = sorted(flow.report.over_training, key=lambda each: each.samples)
     if len(points) < 2:
         return ""
-    lines = {
-        "whole route": [each["architectures"]["entropy"] for each in points],
-        "a layer's mode, mean": [_mean_entropy(each, "modes entropy") for each in points],
-        "a layer's input, mean": [_mean_entropy(each, "inputs entropy") for each in points],
+    lines: dict[str, list[float | None]] = {
+        "whole route": [each.architectures.entropy for each in points],
+        "a layer's mode, mean": [_mean(layer.modes_entropy for layer in each.layers) for each in points],
+        "a layer's input, mean": [_mean(layer.inputs_entropy for layer in each.layers) for each in points],
     }
-    drawn = {name: values for name, values in lines.items() if None not in values}
-    return _entropies([each["training samples"] for each in points], drawn, flow.name)
+    known = {name: [value for value in values if value is not None] for name, values in lines.items()}
+    drawn = {name: values for name, values in known.items() if len(values) == len(points)}
+    return _entropies([each.samples for each in points], drawn, flow.name)
 
 
-def _mean_entropy(point: Mapping[str, Any], key: str) -> float | None:
-    values = [layer[key] for layer in point["layers"] if key in layer]
+def _mean(numbers: Iterable[float | None]) -> float | None:
+    values = [number for number in numbers if number is not None]
     return sum(values) / len(values) if values else None
 
 
-def _entropies(samples: list[int], lines: Mapping[str, list[Any]], name: str) -> str:
+def _entropies(samples: list[int], lines: Mapping[str, list[float]], name: str) -> str:
     width, height, left, bottom = 340, 190, 40, 150
     most = max((value for values in lines.values() for value in values), default=0.0)
     x = Scale(0, max(max(samples), 1), left, width - 14)
@@ -284,17 +281,16 @@ def _thousands(value: float) -> str:
 
 
 def attention(flow: Flow) -> str:
-    """The share of attention that crosses to the other modality, per layer, with the range over heads."""
+    """Shows the share of attention that crosses to the other modality, per layer, with the range over heads."""
     rows = []
-    for line in flow.report.get("attention") or []:
+    for line in flow.report.attention:
         cells = []
-        for pair in ("text to vision", "vision to text"):
-            heads = line.get(pair)
+        for heads in (line.text, line.vision):
             if not heads:
                 cells.append("none")
                 continue
             mean = sum(heads) / len(heads)
             cells.append(escape(f"{percent(mean)} ({percent(min(heads))} to {percent(max(heads))})"))
-        rows.append([str(line["layer"]), *cells])
+        rows.append([str(line.layer), *cells])
     caption = "Attention's mass that goes to the other modality: mean over heads, and from the least head to the most"
     return table(["Layer", "Text to vision", "Vision to text"], rows, caption) if rows else ""

@@ -1,7 +1,7 @@
 """What the report's pictures are made of: escaped elements, scales with round ticks, colours that differ in grey too.
 
-Lengths are in units of the drawing, which are pixels where it is not shrunk. Text is measured by a table of widths, as
-no font is at hand when a picture is made.
+Lengths are in units of the drawing, which are pixels where it is not shrunk. Text is measured by a table of widths:
+no font is available when a picture is made.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ WIDTHS = {  # character widths in font sizes, from DejaVu Sans, one of the wides
 
 
 def escape(text: str) -> str:
-    """Text as markup, without the control characters that XML forbids."""
+    """Returns text as markup, without the control characters that XML forbids."""
     return html.escape(re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]", "", text), quote=True)
 
 
 def text_width(text: str, size: float, bold: bool = False) -> float:
-    """How wide a line of text is at most, in a common sans-serif font."""
+    """Returns how wide a line of text is at most, in a common sans-serif font."""
     widths = (WIDTHS.get(letter, 0.7 if ord(letter) < 0x1100 else 1.05) for letter in text)
     return sum(widths) * size * (1.15 if bold else 1.0)
 
 
 def shortened(text: str, width: float, size: float, bold: bool = False) -> str:
-    """The text where it fits into ``width``, else its beginning and end with an ellipsis between them."""
+    """Returns the text where it fits into ``width``, else its beginning and end around an ellipsis."""
     kept = len(text)
     short = text
     while kept and text_width(short, size, bold) > width:
@@ -50,7 +50,7 @@ def shortened(text: str, width: float, size: float, bold: bool = False) -> str:
 
 
 def wrapped(text: str, width: float, size: float, bold: bool = False, most: int = 4) -> list[str]:
-    """Lines of at most ``width``; what is too long for ``most`` of them, or a word for one, is shortened."""
+    """Returns lines of at most ``width``; what is too long for ``most`` of them, or a word for one, is shortened."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
@@ -62,7 +62,7 @@ def wrapped(text: str, width: float, size: float, bold: bool = False, most: int 
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places from ``low`` on that are ``gap`` apart and near the wanted ones, in the same order.
+    """Returns places from ``low`` on that are ``gap`` apart and near the wanted ones, in the same order.
 
     They end at ``high`` where there is room for all. Places that are too close become one block around their mean.
     """
@@ -90,13 +90,13 @@ class Style:
 
 
 def style(index: int) -> Style:
-    """The style of the ``index``-th line; the first 28 differ in marker or dashes."""
+    """Returns the style of the ``index``-th line; the first 28 differ in marker or dashes."""
     turn = index // len(MARKERS)
     return Style(COLOURS[index % len(COLOURS)], MARKERS[(index + turn) % len(MARKERS)], DASHES[turn % len(DASHES)])
 
 
 def element(name: str, *children: str, **attributes: object) -> str:
-    """``element("text", escape(words), x=3, class_="tick", text_anchor="end")``: an SVG element as text.
+    """Returns an SVG element as text: ``element("text", escape(words), x=3, class_="tick", text_anchor="end")``.
 
     Children are markup and must be escaped already; attributes are escaped here. ``_`` stands for ``-``, a trailing one
     is dropped, and None leaves an attribute out. Numbers are rounded to hundredths of a unit.
@@ -110,12 +110,12 @@ def element(name: str, *children: str, **attributes: object) -> str:
 
 
 def words(text: str, x: float, y: float, *, size: float = 12, fill: str = INK, **attributes: object) -> str:
-    """A line of text; ``attributes`` as in ``element``."""
+    """Draws a line of text; ``attributes`` as in ``element``."""
     return element("text", escape(text), x=x, y=y, font_size=size, fill=fill, **attributes)
 
 
 def picture(width: float, height: float, title: str, *children: str, description: str = "") -> str:
-    """A whole SVG that shrinks with its container and stands alone as a file; ``title`` is for those who can't see."""
+    """Draws a whole SVG that shrinks with its container and stands alone as a file; ``title`` is read aloud."""
     heads = [element("title", escape(title))] + ([element("desc", escape(description))] if description else [])
     return element(
         "svg", *heads, *children, xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {_number(width)} {_number(height)}",
@@ -134,13 +134,13 @@ class Scale:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        """Where a value lies."""
+        """Returns where a value lies."""
         low, high, value = (math.log10(each) if self.log else each for each in (self.low, self.high, value))
         share = (value - low) / (high - low) if high > low else 0.5
         return self.start + share * (self.end - self.start)
 
     def ticks(self, most: int = 6) -> list[float]:
-        """At most so many round values inside the scale (of a logarithmic one 1, 2 and 5 of every decade, thinned)."""
+        """Returns at most so many round values inside the scale; of a logarithmic one 1, 2 and 5 of every decade."""
         if self.log:
             first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
             for steps in ((1, 2, 5), (1, 3), (1,)):
@@ -161,12 +161,12 @@ class Scale:
 
 
 def line(x1: float, y1: float, x2: float, y2: float, stroke: str, stroke_width: float = 1, **attributes: object) -> str:
-    """A straight line."""
+    """Draws a straight line."""
     return element("line", x1=x1, y1=y1, x2=x2, y2=y2, stroke=stroke, stroke_width=stroke_width, **attributes)
 
 
 def marker(kind: str, x: float, y: float, size: float, fill: str, hover: str = "", **attributes: object) -> str:
-    """One of ``MARKERS`` with its centre at (x, y), about ``size`` across; ``hover`` is shown under the pointer."""
+    """Draws one of ``MARKERS`` around (x, y), about ``size`` across; ``hover`` is shown under the pointer."""
     r = size / 2
     children = [element("title", escape(hover))] if hover else []
     if kind == "circle":

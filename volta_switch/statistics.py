@@ -64,7 +64,7 @@ class Estimate:
 
     @property
     def population(self) -> str:
-        """What the interval is about beside new seeds: "these items" or "new items"."""
+        """What the interval is about besides new seeds: "these items" or "new items"."""
         return "new items" if self.items else "these items"
 
     @property
@@ -82,19 +82,19 @@ class Estimate:
         return math.nan if self.problem else math.sqrt(self.seed_variance + self.item_variance)
 
     def critical_value(self, alpha: float) -> float:
-        """Two-sided, in standard errors: Student's t; with items the average of both (Cochran and Cox 1957)."""
+        """Returns the two-sided one, in standard errors: Student's t; with items the average of both."""
         if self.problem:
             return math.nan
         parts = (self.seed_variance, self.seed_degrees), (self.item_variance, self.item_degrees)
         return float(critical_value(alpha, *parts))
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Lower and upper bound, in points; NaN where there is a ``problem``."""
+        """Returns lower and upper bound, in points; NaN where there is a ``problem``."""
         half = self.critical_value(1 - confidence) * self.standard_error
         return self.value - half, self.value + half
 
     def p_value(self, margin: float = 0.0) -> float:
-        """Two-sided, of the hypothesis that the true value is ``margin``; NaN where there is a ``problem``.
+        """Returns the two-sided one, of the hypothesis that the true value is ``margin``; NaN with a ``problem``.
 
         It is below alpha exactly where ``margin`` lies outside ``interval(1 - alpha)``.
         """
@@ -111,7 +111,7 @@ class Estimate:
         return math.exp(brentq(lambda log_p: self.critical_value(math.exp(log_p)) - distance, low - 1e-6, high + 1e-6))
 
     def to_dict(self, confidence: float = 0.95) -> dict[str, Any]:
-        """For JSON: what there is, with its interval; null where a number does not exist."""
+        """Returns what there is as JSON values, with its interval; None where a number does not exist."""
         low, high = self.interval(confidence)
         return without_nan(
             {
@@ -124,7 +124,7 @@ class Estimate:
 
 
 def estimate_mean(results: np.ndarray, unit: str = "seed") -> Estimate:
-    """The mean score of an arm; of a column of differences (also of differences of differences) their mean.
+    """Estimates the mean score of an arm; of a column of differences (or differences of differences) their mean.
 
     Unit: seed. Assumes seeds to be independent and their scores about normal; with items, also that items are
     independent, 30 or more. Formula and sources: the module's docstring.
@@ -153,7 +153,7 @@ def estimate_mean(results: np.ndarray, unit: str = "seed") -> Estimate:
 
 
 def estimate_difference(better: np.ndarray, worse: np.ndarray, *, paired: bool = True) -> Estimate:
-    """The mean of ``better`` minus that of ``worse``, over the same test items.
+    """Estimates the mean of ``better`` minus that of ``worse``, over the same test items.
 
     Paired: unit is the pair of seeds (same seed: same data order and initial random numbers); t over their S
     differences. Unpaired: unit is the seed; Welch (1947): Var_1/S_1 + Var_2/S_2, degrees of freedom by Satterthwaite.
@@ -191,7 +191,7 @@ def estimate_difference(better: np.ndarray, worse: np.ndarray, *, paired: bool =
 
 
 def by_group(items: np.ndarray, groups: Sequence[Any] | np.ndarray) -> np.ndarray:
-    """Results of groups of items that are not independent (one image's questions, captions or expressions).
+    """Returns results of groups of items that are not independent (one image's questions, captions or expressions).
 
     z_sg = m_s + (G / I) * sum over g's items of (x_si - m_s), with m_s the seed's mean: the mean over groups is that
     over items, and the variance over groups is that of the ratio estimator for clusters of unequal sizes (Cochran,
@@ -212,7 +212,7 @@ def by_group(items: np.ndarray, groups: Sequence[Any] | np.ndarray) -> np.ndarra
 
 
 def standardised(value: float, spread: float, degrees: float) -> float:
-    """Hedges' (1981) effect size: value / spread * J, J = Gamma(f/2) / (sqrt(f/2) * Gamma((f-1)/2)).
+    """Returns Hedges' (1981) effect size: value / spread * J, J = Gamma(f/2) / (sqrt(f/2) * Gamma((f-1)/2)).
 
     f are the degrees of freedom; J takes the bias of small samples off. Unit: standard deviations over seeds; paired:
     of the differences (d_z); unpaired: the root of the mean of both arms' variances. NaN where f < 2 (no expectation)
@@ -224,7 +224,9 @@ def standardised(value: float, spread: float, degrees: float) -> float:
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Holm's (1979) step-down adjustment: the k-th smallest of F p-values times F - k + 1, at least its predecessor's.
+    """Adjusts p-values by Holm (1979), stepping down.
+
+    The k-th smallest of F is taken times F - k + 1, and is at least its predecessor's.
 
     The chance of any false rejection in the family is at most alpha, whatever the tests' dependence; that a
     rejection's direction is wrong is covered, too, where the tests are independent (Shaffer 1980). A NaN (a test that
@@ -244,7 +246,7 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def holm_levels(p_values: Sequence[float] | np.ndarray, alpha: float = 0.05) -> np.ndarray:
-    """The level at which Holm's procedure tests each hypothesis.
+    """Returns the level at which Holm's procedure tests each hypothesis.
 
     It is alpha / (F - k + 1) for the k-th smallest p-value, or that of the step which stopped the procedure before. An
     interval at 1 - level excludes the hypothesis exactly where the adjusted p-value is below alpha. These intervals say
@@ -264,12 +266,12 @@ def holm_levels(p_values: Sequence[float] | np.ndarray, alpha: float = 0.05) -> 
 
 
 def without_nan(values: dict[str, Any]) -> dict[str, Any]:
-    """The same with None for numbers that JSON lacks."""
+    """Returns the same with None for numbers that JSON lacks."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
 
 def item_variance(means: np.ndarray, arms: Sequence[np.ndarray]) -> np.ndarray:
-    """What items contribute to the variance of a mean over them, with infinitely many seeds; 0 at least.
+    """Returns what items contribute to the variance of a mean over them, with infinitely many seeds; 0 at least.
 
     Var(means) / I, less what seeds leave in the items' means: the mean square of seeds x items over S I, summed over
     the arms (of a single seed it cannot be known, and is not taken off).
@@ -295,7 +297,7 @@ def item_variance(means: np.ndarray, arms: Sequence[np.ndarray]) -> np.ndarray:
 def critical_value(
     alpha: float, seeds: tuple[float | np.ndarray, float], items: tuple[float | np.ndarray, float]
 ) -> Any:
-    """Student's two-sided critical values of both parts, averaged by variance: (Vs ts + Vi ti) / (Vs + Vi).
+    """Returns Student's two-sided critical values of both parts, averaged by variance: (Vs ts + Vi ti) / (Vs + Vi).
 
     Args:
         alpha: two-sided level.
@@ -309,7 +311,7 @@ def critical_value(
 
 
 def _seed_variance(scores: np.ndarray) -> float:
-    """Sample variance over seeds; NaN for one; 0 where they differ by rounding only."""
+    """Returns the sample variance over seeds; NaN for one; 0 where they differ by rounding only."""
     if len(scores) < 2:
         return math.nan
     variance = float(scores.var(ddof=1))

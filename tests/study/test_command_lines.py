@@ -9,8 +9,7 @@ from small_world import refusal
 from study.small_plans import ARMS, DEMO, MINIMAL, SHARED, of_arms
 from volta_switch import UserError
 from volta_switch.cli import _run
-from volta_switch.study.command_lines import as_flags, planned_command
-from volta_switch.study.given_flags import _parser
+from volta_switch.study.command_lines import _parser, as_flags, planned_command
 from volta_switch.study.plan import load_study
 
 ENTRIES = ("train_concap", "train_task", "eval_task", "eval_retrieval", "routes")
@@ -103,7 +102,7 @@ def test_what_an_arm_adds_is_checked_with_what_it_is_given(study_of):
         study_of(of_arms({"tasks": elsewhere}))
     varies = ["pretraining", "tasks.TASK10.train.from_pretrained"]
     study = study_of(of_arms({"tasks": elsewhere, "pretraining": False}, varies=varies))
-    assert study.arms["second"].tasks["TASK10"]["train"]["from_pretrained"] == "bert-base-uncased"
+    assert study.arms["second"].tasks["TASK10"].train["from_pretrained"] == "bert-base-uncased"
     with pytest.raises(UserError, match=r"arms.second.tasks: 10 is none of the study's tasks"):  # it would do nothing
         study_of(of_arms({"tasks": {10: {"train": {"lr": 5.0}}}}))
 

@@ -9,11 +9,20 @@ import yaml
 from study.small_plans import ARMS, DEMO, MINIMAL, SHARED, of_arms
 from volta_switch import UserError, load_config
 from volta_switch.routes.commands import route_flags
-from volta_switch.study import cells
-from volta_switch.study.cells import ROUTES_FILE, Plan, places
-from volta_switch.study.finished import begun_cells, finished_cells, note_begun, note_finished, plan_of
+from volta_switch.study import run_plan
 from volta_switch.study.forecast import dry_run
 from volta_switch.study.plan import load_study
+from volta_switch.study.planned_runs import (
+    PRETRAINING,
+    ROUTES_FILE,
+    Work,
+    begun_runs,
+    finished_runs,
+    note_begun,
+    note_finished,
+)
+from volta_switch.study.run_plan import RunPlan, plan_of
+from volta_switch.study.study_data import places
 from volta_switch.train.flags import evaluation_flags, finetuning_flags, pretraining_flags
 from volta_switch.world import write_world
 
@@ -24,7 +33,7 @@ def demo(world, tmp_path):
     study = load_study(DEMO)
     (tmp_path / "world").mkdir()
     shutil.copy(world.tasks_file, tmp_path / "world")
-    return study, Plan(study, tmp_path).cells
+    return study, RunPlan(study, tmp_path).runs
 
 
 def without_the_model(command, stem):
@@ -60,9 +69,10 @@ def test_every_command_of_the_demo_is_one_that_its_entry_point_takes(demo):
             assert args.seed == cell.seed and args.config_file == f"demo/{cell.arm}"
     entries = {cell.work: [entry for entry, _ in cell.commands] for cell in demo[1]}
     assert entries == {
-        "": ["train_concap"], "TASK1": ["train_task", "eval_task"], "TASK10": ["train_task", "eval_task"],
-        "TASK8": ["train_task", "eval_retrieval"],
-        **{f"routes of TASK{number}": ["routes"] for number in (1, 10, 8)},
+        PRETRAINING: ["train_concap"],
+        **{Work.fine_tuning(task): ["train_task", "eval_task"] for task in ("TASK1", "TASK10")},
+        Work.fine_tuning("TASK8"): ["train_task", "eval_retrieval"],
+        **{Work.routes(f"TASK{number}"): ["routes"] for number in (1, 10, 8)},
     }  # fmt: skip
 
 
@@ -72,7 +82,7 @@ def test_fine_tuning_waits_for_its_own_models_pretraining_and_starts_from_it(dem
         if cell.name.endswith(" routes"):
             assert cell.needs == cell.name.removesuffix(" routes")
             continue
-        if not cell.work:
+        if cell.work == PRETRAINING:
             assert cell.name == f"{stem}/seed0/pretraining" and not cell.needs
             continue
         assert cell.needs == f"{stem}/seed0/pretraining" and cell.name.startswith(f"{stem}/seed0/")
@@ -86,7 +96,7 @@ def test_seeds_and_overrides_reach_every_command(world, study_of, tmp_path):
     study = study_of({**MINIMAL, "seeds": [3, 5], "set": ["hidden_dropout_prob=0.2"], "tasks": {"refcoco+": {}}})
     (tmp_path / "world").mkdir()
     shutil.copy(world.tasks_file, tmp_path / "world")
-    plan = Plan(study, tmp_path).cells
+    plan = RunPlan(study, tmp_path).runs
     assert [(cell.seed, cell.name) for cell in plan] == [(n, f"ctrl_uniter/seed{n}/refcoco+") for n in (3, 5)]
     for cell in plan:
         train = finetuning_flags().parse_args(cell.commands[0][1])
@@ -102,9 +112,9 @@ def test_ones_own_data_are_named_in_the_plan(world, study_of):
     study = study_of({"models": ["demo/ctrl_uniter"], "tasks": {"10": None}, "data": paths})
     where = places(study, study.arms["ctrl_uniter"], Path("out"))
     assert where.tasks_config_file == world.tasks_file and str(where.features_path) == paths["features_path"]
-    assert [cell.work for cell in Plan(study, Path("out")).cells] == ["TASK10"]
+    assert [cell.work for cell in RunPlan(study, Path("out")).runs] == [Work.fine_tuning("TASK10")]
     with pytest.raises(UserError, match="data lacks features_path, annotations_path"):
-        Plan(study_of({**MINIMAL, "world": None, "data": {"tasks_config_file": "t.yml"}}), Path("out"))
+        RunPlan(study_of({**MINIMAL, "world": None, "data": {"tasks_config_file": "t.yml"}}), Path("out"))
 
 
 def test_what_ones_own_task_file_says_decides_what_a_run_is(world, study_of, tmp_path):
@@ -114,7 +124,7 @@ def test_what_ones_own_task_file_says_decides_what_a_run_is(world, study_of, tmp
     for change in ({}, {"lr": 0.5}, {"dataroot": "elsewhere"}, {"num_epoch": 1}, {}):
         entries = yaml.safe_load(world.tasks_file.read_text())
         tasks.write_text(yaml.safe_dump({**entries, "TASK10": {**entries["TASK10"], **change}}))
-        keys.append(Plan(study, tmp_path).cell("ctrl_uniter", 0, "TASK10").key)
+        keys.append(RunPlan(study, tmp_path).run_of("ctrl_uniter", 0, Work.fine_tuning("TASK10")).key)
     assert keys[0] == keys[-1] and len(set(keys)) == 4
 
 
@@ -133,7 +143,7 @@ def test_a_claim_about_what_its_table_does_not_have_is_refused_before_anything_r
     (tmp_path / "world").mkdir()
     shutil.copy(world.tasks_file, tmp_path / "world")
     with pytest.raises(UserError) as caught:
-        Plan(study, tmp_path)
+        RunPlan(study, tmp_path)
     assert str(caught.value).endswith(f"tables.t.claims: Better: {told}")
 
 
@@ -167,20 +177,20 @@ def test_a_flag_of_retrieval_alone_is_refused_for_other_tasks_and_kept_from_rout
     assert refusal_by_dry_run(study, tmp_path / "out").endswith("eval_task.py has no flag --keep_scores")
     study = study_of({**SHARED, "arms": ARMS, "tasks": {"TASK8": kept}, "routes": routes})
     shutil.copytree(world.tasks_file.parent, tmp_path / "world", ignore=shutil.ignore_patterns("*.lmdb", "scenes"))
-    plan = Plan(study, tmp_path)
-    assert "--keep_scores" in plan.cell("first", 0, "TASK8").commands[1][1]
-    [routes_cell] = plan.route_cells().values()
+    plan = RunPlan(study, tmp_path)
+    assert "--keep_scores" in plan.run_of("first", 0, Work.fine_tuning("TASK8")).commands[1][1]
+    [routes_cell] = plan.route_runs().values()
     assert "--keep_scores" not in routes_cell.commands[0][1]
 
 
 def test_a_folder_that_another_run_holds_is_left_alone(study_of, world, tmp_path):
     shutil.copytree(world.tasks_file.parent, tmp_path / "world", ignore=shutil.ignore_patterns("*.lmdb", "scenes"))
     study = study_of({**SHARED, "seeds": [0], "arms": ARMS})
-    before = Plan(study, tmp_path).cell("first", 0, "TASK10")
+    before = RunPlan(study, tmp_path).run_of("first", 0, Work.fine_tuning("TASK10"))
     before.folder.mkdir(parents=True)
     note_finished(tmp_path, before, 1.0)
     changed = study_of({**SHARED, "seeds": [0], "arms": ARMS, "tasks": {"TASK10": {"train": {"lr": 0.5}}}})
-    now = plan_of(changed, tmp_path).cell("first", 0, "TASK10")
+    now = plan_of(changed, tmp_path).run_of("first", 0, Work.fine_tuning("TASK10"))
     assert now.key != before.key and now.folder.name == before.folder.name
     row = f"seed0-{now.training[:8]}"
     assert now.name == f"first/{row}/refcoco+" and now.folder.parent.name == row
@@ -188,28 +198,28 @@ def test_a_folder_that_another_run_holds_is_left_alone(study_of, world, tmp_path
     assert train.output_dir == str(now.folder.parent)
     task = {**SHARED["tasks"]["TASK10"], "test": {"split": "val"}}
     tested = study_of({**SHARED, "seeds": [0], "arms": ARMS, "tasks": {"TASK10": task}})
-    again = plan_of(tested, tmp_path).cell("first", 0, "TASK10")
+    again = plan_of(tested, tmp_path).run_of("first", 0, Work.fine_tuning("TASK10"))
     assert again.key != before.key and again.folder == before.folder  # trained already, to be tested otherwise
     now.folder.mkdir(parents=True)
     for note in (lambda: note_begun(tmp_path, now), lambda: note_finished(tmp_path, now, 2.0)):
         note()
-        again = plan_of(changed, tmp_path).cell("first", 0, "TASK10")
+        again = plan_of(changed, tmp_path).run_of("first", 0, Work.fine_tuning("TASK10"))
         assert (again.name, again.folder) == (now.name, now.folder)
-        assert plan_of(study, tmp_path).cell("first", 0, "TASK10") == before
-    assert {done.seconds for done in finished_cells(tmp_path).values()} == {1.0, 2.0} and not begun_cells(tmp_path)
+        assert plan_of(study, tmp_path).run_of("first", 0, Work.fine_tuning("TASK10")) == before
+    assert {done.seconds for done in finished_runs(tmp_path).values()} == {1.0, 2.0} and not begun_runs(tmp_path)
 
 
 def test_arms_share_the_work_that_is_the_same(study_of, world, tmp_path):
     study = study_of(of_arms({"tasks": {"TASK10": {"train": {"lr": 3e-3}}}}, varies=["tasks"]))
     (tmp_path / "world").mkdir()
     shutil.copy(world.tasks_file, tmp_path / "world")
-    plan = Plan(study, tmp_path)
-    assert [cell.name for cell in plan.cells] == [
+    plan = RunPlan(study, tmp_path)
+    assert [cell.name for cell in plan.runs] == [
         "first/seed0/pretraining", "first/seed0/refcoco+", "second/seed0/refcoco+",
         "first/seed1/pretraining", "first/seed1/refcoco+", "second/seed1/refcoco+",
     ]  # fmt: skip
-    assert plan.cell("second", 1) is plan.cell("first", 1)
-    train = finetuning_flags().parse_args(plan.cell("second", 1, "TASK10").commands[0][1])
+    assert plan.run_of("second", 1) is plan.run_of("first", 1)
+    train = finetuning_flags().parse_args(plan.run_of("second", 1, Work.fine_tuning("TASK10")).commands[0][1])
     assert train.from_pretrained == str(tmp_path / "first" / "seed1" / "switchbert" / "pytorch_model_best.bin")
     assert train.output_dir == str(tmp_path / "second" / "seed1") and train.lr == 3e-3
 
@@ -221,14 +231,14 @@ def test_only_what_a_table_needs_is_run(study_of, world, tmp_path):
     study = study_of({**SHARED, "tasks": tasks, "seeds": [0], "arms": arms, "tables": tables})
     (tmp_path / "world").mkdir()
     shutil.copy(world.tasks_file, tmp_path / "world")
-    plan = Plan(study, tmp_path)
-    assert [cell.name for cell in plan.cells] == [
+    plan = RunPlan(study, tmp_path)
+    assert [cell.name for cell in plan.runs] == [
         "first/seed0/pretraining", "second/seed0/pretraining", "first/seed0/VQA", "second/seed0/VQA",
         "first/seed0/refcoco+",
     ]  # fmt: skip
-    assert plan.has("first", 0) and not plan.has("second", 0, "TASK10") and not plan.has("third", 0)
-    of_one = Plan(study.only(["b"]), tmp_path)
-    assert [cell.name for cell in of_one.cells] == ["second/seed0/pretraining", "second/seed0/VQA"]
+    assert plan.has("first", 0) and not plan.has("second", 0, Work.fine_tuning("TASK10")) and not plan.has("third", 0)
+    of_one = RunPlan(study.only(["b"]), tmp_path)
+    assert [cell.name for cell in of_one.runs] == ["second/seed0/pretraining", "second/seed0/VQA"]
     with pytest.raises(UserError, match="no table c; it has a, b"):
         study.only(["b", "c"])
 
@@ -238,11 +248,11 @@ def test_a_table_may_take_the_first_seeds_alone(study_of, world, tmp_path):
     study = study_of({**SHARED, "tasks": {"TASK10": {}, "TASK1": {}}, "seeds": [5, 6], "arms": ARMS, "tables": tables})
     (tmp_path / "world").mkdir()
     shutil.copy(world.tasks_file, tmp_path / "world")
-    assert [cell.name for cell in Plan(study, tmp_path).cells] == [
+    assert [cell.name for cell in RunPlan(study, tmp_path).runs] == [
         "first/seed5/pretraining", "first/seed5/VQA", "first/seed5/refcoco+",
         "first/seed6/pretraining", "first/seed6/refcoco+",
     ]  # fmt: skip
-    assert [cell.seed for cell in Plan(study.only(["b"]), tmp_path).cells] == [5, 5]
+    assert [cell.seed for cell in RunPlan(study.only(["b"]), tmp_path).runs] == [5, 5]
 
 
 def test_routes_are_reported_of_as_many_seeds_as_are_asked_for_and_of_what_a_table_needs(study_of, world, tmp_path):
@@ -252,22 +262,22 @@ def test_routes_are_reported_of_as_many_seeds_as_are_asked_for_and_of_what_a_tab
     study = study_of({**SHARED, "tasks": tasks, "arms": ARMS, "tables": tables, "routes": routes}).only(["a"])
     (tmp_path / "world").mkdir()
     shutil.copy(world.tasks_file, tmp_path / "world")
-    plan = Plan(study, tmp_path)
-    _, _, _, refer, retrieval, *_ = plan.cells  # before the next seed's
+    plan = RunPlan(study, tmp_path)
+    _, _, _, refer, retrieval, *_ = plan.runs  # before the next seed's
     assert [refer.name, retrieval.name] == ["first/seed0/refcoco+ routes", "first/seed0/RetrievalFlickr30k routes"]
-    assert refer.needs == "first/seed0/refcoco+" and plan.cell("first", 0, "routes of TASK10") is refer
+    assert refer.needs == "first/seed0/refcoco+" and plan.run_of("first", 0, Work.routes("TASK10")) is refer
     [(entry, arguments)] = refer.commands
     flags = route_flags().parse_args(arguments)
     assert entry == "routes" and (flags.split, flags.batch_size) == ("test", 9)
     assert (flags.interventions, flags.attention, flags.samples) == (True, False, 40)
     assert flags.from_pretrained == str(tmp_path / "first" / "seed0" / "refcoco+_switchbert" / "pytorch_model_best.bin")
-    assert {place: cell.folder / ROUTES_FILE for place, cell in plan.route_cells().items()} == {
+    assert {place: cell.folder / ROUTES_FILE for place, cell in plan.route_runs().items()} == {
         ("first", 0, "TASK10"): Path(flags.out),
         ("first", 0, "TASK8"): tmp_path / "first" / "seed0" / "RetrievalFlickr30k_routes" / "routes.json",
     }
     more = {**SHARED, "tasks": tasks, "arms": ARMS, "tables": tables, "routes": {**routes, "seeds": 2}}
     more = study_of(more).only(["a"])
-    assert [place[1] for place in Plan(more, tmp_path).route_cells()] == [0, 0, 1, 1]
+    assert [place[1] for place in RunPlan(more, tmp_path).route_runs()] == [0, 0, 1, 1]
 
 
 def test_each_world_has_a_folder_that_says_how_it_differs(study_of, world, tmp_path):
@@ -275,9 +285,9 @@ def test_each_world_has_a_folder_that_says_how_it_differs(study_of, world, tmp_p
     for name in ("world", "world-text_depth-2"):
         (tmp_path / name).mkdir()
         shutil.copy(world.tasks_file, tmp_path / name)
-    plan = Plan(study, tmp_path)
-    assert len(plan.cells) == 8
-    flags = pretraining_flags().parse_args(plan.cell("second", 0).commands[0][1])
+    plan = RunPlan(study, tmp_path)
+    assert len(plan.runs) == 8
+    flags = pretraining_flags().parse_args(plan.run_of("second", 0).commands[0][1])
     assert flags.annotations_path.startswith(str(tmp_path / "world-text_depth-2"))
     config = load_config(flags.config_file, flags.set)  # words spelt in three pieces need fewer of them
     write_world(tmp_path / "written", text_depth=2, images=20, eval_images=10, render=False, data_sets=["refer"])
@@ -289,9 +299,9 @@ def test_raising_the_results_version_makes_every_cell_another_one(study_of, worl
     (tmp_path / "world").mkdir()
     shutil.copy(world.tasks_file, tmp_path / "world")
     study = study_of({**SHARED, "arms": ARMS, "routes": {"arms": ["first"]}})
-    before = {cell.name: cell for cell in Plan(study, tmp_path).cells}
-    monkeypatch.setattr(cells, "RESULTS_VERSION", 2)
-    after = {cell.name: cell for cell in Plan(study, tmp_path).cells}
+    before = {cell.name: cell for cell in RunPlan(study, tmp_path).runs}
+    monkeypatch.setattr(run_plan, "RESULTS_VERSION", 2)
+    after = {cell.name: cell for cell in RunPlan(study, tmp_path).runs}
     assert before.keys() == after.keys() and {"first/seed0/pretraining", "first/seed0/refcoco+ routes"} <= after.keys()
     for name, cell in after.items():
         assert cell.key != before[name].key and cell.training != before[name].training
@@ -300,5 +310,5 @@ def test_raising_the_results_version_makes_every_cell_another_one(study_of, worl
 def test_cells_of_before_there_was_a_results_version_are_those_of_version_1(monkeypatch):
     parts = ["train_concap", {"hidden_size": 16}, {"learning_rate": 1e-3}, 0, {"seed": 0}]
     known = "d63540e7cedb4c7ef963def0525af793c762a5977a0becb1c51ceb7d2994adef"  # by the code of that time
-    monkeypatch.setattr(cells, "RESULTS_VERSION", 1)
-    assert cells._key(parts) == known
+    monkeypatch.setattr(run_plan, "RESULTS_VERSION", 1)
+    assert run_plan._key(parts) == known

@@ -12,13 +12,14 @@ import pytest
 from small_world import refusal
 from volta_switch import UserError
 from volta_switch.cli import _run, main
-from volta_switch.study import travel
-from volta_switch.study.finished import finished_cells, plan_of, scores_in
+from volta_switch.study import exports
+from volta_switch.study.exports import MergeCounts, export_runs, merge_runs, read_exported
 from volta_switch.study.forecast import dry_run
+from volta_switch.study.planned_runs import PRETRAINING, Work, finished_runs, scores_in
 from volta_switch.study.report.page import write_report
 from volta_switch.study.run import _plan_with_weights, run_study
+from volta_switch.study.run_plan import plan_of
 from volta_switch.study.table import make_tables
-from volta_switch.study.travel import export_cells, merge_cells, read_cells
 from volta_switch.tasks.shares import WHOLE
 
 
@@ -27,7 +28,7 @@ def travelled(finished, tmp_path_factory):
     """The finished study's cells in a file; read-only."""
     study, folder = finished
     to = tmp_path_factory.mktemp("travelled") / "small.cells"
-    assert export_cells(plan_of(study, folder), to) == 5
+    assert export_runs(plan_of(study, folder), to) == 5
     return to
 
 
@@ -35,16 +36,16 @@ def travelled(finished, tmp_path_factory):
 def merged(finished, travelled, tmp_path):
     """The same study in another folder, merged from the file alone."""
     study, _ = finished
-    assert merge_cells(study, tmp_path / "there", [travelled]) == {"merged": 5, "there": 0, "use": 0}
+    assert merge_runs(study, tmp_path / "there", [travelled]) == MergeCounts(merged=5, present=0, unused=0)
     return study, tmp_path / "there"
 
 
 def rewritten(path, to, change):
     """A file of cells with other content and a right checksum."""
-    said = json.loads(travel.lzma.decompress(path.read_bytes().split(b"\n", 1)[1]))
+    said = json.loads(exports.lzma.decompress(path.read_bytes().split(b"\n", 1)[1]))
     change(said)
-    packed = travel.lzma.compress(json.dumps(said).encode())
-    to.write_bytes(b"volta-switch study cells 1 %s\n" % travel._digest(packed) + packed)
+    packed = exports.lzma.compress(json.dumps(said).encode())
+    to.write_bytes(b"volta-switch study cells 1 %s\n" % exports._digest(packed) + packed)
     return to
 
 
@@ -55,33 +56,35 @@ def test_merged_cells_are_finished_and_give_the_same_tables_and_verdicts(finishe
     assert "5 cells, 5 finished before" in capsys.readouterr().err
     assert dry_run(study, folder).endswith("5 cells, 0 to run")
     here, there = make_tables(plan), make_tables(plan_of(*finished))
-    assert here == there and here["tables"][0]["rows"][0]["scores"][0]["estimate"]["items"] > 0  # items travel, too
+    assert here == there and here.tables[0].rows[0].scores[0].estimate.items > 0  # items travel, too
     assert "Routes" in write_report(plan, here).read_text()
     assert not list((folder / "merged").rglob("*.bin")) and not list(folder.rglob("*_result.json"))
 
 
 def test_a_cell_takes_little_room(travelled):
     assert travelled.stat().st_size / 5 < 20_000
-    logs = [cell.files[travel.LOG] for cell in read_cells(travelled) if travel.LOG in cell.files]
+    logs = [each.run.files[exports.LOG] for each in read_exported(travelled) if exports.LOG in each.run.files]
     assert logs and all(any(line["kind"] == "valid" for line in log) for log in logs)
 
 
 def test_a_long_log_keeps_its_validations_and_some_of_its_steps():
     lines = [{"kind": "train", "step": step} for step in range(5000)]
     lines[1000:1000] = [{"kind": "valid", "step": 1000}]
-    kept = travel._summary(lines)
-    assert len(kept) == travel.TRAIN_LINES + 1 and {"kind": "valid", "step": 1000} in kept
+    kept = exports._summary(lines)
+    assert len(kept) == exports.TRAIN_LINES + 1 and {"kind": "valid", "step": 1000} in kept
     assert [line["step"] for line in kept] == sorted(line["step"] for line in kept)
     assert (kept[0]["step"], kept[-1]["step"]) == (0, 4999)
 
 
 def test_exported_again_the_file_is_the_same_but_for_where_it_was(merged, travelled, tmp_path):
     study, folder = merged
-    export_cells(plan_of(study, folder), tmp_path / "again.cells")
-    first, again = ({cell.key: cell for cell in read_cells(path)} for path in (travelled, tmp_path / "again.cells"))
+    export_runs(plan_of(study, folder), tmp_path / "again.cells")
+    first, again = (
+        {each.run.key: each.run for each in read_exported(path)} for path in (travelled, tmp_path / "again.cells")
+    )
     assert first.keys() == again.keys()
     for key, cell in first.items():
-        assert scores_in(finished_cells(folder)[key].folder) == travel.scores_of(cell.files)
+        assert scores_in(finished_runs(folder)[key].folder) == exports.scores_of(cell.files)
         same = {name for name in cell.files if name != "run.json"}
         assert {name: cell.files[name] for name in same} == {name: again[key].files[name] for name in same}
 
@@ -94,11 +97,11 @@ def test_every_damaged_byte_is_found_and_nothing_is_merged(finished, travelled, 
     for place in places:
         damaged.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         with pytest.raises(UserError, match=r"damaged\.cells: (damaged|no file of cells|of format)"):
-            read_cells(damaged)
+            read_exported(damaged)
     for wrong in (b"", content[:-1], content + b"\n", b"{}", content[:60]):
         damaged.write_bytes(wrong)
         with pytest.raises(UserError, match=r"damaged\.cells: (damaged|no file of cells)"):
-            merge_cells(study, tmp_path / "out", [travelled, damaged])
+            merge_runs(study, tmp_path / "out", [travelled, damaged])
     assert not (tmp_path / "out").exists()
 
 
@@ -116,7 +119,7 @@ def test_every_damaged_byte_is_found_and_nothing_is_merged(finished, travelled, 
 def test_what_is_no_cell_of_the_study_is_refused(finished, travelled, tmp_path, change, said):
     wrong = rewritten(travelled, tmp_path / "wrong.cells", change)
     with pytest.raises(UserError, match=re.escape(said)) as caught:
-        merge_cells(finished[0], tmp_path / "out", [wrong])
+        merge_runs(finished[0], tmp_path / "out", [wrong])
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
@@ -128,16 +131,16 @@ def test_two_runs_of_one_cell_with_other_scores_are_a_conflict(finished, travell
         cell["files"]["test_metrics.json"]["accuracy"] = 99.0
 
     conflict = rewritten(travelled, tmp_path / "other.cells", other)
-    assert merge_cells(study, folder, [travelled]) == {"merged": 0, "there": 5, "use": 0}
+    assert merge_runs(study, folder, [travelled]) == MergeCounts(merged=0, present=5, unused=0)
     with pytest.raises(
         UserError, match=r"switchbert/seed0/refcoco\+: test_metrics.json: accuracy is 99.0, and .* two runs"
     ):
-        merge_cells(study, folder, [conflict])
+        merge_runs(study, folder, [conflict])
     with pytest.raises(UserError, match=r"two runs of one cell; nothing was merged"):
-        merge_cells(study, tmp_path / "out", [travelled, conflict])
+        merge_runs(study, tmp_path / "out", [travelled, conflict])
     assert not (tmp_path / "out").exists()
-    twice = merge_cells(study, tmp_path / "out", [travelled, travelled])
-    assert twice == {"merged": 5, "there": 0, "use": 0}
+    twice = merge_runs(study, tmp_path / "out", [travelled, travelled])
+    assert twice == MergeCounts(merged=5, present=0, unused=0)
 
 
 def test_what_needs_the_weights_of_a_merged_cell_runs_it_again(finished, travelled, tmp_path, in_this_process, capsys):
@@ -152,8 +155,8 @@ def test_what_needs_the_weights_of_a_merged_cell_runs_it_again(finished, travell
 
     part = rewritten(travelled, tmp_path / "part.cells", pretraining_alone)
     folder = tmp_path / "out"
-    assert merge_cells(study, folder, [part])["merged"] == 1
-    [before] = finished_cells(folder).values()
+    assert merge_runs(study, folder, [part]).merged == 1
+    [before] = finished_runs(folder).values()
     assert not before.has_weights and dry_run(study, folder).count("finished") == 1
     plan = run_study(study, folder, jobs=1)
     said = capsys.readouterr().err
@@ -162,8 +165,8 @@ def test_what_needs_the_weights_of_a_merged_cell_runs_it_again(finished, travell
         "best_validation.loss is" in said
         and "was 0.5 where it was merged from; this run is the one that counts" in said
     )
-    assert all(done.has_weights for done in finished_cells(folder).values()) and len(plan.cells) == 2
-    assert before.folder.is_dir() and (plan.cell("ctrl_uniter", 0).folder / "pytorch_model_best.bin").is_file()
+    assert all(done.has_weights for done in finished_runs(folder).values()) and len(plan.runs) == 2
+    assert before.folder.is_dir() and (plan.run_of("ctrl_uniter", 0).folder / "pytorch_model_best.bin").is_file()
     run_study(study, folder, jobs=1)
     assert "2 cells, 2 finished before" in capsys.readouterr().err
 
@@ -172,7 +175,7 @@ def test_routes_of_a_merged_run_need_the_whole_chain_again(merged):
     study, folder = merged
     (folder / "cells" / "switchbert.seed0.refcoco+.routes.json").unlink()
     plan, again = _plan_with_weights(study, folder, WHOLE)
-    chain = [plan.cell("switchbert", 0, work) for work in ("", "TASK10")]
+    chain = [plan.run_of("switchbert", 0, work) for work in (PRETRAINING, Work.fine_tuning("TASK10"))]
     assert set(again) == {cell.key for cell in chain}
     assert [cell.folder.parent for cell in chain] == [folder / "switchbert" / "seed0"] * 2  # not where it was merged
     assert all(place.parent == folder / "merged" for place in again.values())
@@ -199,14 +202,14 @@ def test_an_export_does_not_replace_a_file_of_another_kind(finished, travelled, 
     for content in (b"name: a study", b"", b"volta-switch study"):
         (tmp_path / "mine.yaml").write_bytes(content)
         with pytest.raises(UserError, match=r"mine\.yaml: is there already, and no file of cells; give another --to"):
-            export_cells(plan_of(study, folder), tmp_path / "mine.yaml")
+            export_runs(plan_of(study, folder), tmp_path / "mine.yaml")
         assert (tmp_path / "mine.yaml").read_bytes() == content
     shutil.copy(travelled, tmp_path / "old.cells")
-    assert export_cells(plan_of(study, folder), tmp_path / "old.cells") == 5
+    assert export_runs(plan_of(study, folder), tmp_path / "old.cells") == 5
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), os.mkdir])
 def test_merging_what_is_no_file_ends_at_once(tmp_path, make):
     make(tmp_path / "cells")
     with pytest.raises(UserError, match=r"cells: a (pipe or device|folder), no file of cells"):
-        read_cells(tmp_path / "cells")
+        read_exported(tmp_path / "cells")

@@ -6,9 +6,9 @@ import shutil
 import pytest
 import yaml
 
-from volta_switch.study.cells import Plan
-from volta_switch.study.data_identities import DATA_FILE
 from volta_switch.study.plan import load_study
+from volta_switch.study.run_plan import RunPlan
+from volta_switch.study.study_data import DATA_FILE
 
 REFER = "datasets/refcoco+_unc/annotations/refcoco+"
 CAPTIONS = "datasets/conceptual_captions"
@@ -33,9 +33,9 @@ def planned(tmp_path, monkeypatch):
             **changes,
         }
         (tmp_path / "plan.yaml").write_text(yaml.safe_dump(values))
-        made = Plan(load_study(tmp_path / "plan.yaml"), tmp_path / folder)
+        made = RunPlan(load_study(tmp_path / "plan.yaml"), tmp_path / folder)
         made.data.keep()
-        return {cell.name.partition("/seed0/")[2]: (cell.key, cell.training) for cell in made.cells}
+        return {cell.name.partition("/seed0/")[2]: (cell.key, cell.training) for cell in made.runs}
 
     return plan
 

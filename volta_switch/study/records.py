@@ -1,0 +1,311 @@
+"""What passes between a study's modules: frozen dataclasses, each with one way from JSON and one way to it.
+
+``Record`` does both by the fields of a class. Below it stand the records of a made table: ``table.json`` is a
+``StudyResults``.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from typing import Any, Self, Union, cast, get_args, get_origin, get_type_hints
+
+from volta_switch.statistics import Estimate
+
+FlagValue = Any  # str, int, float, bool, a list of them, or None: whatever a flag's parser takes
+Flags = Mapping[str, FlagValue]
+"""Flag of an entry point, without dashes -> its value, as a study's file gives it."""
+Settings = Mapping[str, object]
+"""Setting -> its value, which is compared and shown, and not computed with."""
+
+
+def in_json(key: str = "", *, optional: bool = False) -> dict[str, str | bool]:
+    """Returns the metadata of a ``Record``'s field whose JSON differs from it.
+
+    Args:
+        key: the key in JSON; empty: the field's name.
+        optional: whether the field is left out of the JSON where it has its default.
+    """
+    return {"key": key, "optional": optional}
+
+
+class Record:
+    """Base of frozen dataclasses that are read from JSON and written to it by their fields."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the record as JSON values, keys in the order of the fields."""
+        found = {}
+        for each in fields(cast(Any, self)):
+            value = getattr(self, each.name)
+            if not (each.metadata.get("optional") and value == each.default):
+                found[each.metadata.get("key") or each.name] = as_json(value)
+        return found
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Reads a record; keys that it does not have are ignored.
+
+        Raises:
+            TypeError: a key without a default is missing.
+        """
+        found = {}
+        for name, (key, kind) in _fields(cast(Any, cls)).items():
+            if key in values:
+                found[name] = _read(kind, values[key])
+        return cls(**found)
+
+
+def as_json(value: Any) -> Any:
+    """Returns a value as JSON has it: records and mappings as objects, tuples as lists."""
+    if isinstance(value, Record):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {key: as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    return value
+
+
+@cache
+def _fields(cls: type[Any]) -> dict[str, tuple[str, Any]]:
+    """Returns each field's key in JSON, and its type."""
+    kinds = get_type_hints(cls)
+    return {each.name: (each.metadata.get("key") or each.name, kinds[each.name]) for each in fields(cls)}
+
+
+def _read(kind: Any, value: Any) -> Any:
+    """Returns a JSON value as its field's type has it; values of open types (flags, settings) as they are."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        others = [part for part in parts if part is not types.NoneType]
+        return value if value is None or len(others) > 1 else _read(others[0], value)
+    if isinstance(kind, type) and issubclass(kind, Record):
+        return kind.from_dict(value)
+    if origin is tuple:
+        return tuple(_read(parts[0], item) for item in value)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return {key: _read(parts[1], item) for key, item in value.items()}
+    return value
+
+
+# --- Estimates, claims and verdicts ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReportedEstimate(Record):
+    """A ``statistics.Estimate`` with its interval, in points; None where a number does not exist."""
+
+    value: float = math.nan
+    low: float | None = None
+    high: float | None = None
+    confidence: float = 0.95
+    standard_error: float | None = None
+    spread: float | None = None
+    effect_size: float | None = None
+    unit: str = "seed"
+    seeds: int = 0
+    items: int = 0
+    population: str = "these items"
+    problem: str = ""
+
+    @classmethod
+    def of(cls, estimate: Estimate, confidence: float = 0.95) -> ReportedEstimate:
+        """Returns an estimate with its interval at a confidence."""
+        return cls.from_dict(estimate.to_dict(confidence))
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Both bounds, in points; None where there is a ``problem``."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+
+@dataclass(frozen=True)
+class StudyClaim(Record):
+    """One arm is better than another on one metric of one task, by at least so much."""
+
+    text: str
+    """As a reader should see it."""
+    better: str
+    """Name of the arm that is said to be better."""
+    worse: str
+    """Name of the other arm."""
+    task: str
+    metric: str
+    at_least: float = 0.0
+    """m, in points of the metric; negative: "no worse by more than that"."""
+    source: str = ""
+    """Where the paper says so: "table 3"."""
+    than: tuple[str, ...] | None = None
+    """Two more arms: the advantage of ``better`` over ``worse`` exceeds that of the first of these over the second."""
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """All arms that it names."""
+        return (self.better, self.worse, *(self.than or ()))
+
+    @property
+    def difference(self) -> str:
+        """What is estimated, in words."""
+        first = f"{self.better} minus {self.worse}"
+        return first if self.than is None else f"({first}) minus ({self.than[0]} minus {self.than[1]})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the claim as JSON values, with what is estimated in words."""
+        return {**super().to_dict(), "difference": self.difference}
+
+
+@dataclass(frozen=True)
+class ReportedVerdict(Record):
+    """A ``claims.Verdict`` as ``table.json`` has it; None where a number does not exist."""
+
+    claim: StudyClaim
+    verdict: str = "undecided"
+    reason: str = ""
+    text: str = ""
+    estimate: ReportedEstimate = ReportedEstimate()
+    level: float | None = None
+    level_low: float | None = None
+    level_high: float | None = None
+    family: int = 1
+    p_value: float | None = None
+    p_holm: float | None = None
+    power: float | None = None
+    minimum_effect: float | None = None
+    excludes_minimum_effect: bool = False
+    seeds_needed: Mapping[str, int | None] | None = None
+
+    @property
+    def level_interval(self) -> tuple[float, float] | None:
+        """Both bounds at Holm's level, in points; None where the estimate has a ``problem``."""
+        return None if self.level_low is None or self.level_high is None else (self.level_low, self.level_high)
+
+
+# --- Tables ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sweep(Record):
+    """Arms that are one setting at several values: a line for each series. Its key in files is ``dial``."""
+
+    label: str
+    """What is varied, as the axis names it."""
+    series: Mapping[str, Mapping[str, float]]
+    """Name -> arm -> value of the setting."""
+
+
+@dataclass(frozen=True)
+class ReportedColumn(Record):
+    """One metric of one task on one split."""
+
+    task: str
+    metric: str
+    heading: str
+    key: str = ""
+    """The task file's."""
+    split: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the column as JSON values, in the order that ``table.json`` has always had."""
+        return {name: getattr(self, name) for name in ("task", "key", "metric", "split", "heading")}
+
+
+@dataclass(frozen=True)
+class ArmScore(Record):
+    """What an arm scored in one column, in percent."""
+
+    mean: float = math.nan
+    std: float = 0.0
+    """Over seeds."""
+    values: tuple[float, ...] = ()
+    """Of each seed."""
+    published: object = None
+    """What the study's file says was published: a number, a text, or source -> number."""
+    estimate: ReportedEstimate = ReportedEstimate()
+
+
+@dataclass(frozen=True)
+class TrackedFlops(Record):
+    """FLOPs of training on a pair of image and text as each seed's run tracked them; None where it did not."""
+
+    executed: tuple[float | None, ...] = ()
+    paths: tuple[float | None, ...] = ()
+    """Of all active paths, each paid for."""
+
+
+@dataclass(frozen=True)
+class TableRow(Record):
+    """An arm in a table."""
+
+    arm: str
+    model: str = ""
+    parameters: int = 0
+    scores: tuple[ArmScore, ...] = ()
+    """One for each column."""
+    flops: Mapping[str, TrackedFlops] = field(default_factory=dict)
+    """Kind of run ("pretraining", "refcoco+") -> FLOPs."""
+    soft_minus_hard: Mapping[str, float] = field(default_factory=dict)
+    """Run ("refcoco+/seed0") -> validation score with soft routes minus that with hard ones, in points."""
+
+
+@dataclass(frozen=True)
+class ReportedTable(Record):
+    """A made table: what ``table.json`` has under ``tables``."""
+
+    name: str
+    title: str = ""
+    varies: tuple[str, ...] = ()
+    sweep: Sweep | None = field(default=None, metadata=in_json("dial"))
+    shows_flops: bool = False
+    seeds: tuple[int, ...] = ()
+    planned_seeds: tuple[int, ...] = ()
+    columns: tuple[ReportedColumn, ...] = ()
+    rows: tuple[TableRow, ...] = ()
+    intervals: str = ""
+    """What its intervals and its ± are, in words."""
+    verdicts: tuple[ReportedVerdict, ...] = ()
+    chance: tuple[float, ...] = ()
+    """The best blind guess in each column, in percent; empty where it is not known."""
+
+
+@dataclass(frozen=True)
+class OmittedTable(Record):
+    """A table that no seed is finished for, and why."""
+
+    name: str
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class RoutesOverSeeds(Record):
+    """An arm's reports of routes on one task, summed up over seeds."""
+
+    arm: str
+    task: str
+    seeds: tuple[int, ...]
+    modes: Mapping[str, float]
+    """Mean share of each attention mode over layers and samples; empty where modes are not switched."""
+    quantities: Mapping[str, MeasuredQuantity]
+    """By the keys of ``route_reports.QUANTITIES``."""
+
+
+@dataclass(frozen=True)
+class MeasuredQuantity(Record):
+    """A number of each seed's report, and its estimate."""
+
+    values: tuple[float, ...]
+    estimate: ReportedEstimate
+    """Seeds are a random effect, samples are taken as they are."""
+
+
+@dataclass(frozen=True)
+class StudyResults(Record):
+    """All that ``table.json`` holds."""
+
+    study: str = ""
+    tables: tuple[ReportedTable, ...] = ()
+    left_out: tuple[OmittedTable, ...] = ()
+    routes: tuple[RoutesOverSeeds, ...] = ()
