@@ -179,7 +179,7 @@ def _verified(path: Path, read: Callable[[], tuple[Content, str]]) -> Content:
 
 def _listed(path: Path) -> _Known | None:
     """What the nearest file of checksums that names a file says of it; None where none covers it."""
-    for place in dict.fromkeys((Path(os.path.abspath(path)), path.resolve())):
+    for place in dict.fromkeys((Path(os.path.abspath(path)), Path(os.path.realpath(path)))):  # a loop of links ends
         for folder in place.parents:
             known = _known(folder / SUMS, place.relative_to(folder).as_posix())
             if known is not None:
