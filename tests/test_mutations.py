@@ -223,7 +223,7 @@ def study_target(made: Made) -> Target:
         "name": "small",
         "world": {name: spec[name] for name in ("seed", "images", "eval_images", "render")},
         "models": ["demo/switchbert"],
-        "set": [f"{key}={value}" for key, value in fields.items() if key != "bert_model"],
+        "set": [f"{key}={value}" for key, value in fields.items() if key not in ("bert_model", "vocab_size")],
         "tasks": {"TASK10": {"train": {"num_epoch": 1, "batch_size": 40}, "test": {"split": "test"}}},
         "routes": {"arms": ["switchbert"]},
     }

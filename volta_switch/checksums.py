@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from volta_switch.errors import UserError
-from volta_switch.files import CannotWrite, measured, replacing
+from volta_switch.files import CannotWrite, json_bytes, measured, replacing
 
 SUMS = "volta_switch.sums"
 _HEADER = "volta_switch checksums 1"
@@ -61,7 +61,7 @@ def recording(path: Path) -> Iterator[Path]:
 def record_json(path: Path, value: Any) -> None:
     """As ``files.write_json``; the file's checksum is kept in its folder."""
     with recording(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_bytes(json_bytes(value))
 
 
 def record(path: Path) -> None:
@@ -179,7 +179,7 @@ def _verified(path: Path, read: Callable[[], tuple[Content, str]]) -> Content:
 
 def _listed(path: Path) -> _Known | None:
     """What the nearest file of checksums that names a file says of it; None where none covers it."""
-    for place in dict.fromkeys((Path(os.path.abspath(path)), path.resolve())):
+    for place in dict.fromkeys((Path(os.path.abspath(path)), Path(os.path.realpath(path)))):  # a loop of links ends
         for folder in place.parents:
             known = _known(folder / SUMS, place.relative_to(folder).as_posix())
             if known is not None:

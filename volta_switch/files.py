@@ -130,12 +130,17 @@ def measured(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON, indented, keys in the order given."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """JSON as this project writes it, indented, keys in the order given."""
     try:
         content = json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:  # the name of a file that is not UTF-8, which JSON can hold as \\udc..
         content = json.dumps(value, indent=2).encode("ascii")
-    with replacing(path) as temporary:
-        temporary.write_bytes(content + b"\n")
+    return content + b"\n"
 
 
 def find_object(path: Path) -> dict[str, Any] | None:

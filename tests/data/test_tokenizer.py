@@ -57,31 +57,3 @@ def test_a_hub_name_that_cannot_be_fetched_is_one_line() -> None:
     with pytest.raises(UserError, match=r"no-such-bert: neither a folder with vocab\.txt .*Offline.*FOLDER") as error:
         Tokenizer("no-such-bert")
     assert "\n" not in str(error.value)
-
-
-SOME = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\ndog\ncafé\n"
-NONE = {
-    "empty": (b"", "missing"),
-    "without [SEP]": (SOME.replace("[SEP]\n", "").encode(), r"\[SEP\] missing"),
-    "a word twice": (f"{SOME}dog\n".encode(), r"'dog' stands in lines 6 and 8"),
-    "Latin-1": (SOME.encode("latin-1"), "not UTF-8 text .* at byte 38"),
-    "two bytes a letter": (SOME.encode("utf-16"), "not UTF-8 text"),
-    "all in one line": (SOME.replace("\n", "\r").encode(), r"\[PAD\], .*missing"),
-    "JSON": (b'{"[PAD]": 0}', "missing"),
-}
-
-
-@pytest.mark.parametrize("what", NONE)
-def test_a_file_that_is_no_vocabulary_is_refused_in_one_line(tmp_path, what) -> None:
-    content, said = NONE[what]
-    (tmp_path / "vocab.txt").write_bytes(content)
-    with pytest.raises(UserError, match=said) as error:
-        Tokenizer(tmp_path)
-    assert "\n" not in str(error.value) and str(tmp_path / "vocab.txt") in str(error.value)
-
-
-def test_line_ends_of_windows_change_no_id(tmp_path) -> None:
-    (tmp_path / "vocab.txt").write_bytes(SOME.encode())
-    expected = Tokenizer(tmp_path).encode("a dog", 5)
-    (tmp_path / "vocab.txt").write_bytes(SOME.replace("\n", "\r\n").encode())
-    assert Tokenizer(tmp_path).encode("a dog", 5) == expected == [2, 1, 5, 3]

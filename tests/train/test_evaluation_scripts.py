@@ -5,6 +5,7 @@ import torch
 
 from small_world import TASKS, json_of, log_of
 from volta_switch import UserError
+from volta_switch.checksums import SUMS
 from volta_switch.train.flags import evaluation_flags
 
 NAMES = {"vqa": "VQA", "retrieval": "RetrievalFlickr30k", "refer": "refcoco+"}
@@ -33,7 +34,7 @@ def test_eval_task_writes_results_and_metrics(world, finetuned, tmp_path, task, 
     flags += ["--val_features_lmdbpath", world.path / features] if task == "vqa" else []
     found = world.run("eval_task", tmp_path, "ctrl_uniter", *flags, task=task)
     folder = tmp_path / f"{NAMES[task]}_ctrl_uniter"
-    assert {path.name for path in folder.iterdir()} == {"test_result.json", "test_metrics.json"}
+    assert {path.name for path in folder.iterdir()} == {"test_result.json", "test_metrics.json", SUMS}
     assert json_of(folder / "test_result.json") == found.results
     said = json_of(folder / "test_metrics.json")
     of = said.pop("of")

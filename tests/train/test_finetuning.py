@@ -7,6 +7,7 @@ import torch
 
 from small_world import ENTRY_POINTS, TASKS, equal_weights, json_of, log_of, refusal, weights_of
 from train.short_runs import FINETUNING
+from volta_switch.checksums import SUMS
 from volta_switch.tasks import load_task
 from volta_switch.train.flags import finetuning_flags
 from volta_switch.train.loop import Trainer
@@ -53,7 +54,7 @@ def test_a_run_leaves_the_promised_files_and_no_others(finetuned, task):
     run = finetuned("switchbert", task)
     assert run.name == f"{NAMES[task]}_switchbert"
     assert {path.name for path in run.iterdir()} == {
-        "config.json", "run.json", "command.txt", "log.jsonl", "metrics.json", "pytorch_model_best.bin",
+        "config.json", "run.json", "command.txt", "log.jsonl", "metrics.json", "pytorch_model_best.bin", SUMS,
         "checkpoints", ".lock", *(f"pytorch_model_{epoch}.bin" for epoch in range(3)),
     }  # fmt: skip
     assert list((run.parent / "logs" / run.name).glob("events.out.tfevents*"))
