@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and settings in JSON and YAML read with one clear line where they cannot be."""
+"""Files written whole or not at all; settings in JSON and YAML, read or refused with one clear line; shipped files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import hashlib
 import json
 import os
 import shutil
+import site
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +20,13 @@ from volta_switch.errors import UserError
 
 UNFINISHED = ".unfinished"
 MOST_VALUES = 100_000  # of a YAML file; the largest shipped one has some hundred
+_PACKAGE = Path(__file__).resolve().parents[1]
+# Where the shipped configurations, task files and studies are: in a checkout, beside the package. A wheel puts them
+# below share/: of the environment, of the user's folder (pip install --user), or of the package's folder (--target).
+SHIPPED_FOLDERS = (
+    _PACKAGE,
+    *(Path(prefix) / "share" / "volta_switch" for prefix in (sys.prefix, site.getuserbase(), _PACKAGE)),
+)
 
 
 class CannotWrite(UserError, OSError):
@@ -97,6 +106,17 @@ def flush_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def here_or_shipped(name: str | Path) -> Path:
+    """Returns the file of this name if it is there; else the shipped one, as ``studies/demo.yaml`` is in any folder.
+
+    Where there is neither, it returns the name as it was given, for the reader to refuse.
+    """
+    path = Path(name)
+    if path.exists() or path.is_absolute():
+        return path
+    return next((folder / path for folder in SHIPPED_FOLDERS if (folder / path).is_file()), path)
 
 
 def require_file(path: Path, what: str, advice: str) -> None:

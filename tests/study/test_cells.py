@@ -8,7 +8,7 @@ import yaml
 
 from study.small_plans import ARMS, DEMO, MINIMAL, SHARED, of_arms
 from volta_switch import UserError, load_config
-from volta_switch.routes.commands import route_flags
+from volta_switch.routes.flags import route_flags
 from volta_switch.study import cells
 from volta_switch.study.cells import ROUTES_FILE, Plan, places
 from volta_switch.study.finished import begun_cells, finished_cells, note_begun, note_finished, plan_of

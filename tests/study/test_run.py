@@ -10,13 +10,13 @@ import pytest
 
 from small_world import log_of
 from volta_switch import UserError
+from volta_switch.errors import Stopped
 from volta_switch.study import finished as notes
 from volta_switch.study.cells import Plan
 from volta_switch.study.finished import note_begun, note_finished
 from volta_switch.study.forecast import dry_run, time_ahead
 from volta_switch.study.run import run_study
 from volta_switch.train import evaluation
-from volta_switch.train.stopping import Stopped
 
 
 def finished_cells(folder):

@@ -6,9 +6,10 @@ import torch
 from small_world import SIZES, equal_weights, json_of, log_of, weights_of
 from train.run_ends import logged
 from volta_switch import BertForVLPreTraining, load_config
+from volta_switch.cost import EPSILON
 from volta_switch.cost.counts import Counts, some_batch
 from volta_switch.cost.executed import training_step
-from volta_switch.cost.paths import EPSILON, Activity, training_paths
+from volta_switch.cost.paths import Activity, training_paths
 from volta_switch.data.batches.collate import Batch
 from volta_switch.model.bert import switch_encoder
 from volta_switch.model.switch import Routes

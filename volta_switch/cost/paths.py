@@ -24,12 +24,11 @@ import torch
 from torch import Tensor
 
 from volta_switch.config import Config, attention_size
+from volta_switch.cost import EPSILON
 from volta_switch.cost.counts import Counts
 from volta_switch.cost.executed import encoder, feed_forward, inferred, trained
 from volta_switch.model.attention import MODE_PAIRS
 from volta_switch.model.switch import Routes
-
-EPSILON = 0.01  # a weight above which a path counts as active
 
 
 @dataclass(frozen=True)

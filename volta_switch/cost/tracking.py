@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from volta_switch.config import Config
+from volta_switch.cost import EPSILON
 from volta_switch.cost.counts import Counts, Task
 from volta_switch.cost.executed import inference, training_step
-from volta_switch.cost.paths import EPSILON, Activity, inference_paths, training_paths
+from volta_switch.cost.paths import Activity, inference_paths, training_paths
 from volta_switch.model.switch import Routes
 
 

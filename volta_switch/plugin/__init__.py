@@ -17,7 +17,20 @@ at all. VOLTA's files are never written to.
     commands      the command line
 """
 
-from volta_switch.plugin.encoder import VoltaSwitchEncoder, encoder_config
-from volta_switch.plugin.registration import register, unregister
+from typing import TYPE_CHECKING
+
+from volta_switch.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from volta_switch.plugin.encoder import VoltaSwitchEncoder, encoder_config
+    from volta_switch.plugin.registration import register, unregister
 
 __all__ = ["VoltaSwitchEncoder", "encoder_config", "register", "unregister"]
+
+_ENCODER = dict.fromkeys(("VoltaSwitchEncoder", "encoder_config"), "volta_switch.plugin.encoder")
+_REGISTRATION = dict.fromkeys(("register", "unregister"), "volta_switch.plugin.registration")
+__getattr__ = lazy_names(__name__, {**_ENCODER, **_REGISTRATION})
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

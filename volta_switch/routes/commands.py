@@ -13,13 +13,10 @@ import numpy as np
 
 from volta_switch.checksums import record_json
 from volta_switch.config import Config
-from volta_switch.cost.paths import EPSILON
 from volta_switch.data.batches.collate import Batch
 from volta_switch.errors import UserError
-from volta_switch.flag_parser import FlagParser
 from volta_switch.model.bert import BertForVLTasks, switch_encoder
 from volta_switch.model.encoder import SwitchEncoder, encoder_of
-from volta_switch.ranges import COUNT_OR_NONE, PATH, SEED, Number, whole
 from volta_switch.routes.attention_maps import watched
 from volta_switch.routes.facts import facts, shown
 from volta_switch.routes.intervals import Drawn, means
@@ -29,35 +26,9 @@ from volta_switch.routes.report import counted_routes, dependence_values, route_
 from volta_switch.tasks.nlvr2 import Nlvr2Task
 from volta_switch.tasks.retrieval import ALTERNATIVES, RetrievalTask
 from volta_switch.train.evaluation import Run, prepare
-from volta_switch.train.flags import evaluation_flags
 from volta_switch.train.told_settings import say_without_effect
 
 FORMAT = 1
-
-
-def route_flags() -> FlagParser:
-    """The flags of ``eval_task.py``, and the command's own; a parent of its parser."""
-    result = evaluation_flags("What Switch-BERT's switchers do on a task.", batch_size=256)
-    own = result.add_argument_group("routes")
-    own.add_argument("--out", type=PATH, required=True, help="the JSON file to write")
-    own.add_argument(
-        "--interventions", action="store_true", help="force and forbid every option at every layer, and whole routes"
-    )
-    own.add_argument("--attention", action="store_true", help="attention's mass between text and vision, by head")
-    some = (
-        "look at about so many samples, all those of images drawn at random, and give each number an interval for the "
-        "whole split; 0: all"
-    )
-    own.add_argument("--samples", type=COUNT_OR_NONE, default=0, metavar="N", help=some)
-    draws = "draws the images of --samples: the same for every model and --seed"
-    own.add_argument("--samples-seed", "--samples_seed", type=SEED, default=0, help=draws)
-    over = "weights of the same run at other times: their routes' entropy, and what else changes"
-    own.add_argument("--checkpoints", nargs="+", type=PATH, default=[], metavar="WEIGHTS", help=over)
-    own.add_argument("--permutations", type=whole(0, 1_000_000), default=200, help="of the test of mutual information")
-    own.add_argument(
-        "--epsilon", type=Number(0.0, 1.0, below=True), default=EPSILON, help="soft weights above it are active paths"
-    )
-    return result
 
 
 def run_routes(args: argparse.Namespace) -> None:

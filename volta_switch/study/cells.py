@@ -12,7 +12,7 @@ from typing import Any
 
 from volta_switch.config import Config, find_config, load_config
 from volta_switch.errors import UserError
-from volta_switch.results_version import RESULTS_VERSION
+from volta_switch.identities import RESULTS_VERSION
 from volta_switch.study.arms import Arm, Table
 from volta_switch.study.command_lines import (
     DATA_KEYS,

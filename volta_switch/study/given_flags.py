@@ -10,6 +10,7 @@ from typing import Any
 
 from volta_switch.errors import UserError
 from volta_switch.flag_parser import FlagParser
+from volta_switch.routes.flags import route_flags
 from volta_switch.study.arms import Arm
 from volta_switch.study.command_lines import as_flags, planned_command
 from volta_switch.train.flags import (
@@ -120,8 +121,6 @@ def _instead(flag: str, where: str) -> str:
 @cache
 def _parser(entry: str) -> FlagParser:
     if entry == "routes":
-        from volta_switch.routes.commands import route_flags  # here, not above: it takes PyTorch
-
         return route_flags()
     return {
         **{"train_concap": pretraining_flags, "train_task": finetuning_flags},

@@ -22,7 +22,7 @@ import numpy as np
 from volta_switch.checksums import record_json
 from volta_switch.errors import UserError
 from volta_switch.files import remove, replacing, require_file
-from volta_switch.results_version import RESULTS_VERSION
+from volta_switch.identities import RESULTS_VERSION
 from volta_switch.study.cells import PRETRAINING, ROUTES, ROUTES_FILE, Cell, Plan, test_split
 from volta_switch.study.finished import MERGED, finished_cells, note_finished, plan_of, scores_in, scores_of
 from volta_switch.study.forecast import planned

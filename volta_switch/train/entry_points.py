@@ -64,8 +64,18 @@ ENTRY_POINTS = {
 }
 
 
-def run_entry_point(name: str, argv: Sequence[str] | None = None, typed: str = "") -> None:
-    """Runs an entry point and exits, as ``run_command`` does; ``typed``: what its help calls it."""
+def run_entry_point(name: str) -> None:
+    """Runs a root script, one of VOLTA's names for an entry point, and exits as ``run_command`` does."""
+    run_command(entry_main(name))
+
+
+def entry_main(name: str, typed: str = "") -> Callable[[Sequence[str]], None]:
+    """Returns the function that runs an entry point with a command line.
+
+    Args:
+        name: The entry point, ``train_task``.
+        typed: What its help calls it; empty: the script's name.
+    """
     entry = ENTRY_POINTS[name]
 
     def main(argv: Sequence[str]) -> None:
@@ -76,7 +86,7 @@ def run_entry_point(name: str, argv: Sequence[str] | None = None, typed: str = "
             work = getattr(importlib.import_module(module), function)
         work(args, argv)
 
-    run_command(main, argv)
+    return main
 
 
 def read_flags(name: str, argv: Sequence[str], typed: str = "") -> argparse.Namespace:

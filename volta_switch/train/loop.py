@@ -22,7 +22,7 @@ from tqdm import tqdm
 from volta_switch.data.batches.batching import Loader, start_epoch
 from volta_switch.data.batches.collate import Batch
 from volta_switch.data.batches.workers import lost_workers_explained
-from volta_switch.errors import UserError
+from volta_switch.errors import Stopped, UserError
 from volta_switch.model.bert import switch_encoder
 from volta_switch.model.encoder import routed
 from volta_switch.model.noise import sample_keys
@@ -37,7 +37,7 @@ from volta_switch.train.replicas import Replicas
 from volta_switch.train.route_log import RouteLog
 from volta_switch.train.run_folder import BEST, FINISHED, RunFolder
 from volta_switch.train.skipped_steps import SkippedSteps
-from volta_switch.train.stopping import Stopped, StopRequest
+from volta_switch.train.stopping import StopRequest
 from volta_switch.train.validation import Validation
 from volta_switch.weights import write_weights
 

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from volta_switch.config import Config
+from volta_switch.cost import EPSILON
 from volta_switch.cost.counts import Counts
 from volta_switch.cost.executed import training_step
-from volta_switch.cost.paths import EPSILON, Activity, training_paths
+from volta_switch.cost.paths import Activity, training_paths
 from volta_switch.data.batches.collate import Batch
 from volta_switch.model.bert import switch_encoder
 from volta_switch.model.encoder import Encoded

@@ -10,20 +10,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-
-class Stopped(KeyboardInterrupt):
-    """A run that was asked to stop has written what it needs to go on; ``signal`` is what it was asked by."""
-
-    def __init__(self, message: str, by: int) -> None:
-        super().__init__(message)
-        self.signal = by
-
-    def __reduce__(self) -> tuple[Any, ...]:  # it may come from another process
-        return type(self), (str(self), self.signal)
 
 
 class StopRequest:
