@@ -9,7 +9,7 @@ from torch.distributed.fsdp._fully_shard._fsdp_state import FSDPState
 
 from model.sharded_steps import CASES, RANKS, run, step
 from volta_switch.model.layout import Streams
-from volta_switch.model.sharding import gathered_as, keep_on_host
+from volta_switch.train.replicas import gathered_as, keep_on_host
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 

@@ -10,7 +10,7 @@ from volta_switch.command import run_command
 from volta_switch.train.device import prepare_device
 from volta_switch.train.flag_values import run_name
 from volta_switch.train.flags import TRAINING, parser
-from volta_switch.train.reading import load_tokenizer
+from volta_switch.train.run_data import load_tokenizer
 
 
 def parsed(*flags):

@@ -15,7 +15,7 @@ from volta_switch.model.bert import switch_encoder
 from volta_switch.model.switch import Routes
 from volta_switch.train.loop import Trainer
 from volta_switch.train.pretraining import Pretraining
-from volta_switch.train.route_log import RouteLog
+from volta_switch.train.step_log import RouteLog
 
 B, L, M, C = 8, 4, 4, 3
 SURE = 1e5  # a logit against which neither noise nor a temperature of 5 has a chance

@@ -25,8 +25,8 @@ from volta_switch.routes.record import INPUT_NAMES, Observed, Record, evaluate, 
 from volta_switch.routes.report import counted_routes, dependence_values, route_values
 from volta_switch.tasks.nlvr2 import Nlvr2Task
 from volta_switch.tasks.retrieval import ALTERNATIVES, RetrievalTask
-from volta_switch.train.evaluation import Run, prepare
-from volta_switch.train.told_settings import say_without_effect
+from volta_switch.train.evaluation import EvaluationRun, prepare
+from volta_switch.train.flag_values import print_ineffective_settings
 
 FORMAT = 1
 
@@ -38,7 +38,7 @@ def run_routes(args: argparse.Namespace) -> None:
         UserError: flags that mean nothing here, or an architecture that switches nothing.
     """
     _check(args)
-    say_without_effect(args)
+    print_ineffective_settings(args)
     if Path(args.out).exists() and not args.overwrite:
         raise UserError(f"{args.out}: is there already; give another --out, or replace it with --overwrite")
     run = prepare(args)
@@ -71,7 +71,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _routes(
-    args: argparse.Namespace, run: Run, model: BertForVLTasks, encoder: SwitchEncoder, drawn: Drawn | None
+    args: argparse.Namespace, run: EvaluationRun, model: BertForVLTasks, encoder: SwitchEncoder, drawn: Drawn | None
 ) -> dict[str, Any]:
     batches = _batches(run, args)
     kept = record(run.task, model, encoder, batches(), run.device, args.epsilon)
@@ -124,7 +124,11 @@ def _switch(config: Config) -> dict[str, Any]:
 
 
 def _add_attention(
-    found: dict[str, Any], run: Run, model: BertForVLTasks, batches: Callable[[], Iterable[Batch]], drawn: Drawn | None
+    found: dict[str, Any],
+    run: EvaluationRun,
+    model: BertForVLTasks,
+    batches: Callable[[], Iterable[Batch]],
+    drawn: Drawn | None,
 ) -> None:
     """Attention's mass over the true pairs, and its intervals."""
     ids: list[str] = []
@@ -160,7 +164,7 @@ def _at(args: argparse.Namespace, weights: str, drawn: Drawn | None) -> dict[str
     }
 
 
-def _batches(run: Run, args: argparse.Namespace) -> Callable[[], Iterable[Batch]]:
+def _batches(run: EvaluationRun, args: argparse.Namespace) -> Callable[[], Iterable[Batch]]:
     """The split's batches, the same every time; with ``--samples``, of some of its samples."""
     drawn = {"samples": args.samples, "samples_seed": args.samples_seed}
     return lambda: run.task.loader(run.split, args.batch_size, training=False, **drawn)

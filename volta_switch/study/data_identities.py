@@ -20,7 +20,7 @@ from volta_switch.errors import UserError
 from volta_switch.files import find_object, write_json
 from volta_switch.hub import find_bert
 from volta_switch.tasks.task_file import PATH_SETTINGS, TaskSpec
-from volta_switch.train.reading import pair_fingerprints, task_fingerprints
+from volta_switch.train.run_data import pair_fingerprints, task_fingerprints
 
 DATA_FILE = "data.json"
 

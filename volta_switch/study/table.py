@@ -26,7 +26,7 @@ from volta_switch.study.statistics import estimate_mean
 from volta_switch.study.table_formats import as_csv, as_latex, as_markdown, routes_as_markdown
 from volta_switch.tasks import TASKS, TaskSpec
 from volta_switch.tasks.metrics import mean_std
-from volta_switch.train.route_log import EXECUTED, PATHS
+from volta_switch.train.step_log import EXECUTED, PATHS
 
 HEADINGS = {"accuracy": "accuracy", "vqa_score": "score", "ir_r1": "image R@1", "tr_r1": "text R@1"}
 

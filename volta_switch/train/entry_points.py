@@ -20,9 +20,9 @@ from volta_switch.command import run_command
 from volta_switch.errors import UserError
 from volta_switch.flag_parser import FlagParser
 from volta_switch.train import flags, needed_files
-from volta_switch.train.launch import is_told, told
-from volta_switch.train.needed_files import Needed
-from volta_switch.train.told_settings import say_without_effect
+from volta_switch.train.flag_values import print_ineffective_settings
+from volta_switch.train.needed_files import NeededFiles
+from volta_switch.train.process import environment_number, is_in_environment
 from volta_switch.train.world_runs import on_world
 
 
@@ -35,7 +35,7 @@ class EntryPoint:
     """
 
     flags: Callable[[], FlagParser]
-    needed: Callable[[argparse.Namespace], Needed]
+    needed: Callable[[argparse.Namespace], NeededFiles]
     work: tuple[str, str]
     several_processes: bool = True
 
@@ -103,7 +103,7 @@ def read_flags(name: str, argv: Sequence[str], typed: str = "") -> argparse.Name
     if args.world:
         args = on_world(name, entry.parser, argv)
     needed_files.require(entry.needed(args))
-    say_without_effect(args)
+    print_ineffective_settings(args)
     return args
 
 
@@ -127,7 +127,7 @@ def _first_speaks_first() -> Iterator[None]:
 
     The others wait before they do: torchrun stops them when the first has ended.
     """
-    if told("LOCAL_RANK", 0) == 0:
+    if environment_number("LOCAL_RANK", 0) == 0:
         yield
         return
     held = io.StringIO()
@@ -150,7 +150,7 @@ def _told_to_the_others(entry: EntryPoint) -> Iterator[None]:
     try:
         yield
     except UserError:
-        several = told("WORLD_SIZE", 1) > 1 and not is_told("TORCHELASTIC_RUN_ID")
+        several = environment_number("WORLD_SIZE", 1) > 1 and not is_in_environment("TORCHELASTIC_RUN_ID")
         if several and entry.several_processes:
             from volta_switch.train.ranks import ranks  # which takes PyTorch
 

@@ -28,7 +28,7 @@ from volta_switch.train.device import autocast, prepare_device
 from volta_switch.train.entry_points import read_flags
 from volta_switch.train.flag_values import evaluated_spec, load_model_config, run_name
 from volta_switch.train.ranks import Ranks, ranks
-from volta_switch.train.reading import (
+from volta_switch.train.run_data import (
     data_options,
     deciding_config,
     load_tokenizer,
@@ -76,7 +76,7 @@ def evaluate_retrieval(args: argparse.Namespace, argv: Sequence[str]) -> Evaluat
 
 
 @dataclass(frozen=True)
-class Run:
+class EvaluationRun:
     """One evaluation: a task, a model with its weights, where they run and where the results go."""
 
     task: Task
@@ -153,7 +153,7 @@ class Run:
         print(f"written to {self.folder}", file=sys.stderr)
 
 
-def prepare(args: argparse.Namespace, ranks_of_pairs: Ranks | None = None) -> Run:
+def prepare(args: argparse.Namespace, ranks_of_pairs: Ranks | None = None) -> EvaluationRun:
     """Builds the task and the model that the flags describe; nothing is written.
 
     Args:
@@ -185,10 +185,10 @@ def prepare(args: argparse.Namespace, ranks_of_pairs: Ranks | None = None) -> Ru
     if switched is not None:
         switched.routing = args.routing
     folder = Path(args.output_dir) / run_name(args, f"{spec.name}_")
-    return Run(task, split, model, device, precision, args.from_pretrained, folder)
+    return EvaluationRun(task, split, model, device, precision, args.from_pretrained, folder)
 
 
-def _told_apart(args: argparse.Namespace, run: Run) -> Run:
+def _told_apart(args: argparse.Namespace, run: EvaluationRun) -> EvaluationRun:
     """The run with its identity, by which results of another one are told from its own.
 
     Raises:

@@ -28,13 +28,11 @@ from volta_switch.train.flag_values import (
     shared_hyperparameters,
     training_splits,
 )
-from volta_switch.train.initial_weights import initial_weights
-from volta_switch.train.learner import Counts, Learner, Losses
+from volta_switch.train.learner import Learner, LossCounts, Losses, Validation
 from volta_switch.train.optimisation import Hyperparameters
 from volta_switch.train.ranks import Ranks, ranks
-from volta_switch.train.reading import data_options, load_tokenizer, task_fingerprints, vocabulary_fingerprint
-from volta_switch.train.start import Run, start_run
-from volta_switch.train.validation import Validation
+from volta_switch.train.run_data import data_options, load_tokenizer, task_fingerprints, vocabulary_fingerprint
+from volta_switch.train.start import TrainingRun, initial_weights, start_run
 
 
 def main(argv: Sequence[str]) -> Path:
@@ -62,7 +60,7 @@ class FineTuning(Learner):
         scores = self.task.scores(cast(BertForVLTasks, self.model), batch)
         return {"loss": self.task.loss(scores.float(), batch)}
 
-    def counts(self, batch: Batch) -> Counts:
+    def counts(self, batch: Batch) -> LossCounts:
         """As ``Learner.counts``."""
         return {"loss": len(batch)}
 
@@ -84,7 +82,7 @@ def _finetune(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
     for split, some in ((train_split, loader), (val_split, val_loader)):
         _require_answers(spec, split, some)
     model, start = _model(args, spec, config, hyper)
-    run = Run(
+    run = TrainingRun(
         entry_point="train_task",
         name=run_name(args, f"{spec.name}_"),
         config=config,

@@ -1,16 +1,19 @@
-"""What flags stand for: the task, the configuration, the run's name and settings; nothing here imports PyTorch."""
+"""What flags stand for (task, configuration, the run's name), and which do nothing; nothing here imports PyTorch."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import os
+import sys
 from typing import Any
 
 from volta_switch.config import Config, find_config, load_config
 from volta_switch.config.checks import check_region_loss
 from volta_switch.errors import UserError
-from volta_switch.tasks.task_file import TaskSpec, load_task
+from volta_switch.tasks.task_file import UNREAD, TaskSpec, load_task
+from volta_switch.train.flags import WITHOUT_EFFECT
+from volta_switch.train.process import environment_number
 
 LONGEST_NAME = 240  # bytes; file systems take 255, and files are written beside under longer names
 
@@ -84,3 +87,29 @@ def shared_hyperparameters(args: argparse.Namespace) -> dict[str, Any]:
     """The fields of ``Hyperparameters`` that both training entry points take from flags of one name."""
     names = ("warmup_proportion", "warmup_steps", "adam_epsilon", "weight_decay", "clip_grad_norm")
     return {name: getattr(args, name) for name in (*names, "seed")} | {"adam_betas": tuple(args.adam_betas)}
+
+
+AS_TOLD = ("adam_correct_bias",)  # of ``WITHOUT_EFFECT``: what these ask for happens in any case
+BY_TORCHRUN = ("local_rank", "distributed")  # so does what these ask for where torchrun has started the process
+
+
+def print_ineffective_settings(args: argparse.Namespace) -> None:
+    """Says in one line what was asked for and does nothing here; of several processes the first says it."""
+    ignored = ineffective_settings(args)
+    if ignored and environment_number("RANK", 0) == 0:
+        print(f"without effect here: {', '.join(ignored)}", file=sys.stderr)
+
+
+def ineffective_settings(args: argparse.Namespace) -> list[str]:
+    """What was asked for, by flags or by a task's entry, and does nothing here; with the reason each."""
+    happens = AS_TOLD + (BY_TORCHRUN if environment_number("WORLD_SIZE", 1) > 1 else ())
+    given = [name for name in WITHOUT_EFFECT if hasattr(args, name) and name not in happens]
+    said = [f"--{name} ({WITHOUT_EFFECT[name]})" for name in given]
+    if getattr(args, "routing", "hard") != "hard" and load_model_config(args).switch is None:
+        said.append(f"--routing {args.routing} (the model switches nothing)")
+    if getattr(args, "data_fraction_seed", 0) and args.data_fraction == 1:
+        said.append("--data_fraction_seed (all samples are taken)")
+    if hasattr(args, "tasks_config_file"):
+        spec = load_task_spec(args)
+        said += [f"{name} of {spec.key} ({UNREAD[name]})" for name in spec.extra if UNREAD[name]]
+    return said

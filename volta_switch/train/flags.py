@@ -49,7 +49,7 @@ DATA, MODEL, TRAINING, EVALUATION, MACHINE, RESULTS, ACCEPTED = HEADINGS = (
     "accepted for VOLTA's scripts",
 )
 # Flags that VOLTA's scripts take and that mean nothing here; accepted so that its command lines run unchanged. A run
-# that is given one says so (``flag_values.say_without_effect``).
+# that is given one says so (``flag_values.print_ineffective_settings``).
 WITHOUT_EFFECT = {
     "local_rank": "torchrun says it by its variables",
     "distributed": "torchrun says it by its variables",

@@ -2,15 +2,21 @@
 
 A line that a machine's end cut short is passed over; one that has changed, is gone or has moved is refused. The last
 lines of a log can be lost unseen only until the run ends: then the whole file has a checksum (``checksums``).
+
+Numbers also go to TensorBoard's event files, written where they are logged: errors of the disk show there, and no
+thread runs.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import socket
+import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,6 +67,49 @@ class LogFile:
         with writing(str(self.path)):
             self._file.close()
             record(self.path)
+
+
+class EventFile:
+    """One event file of a run, in its folder of logs."""
+
+    def __init__(self, folder: Path, resumed_at: int | None = None) -> None:
+        """``resumed_at``: the step that a run goes on from; TensorBoard leaves out what was drawn behind it before.
+
+        Raises:
+            OSError: the file cannot be made.
+        """
+        from tensorboard.compat.proto.event_pb2 import SessionLog  # here, not above: who reads a log needs none of it
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}"
+        self._file = (folder / name).open("wb")
+        self._records = RecordWriter(self._file)
+        self._write(file_version="brain.Event:2")
+        if resumed_at is not None:
+            start = SessionLog(status=SessionLog.START)
+            self._write(step=resumed_at + 1, session_log=start)
+
+    def add(self, values: Mapping[str, float], step: int) -> None:
+        """Adds scalars.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._write(step=step, summary=Summary(value=scalars))
+
+    def _write(self, **fields: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._records.write(Event(wall_time=time.time(), **fields).SerializeToString())
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:

@@ -26,26 +26,22 @@ from volta_switch.errors import Stopped, UserError
 from volta_switch.model.bert import switch_encoder
 from volta_switch.model.encoder import routed
 from volta_switch.model.noise import sample_keys
-from volta_switch.train.checkpoints import CheckpointStore, Progress, Saved
-from volta_switch.train.device import autocast
-from volta_switch.train.failures import out_of_memory_explained
-from volta_switch.train.learner import Counts
-from volta_switch.train.meter import Meter
-from volta_switch.train.optimisation import Hyperparameters, build_optimizer, build_schedule, clipped_step
-from volta_switch.train.random_state import random_states, restore_random_states
+from volta_switch.train.checkpoints import Checkpoint, CheckpointStore, TrainingProgress
+from volta_switch.train.device import autocast, out_of_memory_explained
+from volta_switch.train.learner import LossCounts, Validation
+from volta_switch.train.optimisation import Hyperparameters, SkippedSteps, build_optimizer, build_schedule, clipped_step
+from volta_switch.train.process import StopRequest
+from volta_switch.train.ranks import random_states, restore_random_states
 from volta_switch.train.replicas import Replicas
-from volta_switch.train.route_log import RouteLog
 from volta_switch.train.run_folder import BEST, FINISHED, RunFolder
-from volta_switch.train.skipped_steps import SkippedSteps
-from volta_switch.train.stopping import StopRequest
-from volta_switch.train.validation import Validation
+from volta_switch.train.step_log import Meter, RouteLog
 from volta_switch.weights import write_weights
 
 LOG_EVERY = 20  # optimiser steps, as VOLTA
 
 
 @dataclass(frozen=True)
-class Saving:
+class SavingSchedule:
     """When checkpoints are written, beside those of every epoch's end and of a stop, and what is kept."""
 
     steps: int = 0  # every so many optimiser steps; 0: by the clock alone
@@ -74,7 +70,7 @@ class Trainer:
     accumulate: int = 1  # parts of a process's share of a step
     deterministic: bool = False  # dropout and Gumbel noise by sample
     max_skipped: int = 10  # steps left out for numbers that are not finite, before the run is stopped
-    saving: Saving = field(default_factory=Saving)
+    saving: SavingSchedule = field(default_factory=SavingSchedule)
     log_every: int = LOG_EVERY  # optimiser steps
     max_steps: int = 0  # ends after so many optimiser steps, in the middle of an epoch, too; 0: with the last epoch
 
@@ -86,14 +82,14 @@ class Trainer:
         self.steps_per_epoch: int = sampler.batches_per_epoch
         self.scheduler = build_schedule(self.optimizer, self.hyper, self.steps_per_epoch)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
-        self.progress = Progress()
+        self.progress = TrainingProgress()
         self.meter, self.routes = Meter(self.device, self.ranks), RouteLog(self.learner, self.ranks)
         self.stop = StopRequest()
         self.skipped = SkippedSteps(self.run, self.ranks, self.max_skipped)
         self.saved_at = time.monotonic()
         self.validated_step = -1
 
-    def resume(self, saved: Saved) -> None:
+    def resume(self, saved: Checkpoint) -> None:
         """Goes on where a checkpoint was written; the model has its weights already."""
         self.progress = saved.progress
         optimizer = {name: value for name, value in saved.training.items() if not name.startswith("rng/")}
@@ -109,7 +105,7 @@ class Trainer:
             self.scaler.load_state_dict(saved.plain["loss_scale"])
         restore_random_states(saved.training, self.hyper.seed, self.progress.step, self.ranks)
 
-    def fit(self) -> Progress:
+    def fit(self) -> TrainingProgress:
         """Trains to the last epoch, or for ``max_steps`` steps; returns where the run stands.
 
         Raises:
@@ -187,7 +183,7 @@ class Trainer:
         if self.device.type == "cpu":
             self.skipped.look(progress)
 
-    def _agreed(self, parts: list[Batch], own: list[Counts]) -> tuple[int, Counts]:
+    def _agreed(self, parts: list[Batch], own: list[LossCounts]) -> tuple[int, LossCounts]:
         """The samples and the counts of the whole step, over all processes; here they stop and save together."""
         names = self.learner.losses
         due = self.saving.minutes and time.monotonic() - self.saved_at > 60 * self.saving.minutes
@@ -198,7 +194,7 @@ class Trainer:
             self._save()
         return int(sums[2]), {name: int(count) for name, count in zip(names, sums[3:], strict=True)}
 
-    def _backward(self, batch: Batch, counts: Counts, total: Counts) -> None:
+    def _backward(self, batch: Batch, counts: LossCounts, total: LossCounts) -> None:
         """Adds the gradients of one part, and its share of the step's losses."""
         if self.switch is not None:
             self.switch.switch_samples.fill_(self.progress.samples)

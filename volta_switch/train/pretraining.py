@@ -24,13 +24,11 @@ from volta_switch.model.bert import BertForVLPreTraining
 from volta_switch.train.device import prepare_device
 from volta_switch.train.entry_points import read_flags
 from volta_switch.train.flag_values import data_settings, load_pretraining_config, run_name, shared_hyperparameters
-from volta_switch.train.initial_weights import initial_weights
-from volta_switch.train.learner import Counts, Learner, Losses
+from volta_switch.train.learner import Learner, LossCounts, Losses, Validation
 from volta_switch.train.optimisation import Hyperparameters
 from volta_switch.train.ranks import Ranks, ranks
-from volta_switch.train.reading import load_tokenizer, pair_fingerprints, vocabulary_fingerprint
-from volta_switch.train.start import Run, start_run
-from volta_switch.train.validation import Validation
+from volta_switch.train.run_data import load_tokenizer, pair_fingerprints, vocabulary_fingerprint
+from volta_switch.train.start import TrainingRun, initial_weights, start_run
 
 Split = Literal["train", "valid"]
 REGRESSED = ("1", "2", "5")  # the visual targets that read the features before masking
@@ -65,7 +63,7 @@ class Pretraining(Learner):
         named = {"mlm": out.loss_mlm, "vision": out.loss_vision, "itm": out.loss_itm}
         return {name: loss for name, loss in named.items() if loss is not None}
 
-    def counts(self, batch: Batch) -> Counts:
+    def counts(self, batch: Batch) -> LossCounts:
         """As ``Learner.counts``."""
         if not len(batch):
             return dict.fromkeys(self.losses, 0)
@@ -95,7 +93,7 @@ def _pretrain(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
 
     start_epoch(loaders["valid"], 0)  # the same masks in every validation
     learner = Pretraining(model, args.objective)
-    run = Run(
+    run = TrainingRun(
         entry_point="train_concap",
         name=run_name(args),
         config=config,

@@ -25,7 +25,7 @@ import time
 from contextlib import closing
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import torch
 
@@ -34,11 +34,8 @@ from volta_switch.config import Config
 from volta_switch.data.files.json_files import read_object
 from volta_switch.errors import UserError
 from volta_switch.files import remove, remove_unfinished
-from volta_switch.train.log_file import LogFile, lines_of, writing
+from volta_switch.train.log_file import EventFile, LogFile, lines_of, writing
 from volta_switch.train.ranks import Ranks
-
-if TYPE_CHECKING:
-    from volta_switch.train.event_file import EventFile
 
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
@@ -102,8 +99,6 @@ class RunFolder:
             if not self.ranks.first:
                 return
             if self.logdir is not None:  # what was drawn behind the checkpoint is drawn anew
-                from volta_switch.train.event_file import EventFile  # which takes TensorBoard
-
                 self._events = EventFile(self.logdir, step if resumed else None)
             self._log = LogFile(log)
         except OSError as error:

@@ -21,7 +21,7 @@ from volta_switch.config import load_config
 from volta_switch.errors import UserError
 from volta_switch.tasks.task_file import load_task
 from volta_switch.train.flag_values import load_model_config, load_pretraining_config, run_name
-from volta_switch.train.launch import told
+from volta_switch.train.process import environment_number
 
 FOLDER = Path("runs/world")
 DATA, RUNS, LOGS, RESULTS = (FOLDER / name for name in ("data", "checkpoints", "logs", "results"))
@@ -140,7 +140,7 @@ def _evaluate_on_world(args: argparse.Namespace) -> None:
 
 
 def _say(entry: str, args: argparse.Namespace) -> None:
-    if told("RANK", 0) > 0:
+    if environment_number("RANK", 0) > 0:
         return
     said = f"--world: a small synthetic world ({DATA}) in place of real data"
     if entry.startswith("train"):

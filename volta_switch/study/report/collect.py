@@ -26,7 +26,7 @@ from volta_switch.study.route_seeds import read_routes
 from volta_switch.study.table import HEADINGS, named_claims
 from volta_switch.tasks import TASKS
 from volta_switch.train.log_file import lines_of
-from volta_switch.train.route_log import EXECUTED, PATHS
+from volta_switch.train.step_log import EXECUTED, PATHS
 
 PAIRS = 32  # image-text pairs that FLOPs are the mean of
 UNTESTED = {"verdict": "not tested", "text": "", "reason": "Its table is not made yet"}

@@ -1,15 +1,37 @@
-"""Stopping when asked: a run first writes a checkpoint.
-
-It is asked by SIGTERM, as schedulers send it, by Ctrl-C, and by SIGHUP, which comes when a terminal is closed.
-"""
+"""What a process is told from outside: its place among others by environment variables, and to stop by signals."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from volta_switch.errors import UserError
+
+
+def environment_number(name: str, default: int) -> int:
+    """The number that a variable holds; ``default`` where it is not set or empty.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return default
+    if not text.isdecimal():
+        raise UserError(
+            f"the environment variable {name} is {text!r}, expected a whole number; unset it, or use torchrun"
+        )
+    return int(text)
+
+
+def is_in_environment(name: str) -> bool:
+    """Whether a variable is set."""
+    return bool(os.environ.get(name, "").strip())
+
 
 ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
