@@ -130,7 +130,7 @@ class _Results(_Remarks):
 
 @contextmanager
 def prepared_streams() -> Iterator[None]:
-    """Standard output and error that fail as this module says, inside the block.
+    """Makes standard output and error fail as this module says, inside the block.
 
     Who prints results flushes standard output, to learn of a failure (``ReaderGone``, ``UserError``).
     """

@@ -49,7 +49,7 @@ class CannotWrite(UserError, OSError):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` that takes its place when the block ends without an error.
+    """Yields a temporary name beside ``path`` that takes its place when the block ends without an error.
 
     Raises:
         CannotWrite: the system refused to write; ``path`` is what it was and the temporary file is gone.
@@ -78,18 +78,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _concerns(error: OSError, path: Path, temporary: Path | None) -> bool:
-    """Whether an error is one of writing; a block may also read other files, whose errors name them."""
+    """Returns whether an error is one of writing; a block may read other files, too, whose errors name them."""
     return error.filename is None or temporary is None or str(error.filename) in (str(path), str(temporary))
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes left behind under unfinished names; only where no other process writes there."""
+    """Removes what killed processes left under unfinished names; only where no other process writes there."""
     for left in folder.glob(f".*{UNFINISHED}"):
         remove(left)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a whole folder; nothing where nothing is there."""
+    """Removes a file, a link or a whole folder; nothing where nothing is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -97,7 +97,7 @@ def remove(path: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Send a folder's entries to the disk: names given and taken away before will survive a loss of power."""
+    """Sends a folder's entries to the disk: names given and taken away before will survive a loss of power."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -138,7 +138,7 @@ def require_file(path: Path, what: str, advice: str) -> None:
 
 
 def measured(path: Path) -> dict[str, Any]:
-    """A file's size in bytes and its sha256.
+    """Returns a file's size in bytes and its sha256.
 
     Raises:
         OSError: it cannot be read.
@@ -159,7 +159,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def find_object(path: Path) -> dict[str, Any] | None:
-    """The JSON object that a file of this program's holds; None where there is no file, or no object in it.
+    """Returns the JSON object in a file of this program's; None where there is no file, or no object in it.
 
     Raises:
         OSError: it cannot be read.
@@ -172,7 +172,7 @@ def find_object(path: Path) -> dict[str, Any] | None:
 
 
 def parse_json(text: str) -> Any:
-    """What a JSON text of settings holds.
+    """Returns what a JSON text of settings holds.
 
     Raises:
         ValueError: it is no JSON, a key stands twice in one object, or it is nested too deeply; one line says which.
@@ -195,7 +195,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse_yaml(text: str) -> Any:
-    """What a YAML text of settings holds.
+    """Returns what a YAML text of settings holds.
 
     Raises:
         ValueError: it is no YAML, a key stands twice in one section, a value cannot be (a date in a 13th month, a
@@ -263,7 +263,7 @@ def _refuse_duplicates(node: Any, loader: Any) -> None:
 
 
 def read_yaml(path: Path, what: str, advice: str = "check the path") -> Any:
-    """What a YAML file of settings holds; ``what`` and ``advice`` as ``require_file`` takes them.
+    """Returns what a YAML file of settings holds; ``what`` and ``advice`` as ``require_file`` takes them.
 
     Raises:
         UserError: the file is not there, or is no YAML, or says a thing twice (``parse_yaml``).

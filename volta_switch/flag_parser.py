@@ -34,7 +34,7 @@ class FlagHelp(argparse.HelpFormatter):
         return super()._get_default_metavar_for_optional(action)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
-        """``--config_file, --config PATH``; of spellings that differ in - and _ alone, the first."""
+        """Returns ``--config_file, --config PATH``; of spellings that differ in - and _ alone, the first."""
         if not action.option_strings:
             return super()._format_action_invocation(action)
         spellings = {name.replace("_", "-"): name for name in reversed(action.option_strings)}
@@ -93,7 +93,7 @@ class FlagParser(argparse.ArgumentParser):
         """Parses a command line like ``parse_args``, without exiting.
 
         Raises:
-            ValueError: The command line is bad; the message says why.
+            ValueError: the command line is bad; the message says why.
         """
         self.exit_on_error = self._exits = False
         try:

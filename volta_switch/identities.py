@@ -23,7 +23,7 @@ Runs of before there was this number are of version 1.
 
 
 def differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Each setting in which two identities differ: its dotted name (``hyperparameters.seed``) and both values.
+    """Yields each setting in which two identities differ: its dotted name (``hyperparameters.seed``), both values.
 
     What one side alone has is None on the other. The order is that of ``now``.
     """
@@ -37,7 +37,7 @@ def differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, An
 
 
 def described(there: Any, here: Any, shown: int = 3) -> str:
-    """The first differences between what lies in a folder and what is computed now, in words; empty where none is."""
+    """Returns the first differences between what lies in a folder and what is computed now; empty where none is."""
     found = [f"{name} ({one} there, {other} now)" for name, one, other in differences(there, here)]
     more = f" and {len(found) - shown} more" if len(found) > shown else ""
     return ", ".join(found[:shown]) + more

@@ -111,7 +111,7 @@ class CheckpointStore:
         return target
 
     def newest(self) -> Path | None:
-        """The checkpoint of the latest step, not verified; None where there is none."""
+        """Returns the checkpoint of the latest step, not verified; None where there is none."""
         found = _checkpoints_in(self.folder)
         return found[-1] if found else None
 
@@ -197,7 +197,7 @@ class CheckpointStore:
         )
 
     def _offer(self, path: Path) -> str:
-        """What to do instead of going on from a checkpoint that cannot be used."""
+        """Returns what to do instead of going on from a checkpoint that cannot be used."""
         step = _step_of(path)
         for folder in (path, path.parent, self.folder):
             if good := _newest_good(folder, step):
@@ -224,25 +224,25 @@ def check_identity(saved: Checkpoint, identity: dict[str, Any]) -> None:
 
 
 def _checkpoints_in(folder: Path) -> list[Path]:
-    """A folder's checkpoints by step; of two of one step, the newer last."""
+    """Returns a folder's checkpoints by step; of two of one step, the newer last."""
     found = [path for path in folder.glob("step-*") if _STEP.fullmatch(path.name) and os.path.isdir(path)]
     return sorted(found, key=lambda path: (_step_of(path), not path.name.endswith(_REPLACED)))
 
 
 def _step_of(path: Path) -> int | None:
-    """The step in a checkpoint's name, an abandoned one's too; None where there is none."""
+    """Returns the step in a checkpoint's name, an abandoned one's too; None where there is none."""
     found = _STEP.match(path.name.removeprefix(_ABANDONED))
     return int(found[1]) if found else None
 
 
 def _is_before(path: Path, step: int | None) -> bool:
-    """Whether a checkpoint is of an earlier step; None stands for the end of time."""
+    """Returns whether a checkpoint is of an earlier step; None stands for the end of time."""
     own = _step_of(path)
     return step is None or (own is not None and own < step)
 
 
 def _newest_good(folder: Path, before: int | None = None) -> Path | None:
-    """The last checkpoint in a folder, before a step, that can be used."""
+    """Returns the last checkpoint in a folder, before a step, that can be used."""
     for path in reversed(_checkpoints_in(folder)):
         if _is_before(path, before):
             with suppress(UnusableCheckpoint):
@@ -310,7 +310,7 @@ def _verify(path: Path, expected: Any) -> None:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    """What one file holds; raises UnusableCheckpoint, also for weights with which nothing can be computed."""
+    """Returns what one file holds; raises UnusableCheckpoint, also for weights with which nothing can be computed."""
     try:
         tensors = read_tensors(path)
         if path.name == MODEL:  # moments may be infinite where steps are none

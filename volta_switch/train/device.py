@@ -16,10 +16,15 @@ from volta_switch.train.process import environment_number, is_in_environment
 from volta_switch.train.ranks import Ranks
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# glibc's numbers of mallopt's parameters (malloc.h).
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, MMAP_MAX = -1, -2, -3, -4
+KEEPING = {MMAP_MAX: 0, TRIM_THRESHOLD: -1, TOP_PAD: 64 * 2**20}
+# As glibc adjusts them by itself in a process that allocates large blocks.
+GIVING_BACK = {MMAP_MAX: 65536, MMAP_THRESHOLD: 32 * 2**20, TRIM_THRESHOLD: 64 * 2**20, TOP_PAD: 128 * 2**10}
 
 
 def prepare_device(args: argparse.Namespace, ranks: Ranks | None = None) -> tuple[torch.device, torch.dtype]:
-    """The device and the precision of the forward pass.
+    """Returns the device and the precision of the forward pass.
 
     Args:
         args: the flags.
@@ -43,7 +48,7 @@ def prepare_device(args: argparse.Namespace, ranks: Ranks | None = None) -> tupl
 
 
 def choose_device(name: str, ranks: Ranks) -> torch.device:
-    """The device that ``--device`` names, and its use by default; a GPU always with its number.
+    """Returns the device that ``--device`` names, and its use by default; a GPU always with its number.
 
     Args:
         name: ``auto``, ``cpu``, ``cuda`` or ``cuda:<n>``.
@@ -82,7 +87,7 @@ def _no_device(name: str, reason: str) -> UserError:
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
-    """A block whose matrix products run in a precision; float32 leaves everything as it is."""
+    """Returns a block whose matrix products run in a precision; float32 leaves everything as it is."""
     return torch.autocast(device.type, precision, enabled=precision != torch.float32)
 
 
@@ -92,13 +97,6 @@ def compute_deterministically(device: torch.device) -> None:
         # cuBLAS reads it when its first product is asked for; without it, products may differ from run to run.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-
-
-# glibc's numbers of mallopt's parameters (malloc.h).
-TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, MMAP_MAX = -1, -2, -3, -4
-KEEPING = {MMAP_MAX: 0, TRIM_THRESHOLD: -1, TOP_PAD: 64 * 2**20}
-# As glibc adjusts them by itself in a process that allocates large blocks.
-GIVING_BACK = {MMAP_MAX: 65536, MMAP_THRESHOLD: 32 * 2**20, TRIM_THRESHOLD: 64 * 2**20, TOP_PAD: 128 * 2**10}
 
 
 def keep_freed_memory(keep: bool = True) -> bool:
@@ -119,10 +117,10 @@ def keep_freed_memory(keep: bool = True) -> bool:
     except (OSError, AttributeError):  # another C library
         return False
     wanted = KEEPING if keep else GIVING_BACK
-    told = all([mallopt(ctypes.c_int(name), ctypes.c_int(value)) for name, value in wanted.items()])
+    accepted = all([mallopt(ctypes.c_int(name), ctypes.c_int(value)) for name, value in wanted.items()])
     if not keep:
         libc.malloc_trim(ctypes.c_size_t(0))
-    return told
+    return accepted
 
 
 @contextmanager

@@ -73,14 +73,14 @@ def entry_main(name: str, typed: str = "") -> Callable[[Sequence[str]], None]:
     """Returns the function that runs an entry point with a command line.
 
     Args:
-        name: The entry point, ``train_task``.
-        typed: What its help calls it; empty: the script's name.
+        name: the entry point, ``train_task``.
+        typed: what its help calls it; empty: the script's name.
     """
     entry = ENTRY_POINTS[name]
 
     def main(argv: Sequence[str]) -> None:
-        with _lacking_package_explained():
-            with _told_to_the_others(entry), _first_speaks_first():
+        with _missing_package_explained():
+            with _meeting_others_on_error(entry), _first_process_reports():
                 args = read_flags(name, argv, typed)
             module, function = entry.work
             work = getattr(importlib.import_module(module), function)
@@ -90,7 +90,7 @@ def entry_main(name: str, typed: str = "") -> Callable[[Sequence[str]], None]:
 
 
 def read_flags(name: str, argv: Sequence[str], typed: str = "") -> argparse.Namespace:
-    """An entry point's flags, with ``--world`` those of the small world, once all is there that they name.
+    """Reads an entry point's flags, with ``--world`` those of the synthetic world, once all is there.
 
     Raises:
         UserError: they name something that is not there, or contradict each other.
@@ -108,7 +108,7 @@ def read_flags(name: str, argv: Sequence[str], typed: str = "") -> argparse.Name
 
 
 @contextmanager
-def _lacking_package_explained() -> Iterator[None]:
+def _missing_package_explained() -> Iterator[None]:
     """Tells in one line that this is not the Python into which the project was installed."""
     try:
         yield
@@ -122,8 +122,8 @@ def _lacking_package_explained() -> Iterator[None]:
 
 
 @contextmanager
-def _first_speaks_first() -> Iterator[None]:
-    """Of several processes on one machine, which find the same, the first says it.
+def _first_process_reports() -> Iterator[None]:
+    """Lets the first of several processes on one machine, which find the same, report it.
 
     The others wait before they do: torchrun stops them when the first has ended.
     """
@@ -142,8 +142,8 @@ def _first_speaks_first() -> Iterator[None]:
 
 
 @contextmanager
-def _told_to_the_others(entry: EntryPoint) -> Iterator[None]:
-    """A process that lacks something leaves after it has met those that may lack nothing, and would wait for it.
+def _meeting_others_on_error(entry: EntryPoint) -> Iterator[None]:
+    """Lets a process that lacks something meet those that lack nothing, and would wait for it, before it leaves.
 
     Under torchrun there is no need: it stops them.
     """

@@ -36,12 +36,12 @@ from volta_switch.train.start import TrainingRun, initial_weights, start_run
 
 
 def main(argv: Sequence[str]) -> Path:
-    """Fine-tunes one model on one task; returns its run folder."""
+    """Reads the flags and fine-tunes one model on one task; returns its run folder."""
     return fine_tune(read_flags("train_task", argv), argv)
 
 
 def fine_tune(args: argparse.Namespace, argv: Sequence[str]) -> Path:
-    """As ``main``, the flags read; ``argv``: the command line, for the record."""
+    """Does what ``main`` does, once the flags are read; ``argv``: the command line, for the record."""
     with ranks() as rank:
         return _finetune(args, argv, rank)
 
@@ -56,12 +56,12 @@ class FineTuning(Learner):
         self.task, self.head = task, task.spec.head()
 
     def forward(self, batch: Batch) -> Losses:
-        """As ``Learner.forward``."""
+        """See ``Learner.forward``."""
         scores = self.task.scores(cast(BertForVLTasks, self.model), batch)
         return {"loss": self.task.loss(scores.float(), batch)}
 
     def counts(self, batch: Batch) -> LossCounts:
-        """As ``Learner.counts``."""
+        """See ``Learner.counts``."""
         return {"loss": len(batch)}
 
 
@@ -132,7 +132,7 @@ def _require_answers(spec: TaskSpec, split: str, loader: Loader) -> None:
 def _model(
     args: argparse.Namespace, spec: TaskSpec, config: Config, hyper: Hyperparameters
 ) -> tuple[BertForVLTasks, str]:
-    """The model with its initial weights, and where these come from."""
+    """Returns the model with its initial weights, and where these come from."""
     torch.manual_seed(hyper.seed)
     model = BertForVLTasks(config, {spec.key: spec.head()})
     start_from_prior(model.clfs_dict[spec.key], hyper.head_prior)  # unless the weights bring a head of their own

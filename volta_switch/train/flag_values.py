@@ -16,10 +16,12 @@ from volta_switch.train.flags import WITHOUT_EFFECT
 from volta_switch.train.process import environment_number
 
 LONGEST_NAME = 240  # bytes; file systems take 255, and files are written beside under longer names
+ALWAYS_DONE = ("adam_correct_bias",)  # of ``WITHOUT_EFFECT``: what they ask for happens in any case
+DONE_BY_TORCHRUN = ("local_rank", "distributed")  # what they ask for happens under torchrun
 
 
 def load_task_spec(args: argparse.Namespace) -> TaskSpec:
-    """The task that the flags name, with the annotation files that they override."""
+    """Returns the task that the flags name, with the annotation files that they override."""
     spec = load_task(args.tasks_config_file, args.task, args.data_root)
     names = ("train_annotations_jsonpath", "val_annotations_jsonpath")
     given = {name: getattr(args, name) for name in names if getattr(args, name)}
@@ -28,14 +30,14 @@ def load_task_spec(args: argparse.Namespace) -> TaskSpec:
 
 
 def evaluated_spec(args: argparse.Namespace) -> tuple[TaskSpec, str]:
-    """The task that is evaluated and the split; annotations that the flags name are that split's."""
+    """Returns the task that is evaluated and the split; annotations that the flags name are that split's."""
     spec = load_task_spec(args)
     split = args.split or spec.val_split
     return (dataclasses.replace(spec, val_split=split) if args.val_annotations_jsonpath else spec), split
 
 
 def training_splits(args: argparse.Namespace, spec: TaskSpec) -> tuple[str, str]:
-    """The splits that ``train_task.py`` trains on and validates with.
+    """Returns the splits that ``train_task.py`` trains on and validates with.
 
     Raises:
         UserError: neither the flags nor the task file name one to train on.
@@ -49,7 +51,7 @@ def training_splits(args: argparse.Namespace, spec: TaskSpec) -> tuple[str, str]
 
 
 def load_model_config(args: argparse.Namespace, fusion_method: str | None = None) -> Config:
-    """The configuration that the flags name; a task may override its fusion method, as in VOLTA."""
+    """Returns the configuration that the flags name; a task may override its fusion method, as in VOLTA."""
     overrides = [*args.set]
     if fusion_method is not None:
         overrides.append(f"fusion_method={fusion_method}")
@@ -57,14 +59,14 @@ def load_model_config(args: argparse.Namespace, fusion_method: str | None = None
 
 
 def load_pretraining_config(args: argparse.Namespace) -> Config:
-    """As ``load_model_config``, of a model that can be pre-trained."""
+    """Does what ``load_model_config`` does, for a model that can be pre-trained."""
     config = load_model_config(args)
     check_region_loss(config)
     return config
 
 
 def run_name(args: argparse.Namespace, prefix: str = "") -> str:
-    """VOLTA's name of a run: ``[<task>_]<config>[-<save_name>]``."""
+    """Returns VOLTA's name of a run: ``[<task>_]<config>[-<save_name>]``."""
     if "/" in args.save_name:
         raise UserError(
             f"--save_name {args.save_name}: expected a name without /; --output_dir says where runs are written"
@@ -79,18 +81,14 @@ def run_name(args: argparse.Namespace, prefix: str = "") -> str:
 
 
 def data_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Which samples a run is trained on, as its record states it; must agree when it is resumed."""
+    """Returns which samples a run is trained on, as its record states it; must agree when it is resumed."""
     return {name: getattr(args, name) for name in ("volta_compat", "data_fraction", "data_fraction_seed")}
 
 
 def shared_hyperparameters(args: argparse.Namespace) -> dict[str, Any]:
-    """The fields of ``Hyperparameters`` that both training entry points take from flags of one name."""
+    """Returns the fields of ``Hyperparameters`` that both training entry points take from flags of one name."""
     names = ("warmup_proportion", "warmup_steps", "adam_epsilon", "weight_decay", "clip_grad_norm")
     return {name: getattr(args, name) for name in (*names, "seed")} | {"adam_betas": tuple(args.adam_betas)}
-
-
-AS_TOLD = ("adam_correct_bias",)  # of ``WITHOUT_EFFECT``: what these ask for happens in any case
-BY_TORCHRUN = ("local_rank", "distributed")  # so does what these ask for where torchrun has started the process
 
 
 def print_ineffective_settings(args: argparse.Namespace) -> None:
@@ -101,8 +99,8 @@ def print_ineffective_settings(args: argparse.Namespace) -> None:
 
 
 def ineffective_settings(args: argparse.Namespace) -> list[str]:
-    """What was asked for, by flags or by a task's entry, and does nothing here; with the reason each."""
-    happens = AS_TOLD + (BY_TORCHRUN if environment_number("WORLD_SIZE", 1) > 1 else ())
+    """Returns what was asked for, by flags or by a task's entry, and does nothing here; with the reason each."""
+    happens = ALWAYS_DONE + (DONE_BY_TORCHRUN if environment_number("WORLD_SIZE", 1) > 1 else ())
     given = [name for name in WITHOUT_EFFECT if hasattr(args, name) and name not in happens]
     said = [f"--{name} ({WITHOUT_EFFECT[name]})" for name in given]
     if getattr(args, "routing", "hard") != "hard" and load_model_config(args).switch is None:

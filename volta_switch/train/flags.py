@@ -106,10 +106,10 @@ def parser(
     """Makes a parser with the flags that all four entry points have.
 
     Args:
-        description: What the entry point does, for the help.
-        seed: The default of ``--seed``.
-        work: The heading of the flags of the work itself, ``TRAINING`` or ``EVALUATION``.
-        add_data_flags: Adds the flags by which data are found; they stand before those of how data are read.
+        description: what the entry point does, for the help.
+        seed: the default of ``--seed``.
+        work: the heading of the flags of the work itself, ``TRAINING`` or ``EVALUATION``.
+        add_data_flags: adds the flags by which data are found; they stand before those of how data are read.
     """
     flags = FlagParser(description=description)
     for heading in HEADINGS:

@@ -34,11 +34,11 @@ class Learner(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> Losses:
-        """The losses of a batch that lies on the model's device."""
+        """Returns the losses of a batch that lies on the model's device."""
 
     @abstractmethod
     def counts(self, batch: Batch) -> LossCounts:
-        """How many words, regions or samples each loss of a batch is a mean of.
+        """Returns how many words, regions or samples each loss of a batch is a mean of.
 
         It is asked before the batch is moved, and reads nothing from the device. 0 for a stand-in.
         """
@@ -53,7 +53,7 @@ class Validation:
 
     @property
     def shown(self) -> str:
-        """The metrics as a line says them."""
+        """Returns the metrics as a line says them."""
         return _shown(self.metrics)
 
     def refuse_broken(self, run: Path, step: int) -> None:

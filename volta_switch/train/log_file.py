@@ -113,7 +113,7 @@ class EventFile:
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a log in their order; those of earlier versions have no checksum and are read as they are.
+    """Yields the lines of a log in their order; those of earlier versions have no checksum and are read as they are.
 
     Raises:
         UserError: it cannot be read, or is not what was written.
@@ -140,7 +140,7 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def lines_of(log: Path) -> list[dict[str, Any]]:
-    """What a log holds that stands: the lines of the last run in a folder, without those that were written anew.
+    """Returns what stands of a log: the lines of the last run in a folder, without those written anew.
 
     A run that goes on from a checkpoint writes again what had been written behind it; its start says how many lines
     the checkpoint knew of, or, of samples, which steps.
@@ -158,7 +158,7 @@ def lines_of(log: Path) -> list[dict[str, Any]]:
 
 
 def seconds_trained(log: Path) -> float:
-    """How long all runs in a folder have trained, by their log, also what was lost and done again; 0 without a log."""
+    """Returns how long all runs in a folder have trained, by their log, also what was lost and done again."""
     total, before = 0.0, math.inf
     for line in read_log(log) if log.is_file() else ():
         if line.get("kind") != "start":
@@ -186,7 +186,7 @@ def _check(number: int, text: bytes) -> str:
 
 
 def _values(line: bytes) -> dict[str, Any] | None:
-    """What a line holds; None where it is none."""
+    """Returns what a line holds; None where it is none."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
@@ -195,7 +195,7 @@ def _values(line: bytes) -> dict[str, Any] | None:
 
 
 def _is_cut_short(lines: list[bytes], number: int) -> bool:
-    """Whether a line is what a machine's end leaves: the last one, or followed by a new start; not whole."""
+    """Returns whether a line is what a machine's end leaves: the last one, or followed by a new start; not whole."""
     following = lines[number + 1] if number + 1 < len(lines) else b""
     is_last = number + 1 >= len(lines) or (not following and number + 2 >= len(lines))
     return (is_last or b'"kind": "start"' in following) and not lines[number].endswith(b"}")

@@ -123,12 +123,12 @@ class Trainer:
 
     @property
     def has_ended(self) -> bool:
-        """Whether all epochs or ``max_steps`` are done, and what they made is validated and written."""
+        """Returns whether all epochs or ``max_steps`` are done, and what they made is validated and written."""
         early = self._has_its_steps(0) and self.validated_step == self.progress.step
         return early or self.progress.epoch >= self.hyper.epochs
 
     def _epoch(self) -> None:
-        """The rest of the epoch under way."""
+        """Trains the rest of the epoch under way."""
         progress = self.progress
         start_epoch(self.loader, progress.epoch, progress.batch)
         self.learner.train()
@@ -154,7 +154,7 @@ class Trainer:
                 bar.update()
 
     def _parts(self, batches: Iterator[Batch]) -> list[Batch]:
-        """This process's parts of the next step; none where it was asked to stop while it waited for them."""
+        """Returns this process's parts of the next step; none where it was asked to stop while it waited for them."""
         try:
             return list(itertools.islice(batches, self.accumulate))
         except (UserError, RuntimeError):
@@ -163,7 +163,7 @@ class Trainer:
             raise
 
     def _step(self, parts: list[Batch]) -> None:
-        """One optimiser step over all parts of all processes."""
+        """Takes one optimiser step over all parts of all processes."""
         progress, own = self.progress, [self.learner.counts(batch) for batch in parts]
         samples, total = self._agreed(parts, own)
         with self.replicas.step([name for name, count in total.items() if count]):
@@ -184,7 +184,7 @@ class Trainer:
             self.skipped.look(progress)
 
     def _agreed(self, parts: list[Batch], own: list[LossCounts]) -> tuple[int, LossCounts]:
-        """The samples and the counts of the whole step, over all processes; here they stop and save together."""
+        """Returns samples and counts of the whole step, over all processes; here they stop and save together."""
         names = self.learner.losses
         due = self.saving.minutes and time.monotonic() - self.saved_at > 60 * self.saving.minutes
         asked = [float(self.stop.signal), float(bool(due) and self.ranks.first)]
@@ -212,7 +212,7 @@ class Trainer:
         self.meter.add({name: share.detach() for name, share in shares.items()})
 
     def _own_fault(self) -> Tensor | None:
-        """Whether gradients that are not finite are the batch's fault, 0 or 1 on the device; None: always.
+        """Returns whether gradients that are not finite are the batch's fault, 0 or 1 on the device; None: always.
 
         An overflow of gradients that are scaled up is not. The scale is compared on the device: to read it would wait
         for all that is queued there.
@@ -222,7 +222,7 @@ class Trainer:
         return (self.scaler.scale(torch.ones((), device=self.device)) <= 1).float()
 
     def _update(self) -> Tensor:
-        """The optimiser's step with the gradients of all parts; returns whether it was left out (``clipped_step``)."""
+        """Takes the optimiser's step with the gradients of all parts; returns whether it was left out."""
         scaled = self.scaler.is_enabled() and any(parameter.grad is not None for parameter in self.learner.parameters())
         if scaled:
             self.scaler.unscale_(self.optimizer)
@@ -250,11 +250,11 @@ class Trainer:
         self.run.log("train", self.progress.step, values)
 
     def _has_its_steps(self, more: int) -> bool:
-        """Whether ``max_steps`` are done after so many more."""
+        """Returns whether ``max_steps`` are done after so many more."""
         return 0 < self.max_steps <= self.progress.step + more
 
     def _finish_epoch(self) -> None:
-        """Validates, keeps what is to be kept, and moves on, or stays in an epoch that ``max_steps`` cut short.
+        """Validates, keeps what is to be kept, and moves on; stays in an epoch that ``max_steps`` cut short.
 
         All is written before anything is said of it: standard output may be full, or nobody may read it.
         """
@@ -285,7 +285,7 @@ class Trainer:
             tqdm.write(said, sys.stderr)
 
     def _validation(self) -> Validation:
-        """One validation; for Switch-BERT the score is that of hard routes, soft routes are logged beside it."""
+        """Validates once; Switch-BERT's score is that of hard routes, soft routes are logged beside it."""
         self.learner.eval()
         with autocast(self.device, self.precision):  # what evaluation computes afterwards
             if self.switch is None:
@@ -298,13 +298,13 @@ class Trainer:
         return Validation(hard.score, {**hard.metrics, **extra})
 
     def _until_stopped(self) -> Iterator[Batch]:
-        """The batches of validation; a stop leaves the epoch to be validated when the run goes on."""
+        """Yields the batches of validation; a stop leaves the epoch to be validated when the run goes on."""
         for batch in self.validation:
             self._stop_if(self.ranks.sums([float(self.stop.signal)])[0])
             yield batch
 
     def _stop_if(self, asked: float) -> None:
-        """``asked``: the signals that all processes got, added up."""
+        """Stops the run where asked; ``asked``: the signals that all processes got, added up."""
         if asked:
             path, step = self._save(), self.progress.step
             goes_on = f"stopped after step {step}; {path} is written: the same command with --resume goes on"

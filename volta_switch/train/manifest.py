@@ -66,7 +66,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Reads and verifies a folder's manifest; the files that it describes are the caller's to verify.
 
     Raises:
-        UnusableCheckpoint: It is missing or damaged, is of another program or version, or has unexpected values.
+        UnusableCheckpoint: it is missing or damaged, is of another program or version, or has unexpected values.
     """
     path = folder / MANIFEST
     if regular_size(path) > _MOST_BYTES:
@@ -93,7 +93,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def regular_size(path: Path) -> int:
-    """The size of a regular file, or of one that a link leads to.
+    """Returns the size of a regular file, or of one that a link leads to.
 
     Raises:
         UnusableCheckpoint: there is none, or it is a folder, a pipe or a device.
@@ -110,7 +110,7 @@ def regular_size(path: Path) -> int:
 
 
 def encoded(value: Any) -> Any:
-    """A value as the manifest holds it: tuples become lists, keys strings, numbers that are not finite objects.
+    """Returns a value as the manifest holds it: tuples as lists, keys as strings, nan and infinity as objects.
 
     Raises:
         TypeError: a value that JSON cannot hold.
@@ -130,7 +130,7 @@ def encoded(value: Any) -> Any:
 
 
 def decoded(value: Any) -> Any:
-    """The inverse of ``encoded``.
+    """Returns the inverse of ``encoded``.
 
     Raises:
         ValueError: a number that is not finite is spelt in another way.

@@ -73,7 +73,7 @@ def require(needed: NeededFiles) -> None:
 
 
 def _bert_that_is_missing(needed: NeededFiles, after_data: bool) -> list[str]:
-    """What there is to say of the vocabulary and of the weights; nothing where both are there."""
+    """Returns what there is to say of the vocabulary and of the weights; nothing where both are there."""
     found: dict[str, UserError] = {}
     for what, look in (("the vocabulary", partial(find_vocabulary, needed.vocabulary)), ("weights", needed.weights)):
         try:
@@ -92,7 +92,7 @@ def _bert_that_is_missing(needed: NeededFiles, after_data: bool) -> list[str]:
 
 
 def needed_by_pretraining(args: argparse.Namespace) -> NeededFiles:
-    """What ``train_concap.py`` reads."""
+    """Returns what ``train_concap.py`` reads."""
     config = load_pretraining_config(args)
     data: list[Choice] = [(Path(args.annotations_path) / CAPTIONS[split],) for split in SPLITS]
     data += [(path,) for split in SPLITS for path in find_pairs(args.features_path, split).needed()]
@@ -101,7 +101,7 @@ def needed_by_pretraining(args: argparse.Namespace) -> NeededFiles:
 
 
 def needed_by_finetuning(args: argparse.Namespace) -> NeededFiles:
-    """What ``train_task.py`` reads."""
+    """Returns what ``train_task.py`` reads."""
     spec = load_task_spec(args)
     train, valid = training_splits(args, spec)
     annotations = [*annotation_files(spec, train, training=True), *annotation_files(spec, valid, training=False)]
@@ -117,7 +117,7 @@ def needed_by_finetuning(args: argparse.Namespace) -> NeededFiles:
 
 
 def needed_by_evaluation(args: argparse.Namespace) -> NeededFiles:
-    """What ``eval_task.py`` and ``eval_retrieval.py`` read."""
+    """Returns what ``eval_task.py`` and ``eval_retrieval.py`` read."""
     spec, split = evaluated_spec(args)
     data = annotation_files(spec, split, training=False)
     data.append((features_path(spec, split, args.val_features_lmdbpath, args.boxes),))
@@ -159,6 +159,6 @@ def _start(args: argparse.Namespace, advice: str) -> Callable[[bool], object]:
 
 
 def _example(args: argparse.Namespace, data_set: DataSet) -> str:
-    """The command that makes weights."""
+    """Returns the command that makes weights."""
     model = "" if args.config_file.removesuffix(".json") == "switchbert" else f"MODEL={args.config_file} "
     return f"{model}bash examples/{data_set.examples}/train.sh{' --world' if args.world else ''}"

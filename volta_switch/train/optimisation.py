@@ -1,4 +1,7 @@
-"""AdamW over two parameter groups, with a linear warm-up and a linear decay, and the steps that it leaves out."""
+"""AdamW over two parameter groups, a linear warm-up and decay, and the steps that are left out.
+
+A step is left out because a loss or gradient was not finite.
+"""
 
 from __future__ import annotations
 
@@ -64,13 +67,13 @@ class Hyperparameters:
             raise UserError(f"adam_betas: expected two numbers, found {shown(self.adam_betas)}")
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Returns the values as JSON types."""
         values = asdict(self)
         return {**values, "adam_betas": list(self.adam_betas)}
 
 
 def build_optimizer(model: nn.Module, hyper: Hyperparameters) -> torch.optim.AdamW:
-    """Bias-corrected AdamW: matrices and embeddings decay, vectors (biases, LayerNorm) do not.
+    """Builds bias-corrected AdamW: matrices and embeddings decay, vectors (biases, LayerNorm) do not.
 
     Differs from VOLTA: there is one group per kind and not one per parameter (so that the fused kernel pays), every
     LayerNorm is spared (VOLTA's name test misses some), and epsilon is added after the bias correction.
@@ -88,7 +91,7 @@ def build_optimizer(model: nn.Module, hyper: Hyperparameters) -> torch.optim.Ada
 
 
 def clipped_step(optimizer: torch.optim.AdamW, limit: float) -> Tensor:
-    """An optimiser step with the gradients scaled down to a total norm of ``limit``; 0: as they are.
+    """Takes an optimiser step with the gradients scaled down to a total norm of ``limit``; 0: as they are.
 
     As ``clip_grad_norm_`` before the step, but the fused kernel scales each gradient as it reads it: no pass over all
     gradients, and nothing is read back from the device. Gradients that are not finite change nothing, neither the
@@ -119,14 +122,14 @@ def clipped_step(optimizer: torch.optim.AdamW, limit: float) -> Tensor:
 def build_schedule(
     optimizer: torch.optim.Optimizer, hyper: Hyperparameters, steps_per_epoch: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """The learning rate's factor after each optimiser step."""
+    """Returns the learning rate's factor after each optimiser step."""
     total = steps_per_epoch * (hyper.schedule_epochs or hyper.epochs)
     warmup = hyper.warmup_proportion * total if hyper.warmup_steps is None else hyper.warmup_steps
     return torch.optim.lr_scheduler.LambdaLR(optimizer, linear_schedule(warmup, total))
 
 
 def linear_schedule(warmup: float, total: float) -> Callable[[int], float]:
-    """Factor in [0, 1]: from 0 up to 1 over ``warmup`` steps, then down to 0 at ``total``."""
+    """Returns a factor in [0, 1]: from 0 up to 1 over ``warmup`` steps, then down to 0 at ``total``."""
 
     def factor(step: int) -> float:
         if step < warmup:

@@ -35,12 +35,12 @@ REGRESSED = ("1", "2", "5")  # the visual targets that read the features before 
 
 
 def main(argv: Sequence[str]) -> Path:
-    """Pre-trains one model; returns its run folder."""
+    """Reads the flags and pre-trains one model; returns its run folder."""
     return pretrain(read_flags("train_concap", argv), argv)
 
 
 def pretrain(args: argparse.Namespace, argv: Sequence[str]) -> Path:
-    """As ``main``, the flags read; ``argv``: the command line, for the record."""
+    """Does what ``main`` does, once the flags are read; ``argv``: the command line, for the record."""
     with ranks() as rank:
         return _pretrain(args, argv, rank)
 
@@ -55,7 +55,7 @@ class Pretraining(Learner):
         self.objective = objective  # 2 leaves out matching
 
     def forward(self, batch: Batch) -> Losses:
-        """As ``Learner.forward``."""
+        """See ``Learner.forward``."""
         inputs = dict(batch.inputs)
         if self.objective == 2:
             del inputs["next_sentence_label"]
@@ -64,7 +64,7 @@ class Pretraining(Learner):
         return {name: loss for name, loss in named.items() if loss is not None}
 
     def counts(self, batch: Batch) -> LossCounts:
-        """As ``Learner.counts``."""
+        """See ``Learner.counts``."""
         if not len(batch):
             return dict.fromkeys(self.losses, 0)
         return {
@@ -128,7 +128,7 @@ def split_loader(
     rank: Ranks | None = None,
     pin_memory: bool = False,
 ) -> Loader:
-    """Batches of a split, as the flags of ``train_concap.py`` ask for; of several processes, this one's shares.
+    """Loads batches of a split, as the flags of ``train_concap.py`` say; of several processes, this one's shares.
 
     ``--volta-compat``: in validation the global region stands first, whatever the model, and mismatched pairs keep
     their masked losses.
@@ -162,7 +162,7 @@ def split_loader(
 
 
 def _shard_order(loader: Loader) -> str | None:
-    """What the samples' order owes to shards, in short; None where they are shuffled as if there were none."""
+    """Returns what the samples' order owes to shards; None where they are shuffled as if there were none."""
     sampler = loader.batch_sampler
     assert isinstance(sampler, BatchSampler)
     if len(sampler.blocks) <= sampler.window:
@@ -224,7 +224,7 @@ def _compare_widths(dataset: ConcapDataset, config: Config, widths: dict[str, in
 def validate(
     learner: Learner, batches: Iterable[Batch], device: torch.device, ranks: Ranks | None = None
 ) -> Validation:
-    """Mean losses over all words, regions and samples of the batches of all processes; the score is minus their sum."""
+    """Returns mean losses over all words, regions and samples of all processes; the score is minus their sum."""
     ranks = ranks or Ranks()
     totals = dict.fromkeys(learner.losses, 0.0)
     counted = dict.fromkeys(learner.losses, 0)

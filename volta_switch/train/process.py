@@ -11,9 +11,11 @@ from types import FrameType
 
 from volta_switch.errors import UserError
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 
 def environment_number(name: str, default: int) -> int:
-    """The number that a variable holds; ``default`` where it is not set or empty.
+    """Returns the number that a variable holds; ``default`` where it is not set or empty.
 
     Raises:
         UserError: it holds something else.
@@ -29,11 +31,8 @@ def environment_number(name: str, default: int) -> int:
 
 
 def is_in_environment(name: str) -> bool:
-    """Whether a variable is set."""
+    """Returns whether a variable is set."""
     return bool(os.environ.get(name, "").strip())
-
-
-ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class StopRequest:
@@ -52,7 +51,7 @@ class StopRequest:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.getsignal(number) for number in ASKING}
+        before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
         if before[signal.SIGHUP] == signal.SIG_IGN:
             del before[signal.SIGHUP]
 

@@ -42,12 +42,12 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that puts together what all have done, and alone writes."""
+        """Returns whether this is the process that puts together what all have done, and alone writes."""
         return self.number == 0
 
     @property
     def on_this_machine(self) -> int:
-        """This process's number among those of its machine."""
+        """Returns this process's number among those of its machine."""
         return environment_number("LOCAL_RANK", 0)
 
     def wait(self) -> None:
@@ -57,7 +57,7 @@ class Ranks:
                 distributed.barrier()
 
     def sums(self, values: Sequence[float]) -> list[float]:
-        """Each value added up over all processes, in float64."""
+        """Adds up each value over all processes, in float64."""
         if self.count == 1:
             return list(values)
         total = torch.tensor(list(values), dtype=torch.float64)
@@ -66,7 +66,7 @@ class Ranks:
         return total.tolist()
 
     def gathered(self, value: Any) -> list[Any]:
-        """What every process gives, in the order of their numbers; JSON values."""
+        """Returns what every process gives, in the order of their numbers; JSON values."""
         if self.count == 1:
             return [value]
         own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
@@ -82,7 +82,7 @@ class Ranks:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """A block in which the processes wait for each other.
+        """Makes a block in which the processes wait for each other.
 
         Raises:
             UserError: another one has ended, or what they exchange cannot be exchanged.
@@ -150,7 +150,7 @@ def _first_sentence(message: str) -> str:
 
 
 def _reason(message: str) -> str:
-    """What NCCL or gloo says of an error, without places in its code: NCCL's own last words, where there are any."""
+    """Returns what NCCL or gloo says of an error, without places in its code; NCCL's own last words, if any."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     for number, line in enumerate(lines):
         if line.startswith("Last error:"):
@@ -171,7 +171,7 @@ def seed_process(seed: int, ranks: Ranks, step: int = 0) -> None:
 
 
 def random_states(ranks: Ranks) -> dict[str, Tensor]:
-    """The generators' states of all processes, ``rng/cpu/<process>``, uint8; all processes call it."""
+    """Returns the generators' states of all processes, ``rng/cpu/<process>``, uint8; all processes call it."""
     own = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         own["cuda"] = torch.cuda.get_rng_state()

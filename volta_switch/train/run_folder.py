@@ -157,7 +157,7 @@ class RunFolder:
             raise UserError(f"{error.filename}: cannot be removed ({error.strerror}); move it away") from None
 
     def log(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """One line of ``log.jsonl``, and numbers to TensorBoard under ``<kind>/<name>``."""
+        """Writes one line of ``log.jsonl``, and numbers to TensorBoard under ``<kind>/<name>``."""
         if self._log is None:
             return
         self._log.write({"kind": kind, "step": step, "time": round(time.time(), 3), **values})
@@ -197,12 +197,12 @@ class RunFolder:
                     left.write(start)
 
     def log_ids(self, epoch: int, step: int, ids: list[list[str]]) -> None:
-        """The samples of a step that this process was given, part by part, where they are asked for."""
+        """Writes the samples of a step that this process was given, part by part, where they are asked for."""
         if self._ids is not None:
             self._ids.write({"epoch": epoch, "step": step, "ids": ids})
 
     def metrics(self) -> dict[str, Any]:
-        """What ``metrics.json`` holds; empty before the first validation.
+        """Returns what ``metrics.json`` holds; empty before the first validation.
 
         Raises:
             UserError: it is damaged.
@@ -227,7 +227,7 @@ class RunFolder:
 
 
 def environment() -> dict[str, Any]:
-    """Versions and hardware that a result may depend on."""
+    """Returns versions and hardware that a result may depend on."""
     versions = {}
     for package in ("volta-switch", "torch", "numpy", "tokenizers", "safetensors", "lmdb"):
         try:

@@ -111,7 +111,7 @@ def start_run(
 
 
 def _identity(run: TrainingRun, settings: dict[str, Any], precision: torch.dtype) -> dict[str, Any]:
-    """What must agree when a run is resumed; what a user is likely to have changed stands first."""
+    """Returns what must agree when a run is resumed; what a user is likely to have changed stands first."""
     return {
         "config": deciding_config(run.config),
         "hyperparameters": run.hyper.to_dict(),
@@ -156,7 +156,7 @@ def _trainer(
 def _described(
     args: argparse.Namespace, run: TrainingRun, settings: dict[str, Any], precision: torch.dtype, ranks: Ranks
 ) -> dict[str, Any]:
-    """What ``run.json`` says beside the command and the environment."""
+    """Returns what ``run.json`` says beside the command and the environment."""
     return {
         "entry_point": run.entry_point,
         "start": run.start,
@@ -189,7 +189,7 @@ def _check_flags(args: argparse.Namespace, run: TrainingRun, precision: torch.dt
 def _saved(
     args: argparse.Namespace, store: CheckpointStore, identity: dict[str, Any], ranks: Ranks
 ) -> Checkpoint | None:
-    """The checkpoint that the flags ask to go on from, read and checked; the first process chooses it."""
+    """Returns the checkpoint that the flags ask to go on from, read and checked; the first process chooses it."""
     restarted = environment_number("TORCHELASTIC_RESTART_COUNT", 0) > 0  # by torchrun, after a process had ended
     newest = store.newest() if args.resume or restarted else None
     chosen = ranks.gathered(args.resume_file or (str(newest) if newest else ""))[0]
@@ -201,7 +201,7 @@ def _saved(
 
 
 def _prepare(args: argparse.Namespace, model: torch.nn.Module, device: torch.device) -> None:
-    """What the flags say of how layers are computed."""
+    """Sets what the flags say of how layers are computed."""
     if args.deterministic:
         compute_deterministically(device)
     if args.gradient_checkpointing:

@@ -36,7 +36,7 @@ FIELDS = ("bert_model", "vocab_size", "v_feature_size", "v_num_classes", "v_num_
 
 
 def on_world(entry: str, parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str]) -> argparse.Namespace:
-    """An entry point's flags on the world, which is written where it is not there yet.
+    """Reads an entry point's flags on the world, which is written where it is not there yet.
 
     Args:
         entry: "train_concap", "train_task", "eval_task" or "eval_retrieval".
@@ -87,12 +87,12 @@ def _write_world() -> None:
 
 
 def _parameters() -> dict[str, Any]:
-    """Of all data sets as much as a few steps and a quick validation need."""
+    """Returns the world's parameters: of all data sets as much as a few steps and a quick validation need."""
     return {"seed": 0, "images": 100, "eval_images": 10, "render": False}
 
 
 def _defaults(entry: str) -> dict[str, Any]:
-    """What flags are with ``--world`` where they are not given."""
+    """Returns what flags are with ``--world`` where they are not given."""
     from volta_switch.world.paths import CONCAP, CONCAP_FEATURES
 
     training = {
@@ -114,7 +114,7 @@ def _defaults(entry: str) -> dict[str, Any]:
 
 
 def _fields(args: argparse.Namespace) -> list[str]:
-    """The fields of the configuration that the world decides, as ``--set`` takes them."""
+    """Returns the fields of the configuration that the world decides, as ``--set`` takes them."""
     from volta_switch.world.spec import WorldSpec
     from volta_switch.world.vocabulary import DIRECTORY, Lexicon
 
