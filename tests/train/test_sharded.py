@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.distributed.fsdp._fully_shard._fsdp_state import FSDPState
 
-from model.sharded_steps import CASES, RANKS, run, step
+from train.sharded_steps import CASES, RANKS, run, step
 from volta_switch.model.layout import Streams
 from volta_switch.train.replicas import gathered_as, keep_on_host
 
