@@ -10,7 +10,7 @@ import torch
 import torch.distributed as distributed
 from torch import nn
 
-from volta_switch.train import averaging
+from volta_switch.train import replicas
 from volta_switch.train.learner import Learner
 from volta_switch.train.ranks import Ranks
 from volta_switch.train.replicas import AveragedLearner
@@ -59,7 +59,7 @@ def run(rank: int, folder: Path) -> None:
     found = {name: one_step(averaged, learner, parts[rank], (name,)) for name, parts in STEPS.items()}
     again = "each reaches its own"
     found["again"] = one_step(averaged, learner, STEPS[again][rank], (again,))
-    averaging.LOOK_AGAIN = 2  # the next of its steps is looked at
+    replicas.LOOK_AGAIN = 2  # the next of its steps is looked at
     try:
         one_step(averaged, learner, STEPS["all reach all"][rank], (again,))
     except RuntimeError as error:
