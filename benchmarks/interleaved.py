@@ -24,7 +24,7 @@ import torch
 from tabulate import tabulate
 
 from volta_switch.errors import UserError
-from volta_switch.train.memory import keep_freed_memory
+from volta_switch.train.device import keep_freed_memory
 
 Step = Callable[[int], Any]  # of the batch of a number; sides take the same ones
 

@@ -47,8 +47,8 @@ from volta_switch.config import Config
 from volta_switch.cost.counts import some_batch
 from volta_switch.data.batches.collate import Batch
 from volta_switch.errors import UserError
-from volta_switch.train.checkpoints import CheckpointStore, Progress
-from volta_switch.train.memory import keep_freed_memory
+from volta_switch.train.checkpoints import CheckpointStore, TrainingProgress
+from volta_switch.train.device import keep_freed_memory
 from volta_switch.train.optimisation import Hyperparameters, build_optimizer, clipped_step
 from volta_switch.train.pretraining import Pretraining
 from volta_switch.train.ranks import Ranks, ranks
@@ -289,7 +289,7 @@ def checkpoints(args: argparse.Namespace) -> str:
             store, times = CheckpointStore(Path(folder), keep=1), []
             for step in range(args.rounds):
                 started = time.perf_counter()
-                path = store.save(Progress(step=step), {}, {}, to_volta(model), moments)
+                path = store.save(TrainingProgress(step=step), {}, {}, to_volta(model), moments)
                 written = time.perf_counter()
                 store.load(path)
                 times.append((written - started, time.perf_counter() - written))

@@ -97,7 +97,7 @@ def ddp_bytes(size: Size, processes: int) -> float:
 
 
 def fsdp_bytes(size: Size, processes: int, parts: int = 1) -> float:
-    """The same of FSDP2 as ``volta_switch.model.sharding`` divides a model, with ``parts`` accumulation steps.
+    """The same of FSDP2 as ``volta_switch.train.replicas`` divides a model, with ``parts`` accumulation steps.
 
     Sublayers are gathered for the forward and again for the backward pass of each part; the rest is gathered once for
     both; the gradients are scattered in the last part: (N - 1) / N x 4 (parts x (2 sublayers + rest) + P).

@@ -52,9 +52,9 @@ from volta_switch.data.batches.collate import Batch
 from volta_switch.errors import UserError
 from volta_switch.model import sublayers
 from volta_switch.model.attention import attend
-from volta_switch.model.compiling import compile_layers
 from volta_switch.train.device import autocast
 from volta_switch.train.optimisation import Hyperparameters, build_optimizer, clipped_step
+from volta_switch.train.replicas import compile_layers
 
 BATCHES = 4  # different ones, taken in turn
 UNITER = "ctrl_uniter_base"

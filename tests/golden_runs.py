@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 from small_world import SmallWorld, json_of, log_of, write_small_world
-from volta_switch.results_version import RESULTS_VERSION
-from volta_switch.routes.commands import route_flags, run_routes
+from volta_switch.identities import RESULTS_VERSION
+from volta_switch.routes.commands import run_routes
+from volta_switch.routes.flags import route_flags
 
 RECORD = Path(__file__).with_suffix(".json")
 # Rounding differs between processors, by 1e-6 of a loss after these few steps; another random draw changes it by 1e-2.
@@ -103,6 +104,6 @@ def write_record() -> list[str]:
 if __name__ == "__main__":
     other = write_record()
     if other:
-        reason = "these numbers have changed; raise RESULTS_VERSION in volta_switch/results_version.py, or mend it"
+        reason = "these numbers have changed; raise RESULTS_VERSION in volta_switch/identities.py, or mend it"
         sys.exit("\n".join([*other, f"error: {reason}"]))
     print(RECORD)

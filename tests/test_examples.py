@@ -1,7 +1,6 @@
 """Every example script runs as it is written, in a process of its own, on the synthetic world and a small model."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -130,7 +129,7 @@ def test_a_model_is_chosen_by_its_name():
 
 def test_config_is_another_name_of_config_file():
     done = shell([sys.executable, str(ROOT / "train_concap.py"), "--config", "switchbert.json", "--help"])
-    assert done.returncode == 0 and re.search(r"--config_file\s+CONFIG_FILE,\s+--config\s+CONFIG_FILE", done.stdout)
+    assert done.returncode == 0 and "--config_file, --config PATH" in done.stdout
 
 
 @pytest.mark.parametrize("name", SHIPPED)

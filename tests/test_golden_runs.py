@@ -6,7 +6,7 @@ import torch
 import golden_runs
 from golden_runs import RECORD, changed, golden_numbers
 from small_world import json_of
-from volta_switch.results_version import RESULTS_VERSION
+from volta_switch.identities import RESULTS_VERSION
 
 
 def test_the_numbers_of_small_runs_of_every_kind_are_those_on_record(world, tmp_path):

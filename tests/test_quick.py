@@ -22,7 +22,7 @@ def test_one_command_ends_in_a_picture_and_a_score_beside_the_blind_guess(tmp_pa
     own = tmp_path / "out: #1" / "world"  # a name that YAML would read as something else, and a world of the user's
     own.mkdir(parents=True)
     (own / "world.json").write_text("{}")
-    command = [sys.executable, "-m", "volta_switch.cli", "quick", "--out", "out: #1", "--max-steps", "3"]
+    command = [sys.executable, "-m", "volta_switch", "quick", "--out", "out: #1", "--max-steps", "3"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert (own / "world.json").read_text() == "{}"

@@ -9,7 +9,7 @@ import pytest
 
 from shells import BUFFERED, ROOT, in_shell
 
-FLOPS = [sys.executable, "-m", "volta_switch.cli", "flops", "demo/switchbert"]
+FLOPS = [sys.executable, "-m", "volta_switch", "flops", "demo/switchbert"]
 SAYS = "print('result'); print('remark', file=sys.stderr); sys.stdout.flush(); print('more', file=sys.stderr)"
 COMMAND = [
     *(sys.executable, "-c"),

@@ -42,7 +42,7 @@ class Changed(UserError):
 
 @contextmanager
 def recording(path: Path) -> Iterator[Path]:
-    """As ``files.replacing``; the file's checksum is kept in its folder.
+    """Replaces a file like ``files.replacing``, and keeps its checksum in its folder.
 
     Raises:
         CannotWrite: the system refused to write; ``path`` is what it was.
@@ -59,7 +59,7 @@ def recording(path: Path) -> Iterator[Path]:
 
 
 def record_json(path: Path, value: Any) -> None:
-    """As ``files.write_json``; the file's checksum is kept in its folder."""
+    """Writes JSON like ``files.write_json``, and keeps the file's checksum in its folder."""
     with recording(path) as temporary:
         temporary.write_bytes(json_bytes(value))
 
@@ -89,7 +89,7 @@ def record_tree(root: Path, files: Iterable[Path]) -> None:
 
 
 def read_recorded(path: Path) -> bytes:
-    """A file's content, verified where a folder above it has its checksum.
+    """Returns a file's content, verified where a folder above it has its checksum.
 
     Raises:
         Changed: it is not what was written.
@@ -127,18 +127,18 @@ def refuse_gone(missing: Iterable[Path]) -> None:
 
 
 def recorded(path: Path) -> list[str]:
-    """The checksums that are kept of a file, or of the files below a folder: equal where the same are expected."""
+    """Returns the checksums kept of a file, or of the files below a folder: equal where the same are expected."""
     listed = [_listed(file) for file in _files(path)]
     return [digest for known in listed if known is not None for digest in known.digests]
 
 
 def _files(path: Path) -> list[Path]:
-    """A file, or those below a folder."""
+    """Returns a file, or those below a folder."""
     return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
 
 def json_digest(content: Any) -> str:
-    """Of JSON values, not of a file's bytes: blanks and the order of keys do not count.
+    """Returns the digest of JSON values, not of a file's bytes: blanks and the order of keys do not count.
 
     Raises:
         ValueError: a number is not finite.
@@ -156,7 +156,7 @@ class _Known(NamedTuple):
 
 
 def _verified(path: Path, read: Callable[[], tuple[Content, str]]) -> Content:
-    """What ``read`` gives beside its sha256; read again where the file has been replaced meanwhile."""
+    """Returns what ``read`` gives beside its sha256; reads again where the file has been replaced meanwhile."""
     listed = _listed(path)
     for _ in range(_TRIES):
         try:
@@ -178,7 +178,7 @@ def _verified(path: Path, read: Callable[[], tuple[Content, str]]) -> Content:
 
 
 def _listed(path: Path) -> _Known | None:
-    """What the nearest file of checksums that names a file says of it; None where none covers it."""
+    """Returns what the nearest file of checksums that names a file says of it; None where none covers it."""
     for place in dict.fromkeys((Path(os.path.abspath(path)), Path(os.path.realpath(path)))):  # a loop of links ends
         for folder in place.parents:
             known = _known(folder / SUMS, place.relative_to(folder).as_posix())
@@ -188,7 +188,7 @@ def _listed(path: Path) -> _Known | None:
 
 
 def _known(sums: Path, name: str) -> _Known | None:
-    """What is said of one name, nothing where it is no longer covered; None where it never was."""
+    """Returns what is said of one name, nothing where it is no longer covered; None where it never was."""
     try:
         lines = sums.read_bytes().decode("utf-8", errors="replace").split("\n")
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -213,7 +213,7 @@ def _known(sums: Path, name: str) -> _Known | None:
 
 
 def _append(path: Path, line: str) -> None:
-    """One line more about a file, on the disk when this returns."""
+    """Writes one line more about a file, which is on the disk when this returns."""
     sums = path.with_name(SUMS)
     try:
         with sums.open("a+b") as file:

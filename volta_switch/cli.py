@@ -1,187 +1,191 @@
-"""``volta-switch``: the four entry points, and the commands beside them."""
+"""Switch-BERT beside VOLTA's architectures: pre-training, fine-tuning, evaluation, and whole comparisons.
+
+``volta-switch``: its commands, and the script by which a shell completes them. What a command needs is imported
+when it runs: no parser takes PyTorch, NumPy or SciPy.
+"""
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-from collections.abc import Sequence
-from pathlib import Path
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from volta_switch import __version__
 from volta_switch.command import run_command
 from volta_switch.cost.commands import add_flops_arguments, run_flops
 from volta_switch.data.files.commands import add_data_commands
-from volta_switch.errors import UserError
-from volta_switch.flag_parser import FlagParser
+from volta_switch.flag_parser import FlagParser, all_parsers
 from volta_switch.plugin.commands import add_volta_arguments, run_volta
 from volta_switch.quick import add_quick_arguments, run_quick
-from volta_switch.ranges import ANY_TEXT, PATH, PROBABILITY, Number, Text, whole
-from volta_switch.routes.commands import route_flags, run_routes
-from volta_switch.study.exports import export_runs, merge_runs
-from volta_switch.study.forecast import dry_run
-from volta_switch.study.plan import Study, load_study
-from volta_switch.study.power import sizing, sizing_text
-from volta_switch.study.report.page import write_report
-from volta_switch.study.run import chosen_gpus, run_study
-from volta_switch.study.run_plan import plan_of
-from volta_switch.study.table import make_tables, tables_of
-from volta_switch.study.table_formats import tables_text
-from volta_switch.tasks.shares import WHOLE
-from volta_switch.train.entry_points import run_entry_point
-from volta_switch.train.flags import SHARD
-from volta_switch.world import add_world_arguments, run_world
+from volta_switch.routes.flags import route_flags
+from volta_switch.study.commands import add_study_commands
+from volta_switch.train.entry_points import ENTRY_POINTS, entry_main
+from volta_switch.world.commands import add_world_arguments, run_world
 
-EFFECT = Number(0.0, 100.0, above=True)  # points
-
-
-# The four entry points, which a wheel has no scripts of: command -> what VOLTA calls it, and what it does.
+# Command -> what VOLTA calls it, and what it does.
 ENTRY_COMMANDS = {
     "pretrain": ("train_concap", "pre-train a model on image-caption pairs (train_concap.py)"),
     "finetune": ("train_task", "fine-tune a model on a task (train_task.py)"),
     "evaluate": ("eval_task", "evaluate a model on a task (eval_task.py)"),
     "retrieve": ("eval_retrieval", "evaluate image-text retrieval over all pairs (eval_retrieval.py)"),
 }
+# Completion: after a command its flags and the commands below it, after a flag with choices these, else file names.
+SHELLS = ("bash", "zsh")
+_BASH = """\
+_volta_switch() {{
+    local command="" words="" index
+    COMPREPLY=()
+    for ((index = 1; index < COMP_CWORD; index++)); do
+        _volta_switch_command "$command ${{COMP_WORDS[index]}}"
+    done
+    _volta_switch_words "$command" "${{COMP_WORDS[COMP_CWORD - 1]}}" "${{COMP_WORDS[COMP_CWORD]}}"
+    if [ -n "$words" ]; then
+        COMPREPLY=($(compgen -W "$words" -- "${{COMP_WORDS[COMP_CWORD]}}"))
+    fi
+}}
+{functions}
+complete -o default -F _volta_switch volta-switch
+"""
+_ZSH = """\
+#compdef volta-switch
+_volta_switch() {{
+    local command="" word last="${{words[CURRENT - 1]}}" typed="${{words[CURRENT]}}"
+    for word in "${{(@)words[2, CURRENT - 1]}}"; do
+        _volta_switch_command "$command $word"
+    done
+    local words=""
+    _volta_switch_words "$command" "$last" "$typed"
+    if [ -n "$words" ]; then
+        compadd -- ${{=words}}
+    else
+        _files
+    fi
+}}
+{functions}
+compdef _volta_switch volta-switch
+"""
+# Both set variables of their caller: the command that was typed so far, and the words that may follow.
+_FUNCTIONS = """\
+_volta_switch_command() {{
+    case "$1" in
+        {commands}) command="$1" ;;
+    esac
+}}
+_volta_switch_words() {{
+    words=""
+    case "$1 $2" in
+{choices}
+    esac
+    case "$3" in
+        -*) case "$1" in
+{flags}
+        esac ;;
+        *) case "$1" in
+{below}
+        esac ;;
+    esac
+}}"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one command and exits."""
-    given = list(sys.argv[1:] if argv is None else argv)
-    if given and given[0] in ENTRY_COMMANDS:
-        run_entry_point(ENTRY_COMMANDS[given[0]][0], given[1:], f"volta-switch {given[0]}")
-    else:
-        run_command(_run, given)
+    run_command(_run, argv)
 
 
 def _run(argv: Sequence[str]) -> None:
+    if argv and argv[0] in ENTRY_COMMANDS:  # whose flags are read with more care than one parser can take
+        entry, _ = ENTRY_COMMANDS[argv[0]]
+        entry_main(entry, f"volta-switch {argv[0]}")(argv[1:])
+        return
     args = command_parser().parse_args(argv)
     args.run(args)
 
 
 def command_parser() -> FlagParser:
-    """The parser of ``volta-switch`` and of all commands below it."""
-    parser = FlagParser(prog="volta-switch", description=__doc__)
+    """Returns the parser of ``volta-switch`` and of all commands below it."""
+    description = (__doc__ or "").partition("\n")[0]
+    parser = FlagParser(prog="volta-switch", description=description)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, (_, about) in ENTRY_COMMANDS.items():  # ``main`` runs them; they stand in the list of commands
-        commands.add_parser(name, help=about, add_help=False)
+    for name, (entry, about) in ENTRY_COMMANDS.items():
+        flags = ENTRY_POINTS[entry].parser()
+        commands.add_parser(name, help=about, description=flags.description, parents=[flags], add_help=False)
+    add_study_commands(commands.add_parser("study", help="run a controlled comparison and print its table"))
     world = commands.add_parser("world", help="write a small synthetic world in VOLTA's file formats")
     add_world_arguments(world)
     world.set_defaults(run=run_world)
     quick = commands.add_parser("quick", help="train one small model on one task, and draw what it saw and answered")
     add_quick_arguments(quick)
     quick.set_defaults(run=run_quick)
-    _add_study_commands(commands.add_parser("study", help="run a controlled comparison and print its table"))
     add_data_commands(commands.add_parser("data", help="check, convert, repack and shard data files"))
     flops = commands.add_parser("flops", help="print what a configuration costs: operations, parameters, memory")
     add_flops_arguments(flops)
     flops.set_defaults(run=run_flops)
     about = "record the routes that Switch-BERT takes on a task, and try others"
     routes = commands.add_parser("routes", help=about, parents=[route_flags()], add_help=False)
-    routes.set_defaults(run=run_routes)
+    routes.set_defaults(run=_run_routes)
     volta = commands.add_parser("volta", help="run a script of a VOLTA checkout with Switch-BERT")
     add_volta_arguments(volta)
     volta.set_defaults(run=run_volta)
+    completion = commands.add_parser("completion", help="print a script by which a shell completes these commands")
+    completion.add_argument("shell", choices=SHELLS, help="source <(volta-switch completion bash)")
+    completion.set_defaults(run=lambda args: print(completion_script(command_parser(), args.shell)))
     return parser
 
 
-def _add_study_commands(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, text, action in (
-        ("run", "run what is not finished yet, then print the tables", _run_study),
-        ("table", "print the tables of finished runs", _print_table),
-        ("export", "write its finished cells to one small file, without weights", _export_cells),
-        ("merge", "take finished cells from files of export", _merge_cells),
-        ("power", "print how many seeds its claims need, by the spread of the finished runs", _print_power),
-    ):
-        command = commands.add_parser(name, help=text)
-        command.add_argument("study", type=PATH, help="a YAML file, such as studies/demo.yaml")
-        command.add_argument("--out", type=ANY_TEXT, default="", help="the study's folder (default: runs/<name>)")
-        command.add_argument("--tables", nargs="+", type=Text(), default=[], metavar="TABLE", help="these tables alone")
-        command.set_defaults(run=action)
-        if name == "export":
-            command.add_argument(
-                "--to", type=ANY_TEXT, default="", metavar="FILE", help="the file to write (default: <name>.cells)"
-            )
-        if name == "merge":
-            command.add_argument("files", type=PATH, nargs="+", metavar="FILE", help="written by export")
-        if name == "table":
-            command.add_argument("--partial", action="store_true", help="of the seeds that all arms have finished")
-        if name == "power":
-            command.add_argument("--effect", type=EFFECT, help="in points (default: the study's minimum_effect)")
-            command.add_argument("--target", type=PROBABILITY, default=0.8, help="the chance of finding it")
-        if name == "run":
-            jobs = "cells at once (default: as many as there are GPUs, or CPU cores without)"
-            command.add_argument("--jobs", type=whole(1, 1024), default=None, help=jobs)
-            gpus = "how many GPUs, or which (0,2 or 3,), for the jobs, one each (default: all that PyTorch sees)"
-            command.add_argument("--gpus", type=ANY_TEXT, default="", metavar="N|LIST", help=gpus)
-            of = "run the i-th of n shares of the cells alone, for job arrays; the tables are made without it"
-            command.add_argument("--cells", type=SHARD, default=None, metavar="i/n", help=of)
-            command.add_argument(
-                "--retries", type=whole(0, 1000), default=1, help="how often a failed cell is tried again"
-            )
-            command.add_argument("--dry-run", action="store_true", help="list the cells and their hours, run nothing")
+def _run_routes(args: argparse.Namespace) -> None:
+    from volta_switch.routes.commands import run_routes  # here, not above: it imports PyTorch
+
+    run_routes(args)
 
 
-def _run_study(args: argparse.Namespace) -> None:
-    study = _study(args)
-    if args.dry_run:
-        print(dry_run(study, _folder(args, study), args.cells or WHOLE))
-        return
-    gpus = chosen_gpus(args.gpus)
-    jobs = args.jobs if args.jobs is not None else len(gpus) or os.cpu_count() or 1
-    run_study(study, _folder(args, study), jobs, args.retries, gpus=gpus, share=args.cells or WHOLE)
-    if args.cells is None:
-        _print_table(args)
-    else:
-        print(
-            f"the share is finished; when all are: volta-switch study table {args.study} --out {_folder(args, study)}"
-        )
+def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:
+    """Returns the script for one of ``SHELLS``.
+
+    Args:
+        parser: ``volta-switch``'s own.
+        shell: "bash" or "zsh".
+    """
+    parsers = {" ".join(["", *one.prog.split()[1:]]): one for one in all_parsers(parser)}
+    choices = {
+        f"{command} {name}": map(str, action.choices)
+        for command, one in parsers.items()
+        for action in one._actions
+        if action.choices and not isinstance(action, argparse._SubParsersAction)
+        for name in action.option_strings
+    }
+    flags = {command: _flags(one) for command, one in parsers.items()}
+    below = {command: _words(one) for command, one in parsers.items()}
+    functions = _FUNCTIONS.format(
+        commands=" | ".join(shlex.quote(command) for command in parsers if command),
+        choices=_cases(choices, " return ;;"),
+        flags=_cases(flags),
+        below=_cases(below),
+    )
+    return {"bash": _BASH, "zsh": _ZSH}[shell].format(functions=functions)
 
 
-def _export_cells(args: argparse.Namespace) -> None:
-    study = _study(args)
-    to = Path(args.to or f"{study.name}.cells")
-    count = export_runs(plan_of(study, _folder(args, study)), to)
-    size = to.stat().st_size
-    print(f"{to}: {count} cells, {size / 1000:.1f} kB ({size / 1000 / count:.1f} kB a cell)")
+def _flags(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Yields a parser's flags but for VOLTA's inert ones; of two spellings that differ in - and _, the first."""
+    for action in parser._actions:
+        if action.default is argparse.SUPPRESS and action.nargs != 0:
+            continue
+        names = {name.replace("_", "-"): name for name in reversed(action.option_strings)}
+        yield from (name for name in names.values() if name.startswith("--"))
 
 
-def _merge_cells(args: argparse.Namespace) -> None:
-    study = _study(args)
-    found = merge_runs(study, _folder(args, study), [Path(name) for name in args.files])
-    print(f"{found.merged} cells merged, {found.present} there before, {found.unused} not of this study as it is now")
+def _words(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Yields what may stand in a positional argument's place: commands and choices."""
+    for action in parser._actions:
+        if action.choices and not action.option_strings:
+            yield from map(str, action.choices)
 
 
-def _print_table(args: argparse.Namespace) -> None:
-    study = _study(args)
-    plan = plan_of(study, _folder(args, study))
-    made = make_tables(plan, finished_only=getattr(args, "partial", False))
-    print(tables_text(made))
-    print(f"{plan.folder / 'table.md'}, .json, .csv and .tex; {write_report(plan, made)}")
-
-
-def _print_power(args: argparse.Namespace) -> None:
-    study = _study(args)
-    effect = study.minimum_effect if args.effect is None else args.effect
-    made = tables_of(plan_of(study, _folder(args, study)), finished_only=True).tables
-    print(sizing_text(sizing(made, effect, args.target), effect, args.target))
-
-
-def _study(args: argparse.Namespace) -> Study:
-    study = load_study(args.study)
-    return study.only(args.tables) if args.tables else study
-
-
-def _folder(args: argparse.Namespace, study: Study) -> Path:
-    """The study's folder: what ``--out`` names, else one of its name below ``runs``."""
-    if args.out:
-        return Path(args.out)
-    name = study.name
-    if not name.strip() or name != name.strip() or name.startswith(".") or "/" in name or "\0" in name:
-        raise UserError(f"{args.study}: name: {name!r} is no name of a folder below runs/; change it, or give --out")
-    return Path("runs") / name
-
-
-if __name__ == "__main__":
-    main()
+def _cases(words: Mapping[str, Iterable[str]], end: str = " ;;") -> str:
+    """Returns a shell's cases that set ``words``; a command without words has none."""
+    lists = ((command, " ".join(found)) for command, found in words.items())
+    mark = ";" if "return" in end else ""
+    cases = [
+        f"        {shlex.quote(command)}) words={shlex.quote(found)}{mark}{end}" for command, found in lists if found
+    ]
+    return "\n".join(cases)

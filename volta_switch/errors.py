@@ -1,6 +1,7 @@
 """The exceptions a user is meant to read."""
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class UserError(Exception):
@@ -16,4 +17,15 @@ class UserError(Exception):
 
 
 class BadRecord(UserError):
-    """One record of a data file cannot be used; the others can. ``--max-bad-records`` says how many are passed over."""
+    """One record of a data file cannot be used; the others can. ``--max-bad-records``: how many are passed over."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A run that was asked to stop has written what it needs to go on; ``signal`` is what it was asked by."""
+
+    def __init__(self, message: str, by: int) -> None:
+        super().__init__(message)
+        self.signal = by
+
+    def __reduce__(self) -> tuple[Any, ...]:  # it may come from another process
+        return type(self), (str(self), self.signal)

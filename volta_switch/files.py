@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and settings in JSON and YAML read with one clear line where they cannot be."""
+"""Files written whole or not at all; settings in JSON and YAML, read or refused with one clear line; shipped files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import hashlib
 import json
 import os
 import shutil
+import site
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +20,13 @@ from volta_switch.errors import UserError
 
 UNFINISHED = ".unfinished"
 MOST_VALUES = 100_000  # of a YAML file; the largest shipped one has some hundred
+_PACKAGE = Path(__file__).resolve().parents[1]
+# Where the shipped configurations, task files and studies are: in a checkout, beside the package. A wheel puts them
+# below share/: of the environment, of the user's folder (pip install --user), or of the package's folder (--target).
+SHIPPED_FOLDERS = (
+    _PACKAGE,
+    *(Path(prefix) / "share" / "volta_switch" for prefix in (sys.prefix, site.getuserbase(), _PACKAGE)),
+)
 
 
 class CannotWrite(UserError, OSError):
@@ -40,7 +49,7 @@ class CannotWrite(UserError, OSError):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` that takes its place when the block ends without an error.
+    """Yields a temporary name beside ``path`` that takes its place when the block ends without an error.
 
     Raises:
         CannotWrite: the system refused to write; ``path`` is what it was and the temporary file is gone.
@@ -69,18 +78,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _concerns(error: OSError, path: Path, temporary: Path | None) -> bool:
-    """Whether an error is one of writing; a block may also read other files, whose errors name them."""
+    """Returns whether an error is one of writing; a block may read other files, too, whose errors name them."""
     return error.filename is None or temporary is None or str(error.filename) in (str(path), str(temporary))
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes left behind under unfinished names; only where no other process writes there."""
+    """Removes what killed processes left under unfinished names; only where no other process writes there."""
     for left in folder.glob(f".*{UNFINISHED}"):
         remove(left)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a whole folder; nothing where nothing is there."""
+    """Removes a file, a link or a whole folder; nothing where nothing is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -88,7 +97,7 @@ def remove(path: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Send a folder's entries to the disk: names given and taken away before will survive a loss of power."""
+    """Sends a folder's entries to the disk: names given and taken away before will survive a loss of power."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -97,6 +106,17 @@ def flush_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def here_or_shipped(name: str | Path) -> Path:
+    """Returns the file of this name if it is there; else the shipped one, as ``studies/demo.yaml`` is in any folder.
+
+    Where there is neither, it returns the name as it was given, for the reader to refuse.
+    """
+    path = Path(name)
+    if path.exists() or path.is_absolute():
+        return path
+    return next((folder / path for folder in SHIPPED_FOLDERS if (folder / path).is_file()), path)
 
 
 def require_file(path: Path, what: str, advice: str) -> None:
@@ -118,7 +138,7 @@ def require_file(path: Path, what: str, advice: str) -> None:
 
 
 def measured(path: Path) -> dict[str, Any]:
-    """A file's size in bytes and its sha256.
+    """Returns a file's size in bytes and its sha256.
 
     Raises:
         OSError: it cannot be read.
@@ -144,7 +164,7 @@ def json_bytes(value: Any) -> bytes:
 
 
 def find_object(path: Path) -> dict[str, Any] | None:
-    """The JSON object that a file of this program's holds; None where there is no file, or no object in it.
+    """Returns the JSON object in a file of this program's; None where there is no file, or no object in it.
 
     Raises:
         OSError: it cannot be read.
@@ -157,7 +177,7 @@ def find_object(path: Path) -> dict[str, Any] | None:
 
 
 def parse_json(text: str) -> Any:
-    """What a JSON text of settings holds.
+    """Returns what a JSON text of settings holds.
 
     Raises:
         ValueError: it is no JSON, a key stands twice in one object, or it is nested too deeply; one line says which.
@@ -180,7 +200,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse_yaml(text: str) -> Any:
-    """What a YAML text of settings holds.
+    """Returns what a YAML text of settings holds.
 
     Raises:
         ValueError: it is no YAML, a key stands twice in one section, a value cannot be (a date in a 13th month, a
@@ -248,7 +268,7 @@ def _refuse_duplicates(node: Any, loader: Any) -> None:
 
 
 def read_yaml(path: Path, what: str, advice: str = "check the path") -> Any:
-    """What a YAML file of settings holds; ``what`` and ``advice`` as ``require_file`` takes them.
+    """Returns what a YAML file of settings holds; ``what`` and ``advice`` as ``require_file`` takes them.
 
     Raises:
         UserError: the file is not there, or is no YAML, or says a thing twice (``parse_yaml``).

@@ -34,12 +34,12 @@ class NotCached(UserError):
 
 
 def is_weight_file(source: str | Path) -> bool:
-    """Whether ``--from_pretrained`` names a file of weights, there or not, and no folder or hub name."""
+    """Returns whether ``--from_pretrained`` names a file of weights, there or not, and no folder or hub name."""
     return os.path.isfile(source) or (Path(source).suffix in _SUFFIXES and not os.path.isdir(source))
 
 
 def find_vocabulary(source: str | Path, fetch: bool = True) -> Path:
-    """The vocabulary file of a BERT: given, in a folder, or the hub's.
+    """Returns the vocabulary file of a BERT: given, in a folder, or the hub's.
 
     Args:
         source: a folder with vocab.txt, the file itself, or a hub name.
@@ -61,7 +61,7 @@ def find_vocabulary(source: str | Path, fetch: bool = True) -> Path:
 
 
 def find_bert(source: str | Path, fetch: bool = True) -> Path:
-    """The weight file of a Hugging Face BERT: given, in a folder, or the hub's; arguments and errors as above."""
+    """Returns the weight file of a BERT: given, in a folder, or the hub's; arguments and errors as above."""
     path = Path(source)
     if os.path.isfile(path):
         return path
@@ -77,7 +77,7 @@ def find_bert(source: str | Path, fetch: bool = True) -> Path:
 
 
 def _is_hub_name(source: str) -> bool:
-    """Whether a hub may have a model of this name: ``name`` or ``owner/name``."""
+    """Returns whether a hub may have a model of this name: ``name`` or ``owner/name``."""
     return not (
         Path(source).is_absolute()
         or source.startswith((".", "~"))
@@ -88,7 +88,7 @@ def _is_hub_name(source: str) -> bool:
 
 
 def hub_file(name: str, files: Sequence[str], fetch: bool, advice: str) -> Path:
-    """The first of a hub model's files that there is: in the cache, else, where it may be asked, on the hub.
+    """Returns the first of a hub model's files that there is: in the cache, else, if it may be asked, on the hub.
 
     Args:
         name: the model's.
@@ -133,7 +133,7 @@ def _cached(name: str, file: str) -> Path | None:
 
 
 def _fetched(name: str, file: str) -> Path:
-    """A file from the hub, which is fetched only after it has answered in time."""
+    """Returns a file from the hub, which is fetched only after it has answered in time."""
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its warnings would bury the one line of an error

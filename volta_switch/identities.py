@@ -1,4 +1,4 @@
-"""Identities: what decides a result, as nested JSON values; and where two of them differ."""
+"""Identities: what decides a result, as nested JSON values; where two of them differ; the version of the numbers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,23 @@ from typing import Any
 
 WHOLE = "sha256_of_all"  # of a fingerprint: known of some copies of the data, and compared where both sides know it
 
+RESULTS_VERSION = 1
+"""Raised by hand, by 1, with every change after which the same command gives other numbers: another order of random
+draws, another initial weight, a mended loss or metric, another rounding of features.
+
+It is part of the identity of a study's finished cells (``study.cells``): after it was raised a study runs its cells
+again instead of setting new numbers beside old ones. A commit's name would do so after every change of a comment, and
+throw days of runs away; nothing at all would mix them. ``tests/test_golden_runs.py`` trains and evaluates small models
+and fails where their numbers are no longer those on record, unless this number was raised with them:
+``make golden-runs`` writes the record anew. A change that adds something (a task, a flag that is off) leaves the
+numbers, and this, as they are.
+
+Runs of before there was this number are of version 1.
+"""
+
 
 def differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Each setting in which two identities differ: its dotted name (``hyperparameters.seed``) and both values.
+    """Yields each setting in which two identities differ: its dotted name (``hyperparameters.seed``), both values.
 
     What one side alone has is None on the other. The order is that of ``now``.
     """
@@ -23,7 +37,7 @@ def differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, An
 
 
 def described(there: Any, here: Any, shown: int = 3) -> str:
-    """The first differences between what lies in a folder and what is computed now, in words; empty where none is."""
+    """Returns the first differences between what lies in a folder and what is computed now; empty where none is."""
     found = [f"{name} ({one} there, {other} now)" for name, one, other in differences(there, here)]
     more = f" and {len(found) - shown} more" if len(found) > shown else ""
     return ", ".join(found[:shown]) + more

@@ -1,4 +1,4 @@
-"""Names that a package offers but imports only when one of them is asked for (PEP 562)."""
+"""Names that a package imports only when they are asked for (PEP 562); packages import this file before all else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a package whose names lie in modules that take long to import.
+    """Returns the ``__getattr__`` of a package whose names lie in modules that take long to import.
 
     Args:
         package: its ``__name__``.

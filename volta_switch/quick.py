@@ -1,7 +1,8 @@
 """``volta-switch quick``: one small Switch-BERT, one task, one picture of what it saw and answered.
 
-It learns to point at what a referring expression names (RefCOCO+'s stand-in of the small world), from random weights,
-in one pass over the training expressions. Then it draws some of the test: the scene, the text, the right box, its own.
+It learns to point at what a referring expression names (RefCOCO+'s stand-in of the synthetic world), from random
+weights, in one pass over the training expressions. Then it draws some of the test: the scene, the text, the right box,
+its own.
 """
 
 from __future__ import annotations
@@ -10,25 +11,20 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from volta_switch.data.files.json_files import read_object
-from volta_switch.model.bert import BertForVLTasks, switch_encoder
 from volta_switch.ranges import COUNT_OR_NONE, PATH
-from volta_switch.routes.record import record
-from volta_switch.study.report.route_samples import Scenes
-from volta_switch.tasks.refer import ReferTask
-from volta_switch.train import evaluation, finetuning
-from volta_switch.train.entry_points import read_flags
-from volta_switch.world.build import SUMMARY, ensure_world
-from volta_switch.world.pictures import Answer, draw_answers
-from volta_switch.world.vocabulary import DIRECTORY
+
+if TYPE_CHECKING:
+    from volta_switch.world.pictures import Answer
 
 TASK, SPLIT, MODEL = "TASK10", "test", "demo/switchbert"
 SHOWN = 6  # test expressions in the picture
 
 
 def add_quick_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+    """Adds the command's arguments."""
     parser.add_argument(
         "--out", type=PATH, default="runs/quick", help="folder of world, run and picture (default: %(default)s)"
     )
@@ -38,7 +34,12 @@ def add_quick_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_quick(args: argparse.Namespace) -> None:
-    """Writes the world, trains, tests and draws; says the score beside the best blind guess."""
+    """Writes the world, trains, tests and draws; prints the score beside the best blind guess."""
+    from volta_switch.train import finetuning  # here, not above: they import PyTorch
+    from volta_switch.world.build import SUMMARY, ensure_world
+    from volta_switch.world.pictures import draw_answers
+    from volta_switch.world.vocabulary import DIRECTORY
+
     out = Path(args.out)
     world = out / "quick-world"  # a name that no world of the user's has: it is replaced where it is of another version
     ensure_world(world, seed=0, images=2000, eval_images=100, render=False, data_sets=("refer",))
@@ -68,7 +69,15 @@ def run_quick(args: argparse.Namespace) -> None:
 
 
 def answered(world: Path, flags: list[str]) -> tuple[list[Answer], float]:
-    """What a model answers to each test expression, with the route that it took, and the share that is right."""
+    """Returns what a model answers to each test expression, with its routes, and the share that is right in percent."""
+    from volta_switch.model.bert import BertForVLTasks, switch_encoder
+    from volta_switch.routes.record import record
+    from volta_switch.study.report.route_samples import Scenes
+    from volta_switch.tasks.refer import ReferTask
+    from volta_switch.train import evaluation
+    from volta_switch.train.entry_points import read_flags
+    from volta_switch.world.pictures import Answer
+
     run = evaluation.prepare(read_flags("eval_task", flags))
     task, model, encoder = run.task, run.model, switch_encoder(run.model)
     assert isinstance(task, ReferTask) and isinstance(model, BertForVLTasks) and encoder is not None
@@ -87,7 +96,7 @@ def answered(world: Path, flags: list[str]) -> tuple[list[Answer], float]:
 
 
 def _some(answers: list[Answer]) -> list[Answer]:
-    """Expressions about different scenes, short and long ones, wrong answers in their share but at least one."""
+    """Chooses expressions about different scenes, short and long; wrong answers in their share, but at least one."""
     by_scene = {answer.scene.image_id: answer for answer in answers}.values()  # the last of each
     right, wrong = ([answer for answer in by_scene if answer.right is each] for each in (True, False))
     count = min(max(round(SHOWN * len(wrong) / len(by_scene)), 1), len(wrong), SHOWN)
@@ -95,6 +104,6 @@ def _some(answers: list[Answer]) -> list[Answer]:
 
 
 def _spread(answers: list[Answer], count: int) -> list[Answer]:
-    """So many of them, evenly from the shortest expression to the longest."""
+    """Chooses so many of them, evenly from the shortest expression to the longest."""
     ordered = sorted(answers, key=lambda answer: len(answer.text.split()))
     return [ordered[place * len(ordered) // count] for place in range(min(count, len(ordered)))]

@@ -29,10 +29,10 @@ class Range(ABC):
 
     @abstractmethod
     def fits(self, value: Any) -> bool:
-        """Whether a value is one of them."""
+        """Returns whether a value is one of them."""
 
     def read(self, value: Any) -> Any:
-        """The value as the setting keeps it.
+        """Returns the value as the setting keeps it.
 
         Raises:
             ValueError: it does not fit; says what was expected and what was found.
@@ -42,15 +42,15 @@ class Range(ABC):
         return value
 
     def spelt(self, text: str) -> Any:
-        """The value that a text spells. Raises ValueError where it spells none, or one that does not fit."""
+        """Returns the value that a text spells. Raises ValueError where it spells none, or one that does not fit."""
         return self.read(text)
 
     def refusal(self, value: Any) -> ValueError:
-        """What there is to say of a value that does not fit."""
+        """Returns what there is to say of a value that does not fit."""
         return ValueError(f"expected {self.expected}, found {shown(value)}")
 
     def __call__(self, text: str) -> Any:
-        """As ``spelt``, with argparse's error."""
+        """See ``spelt``, with argparse's error."""
         try:
             return self.spelt(text)
         except ValueError as error:
@@ -69,14 +69,14 @@ class Number(Range):
         self.expected = f"a {'whole ' if whole else ''}number {start} to {end}"
 
     def fits(self, value: Any) -> bool:
-        """As ``Range.fits``; False and True are no numbers."""
+        """See ``Range.fits``; False and True are no numbers."""
         if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
             return False
         from_start = self.lowest < value if self.above else self.lowest <= value
         return bool(from_start and (value < self.highest if self.below else value <= self.highest))
 
     def spelt(self, text: str) -> Any:
-        """As ``Range.spelt``; whole numbers have digits alone."""
+        """See ``Range.spelt``; whole numbers have digits alone."""
         try:
             value = int(text) if self.whole else float(text)
         except ValueError:  # also: more digits than Python turns into a number
@@ -95,11 +95,11 @@ class Choice(Range):
         self.expected = names[0] if len(names) == 1 else f"one of {', '.join(names)}"
 
     def fits(self, value: Any) -> bool:
-        """As ``Range.fits``; 1 is neither True nor 1.0."""
+        """See ``Range.fits``; 1 is neither True nor 1.0."""
         return any(type(value) is type(one) and value == one for one in self.values)
 
     def spelt(self, text: str) -> Any:
-        """As ``Range.spelt``."""
+        """See ``Range.spelt``."""
         for value in self.values:
             if value is not None and str(value) == text:
                 return value
@@ -114,7 +114,7 @@ class Text(Range):
         self.expected = ("text" if empty else "text that is not empty") + (f", without {without}" if without else "")
 
     def fits(self, value: Any) -> bool:
-        """As ``Range.fits``."""
+        """See ``Range.fits``."""
         allowed = isinstance(value, str) and not any(character in value for character in f"\0{self.without}")
         return allowed and (self.empty or bool(value.strip()))
 
@@ -125,11 +125,11 @@ class Truth(Range):
     expected = "true or false"
 
     def fits(self, value: Any) -> bool:
-        """As ``Range.fits``; numbers are none."""
+        """See ``Range.fits``; numbers are none."""
         return isinstance(value, bool)
 
     def spelt(self, text: str) -> Any:
-        """As ``Range.spelt``, with 1 and 0, yes and no."""
+        """See ``Range.spelt``, with 1 and 0, yes and no."""
         if text.lower() not in TRUTHS:
             raise self.refusal(text)
         return TRUTHS[text.lower()]
@@ -143,11 +143,11 @@ class Many(Range):
         self.expected = f"a list, each {of.expected}"
 
     def fits(self, value: Any) -> bool:
-        """As ``Range.fits``."""
+        """See ``Range.fits``."""
         return isinstance(value, list | tuple) and all(self.of.fits(one) for one in value)
 
     def read(self, value: Any) -> Any:
-        """As ``Range.read``."""
+        """See ``Range.read``."""
         return tuple(super().read(value))
 
 
@@ -159,13 +159,13 @@ class Table(Range):
         self.expected = f"a section: keys {keys.expected}; values {values.expected}"
 
     def fits(self, value: Any) -> bool:
-        """As ``Range.fits``; keys may be the values that their texts spell."""
+        """See ``Range.fits``; keys may be the values that their texts spell."""
         return (
             isinstance(value, Mapping) and all(map(self._has_key, value)) and all(map(self.values.fits, value.values()))
         )
 
     def read(self, value: Any) -> Any:
-        """As ``Range.read``; keys become texts."""
+        """See ``Range.read``; keys become texts."""
         return {str(key): one for key, one in super().read(value).items()}
 
     def _has_key(self, key: Any) -> bool:
@@ -184,15 +184,15 @@ class OrNone(Range):
         self.expected = f"{of.expected}, or null"
 
     def fits(self, value: Any) -> bool:
-        """As ``Range.fits``."""
+        """See ``Range.fits``."""
         return value is None or self.of.fits(value)
 
     def read(self, value: Any) -> Any:
-        """As ``Range.read``."""
+        """See ``Range.read``."""
         return super().read(value) if value is None else self.of.read(super().read(value))
 
     def spelt(self, text: str) -> Any:
-        """As ``Range.spelt``; there is no text for None."""
+        """See ``Range.spelt``; there is no text for None."""
         return self.of.spelt(text)
 
 
@@ -205,7 +205,7 @@ class Section(Range):
         self.of = of
 
     def fits(self, value: Any) -> bool:
-        """As ``Range.fits``."""
+        """See ``Range.fits``."""
         return isinstance(value, self.of)
 
 
@@ -216,7 +216,7 @@ class Spelling(Range):
         self.expected, self.meaning = expected, meaning
 
     def fits(self, value: Any) -> bool:
-        """As ``Range.fits``."""
+        """See ``Range.fits``."""
         try:
             self.meaning(value)
         except ValueError:
@@ -224,7 +224,7 @@ class Spelling(Range):
         return True
 
     def spelt(self, text: str) -> Any:
-        """As ``Range.spelt``."""
+        """See ``Range.spelt``."""
         return self.meaning(self.read(text))
 
 
@@ -239,22 +239,22 @@ class Unread(Range):
         self.expected = "to be left out"
 
     def fits(self, value: Any) -> bool:
-        """As ``Range.fits``."""
+        """See ``Range.fits``."""
         return not isinstance(value, bool) and value in self.harmless
 
     def refusal(self, value: Any) -> ValueError:
-        """As ``Range.refusal``."""
+        """See ``Range.refusal``."""
         found = shown(value)
         return ValueError(f"is never read ({self.why.format(value=found)}); leave it out, found {found}")
 
 
 def whole(lowest: int, highest: int) -> Number:
-    """Whole numbers, both ends among them."""
+    """Returns the range of whole numbers, both ends among them."""
     return Number(lowest, highest, whole=True)
 
 
 def bounded(default: Any, range_: Range) -> Any:
-    """A dataclass's field with a default and its range."""
+    """Returns a dataclass's field with a default and its range."""
     metadata = {"range": range_}
     if isinstance(default, Mapping):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
@@ -262,12 +262,12 @@ def bounded(default: Any, range_: Range) -> Any:
 
 
 def required(range_: Range) -> Any:
-    """A dataclass's field without a default, and its range."""
+    """Returns a dataclass's field without a default, and its range."""
     return dataclasses.field(metadata={"range": range_})
 
 
 def range_of(cls: type, name: str) -> Range:
-    """The range of a dataclass's field."""
+    """Returns the range of a dataclass's field."""
     return cls.__dataclass_fields__[name].metadata["range"]  # type: ignore[no-any-return, attr-defined]
 
 
@@ -287,7 +287,7 @@ def read_fields(instance: Any, prefix: str = "") -> None:
 
 
 def shown(value: Any) -> str:
-    """A value in a message: as Python writes it, and not more of it than a line can hold."""
+    """Returns a value in a message: as Python writes it, and not more of it than a line can hold."""
     try:
         return _cut(repr(value))
     except (ValueError, RecursionError):  # a number of thousands of digits, sections within sections
@@ -299,7 +299,7 @@ def _cut(text: str) -> str:
 
 
 def _plain(number: float) -> str:
-    """A bound as people write it."""
+    """Returns a bound as people write it."""
     return str(int(number)) if float(number).is_integer() else f"{number:g}"
 
 

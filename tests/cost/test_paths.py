@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from volta_switch import load_config
+from volta_switch.cost import EPSILON
 from volta_switch.cost.counts import BatchCounts, some_batch
 from volta_switch.cost.executed import inference, training_step
-from volta_switch.cost.paths import EPSILON, Activity, inference_paths, training_paths
+from volta_switch.cost.paths import Activity, inference_paths, training_paths
 from volta_switch.model.switch import Routes
 
 B, L = 8, 12

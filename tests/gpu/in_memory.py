@@ -35,7 +35,7 @@ from volta_switch.train.flags import pretraining_flags
 from volta_switch.train.loop import Trainer
 from volta_switch.train.optimisation import Hyperparameters
 from volta_switch.train.ranks import Ranks, ranks
-from volta_switch.train.start import Run, start_run
+from volta_switch.train.start import TrainingRun, start_run
 from volta_switch.weights import fingerprint
 
 MASK, CLS, SEP = 3, 1, 2  # token ids; words come after them
@@ -123,7 +123,7 @@ def trainer(model: str, folder: Path, *flags: object, overrides: tuple[str, ...]
     loaders = [loader_of(config, hyper, args, device, rank, shuffle) for shuffle in (True, False)]
     torch.manual_seed(hyper.seed)
     learner = pretraining.Pretraining(BertForVLPreTraining(config), args.objective)
-    run = Run(
+    run = TrainingRun(
         entry_point="in_memory",
         name=model,
         config=config,

@@ -28,11 +28,10 @@ from gpu.steps import Found, prepared
 from model.parts_of_batches import IDS, B
 from volta_switch.data.batches.collate import ON_HOST, Batch
 from volta_switch.model.noise import sample_keys
-from volta_switch.model.sharding import shard
-from volta_switch.train.averaging import Averaged
 from volta_switch.train.device import autocast
 from volta_switch.train.pretraining import Pretraining
 from volta_switch.train.ranks import Ranks, ranks
+from volta_switch.train.replicas import AveragedLearner, shard
 
 
 def main() -> None:
@@ -64,7 +63,7 @@ def step(name: str, way: str, dtype: torch.dtype) -> Found:
     """Losses and gradients of one pass, whole."""
     kept, inputs = prepared(name)
     learner = Pretraining(copy.deepcopy(kept).to(DEVICE), 0)  # type: ignore[arg-type]
-    averaged = Averaged(learner, Ranks()) if way == "ddp" else None
+    averaged = AveragedLearner(learner, Ranks()) if way == "ddp" else None
     if way == "fsdp":
         shard(learner.model, init_device_mesh(DEVICE.type, (1,)), dtype, ON_HOST)
     batch = Batch(inputs, None, IDS).to(DEVICE)

@@ -73,7 +73,7 @@ def a_pass(
     kept, inputs = prepared(name)
     model = copy.deepcopy(kept).to(device)
     if compiled:
-        from volta_switch.model.compiling import compile_layers
+        from volta_switch.train.replicas import compile_layers
 
         compile_layers(model)
     batch = Batch(inputs, None, IDS).to(device)

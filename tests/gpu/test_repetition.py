@@ -15,8 +15,8 @@ needs("msgpack", "safetensors", "tensorboard", "tqdm")
 
 from gpu.in_memory import trainer
 from gpu.scripts import HERE, TORCHRUN, ended, started
+from volta_switch.errors import Stopped
 from volta_switch.train.ranks import Ranks
-from volta_switch.train.stopping import Stopped
 
 RUN = ("--device", DEVICE, "--num_train_epochs", 2, "--learning_rate", 3e-3, "--precision", "bf16")
 SCRIPT = HERE / "in_memory.py"

@@ -81,7 +81,7 @@ class VoltaWorld:
         self, script: str, *flags: Any, options: Sequence[str] = (), **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """``volta-switch volta OPTIONS SCRIPT FLAGS`` in a process of its own."""
-        command = [sys.executable, "-m", "volta_switch.cli", "volta", *options, script, *map(str, flags)]
+        command = [sys.executable, "-m", "volta_switch", "volta", *options, script, *map(str, flags)]
         inherited = {name: value for name, value in os.environ.items() if name != "TENSORPACK_SERIALIZE"}
         given = {**inherited, "OMP_NUM_THREADS": "1", **environment}
         return subprocess.run(

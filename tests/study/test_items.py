@@ -15,7 +15,7 @@ from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.study.items import GRADES, Evaluated, ItemReader, NoItems
 from volta_switch.tasks import TASKS, DataOptions, TaskSpec, build_task, load_task
 from volta_switch.tasks.metrics import consistency
-from volta_switch.train.evaluation import Run
+from volta_switch.train.evaluation import EvaluationRun
 
 CPU = torch.device("cpu")
 FLICKR = "datasets/flickr30k"
@@ -73,7 +73,7 @@ def tested(world, spec_of, tmp_path_factory):
             task = build_task(spec, config, Tokenizer(config.bert_model), DataOptions())
             model = world.task_model(task, seed)
             folder = tmp_path_factory.mktemp("run")
-            run = Run(task, split, model, CPU, torch.float32, "w", folder)
+            run = EvaluationRun(task, split, model, CPU, torch.float32, "w", folder)
             run.write(task.test(model, split, 16, CPU))
             made[name, seed] = Evaluated(spec, split, folder), json_of(folder / f"{split}_metrics.json")
         return made[name, seed]
@@ -271,6 +271,6 @@ def test_ties_are_told(world, tested, tmp_path, monkeypatch, name, metric):
         exact = task.scores
         monkeypatch.setattr(task, "scores", lambda *given: coarse(exact(*given)))
         result = task.test(model, test.split, 16, CPU)
-    Run(task, test.split, model, CPU, torch.float32, "w", tmp_path).write(result)
+    EvaluationRun(task, test.split, model, CPU, torch.float32, "w", tmp_path).write(result)
     score = json_of(tmp_path / f"{test.split}_metrics.json")[metric]
     ItemReader().items(replace(test, folder=tmp_path), metric, score)  # refuses items that do not give the score

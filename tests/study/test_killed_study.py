@@ -33,7 +33,7 @@ def test_workers_of_a_killed_study_write_a_checkpoint_and_end(plan, tmp_path):
     longer = {**plan["pretraining"], "num_train_epochs": 200, "log_every": 1}
     study = {**plan, "models": ["demo/ctrl_uniter"], "pretraining": longer, "routes": None}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
-    command = [sys.executable, "-m", "volta_switch.cli", "study", "run", "study.yaml", "--out", "out", "--jobs", "1"]
+    command = [sys.executable, "-m", "volta_switch", "study", "run", "study.yaml", "--out", "out", "--jobs", "1"]
     begun = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL)
     folder = tmp_path / "out" / RUN
     try:

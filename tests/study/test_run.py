@@ -11,13 +11,13 @@ import pytest
 from small_world import log_of
 from volta_switch import UserError
 from volta_switch.checksums import SUMS
+from volta_switch.errors import Stopped
 from volta_switch.study import planned_runs as notes
 from volta_switch.study.forecast import dry_run, time_ahead
 from volta_switch.study.planned_runs import Work, note_begun, note_finished
 from volta_switch.study.run import run_study
 from volta_switch.study.run_plan import RunPlan
 from volta_switch.train import evaluation
-from volta_switch.train.stopping import Stopped
 
 
 def finished_cells(folder):

@@ -10,10 +10,10 @@ import torch
 import torch.distributed as distributed
 from torch import nn
 
-from volta_switch.train import averaging
-from volta_switch.train.averaging import Averaged
+from volta_switch.train import replicas
 from volta_switch.train.learner import Learner
 from volta_switch.train.ranks import Ranks
+from volta_switch.train.replicas import AveragedLearner
 
 RANKS = 2
 # Of each step, by process and part: the parameters that are reached, and with what gradient.
@@ -55,11 +55,11 @@ def run(rank: int, folder: Path) -> None:
     place = f"file://{folder}/rendezvous"
     distributed.init_process_group("gloo", place, timedelta(seconds=100), world_size=RANKS, rank=rank)
     learner = Three()
-    averaged = Averaged(learner, Ranks(rank, RANKS))
+    averaged = AveragedLearner(learner, Ranks(rank, RANKS))
     found = {name: one_step(averaged, learner, parts[rank], (name,)) for name, parts in STEPS.items()}
     again = "each reaches its own"
     found["again"] = one_step(averaged, learner, STEPS[again][rank], (again,))
-    averaging.LOOK_AGAIN = 2  # the next of its steps is looked at
+    replicas.LOOK_AGAIN = 2  # the next of its steps is looked at
     try:
         one_step(averaged, learner, STEPS["all reach all"][rank], (again,))
     except RuntimeError as error:

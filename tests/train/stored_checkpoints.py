@@ -2,7 +2,7 @@
 
 import torch
 
-from volta_switch.train.checkpoints import CheckpointStore, Progress
+from volta_switch.train.checkpoints import CheckpointStore, TrainingProgress
 
 IDENTITY = {"config": {"hidden_size": 16}, "hyperparameters": {"seed": 1, "adam_betas": [0.9, 0.999]}, "task": "TASK1"}
 PLAIN = {"schedule": {"last_epoch": 7}, "loss_scale": 65536.0, "ranks": 2, "name": "ü\n"}
@@ -21,7 +21,7 @@ def content(step, width=8):
     training = {f"exp_avg/{name}": torch.randn(width, width, generator=generator) for name in list(model)[:2]}
     training |= {f"step/{name}": torch.tensor(float(step)) for name in list(model)[:2]}
     training["random/cpu"] = torch.get_rng_state()
-    progress = Progress(epoch=1, batch=2, step=step, samples=4 * step, best_score=-3.5, best_epoch=0, skipped=1)
+    progress = TrainingProgress(epoch=1, batch=2, step=step, samples=4 * step, best_score=-3.5, best_epoch=0, skipped=1)
     return progress, IDENTITY, {**PLAIN, "step": step}, model, training
 
 

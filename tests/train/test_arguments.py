@@ -9,12 +9,12 @@ from volta_switch import UserError
 from volta_switch.command import run_command
 from volta_switch.train.device import prepare_device
 from volta_switch.train.flag_values import run_name
-from volta_switch.train.flags import parser
-from volta_switch.train.reading import load_tokenizer
+from volta_switch.train.flags import TRAINING, parser
+from volta_switch.train.run_data import load_tokenizer
 
 
 def parsed(*flags):
-    return parser("", seed=3).parse_args([str(flag) for flag in flags])
+    return parser("", 3, TRAINING).parse_args([str(flag) for flag in flags])
 
 
 def test_a_command_that_ends_well_exits_with_nothing(capsys):
@@ -88,4 +88,4 @@ def test_the_help_names_every_flags_default(capsys):
     with pytest.raises(SystemExit) as caught:
         parsed("--help")
     assert caught.value.code == 0 and "(default: switchbert)" in capsys.readouterr().out
-    assert isinstance(parser("", 0), argparse.ArgumentParser)
+    assert isinstance(parser("", 0, TRAINING), argparse.ArgumentParser)

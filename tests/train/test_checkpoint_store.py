@@ -12,7 +12,7 @@ import torch
 from train.stored_checkpoints import content, is_content, same_tensors, store_of
 from volta_switch import UserError
 from volta_switch.train import checkpoints
-from volta_switch.train.checkpoints import CheckpointStore, Progress
+from volta_switch.train.checkpoints import CheckpointStore, TrainingProgress
 from volta_switch.weights import read_weights
 
 
@@ -39,7 +39,7 @@ def test_a_shared_weight_is_stored_once(tmp_path):
     _, identity, plain, model, training = content(3)
     apart = {name: tensor.clone() for name, tensor in model.items()}
     other = CheckpointStore(tmp_path / "other")
-    other.save(Progress(), identity, plain, apart, training)
+    other.save(TrainingProgress(), identity, plain, apart, training)
     sizes = [(one.newest() / "model.safetensors").stat().st_size for one in (store, other)]
     assert sizes[1] - sizes[0] > 0.6 * 8 * 8 * 4  # one table of 8 x 8 numbers, less what is said of it
 
@@ -49,14 +49,14 @@ def test_numbers_come_back_exactly(tmp_path, score):
     store = store_of(tmp_path)
     model, training = content(1)[3:]
     plain = {"scale": score, "nested": [{"x": score}, -0.0, 2**70, True, None]}
-    saved = store.load(store.save(Progress(best_score=score), {"y": score}, plain, model, training))
+    saved = store.load(store.save(TrainingProgress(best_score=score), {"y": score}, plain, model, training))
     assert saved.progress.best_score == score and saved.identity == {"y": score} and saved.plain == plain
     assert math.copysign(1, saved.plain["nested"][1]) == -1
 
 
 def test_a_score_that_is_no_number_comes_back(tmp_path):
     store = store_of(tmp_path)
-    saved = store.load(store.save(Progress(best_score=math.nan), *content(1)[1:]))
+    saved = store.load(store.save(TrainingProgress(best_score=math.nan), *content(1)[1:]))
     assert math.isnan(saved.progress.best_score)
 
 

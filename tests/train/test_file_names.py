@@ -9,7 +9,7 @@ import pytest
 
 from shells import ROOT
 from small_world import json_of, refusal
-from volta_switch.standard_streams import prepared_streams
+from volta_switch.command import prepared_streams
 from volta_switch.train import evaluation, finetuning, pretraining
 
 SHORT = ("--train_batch_size", 20, "--num_train_epochs", 1)

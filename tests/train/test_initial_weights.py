@@ -6,7 +6,7 @@ import torch
 from small_world import ENTRY_POINTS, json_of, refusal, weights_of, write_config
 from volta_switch import BertForVLPreTraining, BertForVLTasks, UserError
 from volta_switch.model.bert import switch_encoder
-from volta_switch.train.initial_weights import initial_weights
+from volta_switch.train.start import initial_weights
 from volta_switch.weights import read_weights, write_weights
 
 HEADS = {"TASK10": {"type": "V-logit"}}

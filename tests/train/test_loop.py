@@ -10,14 +10,13 @@ from torch import nn
 from volta_switch import UserError, load_config
 from volta_switch.data.batches.collate import Batch
 from volta_switch.train.checkpoints import CheckpointStore
-from volta_switch.train.learner import Learner
+from volta_switch.train.learner import Learner, Validation
 from volta_switch.train.loop import LOG_EVERY, Trainer, routed
-from volta_switch.train.meter import Meter
 from volta_switch.train.optimisation import Hyperparameters, clipped_step
 from volta_switch.train.ranks import Ranks
 from volta_switch.train.replicas import Replicas
 from volta_switch.train.run_folder import RunFolder
-from volta_switch.train.validation import Validation
+from volta_switch.train.step_log import Meter
 
 
 class Numbers(Learner):

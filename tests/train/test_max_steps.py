@@ -6,8 +6,8 @@ import signal
 import pytest
 
 from small_world import equal_weights, json_of, log_of, weights_of
+from volta_switch.errors import Stopped
 from volta_switch.train.loop import Trainer
-from volta_switch.train.stopping import Stopped
 
 SIZES = {
     "train_concap": ("--train_batch_size", 6, "--num_train_epochs", 2),

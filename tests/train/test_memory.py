@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from volta_switch.train.memory import keep_freed_memory
+from volta_switch.train.device import keep_freed_memory
 
 MEBIBYTES = 80  # of each block
 PAGE = 4096
@@ -14,7 +14,7 @@ PAGE = 4096
 SETTLED = 12
 PROGRAM = f"""
 import resource, sys, torch
-from volta_switch.train.memory import keep_freed_memory
+from volta_switch.train.device import keep_freed_memory
 
 assert keep_freed_memory(sys.argv[1] == "keep")
 for step in range({SETTLED} + 4):

@@ -19,7 +19,7 @@ from volta_switch.tasks import TASKS, DataOptions, build_task, load_task
 from volta_switch.tasks.inputs import INPUTS, annotation_files, features_path
 from volta_switch.train.entry_points import ENTRY_POINTS
 from volta_switch.train.flags import pretraining_flags
-from volta_switch.train.needed_files import Needed, require
+from volta_switch.train.needed_files import NeededFiles, require
 from volta_switch.train.pretraining import split_loader
 
 ROOT = Path(__file__).parents[2]
@@ -108,7 +108,7 @@ def test_a_file_may_lie_in_either_of_its_places(tmp_path, place):
     safe_pickle.dump(tmp_path / place, [])
     choice = file_names.vqa_targets(tmp_path, "train")
     assert file_names.chosen(choice) == tmp_path / place
-    require(Needed([choice], None, str(ROOT / "tests/fixtures/volta_data/bert-tiny-tok"), lambda fetch: None))
+    require(NeededFiles([choice], None, str(ROOT / "tests/fixtures/volta_data/bert-tiny-tok"), lambda fetch: None))
 
 
 @pytest.mark.parametrize("address", ["https://nowhere.example/x", "s3://bucket/x", "pipe:cat x"])
@@ -134,7 +134,7 @@ def test_shards_and_parts_are_looked_for_where_they_are_read(tmp_path):
 
 def lacking(*, data=(), data_set=None, vocabulary="", weights=lambda fetch: None):
     with pytest.raises(UserError) as caught:
-        require(Needed([(Path(path),) for path in data], data_set, vocabulary, weights))
+        require(NeededFiles([(Path(path),) for path in data], data_set, vocabulary, weights))
     return [str(caught.value), *caught.value.details]
 
 

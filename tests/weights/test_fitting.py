@@ -5,7 +5,7 @@ import torch
 
 from golden_files import load_golden
 from volta_switch import BertForVLPreTraining, UserError, load_config
-from volta_switch.train.initial_weights import initial_weights
+from volta_switch.train.start import initial_weights
 from volta_switch.weights import load_volta, read_weights
 from weights.layouts import hugging_face_state
 

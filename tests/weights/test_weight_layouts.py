@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from golden_files import load_golden
 from volta_switch import BertForVLPreTraining, UserError, load_config
-from volta_switch.train.initial_weights import initial_weights
+from volta_switch.train.start import initial_weights
 from volta_switch.weights import load_bert, load_volta, read_weights, write_weights
 from weights.layouts import OTHERS, SPELLINGS, hugging_face_state, with_heads
 

@@ -18,9 +18,8 @@ from typing import Any
 from volta_switch.checksums import read_recorded
 from volta_switch.config.schema import Config, SwitchConfig
 from volta_switch.errors import UserError
-from volta_switch.files import parse_json, parse_yaml, require_file
+from volta_switch.files import SHIPPED_FOLDERS, parse_json, parse_yaml, require_file
 from volta_switch.ranges import SHOWN, Unread, range_of, shown
-from volta_switch.shipped import SHIPPED_FOLDERS
 
 CONFIG_FOLDERS = tuple(folder / "config" for folder in SHIPPED_FOLDERS)
 

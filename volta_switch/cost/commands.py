@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
-
-from tabulate import tabulate
+from typing import TYPE_CHECKING, Any
 
 from volta_switch.config import Config, load_config
-from volta_switch.cost.counts import BatchCounts, TaskHead, some_batch
-from volta_switch.cost.executed import activation_bytes, inference, parameters, training_step
-from volta_switch.cost.paths import inference_paths, training_paths
 from volta_switch.ranges import BATCH_SIZE, PATH, Text
+
+if TYPE_CHECKING:
+    from volta_switch.cost.counts import TaskHead
 
 # What is counted, of one image-text pair: pre-training, and the paper's tasks with the heads of VOLTA's task files.
 WORK: dict[str, TaskHead | None] = {
@@ -21,11 +19,11 @@ WORK: dict[str, TaskHead | None] = {
     "retrieval": {"type": "VL-logit"},
     "referring expressions": {"type": "V-logit"},
 }
-COUNTS = {  # name -> (heading, function)
-    "training_executed": ("training", training_step),
-    "inference_executed": ("inference", inference),
-    "training_paths": ("training, paths", training_paths),
-    "inference_paths": ("inference, paths", inference_paths),
+HEADINGS = {  # of the table
+    "training_executed": "training",
+    "inference_executed": "inference",
+    "training_paths": "training, paths",
+    "inference_paths": "inference, paths",
 }
 
 
@@ -56,13 +54,18 @@ def cost(config: Config, B: int) -> dict[str, Any]:
 
     The path FLOPs assume K active modes in each layer, all equally probable; K is the configuration's.
     """
+    from volta_switch.cost.counts import BatchCounts, some_batch  # here, not above: they import PyTorch
+    from volta_switch.cost.executed import activation_bytes, inference, parameters, training_step
+    from volta_switch.cost.paths import inference_paths, training_paths
+
+    functions = (training_step, inference, training_paths, inference_paths)
     batch = some_batch(B, config=config)
     flops = {}
     for work, task in WORK.items():
         if task is not None and task["type"] != "V-logit" and config.fusion_method == "none":
             continue  # nothing is pooled; a task file would set another fusion method
         counts = BatchCounts.from_batch(config, batch, task)
-        flops[work] = {name: function(config, counts) / B for name, (_, function) in COUNTS.items()}
+        flops[work] = {name: count(config, counts) / B for name, count in zip(HEADINGS, functions, strict=True)}
     return {
         "parameters": parameters(config),
         "batch": B,
@@ -74,10 +77,13 @@ def cost(config: Config, B: int) -> dict[str, Any]:
 
 def table(found: dict[str, Any]) -> str:
     """Returns the same as text."""
+    from tabulate import tabulate
+
     rows = [
-        [work, *(f"{values[name] / 1e9:.2f}" for name in COUNTS)] for work, values in found["flops_per_sample"].items()
+        [work, *(f"{values[name] / 1e9:.2f}" for name in HEADINGS)]
+        for work, values in found["flops_per_sample"].items()
     ]
-    headings = ["GFLOPs per image-text pair", *(heading for heading, _ in COUNTS.values())]
+    headings = ["GFLOPs per image-text pair", *HEADINGS.values()]
     memory = found["activation_bytes_per_sample"] / 2**20
     k = "" if found["top_k"] is None else f", paths at K = {found['top_k']}"
     return (

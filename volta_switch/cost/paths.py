@@ -25,11 +25,10 @@ import torch
 from torch import Tensor
 
 from volta_switch.config import ATTENTION_MODES, Config, attention_size
+from volta_switch.cost import EPSILON
 from volta_switch.cost.counts import BatchCounts, TaskHead
 from volta_switch.cost.executed import encoder, feed_forward, inference, inference_flops, training_flops, training_step
 from volta_switch.model.switch import Routes
-
-EPSILON = 0.01  # a weight above which a path counts as active
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,17 @@ at all. VOLTA's files are never written to.
     commands      the command line
 """
 
-from volta_switch.plugin.encoder import VoltaSwitchEncoder, encoder_config, register, unregister
+from typing import TYPE_CHECKING
+
+from volta_switch.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from volta_switch.plugin.encoder import VoltaSwitchEncoder, encoder_config, register, unregister
 
 __all__ = ["VoltaSwitchEncoder", "encoder_config", "register", "unregister"]
+
+__getattr__ = lazy_names(__name__, dict.fromkeys(__all__, "volta_switch.plugin.encoder"))
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,13 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from tabulate import tabulate
-
 from volta_switch.errors import UserError
 from volta_switch.flag_parser import FlagParser
-from volta_switch.plugin.checkout import find_checkout
-from volta_switch.plugin.repairs import REPAIRS, choose
-from volta_switch.plugin.script import Script
 from volta_switch.ranges import ANY_TEXT, PATH, Text
 
 EXAMPLE = "volta-switch volta --home DIR train_concap.py --config_file switchbert.json ..."
@@ -44,6 +39,10 @@ def run_volta(args: argparse.Namespace) -> None:
     Raises:
         UserError: no checkout, no such script or repair, or VOLTA cannot be imported.
     """
+    from volta_switch.plugin.checkout import find_checkout  # here, not above: the repairs import PyTorch
+    from volta_switch.plugin.repairs import choose
+    from volta_switch.plugin.script import Script
+
     repairs = choose(args.without, args.fix)
     if args.list_repairs:
         print(repair_tables())
@@ -55,6 +54,10 @@ def run_volta(args: argparse.Namespace) -> None:
 
 def repair_tables() -> str:
     """Returns two tables: what is mended unless left out, and what is mended on request."""
+    from tabulate import tabulate
+
+    from volta_switch.plugin.repairs import REPAIRS
+
     tables = []
     titles = {False: "Mended by default; --without NAME leaves one out", True: "Mended with --fix NAME"}
     for fixes_numbers, title in titles.items():

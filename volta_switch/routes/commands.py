@@ -13,13 +13,10 @@ import numpy as np
 
 from volta_switch.checksums import record_json
 from volta_switch.config import Config
-from volta_switch.cost.paths import EPSILON
 from volta_switch.data.batches.collate import Batch
 from volta_switch.errors import UserError
-from volta_switch.flag_parser import FlagParser
 from volta_switch.model.bert import BertForVLTasks, switch_encoder
 from volta_switch.model.encoder import SwitchEncoder, encoder_of
-from volta_switch.ranges import COUNT_OR_NONE, PATH, SEED, Number, whole
 from volta_switch.routes.attention_maps import watched
 from volta_switch.routes.facts import facts, shown
 from volta_switch.routes.interventions import intervene
@@ -27,36 +24,10 @@ from volta_switch.routes.record import INPUT_NAMES, ObservedModel, Record, colle
 from volta_switch.routes.report import ImageSample, counted_routes, dependence_values, means, route_values
 from volta_switch.tasks.nlvr2 import Nlvr2Task
 from volta_switch.tasks.retrieval import ALTERNATIVES, RetrievalTask
-from volta_switch.train.evaluation import Run, prepare
-from volta_switch.train.flags import evaluation_flags
-from volta_switch.train.told_settings import say_without_effect
+from volta_switch.train.evaluation import EvaluationRun, prepare
+from volta_switch.train.flag_values import print_ineffective_settings
 
 FORMAT = 1
-
-
-def route_flags() -> FlagParser:
-    """Returns the flags of ``eval_task.py`` and the command's own, as a parent of its parser."""
-    result = evaluation_flags("What Switch-BERT's switchers do on a task.", batch_size=256)
-    own = result.add_argument_group("routes")
-    own.add_argument("--out", type=PATH, required=True, help="the JSON file to write")
-    own.add_argument(
-        "--interventions", action="store_true", help="force and forbid every option at every layer, and whole routes"
-    )
-    own.add_argument("--attention", action="store_true", help="attention's mass between text and vision, by head")
-    some = (
-        "look at about so many samples, all those of images drawn at random, and give each number an interval for the "
-        "whole split; 0: all"
-    )
-    own.add_argument("--samples", type=COUNT_OR_NONE, default=0, metavar="N", help=some)
-    draws = "draws the images of --samples: the same for every model and --seed"
-    own.add_argument("--samples-seed", "--samples_seed", type=SEED, default=0, help=draws)
-    over = "weights of the same run at other times: their routes' entropy, and what else changes"
-    own.add_argument("--checkpoints", nargs="+", type=PATH, default=[], metavar="WEIGHTS", help=over)
-    own.add_argument("--permutations", type=whole(0, 1_000_000), default=200, help="of the test of mutual information")
-    own.add_argument(
-        "--epsilon", type=Number(0.0, 1.0, below=True), default=EPSILON, help="soft weights above it are active paths"
-    )
-    return result
 
 
 def run_routes(args: argparse.Namespace) -> None:
@@ -66,7 +37,7 @@ def run_routes(args: argparse.Namespace) -> None:
         UserError: flags that mean nothing here, or an architecture that switches nothing.
     """
     _check(args)
-    say_without_effect(args)
+    print_ineffective_settings(args)
     if Path(args.out).exists() and not args.overwrite:
         raise UserError(f"{args.out}: is there already; give another --out, or replace it with --overwrite")
     run = prepare(args)
@@ -99,7 +70,11 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _routes(
-    args: argparse.Namespace, run: Run, model: BertForVLTasks, encoder: SwitchEncoder, drawn: ImageSample | None
+    args: argparse.Namespace,
+    run: EvaluationRun,
+    model: BertForVLTasks,
+    encoder: SwitchEncoder,
+    drawn: ImageSample | None,
 ) -> dict[str, Any]:
     batches = _batches(run, args)
     kept = record(run.task, model, encoder, batches(), run.device, args.epsilon)
@@ -153,7 +128,7 @@ def _switch(config: Config) -> dict[str, Any]:
 
 def _add_attention(
     found: dict[str, Any],
-    run: Run,
+    run: EvaluationRun,
     model: BertForVLTasks,
     batches: Callable[[], Iterable[Batch]],
     drawn: ImageSample | None,
@@ -192,7 +167,7 @@ def _short_report(args: argparse.Namespace, weights: str, drawn: ImageSample | N
     }
 
 
-def _batches(run: Run, args: argparse.Namespace) -> Callable[[], Iterable[Batch]]:
+def _batches(run: EvaluationRun, args: argparse.Namespace) -> Callable[[], Iterable[Batch]]:
     """Returns a function that gives the split's batches, always the same; with ``--samples``, of some samples."""
     drawn = {"samples": args.samples, "samples_seed": args.samples_seed}
     return lambda: run.task.loader(run.split, args.batch_size, training=False, **drawn)

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from volta_switch.cost.paths import EPSILON, TrackedFlops
+from volta_switch.cost import EPSILON
+from volta_switch.cost.paths import TrackedFlops
 from volta_switch.data.batches.collate import Batch
 from volta_switch.model.bert import BertForVLTasks, Output
 from volta_switch.model.encoder import SwitchEncoder

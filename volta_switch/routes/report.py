@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from volta_switch.cost.paths import EPSILON
+from volta_switch.cost import EPSILON
 from volta_switch.model.encoder import SwitchEncoder
 from volta_switch.model.switch import INPUT_CANDIDATES
 from volta_switch.routes.record import INPUT_NAMES, Record, route_words, soft_routes

@@ -26,7 +26,7 @@ import numpy as np
 from volta_switch.checksums import record_json
 from volta_switch.errors import UserError
 from volta_switch.files import remove, replacing, require_file
-from volta_switch.results_version import RESULTS_VERSION
+from volta_switch.identities import RESULTS_VERSION
 from volta_switch.study.items import Evaluated, ItemReader, NoItems, items_to_json
 from volta_switch.study.plan import Study
 from volta_switch.study.planned_runs import (

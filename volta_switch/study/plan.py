@@ -35,9 +35,8 @@ from typing import Any
 
 from volta_switch.config import find_config, load_config
 from volta_switch.errors import UserError
-from volta_switch.files import read_yaml
+from volta_switch.files import here_or_shipped, read_yaml
 from volta_switch.ranges import SEED
-from volta_switch.shipped import here_or_shipped
 from volta_switch.study.arms import Arm, PlannedTable, TaskFlags, with_layers, with_text_layers
 from volta_switch.study.claims import read_claims
 from volta_switch.study.command_lines import DATA_KEYS, DATA_ROOT, refuse_arms_flags, refuse_flags

@@ -17,7 +17,7 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
-from volta_switch.errors import UserError
+from volta_switch.errors import Stopped, UserError
 from volta_switch.study.forecast import measured_seconds, time_ahead
 from volta_switch.study.plan import Study
 from volta_switch.study.planned_runs import (
@@ -35,7 +35,6 @@ from volta_switch.study.run_plan import RunPlan, plan_ahead, plan_of
 from volta_switch.study.study_data import write_worlds
 from volta_switch.tasks.shares import WHOLE, Share
 from volta_switch.train.log_file import seconds_trained
-from volta_switch.train.stopping import Stopped
 
 # glibc gives a large tensor's pages back after every operation and asks for them again; keeping them saves a fifth of
 # the time of small models on a CPU. Other systems ignore the names.
@@ -281,7 +280,8 @@ def execute_run(folder: Path, run: PlannedRun) -> str:
 
 
 def _entry_point(name: str, arguments: Sequence[str]) -> None:
-    from volta_switch.routes.commands import route_flags, run_routes
+    from volta_switch.routes.commands import run_routes
+    from volta_switch.routes.flags import route_flags
     from volta_switch.train import evaluation, finetuning, pretraining
 
     mains = {

@@ -14,8 +14,8 @@ import yaml
 
 from volta_switch.config import Config, find_config, load_config
 from volta_switch.errors import UserError
+from volta_switch.identities import RESULTS_VERSION
 from volta_switch.ranges import WORDS
-from volta_switch.results_version import RESULTS_VERSION
 from volta_switch.study.arms import Arm, PlannedTable, TaskFlags
 from volta_switch.study.command_lines import (
     Places,

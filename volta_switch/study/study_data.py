@@ -27,7 +27,7 @@ from volta_switch.study.plan import Study
 from volta_switch.study.planned_runs import KnownData
 from volta_switch.study.records import Flags, ReportedColumn
 from volta_switch.tasks.task_file import PATH_SETTINGS, TaskSpec
-from volta_switch.train.reading import pair_fingerprints, task_fingerprints
+from volta_switch.train.run_data import pair_fingerprints, task_fingerprints
 from volta_switch.world.spec import WorldSpec
 from volta_switch.world.vocabulary import Lexicon
 

@@ -38,7 +38,7 @@ from volta_switch.study.study_data import blind_guesses, test_split, world_folde
 from volta_switch.study.table_formats import as_csv, as_latex, tables_text
 from volta_switch.tasks import TASKS, TaskSpec
 from volta_switch.tasks.metrics import mean_std
-from volta_switch.train.route_log import EXECUTED, PATHS
+from volta_switch.train.step_log import EXECUTED, PATHS
 
 HEADINGS = {"accuracy": "accuracy", "vqa_score": "score", "ir_r1": "image R@1", "tr_r1": "text R@1"}
 

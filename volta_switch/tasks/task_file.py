@@ -10,7 +10,7 @@ from typing import Any
 
 from volta_switch.config.checks import FUSION_METHODS
 from volta_switch.errors import UserError
-from volta_switch.files import read_yaml
+from volta_switch.files import here_or_shipped, read_yaml
 from volta_switch.ranges import (
     ANY_TEXT,
     BATCH_SIZE,
@@ -28,7 +28,6 @@ from volta_switch.ranges import (
     required,
     whole,
 )
-from volta_switch.shipped import here_or_shipped
 
 WORLD = "world.json"  # lies beside a small world's task file
 REQUIRED = ("name", "type", "dataroot", "features_h5path1", "max_seq_length", "train_split", "val_split")

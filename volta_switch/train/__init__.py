@@ -1,1 +1,1 @@
-"""Training and evaluation: what the four entry points do."""
+"""Pre-training, fine-tuning and evaluation, on one or several processes; Python asks for this file."""

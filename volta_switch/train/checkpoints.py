@@ -32,8 +32,8 @@ from volta_switch.train.manifest import (
     FORMAT,
     MANIFEST,
     Manifest,
-    Progress,
-    Unusable,
+    TrainingProgress,
+    UnusableCheckpoint,
     encoded,
     read_manifest,
     regular_size,
@@ -41,7 +41,7 @@ from volta_switch.train.manifest import (
 )
 from volta_switch.weights import check_finite, read_tensors, write_weights
 
-__all__ = ["FORMAT", "CheckpointStore", "Progress", "Saved", "check_identity"]
+__all__ = ["FORMAT", "Checkpoint", "CheckpointStore", "TrainingProgress", "check_identity"]
 
 MODEL, TRAINING = "model.safetensors", "training.safetensors"
 _REPLACED = "-replaced"  # a whole checkpoint that makes way for another of the same step
@@ -51,11 +51,11 @@ _NEWER = ("data", "precision", "entry")  # of an identity
 
 
 @dataclass(frozen=True)
-class Saved:
+class Checkpoint:
     """What one checkpoint holds."""
 
     path: Path
-    progress: Progress
+    progress: TrainingProgress
     identity: dict[str, Any]  # what must agree when the run goes on
     plain: dict[str, Any]  # JSON values: schedule, loss scale, number of ranks
     model: dict[str, Tensor]  # under VOLTA's names, shared weights repeated
@@ -76,7 +76,7 @@ class CheckpointStore:
 
     def save(
         self,
-        progress: Progress,
+        progress: TrainingProgress,
         identity: Mapping[str, Any],
         plain: Mapping[str, Any],
         model: Mapping[str, Tensor],
@@ -111,11 +111,11 @@ class CheckpointStore:
         return target
 
     def newest(self) -> Path | None:
-        """The checkpoint of the latest step, not verified; None where there is none."""
+        """Returns the checkpoint of the latest step, not verified; None where there is none."""
         found = _checkpoints_in(self.folder)
         return found[-1] if found else None
 
-    def load(self, path: str | Path) -> Saved:
+    def load(self, path: str | Path) -> Checkpoint:
         """Reads a checkpoint of this run or another's, after verifying all of it.
 
         Raises:
@@ -124,7 +124,7 @@ class CheckpointStore:
         path = Path(path)
         try:
             return _read(path)
-        except Unusable as error:
+        except UnusableCheckpoint as error:
             raise UserError(f"{path}: {error}; {self._offer(path)}") from None
 
     def abandon_after(self, step: int) -> None:
@@ -197,7 +197,7 @@ class CheckpointStore:
         )
 
     def _offer(self, path: Path) -> str:
-        """What to do instead of going on from a checkpoint that cannot be used."""
+        """Returns what to do instead of going on from a checkpoint that cannot be used."""
         step = _step_of(path)
         for folder in (path, path.parent, self.folder):
             if good := _newest_good(folder, step):
@@ -205,7 +205,7 @@ class CheckpointStore:
         return "no earlier checkpoint is good: leave out --resume and --resume_file to start anew"
 
 
-def check_identity(saved: Saved, identity: dict[str, Any]) -> None:
+def check_identity(saved: Checkpoint, identity: dict[str, Any]) -> None:
     """Raises UserError, which names the first setting that differs, unless a checkpoint is of the same run.
 
     What checkpoints of earlier versions do not tell (data, precision) is not compared.
@@ -224,28 +224,28 @@ def check_identity(saved: Saved, identity: dict[str, Any]) -> None:
 
 
 def _checkpoints_in(folder: Path) -> list[Path]:
-    """A folder's checkpoints by step; of two of one step, the newer last."""
+    """Returns a folder's checkpoints by step; of two of one step, the newer last."""
     found = [path for path in folder.glob("step-*") if _STEP.fullmatch(path.name) and os.path.isdir(path)]
     return sorted(found, key=lambda path: (_step_of(path), not path.name.endswith(_REPLACED)))
 
 
 def _step_of(path: Path) -> int | None:
-    """The step in a checkpoint's name, an abandoned one's too; None where there is none."""
+    """Returns the step in a checkpoint's name, an abandoned one's too; None where there is none."""
     found = _STEP.match(path.name.removeprefix(_ABANDONED))
     return int(found[1]) if found else None
 
 
 def _is_before(path: Path, step: int | None) -> bool:
-    """Whether a checkpoint is of an earlier step; None stands for the end of time."""
+    """Returns whether a checkpoint is of an earlier step; None stands for the end of time."""
     own = _step_of(path)
     return step is None or (own is not None and own < step)
 
 
 def _newest_good(folder: Path, before: int | None = None) -> Path | None:
-    """The last checkpoint in a folder, before a step, that can be used."""
+    """Returns the last checkpoint in a folder, before a step, that can be used."""
     for path in reversed(_checkpoints_in(folder)):
         if _is_before(path, before):
-            with suppress(Unusable):
+            with suppress(UnusableCheckpoint):
                 return _read(path).path
     return None
 
@@ -267,52 +267,54 @@ def _drop(path: Path) -> None:
         print(f"{path}: cannot be removed ({error.strerror}); remove it by hand", file=sys.stderr)
 
 
-def _read(path: Path) -> Saved:
-    """Reads a checkpoint after verifying all of it; raises Unusable."""
+def _read(path: Path) -> Checkpoint:
+    """Reads a checkpoint after verifying all of it; raises UnusableCheckpoint."""
     try:
         folder = stat.S_ISDIR(path.stat().st_mode)
     except FileNotFoundError:
-        raise Unusable("no checkpoint to resume from") from None
+        raise UnusableCheckpoint("no checkpoint to resume from") from None
     except OSError as error:
-        raise Unusable(f"could not be read as a checkpoint ({error.strerror})") from None
+        raise UnusableCheckpoint(f"could not be read as a checkpoint ({error.strerror})") from None
     if path.name in (MODEL, TRAINING, MANIFEST):
-        raise Unusable("is a file of a checkpoint; give its folder")
+        raise UnusableCheckpoint("is a file of a checkpoint; give its folder")
     if not folder:
-        raise Unusable(
+        raise UnusableCheckpoint(
             "could not be read as a checkpoint (expected a folder such as checkpoints/step-00000120; of VOLTA's and "
             "earlier versions' training states only weights can be used: pytorch_model_*.bin, with --from_pretrained)"
         )
     manifest = read_manifest(path)
     step = _step_of(path)
     if step is not None and step != manifest.progress.step:
-        raise Unusable(f"{MANIFEST} is that of step {manifest.progress.step}")
+        raise UnusableCheckpoint(f"{MANIFEST} is that of step {manifest.progress.step}")
     if manifest.files.keys() != {MODEL, TRAINING}:
-        raise Unusable(f"{MANIFEST} describes other files than {MODEL} and {TRAINING}")
+        raise UnusableCheckpoint(f"{MANIFEST} describes other files than {MODEL} and {TRAINING}")
     for name, expected in manifest.files.items():
         _verify(path / name, expected)
     model, training = (_tensors(path / name) for name in (MODEL, TRAINING))
-    return Saved(path, manifest.progress, manifest.identity, manifest.plain, model, training)
+    return Checkpoint(path, manifest.progress, manifest.identity, manifest.plain, model, training)
 
 
 def _verify(path: Path, expected: Any) -> None:
-    """Raises Unusable unless a file is the one that the manifest describes."""
+    """Raises UnusableCheckpoint unless a file is the one that the manifest describes."""
     if not isinstance(expected, dict) or expected.keys() != {"bytes", "sha256"}:
-        raise Unusable(f"{MANIFEST} does not say how large {path.name} is and what its sha256 is")
+        raise UnusableCheckpoint(f"{MANIFEST} does not say how large {path.name} is and what its sha256 is")
     if (size := regular_size(path)) != expected["bytes"]:
-        raise Unusable(f"{path.name} is damaged (it has {size} bytes, {str(expected['bytes'])[:20]} were written)")
+        raise UnusableCheckpoint(
+            f"{path.name} is damaged (it has {size} bytes, {str(expected['bytes'])[:20]} were written)"
+        )
     try:
         if measured(path) != expected:
-            raise Unusable(f"{path.name} is damaged (its sha256 is not the manifest's)")
+            raise UnusableCheckpoint(f"{path.name} is damaged (its sha256 is not the manifest's)")
     except OSError as error:
-        raise Unusable(f"{path.name} cannot be read ({error.strerror})") from None
+        raise UnusableCheckpoint(f"{path.name} cannot be read ({error.strerror})") from None
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    """What one file holds; raises Unusable, also for weights with which nothing can be computed."""
+    """Returns what one file holds; raises UnusableCheckpoint, also for weights with which nothing can be computed."""
     try:
         tensors = read_tensors(path)
         if path.name == MODEL:  # moments may be infinite where steps are none
             check_finite(tensors, str(path))
         return tensors
     except UserError as error:
-        raise Unusable(str(error).removeprefix(f"{path.parent}{os.sep}")) from None
+        raise UnusableCheckpoint(str(error).removeprefix(f"{path.parent}{os.sep}")) from None

@@ -1,22 +1,30 @@
-"""Where a run computes, and in which precision."""
+"""Where a run computes, in which precision, and what it does with memory: freed memory is kept, a lack is explained."""
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
 from volta_switch.errors import UserError
-from volta_switch.train.launch import is_told, told
-from volta_switch.train.memory import keep_freed_memory
+from volta_switch.train.process import environment_number, is_in_environment
 from volta_switch.train.ranks import Ranks
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# glibc's numbers of mallopt's parameters (malloc.h).
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, MMAP_MAX = -1, -2, -3, -4
+KEEPING = {MMAP_MAX: 0, TRIM_THRESHOLD: -1, TOP_PAD: 64 * 2**20}
+# As glibc adjusts them by itself in a process that allocates large blocks.
+GIVING_BACK = {MMAP_MAX: 65536, MMAP_THRESHOLD: 32 * 2**20, TRIM_THRESHOLD: 64 * 2**20, TOP_PAD: 128 * 2**10}
 
 
 def prepare_device(args: argparse.Namespace, ranks: Ranks | None = None) -> tuple[torch.device, torch.dtype]:
-    """The device and the precision of the forward pass.
+    """Returns the device and the precision of the forward pass.
 
     Args:
         args: the flags.
@@ -26,7 +34,7 @@ def prepare_device(args: argparse.Namespace, ranks: Ranks | None = None) -> tupl
     Raises:
         UserError: a device that is not there, or several processes where one is meant.
     """
-    if ranks is None and told("WORLD_SIZE", 1) > 1:
+    if ranks is None and environment_number("WORLD_SIZE", 1) > 1:
         raise UserError("several processes are for training and eval_retrieval.py; start one process, without torchrun")
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -40,7 +48,7 @@ def prepare_device(args: argparse.Namespace, ranks: Ranks | None = None) -> tupl
 
 
 def choose_device(name: str, ranks: Ranks) -> torch.device:
-    """The device that ``--device`` names, and its use by default; a GPU always with its number.
+    """Returns the device that ``--device`` names, and its use by default; a GPU always with its number.
 
     Args:
         name: ``auto``, ``cpu``, ``cuda`` or ``cuda:<n>``.
@@ -57,7 +65,7 @@ def choose_device(name: str, ranks: Ranks) -> torch.device:
     if kind not in ("cpu", "cuda"):
         raise _no_device(name, "expected auto or the name of a device; choose cpu, cuda or cuda:<n>")
     device = torch.device(wanted)
-    if device.type == "cuda" and ranks.count > 1 and not is_told("LOCAL_RANK"):
+    if device.type == "cuda" and ranks.count > 1 and not is_in_environment("LOCAL_RANK"):
         raise _no_device(name, "LOCAL_RANK is not set, by which each process takes a GPU of its own; use torchrun")
     if device.type == "cuda" and device.index is None:  # torch.cuda.set_device takes no device without a number
         device = torch.device("cuda", ranks.on_this_machine)
@@ -79,7 +87,7 @@ def _no_device(name: str, reason: str) -> UserError:
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
-    """A block whose matrix products run in a precision; float32 leaves everything as it is."""
+    """Returns a block whose matrix products run in a precision; float32 leaves everything as it is."""
     return torch.autocast(device.type, precision, enabled=precision != torch.float32)
 
 
@@ -89,3 +97,41 @@ def compute_deterministically(device: torch.device) -> None:
         # cuBLAS reads it when its first product is asked for; without it, products may differ from run to run.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def keep_freed_memory(keep: bool = True) -> bool:
+    """Keeps freed memory in the process for what is allocated next; False gives it back to the system, as by default.
+
+    Every step allocates the same activations and gradients anew. glibc maps large blocks from the system and gives them
+    back, so that the system clears each of their pages again in every step; kept, they cost nothing. The memory needed
+    at the peak is about the same (benchmarks/RESULTS.md has both).
+
+    Returns:
+        Whether the allocator could be told; only glibc's can.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        libc = ctypes.CDLL(None)
+        mallopt = libc.mallopt
+    except (OSError, AttributeError):  # another C library
+        return False
+    wanted = KEEPING if keep else GIVING_BACK
+    accepted = all([mallopt(ctypes.c_int(name), ctypes.c_int(value)) for name, value in wanted.items()])
+    if not keep:
+        libc.malloc_trim(ctypes.c_size_t(0))
+    return accepted
+
+
+@contextmanager
+def out_of_memory_explained(advice: Callable[[], str]) -> Iterator[None]:
+    """Turns a failed allocation inside the block into a ``UserError`` with advice."""
+    try:
+        yield
+    except RuntimeError as error:
+        # torch.OutOfMemoryError on a GPU; a plain RuntimeError of the CPU's allocator.
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise UserError(f"out of memory: {advice()}") from None
+    except MemoryError:
+        raise UserError(f"out of memory: {advice()}") from None

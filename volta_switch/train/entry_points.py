@@ -20,9 +20,9 @@ from volta_switch.command import run_command
 from volta_switch.errors import UserError
 from volta_switch.flag_parser import FlagParser
 from volta_switch.train import flags, needed_files
-from volta_switch.train.launch import is_told, told
-from volta_switch.train.needed_files import Needed
-from volta_switch.train.told_settings import say_without_effect
+from volta_switch.train.flag_values import print_ineffective_settings
+from volta_switch.train.needed_files import NeededFiles
+from volta_switch.train.process import environment_number, is_in_environment
 from volta_switch.train.world_runs import on_world
 
 
@@ -35,7 +35,7 @@ class EntryPoint:
     """
 
     flags: Callable[[], FlagParser]
-    needed: Callable[[argparse.Namespace], Needed]
+    needed: Callable[[argparse.Namespace], NeededFiles]
     work: tuple[str, str]
     several_processes: bool = True
 
@@ -64,23 +64,33 @@ ENTRY_POINTS = {
 }
 
 
-def run_entry_point(name: str, argv: Sequence[str] | None = None, typed: str = "") -> None:
-    """Runs an entry point and exits, as ``run_command`` does; ``typed``: what its help calls it."""
+def run_entry_point(name: str) -> None:
+    """Runs a root script, one of VOLTA's names for an entry point, and exits as ``run_command`` does."""
+    run_command(entry_main(name))
+
+
+def entry_main(name: str, typed: str = "") -> Callable[[Sequence[str]], None]:
+    """Returns the function that runs an entry point with a command line.
+
+    Args:
+        name: the entry point, ``train_task``.
+        typed: what its help calls it; empty: the script's name.
+    """
     entry = ENTRY_POINTS[name]
 
     def main(argv: Sequence[str]) -> None:
-        with _lacking_package_explained():
-            with _told_to_the_others(entry), _first_speaks_first():
+        with _missing_package_explained():
+            with _meeting_others_on_error(entry), _first_process_reports():
                 args = read_flags(name, argv, typed)
             module, function = entry.work
             work = getattr(importlib.import_module(module), function)
         work(args, argv)
 
-    run_command(main, argv)
+    return main
 
 
 def read_flags(name: str, argv: Sequence[str], typed: str = "") -> argparse.Namespace:
-    """An entry point's flags, with ``--world`` those of the small world, once all is there that they name.
+    """Reads an entry point's flags, with ``--world`` those of the synthetic world, once all is there.
 
     Raises:
         UserError: they name something that is not there, or contradict each other.
@@ -93,12 +103,12 @@ def read_flags(name: str, argv: Sequence[str], typed: str = "") -> argparse.Name
     if args.world:
         args = on_world(name, entry.parser, argv)
     needed_files.require(entry.needed(args))
-    say_without_effect(args)
+    print_ineffective_settings(args)
     return args
 
 
 @contextmanager
-def _lacking_package_explained() -> Iterator[None]:
+def _missing_package_explained() -> Iterator[None]:
     """Tells in one line that this is not the Python into which the project was installed."""
     try:
         yield
@@ -112,12 +122,12 @@ def _lacking_package_explained() -> Iterator[None]:
 
 
 @contextmanager
-def _first_speaks_first() -> Iterator[None]:
-    """Of several processes on one machine, which find the same, the first says it.
+def _first_process_reports() -> Iterator[None]:
+    """Lets the first of several processes on one machine, which find the same, report it.
 
     The others wait before they do: torchrun stops them when the first has ended.
     """
-    if told("LOCAL_RANK", 0) == 0:
+    if environment_number("LOCAL_RANK", 0) == 0:
         yield
         return
     held = io.StringIO()
@@ -132,15 +142,15 @@ def _first_speaks_first() -> Iterator[None]:
 
 
 @contextmanager
-def _told_to_the_others(entry: EntryPoint) -> Iterator[None]:
-    """A process that lacks something leaves after it has met those that may lack nothing, and would wait for it.
+def _meeting_others_on_error(entry: EntryPoint) -> Iterator[None]:
+    """Lets a process that lacks something meet those that lack nothing, and would wait for it, before it leaves.
 
     Under torchrun there is no need: it stops them.
     """
     try:
         yield
     except UserError:
-        several = told("WORLD_SIZE", 1) > 1 and not is_told("TORCHELASTIC_RUN_ID")
+        several = environment_number("WORLD_SIZE", 1) > 1 and not is_in_environment("TORCHELASTIC_RUN_ID")
         if several and entry.several_processes:
             from volta_switch.train.ranks import ranks  # which takes PyTorch
 

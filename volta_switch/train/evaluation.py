@@ -28,7 +28,7 @@ from volta_switch.train.device import autocast, prepare_device
 from volta_switch.train.entry_points import read_flags
 from volta_switch.train.flag_values import evaluated_spec, load_model_config, run_name
 from volta_switch.train.ranks import Ranks, ranks
-from volta_switch.train.reading import (
+from volta_switch.train.run_data import (
     data_options,
     deciding_config,
     load_tokenizer,
@@ -41,7 +41,7 @@ _OF_TRAINING = ("initializer_range", "visual_target_weights", "anneal_rate", "fu
 
 
 def _is_of_training(field: str) -> bool:
-    """Whether a field of a configuration decides nothing of an evaluation, or is the task's (the fusion method)."""
+    """Returns whether a field of a configuration decides nothing of an evaluation, or is the task's (the fusion)."""
     return field in _OF_TRAINING or field.endswith(("dropout_prob", "temperature"))
 
 
@@ -51,8 +51,8 @@ def main(argv: Sequence[str]) -> Evaluation:
 
 
 def evaluate_task(args: argparse.Namespace, argv: Sequence[str]) -> Evaluation:
-    """As ``main``, the flags read."""
-    run = _told_apart(args, prepare(args))
+    """Does what ``main`` does, once the flags are read."""
+    run = _with_identity(args, prepare(args))
     with _interruptible("interrupted; nothing was written"), run.autocast():
         result = run.task.test(run.model, run.split, args.batch_size, run.device)  # type: ignore[arg-type]
     run.write(result)
@@ -60,7 +60,7 @@ def evaluate_task(args: argparse.Namespace, argv: Sequence[str]) -> Evaluation:
 
 
 def main_retrieval(argv: Sequence[str]) -> Evaluation | None:
-    """As ``main`` for retrieval over all pairs; ``--zero_shot`` reads a pre-training model's matching head.
+    """Evaluates retrieval over all pairs; ``--zero_shot`` reads a pre-training model's matching head.
 
     ``<split>_ranks.json`` tells the ranks in both directions, from 0, in the order of captions and images.
 
@@ -70,13 +70,13 @@ def main_retrieval(argv: Sequence[str]) -> Evaluation | None:
 
 
 def evaluate_retrieval(args: argparse.Namespace, argv: Sequence[str]) -> Evaluation | None:
-    """As ``main_retrieval``, the flags read."""
+    """Does what ``main_retrieval`` does, once the flags are read."""
     with ranks() as rank:
         return evaluate_pairs(args, rank)
 
 
 @dataclass(frozen=True)
-class Run:
+class EvaluationRun:
     """One evaluation: a task, a model with its weights, where they run and where the results go."""
 
     task: Task
@@ -104,7 +104,7 @@ class Run:
         return [each for each in found if not any(map(_is_of_training, each[0].split(".")))]
 
     def autocast(self) -> torch.autocast:
-        """The forward pass's precision."""
+        """Returns a block in the forward pass's precision."""
         return autocast(self.device, self.precision)
 
     def refuse_other_results(self) -> None:
@@ -153,7 +153,7 @@ class Run:
         print(f"written to {self.folder}", file=sys.stderr)
 
 
-def prepare(args: argparse.Namespace, ranks_of_pairs: Ranks | None = None) -> Run:
+def prepare(args: argparse.Namespace, ranks_of_pairs: Ranks | None = None) -> EvaluationRun:
     """Builds the task and the model that the flags describe; nothing is written.
 
     Args:
@@ -185,11 +185,11 @@ def prepare(args: argparse.Namespace, ranks_of_pairs: Ranks | None = None) -> Ru
     if switched is not None:
         switched.routing = args.routing
     folder = Path(args.output_dir) / run_name(args, f"{spec.name}_")
-    return Run(task, split, model, device, precision, args.from_pretrained, folder)
+    return EvaluationRun(task, split, model, device, precision, args.from_pretrained, folder)
 
 
-def _told_apart(args: argparse.Namespace, run: Run) -> Run:
-    """The run with its identity, by which results of another one are told from its own.
+def _with_identity(args: argparse.Namespace, run: EvaluationRun) -> EvaluationRun:
+    """Returns the run with its identity, by which its results are told from another one's.
 
     Raises:
         UserError: the folder holds others, and ``--overwrite`` is not given.
@@ -223,7 +223,7 @@ def evaluate_pairs(args: argparse.Namespace, rank: Ranks) -> Evaluation | None:
     """
     if args.shard and rank.count > 1:
         raise UserError("--shard: torchrun divides the pairs among its processes; give one or the other")
-    run = _told_apart(args, prepare(args, rank))
+    run = _with_identity(args, prepare(args, rank))
     task, folder = run.task, run.folder / f"{run.split}_scores"
     assert isinstance(task, RetrievalTask)
     if args.shard and args.restart:

@@ -28,22 +28,20 @@ from volta_switch.train.flag_values import (
     shared_hyperparameters,
     training_splits,
 )
-from volta_switch.train.initial_weights import initial_weights
-from volta_switch.train.learner import Counts, Learner, Losses
+from volta_switch.train.learner import Learner, LossCounts, Losses, Validation
 from volta_switch.train.optimisation import Hyperparameters
 from volta_switch.train.ranks import Ranks, ranks
-from volta_switch.train.reading import data_options, load_tokenizer, task_fingerprints, vocabulary_fingerprint
-from volta_switch.train.start import Run, start_run
-from volta_switch.train.validation import Validation
+from volta_switch.train.run_data import data_options, load_tokenizer, task_fingerprints, vocabulary_fingerprint
+from volta_switch.train.start import TrainingRun, initial_weights, start_run
 
 
 def main(argv: Sequence[str]) -> Path:
-    """Fine-tunes one model on one task; returns its run folder."""
+    """Reads the flags and fine-tunes one model on one task; returns its run folder."""
     return fine_tune(read_flags("train_task", argv), argv)
 
 
 def fine_tune(args: argparse.Namespace, argv: Sequence[str]) -> Path:
-    """As ``main``, the flags read; ``argv``: the command line, for the record."""
+    """Does what ``main`` does, once the flags are read; ``argv``: the command line, for the record."""
     with ranks() as rank:
         return _finetune(args, argv, rank)
 
@@ -58,12 +56,12 @@ class FineTuning(Learner):
         self.task, self.head = task, task.spec.head()
 
     def forward(self, batch: Batch) -> Losses:
-        """As ``Learner.forward``."""
+        """See ``Learner.forward``."""
         scores = self.task.scores(cast(BertForVLTasks, self.model), batch)
         return {"loss": self.task.loss(scores.float(), batch)}
 
-    def counts(self, batch: Batch) -> Counts:
-        """As ``Learner.counts``."""
+    def counts(self, batch: Batch) -> LossCounts:
+        """See ``Learner.counts``."""
         return {"loss": len(batch)}
 
 
@@ -84,7 +82,7 @@ def _finetune(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
     for split, some in ((train_split, loader), (val_split, val_loader)):
         _require_answers(spec, split, some)
     model, start = _model(args, spec, config, hyper)
-    run = Run(
+    run = TrainingRun(
         entry_point="train_task",
         name=run_name(args, f"{spec.name}_"),
         config=config,
@@ -134,7 +132,7 @@ def _require_answers(spec: TaskSpec, split: str, loader: Loader) -> None:
 def _model(
     args: argparse.Namespace, spec: TaskSpec, config: Config, hyper: Hyperparameters
 ) -> tuple[BertForVLTasks, str]:
-    """The model with its initial weights, and where these come from."""
+    """Returns the model with its initial weights, and where these come from."""
     torch.manual_seed(hyper.seed)
     model = BertForVLTasks(config, {spec.key: spec.head()})
     start_from_prior(model.clfs_dict[spec.key], hyper.head_prior)  # unless the weights bring a head of their own

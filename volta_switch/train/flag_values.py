@@ -1,22 +1,27 @@
-"""What flags stand for: the task, the configuration, the run's name and settings; nothing here imports PyTorch."""
+"""What flags stand for (task, configuration, the run's name), and which do nothing; nothing here imports PyTorch."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import os
+import sys
 from typing import Any
 
 from volta_switch.config import Config, find_config, load_config
 from volta_switch.config.checks import check_region_loss
 from volta_switch.errors import UserError
-from volta_switch.tasks.task_file import TaskSpec, load_task
+from volta_switch.tasks.task_file import UNREAD, TaskSpec, load_task
+from volta_switch.train.flags import WITHOUT_EFFECT
+from volta_switch.train.process import environment_number
 
 LONGEST_NAME = 240  # bytes; file systems take 255, and files are written beside under longer names
+ALWAYS_DONE = ("adam_correct_bias",)  # of ``WITHOUT_EFFECT``: what they ask for happens in any case
+DONE_BY_TORCHRUN = ("local_rank", "distributed")  # what they ask for happens under torchrun
 
 
 def load_task_spec(args: argparse.Namespace) -> TaskSpec:
-    """The task that the flags name, with the annotation files that they override."""
+    """Returns the task that the flags name, with the annotation files that they override."""
     spec = load_task(args.tasks_config_file, args.task, args.data_root)
     names = ("train_annotations_jsonpath", "val_annotations_jsonpath")
     given = {name: getattr(args, name) for name in names if getattr(args, name)}
@@ -25,14 +30,14 @@ def load_task_spec(args: argparse.Namespace) -> TaskSpec:
 
 
 def evaluated_spec(args: argparse.Namespace) -> tuple[TaskSpec, str]:
-    """The task that is evaluated and the split; annotations that the flags name are that split's."""
+    """Returns the task that is evaluated and the split; annotations that the flags name are that split's."""
     spec = load_task_spec(args)
     split = args.split or spec.val_split
     return (dataclasses.replace(spec, val_split=split) if args.val_annotations_jsonpath else spec), split
 
 
 def training_splits(args: argparse.Namespace, spec: TaskSpec) -> tuple[str, str]:
-    """The splits that ``train_task.py`` trains on and validates with.
+    """Returns the splits that ``train_task.py`` trains on and validates with.
 
     Raises:
         UserError: neither the flags nor the task file name one to train on.
@@ -46,7 +51,7 @@ def training_splits(args: argparse.Namespace, spec: TaskSpec) -> tuple[str, str]
 
 
 def load_model_config(args: argparse.Namespace, fusion_method: str | None = None) -> Config:
-    """The configuration that the flags name; a task may override its fusion method, as in VOLTA."""
+    """Returns the configuration that the flags name; a task may override its fusion method, as in VOLTA."""
     overrides = [*args.set]
     if fusion_method is not None:
         overrides.append(f"fusion_method={fusion_method}")
@@ -54,14 +59,14 @@ def load_model_config(args: argparse.Namespace, fusion_method: str | None = None
 
 
 def load_pretraining_config(args: argparse.Namespace) -> Config:
-    """As ``load_model_config``, of a model that can be pre-trained."""
+    """Does what ``load_model_config`` does, for a model that can be pre-trained."""
     config = load_model_config(args)
     check_region_loss(config)
     return config
 
 
 def run_name(args: argparse.Namespace, prefix: str = "") -> str:
-    """VOLTA's name of a run: ``[<task>_]<config>[-<save_name>]``."""
+    """Returns VOLTA's name of a run: ``[<task>_]<config>[-<save_name>]``."""
     if "/" in args.save_name:
         raise UserError(
             f"--save_name {args.save_name}: expected a name without /; --output_dir says where runs are written"
@@ -76,11 +81,33 @@ def run_name(args: argparse.Namespace, prefix: str = "") -> str:
 
 
 def data_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Which samples a run is trained on, as its record states it; must agree when it is resumed."""
+    """Returns which samples a run is trained on, as its record states it; must agree when it is resumed."""
     return {name: getattr(args, name) for name in ("volta_compat", "data_fraction", "data_fraction_seed")}
 
 
 def shared_hyperparameters(args: argparse.Namespace) -> dict[str, Any]:
-    """The fields of ``Hyperparameters`` that both training entry points take from flags of one name."""
+    """Returns the fields of ``Hyperparameters`` that both training entry points take from flags of one name."""
     names = ("warmup_proportion", "warmup_steps", "adam_epsilon", "weight_decay", "clip_grad_norm")
     return {name: getattr(args, name) for name in (*names, "seed")} | {"adam_betas": tuple(args.adam_betas)}
+
+
+def print_ineffective_settings(args: argparse.Namespace) -> None:
+    """Says in one line what was asked for and does nothing here; of several processes the first says it."""
+    ignored = ineffective_settings(args)
+    if ignored and environment_number("RANK", 0) == 0:
+        print(f"without effect here: {', '.join(ignored)}", file=sys.stderr)
+
+
+def ineffective_settings(args: argparse.Namespace) -> list[str]:
+    """Returns what was asked for, by flags or by a task's entry, and does nothing here; with the reason each."""
+    happens = ALWAYS_DONE + (DONE_BY_TORCHRUN if environment_number("WORLD_SIZE", 1) > 1 else ())
+    given = [name for name in WITHOUT_EFFECT if hasattr(args, name) and name not in happens]
+    said = [f"--{name} ({WITHOUT_EFFECT[name]})" for name in given]
+    if getattr(args, "routing", "hard") != "hard" and load_model_config(args).switch is None:
+        said.append(f"--routing {args.routing} (the model switches nothing)")
+    if getattr(args, "data_fraction_seed", 0) and args.data_fraction == 1:
+        said.append("--data_fraction_seed (all samples are taken)")
+    if hasattr(args, "tasks_config_file"):
+        spec = load_task_spec(args)
+        said += [f"{name} of {spec.key} ({UNREAD[name]})" for name in spec.extra if UNREAD[name]]
+    return said

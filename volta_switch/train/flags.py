@@ -1,8 +1,13 @@
-"""VOLTA's flags, with METHOD's hyperparameters as defaults; nothing here imports PyTorch."""
+"""The flags of the four entry points: VOLTA's, with METHOD's hyperparameters as defaults, and this project's own.
+
+Every flag stands once, under one heading of the help. Nothing here imports PyTorch.
+"""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import Any
 
 from volta_switch.flag_parser import FlagParser
 from volta_switch.ranges import (
@@ -33,8 +38,18 @@ from volta_switch.ranges import (
 )
 from volta_switch.tasks.shares import Share
 
+# The headings of the help, in their order.
+DATA, MODEL, TRAINING, EVALUATION, MACHINE, RESULTS, ACCEPTED = HEADINGS = (
+    "data",
+    "model",
+    "training",
+    "evaluation",
+    "precision and devices",
+    "checkpoints and results",
+    "accepted for VOLTA's scripts",
+)
 # Flags that VOLTA's scripts take and that mean nothing here; accepted so that its command lines run unchanged. A run
-# that is given one says so (``told_settings``).
+# that is given one says so (``flag_values.print_ineffective_settings``).
 WITHOUT_EFFECT = {
     "local_rank": "torchrun says it by its variables",
     "distributed": "torchrun says it by its variables",
@@ -59,7 +74,7 @@ OBJECTIVES = {
 
 
 def _saving(text: str) -> tuple[int, float]:
-    """Optimiser steps and minutes between checkpoints; 0: not by these."""
+    """Returns optimiser steps and minutes between checkpoints; 0: not by these."""
     if text.endswith("m"):
         return 0, Number(0.0, 1e6).spelt(text[:-1])
     return COUNT_OR_NONE.spelt(text), 0.0
@@ -85,218 +100,241 @@ SHARD = Spelling("K/N with K from 1 to N", _share_of_pairs)
 WHOLE_EPOCHS = Spelling(EPOCHS.expected, _whole_epochs)
 
 
-def parser(description: str, seed: int) -> FlagParser:
-    """Flags of all four entry points."""
-    flags = FlagParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    model = flags.add_argument_group("model")
+def parser(
+    description: str, seed: int, work: str, add_data_flags: Callable[[FlagParser], None] = lambda flags: None
+) -> FlagParser:
+    """Makes a parser with the flags that all four entry points have.
+
+    Args:
+        description: what the entry point does, for the help.
+        seed: the default of ``--seed``.
+        work: the heading of the flags of the work itself, ``TRAINING`` or ``EVALUATION``.
+        add_data_flags: adds the flags by which data are found; they stand before those of how data are read.
+    """
+    flags = FlagParser(description=description)
+    for heading in HEADINGS:
+        flags.group(heading)
+    add_data_flags(flags)
+    _add_reading_flags(flags)
+    model, machine, output = (flags.group(heading) for heading in (MODEL, MACHINE, RESULTS))
+    named = "a name in config/, or a path"
+    model.add_argument("--config_file", "--config", type=PATH, default="switchbert", help=named)
     model.add_argument(
-        "--config_file", "--config", type=PATH, default="switchbert", help="a name in config/, or a path"
+        "--set", action="append", type=Text(), default=[], metavar="KEY=VALUE", help="override a field of it"
     )
-    model.add_argument("--set", action="append", type=Text(), default=[], metavar="KEY=VALUE", help="overrides a field")
-    model.add_argument(
-        "--from_pretrained",
-        type=ANY_TEXT,
-        default="",
-        help="weights of another run, a BERT (folder or hub name), or '' for random initial weights",
-    )
-    output = flags.add_argument_group("output")
+    start = "weights of another run, a BERT (folder or hub name), or '' for random initial weights"
+    model.add_argument("--from_pretrained", type=ANY_TEXT, default="", help=start)
     output.add_argument("--output_dir", type=PATH, default="checkpoints", help="run folders are made here")
     output.add_argument("--save_name", type=ANY_TEXT, default="", help="appended to the run folder's name")
     discard = "discard the results that the folder holds; without it they are kept, and the command ends"
     output.add_argument("--overwrite", action="store_true", help=discard)
-    data = flags.add_argument_group("data")
-    data.add_argument(
-        *("--max-bad-records", "--max_bad_records"),
-        type=COUNT_OR_NONE,
-        default=0,
-        help="records that cannot be used and are passed over, counted and reported, before the run is stopped",
-    )
-    data.add_argument(
-        *("--volta-compat", "--volta_compat"),
-        action="store_true",
-        help="VOLTA's data with its known errors, to compare with published numbers (docs/volta-differences.md)",
-    )
-    machine = flags.add_argument_group("machine")
-    machine.add_argument("--seed", type=SEED, default=seed, help="fixes initial weights, order, masks and noise")
-    machine.add_argument("--num_workers", type=PROCESSES, default=0, help="loader processes; 0 reads in this process")
-    machine.add_argument("--in_memory", nargs="?", const=True, default=False, type=Truth(), help="keep images decoded")
+    fixes = "fixes initial weights, order, masks and noise"
+    flags.group(work).add_argument("--seed", type=SEED, default=seed, help=fixes)
     machine.add_argument("--device", type=ANY_TEXT, default="auto", help="auto, cpu, cuda or cuda:<n>")
     machine.add_argument("--precision", default="auto", choices=(*PRECISIONS, "auto"), help="auto: bf16 on CUDA")
     machine.add_argument("--threads", type=PROCESSES, default=0, help="CPU threads; 0 leaves PyTorch's default")
-    for name, reason in WITHOUT_EFFECT.items():
-        ignored = f"accepted and ignored: {reason}"
-        flags.add_argument(f"--{name}", nargs="?", type=ANY_TEXT, help=ignored, default=argparse.SUPPRESS)
-    for name, value in FIXED.items():
-        only = f"the only choice: {value}" if value else "not supported"
-        flags.add_argument(f"--{name}", nargs="?", type=Choice(value), help=only, default=argparse.SUPPRESS)
+    machine.add_argument("--num_workers", type=PROCESSES, default=0, help="loader processes; 0 reads in this process")
+    _add_accepted_flags(flags)
     return flags
 
 
+def _add(group: argparse._ArgumentGroup, name: str, **settings: Any) -> None:
+    """Adds a flag that may be spelt with ``-`` and, as VOLTA's flags are, with ``_``."""
+    group.add_argument(name, f"--{name[2:].replace('-', '_')}", **settings)
+
+
+def _add_reading_flags(flags: FlagParser) -> None:
+    """Adds how data are read, whichever they are."""
+    data = flags.group(DATA)
+    bad = "records that cannot be used and are passed over, counted and reported, before the run is stopped"
+    _add(data, "--max-bad-records", type=COUNT_OR_NONE, default=0, help=bad)
+    compat = "VOLTA's data with its known errors, to compare with published numbers (docs/volta-differences.md)"
+    _add(data, "--volta-compat", action="store_true", help=compat)
+    data.add_argument("--in_memory", nargs="?", const=True, default=False, type=Truth(), help="keep images decoded")
+
+
+def _add_accepted_flags(flags: FlagParser) -> None:
+    """Adds VOLTA's flags that do nothing here, and those of which one value alone is supported."""
+    accepted = flags.group(ACCEPTED)
+    accepted.description = "so that VOLTA's command lines run unchanged; there is no need to give any"
+    settings: dict[str, Any] = {"nargs": "?", "metavar": "VALUE", "default": argparse.SUPPRESS}
+    for name, reason in WITHOUT_EFFECT.items():
+        accepted.add_argument(f"--{name}", type=ANY_TEXT, help=f"ignored: {reason}", **settings)
+    for name, value in FIXED.items():
+        only = f"the only choice: {value}" if value else "not supported"
+        accepted.add_argument(f"--{name}", type=Choice(value), help=only, **settings)
+
+
 def add_training_flags(flags: FlagParser, weight_decay: float, clip_grad_norm: float) -> None:
-    """Flags of the two training entry points."""
+    """Adds the flags of the two training entry points."""
     flags.set_defaults(from_pretrained="bert-base-uncased")
     deeper = "leave out layers of a BERT that the model's configuration has no place for; refused otherwise"
-    flags.add_argument("--allow-deeper-bert", "--allow_deeper_bert", action="store_true", help=deeper)
-    training = flags.add_argument_group("training")
-    training.add_argument("--logdir", type=PATH, default="logs", help="TensorBoard's folder")
+    _add(flags.group(MODEL), "--allow-deeper-bert", action="store_true", help=deeper)
     fraction = (
         "train on this share of the samples, 0 < share <= 1: the same samples for every model and --seed; "
         "negatives of retrieval come from all images of the split"
     )
-    training.add_argument("--data-fraction", "--data_fraction", type=SHARE, default=1.0, help=fraction)
-    training.add_argument("--data-fraction-seed", "--data_fraction_seed", type=SEED, default=0, help="draws the share")
-    resume = "go on from the run folder's newest checkpoint, or start where there is none"
-    training.add_argument("--resume", action="store_true", help=resume)
-    training.add_argument(
-        "--resume_file", type=ANY_TEXT, default="", help="go on from this checkpoint, a folder checkpoints/step-…"
-    )
-    training.add_argument("--warmup_proportion", type=WARMUP_PROPORTION, default=0.1)
+    data, training = flags.group(DATA), flags.group(TRAINING)
+    _add(data, "--data-fraction", type=SHARE, default=1.0, help=fraction)
+    _add(data, "--data-fraction-seed", type=SEED, default=0, help="draws the share")
+    warm = "share of all optimiser steps in which the learning rate rises"
+    training.add_argument("--warmup_proportion", type=WARMUP_PROPORTION, default=0.1, help=warm)
     training.add_argument("--warmup_steps", type=WARMUP_STEPS, default=None, help="overrides --warmup_proportion")
-    training.add_argument("--adam_epsilon", type=ADAM_EPSILON, default=1e-6)
-    training.add_argument("--adam_betas", type=ADAM_BETA, nargs=2, default=(0.9, 0.999))
-    training.add_argument("--weight_decay", type=WEIGHT_DECAY, default=weight_decay)
-    training.add_argument("--clip_grad_norm", type=GRADIENT_NORM, default=clip_grad_norm, help="0: none")
-    training.add_argument("--save_best_only", action="store_true", help="do not keep every epoch's weights")
+    training.add_argument("--adam_epsilon", type=ADAM_EPSILON, default=1e-6, help="of AdamW")
+    training.add_argument("--adam_betas", type=ADAM_BETA, nargs=2, default=(0.9, 0.999), help="of AdamW")
+    spared = "of AdamW; none on biases and LayerNorm"
+    training.add_argument("--weight_decay", type=WEIGHT_DECAY, default=weight_decay, help=spared)
+    norm = "the largest norm of all gradients together; 0: any"
+    training.add_argument("--clip_grad_norm", type=GRADIENT_NORM, default=clip_grad_norm, help=norm)
     stop = (
         "end after so many optimiser steps, with validation and weights, as if somebody had stopped the run there: the "
         "schedule stays that of all epochs, and --resume goes on with more steps or all; 0: train all epochs"
     )
-    training.add_argument("--max-steps", "--max_steps", type=COUNT_OR_NONE, default=0, metavar="N", help=stop)
-    _add_survival_flags(flags)
+    _add(training, "--max-steps", type=COUNT_OR_NONE, default=0, metavar="N", help=stop)
+    skipped = "optimiser steps left out because a loss or gradient was not finite, before the run is stopped"
+    _add(training, "--max-skipped-steps", type=COUNT_OR_NONE, default=10, help=skipped)
+    _add_checkpoint_flags(flags)
     _add_division_flags(flags)
 
 
-def _add_survival_flags(flags: FlagParser) -> None:
-    survival = flags.add_argument_group("checkpoints and watchfulness")
+def _add_checkpoint_flags(flags: FlagParser) -> None:
+    """Adds what training writes beside the results, and how it goes on from there."""
+    output = flags.group(RESULTS)
+    resume = "go on from the run folder's newest checkpoint, or start where there is none"
+    output.add_argument("--resume", action="store_true", help=resume)
+    one = "go on from this checkpoint, a folder checkpoints/step-…"
+    output.add_argument("--resume_file", type=ANY_TEXT, default="", help=one)
     every = (
         "write a checkpoint every so many optimiser steps (500) or minutes (30m), beside those at epochs' ends; 0: none"
     )
-    survival.add_argument("--save-every", "--save_every", type=SAVING, default="30m", metavar="N|Nm", help=every)
-    kept = "how many of the newest checkpoints are kept"
-    survival.add_argument("--keep-checkpoints", "--keep_checkpoints", type=COUNT, default=2, help=kept)
-    skipped = "optimiser steps left out because a loss or gradient was not finite, before the run is stopped"
-    survival.add_argument("--max-skipped-steps", "--max_skipped_steps", type=COUNT_OR_NONE, default=10, help=skipped)
-    late = "seconds without a batch from the loader's processes, after which the run is stopped; 0: wait for ever"
-    survival.add_argument("--worker-timeout", "--worker_timeout", type=SECONDS, default=600, help=late)
-    survival.add_argument(
-        *("--log-every", "--log_every"), type=COUNT, default=20, metavar="N", help="optimiser steps of a line"
-    )
-    survival.add_argument("--log-ids", "--log_ids", action="store_true", help="write every step's samples down")
+    _add(output, "--save-every", type=SAVING, default="30m", metavar="N|Nm", help=every)
+    _add(output, "--keep-checkpoints", type=COUNT, default=2, help="how many of the newest checkpoints are kept")
+    output.add_argument("--save_best_only", action="store_true", help="do not keep every epoch's weights")
+    output.add_argument("--logdir", type=PATH, default="logs", help="TensorBoard's folder")
+    _add(output, "--log-every", type=COUNT, default=20, metavar="N", help="optimiser steps of a line")
+    _add(output, "--log-ids", action="store_true", help="write every step's samples down")
 
 
 def _add_division_flags(flags: FlagParser) -> None:
-    division = flags.add_argument_group("dividing a step (torchrun starts several processes)")
+    """Adds how an optimiser step is computed and divided; torchrun starts several processes."""
+    machine = flags.group(MACHINE)
+    late = "seconds without a batch from the loader's processes, after which the run is stopped; 0: wait for ever"
+    _add(machine, "--worker-timeout", type=SECONDS, default=600, help=late)
     parts = "parts, one after the other, that each process's share of a batch is divided into"
-    division.add_argument("--gradient_accumulation_steps", dest="accumulate", type=COUNT, default=1, help=parts)
-    division.add_argument("--fsdp", action="store_true", help="divide the model, too, among the processes (FSDP2)")
+    machine.add_argument("--gradient_accumulation_steps", dest="accumulate", type=COUNT, default=1, help=parts)
+    machine.add_argument("--fsdp", action="store_true", help="divide the model, too, among the processes (FSDP2)")
     exact = (
         "dropout and Gumbel noise by seed, epoch, sample and layer, so that the same is learnt however a step is "
         "divided; takes more time"
     )
-    division.add_argument("--deterministic", action="store_true", help=exact)
+    machine.add_argument("--deterministic", action="store_true", help=exact)
     again = "compute each layer again in the backward pass rather than keep its activations"
-    division.add_argument("--gradient-checkpointing", "--gradient_checkpointing", action="store_true", help=again)
-    division.add_argument("--compile", action="store_true", help="compile the layers (torch.compile); slow to start")
+    _add(machine, "--gradient-checkpointing", action="store_true", help=again)
+    machine.add_argument("--compile", action="store_true", help="compile the layers (torch.compile); slow to start")
 
 
-def add_task_flags(flags: FlagParser) -> None:
-    """Flags of the entry points that read a task file."""
-    task = flags.add_argument_group("task")
-    task.add_argument(
+def _add_task_flags(flags: FlagParser) -> None:
+    """Adds the flags of the entry points that read a task file."""
+    data = flags.group(DATA)
+    data.add_argument("--task", type=ANY_TEXT, default="", help="number, key or name: 10, TASK10, refcoco+")
+    data.add_argument(
         "--tasks_config_file", type=PATH, default="config_tasks/ctrl_trainval_tasks.yml", help="VOLTA's task file"
     )
     root = (
         "the folder in which the task file's relative paths begin; default: a small world's own, else the working "
         "directory or the task file's folder, whichever has them"
     )
-    task.add_argument("--data_root", "--data-root", type=ANY_TEXT, default="", help=root)
-    task.add_argument("--task", type=ANY_TEXT, default="", help="number, key or name: 10, TASK10, refcoco+")
+    data.add_argument("--data_root", "--data-root", type=ANY_TEXT, default="", help=root)
     for split in ("train", "val"):
         names = "overrides the task file's (retrieval, NLVR2, SNLI-VE)"
-        task.add_argument(f"--{split}_annotations_jsonpath", type=ANY_TEXT, default="", help=names)
+        data.add_argument(f"--{split}_annotations_jsonpath", type=ANY_TEXT, default="", help=names)
+    data.add_argument("--val_features_lmdbpath", type=ANY_TEXT, default="", help="overrides the task file's")
     boxes = "referring expressions: the detector's boxes, or the annotated ones of features_h5path2"
-    task.add_argument("--boxes", choices=("detected", "gt"), default="detected", help=boxes)
-    task.add_argument("--val_features_lmdbpath", type=ANY_TEXT, default="", help="overrides the task file's")
-    task.add_argument("--num_val_workers", type=PROCESSES, default=None, help="loader processes of validation and test")
+    data.add_argument("--boxes", choices=("detected", "gt"), default="detected", help=boxes)
+    workers = "loader processes of validation and test; default: as many as --num_workers"
+    flags.group(MACHINE).add_argument("--num_val_workers", type=PROCESSES, default=None, help=workers)
+
+
+def _add_pair_flags(flags: FlagParser) -> None:
+    """Adds where image-caption pairs are found."""
+    data = flags.group(DATA)
+    root = "datasets/conceptual_captions"
+    captions = "the folder of caption_train.json and caption_valid.json"
+    data.add_argument("--annotations_path", type=PATH, default=f"{root}/annotations", help=captions)
+    features = (
+        "the folder of training_feat_all.lmdb and validation_feat_all.lmdb; or shards, in a folder or at https://, "
+        "s3://, ..."
+    )
+    found = f"{root}/resnet101_faster_rcnn_genome_imgfeats/volta"
+    data.add_argument("--features_path", type=PATH, default=found, help=features)
+    cache = "where shards that are fetched are kept; default: a folder below $XDG_CACHE_HOME or the temporary folder"
+    data.add_argument("--shard_cache", type=ANY_TEXT, default="", help=cache)
+    size = "the largest size of --shard_cache, in GiB"
+    data.add_argument("--shard_cache_gib", type=Number(0.0, 1e6, above=True), default=16.0, help=size)
+    data.add_argument("--max_seq_length", type=WORDS, default=38, help="word pieces, [CLS] and [SEP] included")
 
 
 def pretraining_flags() -> FlagParser:
-    """VOLTA's flags of ``train_concap.py``."""
-    result = parser("Pre-trains one model on Conceptual Captions.", seed=42)
-    data = result.add_argument_group("data")
-    root = "datasets/conceptual_captions"
-    data.add_argument(
-        "--annotations_path", type=PATH, default=f"{root}/annotations", help="caption_train.json and _valid.json"
-    )
-    data.add_argument(
-        "--features_path",
-        type=PATH,
-        default=f"{root}/resnet101_faster_rcnn_genome_imgfeats/volta",
-        help="training_feat_all.lmdb and validation_feat_all.lmdb; or shards, in a folder or at https://, s3://, ...",
-    )
-    cache = "where shards that are fetched are kept; default: a folder below $XDG_CACHE_HOME or the temporary folder"
-    data.add_argument("--shard_cache", type=ANY_TEXT, default="", help=cache)
-    data.add_argument(
-        "--shard_cache_gib",
-        type=Number(0.0, 1e6, above=True),
-        default=16.0,
-        help="the largest size of --shard_cache, in GiB",
-    )
-    data.add_argument("--max_seq_length", type=WORDS, default=38, help="word pieces, [CLS] and [SEP] included")
-    data.add_argument("--objective", type=Choice(*OBJECTIVES), default=1, help=f"{OBJECTIVES}")
-    data.add_argument("--masking", default="volta", choices=("volta", "span"), help="span: InterBERT's segments")
-    result.add_argument("--train_batch_size", type=BATCH_SIZE, default=256, help="samples per optimiser step")
-    result.add_argument("--learning_rate", type=LEARNING_RATE, default=1e-4)
-    result.add_argument("--num_train_epochs", type=WHOLE_EPOCHS, default=10)
-    add_training_flags(result, weight_decay=0.01, clip_grad_norm=5.0)
-    return result
+    """Makes the parser of ``train_concap.py``."""
+    flags = parser("Pre-trains one model on Conceptual Captions.", 42, TRAINING, _add_pair_flags)
+    training = flags.group(TRAINING)
+    training.add_argument("--num_train_epochs", type=WHOLE_EPOCHS, default=10, metavar="N", help="epochs to train")
+    training.add_argument("--train_batch_size", type=BATCH_SIZE, default=256, help="samples per optimiser step")
+    training.add_argument("--learning_rate", type=LEARNING_RATE, default=1e-4, help="the highest learning rate")
+    objectives = "; ".join(f"{number}: {what}" for number, what in OBJECTIVES.items())
+    training.add_argument("--objective", type=Choice(*OBJECTIVES), default=1, help=objectives)
+    masking = "span: InterBERT's segments"
+    training.add_argument("--masking", default="volta", choices=("volta", "span"), help=masking)
+    add_training_flags(flags, weight_decay=0.01, clip_grad_norm=5.0)
+    return flags
 
 
 def finetuning_flags() -> FlagParser:
-    """VOLTA's flags of ``train_task.py``."""
-    result = parser("Fine-tunes one model on one task.", seed=0)
-    add_task_flags(result)
-    result.add_argument("--train_split", type=ANY_TEXT, default="", help="another split than the task file's")
-    result.add_argument("--val_split", type=ANY_TEXT, default="", help="another split than the task file's")
-    result.add_argument(
-        "--train_features_lmdbpath", type=ANY_TEXT, default="", help="another feature file than the task file's"
-    )
-    result.add_argument("--num_epoch", type=EPOCHS, default=None, help="overrides the task file's")
-    result.add_argument("--optim_train_epochs", type=EPOCHS, default=None, help="epochs the schedule is made for")
-    result.add_argument("--batch_size", type=BATCH_SIZE, default=None, help="overrides the task file's")
-    result.add_argument("--eval_batch_size", type=BATCH_SIZE, default=None, help="overrides the task file's")
-    result.add_argument("--lr", type=LEARNING_RATE, default=None, help="overrides the task file's")
+    """Makes the parser of ``train_task.py``."""
+    flags = parser("Fine-tunes one model on one task.", 0, TRAINING, _add_task_flags)
+    data, training = flags.group(DATA), flags.group(TRAINING)
+    for split in ("train", "val"):
+        data.add_argument(f"--{split}_split", type=ANY_TEXT, default="", help="another split than the task file's")
+    features = "another feature file than the task file's"
+    data.add_argument("--train_features_lmdbpath", type=ANY_TEXT, default="", help=features)
+    training.add_argument("--num_epoch", type=EPOCHS, default=None, help="overrides the task file's")
+    training.add_argument("--optim_train_epochs", type=EPOCHS, default=None, help="epochs the schedule is made for")
+    training.add_argument("--batch_size", type=BATCH_SIZE, default=None, help="overrides the task file's")
+    training.add_argument("--eval_batch_size", type=BATCH_SIZE, default=None, help="overrides the task file's")
+    training.add_argument("--lr", type=LEARNING_RATE, default=None, help="overrides the task file's")
     prior = "probability that the head's outputs start from; VOLTA starts at 0.5, rare answers learn faster from less"
-    result.add_argument("--head_prior", type=PROBABILITY, default=0.5, help=prior)
-    add_training_flags(result, weight_decay=1e-4, clip_grad_norm=1.0)
-    return result
+    training.add_argument("--head_prior", type=PROBABILITY, default=0.5, help=prior)
+    add_training_flags(flags, weight_decay=1e-4, clip_grad_norm=1.0)
+    return flags
 
 
 def evaluation_flags(description: str = "Evaluates one model on one task.", batch_size: int = 256) -> FlagParser:
-    """VOLTA's flags of the two evaluation scripts."""
-    result = parser(description, seed=42)
-    add_task_flags(result)
-    result.set_defaults(output_dir="results", zero_shot=False)
-    result.add_argument("--split", type=ANY_TEXT, default="", help="default: the task file's validation split")
-    result.add_argument("--batch_size", type=BATCH_SIZE, default=batch_size)
-    result.add_argument("--routing", default="hard", choices=("hard", "soft"), help="how Switch-BERT's routes are read")
-    return result
+    """Makes the parser of ``eval_task.py``, on which other evaluations build."""
+    flags = parser(description, 42, EVALUATION, _add_task_flags)
+    flags.set_defaults(output_dir="results", zero_shot=False)
+    split = "default: the task file's validation split"
+    flags.group(DATA).add_argument("--split", type=ANY_TEXT, default="", help=split)
+    flags.group(EVALUATION).add_argument("--batch_size", type=BATCH_SIZE, default=batch_size, help="samples at once")
+    routing = "how Switch-BERT's routes are read"
+    flags.group(EVALUATION).add_argument("--routing", default="hard", choices=("hard", "soft"), help=routing)
+    return flags
 
 
 def retrieval_flags() -> FlagParser:
-    """The flags of retrieval over all pairs."""
-    result = evaluation_flags("Evaluates image-text retrieval over all pairs.", batch_size=128)
-    result.add_argument("--zero_shot", action="store_true", help="score pairs by the pre-training matching head")
-    pairs = result.add_argument_group("all pairs")
-    pairs.add_argument("--restart", action="store_true", help="discard the scores of an interrupted run")
+    """Makes the parser of ``eval_retrieval.py``."""
+    flags = evaluation_flags("Evaluates image-text retrieval over all pairs.", batch_size=128)
+    zero_shot = "score pairs by the pre-training matching head"
+    flags.group(EVALUATION).add_argument("--zero_shot", action="store_true", help=zero_shot)
     shard = "score the K-th of N shares of the pairs alone; a run without it takes what is there and writes the results"
-    pairs.add_argument("--shard", type=SHARD, default=None, metavar="K/N", help=shard)
-    pairs.add_argument("--keep_scores", action="store_true", help="also write all scores, <split>_scores.npy")
-    return result
+    flags.group(EVALUATION).add_argument("--shard", type=SHARD, default=None, metavar="K/N", help=shard)
+    output = flags.group(RESULTS)
+    output.add_argument("--restart", action="store_true", help="discard the scores of an interrupted run")
+    output.add_argument("--keep_scores", action="store_true", help="also write all scores, <split>_scores.npy")
+    return flags
 
 
 def add_world_flag(flags: FlagParser) -> None:
-    """``--world``, of the four entry points (``world_runs``)."""
+    """Adds ``--world``, of the four entry points (``world_runs``)."""
     world = (
         "try the command without data: on a small synthetic world, with the model's layers and widths and random "
         "weights, for 2 steps with batches of 8 unless told otherwise; world and results are written below runs/world"

@@ -2,15 +2,21 @@
 
 A line that a machine's end cut short is passed over; one that has changed, is gone or has moved is refused. The last
 lines of a log can be lost unseen only until the run ends: then the whole file has a checksum (``checksums``).
+
+Numbers also go to TensorBoard's event files, written where they are logged: errors of the disk show there, and no
+thread runs.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import socket
+import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,8 +69,51 @@ class LogFile:
             record(self.path)
 
 
+class EventFile:
+    """One event file of a run, in its folder of logs."""
+
+    def __init__(self, folder: Path, resumed_at: int | None = None) -> None:
+        """``resumed_at``: the step that a run goes on from; TensorBoard leaves out what was drawn behind it before.
+
+        Raises:
+            OSError: the file cannot be made.
+        """
+        from tensorboard.compat.proto.event_pb2 import SessionLog  # here, not above: who reads a log needs none of it
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}"
+        self._file = (folder / name).open("wb")
+        self._records = RecordWriter(self._file)
+        self._write(file_version="brain.Event:2")
+        if resumed_at is not None:
+            start = SessionLog(status=SessionLog.START)
+            self._write(step=resumed_at + 1, session_log=start)
+
+    def add(self, values: Mapping[str, float], step: int) -> None:
+        """Adds scalars.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._write(step=step, summary=Summary(value=scalars))
+
+    def _write(self, **fields: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._records.write(Event(wall_time=time.time(), **fields).SerializeToString())
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a log in their order; those of earlier versions have no checksum and are read as they are.
+    """Yields the lines of a log in their order; those of earlier versions have no checksum and are read as they are.
 
     Raises:
         UserError: it cannot be read, or is not what was written.
@@ -91,7 +140,7 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def lines_of(log: Path) -> list[dict[str, Any]]:
-    """What a log holds that stands: the lines of the last run in a folder, without those that were written anew.
+    """Returns what stands of a log: the lines of the last run in a folder, without those written anew.
 
     A run that goes on from a checkpoint writes again what had been written behind it; its start says how many lines
     the checkpoint knew of, or, of samples, which steps.
@@ -109,7 +158,7 @@ def lines_of(log: Path) -> list[dict[str, Any]]:
 
 
 def seconds_trained(log: Path) -> float:
-    """How long all runs in a folder have trained, by their log, also what was lost and done again; 0 without a log."""
+    """Returns how long all runs in a folder have trained, by their log, also what was lost and done again."""
     total, before = 0.0, math.inf
     for line in read_log(log) if log.is_file() else ():
         if line.get("kind") != "start":
@@ -137,7 +186,7 @@ def _check(number: int, text: bytes) -> str:
 
 
 def _values(line: bytes) -> dict[str, Any] | None:
-    """What a line holds; None where it is none."""
+    """Returns what a line holds; None where it is none."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
@@ -146,7 +195,7 @@ def _values(line: bytes) -> dict[str, Any] | None:
 
 
 def _is_cut_short(lines: list[bytes], number: int) -> bool:
-    """Whether a line is what a machine's end leaves: the last one, or followed by a new start; not whole."""
+    """Returns whether a line is what a machine's end leaves: the last one, or followed by a new start; not whole."""
     following = lines[number + 1] if number + 1 < len(lines) else b""
     is_last = number + 1 >= len(lines) or (not following and number + 2 >= len(lines))
     return (is_last or b'"kind": "start"' in following) and not lines[number].endswith(b"}")

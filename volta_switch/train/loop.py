@@ -22,30 +22,26 @@ from tqdm import tqdm
 from volta_switch.data.batches.batching import Loader, start_epoch
 from volta_switch.data.batches.collate import Batch
 from volta_switch.data.batches.workers import lost_workers_explained
-from volta_switch.errors import UserError
+from volta_switch.errors import Stopped, UserError
 from volta_switch.model.bert import switch_encoder
 from volta_switch.model.encoder import routed
 from volta_switch.model.noise import sample_keys
-from volta_switch.train.checkpoints import CheckpointStore, Progress, Saved
-from volta_switch.train.device import autocast
-from volta_switch.train.failures import out_of_memory_explained
-from volta_switch.train.learner import Counts
-from volta_switch.train.meter import Meter
-from volta_switch.train.optimisation import Hyperparameters, build_optimizer, build_schedule, clipped_step
-from volta_switch.train.random_state import random_states, restore_random_states
+from volta_switch.train.checkpoints import Checkpoint, CheckpointStore, TrainingProgress
+from volta_switch.train.device import autocast, out_of_memory_explained
+from volta_switch.train.learner import LossCounts, Validation
+from volta_switch.train.optimisation import Hyperparameters, SkippedSteps, build_optimizer, build_schedule, clipped_step
+from volta_switch.train.process import StopRequest
+from volta_switch.train.ranks import random_states, restore_random_states
 from volta_switch.train.replicas import Replicas
-from volta_switch.train.route_log import RouteLog
 from volta_switch.train.run_folder import BEST, FINISHED, RunFolder
-from volta_switch.train.skipped_steps import SkippedSteps
-from volta_switch.train.stopping import Stopped, StopRequest
-from volta_switch.train.validation import Validation
+from volta_switch.train.step_log import Meter, RouteLog
 from volta_switch.weights import write_weights
 
 LOG_EVERY = 20  # optimiser steps, as VOLTA
 
 
 @dataclass(frozen=True)
-class Saving:
+class SavingSchedule:
     """When checkpoints are written, beside those of every epoch's end and of a stop, and what is kept."""
 
     steps: int = 0  # every so many optimiser steps; 0: by the clock alone
@@ -74,7 +70,7 @@ class Trainer:
     accumulate: int = 1  # parts of a process's share of a step
     deterministic: bool = False  # dropout and Gumbel noise by sample
     max_skipped: int = 10  # steps left out for numbers that are not finite, before the run is stopped
-    saving: Saving = field(default_factory=Saving)
+    saving: SavingSchedule = field(default_factory=SavingSchedule)
     log_every: int = LOG_EVERY  # optimiser steps
     max_steps: int = 0  # ends after so many optimiser steps, in the middle of an epoch, too; 0: with the last epoch
 
@@ -86,14 +82,14 @@ class Trainer:
         self.steps_per_epoch: int = sampler.batches_per_epoch
         self.scheduler = build_schedule(self.optimizer, self.hyper, self.steps_per_epoch)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
-        self.progress = Progress()
+        self.progress = TrainingProgress()
         self.meter, self.routes = Meter(self.device, self.ranks), RouteLog(self.learner, self.ranks)
         self.stop = StopRequest()
         self.skipped = SkippedSteps(self.run, self.ranks, self.max_skipped)
         self.saved_at = time.monotonic()
         self.validated_step = -1
 
-    def resume(self, saved: Saved) -> None:
+    def resume(self, saved: Checkpoint) -> None:
         """Goes on where a checkpoint was written; the model has its weights already."""
         self.progress = saved.progress
         optimizer = {name: value for name, value in saved.training.items() if not name.startswith("rng/")}
@@ -109,7 +105,7 @@ class Trainer:
             self.scaler.load_state_dict(saved.plain["loss_scale"])
         restore_random_states(saved.training, self.hyper.seed, self.progress.step, self.ranks)
 
-    def fit(self) -> Progress:
+    def fit(self) -> TrainingProgress:
         """Trains to the last epoch, or for ``max_steps`` steps; returns where the run stands.
 
         Raises:
@@ -127,12 +123,12 @@ class Trainer:
 
     @property
     def has_ended(self) -> bool:
-        """Whether all epochs or ``max_steps`` are done, and what they made is validated and written."""
+        """Returns whether all epochs or ``max_steps`` are done, and what they made is validated and written."""
         early = self._has_its_steps(0) and self.validated_step == self.progress.step
         return early or self.progress.epoch >= self.hyper.epochs
 
     def _epoch(self) -> None:
-        """The rest of the epoch under way."""
+        """Trains the rest of the epoch under way."""
         progress = self.progress
         start_epoch(self.loader, progress.epoch, progress.batch)
         self.learner.train()
@@ -158,7 +154,7 @@ class Trainer:
                 bar.update()
 
     def _parts(self, batches: Iterator[Batch]) -> list[Batch]:
-        """This process's parts of the next step; none where it was asked to stop while it waited for them."""
+        """Returns this process's parts of the next step; none where it was asked to stop while it waited for them."""
         try:
             return list(itertools.islice(batches, self.accumulate))
         except (UserError, RuntimeError):
@@ -167,7 +163,7 @@ class Trainer:
             raise
 
     def _step(self, parts: list[Batch]) -> None:
-        """One optimiser step over all parts of all processes."""
+        """Takes one optimiser step over all parts of all processes."""
         progress, own = self.progress, [self.learner.counts(batch) for batch in parts]
         samples, total = self._agreed(parts, own)
         with self.replicas.step([name for name, count in total.items() if count]):
@@ -187,8 +183,8 @@ class Trainer:
         if self.device.type == "cpu":
             self.skipped.look(progress)
 
-    def _agreed(self, parts: list[Batch], own: list[Counts]) -> tuple[int, Counts]:
-        """The samples and the counts of the whole step, over all processes; here they stop and save together."""
+    def _agreed(self, parts: list[Batch], own: list[LossCounts]) -> tuple[int, LossCounts]:
+        """Returns samples and counts of the whole step, over all processes; here they stop and save together."""
         names = self.learner.losses
         due = self.saving.minutes and time.monotonic() - self.saved_at > 60 * self.saving.minutes
         asked = [float(self.stop.signal), float(bool(due) and self.ranks.first)]
@@ -198,7 +194,7 @@ class Trainer:
             self._save()
         return int(sums[2]), {name: int(count) for name, count in zip(names, sums[3:], strict=True)}
 
-    def _backward(self, batch: Batch, counts: Counts, total: Counts) -> None:
+    def _backward(self, batch: Batch, counts: LossCounts, total: LossCounts) -> None:
         """Adds the gradients of one part, and its share of the step's losses."""
         if self.switch is not None:
             self.switch.switch_samples.fill_(self.progress.samples)
@@ -216,7 +212,7 @@ class Trainer:
         self.meter.add({name: share.detach() for name, share in shares.items()})
 
     def _own_fault(self) -> Tensor | None:
-        """Whether gradients that are not finite are the batch's fault, 0 or 1 on the device; None: always.
+        """Returns whether gradients that are not finite are the batch's fault, 0 or 1 on the device; None: always.
 
         An overflow of gradients that are scaled up is not. The scale is compared on the device: to read it would wait
         for all that is queued there.
@@ -226,7 +222,7 @@ class Trainer:
         return (self.scaler.scale(torch.ones((), device=self.device)) <= 1).float()
 
     def _update(self) -> Tensor:
-        """The optimiser's step with the gradients of all parts; returns whether it was left out (``clipped_step``)."""
+        """Takes the optimiser's step with the gradients of all parts; returns whether it was left out."""
         scaled = self.scaler.is_enabled() and any(parameter.grad is not None for parameter in self.learner.parameters())
         if scaled:
             self.scaler.unscale_(self.optimizer)
@@ -254,11 +250,11 @@ class Trainer:
         self.run.log("train", self.progress.step, values)
 
     def _has_its_steps(self, more: int) -> bool:
-        """Whether ``max_steps`` are done after so many more."""
+        """Returns whether ``max_steps`` are done after so many more."""
         return 0 < self.max_steps <= self.progress.step + more
 
     def _finish_epoch(self) -> None:
-        """Validates, keeps what is to be kept, and moves on, or stays in an epoch that ``max_steps`` cut short.
+        """Validates, keeps what is to be kept, and moves on; stays in an epoch that ``max_steps`` cut short.
 
         All is written before anything is said of it: standard output may be full, or nobody may read it.
         """
@@ -289,7 +285,7 @@ class Trainer:
             tqdm.write(said, sys.stderr)
 
     def _validation(self) -> Validation:
-        """One validation; for Switch-BERT the score is that of hard routes, soft routes are logged beside it."""
+        """Validates once; Switch-BERT's score is that of hard routes, soft routes are logged beside it."""
         self.learner.eval()
         with autocast(self.device, self.precision):  # what evaluation computes afterwards
             if self.switch is None:
@@ -302,13 +298,13 @@ class Trainer:
         return Validation(hard.score, {**hard.metrics, **extra})
 
     def _until_stopped(self) -> Iterator[Batch]:
-        """The batches of validation; a stop leaves the epoch to be validated when the run goes on."""
+        """Yields the batches of validation; a stop leaves the epoch to be validated when the run goes on."""
         for batch in self.validation:
             self._stop_if(self.ranks.sums([float(self.stop.signal)])[0])
             yield batch
 
     def _stop_if(self, asked: float) -> None:
-        """``asked``: the signals that all processes got, added up."""
+        """Stops the run where asked; ``asked``: the signals that all processes got, added up."""
         if asked:
             path, step = self._save(), self.progress.step
             goes_on = f"stopped after step {step}; {path} is written: the same command with --resume goes on"

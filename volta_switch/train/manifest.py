@@ -22,12 +22,12 @@ _NOT_FINITE = "not_finite"
 _MOST_BYTES = 2**26  # of a manifest; real ones hold some kilobytes
 
 
-class Unusable(Exception):
+class UnusableCheckpoint(Exception):
     """Why a checkpoint cannot be used, in words that follow its name."""
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """Where a run stands."""
 
     epoch: int = 0  # the epoch under way
@@ -43,7 +43,7 @@ class Progress:
 class Manifest:
     """What ``manifest.json`` says."""
 
-    progress: Progress
+    progress: TrainingProgress
     identity: dict[str, Any]  # what must agree when the run goes on
     plain: dict[str, Any]  # further values of the training's state
     files: dict[str, dict[str, Any]]  # name -> bytes and sha256, as ``measured`` gives them
@@ -66,51 +66,51 @@ def read_manifest(folder: Path) -> Manifest:
     """Reads and verifies a folder's manifest; the files that it describes are the caller's to verify.
 
     Raises:
-        Unusable: it is missing, damaged, of another program or version, or its values are not what they should be.
+        UnusableCheckpoint: it is missing or damaged, is of another program or version, or has unexpected values.
     """
     path = folder / MANIFEST
     if regular_size(path) > _MOST_BYTES:
-        raise Unusable(f"{MANIFEST} is larger than any manifest")
+        raise UnusableCheckpoint(f"{MANIFEST} is larger than any manifest")
     try:
         content = json.loads(path.read_bytes().decode("utf-8"))
         if not isinstance(content, dict) or not isinstance(content.get("format"), str):
-            raise Unusable(f"{MANIFEST} is not the manifest of a checkpoint")
+            raise UnusableCheckpoint(f"{MANIFEST} is not the manifest of a checkpoint")
         if content.pop("sha256", None) != json_digest(content):
-            raise Unusable(f"{MANIFEST} is damaged (its sha256 is not its content's)")
+            raise UnusableCheckpoint(f"{MANIFEST} is damaged (its sha256 is not its content's)")
         content = decoded(content)
     except OSError as error:
-        raise Unusable(f"{MANIFEST} cannot be read ({error.strerror})") from None
+        raise UnusableCheckpoint(f"{MANIFEST} cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError):  # of JSON, Unicode, or of numbers with too many digits
-        raise Unusable(f"{MANIFEST} is damaged (it is not JSON as this program writes it)") from None
+        raise UnusableCheckpoint(f"{MANIFEST} is damaged (it is not JSON as this program writes it)") from None
     if content["format"] != FORMAT:
-        raise Unusable(f"its format is {content['format'][:80]!r}, this version reads {FORMAT!r}")
+        raise UnusableCheckpoint(f"its format is {content['format'][:80]!r}, this version reads {FORMAT!r}")
     if content.keys() != {"format", "version", *(field.name for field in fields(Manifest))}:
-        raise Unusable(f"{MANIFEST} has other keys than {FORMAT!r}")
+        raise UnusableCheckpoint(f"{MANIFEST} has other keys than {FORMAT!r}")
     for name in ("identity", "plain", "files"):
         if not isinstance(content[name], dict):
-            raise Unusable(f"{MANIFEST}: {name} is not a JSON object")
+            raise UnusableCheckpoint(f"{MANIFEST}: {name} is not a JSON object")
     return Manifest(_progress(content["progress"]), content["identity"], content["plain"], content["files"])
 
 
 def regular_size(path: Path) -> int:
-    """The size of a regular file, or of one that a link leads to.
+    """Returns the size of a regular file, or of one that a link leads to.
 
     Raises:
-        Unusable: there is none, or it is a folder, a pipe or a device.
+        UnusableCheckpoint: there is none, or it is a folder, a pipe or a device.
     """
     try:
         found = path.stat()
     except FileNotFoundError:
-        raise Unusable(f"{path.name} is missing") from None
+        raise UnusableCheckpoint(f"{path.name} is missing") from None
     except OSError as error:
-        raise Unusable(f"{path.name} cannot be read ({error.strerror})") from None
+        raise UnusableCheckpoint(f"{path.name} cannot be read ({error.strerror})") from None
     if not stat.S_ISREG(found.st_mode):
-        raise Unusable(f"{path.name} is not a file")
+        raise UnusableCheckpoint(f"{path.name} is not a file")
     return found.st_size
 
 
 def encoded(value: Any) -> Any:
-    """A value as the manifest holds it: tuples become lists, keys strings, numbers that are not finite objects.
+    """Returns a value as the manifest holds it: tuples as lists, keys as strings, nan and infinity as objects.
 
     Raises:
         TypeError: a value that JSON cannot hold.
@@ -130,7 +130,7 @@ def encoded(value: Any) -> Any:
 
 
 def decoded(value: Any) -> Any:
-    """The inverse of ``encoded``.
+    """Returns the inverse of ``encoded``.
 
     Raises:
         ValueError: a number that is not finite is spelt in another way.
@@ -144,12 +144,12 @@ def decoded(value: Any) -> Any:
     return [decoded(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _progress(content: Any) -> Progress:
-    kinds = {field.name: float if field.type == "float" else int for field in fields(Progress)}
+def _progress(content: Any) -> TrainingProgress:
+    kinds = {field.name: float if field.type == "float" else int for field in fields(TrainingProgress)}
     if not isinstance(content, dict) or content.keys() != kinds.keys():
-        raise Unusable(f"{MANIFEST}: progress has other keys than {', '.join(kinds)}")
+        raise UnusableCheckpoint(f"{MANIFEST}: progress has other keys than {', '.join(kinds)}")
     for name, kind in kinds.items():
         least = -math.inf if kind is float else -1 if name == "best_epoch" else 0
         if type(content[name]) not in (int, kind) or content[name] < least:
-            raise Unusable(f"{MANIFEST}: progress.{name} is not {'a number' if kind is float else 'a count'}")
-    return Progress(**content)
+            raise UnusableCheckpoint(f"{MANIFEST}: progress.{name} is not {'a number' if kind is float else 'a count'}")
+    return TrainingProgress(**content)

@@ -35,7 +35,7 @@ TRY = "--world tries the command on a small synthetic world, without any of this
 
 
 @dataclass(frozen=True)
-class Needed:
+class NeededFiles:
     """What one command reads.
 
     ``weights`` raises UserError where those to start from are not there; its argument says whether to ask the hub.
@@ -47,7 +47,7 @@ class Needed:
     weights: Callable[[bool], object]
 
 
-def require(needed: Needed) -> None:
+def require(needed: NeededFiles) -> None:
     """Looks for everything; where something is not there, nothing is fetched.
 
     Raises:
@@ -72,8 +72,8 @@ def require(needed: Needed) -> None:
         raise UserError(lines[0], [*lines[1:], *([TRY] if absent else [])])
 
 
-def _bert_that_is_missing(needed: Needed, after_data: bool) -> list[str]:
-    """What there is to say of the vocabulary and of the weights; nothing where both are there."""
+def _bert_that_is_missing(needed: NeededFiles, after_data: bool) -> list[str]:
+    """Returns what there is to say of the vocabulary and of the weights; nothing where both are there."""
     found: dict[str, UserError] = {}
     for what, look in (("the vocabulary", partial(find_vocabulary, needed.vocabulary)), ("weights", needed.weights)):
         try:
@@ -91,17 +91,17 @@ def _bert_that_is_missing(needed: Needed, after_data: bool) -> list[str]:
     return [f"then {what}: {error}" for what, error in found.items()]
 
 
-def needed_by_pretraining(args: argparse.Namespace) -> Needed:
-    """What ``train_concap.py`` reads."""
+def needed_by_pretraining(args: argparse.Namespace) -> NeededFiles:
+    """Returns what ``train_concap.py`` reads."""
     config = load_pretraining_config(args)
     data: list[Choice] = [(Path(args.annotations_path) / CAPTIONS[split],) for split in SPLITS]
     data += [(path,) for split in SPLITS for path in find_pairs(args.features_path, split).needed()]
     start = _start(args, "give one that a run has written, a BERT by folder or hub name, or '' for random weights")
-    return Needed(data, sources.CONCEPTUAL_CAPTIONS, config.bert_model, start)
+    return NeededFiles(data, sources.CONCEPTUAL_CAPTIONS, config.bert_model, start)
 
 
-def needed_by_finetuning(args: argparse.Namespace) -> Needed:
-    """What ``train_task.py`` reads."""
+def needed_by_finetuning(args: argparse.Namespace) -> NeededFiles:
+    """Returns what ``train_task.py`` reads."""
     spec = load_task_spec(args)
     train, valid = training_splits(args, spec)
     annotations = [*annotation_files(spec, train, training=True), *annotation_files(spec, valid, training=False)]
@@ -116,8 +116,8 @@ def needed_by_finetuning(args: argparse.Namespace) -> Needed:
     return _of_task(args, spec, [*annotations, *features], start)
 
 
-def needed_by_evaluation(args: argparse.Namespace) -> Needed:
-    """What ``eval_task.py`` and ``eval_retrieval.py`` read."""
+def needed_by_evaluation(args: argparse.Namespace) -> NeededFiles:
+    """Returns what ``eval_task.py`` and ``eval_retrieval.py`` read."""
     spec, split = evaluated_spec(args)
     data = annotation_files(spec, split, training=False)
     data.append((features_path(spec, split, args.val_features_lmdbpath, args.boxes),))
@@ -134,9 +134,9 @@ def needed_by_evaluation(args: argparse.Namespace) -> Needed:
 
 def _of_task(
     args: argparse.Namespace, spec: TaskSpec, data: Iterable[Choice], weights: Callable[[bool], object]
-) -> Needed:
+) -> NeededFiles:
     config = load_model_config(args, spec.fusion_method)
-    return Needed(list(data), _data_set(spec), config.bert_model, weights)
+    return NeededFiles(list(data), _data_set(spec), config.bert_model, weights)
 
 
 def _data_set(spec: TaskSpec) -> DataSet | None:
@@ -159,6 +159,6 @@ def _start(args: argparse.Namespace, advice: str) -> Callable[[bool], object]:
 
 
 def _example(args: argparse.Namespace, data_set: DataSet) -> str:
-    """The command that makes weights."""
+    """Returns the command that makes weights."""
     model = "" if args.config_file.removesuffix(".json") == "switchbert" else f"MODEL={args.config_file} "
     return f"{model}bash examples/{data_set.examples}/train.sh{' --world' if args.world else ''}"

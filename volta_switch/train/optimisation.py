@@ -1,7 +1,11 @@
-"""AdamW over two parameter groups, with a linear warm-up and a linear decay."""
+"""AdamW over two parameter groups, a linear warm-up and decay, and the steps that are left out.
+
+A step is left out because a loss or gradient was not finite.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
+from tqdm import tqdm
 
 from volta_switch.errors import UserError
 from volta_switch.ranges import (
@@ -30,6 +35,9 @@ from volta_switch.ranges import (
     required,
     shown,
 )
+from volta_switch.train.checkpoints import TrainingProgress
+from volta_switch.train.ranks import Ranks
+from volta_switch.train.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -59,13 +67,13 @@ class Hyperparameters:
             raise UserError(f"adam_betas: expected two numbers, found {shown(self.adam_betas)}")
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Returns the values as JSON types."""
         values = asdict(self)
         return {**values, "adam_betas": list(self.adam_betas)}
 
 
 def build_optimizer(model: nn.Module, hyper: Hyperparameters) -> torch.optim.AdamW:
-    """Bias-corrected AdamW: matrices and embeddings decay, vectors (biases, LayerNorm) do not.
+    """Builds bias-corrected AdamW: matrices and embeddings decay, vectors (biases, LayerNorm) do not.
 
     Differs from VOLTA: there is one group per kind and not one per parameter (so that the fused kernel pays), every
     LayerNorm is spared (VOLTA's name test misses some), and epsilon is added after the bias correction.
@@ -83,7 +91,7 @@ def build_optimizer(model: nn.Module, hyper: Hyperparameters) -> torch.optim.Ada
 
 
 def clipped_step(optimizer: torch.optim.AdamW, limit: float) -> Tensor:
-    """An optimiser step with the gradients scaled down to a total norm of ``limit``; 0: as they are.
+    """Takes an optimiser step with the gradients scaled down to a total norm of ``limit``; 0: as they are.
 
     As ``clip_grad_norm_`` before the step, but the fused kernel scales each gradient as it reads it: no pass over all
     gradients, and nothing is read back from the device. Gradients that are not finite change nothing, neither the
@@ -114,14 +122,14 @@ def clipped_step(optimizer: torch.optim.AdamW, limit: float) -> Tensor:
 def build_schedule(
     optimizer: torch.optim.Optimizer, hyper: Hyperparameters, steps_per_epoch: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """The learning rate's factor after each optimiser step."""
+    """Returns the learning rate's factor after each optimiser step."""
     total = steps_per_epoch * (hyper.schedule_epochs or hyper.epochs)
     warmup = hyper.warmup_proportion * total if hyper.warmup_steps is None else hyper.warmup_steps
     return torch.optim.lr_scheduler.LambdaLR(optimizer, linear_schedule(warmup, total))
 
 
 def linear_schedule(warmup: float, total: float) -> Callable[[int], float]:
-    """Factor in [0, 1]: from 0 up to 1 over ``warmup`` steps, then down to 0 at ``total``."""
+    """Returns a factor in [0, 1]: from 0 up to 1 over ``warmup`` steps, then down to 0 at ``total``."""
 
     def factor(step: int) -> float:
         if step < warmup:
@@ -129,3 +137,60 @@ def linear_schedule(warmup: float, total: float) -> Callable[[int], float]:
         return max(0.0, (total - step) / max(1.0, total - warmup))
 
     return factor
+
+
+class SkippedSteps:
+    """Names the samples of steps that were left out, and stops a run that leaves out too many.
+
+    ``limit``: how many before the run is stopped. All processes call the same methods in the same order.
+    """
+
+    def __init__(self, run: RunFolder, ranks: Ranks, limit: int):
+        self._run, self._ranks, self._limit = run, ranks, limit
+        self._suspects: list[tuple[int, list[str], Tensor]] = []  # step, ids here, whether it was left out
+
+    def suspect(self, step: int, ids: list[str], left_out: Tensor) -> None:
+        """Notes a step and its samples here; ``left_out``, 0 or 1 on the device, is read later."""
+        self._suspects.append((step, ids, left_out))
+
+    def look(self, progress: TrainingProgress) -> None:
+        """Names and counts what was left out since it looked last; waits for the device.
+
+        Raises:
+            UserError: there have been too many.
+        """
+        found = [(step, ids) for step, ids, left_out in self._suspects if float(left_out)]
+        self._suspects.clear()
+        for step, ids in found:  # the same ones on all processes, whose gradients are the same
+            everywhere = [name for each in self._ranks.gathered(ids) for name in each]
+            progress.skipped += 1
+            self._run.log("skipped", step, {"epoch": progress.epoch, "ids": everywhere})
+            if self._ranks.first:
+                tqdm.write(
+                    f"step {step} left out: its loss or gradient is not finite ({_some(everywhere)})", sys.stderr
+                )
+            if progress.skipped > self._limit:
+                raise UserError(
+                    f"{self._run.path}: {progress.skipped} steps had losses or gradients that are not finite, the "
+                    f"last one step {step} (samples {_some(everywhere)}); lower the learning rate or look at these "
+                    "samples, or raise --max_skipped_steps"
+                )
+
+    def refuse_idle(self, progress: TrainingProgress) -> None:
+        """Keeps weights that have learnt nothing from becoming a run's best; looks first.
+
+        Raises:
+            UserError: every step was left out.
+        """
+        self.look(progress)
+        if 0 < progress.step == progress.skipped:
+            raise UserError(
+                f"{self._run.path}: all {progress.step} steps were left out, their losses or gradients were not "
+                "finite, so that the weights are those of the start and none are written; lower the learning rate, or "
+                "look at the samples that log.jsonl names"
+            )
+
+
+def _some(ids: list[str], shown: int = 8) -> str:
+    more = f" and {len(ids) - shown} more" if len(ids) > shown else ""
+    return ", ".join(ids[:shown]) + more

@@ -24,25 +24,23 @@ from volta_switch.model.bert import BertForVLPreTraining
 from volta_switch.train.device import prepare_device
 from volta_switch.train.entry_points import read_flags
 from volta_switch.train.flag_values import data_settings, load_pretraining_config, run_name, shared_hyperparameters
-from volta_switch.train.initial_weights import initial_weights
-from volta_switch.train.learner import Counts, Learner, Losses
+from volta_switch.train.learner import Learner, LossCounts, Losses, Validation
 from volta_switch.train.optimisation import Hyperparameters
 from volta_switch.train.ranks import Ranks, ranks
-from volta_switch.train.reading import load_tokenizer, pair_fingerprints, vocabulary_fingerprint
-from volta_switch.train.start import Run, start_run
-from volta_switch.train.validation import Validation
+from volta_switch.train.run_data import load_tokenizer, pair_fingerprints, vocabulary_fingerprint
+from volta_switch.train.start import TrainingRun, initial_weights, start_run
 
 Split = Literal["train", "valid"]
 REGRESSED = ("1", "2", "5")  # the visual targets that read the features before masking
 
 
 def main(argv: Sequence[str]) -> Path:
-    """Pre-trains one model; returns its run folder."""
+    """Reads the flags and pre-trains one model; returns its run folder."""
     return pretrain(read_flags("train_concap", argv), argv)
 
 
 def pretrain(args: argparse.Namespace, argv: Sequence[str]) -> Path:
-    """As ``main``, the flags read; ``argv``: the command line, for the record."""
+    """Does what ``main`` does, once the flags are read; ``argv``: the command line, for the record."""
     with ranks() as rank:
         return _pretrain(args, argv, rank)
 
@@ -57,7 +55,7 @@ class Pretraining(Learner):
         self.objective = objective  # 2 leaves out matching
 
     def forward(self, batch: Batch) -> Losses:
-        """As ``Learner.forward``."""
+        """See ``Learner.forward``."""
         inputs = dict(batch.inputs)
         if self.objective == 2:
             del inputs["next_sentence_label"]
@@ -65,8 +63,8 @@ class Pretraining(Learner):
         named = {"mlm": out.loss_mlm, "vision": out.loss_vision, "itm": out.loss_itm}
         return {name: loss for name, loss in named.items() if loss is not None}
 
-    def counts(self, batch: Batch) -> Counts:
-        """As ``Learner.counts``."""
+    def counts(self, batch: Batch) -> LossCounts:
+        """See ``Learner.counts``."""
         if not len(batch):
             return dict.fromkeys(self.losses, 0)
         return {
@@ -95,7 +93,7 @@ def _pretrain(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
 
     start_epoch(loaders["valid"], 0)  # the same masks in every validation
     learner = Pretraining(model, args.objective)
-    run = Run(
+    run = TrainingRun(
         entry_point="train_concap",
         name=run_name(args),
         config=config,
@@ -130,7 +128,7 @@ def split_loader(
     rank: Ranks | None = None,
     pin_memory: bool = False,
 ) -> Loader:
-    """Batches of a split, as the flags of ``train_concap.py`` ask for; of several processes, this one's shares.
+    """Loads batches of a split, as the flags of ``train_concap.py`` say; of several processes, this one's shares.
 
     ``--volta-compat``: in validation the global region stands first, whatever the model, and mismatched pairs keep
     their masked losses.
@@ -164,7 +162,7 @@ def split_loader(
 
 
 def _shard_order(loader: Loader) -> str | None:
-    """What the samples' order owes to shards, in short; None where they are shuffled as if there were none."""
+    """Returns what the samples' order owes to shards; None where they are shuffled as if there were none."""
     sampler = loader.batch_sampler
     assert isinstance(sampler, BatchSampler)
     if len(sampler.blocks) <= sampler.window:
@@ -226,7 +224,7 @@ def _compare_widths(dataset: ConcapDataset, config: Config, widths: dict[str, in
 def validate(
     learner: Learner, batches: Iterable[Batch], device: torch.device, ranks: Ranks | None = None
 ) -> Validation:
-    """Mean losses over all words, regions and samples of the batches of all processes; the score is minus their sum."""
+    """Returns mean losses over all words, regions and samples of all processes; the score is minus their sum."""
     ranks = ranks or Ranks()
     totals = dict.fromkeys(learner.losses, 0.0)
     counted = dict.fromkeys(learner.losses, 0)

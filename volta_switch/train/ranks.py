@@ -6,6 +6,7 @@ the closed connection when they next wait for each other, and end with one line,
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -16,9 +17,10 @@ from typing import Any
 
 import torch
 import torch.distributed as distributed
+from torch import Tensor
 
 from volta_switch.errors import UserError
-from volta_switch.train.launch import told
+from volta_switch.train.process import environment_number
 
 # Nothing is said between two waits, and the slowest process decides: the time is for a machine that went away silently.
 _TIMEOUT = timedelta(days=1)
@@ -40,13 +42,13 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that puts together what all have done, and alone writes."""
+        """Returns whether this is the process that puts together what all have done, and alone writes."""
         return self.number == 0
 
     @property
     def on_this_machine(self) -> int:
-        """This process's number among those of its machine."""
-        return told("LOCAL_RANK", 0)
+        """Returns this process's number among those of its machine."""
+        return environment_number("LOCAL_RANK", 0)
 
     def wait(self) -> None:
         """Returns when all processes have come here."""
@@ -55,7 +57,7 @@ class Ranks:
                 distributed.barrier()
 
     def sums(self, values: Sequence[float]) -> list[float]:
-        """Each value added up over all processes, in float64."""
+        """Adds up each value over all processes, in float64."""
         if self.count == 1:
             return list(values)
         total = torch.tensor(list(values), dtype=torch.float64)
@@ -64,7 +66,7 @@ class Ranks:
         return total.tolist()
 
     def gathered(self, value: Any) -> list[Any]:
-        """What every process gives, in the order of their numbers; JSON values."""
+        """Returns what every process gives, in the order of their numbers; JSON values."""
         if self.count == 1:
             return [value]
         own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
@@ -80,7 +82,7 @@ class Ranks:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """A block in which the processes wait for each other.
+        """Makes a block in which the processes wait for each other.
 
         Raises:
             UserError: another one has ended, or what they exchange cannot be exchanged.
@@ -108,7 +110,7 @@ def ranks() -> Iterator[Ranks]:
     Raises:
         UserError: they cannot meet.
     """
-    if told("WORLD_SIZE", 1) == 1:
+    if environment_number("WORLD_SIZE", 1) == 1:
         yield Ranks()
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -148,10 +150,45 @@ def _first_sentence(message: str) -> str:
 
 
 def _reason(message: str) -> str:
-    """What NCCL or gloo says of an error, without places in its code: NCCL's own last words, where there are any."""
+    """Returns what NCCL or gloo says of an error, without places in its code; NCCL's own last words, if any."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     for number, line in enumerate(lines):
         if line.startswith("Last error:"):
             return " ".join([line.removeprefix("Last error:").strip(), *lines[number + 1 :][:1]]).strip()[:200]
     named = [line for line in lines if line.startswith("nccl")]
     return (named or lines)[0].split("] ")[-1][:200]
+
+
+def seed_process(seed: int, ranks: Ranks, step: int = 0) -> None:
+    """Gives every process but the first a stream of its own; models are made before this, from one seed.
+
+    ``step``: where the run stands. A run that goes on with another number of processes has no states to go on from,
+    and is given new streams, the first process too.
+    """
+    if ranks.number or step:
+        digest = hashlib.blake2b(f"{seed}/{ranks.number}/{step}".encode(), digest_size=8).digest()
+        torch.manual_seed(int.from_bytes(digest, "little") % 2**63)
+
+
+def random_states(ranks: Ranks) -> dict[str, Tensor]:
+    """Returns the generators' states of all processes, ``rng/cpu/<process>``, uint8; all processes call it."""
+    own = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        own["cuda"] = torch.cuda.get_rng_state()
+    gathered = ranks.gathered({name: state.numpy().tobytes().hex() for name, state in own.items()})
+    return {
+        f"rng/{name}/{number}": torch.frombuffer(bytearray.fromhex(state), dtype=torch.uint8)
+        for number, states in enumerate(gathered)
+        for name, state in states.items()
+    }
+
+
+def restore_random_states(states: dict[str, Tensor], seed: int, step: int, ranks: Ranks) -> None:
+    """Goes on with what ``random_states`` returned; with another number of processes, starts new streams."""
+    if sum(name.startswith("rng/cpu/") for name in states) != ranks.count:
+        seed_process(seed, ranks, step)
+        return
+    torch.set_rng_state(states[f"rng/cpu/{ranks.number}"])
+    cuda = states.get(f"rng/cuda/{ranks.number}")
+    if cuda is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(cuda)

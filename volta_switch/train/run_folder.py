@@ -25,7 +25,7 @@ import time
 from contextlib import closing
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import torch
 
@@ -34,11 +34,8 @@ from volta_switch.config import Config
 from volta_switch.data.files.json_files import read_object
 from volta_switch.errors import UserError
 from volta_switch.files import remove, remove_unfinished
-from volta_switch.train.log_file import LogFile, lines_of, writing
+from volta_switch.train.log_file import EventFile, LogFile, lines_of, writing
 from volta_switch.train.ranks import Ranks
-
-if TYPE_CHECKING:
-    from volta_switch.train.event_file import EventFile
 
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
@@ -102,8 +99,6 @@ class RunFolder:
             if not self.ranks.first:
                 return
             if self.logdir is not None:  # what was drawn behind the checkpoint is drawn anew
-                from volta_switch.train.event_file import EventFile  # which takes TensorBoard
-
                 self._events = EventFile(self.logdir, step if resumed else None)
             self._log = LogFile(log)
         except OSError as error:
@@ -162,7 +157,7 @@ class RunFolder:
             raise UserError(f"{error.filename}: cannot be removed ({error.strerror}); move it away") from None
 
     def log(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """One line of ``log.jsonl``, and numbers to TensorBoard under ``<kind>/<name>``."""
+        """Writes one line of ``log.jsonl``, and numbers to TensorBoard under ``<kind>/<name>``."""
         if self._log is None:
             return
         self._log.write({"kind": kind, "step": step, "time": round(time.time(), 3), **values})
@@ -202,12 +197,12 @@ class RunFolder:
                     left.write(start)
 
     def log_ids(self, epoch: int, step: int, ids: list[list[str]]) -> None:
-        """The samples of a step that this process was given, part by part, where they are asked for."""
+        """Writes the samples of a step that this process was given, part by part, where they are asked for."""
         if self._ids is not None:
             self._ids.write({"epoch": epoch, "step": step, "ids": ids})
 
     def metrics(self) -> dict[str, Any]:
-        """What ``metrics.json`` holds; empty before the first validation.
+        """Returns what ``metrics.json`` holds; empty before the first validation.
 
         Raises:
             UserError: it is damaged.
@@ -232,7 +227,7 @@ class RunFolder:
 
 
 def environment() -> dict[str, Any]:
-    """Versions and hardware that a result may depend on."""
+    """Returns versions and hardware that a result may depend on."""
     versions = {}
     for package in ("volta-switch", "torch", "numpy", "tokenizers", "safetensors", "lmdb"):
         try:

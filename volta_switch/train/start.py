@@ -1,41 +1,41 @@
-"""The start of a training run, the same for pre-training and fine-tuning."""
+"""The start of a training run, the same for pre-training and fine-tuning: initial weights, a checkpoint, the folder."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from volta_switch.config import Config
 from volta_switch.data.batches.batching import Loader
 from volta_switch.data.batches.collate import Batch
 from volta_switch.data.fingerprints import Fingerprint
 from volta_switch.errors import UserError
-from volta_switch.model.compiling import compile_layers
+from volta_switch.hub import find_bert, is_weight_file
+from volta_switch.model.bert import switch_encoder
 from volta_switch.model.encoder import encoder_of
 from volta_switch.model.noise import batch_dependent
-from volta_switch.train.checkpoints import CheckpointStore, Saved, check_identity
+from volta_switch.train.checkpoints import Checkpoint, CheckpointStore, check_identity
 from volta_switch.train.device import compute_deterministically
-from volta_switch.train.launch import told
-from volta_switch.train.learner import Learner
-from volta_switch.train.loop import Saving, Trainer
+from volta_switch.train.learner import Learner, Validation
+from volta_switch.train.loop import SavingSchedule, Trainer
 from volta_switch.train.optimisation import Hyperparameters
-from volta_switch.train.random_state import seed_process
-from volta_switch.train.ranks import Ranks
-from volta_switch.train.reading import deciding_config
-from volta_switch.train.replicas import Replicas
+from volta_switch.train.process import environment_number
+from volta_switch.train.ranks import Ranks, seed_process
+from volta_switch.train.replicas import Replicas, compile_layers
+from volta_switch.train.run_data import deciding_config
 from volta_switch.train.run_folder import CHECKPOINTS, RunFolder
-from volta_switch.train.validation import Validation
-from volta_switch.weights import fingerprint, load_volta
+from volta_switch.weights import fingerprint, is_of_a_run, load_bert, load_volta, read_weights
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """What distinguishes one run: its name, its model and how that came about, its data and its settings."""
 
     entry_point: str  # "train_concap"
@@ -53,7 +53,12 @@ class Run:
 
 
 def start_run(
-    args: argparse.Namespace, argv: Sequence[str], run: Run, device: torch.device, precision: torch.dtype, ranks: Ranks
+    args: argparse.Namespace,
+    argv: Sequence[str],
+    run: TrainingRun,
+    device: torch.device,
+    precision: torch.dtype,
+    ranks: Ranks,
 ) -> Trainer:
     """Builds the trainer, resumes where asked, and only then writes the run folder's first files.
 
@@ -105,8 +110,8 @@ def start_run(
     return trainer
 
 
-def _identity(run: Run, settings: dict[str, Any], precision: torch.dtype) -> dict[str, Any]:
-    """What must agree when a run is resumed; what a user is likely to have changed stands first."""
+def _identity(run: TrainingRun, settings: dict[str, Any], precision: torch.dtype) -> dict[str, Any]:
+    """Returns what must agree when a run is resumed; what a user is likely to have changed stands first."""
     return {
         "config": deciding_config(run.config),
         "hyperparameters": run.hyper.to_dict(),
@@ -119,7 +124,7 @@ def _identity(run: Run, settings: dict[str, Any], precision: torch.dtype) -> dic
 
 def _trainer(
     args: argparse.Namespace,
-    run: Run,
+    run: TrainingRun,
     replicas: Replicas,
     folder: RunFolder,
     store: CheckpointStore,
@@ -142,16 +147,16 @@ def _trainer(
         accumulate=args.accumulate,
         deterministic=args.deterministic,
         max_skipped=args.max_skipped_steps,
-        saving=Saving(steps, minutes, not args.save_best_only),
+        saving=SavingSchedule(steps, minutes, not args.save_best_only),
         log_every=args.log_every,
         max_steps=args.max_steps,
     )
 
 
 def _described(
-    args: argparse.Namespace, run: Run, settings: dict[str, Any], precision: torch.dtype, ranks: Ranks
+    args: argparse.Namespace, run: TrainingRun, settings: dict[str, Any], precision: torch.dtype, ranks: Ranks
 ) -> dict[str, Any]:
-    """What ``run.json`` says beside the command and the environment."""
+    """Returns what ``run.json`` says beside the command and the environment."""
     return {
         "entry_point": run.entry_point,
         "start": run.start,
@@ -165,7 +170,7 @@ def _described(
     }
 
 
-def _check_flags(args: argparse.Namespace, run: Run, precision: torch.dtype, ranks: Ranks) -> None:
+def _check_flags(args: argparse.Namespace, run: TrainingRun, precision: torch.dtype, ranks: Ranks) -> None:
     if args.resume and args.overwrite:
         raise UserError("--resume goes on with what the folder holds, --overwrite discards it; give one of them")
     parts = args.accumulate * ranks.count
@@ -181,9 +186,11 @@ def _check_flags(args: argparse.Namespace, run: Run, precision: torch.dtype, ran
         raise UserError(f"--deterministic with {parts} parts: {reason}; give one process and one accumulation step")
 
 
-def _saved(args: argparse.Namespace, store: CheckpointStore, identity: dict[str, Any], ranks: Ranks) -> Saved | None:
-    """The checkpoint that the flags ask to go on from, read and checked; the first process chooses it."""
-    restarted = told("TORCHELASTIC_RESTART_COUNT", 0) > 0  # by torchrun, after a process had ended
+def _saved(
+    args: argparse.Namespace, store: CheckpointStore, identity: dict[str, Any], ranks: Ranks
+) -> Checkpoint | None:
+    """Returns the checkpoint that the flags ask to go on from, read and checked; the first process chooses it."""
+    restarted = environment_number("TORCHELASTIC_RESTART_COUNT", 0) > 0  # by torchrun, after a process had ended
     newest = store.newest() if args.resume or restarted else None
     chosen = ranks.gathered(args.resume_file or (str(newest) if newest else ""))[0]
     if not chosen:
@@ -194,10 +201,52 @@ def _saved(args: argparse.Namespace, store: CheckpointStore, identity: dict[str,
 
 
 def _prepare(args: argparse.Namespace, model: torch.nn.Module, device: torch.device) -> None:
-    """What the flags say of how layers are computed."""
+    """Sets what the flags say of how layers are computed."""
     if args.deterministic:
         compute_deterministically(device)
     if args.gradient_checkpointing:
         encoder_of(model).checkpointing = True
     if args.compile:
         compile_layers(model)
+
+
+def initial_weights(model: nn.Module, config: Config, source: str, allow_deeper_bert: bool = False) -> str:
+    """Sets a model's start: from nothing (``""``), another run's weights, or a Hugging Face BERT.
+
+    Args:
+        model: any model of this project.
+        config: its configuration.
+        source: a file of weights, a folder with ``model.safetensors`` or ``pytorch_model.bin``, or a hub name.
+        allow_deeper_bert: whether layers of a BERT may be left out (``load_bert``).
+
+    Returns:
+        What was done, in words for the log: where the weights come from, what of them was left out, and what of the
+        model stays fresh.
+
+    Raises:
+        UserError: the weights are not there, are another project's, or do not fit.
+    """
+    if not source:
+        return "random initial weights"
+    state = read_weights(Path(source) if is_weight_file(source) else find_bert(source))
+    if is_of_a_run(state):
+        return _from_run(model, state, source)
+    return f"text side from {source}{load_bert(model, config, state, source, allow_deeper_bert).described}"
+
+
+def _from_run(model: nn.Module, state: Mapping[str, Tensor], source: str) -> str:
+    # A head that is there in part is no fresh one: what it lacks is missing.
+    tasks = [f"clfs_dict.{task}." for task in getattr(model, "clfs_dict", ())]
+    heads = [head for head in tasks if not any(name.startswith(head) for name in state)]
+    switched = switch_encoder(model)
+    if switched is not None and not any("switch" in name for name in state):
+        heads.append("switch")
+    left = ("cls.", "clfs_dict.") if tasks else ("clfs_dict.",)
+    kept = load_volta(model, state, fresh=heads, unused=left, source=source)
+    if switched is not None:  # another run's weights: the temperature starts anew, lower
+        switched.start_annealing(switched.switch.finetune_temperature)
+    fresh = sorted({name.split(".")[0] if "switch" not in name else "switchers" for name in kept})
+    unused = [name.split(".") for name in state if name not in model.state_dict()]
+    heads = sorted({parts[0] if parts[0] == "cls" else ".".join(parts[:2]) for parts in unused})
+    told = f"weights from {source}" + (f"; left out: {', '.join(heads)}" if heads else "")
+    return told + (f"; fresh: {', '.join(fresh)}" if fresh else "")

@@ -21,7 +21,7 @@ from volta_switch.config import load_config
 from volta_switch.errors import UserError
 from volta_switch.tasks.task_file import load_task
 from volta_switch.train.flag_values import load_model_config, load_pretraining_config, run_name
-from volta_switch.train.launch import told
+from volta_switch.train.process import environment_number
 
 FOLDER = Path("runs/world")
 DATA, RUNS, LOGS, RESULTS = (FOLDER / name for name in ("data", "checkpoints", "logs", "results"))
@@ -36,7 +36,7 @@ FIELDS = ("bert_model", "vocab_size", "v_feature_size", "v_num_classes", "v_num_
 
 
 def on_world(entry: str, parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str]) -> argparse.Namespace:
-    """An entry point's flags on the world, which is written where it is not there yet.
+    """Reads an entry point's flags on the world, which is written where it is not there yet.
 
     Args:
         entry: "train_concap", "train_task", "eval_task" or "eval_retrieval".
@@ -87,12 +87,12 @@ def _write_world() -> None:
 
 
 def _parameters() -> dict[str, Any]:
-    """Of all data sets as much as a few steps and a quick validation need."""
+    """Returns the world's parameters: of all data sets as much as a few steps and a quick validation need."""
     return {"seed": 0, "images": 100, "eval_images": 10, "render": False}
 
 
 def _defaults(entry: str) -> dict[str, Any]:
-    """What flags are with ``--world`` where they are not given."""
+    """Returns what flags are with ``--world`` where they are not given."""
     from volta_switch.world.task_file import CONCAP, CONCAP_FEATURES
 
     training = {
@@ -114,7 +114,7 @@ def _defaults(entry: str) -> dict[str, Any]:
 
 
 def _fields(args: argparse.Namespace) -> list[str]:
-    """The fields of the configuration that the world decides, as ``--set`` takes them."""
+    """Returns the fields of the configuration that the world decides, as ``--set`` takes them."""
     from volta_switch.world.spec import WorldSpec
     from volta_switch.world.vocabulary import DIRECTORY, Lexicon
 
@@ -140,7 +140,7 @@ def _evaluate_on_world(args: argparse.Namespace) -> None:
 
 
 def _say(entry: str, args: argparse.Namespace) -> None:
-    if told("RANK", 0) > 0:
+    if environment_number("RANK", 0) > 0:
         return
     said = f"--world: a small synthetic world ({DATA}) in place of real data"
     if entry.startswith("train"):

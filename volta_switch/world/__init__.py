@@ -6,16 +6,17 @@ A world's parameters and flags are read without NumPy; what draws and writes it 
 from typing import TYPE_CHECKING
 
 from volta_switch.lazy import lazy_names
-from volta_switch.world.spec import WorldSpec, add_world_arguments
+from volta_switch.world.spec import WorldSpec
 
 if TYPE_CHECKING:
-    from volta_switch.world.build import run_world, world_lock, write_world
+    from volta_switch.world.build import world_lock, write_world
+    from volta_switch.world.commands import add_world_arguments, run_world
 
 __all__ = ["WorldSpec", "add_world_arguments", "run_world", "world_lock", "write_world"]
 
-__getattr__ = lazy_names(
-    __name__, dict.fromkeys(("run_world", "world_lock", "write_world"), "volta_switch.world.build")
-)
+_BUILD = dict.fromkeys(("world_lock", "write_world"), "volta_switch.world.build")
+_COMMANDS = dict.fromkeys(("add_world_arguments", "run_world"), "volta_switch.world.commands")
+__getattr__ = lazy_names(__name__, {**_BUILD, **_COMMANDS})
 
 
 def __dir__() -> list[str]:

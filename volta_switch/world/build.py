@@ -1,6 +1,5 @@
-"""Writes a whole world to a folder; the ``world`` command."""
+"""Writes a whole world to a folder."""
 
-import argparse
 import fcntl
 import hashlib
 import json
@@ -8,7 +7,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +34,6 @@ from volta_switch.world.task_file import task_file
 from volta_switch.world.vocabulary import DIRECTORY, Lexicon
 
 SUMMARY, TASK_FILE = "world.json", "tasks.yml"
-BLIND_GUESSES = (  # that the command prints: data set, its printed name, key in the summary's balance
-    ("refer", "RefCOCO+", "chance"), ("vqa", "VQA", "prior_by_kind"), ("retrieval", "Flickr30k R@1", "chance_r1"),
-    ("nlvr2", "NLVR2", "majority"), ("refcoco", "RefCOCO", "chance"), ("refcocog", "RefCOCOg", "chance"),
-    ("coco", "COCO R@1", "chance_r1"), ("gqa", "GQA", "prior_by_kind"), ("snli_ve", "SNLI-VE", "majority"),
-)  # fmt: skip
 FORMAT = 3  # raised whenever the same parameters give other files
 
 
@@ -225,20 +218,3 @@ def _records_digest(path: Path) -> Any:
             digest.update(len(key).to_bytes(4, "big") + bytes(key) + len(value).to_bytes(8, "big"))
             digest.update(value)
     return digest
-
-
-def run_world(args: argparse.Namespace) -> int:
-    """Writes the world that the parsed arguments describe, say what was done, and return the exit code."""
-    parameters = {field.name: getattr(args, field.name) for field in fields(WorldSpec)}
-    if not write_world(args.out, overwrite=args.overwrite, **parameters):
-        print(f"{args.out}: this world is already there; nothing to do")
-        return 0
-    summary = json.loads((Path(args.out) / SUMMARY).read_text(encoding="utf-8"))
-    train = sum(splits["train"] for splits in summary["images"].values())
-    print(f"{args.out}: {train} training images, vocabulary of {summary['vocabulary']}, {summary['labels']} answers")
-    scores = summary["balance"]
-    said = [f"{name} {100 * scores[data_set]['test'][guess]:.1f} %"
-            for data_set, name, guess in BLIND_GUESSES if data_set in scores]  # fmt: skip
-    if said:
-        print(f"without looking: {', '.join(said)}")
-    return 0

@@ -1,10 +1,9 @@
-"""What a world is made from: every parameter that its files depend on, and the flags that set them."""
+"""What a world is made from: every parameter that its files depend on."""
 
-import argparse
 from dataclasses import asdict, dataclass
 
 from volta_switch.errors import UserError
-from volta_switch.ranges import PATH, SEED, Choice, Many, OrNone, Truth, bounded, range_of, read_fields, whole
+from volta_switch.ranges import SEED, Choice, Many, OrNone, Truth, bounded, read_fields, whole
 
 COLOURS = ("red", "green", "blue", "yellow", "white", "black")
 SHAPES = ("cube", "ball", "cone", "ring", "star")
@@ -80,32 +79,3 @@ def _in_order(data_sets: tuple[str, ...]) -> tuple[str, ...]:
                 f"add {IMAGES_OF[name]} to --data-sets"
             )
     return tuple(name for name in DATA_SETS if name in data_sets)
-
-
-def add_world_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the ``world`` command's arguments: OUT, a flag for each field of ``WorldSpec``, and --overwrite."""
-    default = WorldSpec()
-    parser.add_argument("out", type=PATH, metavar="OUT", help="folder to write; it appears whole or not at all")
-    flags = {
-        "seed": "seeds everything",
-        "images": "training images of each data set",
-        "eval_images": "validation, and as many test, images of each data set (retrieval: at most 100)",
-        "text_depth": "0: whole words; k: content words spelled in k + 1 word pieces that must be composed",
-        "vision_depth": "layers of the fixed random network that features pass through",
-        "feature_size": "width of a region feature",
-        "boxes": "regions per image, clutter included (default: one per object, 9 to 12)",
-        "classes": "object classes of the detector, background included",
-        "attributes": "attribute classes of the detector, background included",
-    }
-    for name, text in flags.items():
-        field = {"classes": "num_classes", "attributes": "num_attributes"}.get(name, name)
-        value = getattr(default, field)
-        shown = text if value is None else f"{text} (default: {value})"
-        flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(flag, dest=field, type=range_of(WorldSpec, field), default=value, metavar="N", help=shown)
-    based = ", ".join(f"{name} needs {described}" for name, described in IMAGES_OF.items())
-    shown = f"those to write, of {' '.join(DATA_SETS)} (default: all; {based})"
-    one = Choice(*DATA_SETS)
-    parser.add_argument("--data-sets", nargs="+", type=one, default=DATA_SETS, metavar="NAME", help=shown)
-    parser.add_argument("--no-render", dest="render", action="store_false", help="draw no pictures of scenes")
-    parser.add_argument("--overwrite", action="store_true", help="replace a world with other parameters")

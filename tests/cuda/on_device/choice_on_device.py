@@ -9,14 +9,14 @@ import torch
 
 from volta_switch import UserError
 from volta_switch.train.device import choose_device, prepare_device
-from volta_switch.train.flags import parser
+from volta_switch.train.flags import TRAINING, parser
 from volta_switch.train.ranks import Ranks
 
 GPU = torch.device("cuda", 0)
 
 
 def prepared(*flags, ranks=None):
-    return prepare_device(parser("test", 0).parse_args(list(flags)), ranks)
+    return prepare_device(parser("test", 0, TRAINING).parse_args(list(flags)), ranks)
 
 
 @pytest.mark.parametrize("flags", [(), ("--device", "auto"), ("--device", "cuda"), ("--device", "cuda:0")])

@@ -14,7 +14,7 @@ from steps import copies, of_steps, slow
 
 from small_world import equal_weights, json_of, log_of, weights_of
 from volta_switch.cli import main as volta_switch
-from volta_switch.train.stopping import Stopped
+from volta_switch.errors import Stopped
 
 # A task's number, and what is fine-tuned on it in which precision: every task, architecture and precision.
 RUNS = (

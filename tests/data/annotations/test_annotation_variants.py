@@ -21,7 +21,7 @@ from volta_switch.data.annotations.vqa import load_vqa
 from volta_switch.data.annotations.vqa_targets import make_vqa_targets
 from volta_switch.data.files import safe_pickle
 from volta_switch.errors import UserError
-from volta_switch.train.needed_files import Needed, require
+from volta_switch.train.needed_files import NeededFiles, require
 
 
 def lines(path: Path, *items: Any, start: bytes = b"") -> Path:
@@ -281,5 +281,5 @@ def test_a_command_that_looks_for_its_files_first_names_other_splits_too(refer, 
         refer(name="refs(google).p")
     path = tmp_path / "refcoco+" / "refs(unc).p"
     with pytest.raises(UserError, match=r"refs\(unc\)\.p: no such file or folder \(beside it refs\(google\)\.p, with"):
-        require(Needed([(path,)], None, "", lambda _: None))
+        require(NeededFiles([(path,)], None, "", lambda _: None))
     assert other_splits(path.with_name("instances.json")) == ""

@@ -16,9 +16,8 @@ from volta_switch.data.files.check_annotations import (
 from volta_switch.data.fingerprints import WHOLE_SUFFIX, whole_fingerprint
 from volta_switch.data.image_ids import ImageIndex
 from volta_switch.errors import UserError
-from volta_switch.files import read_yaml
+from volta_switch.files import here_or_shipped, read_yaml
 from volta_switch.identities import WHOLE
-from volta_switch.shipped import here_or_shipped
 from volta_switch.tasks.task_file import TaskSpec, load_task
 
 

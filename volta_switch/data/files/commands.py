@@ -9,16 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from volta_switch.data.annotations.vqa_targets import make_vqa_targets
-from volta_switch.data.files.check_tasks import check_paths, keep_checksums
-from volta_switch.data.files.check_text import reports_text
-from volta_switch.data.files.convert import TARGETS, conversion_text, convert
 from volta_switch.data.files.pair_files import FOLDERS
-from volta_switch.data.files.repack import repack
-from volta_switch.data.files.shard import shard
 from volta_switch.ranges import ANY_TEXT, COUNT, COUNT_OR_NONE, PATH, Text, whole
+
+TARGETS = ("tsv-lmdb", "h5-lmdb", "npy-lmdb", "h5", "tsv", "concap", "compact")  # those of ``convert``
 
 
 def add_data_commands(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +52,9 @@ def _add_check(command: argparse.ArgumentParser) -> None:
 
 
 def _run_check(args: argparse.Namespace) -> None:
+    from volta_switch.data.files.check_tasks import check_paths, keep_checksums
+    from volta_switch.data.files.check_text import reports_text
+
     reports = check_paths(args.paths, args.sample, args.task, args.data_root)
     if args.full:
         keep_checksums(reports)
@@ -84,6 +81,8 @@ def _add_convert(command: argparse.ArgumentParser) -> None:
 
 
 def _run_convert(args: argparse.Namespace) -> None:
+    from volta_switch.data.files.convert import conversion_text, convert
+
     result = convert(
         args.input,
         args.out,
@@ -131,6 +130,8 @@ def _add_packing_flags(command: argparse.ArgumentParser) -> None:
 
 
 def _run_repack(args: argparse.Namespace) -> None:
+    from volta_switch.data.files.repack import repack
+
     finished = Path(args.out).exists()
     manifest = _packed(args, partial(repack, args.inputs, args.out))
     print(f"{args.out}: {manifest['records']} records, {manifest['regions']} regions, sha256 {manifest['sha256']}")
@@ -138,6 +139,8 @@ def _run_repack(args: argparse.Namespace) -> None:
 
 
 def _run_shard(args: argparse.Namespace) -> None:
+    from volta_switch.data.files.shard import shard
+
     split = next(split for split, folder in FOLDERS.items() if folder == args.split)
     out = Path(args.out) / args.split
     finished = out.exists()
@@ -148,6 +151,8 @@ def _run_shard(args: argparse.Namespace) -> None:
 
 def _packed(args: argparse.Namespace, write: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     """Write with the flags that `repack` and `shard` have in common, and a bar; returns the manifest."""
+    from tqdm import tqdm
+
     with tqdm(unit="record", leave=False, disable=None) as bar:
 
         def progress(done: int, total: int) -> None:
@@ -184,5 +189,7 @@ def _add_targets(command: argparse.ArgumentParser) -> None:
 
 
 def _run_targets(args: argparse.Namespace) -> None:
+    from volta_switch.data.annotations.vqa_targets import make_vqa_targets
+
     counts = make_vqa_targets(args.dataroot, args.min_occurrences, keep_labels=not args.new_labels)
     print(f"{args.dataroot}: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))

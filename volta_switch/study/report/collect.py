@@ -45,7 +45,7 @@ from volta_switch.study.study_data import world_folder
 from volta_switch.study.table import HEADINGS, named_claims
 from volta_switch.tasks import TASKS
 from volta_switch.train.log_file import lines_of
-from volta_switch.train.route_log import EXECUTED, PATHS
+from volta_switch.train.step_log import EXECUTED, PATHS
 
 NOT_TESTED = "not tested"
 VERDICTS = ("supported", "contradicted", "undecided", NOT_TESTED)

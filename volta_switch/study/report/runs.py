@@ -19,7 +19,7 @@ from volta_switch.study.planned_runs import PRETRAINING, FinishedRun, RunRecord,
 from volta_switch.study.records import Record, Settings
 from volta_switch.study.report.route_counts import CollectedRoutes
 from volta_switch.study.run_plan import RunPlan
-from volta_switch.train.route_log import EXECUTED, PATHS
+from volta_switch.train.step_log import EXECUTED, PATHS
 
 PAIRS = 32  # image-text pairs that FLOPs are the mean of
 

@@ -7,9 +7,8 @@ import torch
 from torch import nn
 from torch.distributed.fsdp._fully_shard._fsdp_state import FSDPState
 
-from model.sharded_steps import CASES, RANKS, run, step
-from volta_switch.model.layout import Streams
-from volta_switch.model.sharding import gathered_as, keep_on_host
+from train.sharded_steps import CASES, RANKS, run, step
+from volta_switch.train.replicas import gathered_as, keep_on_host
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
@@ -82,11 +81,3 @@ def test_fsdp_moves_inputs_before_hooks_that_were_registered_later():
     """What ``keep_on_host`` rests on: FSDP2's hook is the first of those that are prepended before it, and it moves."""
     source = inspect.getsource(FSDPState)
     assert "register_forward_pre_hook" in source and "prepend=True" in source and "_to_kwargs" in source
-
-
-@pytest.mark.parametrize("joined", [False, True])
-def test_pytrees_know_the_states(joined):
-    given = Streams(None, torch.rand(5, 3), 2) if joined else Streams((torch.rand(2, 3), torch.rand(3, 4)))
-    out = torch.utils._pytree.tree_map_only(torch.Tensor, lambda tensor: 2 * tensor, given)
-    assert isinstance(out, Streams) and out.count == 2
-    assert torch.equal(out.text, 2 * given.text) and torch.equal(out.vision, 2 * given.vision)

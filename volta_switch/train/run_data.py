@@ -28,7 +28,7 @@ def data_options(
     num_workers: int | None = None,
     ranks: Ranks | None = None,
 ) -> DataOptions:
-    """How a task's data are read, by the flags; ``features`` and ``num_workers`` where given replace what they say."""
+    """Returns how a task's data are read, by the flags; ``features``, ``num_workers`` replace what they say."""
     return DataOptions(
         pin_memory=device.type == "cuda",
         rank=0 if ranks is None else ranks.number,
@@ -48,7 +48,7 @@ def data_options(
 
 
 def load_tokenizer(config: Config, max_seq_length: int) -> Tokenizer:
-    """The configuration's tokenizer, checked against its vocabulary size and the longest text that it may be given."""
+    """Loads the configuration's tokenizer; checks its vocabulary size and the longest text that it may be given."""
     if not 2 < max_seq_length <= config.max_position_embeddings:
         raise UserError(
             f"max_seq_length is {max_seq_length}, expected 3 to {config.max_position_embeddings}, the model's "
@@ -65,12 +65,12 @@ def load_tokenizer(config: Config, max_seq_length: int) -> Tokenizer:
 
 
 def deciding_config(config: Config) -> dict[str, Any]:
-    """A configuration without the place of its vocabulary, whose fingerprint stands with the data's."""
+    """Returns a configuration without its vocabulary's place; the fingerprint stands with the data's."""
     return {name: value for name, value in config.to_dict().items() if name != "bert_model"}
 
 
 def task_fingerprints(spec: TaskSpec, boxes: str, splits: Iterable[tuple[str, bool, str]]) -> dict[str, Fingerprint]:
-    """What is read of a task's splits, by split and file name.
+    """Returns what is read of a task's splits, by split and file name.
 
     Args:
         spec: the task.
@@ -89,7 +89,7 @@ def task_fingerprints(spec: TaskSpec, boxes: str, splits: Iterable[tuple[str, bo
 
 
 def pair_fingerprints(annotations_path: str | Path, features_path: str | Path) -> dict[str, Fingerprint]:
-    """What pre-training reads: captions and pairs; as ``task_fingerprints``."""
+    """Returns what pre-training reads: captions and pairs; as ``task_fingerprints``."""
     found: dict[str, Fingerprint] = {}
     splits: tuple[Literal["train"], Literal["valid"]] = ("train", "valid")
     for split in splits:
@@ -102,5 +102,5 @@ def pair_fingerprints(annotations_path: str | Path, features_path: str | Path) -
 
 
 def vocabulary_fingerprint(config: Config) -> dict[str, Fingerprint]:
-    """Of a configuration's vocabulary, under that name; UserError where it cannot be read."""
+    """Returns that of a configuration's vocabulary, under that name; UserError where it cannot be read."""
     return {"vocabulary": file_fingerprint(find_vocabulary(config.bert_model))}

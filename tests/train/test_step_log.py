@@ -6,15 +6,16 @@ import torch
 from small_world import SIZES, equal_weights, json_of, log_of, weights_of
 from train.run_ends import logged
 from volta_switch import BertForVLPreTraining, load_config
+from volta_switch.cost import EPSILON
 from volta_switch.cost.counts import BatchCounts, some_batch
 from volta_switch.cost.executed import training_step
-from volta_switch.cost.paths import EPSILON, Activity, training_paths
+from volta_switch.cost.paths import Activity, training_paths
 from volta_switch.data.batches.collate import Batch
 from volta_switch.model.bert import switch_encoder
 from volta_switch.model.switch import Routes
 from volta_switch.train.loop import Trainer
 from volta_switch.train.pretraining import Pretraining
-from volta_switch.train.route_log import RouteLog
+from volta_switch.train.step_log import RouteLog
 
 B, L, M, C = 8, 4, 4, 3
 SURE = 1e5  # a logit against which neither noise nor a temperature of 5 has a chance

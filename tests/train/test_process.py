@@ -10,24 +10,24 @@ import pytest
 from small_world import run_script
 from volta_switch import UserError
 from volta_switch.train.entry_points import ENTRY_POINTS
-from volta_switch.train.launch import told
+from volta_switch.train.process import environment_number
 
 
 @pytest.mark.parametrize("text", ["x", "-1", "1.5", "²"])
 def test_what_is_no_number_is_refused_by_its_name(monkeypatch, text):
     monkeypatch.setenv("WORLD_SIZE", text)
     with pytest.raises(UserError, match=r"WORLD_SIZE is .*, expected a whole number; unset it, or use torchrun"):
-        told("WORLD_SIZE", 1)
+        environment_number("WORLD_SIZE", 1)
 
 
 def test_what_is_empty_or_not_set_is_the_default(monkeypatch):
     for text in ("", " "):
         monkeypatch.setenv("WORLD_SIZE", text)
-        assert told("WORLD_SIZE", 1) == 1
+        assert environment_number("WORLD_SIZE", 1) == 1
     monkeypatch.delenv("WORLD_SIZE")
-    assert told("WORLD_SIZE", 1) == 1
+    assert environment_number("WORLD_SIZE", 1) == 1
     monkeypatch.setenv("WORLD_SIZE", "3")
-    assert told("WORLD_SIZE", 1) == 3
+    assert environment_number("WORLD_SIZE", 1) == 3
 
 
 @pytest.mark.parametrize("name", ["WORLD_SIZE", "LOCAL_RANK"])

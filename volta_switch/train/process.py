@@ -1,29 +1,38 @@
-"""Stopping when asked: a run first writes a checkpoint.
-
-It is asked by SIGTERM, as schedulers send it, by Ctrl-C, and by SIGHUP, which comes when a terminal is closed.
-"""
+"""What a process is told from outside: its place among others by environment variables, and to stop by signals."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
-ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+from volta_switch.errors import UserError
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-class Stopped(KeyboardInterrupt):
-    """A run that was asked to stop has written what it needs to go on; ``signal`` is what it was asked by."""
+def environment_number(name: str, default: int) -> int:
+    """Returns the number that a variable holds; ``default`` where it is not set or empty.
 
-    def __init__(self, message: str, by: int) -> None:
-        super().__init__(message)
-        self.signal = by
+    Raises:
+        UserError: it holds something else.
+    """
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return default
+    if not text.isdecimal():
+        raise UserError(
+            f"the environment variable {name} is {text!r}, expected a whole number; unset it, or use torchrun"
+        )
+    return int(text)
 
-    def __reduce__(self) -> tuple[Any, ...]:  # it may come from another process
-        return type(self), (str(self), self.signal)
+
+def is_in_environment(name: str) -> bool:
+    """Returns whether a variable is set."""
+    return bool(os.environ.get(name, "").strip())
 
 
 class StopRequest:
@@ -42,7 +51,7 @@ class StopRequest:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.getsignal(number) for number in ASKING}
+        before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
         if before[signal.SIGHUP] == signal.SIG_IGN:
             del before[signal.SIGHUP]
 
