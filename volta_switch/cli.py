@@ -27,7 +27,7 @@ from volta_switch.study.run import run_study
 from volta_switch.study.sizing import sizing, sizing_text
 from volta_switch.study.table import make_tables, tables_of, tables_text
 from volta_switch.study.travel import export_cells, merge_cells
-from volta_switch.tasks.shares import WHOLE
+from volta_switch.tasks.task import WHOLE
 from volta_switch.train.entry_points import run_entry_point
 from volta_switch.train.flags import SHARD
 from volta_switch.world import add_world_arguments, run_world

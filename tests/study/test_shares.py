@@ -11,7 +11,7 @@ from volta_switch.study.finished import finished_cells, note_finished
 from volta_switch.study.forecast import dry_run
 from volta_switch.study.run import run_study
 from volta_switch.study.shares import cells_of_share
-from volta_switch.tasks.shares import Share
+from volta_switch.tasks.task import Share
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from volta_switch.study.report.page import write_report
 from volta_switch.study.run import _plan_with_weights, run_study
 from volta_switch.study.table import make_tables
 from volta_switch.study.travel import export_cells, merge_cells, read_cells
-from volta_switch.tasks.shares import WHOLE
+from volta_switch.tasks.task import WHOLE
 
 
 @pytest.fixture(scope="module")

@@ -21,13 +21,10 @@ from volta_switch.model.bert import BertForVLTasks, switch_encoder
 from volta_switch.model.encoder import SwitchEncoder, encoder_of
 from volta_switch.ranges import COUNT_OR_NONE, PATH, SEED, Number, whole
 from volta_switch.routes.attention_maps import watched
-from volta_switch.routes.facts import facts, shown
 from volta_switch.routes.intervals import Drawn, means
 from volta_switch.routes.interventions import intervene
-from volta_switch.routes.record import INPUT_NAMES, Observed, Record, evaluate, noting, record
+from volta_switch.routes.record import INPUT_NAMES, Observed, Record, evaluate, facts, noting, record, shown
 from volta_switch.routes.report import counted_routes, dependence_values, route_values
-from volta_switch.tasks.nlvr2 import Nlvr2Task
-from volta_switch.tasks.retrieval import ALTERNATIVES, RetrievalTask
 from volta_switch.train.evaluation import Run, prepare
 from volta_switch.train.flags import evaluation_flags
 from volta_switch.train.told_settings import say_without_effect
@@ -158,13 +155,11 @@ def _add_attention(
     """Attention's mass over the true pairs, and its intervals."""
     ids: list[str] = []
     encoder = encoder_of(model)
-    alternatives = ALTERNATIVES if isinstance(run.task, RetrievalTask) else 1
-    with watched(encoder, alternatives) as masses:
+    with watched(encoder, run.task.alternatives) as masses:
         evaluate(run.task, Observed(model, None), noting(run.task, batches(), ids, []), run.device)
     found["attention"] = masses.report()
     if drawn is not None:
-        rows = 2 if isinstance(run.task, Nlvr2Task) else 1  # of a sample
-        groups = np.repeat(drawn.groups(ids), rows)
+        groups = np.repeat(drawn.groups(ids), run.task.images)
         found.setdefault("intervals", {})["attention"] = drawn.intervals(masses.values(), groups)
 
 

@@ -27,7 +27,7 @@ from volta_switch.study.command_lines import (
 from volta_switch.study.data_identities import DataIdentities
 from volta_switch.study.given_flags import taken_by
 from volta_switch.study.plan import Study
-from volta_switch.tasks import TASKS, TaskSpec, load_task
+from volta_switch.tasks import TaskSpec, load_task, task_class
 from volta_switch.world.spec import WorldSpec
 from volta_switch.world.vocabulary import Lexicon
 
@@ -184,7 +184,7 @@ class Plan:
             where = f"study {self.study.name}: tables.{table.name}.claims: {claim.text}"
             if claim.task not in specs:
                 raise UserError(f"{where}: task {claim.task} is none of {', '.join(table.tasks)}")
-            metrics = TASKS[specs[claim.task].type].headline
+            metrics = task_class(specs[claim.task]).headline
             if claim.metric not in metrics:
                 raise UserError(f"{where}: {claim.task} has no metric {claim.metric}; it has {', '.join(metrics)}")
             made = (claim.arms, specs[claim.task].key, claim.metric, claim.at_least)
@@ -253,7 +253,7 @@ class Plan:
     def _task_commands(
         self, arm: Arm, seed: int, spec: TaskSpec, flags: Mapping[str, Any], folder: Path, start: str
     ) -> tuple[tuple[str, tuple[str, ...]], ...]:
-        where, entry = self.places(arm.name), "eval_retrieval" if spec.type == "VL-logit" else "eval_task"
+        where, entry = self.places(arm.name), task_class(spec).entry_point
         own = {name: flags.get(name) or {} for name in ("train", "test")}
         for name in own["test"].keys() - taken_by(entry, own["test"]).keys():
             raise UserError(f"study {self.study.name}: tasks: {spec.name}: test: {entry}.py has no flag --{name}")

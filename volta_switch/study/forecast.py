@@ -23,7 +23,7 @@ from volta_switch.study.cells import PRETRAINING, ROUTES, Cell, Plan, world_fold
 from volta_switch.study.finished import Done, begun_cells, finished_cells, known_cells
 from volta_switch.study.plan import Study
 from volta_switch.study.shares import cells_of_share
-from volta_switch.tasks.shares import WHOLE, Share
+from volta_switch.tasks.task import WHOLE, Share
 from volta_switch.train.log_file import lines_of
 from volta_switch.world.spec import WorldSpec
 

@@ -33,7 +33,7 @@ from volta_switch.study.forecast import measured_seconds, planned, time_ahead
 from volta_switch.study.gpus import slots, take_gpu
 from volta_switch.study.plan import Study
 from volta_switch.study.shares import cells_of_share
-from volta_switch.tasks.shares import WHOLE, Share
+from volta_switch.tasks.task import WHOLE, Share
 from volta_switch.train.log_file import seconds_trained
 from volta_switch.train.stopping import Stopped
 

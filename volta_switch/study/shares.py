@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from volta_switch.study.cells import Cell
-from volta_switch.tasks.shares import Share
+from volta_switch.tasks.task import Share
 
 
 def cells_of_share(cells: Sequence[Cell], share: Share) -> list[Cell]:

@@ -24,7 +24,7 @@ from volta_switch.study.items import Evaluated, ItemReader, NoItems
 from volta_switch.study.route_seeds import routes_over_seeds
 from volta_switch.study.statistics import estimate_mean
 from volta_switch.study.table_formats import as_csv, as_latex, as_markdown, routes_as_markdown
-from volta_switch.tasks import TASKS, TaskSpec
+from volta_switch.tasks import TaskSpec, task_class
 from volta_switch.tasks.metrics import mean_std
 from volta_switch.train.route_log import EXECUTED, PATHS
 
@@ -247,7 +247,7 @@ def _columns(plan: Plan, arm: Arm, tasks: Sequence[str]) -> list[Column]:
     for task in tasks:
         spec = plan.spec(arm.name, task)
         split = test_split(spec, arm.tasks[task])
-        columns += [Column(task, spec, metric, split) for metric in TASKS[spec.type].headline]
+        columns += [Column(task, spec, metric, split) for metric in task_class(spec).headline]
     return columns
 
 
@@ -258,7 +258,7 @@ def _run_files(plan: Plan, arm: Arm, tasks: Sequence[str]) -> dict[str, dict[str
         runs = {f"pretraining/seed{seed}": (plan.cell(arm.name, seed), "loss")} if arm.pretraining else {}
         for task in tasks:
             spec = plan.spec(arm.name, task)
-            runs[f"{spec.name}/seed{seed}"] = plan.cell(arm.name, seed, task), TASKS[spec.type].metric
+            runs[f"{spec.name}/seed{seed}"] = plan.cell(arm.name, seed, task), task_class(spec).metric
         for run, (cell, metric) in runs.items():
             found[run] = _read(cell.folder / "run.json")
             metrics = _read(cell.folder / "metrics.json")

@@ -29,7 +29,7 @@ from volta_switch.study.forecast import planned
 from volta_switch.study.items import Evaluated, ItemReader, NoItems, items_to_json
 from volta_switch.study.plan import Study
 from volta_switch.study.run import write_worlds
-from volta_switch.tasks import TASKS
+from volta_switch.tasks import task_class
 from volta_switch.train.log_file import lines_of
 
 FORMAT = 1
@@ -232,7 +232,7 @@ def _files(plan: Plan, cell: Cell, reader: ItemReader) -> dict[str, Any]:
     metrics = found[f"{split}_metrics.json"] = _json(cell.folder / f"{split}_metrics.json")
     test = Evaluated(spec, split, cell.folder)
     items: dict[str, Any] = {}
-    for metric in TASKS[spec.type].headline:
+    for metric in task_class(spec).headline:
         try:
             items[metric] = items_to_json(reader.items(test, metric, float(metrics[metric])))
         except NoItems as error:

@@ -31,7 +31,7 @@ from volta_switch.ranges import (
     Text,
     Truth,
 )
-from volta_switch.tasks.shares import Share
+from volta_switch.tasks.task import Share
 
 # Flags that VOLTA's scripts take and that mean nothing here; accepted so that its command lines run unchanged. A run
 # that is given one says so (``told_settings``).

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from volta_switch.data.annotations.retrieval import write_hard_negatives
 from volta_switch.data.files.feature_lmdb import write_features
+from volta_switch.tasks.retrieval_dataset import write_hard_negatives
 from volta_switch.world.content import Captioned, World
 from volta_switch.world.json_files import write_json_lines
 from volta_switch.world.paths import RETRIEVAL, RETRIEVAL_FEATURES

@@ -11,7 +11,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from volta_switch.data.annotations.vqa_targets import make_vqa_targets
 from volta_switch.data.files.check_tasks import check_paths, keep_checksums
 from volta_switch.data.files.check_text import reports_text
 from volta_switch.data.files.convert import TARGETS, conversion_text, convert
@@ -19,6 +18,7 @@ from volta_switch.data.files.pair_files import FOLDERS
 from volta_switch.data.files.repack import repack
 from volta_switch.data.files.shard import shard
 from volta_switch.ranges import ANY_TEXT, COUNT, COUNT_OR_NONE, PATH, Text, whole
+from volta_switch.tasks.vqa_files import make_vqa_targets
 
 
 def add_data_commands(parser: argparse.ArgumentParser) -> None:

@@ -24,7 +24,7 @@ from volta_switch.study.finished import Done, finished_cells
 from volta_switch.study.report.records import commands_of, confounds, environments, every_run
 from volta_switch.study.route_seeds import read_routes
 from volta_switch.study.table import HEADINGS, named_claims
-from volta_switch.tasks import TASKS
+from volta_switch.tasks import task_class
 from volta_switch.train.log_file import lines_of
 from volta_switch.train.route_log import EXECUTED, PATHS
 
@@ -140,7 +140,7 @@ def _panel(plan: Plan, table: Table, work: str, done: Mapping[str, Done]) -> dic
         title, value, label = "Pre-training", "loss", "validation loss"
     else:
         spec = plan.spec(table.arms[0], work)
-        metric = TASKS[spec.type].metric
+        metric = task_class(spec).metric
         title, value, label = spec.name, "score", f"validation {HEADINGS.get(metric, metric)}, %"
     runs = list(_runs(plan, table, work))
     waiting = [f"{name}/seed{seed}" for name, seed, cell in runs if cell.key not in done]
