@@ -317,7 +317,12 @@ class Task(ABC):
         """The task's exact metrics on a split."""
         return self.evaluate(model, self.loader(split, batch_size, training=False), device)
 
-    # --- Statistics and route reports -------------------------------------------------------------------------------
+    # --- Data check, statistics and route reports ---------------------------------------------------------------------
+
+    @classmethod
+    def shown_images(cls, spec: TaskSpec, split: str) -> set[str] | None:
+        """The images that a split is about, by their ids, for ``data check``; None: its annotations are known there."""
+        return None
 
     @classmethod
     def grader(cls, spec: TaskSpec, split: str) -> Grader:
