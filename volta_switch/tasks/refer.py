@@ -152,9 +152,7 @@ class ReferDataset(TaskDataset):
     def check_boxes(self, annotations: str, features: str) -> None:
         """Compares annotated boxes with images and regions, of some images spread over all.
 
-        Args:
-            annotations: the file that errors name.
-            features: the other one.
+        ``annotations`` and ``features``: the files that errors name.
 
         Raises:
             UserError: most annotated boxes cannot be what they are taken for, or hardly any region overlaps its
