@@ -51,7 +51,7 @@ from volta_switch.data.batches.collate import on_device
 from volta_switch.errors import UserError
 from volta_switch.model.bert import switch_encoder
 from volta_switch.model.pairs import expand_pairs, score_pairs
-from volta_switch.tasks.score_matrix import block_sides
+from volta_switch.tasks.retrieval_scores import block_sides
 from volta_switch.train.device import autocast
 
 TASKS = {"TASK8": {"type": "VL-logit", "process": "retrieval"}}

@@ -12,8 +12,7 @@ import pytest
 from shells import ROOT
 from small_world import refusal
 from volta_switch import cli
-from volta_switch.tasks import load_task
-from volta_switch.tasks.inputs import features_path
+from volta_switch.tasks import features_path, load_task
 from volta_switch.train import evaluation, finetuning, pretraining
 
 REFER = "datasets/refcoco+_unc/annotations/refcoco+"

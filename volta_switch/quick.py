@@ -84,9 +84,10 @@ def answered(world: Path, flags: list[str]) -> tuple[list[Answer], float]:
     with run.autocast():
         kept = record(task, model, encoder, task.loader(run.split, 256, training=False), run.device)
     scenes, store = Scenes(world, TASK, run.split), task.store(run.split)
+    entries = {entry.sent_id: entry for entry in task.expressions(task.spec, run.split)}
     answers = []
     for row, result in enumerate(kept.evaluation.results):
-        entry = task.entries[result["id"]]
+        entry = entries[result["id"]]
         shown = scenes.of(str(entry.image_id), entry.caption)
         assert shown is not None and kept.ids[row] == result["id"]
         route = [encoder.switch.modes[mode] for mode in kept.modes[row]]

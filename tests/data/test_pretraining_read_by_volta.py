@@ -22,9 +22,9 @@ from volta_items import (
 )
 from volta_switch.data.batches.collate import Layout, image_inputs
 from volta_switch.data.batches.concap_dataset import ConcapDataset
-from volta_switch.data.batches.task_images import TaskImages
 from volta_switch.data.files.feature_files import open_features
 from volta_switch.data.files.feature_lmdb import write_features
+from volta_switch.tasks.dataset import TaskImages
 from volta_switch.world import task_file as paths
 
 volta_home()

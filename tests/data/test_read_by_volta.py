@@ -25,18 +25,14 @@ from volta_items import (
     assert_same_text,
     named,
 )
-from volta_switch.data.annotations.gqa import load_gqa
-from volta_switch.data.annotations.nlvr2 import load_nlvr2
-from volta_switch.data.annotations.refer import load_refer
-from volta_switch.data.annotations.retrieval import load_hard_negatives, load_retrieval
-from volta_switch.data.annotations.snli_ve import load_snli_ve
-from volta_switch.data.annotations.vqa import load_vqa
 from volta_switch.data.batches.collate import Layout
-from volta_switch.data.batches.nlvr2_dataset import Nlvr2Dataset
-from volta_switch.data.batches.refer_dataset import ReferDataset
-from volta_switch.data.batches.retrieval_dataset import RetrievalDataset, RetrievalPool
-from volta_switch.data.batches.vqa_dataset import VqaDataset
 from volta_switch.data.files.feature_files import open_features
+from volta_switch.tasks.gqa import load_gqa
+from volta_switch.tasks.nlvr2 import Nlvr2Dataset, load_nlvr2
+from volta_switch.tasks.refer import ReferDataset, load_refer
+from volta_switch.tasks.retrieval_dataset import RetrievalDataset, RetrievalPool, load_hard_negatives, load_retrieval
+from volta_switch.tasks.snli_ve import load_snli_ve
+from volta_switch.tasks.vqa import VqaDataset, load_vqa
 from volta_switch.world import task_file as paths
 
 volta_home()

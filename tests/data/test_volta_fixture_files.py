@@ -30,15 +30,14 @@ from data.volta_files import (
 )
 from small_regions import DETECTIONS
 from volta_switch import cli
-from volta_switch.data.annotations.nlvr2 import load_nlvr2
-from volta_switch.data.annotations.refer import load_refer
-from volta_switch.data.annotations.retrieval import load_retrieval
-from volta_switch.data.annotations.vqa import load_vqa
 from volta_switch.data.batches.collate import Layout
-from volta_switch.data.batches.retrieval_dataset import RetrievalDataset, RetrievalPool
 from volta_switch.data.files import safe_pickle
 from volta_switch.data.files.json_files import read_json, read_json_lines
 from volta_switch.data.tokenizer import check_vocab_size
+from volta_switch.tasks.nlvr2 import load_nlvr2
+from volta_switch.tasks.refer import load_refer
+from volta_switch.tasks.retrieval_dataset import RetrievalDataset, RetrievalPool, load_retrieval
+from volta_switch.tasks.vqa import load_vqa
 
 REGIONS = {"flickr30k": (100, 600), "mscoco": (5, 25), "nlvr2": (8, 32), "refcoco+": (6, 45)}  # images, regions
 

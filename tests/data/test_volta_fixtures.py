@@ -24,10 +24,10 @@ from data.volta_files import (
 )
 from volta_items import alone, assert_same_captions, assert_same_item, assert_same_referent, recorded_items
 from volta_switch import load_config
-from volta_switch.data.annotations.nlvr2 import load_nlvr2
 from volta_switch.data.batches.collate import Layout
 from volta_switch.data.regions import locations
 from volta_switch.tasks import DataOptions, build_task, load_task
+from volta_switch.tasks.nlvr2 import load_nlvr2
 
 
 @pytest.mark.parametrize("compat", [False, True])

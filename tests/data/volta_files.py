@@ -7,17 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from small_regions import DETECTIONS
-from volta_switch.data.annotations.nlvr2 import load_nlvr2
-from volta_switch.data.annotations.refer import load_refer
-from volta_switch.data.annotations.retrieval import load_hard_negatives, load_retrieval
-from volta_switch.data.annotations.vqa import load_vqa
 from volta_switch.data.batches.concap_dataset import ConcapDataset
-from volta_switch.data.batches.nlvr2_dataset import Nlvr2Dataset
-from volta_switch.data.batches.refer_dataset import ReferDataset
-from volta_switch.data.batches.vqa_dataset import VqaDataset
 from volta_switch.data.files.feature_files import open_features
 from volta_switch.data.files.feature_store import FeatureStore
 from volta_switch.data.tokenizer import Tokenizer
+from volta_switch.tasks.nlvr2 import Nlvr2Dataset, load_nlvr2
+from volta_switch.tasks.refer import ReferDataset, load_refer
+from volta_switch.tasks.retrieval_dataset import load_hard_negatives, load_retrieval
+from volta_switch.tasks.vqa import VqaDataset, load_vqa
 
 VOLTA_DATA = Path(__file__).parent.parent / "fixtures" / "volta_data"
 READS = VOLTA_DATA.with_name("volta_reads")

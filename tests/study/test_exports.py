@@ -20,7 +20,7 @@ from volta_switch.study.report.page import write_report
 from volta_switch.study.run import _plan_with_weights, run_study
 from volta_switch.study.run_plan import plan_of
 from volta_switch.study.table import make_tables
-from volta_switch.tasks.shares import WHOLE
+from volta_switch.tasks.task import WHOLE
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,13 @@ import torch
 
 from small_world import json_of
 from volta_switch import UserError
-from volta_switch.data.annotations.vqa import load_vqa
 from volta_switch.data.files import safe_pickle
 from volta_switch.data.tokenizer import Tokenizer
-from volta_switch.study.items import GRADES, Evaluated, ItemReader, NoItems
-from volta_switch.tasks import TASKS, DataOptions, TaskSpec, build_task, load_task
+from volta_switch.study.items import Evaluated, ItemReader, NoItems
+from volta_switch.tasks import DataOptions, TaskSpec, build_task, load_task, task_class, task_of
 from volta_switch.tasks.metrics import consistency
+from volta_switch.tasks.task_file import KINDS
+from volta_switch.tasks.vqa import load_vqa
 from volta_switch.train.evaluation import EvaluationRun
 
 CPU = torch.device("cpu")
@@ -82,9 +83,9 @@ def tested(world, spec_of, tmp_path_factory):
 
 
 def test_there_is_a_grade_for_every_task_type_and_a_test_for_each_of_its_metrics(spec_of):
-    assert GRADES.keys() == TASKS.keys()
-    headlines = {(name, metric) for name in SPLITS for metric in TASKS[spec_of(name).type].headline}
-    assert headlines == set(METRICS) and {spec_of(name).type for name in SPLITS} == set(TASKS)
+    headlines = {(name, metric) for name in SPLITS for metric in task_class(spec_of(name)).headline}
+    assert headlines == set(METRICS)
+    assert {task_class(spec_of(name)) for name in SPLITS} == {task_of(kind.data_set) for kind in KINDS.values()}
 
 
 @pytest.mark.parametrize(("name", "metric"), METRICS)

@@ -10,7 +10,7 @@ from volta_switch.study.forecast import dry_run
 from volta_switch.study.planned_runs import finished_runs, note_finished, runs_of_share
 from volta_switch.study.run import run_study
 from volta_switch.study.run_plan import RunPlan
-from volta_switch.tasks.shares import Share
+from volta_switch.tasks.task import Share
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import numpy as np
 
 from small_world import json_of
 from volta_switch.checksums import SUMS
-from volta_switch.tasks import score_matrix
-from volta_switch.tasks.score_matrix import PairScorer
+from volta_switch.tasks import retrieval_scores
+from volta_switch.tasks.retrieval_scores import PairScorer
 
 PART = 3  # images of a part in these tests
 PARTS = 4  # of the test split, which has ten images
@@ -51,7 +51,7 @@ def rewrite(part, scores):
 
 def stop_in_part(number, error, monkeypatch):
     """Raises an error in the middle of a part."""
-    score_pairs, part = score_matrix.score_pairs, PairScorer.part
+    score_pairs, part = retrieval_scores.score_pairs, PairScorer.part
     now = SimpleNamespace(part=-1, block=0)
 
     def counted(scorer, images, progress):
@@ -65,4 +65,4 @@ def stop_in_part(number, error, monkeypatch):
         return score_pairs(*given)
 
     monkeypatch.setattr(PairScorer, "part", counted)
-    monkeypatch.setattr(score_matrix, "score_pairs", scores)
+    monkeypatch.setattr(retrieval_scores, "score_pairs", scores)

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from tasks.all_pairs import PART, annotations_of_the_test_split, scores_in, stop_in_part
-from volta_switch.tasks import score_matrix
-from volta_switch.tasks.score_matrix import PairScorer
+from volta_switch.tasks import retrieval_scores
+from volta_switch.tasks.retrieval_scores import PairScorer
 from volta_switch.train import evaluation
 
 
 @pytest.fixture
 def small_parts(monkeypatch):
     """Parts of three images."""
-    monkeypatch.setattr(score_matrix, "PART_IMAGES", PART)
+    monkeypatch.setattr(retrieval_scores, "PART_IMAGES", PART)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def whole(evaluate, tmp_path_factory):
     """An undisturbed run: its result and its scores."""
     out = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(score_matrix, "PART_IMAGES", PART)
+        patch.setattr(retrieval_scores, "PART_IMAGES", PART)
         return SimpleNamespace(result=evaluate(out), scores=scores_in(out))
 
 

@@ -10,11 +10,11 @@ import torch
 
 from small_world import TASKS
 from volta_switch import BertForVLPreTraining, UserError
-from volta_switch.data.annotations.refer import load_refer
-from volta_switch.data.annotations.retrieval import load_retrieval
-from volta_switch.data.annotations.vqa import load_vqa
-from volta_switch.tasks import score_matrix
+from volta_switch.tasks import retrieval_scores
 from volta_switch.tasks.metrics import retrieval_metrics
+from volta_switch.tasks.refer import load_refer
+from volta_switch.tasks.retrieval_dataset import load_retrieval
+from volta_switch.tasks.vqa import load_vqa
 
 CPU = torch.device("cpu")
 
@@ -136,7 +136,7 @@ def few(world, tmp_path):
     [("ctrl_uniter", 7), ("ctrl_lxmert", 7), ("switchbert", 7), ("ctrl_uniter", 1), ("ctrl_uniter", 1000)],
 )
 def test_the_score_matrix_is_that_of_every_pair_by_itself(world, few, model, batch_size, monkeypatch):
-    monkeypatch.setattr(score_matrix, "PART_IMAGES", 3)  # the second part has a single image
+    monkeypatch.setattr(retrieval_scores, "PART_IMAGES", 3)  # the second part has a single image
     task = world.task("retrieval", world.config(model), val_annotations=few)
     network = world.task_model(task)
     matrix, one_by_one = pairs(task, network, lambda inputs: network("TASK8", **inputs).scores[0, 0], batch_size)

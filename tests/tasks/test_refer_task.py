@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from volta_switch import UserError
-from volta_switch.data.annotations.refer import load_refer
 from volta_switch.data.files.feature_lmdb import write_features
 from volta_switch.data.regions import Regions
+from volta_switch.tasks.refer import load_refer
 
 CPU = torch.device("cpu")
 

@@ -12,8 +12,8 @@ import torch
 from small_world import refusal
 from tasks.all_pairs import PARTS, RUN, annotations_of_the_test_split, check_finished, scores_in, stop_in_part
 from volta_switch.command import run_command
-from volta_switch.tasks import score_matrix
-from volta_switch.tasks.score_matrix import block_sides
+from volta_switch.tasks import retrieval_scores
+from volta_switch.tasks.retrieval_scores import block_sides
 from volta_switch.train import evaluation
 
 pytestmark = pytest.mark.usefixtures("small_parts")
@@ -70,7 +70,7 @@ def test_another_batch_size_goes_on_from_the_same_parts(evaluate, whole, tmp_pat
 
 def test_the_time_left_is_of_the_pairs_that_are_left(evaluate, begun, whole, monkeypatch, capsys):
     clock = iter(range(0, 1000, 10))
-    monkeypatch.setattr(score_matrix.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(retrieval_scores.time, "monotonic", lambda: float(next(clock)))
     captions = len(whole.scores)
     capsys.readouterr()
     evaluate(begun)
@@ -83,16 +83,16 @@ def test_the_time_left_is_of_the_pairs_that_are_left(evaluate, begun, whole, mon
 
 
 def test_lines_grow_rarer(evaluate, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(score_matrix, "PART_IMAGES", 1)
+    monkeypatch.setattr(retrieval_scores, "PART_IMAGES", 1)
     clock = iter(range(1000))
-    monkeypatch.setattr(score_matrix.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(retrieval_scores.time, "monotonic", lambda: float(next(clock)))
     evaluate(tmp_path)
     assert capsys.readouterr().err.count("pairs per second") == 4  # after one part, two, four and eight of ten
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 16, 100, 128, 256, 1024, 5000])
 def test_blocks_are_near_square_and_no_larger_than_the_batch(batch_size, monkeypatch):
-    monkeypatch.setattr(score_matrix, "PART_IMAGES", 16)
+    monkeypatch.setattr(retrieval_scores, "PART_IMAGES", 16)
     captions, images = block_sides(batch_size)
     assert 1 <= images <= 16 and batch_size - images < captions * images <= batch_size
     assert images == 16 or images <= captions <= 4 * images

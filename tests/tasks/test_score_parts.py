@@ -16,8 +16,7 @@ from small_world import refusal
 from tasks.all_pairs import RUN, annotations_of_the_test_split, check_finished, part_of, rewrite, stop_in_part
 from volta_switch import BertForVLPreTraining, UserError
 from volta_switch.checksums import SUMS
-from volta_switch.tasks import score_matrix, score_parts
-from volta_switch.tasks.inputs import features_path
+from volta_switch.tasks import features_path, retrieval_scores
 from volta_switch.train import evaluation
 
 pytestmark = pytest.mark.usefixtures("small_parts")
@@ -162,7 +161,7 @@ def test_parts_of_another_computation_are_refused(world, command, begun, tmp_pat
 
 
 def test_another_version_or_size_of_parts_is_refused(command, begun, capsys, monkeypatch):
-    monkeypatch.setattr(score_matrix, "PART_IMAGES", 4)
+    monkeypatch.setattr(retrieval_scores, "PART_IMAGES", 4)
     assert "differs in part_images (3 there, 4 now);" in refusal(evaluation.main_retrieval, command(begun), capsys)
     monkeypatch.setattr(evaluation, "__version__", "99")
     assert "differs in volta_switch (" in refusal(evaluation.main_retrieval, command(begun), capsys)
@@ -201,14 +200,14 @@ def test_scores_are_kept_on_request_only(world, evaluate, command, whole, tmp_pa
 
 
 def test_a_full_disk_is_named_and_keeps_what_is_finished(command, tmp_path, monkeypatch, capsys):
-    plain = score_parts.replacing
+    plain = retrieval_scores.replacing
 
     def full(path):
         if path.name.endswith("_00001.npy"):
             raise OSError(28, "No space left on device")
         return plain(path)
 
-    monkeypatch.setattr(score_parts, "replacing", full)
+    monkeypatch.setattr(retrieval_scores, "replacing", full)
     with pytest.raises(UserError) as caught:
         evaluation.main_retrieval(command(tmp_path))
     said = "No space left on device; finished parts are kept, and the same command goes on"
@@ -222,7 +221,7 @@ def test_every_flipped_byte_of_a_part_is_found(evaluate, begun, whole, scored, c
     content = part.read_bytes()
     for place in (0, 9, len(content) // 2, len(content) - 33, len(content) - 1):  # also of the header and the checksum
         part.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-        parts = score_parts.ScoreParts(part.parent, json.loads((part.parent / "identity.json").read_text()), 1, 1)
+        parts = retrieval_scores.ScoreParts(part.parent, json.loads((part.parent / "identity.json").read_text()), 1, 1)
         parts._mark = part.name.split("_")[1]
         assert parts._read(0) is None and "its checksum is not its content's" in capsys.readouterr().err
 
@@ -230,7 +229,7 @@ def test_every_flipped_byte_of_a_part_is_found(evaluate, begun, whole, scored, c
 def test_restart_is_refused_while_another_process_writes_there(world, command, begun, tmp_path, capsys, whole):
     other = [*command(begun, *other_weights(world, tmp_path)), "--restart"]
     before = {path: path.read_bytes() for path in (begun / RUN / "test_scores").iterdir()}
-    with (begun / RUN / "test_scores" / score_parts.LOCK).open("a+") as lock:
+    with (begun / RUN / "test_scores" / retrieval_scores.LOCK).open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)  # as the process that scores has it
         message = refusal(evaluation.main_retrieval, other, capsys)
     assert "--restart would discard scores that another process is writing; wait for it, or" in message
@@ -241,8 +240,8 @@ def test_restart_is_refused_while_another_process_writes_there(world, command, b
 def test_a_matrix_never_holds_columns_of_two_models_even_without_locks(tmp_path, monkeypatch):
     """One process discards and begins anew while another, of other weights, is half through."""
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)
-    monkeypatch.setattr(score_matrix, "PART_IMAGES", 2)
-    first, second = (score_parts.ScoreParts(tmp_path / "scores", {"weights": name}, 3, 4) for name in "ab")
+    monkeypatch.setattr(retrieval_scores, "PART_IMAGES", 2)
+    first, second = (retrieval_scores.ScoreParts(tmp_path / "scores", {"weights": name}, 3, 4) for name in "ab")
     first.open()
     first._write(0, np.full((3, 2), 1.0, np.float32))
     second.open(restart=True)

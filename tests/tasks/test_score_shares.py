@@ -15,7 +15,7 @@ import pytest
 from small_world import refusal
 from tasks.all_pairs import PARTS, RUN, check_finished, part_of, rewrite, scores_in
 from volta_switch import UserError
-from volta_switch.tasks import score_matrix, score_parts
+from volta_switch.tasks import retrieval_scores
 from volta_switch.train import evaluation
 from volta_switch.train.flags import retrieval_flags
 
@@ -72,7 +72,7 @@ def torchrun(count, argv, logs):
 
 
 def test_two_processes_of_torchrun_equal_one(larger, tmp_path, monkeypatch):
-    monkeypatch.setattr(score_matrix, "PART_IMAGES", 16)  # as in the other processes
+    monkeypatch.setattr(retrieval_scores, "PART_IMAGES", 16)  # as in the other processes
     result = evaluation.main_retrieval(larger(tmp_path / "one"))
     code, said = torchrun(2, larger(tmp_path / "two"), tmp_path / "said")
     assert code == 0 and len(said) == 2, said
@@ -82,7 +82,7 @@ def test_two_processes_of_torchrun_equal_one(larger, tmp_path, monkeypatch):
 
 
 def test_another_number_of_processes_goes_on(larger, tmp_path, monkeypatch, scored):
-    monkeypatch.setattr(score_matrix, "PART_IMAGES", 16)
+    monkeypatch.setattr(retrieval_scores, "PART_IMAGES", 16)
     assert evaluation.main_retrieval(larger(tmp_path, "--shard", "2/7")) is None and scored == [16]
     part = part_of(tmp_path, 1)
     kept = np.load(part)
@@ -137,7 +137,7 @@ def test_processes_that_cannot_meet_say_so(command, tmp_path, monkeypatch, capsy
 
 def test_a_disk_that_is_not_shared_is_named(world, weights, evaluate, tmp_path, monkeypatch, capsys):
     pool = world.task("retrieval", world.config("ctrl_uniter")).pool("test")
-    parts = score_parts.ScoreParts(tmp_path / "scores", {}, len(pool), len(pool.image_ids))
+    parts = retrieval_scores.ScoreParts(tmp_path / "scores", {}, len(pool), len(pool.image_ids))
     parts.open()
     with pytest.raises(
         UserError, match=r"part_\w+_00000\.npy: missing after all processes have finished; they must share"

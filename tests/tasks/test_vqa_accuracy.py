@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from volta_switch.data.annotations.vqa_answers import normalised
-from volta_switch.tasks.vqa_accuracy import agreement, answer_accuracy, vqa_accuracy
+from volta_switch.tasks.metrics import agreement, answer_accuracy, vqa_accuracy
+from volta_switch.tasks.vqa_files import normalised
 
 # words that the normalisation maps onto each other, or not
 answers = st.sampled_from(["2", "two", "Two.", "yes", "Yes", "a yes", "red/blue", "red blue", "red / blue", " yes\n"])

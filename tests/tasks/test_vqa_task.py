@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from volta_switch import UserError
-from volta_switch.data.annotations.vqa_answers import load_annotators
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.tasks import DataOptions, build_task, load_task
-from volta_switch.tasks.vqa_accuracy import answer_accuracy
+from volta_switch.tasks.metrics import answer_accuracy
+from volta_switch.tasks.vqa_files import load_annotators
 
 CPU = torch.device("cpu")
 
@@ -32,7 +32,7 @@ def test_the_official_accuracy_is_that_of_the_answers_submitted(world, task):
     answers = {question.question_id: question.answers for question in annotated}
     model = world.task_model(task)
     with torch.no_grad():  # a model that is right at times
-        label = task.annotations("val").label2ans.index(annotated[0].consensus)
+        label = task.annotations(task.spec, "val").label2ans.index(annotated[0].consensus)
         model.clfs_dict["TASK1"].logit_fc[3].bias[label] += 100
     evaluation = task.test(model, "val", 16, CPU)
     each = [answer_accuracy(result["answer"], answers[str(result["question_id"])]) for result in evaluation.results]

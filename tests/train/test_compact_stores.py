@@ -17,8 +17,7 @@ from volta_switch.data.batches.concap_dataset import ConcapDataset
 from volta_switch.data.files.concap_pairs import open_pairs
 from volta_switch.data.files.repack import repack
 from volta_switch.data.tokenizer import Tokenizer
-from volta_switch.tasks import load_task
-from volta_switch.tasks.inputs import features_path
+from volta_switch.tasks import features_path, load_task
 from volta_switch.train.pretraining import Pretraining
 
 TARGETS = {"0": 1, "1": 1, "3": 1}  # class scores, features, the highest class

@@ -11,12 +11,15 @@ import pytest
 from volta_switch import UserError
 from volta_switch.checksums import SUMS
 from volta_switch.data import sources
-from volta_switch.data.annotations import file_names
 from volta_switch.data.files import safe_pickle
 from volta_switch.data.files.pair_files import find_pairs
 from volta_switch.data.tokenizer import Tokenizer
-from volta_switch.tasks import TASKS, DataOptions, build_task, load_task
-from volta_switch.tasks.inputs import INPUTS, annotation_files, features_path
+from volta_switch.tasks import DataOptions, annotation_files, build_task, data_set_modules, features_path, load_task
+from volta_switch.tasks.dataset import chosen
+from volta_switch.tasks.gqa import gqa_files
+from volta_switch.tasks.nlvr2 import nlvr2_files
+from volta_switch.tasks.snli_ve import snli_ve_files
+from volta_switch.tasks.vqa_files import targets_file, vqa_files
 from volta_switch.train.entry_points import ENTRY_POINTS
 from volta_switch.train.flags import pretraining_flags
 from volta_switch.train.needed_files import NeededFiles, require
@@ -58,7 +61,7 @@ def test_a_task_opens_the_files_that_are_looked_for(world, name, boxes):
     task = build_task(spec, config, Tokenizer(config.bert_model), DataOptions(boxes=boxes))
     for split, training in ((spec.train_split, True), (spec.val_split, False)):
         opened = opened_below(world.path / "datasets", lambda: task.dataset(split, training))  # noqa: B023
-        needed = {file_names.chosen(choice) for choice in annotation_files(spec, split, training)}
+        needed = {chosen(choice) for choice in annotation_files(spec, split, training)}
         assert opened == needed | {features_path(spec, split, boxes=boxes)}
 
 
@@ -75,7 +78,7 @@ def test_pretraining_opens_the_files_that_are_looked_for(world):
 
 
 def test_every_kind_of_task_says_what_it_reads_and_where_to_get_it():
-    assert set(INPUTS) == set(TASKS)
+    assert set(data_set_modules()) == set(sources.DATA_SETS)
     shipped = {load_task(ROOT / "config_tasks" / "ctrl_trainval_tasks.yml", name).name for name in NAMES}
     assert shipped == set(sources.DATA_SETS)
     table = (ROOT / "docs" / "real-data.md").read_text()
@@ -86,7 +89,7 @@ def test_every_kind_of_task_says_what_it_reads_and_where_to_get_it():
 
 @pytest.mark.parametrize("split", ["train", "val", "trainval", "minval", "mteval", "test", "test-dev"])
 def test_vqas_splits_are_made_of_these_files(world, tmp_path, split):
-    files = file_names.vqa_files(tmp_path, split)
+    files = vqa_files(tmp_path, split)
     assert (tmp_path / "trainval_ans2label.pkl",) in files
     assert any("questions" in str(choice[0]) for choice in files)
     assert any("target" in str(choice[0]) for choice in files) == (not split.startswith("test"))
@@ -95,19 +98,19 @@ def test_vqas_splits_are_made_of_these_files(world, tmp_path, split):
 
 @pytest.mark.parametrize(
     ("load", "splits"),
-    [("vqa_files", "VQA"), ("gqa_files", "GQA"), ("nlvr2_files", "NLVR2"), ("snli_ve_files", "SNLI-VE")],
+    [(vqa_files, "VQA"), (gqa_files, "GQA"), (nlvr2_files, "NLVR2"), (snli_ve_files, "SNLI-VE")],
 )
 def test_an_unknown_split_is_told_before_a_file_is_opened(tmp_path, load, splits):
     with pytest.raises(UserError, match=f"{splits} has no split 'nowhere'; expected train"):
-        getattr(file_names, load)(tmp_path, "nowhere")
+        load(tmp_path, "nowhere")
 
 
 @pytest.mark.parametrize("place", ["cache/train_target.pkl", "train_target.pkl"])
 def test_a_file_may_lie_in_either_of_its_places(tmp_path, place):
     (tmp_path / place).parent.mkdir(exist_ok=True)
     safe_pickle.dump(tmp_path / place, [])
-    choice = file_names.vqa_targets(tmp_path, "train")
-    assert file_names.chosen(choice) == tmp_path / place
+    choice = targets_file(tmp_path, "train")
+    assert chosen(choice) == tmp_path / place
     require(NeededFiles([choice], None, str(ROOT / "tests/fixtures/volta_data/bert-tiny-tok"), lambda fetch: None))
 
 

@@ -11,8 +11,6 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import numpy as np
-
 EXAMPLES = 3  # ids that a message shows
 _COCO = re.compile(r"coco_\w+_(\d{1,18})", re.ASCII | re.IGNORECASE)
 _PICTURE = re.compile(r"(.+)\.(?:jpe?g|png)", re.IGNORECASE)
@@ -25,6 +23,8 @@ def id_text(value: Any) -> str:
         return value
     if isinstance(value, bytes):
         return value.decode()
+    import numpy as np  # here, not above: tasks say which files they read without it
+
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, float | np.floating) and float(value).is_integer():
@@ -36,6 +36,8 @@ def shown(value: Any) -> str:
     """Return a value of a file as a message may show it: of what can be nested without end only the type."""
     if value is None:
         return "null"
+    import numpy as np
+
     plain = isinstance(value, str | bytes | int | float | np.generic) or (
         isinstance(value, np.ndarray) and value.size < 9
     )

@@ -18,12 +18,18 @@ from volta_switch.errors import UserError
 from volta_switch.model.bert import BertForVLTasks, switch_encoder
 from volta_switch.model.encoder import SwitchEncoder, encoder_of
 from volta_switch.routes.attention_maps import watched
-from volta_switch.routes.facts import facts, shown
 from volta_switch.routes.interventions import intervene
-from volta_switch.routes.record import INPUT_NAMES, ObservedModel, Record, collect_ids, evaluate, record
+from volta_switch.routes.record import (
+    INPUT_NAMES,
+    ObservedModel,
+    Record,
+    collect_ids,
+    evaluate,
+    facts,
+    record,
+    shown,
+)
 from volta_switch.routes.report import ImageSample, counted_routes, dependence_values, means, route_values
-from volta_switch.tasks.nlvr2 import Nlvr2Task
-from volta_switch.tasks.retrieval import ALTERNATIVES, RetrievalTask
 from volta_switch.train.evaluation import EvaluationRun, prepare
 from volta_switch.train.flag_values import print_ineffective_settings
 
@@ -136,13 +142,11 @@ def _add_attention(
     """Adds attention's mass over the true pairs, and its intervals."""
     ids: list[str] = []
     encoder = encoder_of(model)
-    alternatives = ALTERNATIVES if isinstance(run.task, RetrievalTask) else 1
-    with watched(encoder, alternatives) as masses:
+    with watched(encoder, run.task.alternatives) as masses:
         evaluate(run.task, ObservedModel(model, None), collect_ids(run.task, batches(), ids, []), run.device)
     found["attention"] = masses.report()
     if drawn is not None:
-        rows = 2 if isinstance(run.task, Nlvr2Task) else 1  # of a sample
-        groups = np.repeat(drawn.groups(ids), rows)
+        groups = np.repeat(drawn.groups(ids), run.task.images)
         found.setdefault("intervals", {})["attention"] = drawn.intervals(masses.values(), groups)
 
 

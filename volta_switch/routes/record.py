@@ -5,6 +5,7 @@ Legend: n rows (image-text pairs), B rows of a batch, L layers, M attention mode
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,6 @@ from volta_switch.model.bert import BertForVLTasks, Output
 from volta_switch.model.encoder import SwitchEncoder
 from volta_switch.model.switch import Routes, soft_weights
 from volta_switch.tasks import Evaluation, Task
-from volta_switch.tasks.retrieval import RetrievalTask
 
 # What each input candidate is called: where it takes text and vision from.
 INPUT_NAMES = ("l-1", "text l-2", "vision l-2", "l-2")
@@ -147,9 +147,7 @@ def record(
     }
     arrays = {name: np.concatenate([empty, *found.get(name, [])]) for name, empty in none.items()}
     each = len(arrays["modes"]) // max(len(ids), 1)  # rows of a sample
-    counted = np.arange(len(arrays["modes"])) % max(each, 1) == 0
-    if not isinstance(task, RetrievalTask):
-        counted[:] = True
+    counted = np.arange(len(arrays["modes"])) % task.alternatives == 0
     of_rows = [name for name in ids for _ in range(each)]
     report = tracked.report()
     return Record(evaluation, **arrays, ids=of_rows, counted=counted, flops=report, scored=tuple(scored))
@@ -224,3 +222,32 @@ def route_words(
         ]
         words.append(" ".join(layers))
     return words
+
+
+def facts(task: Task, split: str, record: Record) -> dict[str, list[Any]]:
+    """What the data say about each counted row, to set routes against: a value for each, by name.
+
+    Always ``text length`` (word pieces) and ``regions``; and what the task knows of all its samples (``Task.facts``).
+    """
+    found: dict[str, list[Any]] = {
+        "text length": record.text_lengths[record.counted].tolist(),
+        "regions": record.regions[record.counted].tolist(),
+    }
+    names = list(compress(record.ids, record.counted))
+    for fact, values in task.facts(split).items():
+        if all(name in values for name in names):
+            found[fact] = [values[name] for name in names]
+    return found
+
+
+def shown(task: Task, split: str, record: Record) -> dict[str, list[Any]]:
+    """``ids``, ``images`` and ``texts`` of the counted rows, for a page that shows a route beside what it is about."""
+    rows_of = task.dataset(split, training=False).sample_rows
+    taken: Counter[str] = Counter()  # rows of each sample so far
+    lists: dict[str, list[Any]] = {"ids": [], "images": [], "texts": []}
+    for name in compress(record.ids, record.counted):
+        image, text = rows_of[name][taken[name]]
+        taken[name] += 1
+        for key, value in (("ids", name), ("images", image), ("texts", text)):
+            lists[key].append(value)
+    return lists

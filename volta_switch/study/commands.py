@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from volta_switch.errors import UserError
 from volta_switch.ranges import ANY_TEXT, PATH, PROBABILITY, Number, Text, whole
-from volta_switch.tasks.shares import WHOLE
+from volta_switch.tasks.task import WHOLE
 from volta_switch.train.flags import SHARD
 
 if TYPE_CHECKING:

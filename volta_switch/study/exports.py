@@ -45,7 +45,7 @@ from volta_switch.study.planned_runs import (
 from volta_switch.study.records import Record, in_json
 from volta_switch.study.run_plan import RunPlan, plan_ahead, plan_of
 from volta_switch.study.study_data import test_split, write_worlds
-from volta_switch.tasks import TASKS
+from volta_switch.tasks import task_class
 from volta_switch.train.log_file import lines_of
 
 LogLine = Mapping[str, Any]
@@ -285,7 +285,7 @@ def _files(plan: RunPlan, run: PlannedRun, reader: ItemReader) -> RunFiles:
     metrics = found[f"{split}_metrics.json"] = _json(run.folder / f"{split}_metrics.json")
     test = Evaluated(spec, split, run.folder)
     items: dict[str, object] = {}
-    for metric in TASKS[spec.type].headline:
+    for metric in task_class(spec).headline:
         try:
             items[metric] = items_to_json(reader.items(test, metric, float(metrics[metric])))
         except NoItems as error:

@@ -23,7 +23,7 @@ from volta_switch.study.planned_runs import (
     runs_of_share,
 )
 from volta_switch.study.run_plan import RunPlan, plan_ahead
-from volta_switch.tasks.shares import WHOLE, Share
+from volta_switch.tasks.task import WHOLE, Share
 from volta_switch.train.log_file import lines_of
 
 SpeedClass = tuple[Work, str, str]  # runs of like speed: their work, and the arm or model that they share

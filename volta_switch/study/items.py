@@ -11,34 +11,27 @@ independent; ``statistics.by_group`` turns them into one result.
 | NLVR2 | accuracy, consistency | statement, sentence | set of image pairs (MaRVL: the pair) |
 | retrieval | image R@1, text R@1 | caption, image | image |
 
-What a run predicted stands in ``<split>_result.json`` (of retrieval in ``<split>_ranks.json``, which older runs lack:
-then image R@1 is taken from the results), the truth in the task's annotations. Where items do not give the score they
-are not used: results of older runs do not tell ties, which are frequent in half precision.
+The task says what its items are (``Task.grader``): from what a run predicted (``<split>_result.json``, of retrieval
+``<split>_ranks.json``) and the truth in its annotations. Where items do not give the score they are not used: results
+of older runs do not tell ties, which are frequent in half precision.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from volta_switch.checksums import Changed
-from volta_switch.data.annotations.gqa import load_gqa
-from volta_switch.data.annotations.nlvr2 import load_nlvr2
-from volta_switch.data.annotations.refer import load_refer
-from volta_switch.data.annotations.retrieval import RetrievalAnnotations
-from volta_switch.data.annotations.snli_ve import load_snli_ve
-from volta_switch.data.annotations.vqa import VqaAnnotations, load_vqa
 from volta_switch.data.files.json_files import read_json
 from volta_switch.errors import UserError
 from volta_switch.statistics import by_group
 from volta_switch.study.claims import ITEMS_TOLERANCE, ItemResults
-from volta_switch.tasks.retrieval import annotations_of
-from volta_switch.tasks.task_file import TaskSpec
+from volta_switch.tasks import task_class
+from volta_switch.tasks.task import FinishedTest, Grader
 
 
 class NoItems(Exception):
@@ -46,22 +39,8 @@ class NoItems(Exception):
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """A finished run's test on one split."""
-
-    spec: TaskSpec  # as the test had it
-    split: str
-    folder: Path  # the run's
-
-    @property
-    def results(self) -> Path:
-        """What was predicted."""
-        return self.folder / f"{self.split}_result.json"
-
-    @property
-    def ranks(self) -> Path:
-        """Retrieval's ranks."""
-        return self.folder / f"{self.split}_ranks.json"
+class Evaluated(FinishedTest):
+    """A finished run's test on one split, as a study knows it."""
 
     @property
     def travelled(self) -> Path:
@@ -87,15 +66,11 @@ class Items:
     source: Path  # the file of the results
 
 
-Row = tuple[str, str, float]  # item, group, how right (0 to 1)
-Grade = Callable[[Evaluated, str], Iterable[Row]]  # of a test's items, for a metric
-
-
 class ItemReader:
     """Reads the items of a study's tests: every file once, ids and groups kept once for all runs on the same items."""
 
     def __init__(self) -> None:
-        self._grades: dict[tuple[Any, ...], Grade] = {}
+        self._graders: dict[tuple[Any, ...], Grader] = {}
         self._items: dict[tuple[Path, str], Items] = {}
         self._first: dict[tuple[Any, ...], Items] = {}
 
@@ -149,11 +124,13 @@ class ItemReader:
     def _read(self, test: Evaluated, metric: str) -> Items:
         if test.travelled.is_file():
             return _items_of_json(test.travelled, metric)
-        source = test.ranks if test.spec.type == "VL-logit" and test.ranks.is_file() else test.results
+        source = test.results
         try:
-            if test.data not in self._grades:
-                self._grades[test.data] = GRADES[test.spec.type](test.spec, test.split)
-            rows = sorted(self._grades[test.data](test, metric))
+            task = task_class(test.spec)
+            if test.data not in self._graders:
+                self._graders[test.data] = task.grader(test.spec, test.split)
+            source = task.graded_file(test, metric)
+            rows = sorted(self._graders[test.data](read_json(source), metric))
         except Changed:
             raise
         except UserError as error:  # the data, or the run's files, are not there
@@ -198,99 +175,3 @@ def _refuse_others(first: Items, items: Items) -> None:
             f"{first.source} and {items.source}: not the same test items ({len(first.ids)} and {len(items.ids)}; only "
             f"one has {apart[0]}); evaluate both runs again on the same data"
         )
-
-
-# --- For each type of task: loads the truth of a split; what that gives grades what a run predicted ---------------
-
-
-def _vqa(spec: TaskSpec, split: str) -> Grade:
-    return _answers(load_vqa(spec.path(spec.dataroot), split, spec.num_labels), "question_id", "answer")
-
-
-def _gqa(spec: TaskSpec, split: str) -> Grade:
-    return _answers(load_gqa(spec.path(spec.dataroot), split, spec.num_labels), "questionId", "prediction")
-
-
-def _snli_ve(spec: TaskSpec, split: str) -> Grade:
-    annotations = load_snli_ve(spec.path(spec.dataroot), split, spec.given_annotations(split))
-    return _answers(annotations, "id", "prediction", unlabelled_count=False)
-
-
-def _answers(annotations: VqaAnnotations, item: str, answer: str, unlabelled_count: bool = True) -> Grade:
-    """The soft score of each answer; ``item`` and ``answer`` are the results' keys."""
-    names = annotations.label2ans
-    truth: dict[str, tuple[str, dict[str, float] | None]] = {}
-    for entry in annotations.entries:
-        if entry.labels is None or entry.scores is None:
-            raise UserError(f"question {entry.question_id} has no answer to compare with")
-        scores = {names[label]: score for label, score in zip(entry.labels, entry.scores, strict=True)}
-        truth[str(entry.question_id)] = str(entry.image_id), scores if scores or unlabelled_count else None
-
-    def grade(test: Evaluated, metric: str) -> Iterable[Row]:
-        for result in read_json(test.results):
-            name = str(result[item])
-            image, scores = truth[name]
-            if scores is not None:
-                yield name, image, 0.0 if result.get("tied") else scores.get(result[answer], 0.0)
-
-    return grade
-
-
-def _refer(spec: TaskSpec, split: str) -> Grade:
-    entries = load_refer(spec.path(spec.dataroot), spec.name, split)
-    images = {str(entry.sent_id): str(entry.image_id) for entry in entries}
-
-    def grade(test: Evaluated, metric: str) -> Iterable[Row]:
-        for result in read_json(test.results):
-            yield result["id"], images[result["id"]], float(result["IOU"] > 0.5 and not result.get("tied"))
-
-    return grade
-
-
-def _nlvr2(spec: TaskSpec, split: str) -> Grade:
-    entries = load_nlvr2(spec.path(spec.dataroot), split, spec.given_annotations(split))
-    return partial(_statements, {entry.identifier: entry.set_of_pairs for entry in entries})
-
-
-def _statements(sets: Mapping[str, str], test: Evaluated, metric: str) -> Iterable[Row]:
-    """Statements, or for consistency sentences, which belong to the set of their first statement."""
-    sentences: dict[str, Row] = {}
-    for result in sorted(read_json(test.results), key=lambda result: result["identifier"]):
-        name, right = result["identifier"], float(result["prediction"] == result["label"])
-        if metric != "consistency":
-            yield name, sets[name], right
-            continue
-        _, group, before = sentences.get(result["sentence"], ("", sets[name], 1.0))
-        sentences[result["sentence"]] = result["sentence"], group, min(before, right)
-    yield from sentences.values()
-
-
-def _retrieval(spec: TaskSpec, split: str) -> Grade:
-    return partial(_first_ranks, annotations_of(spec, split))
-
-
-def _first_ranks(truth: RetrievalAnnotations, test: Evaluated, metric: str) -> Iterable[Row]:
-    """``ir_r1``: captions whose image ranks first; ``tr_r1``: images of which a caption does."""
-    if test.ranks.is_file():
-        right = [float(rank == 0) for rank in read_json(test.ranks)[metric.removesuffix("_r1")]]
-    elif metric == "ir_r1":
-        best = [row[0] for row in read_json(test.results)]
-        right = [float(first == own) for first, own in zip(best, truth.caption_image.tolist(), strict=True)]
-    else:
-        raise UserError(f"{test.ranks}: missing (the test was made before there was such a file); test again")
-    images = truth.image_ids
-    if metric == "tr_r1":
-        return list(zip(images, images, right, strict=True))
-    places = truth.caption_image.tolist()
-    names = [f"{images[place]}#{number}" for number, place in enumerate(places)]
-    return list(zip(names, [images[place] for place in places], right, strict=True))
-
-
-GRADES: dict[str, Callable[[TaskSpec, str], Grade]] = {  # by the type of a task file's entry
-    "VL-classifier": _vqa,
-    "VL-classifier-GQA": _gqa,
-    "VL-logit": _retrieval,
-    "V-logit": _refer,
-    "VL-binary-classifier": _nlvr2,
-    "VL-tri-classifier": _snli_ve,
-}

@@ -18,7 +18,7 @@ from volta_switch.checksums import read_recorded, record_json
 from volta_switch.data.files.json_files import read_object
 from volta_switch.study.arms import flat
 from volta_switch.study.records import Record, Settings, in_json
-from volta_switch.tasks.shares import Share
+from volta_switch.tasks.task import Share
 
 ROUTES_FILE = "routes.json"
 FINISHED, BEGUN = ".json", ".begun"

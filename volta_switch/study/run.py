@@ -33,7 +33,7 @@ from volta_switch.study.planned_runs import (
 )
 from volta_switch.study.run_plan import RunPlan, plan_ahead, plan_of
 from volta_switch.study.study_data import write_worlds
-from volta_switch.tasks.shares import WHOLE, Share
+from volta_switch.tasks.task import WHOLE, Share
 from volta_switch.train.log_file import seconds_trained
 
 # glibc gives a large tensor's pages back after every operation and asks for them again; keeping them saves a fifth of

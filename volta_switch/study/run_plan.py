@@ -40,7 +40,7 @@ from volta_switch.study.planned_runs import (
 )
 from volta_switch.study.records import Flags
 from volta_switch.study.study_data import DataIdentities, places, test_split, world_folder
-from volta_switch.tasks import TASKS, TaskSpec, load_task
+from volta_switch.tasks import TaskSpec, load_task, task_class
 from volta_switch.world.spec import WorldSpec
 
 LEARNING_SETTINGS = ("batch_size", "lr", "num_epoch", "fusion_method", "train_split", "val_split")  # of a task's entry
@@ -172,7 +172,7 @@ class RunPlan:
             where = f"study {self.study.name}: tables.{table.name}.claims: {claim.text}"
             if claim.task not in specs:
                 raise UserError(f"{where}: task {claim.task} is none of {', '.join(table.tasks)}")
-            metrics = TASKS[specs[claim.task].type].headline
+            metrics = task_class(specs[claim.task]).headline
             if claim.metric not in metrics:
                 raise UserError(f"{where}: {claim.task} has no metric {claim.metric}; it has {', '.join(metrics)}")
             made = (claim.arms, specs[claim.task].key, claim.metric, claim.at_least)
@@ -254,7 +254,7 @@ class RunPlan:
     def _task_commands(
         self, arm: Arm, seed: int, spec: TaskSpec, flags: TaskFlags, folder: Path, needed: PlannedRun | None
     ) -> tuple[tuple[str, tuple[str, ...]], ...]:
-        where, entry = self.places(arm.name), "eval_retrieval" if spec.type == "VL-logit" else "eval_task"
+        where, entry = self.places(arm.name), task_class(spec).entry_point
         for name in flags.test.keys() - taken_by(entry, flags.test).keys():
             raise UserError(f"study {self.study.name}: tasks: {spec.name}: test: {entry}.py has no flag --{name}")
         start = str(needed.folder / "pytorch_model_best.bin") if needed else ""

@@ -36,7 +36,7 @@ from volta_switch.study.route_reports import routes_over_seeds
 from volta_switch.study.run_plan import RunPlan
 from volta_switch.study.study_data import blind_guesses, test_split, world_folder
 from volta_switch.study.table_formats import as_csv, as_latex, tables_text
-from volta_switch.tasks import TASKS, TaskSpec
+from volta_switch.tasks import TaskSpec, task_class
 from volta_switch.tasks.metrics import mean_std
 from volta_switch.train.step_log import EXECUTED, PATHS
 
@@ -259,7 +259,7 @@ def _columns(plan: RunPlan, arm: Arm, tasks: Sequence[str]) -> list[Column]:
     for task in tasks:
         spec = plan.spec(arm.name, task)
         split = test_split(spec, arm.tasks[task])
-        columns += [Column(task, spec, metric, split) for metric in TASKS[spec.type].headline]
+        columns += [Column(task, spec, metric, split) for metric in task_class(spec).headline]
     return columns
 
 
@@ -271,7 +271,7 @@ def _trained_runs(plan: RunPlan, arm: Arm, tasks: Sequence[str]) -> dict[str, Tr
         for task in tasks:
             spec = plan.spec(arm.name, task)
             run = plan.run_of(arm.name, seed, Work.fine_tuning(task))
-            runs[f"{spec.name}/seed{seed}"] = run, TASKS[spec.type].metric
+            runs[f"{spec.name}/seed{seed}"] = run, task_class(spec).metric
         for name, (run, metric) in runs.items():
             record = RunRecord.from_dict(_read(run.folder / "run.json"))
             metrics = _read(run.folder / "metrics.json")

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from volta_switch.tasks.vqa_files import as_written, normalised
+
 
 def caption_ranks(scores: np.ndarray, caption_image: np.ndarray, *, volta_ties: bool = False) -> np.ndarray:
     """Image retrieval: the rank of each caption's image among all images.
@@ -74,7 +76,8 @@ def retrieval_metrics(scores: np.ndarray, caption_image: np.ndarray, *, volta_ti
 def rank_metrics(by_direction: Mapping[str, np.ndarray]) -> dict[str, float]:
     """R@1, 5 and 10, median and mean rank (from 1), for image retrieval (``ir_``) and text retrieval (``tr_``).
 
-    by_direction: ``retrieval_ranks``.
+    Args:
+        by_direction: as ``retrieval_ranks`` gives them.
     """
     metrics = {}
     for direction, ranks in by_direction.items():
@@ -105,6 +108,38 @@ def soft_accuracy(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return targets[np.arange(len(targets)), scores.argmax(1)]
 
 
+def vqa_accuracy(predictions: Mapping[str, str], annotators: Mapping[str, Sequence[str]]) -> float:
+    """Returns VQA's official accuracy, in percent: an answer is as right as ten annotators make it.
+
+    Args:
+        predictions: answers by question id.
+        annotators: what people answered to each of these questions, and maybe to others.
+    """
+    accuracies = [answer_accuracy(answer, annotators[question]) for question, answer in predictions.items()]
+    return 100.0 * sum(accuracies) / len(accuracies)
+
+
+def answer_accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """Returns how right a prediction is, 0 to 1: ``agreement`` with the annotators' answers (one or more).
+
+    Answers are compared in normalised form, but as written where all annotators wrote the same, as the official
+    evaluator does.
+    """
+    prediction, answers = as_written(prediction), [as_written(answer) for answer in answers]
+    if len(set(answers)) > 1:
+        prediction, answers = normalised(prediction), [normalised(answer) for answer in answers]
+    return agreement(answers.count(prediction), len(answers))
+
+
+def agreement(matches: int, annotators: int) -> float:
+    """Returns the mean of min(1, matches / 3) over the subsets that leave out one annotator each.
+
+    Of these, ``matches`` subsets lack an annotator who agrees, and the others keep all who do.
+    """
+    without_one = matches * min(1.0, (matches - 1) / 3) if matches else 0.0
+    return (without_one + (annotators - matches) * min(1.0, matches / 3)) / annotators
+
+
 def clear_choices(scores: np.ndarray) -> np.ndarray:
     """Each row's column that scores strictly highest, (samples, labels) to (samples,); -1 where none does."""
     best = scores.argmax(1)
@@ -115,7 +150,9 @@ def clear_choices(scores: np.ndarray) -> np.ndarray:
 def consistency(groups: Sequence[str], hits: np.ndarray) -> float:
     """NLVR2: the share of sentences that are judged rightly for all their pairs of images, in percent.
 
-    groups: the sentence of each sample; hits: (samples,) bool.
+    Args:
+        groups: the sentence of each sample.
+        hits: (samples,) bool.
     """
     right: dict[str, bool] = {}
     for group, hit in zip(groups, hits, strict=True):

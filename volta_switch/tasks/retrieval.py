@@ -2,39 +2,76 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from volta_switch.data.annotations.file_names import hard_negatives
-from volta_switch.data.annotations.retrieval import RetrievalAnnotations, load_hard_negatives, load_retrieval
-from volta_switch.data.batches.collate import Batch
-from volta_switch.data.batches.retrieval_dataset import RetrievalDataset, RetrievalPool
 from volta_switch.errors import UserError
-from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks
-from volta_switch.tasks.inputs import captions_path
-from volta_switch.tasks.metrics import best_first, mean_of_folds, rank_metrics, retrieval_ranks
-from volta_switch.tasks.score_matrix import PairScorer
-from volta_switch.tasks.task import Evaluation, Task
+from volta_switch.tasks.dataset import Choice
+from volta_switch.tasks.task import Evaluation, FinishedTest, Grader, Item, Task
 from volta_switch.tasks.task_file import TaskSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+    from volta_switch.data.batches.collate import Batch
+    from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks
+    from volta_switch.tasks.retrieval_dataset import RetrievalAnnotations, RetrievalDataset, RetrievalPool
+    from volta_switch.tasks.retrieval_scores import PairScorer
 
 ALTERNATIVES = 4  # the pair, a random caption, a random image, a hard-negative caption
 FOLD = 1000  # images among which COCO's "1k" numbers rank
 
 
+def captions_file(spec: TaskSpec, split: str) -> Path:
+    """Returns the file of a split's captions: the task file's, or ``<split>_ann.jsonl`` beside it.
+
+    VOLTA calls the validation file ``valid_ann.jsonl``; COCO's ``test1k`` is a split of its own.
+    """
+    path = spec.given_annotations(split)
+    if path is not None:
+        return path
+    beside = spec.val_annotations_jsonpath or spec.train_annotations_jsonpath
+    if not beside:
+        raise UserError(f"{spec.key} ({spec.name}): the task file names no annotations for {split!r}")
+    return spec.path(beside).with_name(f"{'valid' if split == 'val' else split}_ann.jsonl")
+
+
+def hard_negatives_file(dataroot: Path) -> Path:
+    """Returns the file of the images that resemble each image, for training."""
+    return dataroot / "hard_negative.pkl"
+
+
 class RetrievalTask(Task):
     """Cross-entropy over four alternatives; validation by 4-way accuracy, the test by R@k over all pairs."""
 
+    data_sets = ("RetrievalFlickr30k", "RetrievalCOCO")
+    heads = ("VL-logit",)
+    named_annotations = True
+    second_features = "validation"
+    entry_point = "eval_retrieval"
     metric = "accuracy_4way"
     headline = ("ir_r1", "tr_r1")
+    alternatives = ALTERNATIVES
+
+    @classmethod
+    def annotation_files(cls, spec: TaskSpec, split: str) -> list[Choice]:
+        """As ``captions_file``."""
+        return [(captions_file(spec, split),)]
+
+    @classmethod
+    def training_files(cls, spec: TaskSpec) -> list[Choice]:
+        """The hard negatives."""
+        return [(hard_negatives_file(spec.path(spec.dataroot)),)]
 
     def dataset(self, split: str, training: bool) -> RetrievalDataset:
         """Captions of a split with their alternatives; hard negatives in training only."""
+        from volta_switch.tasks.retrieval_dataset import RetrievalDataset, load_hard_negatives
+
         annotations = annotations_of(self.spec, split)
-        pool = hard_negatives(self.spec.path(self.spec.dataroot))
+        pool = hard_negatives_file(self.spec.path(self.spec.dataroot))
         return RetrievalDataset(
             annotations,
             self.store(split),
@@ -47,6 +84,8 @@ class RetrievalTask(Task):
 
     def loss(self, scores: Tensor, batch: Batch) -> Tensor:
         """Mean cross-entropy of the right pair among its alternatives."""
+        import torch.nn.functional as F
+
         assert batch.target is not None
         return F.cross_entropy(scores.view(-1, ALTERNATIVES), batch.target)
 
@@ -79,11 +118,15 @@ class RetrievalTask(Task):
         Raises:
             UserError: a pre-training model without a matching head.
         """
+        from volta_switch.model.bert import BertForVLPreTraining
+
         if isinstance(model, BertForVLPreTraining) and model.config.fusion_method == "none":
             raise UserError("zero-shot retrieval needs a model with a matching head (fusion_method is none)")
 
     def pool(self, split: str) -> RetrievalPool:
         """All captions and images of a split."""
+        from volta_switch.tasks.retrieval_dataset import RetrievalPool
+
         return RetrievalPool(annotations_of(self.spec, split), self.store(split), self.tokenizer, **self.sizes)
 
     def scorer(
@@ -94,10 +137,16 @@ class RetrievalTask(Task):
         device: torch.device,
     ) -> PairScorer:
         """What scores the pairs of a pool, ``batch_size`` of them at once."""
+        from volta_switch.tasks.retrieval_scores import PairScorer
+
         return PairScorer(model, pool, self.layout, self.spec.key, batch_size, device)
 
     def ranked(self, scores: np.ndarray, caption_image: np.ndarray) -> Evaluation:
         """The metrics of scores (captions, images), where ``caption_image`` is the index of each caption's image."""
+        import numpy as np
+
+        from volta_switch.tasks.metrics import best_first, mean_of_folds, rank_metrics, retrieval_ranks
+
         ties = self.options.volta_compat
         ranks = retrieval_ranks(scores, caption_image, volta_ties=ties)
         metrics = rank_metrics(ranks)
@@ -108,7 +157,36 @@ class RetrievalTask(Task):
         lists = {direction: found.tolist() for direction, found in ranks.items()}
         return Evaluation(metrics["ir_r1"], metrics, best[:, :20].tolist(), ranks=lists)
 
+    @classmethod
+    def graded_file(cls, test: FinishedTest, metric: str) -> Path:
+        """The ranks; of a test that is older than they are, the results, which tell image R@1 alone."""
+        if test.ranks.is_file():
+            return test.ranks
+        if metric == "ir_r1":
+            return test.results
+        raise UserError(f"{test.ranks}: missing (the test was made before there was such a file); test again")
+
+    @classmethod
+    def grader(cls, spec: TaskSpec, split: str) -> Grader:
+        """``ir_r1``: captions whose image ranks first; ``tr_r1``: images of which a caption does."""
+        truth = annotations_of(spec, split)
+        images, places = truth.image_ids, truth.caption_image.tolist()
+
+        def grade(found: Any, metric: str) -> list[Item]:
+            if isinstance(found, Mapping):  # ranks
+                right = [float(rank == 0) for rank in found[metric.removesuffix("_r1")]]
+            else:
+                right = [float(row[0] == own) for row, own in zip(found, places, strict=True)]
+            if metric == "tr_r1":
+                return list(zip(images, images, right, strict=True))
+            names = [f"{images[place]}#{number}" for number, place in enumerate(places)]
+            return list(zip(names, [images[place] for place in places], right, strict=True))
+
+        return grade
+
 
 def annotations_of(spec: TaskSpec, split: str) -> RetrievalAnnotations:
-    """The captions of a split."""
-    return load_retrieval(captions_path(spec, split), "id" if "COCO" in spec.name else "img_path")
+    """Reads the captions of a split."""
+    from volta_switch.tasks.retrieval_dataset import load_retrieval
+
+    return load_retrieval(captions_file(spec, split), "id" if "COCO" in spec.name else "img_path")

@@ -29,7 +29,7 @@ from volta_switch.ranges import (
     whole,
 )
 
-WORLD = "world.json"  # lies beside a small world's task file
+WORLD = "world.json"  # lies beside a synthetic world's task file
 REQUIRED = ("name", "type", "dataroot", "features_h5path1", "max_seq_length", "train_split", "val_split")
 BESIDE = ("key", "folder", "extra", "data_root")  # of a ``TaskSpec``: what no entry says
 # Keys of VOLTA's task files that nothing reads here, and why; "" where nothing is lost by it.
@@ -49,6 +49,7 @@ PATH_SETTINGS = (  # of an entry: what names its files
 class Kind:
     """What follows from an entry's ``type``, in VOLTA's words; an entry that says otherwise is refused."""
 
+    data_set: str  # as which an entry of another name is read
     loss: str
     process: str
     num_labels: int | None = None  # None: the entry says how many
@@ -56,12 +57,12 @@ class Kind:
 
 
 KINDS = {
-    "VL-classifier": Kind("BCEWithLogitLoss", "normal"),
-    "VL-classifier-GQA": Kind("BCEWithLogitLoss", "normal"),
-    "VL-logit": Kind("CrossEntropyLoss", "retrieval", 1),
-    "V-logit": Kind("BCEWithLogitLoss", "normal", 1, (1, 2)),
-    "VL-binary-classifier": Kind("BCEWithLogitLoss", "nlvr", 2),
-    "VL-tri-classifier": Kind("BCEWithLogitLoss", "normal", 3),
+    "VL-classifier": Kind("VQA", "BCEWithLogitLoss", "normal"),
+    "VL-classifier-GQA": Kind("GQA", "BCEWithLogitLoss", "normal"),
+    "VL-logit": Kind("RetrievalFlickr30k", "CrossEntropyLoss", "retrieval", 1),
+    "V-logit": Kind("refcoco", "BCEWithLogitLoss", "normal", 1, (1, 2)),
+    "VL-binary-classifier": Kind("NLVR2", "BCEWithLogitLoss", "nlvr", 2),
+    "VL-tri-classifier": Kind("VisualEntailment", "BCEWithLogitLoss", "normal", 3),
 }
 
 
@@ -69,9 +70,9 @@ KINDS = {
 class TaskSpec:
     """One entry of a task file, field by field as VOLTA names them.
 
-    Its relative paths lie below the data root: the folder that is named (``data_root``), or, of a small world's task
-    file, the world's. Without a data root they are looked for in the working directory and beside the task file; all
-    must lie in one of the two, and none may lead to two different files.
+    Its relative paths lie below the data root: the folder that is named (``data_root``), or, of a synthetic world's
+    task file, the world's. Without a data root they are looked for in the working directory and beside the task file.
+    All must lie in one of the two, and none may lead to two different files.
     """
 
     key: str  # "TASK10"

@@ -22,8 +22,9 @@ from volta_switch.identities import described, differences
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks, switch_encoder
 from volta_switch.tasks import Evaluation, Task, build_task
 from volta_switch.tasks.retrieval import RetrievalTask
-from volta_switch.tasks.score_parts import ScoreParts, inputs_identity, write_matrix
-from volta_switch.tasks.shares import Share
+from volta_switch.tasks.retrieval_dataset import inputs_identity
+from volta_switch.tasks.retrieval_scores import ScoreParts, write_matrix
+from volta_switch.tasks.task import Share
 from volta_switch.train.device import autocast, prepare_device
 from volta_switch.train.entry_points import read_flags
 from volta_switch.train.flag_values import evaluated_spec, load_model_config, run_name

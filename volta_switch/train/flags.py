@@ -36,7 +36,7 @@ from volta_switch.ranges import (
     Text,
     Truth,
 )
-from volta_switch.tasks.shares import Share
+from volta_switch.tasks.task import Share
 
 # The headings of the help, in their order.
 DATA, MODEL, TRAINING, EVALUATION, MACHINE, RESULTS, ACCEPTED = HEADINGS = (

@@ -1,7 +1,7 @@
 """What a command reads before it can begin: data, vocabulary, weights; and one message that says what is not there.
 
 They are looked for in the order in which people would get them. Which files these are is asked of the modules that open
-them later (``tasks.inputs``, ``data.annotations.file_names``, ``data.files.pair_files``, ``hub``).
+them later (``tasks``, ``data.files.pair_files``, ``hub``).
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from functools import partial
 from pathlib import Path
 
 from volta_switch.data import sources
-from volta_switch.data.annotations.file_names import CAPTIONS, Choice, other_splits
-from volta_switch.data.files.pair_files import Split, find_pairs
+from volta_switch.data.files.pair_files import CAPTIONS, Split, find_pairs
 from volta_switch.data.sources import GUIDE, DataSet
 from volta_switch.errors import UserError
 from volta_switch.files import require_file
 from volta_switch.hub import NotCached, find_bert, find_vocabulary, is_weight_file
-from volta_switch.tasks.inputs import annotation_files, features_path
+from volta_switch.tasks import annotation_files, features_path
+from volta_switch.tasks.dataset import Choice
+from volta_switch.tasks.refer import other_splits
 from volta_switch.tasks.task_file import TaskSpec
 from volta_switch.train.flag_values import (
     evaluated_spec,

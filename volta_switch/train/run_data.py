@@ -10,14 +10,12 @@ from typing import Any, Literal
 import torch
 
 from volta_switch.config import Config
-from volta_switch.data.annotations.file_names import CAPTIONS
-from volta_switch.data.files.pair_files import find_pairs
+from volta_switch.data.files.pair_files import CAPTIONS, find_pairs
 from volta_switch.data.fingerprints import Fingerprint, file_fingerprint, store_fingerprint
 from volta_switch.data.tokenizer import Tokenizer, check_vocab_size
 from volta_switch.errors import UserError
 from volta_switch.hub import find_vocabulary
-from volta_switch.tasks import DataOptions, TaskSpec
-from volta_switch.tasks.inputs import read_files
+from volta_switch.tasks import DataOptions, TaskSpec, read_files
 from volta_switch.train.ranks import Ranks
 
 

@@ -10,17 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from volta_switch.data.annotations.coco_test_ids import load_coco_test_ids
-from volta_switch.data.annotations.file_names import other_splits
-from volta_switch.data.annotations.gqa import load_gqa
-from volta_switch.data.annotations.nlvr2 import load_nlvr2
-from volta_switch.data.annotations.refer import load_refer
-from volta_switch.data.annotations.retrieval import load_hard_negatives, load_retrieval
-from volta_switch.data.annotations.snli_ve import load_snli_ve
-from volta_switch.data.annotations.vqa import load_vqa
-from volta_switch.data.annotations.vqa_targets import make_vqa_targets
 from volta_switch.data.files import safe_pickle
 from volta_switch.errors import UserError
+from volta_switch.tasks.dataset import load_coco_test_ids
+from volta_switch.tasks.gqa import load_gqa
+from volta_switch.tasks.nlvr2 import load_nlvr2
+from volta_switch.tasks.refer import load_refer, other_splits
+from volta_switch.tasks.retrieval_dataset import load_hard_negatives, load_retrieval
+from volta_switch.tasks.snli_ve import load_snli_ve
+from volta_switch.tasks.vqa import load_vqa
+from volta_switch.tasks.vqa_files import make_vqa_targets
 from volta_switch.train.needed_files import NeededFiles, require
 
 

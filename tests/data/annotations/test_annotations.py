@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from volta_switch.data.annotations.refer import load_refer
-from volta_switch.data.annotations.retrieval import load_hard_negatives, load_retrieval, write_hard_negatives
-from volta_switch.data.annotations.vqa import load_vqa
 from volta_switch.data.files import safe_pickle
 from volta_switch.data.files.json_files import read_json
 from volta_switch.errors import UserError
+from volta_switch.tasks.refer import load_refer
+from volta_switch.tasks.retrieval_dataset import load_hard_negatives, load_retrieval, write_hard_negatives
+from volta_switch.tasks.vqa import load_vqa
 
 
 def ref(number: int, split: str) -> dict:

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from volta_switch.data.annotations.gqa import load_gqa
 from volta_switch.data.files import safe_pickle
 from volta_switch.errors import UserError
+from volta_switch.tasks.gqa import load_gqa
 
 ANSWERS = ["yes", "no", "left"]
 

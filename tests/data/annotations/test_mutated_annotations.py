@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from volta_switch.data.annotations.gqa import load_gqa
-from volta_switch.data.annotations.nlvr2 import load_nlvr2
-from volta_switch.data.annotations.snli_ve import load_snli_ve
-from volta_switch.data.annotations.vqa import load_vqa
-from volta_switch.data.annotations.vqa_answers import load_annotators
 from volta_switch.errors import UserError
+from volta_switch.tasks.gqa import load_gqa
+from volta_switch.tasks.nlvr2 import load_nlvr2
+from volta_switch.tasks.snli_ve import load_snli_ve
+from volta_switch.tasks.vqa import load_vqa
+from volta_switch.tasks.vqa_files import load_annotators
 
 LABELS = ["yes", "no"]
 QUESTIONS = {"questions": [{"question_id": n, "image_id": 9, "question": "is it ?"} for n in range(3)]}

@@ -5,11 +5,10 @@ import json
 import pytest
 import torch
 
-from volta_switch.data.annotations.nlvr2 import Nlvr2Entry, load_nlvr2
 from volta_switch.data.batches.collate import Layout
-from volta_switch.data.batches.nlvr2_dataset import Nlvr2Dataset
 from volta_switch.data.files.feature_files import open_features
 from volta_switch.errors import BadRecord, UserError
+from volta_switch.tasks.nlvr2 import Nlvr2Dataset, Nlvr2Entry, load_nlvr2
 
 LINE = {"identifier": "train-10-2-1", "sentence": "Two dogs.", "label": "True"}
 MARVL = {"left_img": "marvl/sw/12-3.jpg", "right_img": "12-4.b.png", "caption": "Mbwa wawili.", "label": False}

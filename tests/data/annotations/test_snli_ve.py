@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from volta_switch.data.annotations.snli_ve import RELATIONS, load_snli_ve
 from volta_switch.errors import UserError
+from volta_switch.tasks.snli_ve import RELATIONS, load_snli_ve
 
 LINE = {"Flikr30kID": "0100207720.jpg", "sentence2": "Two dogs run.", "gold_label": "neutral", "pairID": "100.jpg#1r1n"}
 

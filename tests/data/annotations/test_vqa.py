@@ -6,9 +6,9 @@ import pickle
 import numpy as np
 import pytest
 
-from volta_switch.data.annotations.vqa import load_vqa
 from volta_switch.data.files import safe_pickle
 from volta_switch.errors import UserError
+from volta_switch.tasks.vqa import load_vqa
 
 ANSWERS = ["yes", "no"]
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from volta_switch.data.annotations.vqa_answers import CONTRACTIONS, as_written, load_annotators, normalised
 from volta_switch.errors import UserError
+from volta_switch.tasks.vqa_files import CONTRACTIONS, as_written, load_annotators, normalised
 
 
 @pytest.mark.parametrize(

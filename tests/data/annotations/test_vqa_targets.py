@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
-from volta_switch.data.annotations.vqa import load_vqa
-from volta_switch.data.annotations.vqa_targets import make_vqa_targets, soft_label
 from volta_switch.data.files import safe_pickle
 from volta_switch.errors import UserError
+from volta_switch.tasks.vqa import load_vqa
+from volta_switch.tasks.vqa_files import make_vqa_targets, soft_label
 
 
 def write_official(root, name, rows):

@@ -6,17 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from volta_switch.data.annotations.refer import ReferEntry
-from volta_switch.data.annotations.retrieval import RetrievalAnnotations, load_retrieval
-from volta_switch.data.annotations.vqa import VqaAnnotations, VqaEntry
 from volta_switch.data.batches.collate import Layout
-from volta_switch.data.batches.refer_dataset import ReferDataset
-from volta_switch.data.batches.retrieval_dataset import RetrievalDataset, RetrievalPool
-from volta_switch.data.batches.vqa_dataset import VqaDataset
 from volta_switch.data.files.feature_files import open_features
 from volta_switch.data.files.feature_store import FeatureStore
 from volta_switch.data.regions import global_feature
 from volta_switch.errors import UserError
+from volta_switch.tasks.refer import ReferDataset, ReferEntry
+from volta_switch.tasks.retrieval_dataset import RetrievalAnnotations, RetrievalDataset, RetrievalPool, load_retrieval
+from volta_switch.tasks.vqa import VqaAnnotations, VqaDataset, VqaEntry
 
 
 @pytest.fixture(params=[False, True], ids=["read", "in_memory"])

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from corruption import CASES, corrupted, read_all, refused_or, replace
 from small_regions import some_regions
-from volta_switch.data.annotations.coco_test_ids import load_coco_test_ids
 from volta_switch.data.files.compact_store import CompactFeatures, CompactFile, CompactPairs
 from volta_switch.data.files.concap_lmdb import ConcapFile, is_concap, write_concap
 from volta_switch.data.files.concap_pairs import open_pairs
@@ -22,6 +21,7 @@ from volta_switch.data.files.feature_tsv import TsvFeatures, write_tsv
 from volta_switch.data.files.json_files import read_json, read_json_lines
 from volta_switch.data.files.record_source import open_source
 from volta_switch.data.files.repack import repack
+from volta_switch.tasks.dataset import load_coco_test_ids
 
 # small enough for several leaves below a branch, but one that has pages of its own
 IMAGES = [some_regions(str(100 + i), i, 40 if i == 4 else 1 + i % 3) for i in range(8)]

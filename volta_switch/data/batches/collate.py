@@ -99,7 +99,7 @@ class Batch:
     into the inputs. global_weights: (B, R) float32, what each slot counts for the global region's feature, which
     `to` puts into global_slot; None where it is there already. top_classes: what `to` expands into the input
     image_cls. passed_over: what was wrong with the records that were left out; a batch may lose all its samples to
-    that, and then has no inputs.
+    that, and then has no inputs. entries: the annotation of each sample, of tasks whose results say more than its id.
     """
 
     inputs: dict[str, torch.Tensor]
@@ -111,6 +111,7 @@ class Batch:
     global_slot: int = 0
     top_classes: TopClasses | None = None
     passed_over: list[str] = field(default_factory=list)
+    entries: list[Any] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)

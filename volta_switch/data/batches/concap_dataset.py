@@ -13,14 +13,13 @@ from typing import Literal
 
 import numpy as np
 
-from volta_switch.data.annotations.file_names import CAPTIONS
 from volta_switch.data.batches.masking import RegionMasking, WordMasking
 from volta_switch.data.batches.pretraining_batch import Hiding, PairSample, collate_pretraining
 from volta_switch.data.batches.stored_features import Source
 from volta_switch.data.files.concap_pairs import ChosenPairs, Pairs, open_pairs
 from volta_switch.data.files.feature_store import spread
 from volta_switch.data.files.json_files import read_json
-from volta_switch.data.files.pair_files import local_folder
+from volta_switch.data.files.pair_files import CAPTIONS, local_folder
 from volta_switch.data.files.shard_cache import ShardCache
 from volta_switch.data.geometry import LOOKED_AT, refuse_strange_boxes
 from volta_switch.data.image_ids import shown

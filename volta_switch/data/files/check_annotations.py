@@ -10,19 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from volta_switch.data.annotations.fields import WRONG, id_field, reason, text_field
-from volta_switch.data.annotations.gqa import gqa_question
-from volta_switch.data.annotations.nlvr2 import nlvr2_entry
-from volta_switch.data.annotations.refer import Box, corners
-from volta_switch.data.annotations.retrieval import retrieval_entry
-from volta_switch.data.annotations.snli_ve import IMAGE, snli_ve_entry
-from volta_switch.data.annotations.vqa import vqa_question
 from volta_switch.data.files import safe_pickle
 from volta_switch.data.files.check import Report, add_geometry
 from volta_switch.data.files.json_files import read_json, read_json_lines
 from volta_switch.data.geometry import Geometry
 from volta_switch.data.image_ids import id_text, plain_id
 from volta_switch.errors import UserError
+from volta_switch.tasks.dataset import WRONG, Box, corners, id_field, reason, text_field
+from volta_switch.tasks.gqa import gqa_question
+from volta_switch.tasks.nlvr2 import nlvr2_entry
+from volta_switch.tasks.retrieval_dataset import retrieval_entry
+from volta_switch.tasks.snli_ve import IMAGE, snli_ve_entry
+from volta_switch.tasks.vqa_files import vqa_question
 
 SUFFIXES = (".json", ".jsonl", ".pkl", ".p")
 _SPLITS = re.compile(r"testdev|trainval|train|valid|val|dev|minval|test")

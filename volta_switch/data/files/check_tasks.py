@@ -18,7 +18,9 @@ from volta_switch.data.image_ids import ImageIndex
 from volta_switch.errors import UserError
 from volta_switch.files import here_or_shipped, read_yaml
 from volta_switch.identities import WHOLE
-from volta_switch.tasks.task_file import TaskSpec, load_task
+from volta_switch.tasks import TaskSpec, load_task, task_class
+from volta_switch.tasks import annotation_files as files_of_split
+from volta_switch.tasks.dataset import chosen as file_of
 
 
 def check_paths(
@@ -181,6 +183,9 @@ def _absent(annotations: list[Report], features: Report, splits: set[str]) -> bo
 
 def _task_annotations(spec: TaskSpec, task: Report) -> list[Report]:
     """Report the annotation files of a task: those that it names, else those in its data root."""
+    own = _told_by_the_task(spec, task)
+    if own:
+        return own
     reports: list[Report] = []
     named = False
     for part in ("train", "val"):
@@ -209,6 +214,28 @@ def _task_annotations(spec: TaskSpec, task: Report) -> list[Report]:
         reports += check_annotations(hard_negatives)
     for folder in {Path(report.path).parent for report in reports} if named else ():
         task.notes += _not_looked_at(annotation_files(folder), folder, [Path(report.path) for report in reports])
+    return reports
+
+
+def _told_by_the_task(spec: TaskSpec, task: Report) -> list[Report]:
+    """Report the splits of which the task itself says what images they show; none where their files are known here."""
+    try:
+        described = task_class(spec)
+    except UserError:  # a type that is not built here
+        return []
+    reports: list[Report] = []
+    for split in dict.fromkeys(filter(None, (spec.train_split, spec.val_split))):
+        try:
+            images = described.shown_images(spec, split)
+        except UserError as error:
+            task.problems.append(str(error))
+            continue
+        if images is not None:
+            path = file_of(files_of_split(spec, split, training=False)[0])
+            ids = {min(splits_in(split)): images}
+            reports.append(
+                Report(str(path), f"annotations of {spec.name}", counts={"images": len(images)}, image_ids=ids)
+            )
     return reports
 
 

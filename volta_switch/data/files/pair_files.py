@@ -16,6 +16,7 @@ from volta_switch.errors import UserError
 
 Split = Literal["train", "valid"]
 INDEX = "index.json"  # of shards
+CAPTIONS: dict[Split, str] = {"train": "caption_train.json", "valid": "caption_valid.json"}
 FOLDERS: dict[Split, str] = {"train": "training", "valid": "validation"}
 _NAMES: dict[Split, str] = {"train": "training_feat", "valid": "validation_feat"}
 

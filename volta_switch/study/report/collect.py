@@ -43,7 +43,7 @@ from volta_switch.study.route_reports import read_routes
 from volta_switch.study.run_plan import RunPlan
 from volta_switch.study.study_data import world_folder
 from volta_switch.study.table import HEADINGS, named_claims
-from volta_switch.tasks import TASKS
+from volta_switch.tasks import task_class
 from volta_switch.train.log_file import lines_of
 from volta_switch.train.step_log import EXECUTED, PATHS
 
@@ -266,7 +266,7 @@ def _panel(plan: RunPlan, table: PlannedTable, work: Work, done: DoneRuns) -> Cu
         title, value, label = "Pre-training", "loss", "validation loss"
     else:
         spec = plan.spec(table.arms[0], work.task)
-        metric = TASKS[spec.type].metric
+        metric = task_class(spec).metric
         title, value, label = spec.name, "score", f"validation {HEADINGS.get(metric, metric)}, %"
     runs = list(_seed_runs(plan, table, work))
     waiting = tuple(f"{name}/seed{seed}" for name, seed, run in runs if run.key not in done)

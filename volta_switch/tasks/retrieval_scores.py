@@ -1,4 +1,11 @@
-"""Finished parts of a score matrix on disk, so that an interrupted evaluation goes on and several processes share one.
+"""The score of every caption with every image of a split, computed part by part; finished parts are kept on disk.
+
+Legend: C captions and N images of the split, n images of a part, c captions and i images of a block.
+
+A part is all captions with a few images, a block what the model gets at once. Blocks are near-square: ``score_pairs``
+computes what depends on the caption alone once per caption of a block, and what depends on the image alone once per
+image. Their captions are neighbours in length, so that little is padded. How the pairs are cut into parts depends on
+the split alone. An interrupted evaluation goes on from its finished parts, and several processes share one folder:
 
 | file | content |
 |---|---|
@@ -6,9 +13,8 @@
 | ``part_<identity>_<number>.npy`` | all captions with the images of one part, (C, n) float32; then its SHA-256 |
 | ``.lock`` | empty; shared by the processes that write parts, so that nobody discards what they have |
 
-Every file is written whole or not at all. Processes that share a folder divide the parts among themselves and need not
-know of each other. A part's name says of what identity it is, so that no matrix has columns of two models even where a
-disk knows no locks.
+Every file is written whole or not at all. Processes divide the parts among themselves and need not know of each other.
+A part's name says of what identity it is, so that no matrix has columns of two models even on a disk without locks.
 """
 
 from __future__ import annotations
@@ -17,29 +23,158 @@ import fcntl
 import hashlib
 import io
 import json
+import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from volta_switch.checksums import recording
-from volta_switch.data.batches.collate import Layout
-from volta_switch.data.batches.retrieval_dataset import RetrievalPool
+from volta_switch.data.batches.collate import Layout, on_device
 from volta_switch.errors import UserError
 from volta_switch.files import find_object, replacing, write_json
 from volta_switch.identities import described
-from volta_switch.tasks.score_matrix import PairScorer, Progress, parts_of
-from volta_switch.tasks.shares import Share
+from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks
+from volta_switch.model.pairs import score_pairs
+from volta_switch.tasks.retrieval_dataset import RetrievalPool
+from volta_switch.tasks.task import Share
 
+PART_IMAGES = 16  # blocks of up to 256 pairs are square; of Flickr30k's 5 million pairs a part is 80,000
 IDENTITY = "identity.json"
 LOCK = ".lock"
 _PARTS = "part_*.npy"
 _SUM = 32  # bytes of a SHA-256
 _UNFINISHED = (f".{_PARTS}.*", f".{IDENTITY}.*")  # what killed processes leave; or what others are writing
+
+
+def parts_of(images: int) -> list[range]:
+    """The images of each part."""
+    return [range(start, min(start + PART_IMAGES, images)) for start in range(0, images, PART_IMAGES)]
+
+
+def block_sides(batch_size: int) -> tuple[int, int]:
+    """The captions c and the images i of a block: at most ``batch_size`` pairs, near-square, i at most a part's."""
+    groups = math.ceil(PART_IMAGES / math.isqrt(batch_size))
+    images = math.ceil(PART_IMAGES / groups)
+    return batch_size // images, images
+
+
+class PairScorer:
+    """Scores a pool's captions with its images.
+
+    Args:
+        model: is put into evaluation mode.
+        layout: how the model wants its inputs.
+        task: the name of the model's retrieval head; a pre-training model's matching head needs none.
+        batch_size: pairs that the model gets at once, at most.
+    """
+
+    def __init__(
+        self,
+        model: BertForVLTasks | BertForVLPreTraining,
+        pool: RetrievalPool,
+        layout: Layout,
+        task: str,
+        batch_size: int,
+        device: torch.device,
+    ):
+        self.model, self.pool = model.eval(), pool
+        self._layout, self._task, self._device = layout, task, device
+        self._order = np.argsort(pool.text_lengths, kind="stable")  # (C,), the shortest caption first
+        self._captions, self._images = block_sides(batch_size)
+        starts = range(0, len(self._order), self._captions)
+        blocks = [self._order[start : start + self._captions].tolist() for start in starts]
+        self._texts = [self._on_device(pool.text_inputs(block, layout)) for block in blocks]
+
+    def part(self, images: range, progress: PairProgress) -> np.ndarray:
+        """Scores of all captions with some images, (C, n) float32.
+
+        Raises:
+            UserError: a score is no finite number.
+        """
+        regions = self._on_device(self.pool.image_inputs(images, self._layout))
+        scores = torch.empty(len(self._order), len(images), device=self._device)  # (C, n), captions by length
+        rows = scores.split(self._captions)
+        for text, row in zip(self._texts, rows, strict=True):
+            for start in range(0, len(images), self._images):
+                some = slice(start, start + self._images)
+                block = {name: tensor[some] for name, tensor in regions.items()}
+                row[:, some] = score_pairs(self.model, text, block, self._task)
+            progress.add(row.numel())
+        found = np.empty(scores.shape, dtype=np.float32)
+        found[self._order] = scores.cpu().numpy()
+        if not np.isfinite(found).all():
+            first = self.pool.image_ids[images[int((~np.isfinite(found)).any(0).argmax())]]
+            raise UserError(f"image {first!r}: a score is no finite number; are the weights or the features damaged?")
+        progress.end_of_part()
+        return found
+
+    def whole(self) -> np.ndarray:
+        """Scores of all pairs, (C, N) float32, in memory."""
+        parts = parts_of(len(self.pool.image_ids))
+        with PairProgress(len(self._order) * len(self.pool.image_ids)) as progress:
+            return np.concatenate([self.part(part, progress) for part in parts], axis=1)
+
+    def _on_device(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self._device.type == "cuda":  # from page-locked memory it copies while the host goes on
+            inputs = {name: tensor.pin_memory() for name, tensor in inputs.items()}
+        return on_device(inputs, self._device)
+
+
+class PairProgress:
+    """Says how many pairs are scored and how long the others take: a bar on a terminal, a few lines elsewhere.
+
+    Args:
+        pairs: of this process.
+        stored: how many of them were scored before it started; the estimate leaves them out.
+        name: of this process's share of the work.
+        shown: False: nothing is said.
+    """
+
+    def __init__(self, pairs: int, stored: int = 0, name: str = "all pairs", shown: bool = True):
+        self._bar: tqdm[Any] = tqdm(  # disable=None: no bar where there is no terminal; smoothing=0: the mean rate
+            total=pairs,
+            initial=stored,
+            desc=name,
+            unit="pair",
+            unit_scale=True,
+            smoothing=0,
+            disable=None if shown else True,
+        )
+        self._lines = shown and self._bar.disable
+        self._pairs, self._stored, self._done, self._name = pairs, stored, stored, name
+        self._started = time.monotonic()
+        self._next_line = 0.0  # seconds after the start
+
+    def __enter__(self) -> PairProgress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+    def add(self, pairs: int) -> None:
+        """Counts pairs that were just scored."""
+        self._done += pairs
+        self._bar.update(pairs)
+
+    def end_of_part(self) -> None:
+        """Says where no bar does how far it is: after the first part, then whenever twice the time has passed."""
+        taken = time.monotonic() - self._started
+        if self._lines and taken >= self._next_line and self._done < self._pairs:
+            self._next_line = 2 * taken
+            print(self._estimate(taken), file=sys.stderr, flush=True)
+
+    def _estimate(self, taken: float) -> str:
+        rate = (self._done - self._stored) / max(taken, 1e-9)
+        left = tqdm.format_interval((self._pairs - self._done) / rate)
+        return f"{self._name}: {self._done:,} of {self._pairs:,} scored, {rate:,.1f} pairs per second, {left} left"
 
 
 class ScoreParts:
@@ -70,9 +205,8 @@ class ScoreParts:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.folder / LOCK).open(
-                "a+"
-            )  # network disks want it readable for the one lock, writable for the other
+            # network disks want it readable for the one lock, writable for the other
+            self._lock = (self.folder / LOCK).open("a+")
             if restart:
                 if not self._is_alone():
                     raise UserError(
@@ -97,7 +231,7 @@ class ScoreParts:
             )
 
     def fill(self, scorer: PairScorer, share: Share, name: str = "all pairs", shown: bool = True) -> None:
-        """Scores the parts of a share that are not there yet; ``name`` and ``shown`` as ``Progress`` takes them.
+        """Scores the parts of a share that are not there yet; ``name`` and ``shown`` as ``PairProgress`` takes them.
 
         Raises:
             UserError: a part cannot be written.
@@ -107,7 +241,7 @@ class ScoreParts:
         pairs, left = (self.captions * sum(len(self.parts[number]) for number in some) for some in (own, missing))
         if shown and len(missing) < len(own):
             print(f"{self.folder}: {len(own) - len(missing)} of {len(own)} parts are finished", file=sys.stderr)
-        with Progress(pairs, pairs - left, name, shown) as progress:
+        with PairProgress(pairs, pairs - left, name, shown) as progress:
             for number in missing:
                 self._write(number, scorer.part(self.parts[number], progress))
 
@@ -214,24 +348,3 @@ def write_matrix(path: Path, scores: np.ndarray) -> None:
     """Writes a matrix as .npy, whole or not at all."""
     with recording(path) as temporary, temporary.open("wb") as file:
         np.save(file, scores, allow_pickle=False)
-
-
-def inputs_identity(pool: RetrievalPool, layout: Layout) -> dict[str, Any]:
-    """Checksums of what a model reads of a pool: its captions' tokens and its images' regions.
-
-    Reads every image once, so that one that cannot be used is named before anything is scored.
-    """
-    captions, images = range(len(pool)), range(len(pool.image_ids))
-    regions = (tensor for image in images for tensor in pool.image_inputs([image], layout).values())
-    return {
-        "captions": {"count": len(captions), "checksum": _checksum(pool.text_inputs(captions, layout).values())},
-        "images": {"count": len(images), "checksum": _checksum(regions)},
-    }
-
-
-def _checksum(tensors: Iterable[Tensor]) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype} {list(tensor.shape)} ".encode())
-        digest.update(tensor.contiguous().numpy().data)
-    return digest.hexdigest()[:16]
