@@ -11,7 +11,7 @@ from pathlib import Path
 from volta_switch import __version__
 from volta_switch.command import run_command
 from volta_switch.cost.commands import add_flops_arguments, run_flops
-from volta_switch.data.files.commands import add_data_commands
+from volta_switch.data_tools.commands import add_data_commands
 from volta_switch.errors import UserError
 from volta_switch.flag_parser import FlagParser
 from volta_switch.plugin.commands import add_volta_arguments, run_volta

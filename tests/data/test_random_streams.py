@@ -6,7 +6,7 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 
-from volta_switch.data.random_streams import MISMATCH, ORDER, SAMPLE, SUBSET, KeyedRandom, subset
+from volta_switch.data.batches.sampling import MISMATCH, ORDER, SAMPLE, SUBSET, KeyedRandom, subset
 
 PURPOSES = (SAMPLE, MISMATCH, ORDER, SUBSET)
 

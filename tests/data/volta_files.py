@@ -15,8 +15,8 @@ from volta_switch.data.batches.concap_dataset import ConcapDataset
 from volta_switch.data.batches.nlvr2_dataset import Nlvr2Dataset
 from volta_switch.data.batches.refer_dataset import ReferDataset
 from volta_switch.data.batches.vqa_dataset import VqaDataset
-from volta_switch.data.files.feature_files import open_features
-from volta_switch.data.files.feature_store import FeatureStore
+from volta_switch.data.feature_files import open_features
+from volta_switch.data.files.stores import FeatureStore
 from volta_switch.data.tokenizer import Tokenizer
 
 VOLTA_DATA = Path(__file__).parent.parent / "fixtures" / "volta_data"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from volta_switch.data.random_streams import whole_groups
+from volta_switch.data.batches.sampling import whole_groups
 from volta_switch.routes.intervals import Drawn, Ratio, means
 from volta_switch.routes.statistics import surprise
 

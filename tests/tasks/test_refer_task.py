@@ -8,7 +8,7 @@ import torch
 
 from volta_switch import UserError
 from volta_switch.data.annotations.refer import load_refer
-from volta_switch.data.files.feature_lmdb import write_features
+from volta_switch.data.formats.task_lmdb import write_features
 from volta_switch.data.regions import Regions
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ import torch
 
 from volta_switch import UserError
 from volta_switch.data.batches.refer_dataset import ReferDataset
-from volta_switch.data.files.feature_lmdb import write_features
+from volta_switch.data.formats.task_lmdb import write_features
 from volta_switch.train import evaluation, finetuning
 
 CPU = torch.device("cpu")

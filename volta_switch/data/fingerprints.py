@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from volta_switch.checksums import SUMS, json_digest, recorded, verify
+from volta_switch.data.feature_files import open_source
 from volta_switch.data.files.pair_files import is_address
-from volta_switch.data.files.record_source import open_source
 from volta_switch.data.files.shard_cache import default_cache_folder
 from volta_switch.errors import UserError
 from volta_switch.files import CannotWrite, find_object, measured, write_json

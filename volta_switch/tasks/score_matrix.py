@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from volta_switch.data.batches.collate import Layout, on_device
+from volta_switch.data.batches.collate import BatchLayout, on_device
 from volta_switch.data.batches.retrieval_dataset import RetrievalPool
 from volta_switch.errors import UserError
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks
@@ -57,7 +57,7 @@ class PairScorer:
         self,
         model: BertForVLTasks | BertForVLPreTraining,
         pool: RetrievalPool,
-        layout: Layout,
+        layout: BatchLayout,
         task: str,
         batch_size: int,
         device: torch.device,

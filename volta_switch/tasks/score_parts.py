@@ -27,7 +27,7 @@ import numpy as np
 from torch import Tensor
 
 from volta_switch.checksums import recording
-from volta_switch.data.batches.collate import Layout
+from volta_switch.data.batches.collate import BatchLayout
 from volta_switch.data.batches.retrieval_dataset import RetrievalPool
 from volta_switch.errors import UserError
 from volta_switch.files import find_object, replacing, write_json
@@ -216,7 +216,7 @@ def write_matrix(path: Path, scores: np.ndarray) -> None:
         np.save(file, scores, allow_pickle=False)
 
 
-def inputs_identity(pool: RetrievalPool, layout: Layout) -> dict[str, Any]:
+def inputs_identity(pool: RetrievalPool, layout: BatchLayout) -> dict[str, Any]:
     """Checksums of what a model reads of a pool: its captions' tokens and its images' regions.
 
     Reads every image once, so that one that cannot be used is named before anything is scored.

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from volta_switch.config import Config
-from volta_switch.data.batches.batching import BatchSampler, ChosenSamples, Loader, make_loader
-from volta_switch.data.batches.collate import Batch, Layout
-from volta_switch.data.files.feature_files import open_features
-from volta_switch.data.files.feature_store import FeatureStore
+from volta_switch.data.batches.collate import Batch, BatchLayout
+from volta_switch.data.batches.loader import Loader, make_loader
+from volta_switch.data.batches.sampling import BatchSampler, ChosenSamples, subset, whole_groups
+from volta_switch.data.feature_files import open_features
+from volta_switch.data.files.stores import FeatureStore
 from volta_switch.data.geometry import LOOKED_AT, refuse_strange_boxes
-from volta_switch.data.random_streams import subset, whole_groups
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.model.bert import BertForVLTasks
 from volta_switch.tasks.inputs import features_path
@@ -87,7 +87,7 @@ class Task(ABC):
 
     def __init__(self, spec: TaskSpec, config: Config, tokenizer: Tokenizer, options: DataOptions):
         self.spec, self.config, self.tokenizer, self.options = spec, config, tokenizer, options
-        self.layout = Layout(config.add_global_imgfeat, pad_id=config.pad_token_id)  # type: ignore[arg-type]
+        self.layout = BatchLayout(config.add_global_imgfeat, pad_id=config.pad_token_id)  # type: ignore[arg-type]
 
     @abstractmethod
     def dataset(self, split: str, training: bool) -> Any:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from volta_switch.config import Config
-from volta_switch.data.batches.batching import Loader
 from volta_switch.data.batches.collate import Batch
+from volta_switch.data.batches.loader import Loader
 from volta_switch.data.fingerprints import Fingerprint
 from volta_switch.errors import UserError
 from volta_switch.model.compiling import compile_layers

@@ -5,8 +5,8 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from volta_switch.data.files.concap_lmdb import write_concap
-from volta_switch.data.files.feature_lmdb import write_features
+from volta_switch.data.formats.concap import write_concap
+from volta_switch.data.formats.task_lmdb import write_features
 from volta_switch.data.regions import Regions
 from volta_switch.world.content import World
 from volta_switch.world.json_files import write_json, write_json_lines

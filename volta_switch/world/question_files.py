@@ -6,7 +6,7 @@ from itertools import chain
 from pathlib import Path
 
 from volta_switch.data.files import safe_pickle
-from volta_switch.data.files.feature_lmdb import write_features
+from volta_switch.data.formats.task_lmdb import write_features
 from volta_switch.data.regions import Regions
 from volta_switch.world.balance import annotator_scores
 from volta_switch.world.content import World

@@ -4,7 +4,7 @@ from itertools import chain
 from pathlib import Path
 
 from volta_switch.data.files import safe_pickle
-from volta_switch.data.files.feature_lmdb import write_features
+from volta_switch.data.formats.task_lmdb import write_features
 from volta_switch.world.content import Referred, World
 from volta_switch.world.json_files import write_json
 from volta_switch.world.paths import REFER

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from volta_switch.data.annotations.retrieval import write_hard_negatives
-from volta_switch.data.files.feature_lmdb import write_features
+from volta_switch.data.formats.task_lmdb import write_features
 from volta_switch.world.content import Captioned, World
 from volta_switch.world.json_files import write_json_lines
 from volta_switch.world.paths import RETRIEVAL, RETRIEVAL_FEATURES

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from volta_switch import UserError
-from volta_switch.data.batches.batching import BatchSampler, make_loader
 from volta_switch.data.batches.collate import Batch
+from volta_switch.data.batches.loader import make_loader
+from volta_switch.data.batches.sampling import BatchSampler
 from volta_switch.errors import BadRecord
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from volta_switch.data.batches.masking import IGNORED, RegionMasking, WordMasking
+from volta_switch.data.batches.pretraining_batch import IGNORED, RegionMasking, WordMasking
 from volta_switch.data.regions import pairwise_iou
 
 CLS, SEP, MASK, VOCABULARY = 2, 3, 4, 1000

@@ -11,25 +11,26 @@ on the device.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import get_worker_info
 
-from volta_switch.data.batches.padding import SHARED_FROM, padded
-from volta_switch.data.batches.stored_features import StoredFeatures
-from volta_switch.data.regions import GlobalPlace, global_location
+from volta_switch.data.regions import GlobalPlace, Regions, global_location
 from volta_switch.errors import BadRecord
 
 Sample = dict[str, Any]
+SHARED_FROM = 1 << 20  # bytes from which a tensor of a loader's worker goes through shared memory
 # Inputs that the models read on the host, to know which rows there are without waiting for the device.
 ON_HOST = frozenset({"attention_mask", "image_attention_mask", "masked_lm_labels", "image_label", "noise_keys"})
 
 
 @dataclass(frozen=True)
-class Layout:
+class BatchLayout:
     """How a batch is laid out.
 
     add_global_imgfeat: the global region stands in the first slot, in the last slot (after the padding: VL-BERT reads
@@ -89,17 +90,54 @@ class TopClasses:
         return full.scatter_(1, self.ids.long(), self.scores.float())
 
 
+@dataclass(frozen=True, eq=False)
+class StoredFeatures:
+    """Which features of a file make up a batch's image_feat.
+
+    Attributes:
+        places: (B,) int64, in the data set.
+        slots: R.
+        start: the slot of the first box.
+        zeroed: (Z, 2) int64, image and box of each feature that is masked.
+        target: whether to give image_feat_target, too, (B, N, F), in which nothing is zeroed.
+        num_boxes: N, the slots of image_feat_target.
+    """
+
+    places: np.ndarray
+    slots: int
+    start: int
+    zeroed: np.ndarray
+    target: bool
+    num_boxes: int
+
+    def inputs(self, regions: Sequence[Regions]) -> dict[str, torch.Tensor]:
+        """Returns image_feat (B, R, F), and image_feat_target where asked for, in the type of the file."""
+        features = [each.features for each in regions]
+        given = padded(features, self.slots, 0, self.start)  # (B, R, F)
+        rows = given.numpy()
+        for image, box in self.zeroed.tolist():
+            rows[image, self.start + box] = 0
+        inputs = {"image_feat": given}
+        return inputs | {"image_feat_target": padded(features, self.num_boxes, 0)} if self.target else inputs
+
+
 @dataclass
 class Batch:
     """One batch.
 
-    inputs: the model's keyword arguments. target: what the task compares the scores with, None without answers.
-    ids: what each sample is called in results. candidates: (B, R) bool, the slots that may be answered, for
-    referring expressions. stored: features that are still in their file, which `pin_memory` or `to` copies from there
-    into the inputs. global_weights: (B, R) float32, what each slot counts for the global region's feature, which
-    `to` puts into global_slot; None where it is there already. top_classes: what `to` expands into the input
-    image_cls. passed_over: what was wrong with the records that were left out; a batch may lose all its samples to
-    that, and then has no inputs.
+    Attributes:
+        inputs: the model's keyword arguments. Between a worker and its loader, and nowhere else, those that ``stored``
+            gives are missing.
+        target: what the task compares the scores with; None without answers.
+        ids: what each sample is called in results.
+        candidates: (B, R) bool, the slots that may be answered, for referring expressions.
+        stored: which features of the data set's file are the inputs' image_feat; None where samples hold their own.
+        global_weights: (B, R) float32, what each slot counts for the global region's feature, which ``to`` puts into
+            ``global_slot``; None where it is there already.
+        global_slot: the slot of the global region.
+        top_classes: what ``to`` expands into the input image_cls.
+        passed_over: what was wrong with the records that were left out; a batch may lose all its samples to that, and
+            then has no inputs.
     """
 
     inputs: dict[str, torch.Tensor]
@@ -116,12 +154,12 @@ class Batch:
         return len(self.ids)
 
     def to(self, device: torch.device | str) -> Batch:
-        """Return the batch on a device, features and class scores expanded to float32 there; masks stay on the host.
+        """Returns the batch on a device, features and class scores expanded to float32 there; masks stay on the host.
 
-        From page-locked memory (`pin_memory`) a GPU copies while the host goes on.
+        From page-locked memory (``pin_memory``) a GPU copies while the host goes on.
         """
-        inputs = on_device(self.complete().inputs, device)
-        batch = replace(self, inputs={}, stored=None)._map(lambda tensor: tensor.to(device, non_blocking=True))
+        inputs = on_device(self.inputs, device)
+        batch = replace(self, inputs={})._map(lambda tensor: tensor.to(device, non_blocking=True))
         batch.inputs = inputs
         if batch.global_weights is not None:
             features = batch.inputs["image_feat"]  # (B, R, F)
@@ -131,6 +169,23 @@ class Batch:
             batch.inputs["image_cls"] = batch.top_classes.dense()
             batch.top_classes = None
         return batch
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no input is missing."""
+        return self.stored is None or "image_feat" in self.inputs
+
+    def completed(self, stored_regions: Callable[[int], Regions]) -> Batch:
+        """Returns the batch with the features that lie in a file, whose regions are found by their place."""
+        assert self.stored is not None
+        regions = [stored_regions(place) for place in self.stored.places.tolist()]
+        return replace(self, inputs=self.inputs | self.stored.inputs(regions))
+
+    def sent_by_workers(self) -> list[torch.Tensor]:
+        """Returns the tensors that a worker sends of such a batch: those that are in no file."""
+        left_out = ("image_feat", "image_feat_target") if self.stored else ()
+        inputs = [tensor for name, tensor in self.inputs.items() if name not in left_out]
+        return [*inputs, *(each for each in (self.target, self.candidates) if each is not None)]
 
     def __getstate__(self) -> dict[str, Any]:
         """Send small tensors as bytes: each tensor in shared memory costs a file, opened on both sides."""
@@ -142,12 +197,8 @@ class Batch:
         self.__dict__.update(received.__dict__)
 
     def pin_memory(self) -> Batch:
-        """Return the batch in page-locked memory; called by the DataLoader."""
-        return self.complete()._map(torch.Tensor.pin_memory)
-
-    def complete(self) -> Batch:
-        """Return the batch with the features that are still in their file."""
-        return self if self.stored is None else replace(self, inputs=self.inputs | self.stored.read(), stored=None)
+        """Returns the batch in page-locked memory."""
+        return self._map(torch.Tensor.pin_memory)
 
     def _map(self, move: Callable[[Any], Any]) -> Batch:
         return replace(
@@ -160,14 +211,14 @@ class Batch:
         )
 
 
-def collate_labelled(samples: Sequence[Sample], layout: Layout) -> Batch:
+def collate_labelled(samples: Sequence[Sample], layout: BatchLayout) -> Batch:
     """Stack the samples' `target`s (num_labels,) float32 into (B, num_labels); None where a sample has none."""
     inputs = text_inputs([s["input_ids"] for s in samples], layout) | image_inputs(samples, layout)
     target = None if samples[0]["target"] is None else torch.from_numpy(np.stack([s["target"] for s in samples]))
     return Batch(inputs, target, [s["id"] for s in samples])
 
 
-def collate_grounding(samples: Sequence[Sample], layout: Layout) -> Batch:
+def collate_grounding(samples: Sequence[Sample], layout: BatchLayout) -> Batch:
     """Give each slot the overlap with the box that is meant, as target (B, R) float32, and candidates (B, R) bool.
 
     Samples add target (n,) float32 and global_target float, the overlap of the whole image: VOLTA trains on it too.
@@ -187,7 +238,7 @@ def collate_grounding(samples: Sequence[Sample], layout: Layout) -> Batch:
     return Batch(inputs, torch.from_numpy(target), [s["id"] for s in samples], torch.from_numpy(candidates))
 
 
-def collate_alternatives(samples: Sequence[Sequence[Sample]], layout: Layout) -> Batch:
+def collate_alternatives(samples: Sequence[Sequence[Sample]], layout: BatchLayout) -> Batch:
     """Lay the K alternatives of each sample one after the other: inputs have B * K rows; target (B,) int64, all 0."""
     rows = [row for alternatives in samples for row in alternatives]
     inputs = text_inputs([row["input_ids"] for row in rows], layout) | image_inputs(rows, layout)
@@ -195,7 +246,7 @@ def collate_alternatives(samples: Sequence[Sequence[Sample]], layout: Layout) ->
     return Batch(inputs, torch.zeros(len(samples), dtype=torch.int64), ids)
 
 
-def text_inputs(texts: Sequence[np.ndarray], layout: Layout) -> dict[str, torch.Tensor]:
+def text_inputs(texts: Sequence[np.ndarray], layout: BatchLayout) -> dict[str, torch.Tensor]:
     """Return input_ids, token_type_ids (all 0) and attention_mask, (B, T) int64, of token ids (T,)."""
     length = layout.text_length or max(map(len, texts))
     return {
@@ -205,7 +256,7 @@ def text_inputs(texts: Sequence[np.ndarray], layout: Layout) -> dict[str, torch.
     }
 
 
-def image_inputs(samples: Sequence[Mapping[str, Any]], layout: Layout) -> dict[str, torch.Tensor]:
+def image_inputs(samples: Sequence[Mapping[str, Any]], layout: BatchLayout) -> dict[str, torch.Tensor]:
     """Return image_feat (B, R, F), image_loc (B, R, num_locs) float32 and image_attention_mask (B, R) int64."""
     size = layout.slots(layout.num_boxes or max(len(s["image_feat"]) for s in samples))
     start = layout.boxes_from
@@ -218,7 +269,7 @@ def image_inputs(samples: Sequence[Mapping[str, Any]], layout: Layout) -> dict[s
     return place_global(inputs, layout)
 
 
-def place_global(inputs: dict[str, torch.Tensor], layout: Layout) -> dict[str, torch.Tensor]:
+def place_global(inputs: dict[str, torch.Tensor], layout: BatchLayout) -> dict[str, torch.Tensor]:
     """Put the global region into its slot of image_loc and image_attention_mask; returns the inputs."""
     if layout.add_global_imgfeat is not None:
         loc = inputs["image_loc"]
@@ -237,3 +288,36 @@ def on_device(inputs: Mapping[str, torch.Tensor], device: torch.device | str) ->
 
 def _mask(lengths: Sequence[int], size: int) -> torch.Tensor:
     return (torch.arange(size)[None] < torch.tensor(lengths)[:, None]).long()  # (B, size)
+
+
+def padded(arrays: Sequence[np.ndarray], length: int, fill: int, start: int = 0) -> torch.Tensor:
+    """Put arrays (n, ...) under each other in a tensor (B, length, ...), from slot `start` on, `fill` elsewhere."""
+    first = arrays[0]
+    batch = _empty((len(arrays), length, *first.shape[1:]), first.dtype)
+    rows = batch.numpy()
+    for row, array in zip(rows, arrays, strict=True):
+        end = start + len(array)
+        if end > length:
+            raise ValueError(
+                f"a sample of {len(array)} does not fit into {length - start} slots: raise the BatchLayout's size"
+            )
+        row[:start] = fill
+        row[start:end] = array
+        row[end:] = fill
+    return batch
+
+
+def joined(arrays: Sequence[np.ndarray]) -> torch.Tensor:
+    """Put arrays (n, ...) one after the other in one tensor."""
+    joined = _empty((sum(map(len, arrays)), *arrays[0].shape[1:]), arrays[0].dtype)
+    np.concatenate(arrays, out=joined.numpy())
+    return joined
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype) -> torch.Tensor:
+    """Return a tensor to be filled; a large one of a worker's in shared memory, to be handed over without a copy."""
+    size = math.prod(shape) * dtype.itemsize
+    if size < SHARED_FROM or get_worker_info() is None:
+        return torch.from_numpy(np.empty(shape, dtype=dtype))
+    kind = torch.from_numpy(np.empty(0, dtype=dtype)).dtype
+    return torch.empty(0, dtype=kind).set_(torch.UntypedStorage._new_shared(size), 0, torch.Size(shape))  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""Pre-training samples of Conceptual Captions: pairs, half of them mismatched, with words and regions hidden.
+"""Pre-training samples of Conceptual Captions: pairs, half of them mismatched, with words and regions masked.
 
 Legend: T text tokens, n regions, F feature width, C object classes.
 """
@@ -14,17 +14,21 @@ from typing import Literal
 import numpy as np
 
 from volta_switch.data.annotations.file_names import CAPTIONS
-from volta_switch.data.batches.masking import RegionMasking, WordMasking
-from volta_switch.data.batches.pretraining_batch import Hiding, PairSample, collate_pretraining
-from volta_switch.data.batches.stored_features import Source
-from volta_switch.data.files.concap_pairs import ChosenPairs, Pairs, open_pairs
-from volta_switch.data.files.feature_store import spread
+from volta_switch.data.batches.pretraining_batch import (
+    MaskingConfig,
+    PairSample,
+    RegionMasking,
+    WordMasking,
+    collate_pretraining,
+)
+from volta_switch.data.batches.sampling import MISMATCH, SAMPLE, KeyedRandom, subset
+from volta_switch.data.feature_files import open_pairs
 from volta_switch.data.files.json_files import read_json
 from volta_switch.data.files.pair_files import local_folder
 from volta_switch.data.files.shard_cache import ShardCache
+from volta_switch.data.files.stores import ChosenPairs, Pairs, spread
 from volta_switch.data.geometry import LOOKED_AT, refuse_strange_boxes
 from volta_switch.data.image_ids import shown
-from volta_switch.data.random_streams import MISMATCH, SAMPLE, KeyedRandom, subset
 from volta_switch.data.regions import Regions
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.errors import BadRecord, UserError
@@ -34,14 +38,14 @@ Masking = Literal["volta", "span"]
 
 @dataclass(frozen=True)
 class _Recipe:
-    """How one family of models hides words and regions, and among how many random captions it looks for a negative."""
+    """How one family of models masks words and regions, and among how many random captions it looks for a negative."""
 
     word_span: bool
     regions: RegionMasking
     candidates: int
 
     def words(self, tokenizer: Tokenizer) -> WordMasking:
-        """How words of the tokenizer's are hidden."""
+        """How words of the tokenizer's are masked."""
         return WordMasking(tokenizer.mask_id, tokenizer.vocab_size, rate=0.15, span=self.word_span)
 
 
@@ -59,7 +63,7 @@ class ConcapDataset:
     shard_cache: where shards are kept that have to be fetched; None: `default_cache_folder`.
     objective: 0 masked prediction and matching; 1 nothing is predicted of mismatched pairs; 2 no mismatched pairs.
     masking: "volta" (words and regions one by one), "span" (InterBERT: a span of words, regions with all that overlap
-    them, hard negatives), None (nothing hidden, no mismatched pairs).
+    them, hard negatives), None (nothing masked, no mismatched pairs).
     max_seq_length: tokens with [CLS] and [SEP]. max_regions: only the first ones of each image; None: all.
     in_memory: keep decoded pairs (585 kB each at VOLTA's size).
     feature_targets: give image_feat_target, which only the visual targets that regress features (1, 2, 5) read.
@@ -67,7 +71,7 @@ class ConcapDataset:
     volta_compat: VOLTA's global feature.
 
     A sample depends on nothing but (seed, epoch, index): not on workers, ranks, batches or what was drawn before.
-    Without `set_epoch`, as in validation, every epoch hides the same.
+    Without `set_epoch`, as in validation, every epoch masks the same.
 
     Differs from VOLTA: a mismatched caption is never the image's own; the global feature is the mean of the regions
     that nothing is predicted for; objective 1 holds in validation too.
@@ -115,18 +119,16 @@ class ConcapDataset:
         self._streams = KeyedRandom(seed, SAMPLE)
         self._mismatch_streams = KeyedRandom(seed, MISMATCH)
         self._recipe = recipe = None if masking is None else _RECIPES[masking]
-        hiding = Hiding(
+        config = MaskingConfig(
             words=None if recipe is None else recipe.words(tokenizer),
             regions=None if recipe is None else recipe.regions,
             objective=objective,
             num_locs=num_locs,
             feature_targets=feature_targets,
             volta_compat=volta_compat,
-            max_regions=max_regions,
-            source=Source(self.pairs),
             path=str(self.pairs.path),
         )
-        self.collate = partial(collate_pretraining, hiding=hiding)
+        self.collate = partial(collate_pretraining, masking=config)
         self._mismatches = self._recipe is not None and objective != 2
         if self._mismatches:
             self._refuse_one_caption(captions_path)
@@ -151,6 +153,10 @@ class ConcapDataset:
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def stored_regions(self, place: int) -> Regions:
+        """Returns a pair's regions, as its file holds them."""
+        return self.pairs[place][0].first(self._max_regions)
+
     def set_epoch(self, epoch: int) -> None:
         """Draw which pairs are mismatched in an epoch, and the first candidate for the caption of each."""
         self._epoch = epoch
@@ -170,7 +176,7 @@ class ConcapDataset:
         return np.where(self._mismatched, lengths[self._negative], own)
 
     def __getitem__(self, index: int) -> PairSample:
-        """Return one pair with the draws that decide what `collate` hides of it."""
+        """Return one pair with the draws that decide what ``collate`` masks of it."""
         regions, caption = self.pairs[index]
         regions = regions.first(self._max_regions)
         input_ids = self._tokens_of(index, caption)  # (T,)

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from volta_switch.data.annotations.nlvr2 import Nlvr2Entry
-from volta_switch.data.batches.collate import Batch, Layout, Sample, image_inputs, text_inputs
+from volta_switch.data.batches.collate import Batch, BatchLayout, Sample, image_inputs, text_inputs
 from volta_switch.data.batches.task_dataset import TaskDataset
-from volta_switch.data.files.feature_store import FeatureStore
+from volta_switch.data.files.stores import FeatureStore
 from volta_switch.data.tokenizer import Tokenizer
 
 
-def collate_pairs(samples: Sequence[Sample], layout: Layout) -> Batch:
+def collate_pairs(samples: Sequence[Sample], layout: BatchLayout) -> Batch:
     """Lay the two images of each sample one after the other, each with the text: inputs have 2 B rows.
 
     target is (B, 2) float32. VOLTA lays both images into one row and cuts it in two before the model; the model sees

@@ -9,7 +9,7 @@ import numpy as np
 from volta_switch.data.annotations.refer import ReferEntry
 from volta_switch.data.batches.collate import Sample, collate_grounding
 from volta_switch.data.batches.task_dataset import TaskDataset
-from volta_switch.data.files.feature_store import FeatureStore, spread
+from volta_switch.data.files.stores import FeatureStore, spread
 from volta_switch.data.geometry import LOOKED_AT, Geometry
 from volta_switch.data.regions import pairwise_iou
 from volta_switch.data.tokenizer import Tokenizer

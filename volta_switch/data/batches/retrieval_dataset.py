@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from volta_switch.data.annotations.retrieval import RetrievalAnnotations
-from volta_switch.data.batches.collate import Layout, Sample, collate_alternatives, image_inputs, text_inputs
+from volta_switch.data.batches.collate import BatchLayout, Sample, collate_alternatives, image_inputs, text_inputs
 from volta_switch.data.batches.task_dataset import TaskDataset
-from volta_switch.data.files.feature_store import FeatureStore
+from volta_switch.data.files.stores import FeatureStore
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.errors import UserError
 
@@ -116,10 +116,10 @@ class RetrievalPool(TaskDataset):
         self.image_ids = annotations.image_ids
         self.caption_image = annotations.caption_image
 
-    def image_inputs(self, images: Sequence[int], layout: Layout) -> dict[str, torch.Tensor]:
+    def image_inputs(self, images: Sequence[int], layout: BatchLayout) -> dict[str, torch.Tensor]:
         """Return image_feat, image_loc and image_attention_mask of some images, by index."""
         return image_inputs([self._images[self.image_ids[image]].inputs for image in images], layout)
 
-    def text_inputs(self, captions: Sequence[int], layout: Layout) -> dict[str, torch.Tensor]:
+    def text_inputs(self, captions: Sequence[int], layout: BatchLayout) -> dict[str, torch.Tensor]:
         """Return input_ids, token_type_ids and attention_mask of some captions, by index."""
         return text_inputs([self._tokens[caption] for caption in captions], layout)

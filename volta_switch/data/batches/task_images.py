@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from volta_switch.data.files.feature_store import FeatureStore
+from volta_switch.data.files.stores import FeatureStore
 from volta_switch.data.regions import Regions, global_feature, locations
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from volta_switch.data.annotations.vqa import VqaAnnotations
 from volta_switch.data.batches.collate import Sample, collate_labelled
 from volta_switch.data.batches.task_dataset import TaskDataset
-from volta_switch.data.files.feature_store import FeatureStore
+from volta_switch.data.files.stores import FeatureStore
 from volta_switch.data.tokenizer import Tokenizer
 
 

@@ -33,6 +33,11 @@ _DEEPEST = 32  # levels, LMDB's own limit
 _MAPPED = 256 << 20  # bytes of records that a process keeps mapped: else a large file would count as its memory
 
 
+def is_lmdb(head: bytes) -> bool:
+    """Whether a file that begins with some bytes is an LMDB: it has a number of its own on its first page."""
+    return head[_HEADER.size : _HEADER.size + 4] == _MAGIC[0].to_bytes(4, "little")
+
+
 class LmdbPages:
     """The records of a file, or of `data.mdb` in a directory, by key. Opened at the first look; fork- and spawn-safe.
 

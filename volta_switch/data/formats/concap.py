@@ -13,10 +13,12 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from volta_switch.data.feature_files import Candidate, Format, Target
+from volta_switch.data.files.feature_records import DETECTION_NAMES
 from volta_switch.data.files.lmdb_environment import writing
-from volta_switch.data.files.lmdb_pages import LmdbPages
-from volta_switch.data.files.pair_store import PairStore
+from volta_switch.data.files.lmdb_pages import LmdbPages, is_lmdb
 from volta_switch.data.files.raw_values import OtherForm, whole_number
+from volta_switch.data.files.stores import PairStore
 from volta_switch.data.image_ids import id_text, shown
 from volta_switch.data.regions import Regions, TopScores
 from volta_switch.errors import BadRecord, UserError
@@ -49,21 +51,6 @@ def write_concap(path: str | Path, pairs: Iterable[tuple[Regions, str]]) -> None
             keys.append(f"{index:08d}".encode())
             put(keys[-1], _encode(regions, caption))
         put(_KEYS, msgpack.packb(keys, use_bin_type=True))
-
-
-def is_concap(path: str | Path) -> bool:
-    """Whether an LMDB file or directory holds Conceptual Captions records. Raises UserError where it is no LMDB."""
-    path = Path(path)
-    data = path / "data.mdb" if path.is_dir() else path
-    if not data.is_file() or not _looks_like_lmdb(data):
-        return False
-    file = LmdbPages(path, "image features")
-    return file.get(_KEYS) is not None or file.get(_FIRST) is not None
-
-
-def _looks_like_lmdb(data: Path) -> bool:
-    with data.open("rb") as file:
-        return file.read(20)[16:20] == b"\xde\xc0\xef\xbe"  # the first page's magic number
 
 
 class ConcapFile(PairStore):
@@ -212,3 +199,32 @@ def _encode(regions: Regions, caption: str) -> bytes:
     numbers = (len(regions), regions.image_h, regions.image_w)
     record += [*map(str, numbers), regions.image_id, caption]
     return msgpack.packb(record, use_bin_type=True)
+
+
+def _fits(candidate: Candidate) -> bool:
+    """Whether an LMDB holds Conceptual Captions records; raises UserError where it is damaged."""
+    if not is_lmdb(candidate.head):
+        return False
+    file = LmdbPages(candidate.path, "image features")
+    return file.get(_KEYS) is not None or file.get(_FIRST) is not None
+
+
+def _refuse(regions: Regions) -> None:
+    """Raises ValueError for regions that lack what a record holds."""
+    missing = [field for field in DETECTION_NAMES if getattr(regions, field) is None]
+    if missing:
+        names = ", ".join(missing)
+        raise ValueError(f"image {regions.image_id!r} has no {names}, which Conceptual Captions records hold")
+
+
+FORMAT = Format(
+    "concap",
+    "Conceptual Captions (LMDB)",
+    "LMDB file of image-caption pairs",
+    _fits,
+    pairs=ConcapFile,
+    targets=(Target("concap", write_concap, _refuse, pairs=True),),
+    not_images="Conceptual Captions pairs, the pre-training file (--features_path); "
+    "expected the image features of a task",
+    order=30,
+)

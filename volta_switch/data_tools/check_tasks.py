@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from volta_switch.data.files.check import EXAMPLES, Report, check_features, cross_check, is_feature_file
-from volta_switch.data.files.check_annotations import (
+from volta_switch.data.fingerprints import WHOLE_SUFFIX, whole_fingerprint
+from volta_switch.data.image_ids import ImageIndex
+from volta_switch.data_tools.check import EXAMPLES, Report, check_features, cross_check, is_feature_file
+from volta_switch.data_tools.check_annotations import (
     ANSWER_MAPS,
     SUFFIXES,
     annotation_files,
     check_annotations,
     splits_in,
 )
-from volta_switch.data.fingerprints import WHOLE_SUFFIX, whole_fingerprint
-from volta_switch.data.image_ids import ImageIndex
 from volta_switch.errors import UserError
 from volta_switch.files import read_yaml
 from volta_switch.identities import WHOLE

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from volta_switch.checksums import record_tree
-from volta_switch.data.bad_records import BadRecords
+from volta_switch.data.batches.loader import BadRecords
+from volta_switch.data.feature_files import RecordSource, open_source
 from volta_switch.data.files.compact_record import RecordCodec, RecordLayout
-from volta_switch.data.files.compact_store import LONGEST_ID
-from volta_switch.data.files.record_source import RecordSource, open_source
+from volta_switch.data.formats.compact import LONGEST_ID
 from volta_switch.data.regions import Regions, TopScores
 from volta_switch.errors import BadRecord, UserError
 from volta_switch.files import remove_unfinished, write_json

@@ -18,10 +18,10 @@ from volta_switch.data.annotations.retrieval import retrieval_entry
 from volta_switch.data.annotations.snli_ve import IMAGE, snli_ve_entry
 from volta_switch.data.annotations.vqa import vqa_question
 from volta_switch.data.files import safe_pickle
-from volta_switch.data.files.check import Report, add_geometry
 from volta_switch.data.files.json_files import read_json, read_json_lines
 from volta_switch.data.geometry import Geometry
 from volta_switch.data.image_ids import id_text, plain_id
+from volta_switch.data_tools.check import Report, add_geometry
 from volta_switch.errors import UserError
 
 SUFFIXES = (".json", ".jsonl", ".pkl", ".p")

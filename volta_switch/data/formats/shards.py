@@ -1,31 +1,132 @@
-"""The image-caption pairs of a split by index, from shards in a folder or behind an address."""
+"""Shards of image-caption pairs (WebDataset), in a folder or behind an address.
+
+A folder for each split (`training`, `validation`) with index.json and ordinary WebDataset shards, `shard-000000.tar`
+and so on. A pair has two members, `<place>.record` (the compact store's bytes) and `<place>.txt` (the caption, for
+other readers), `<place>` being its place among all pairs of the split in eight digits. `data_tools.repack` writes them.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from volta_switch.checksums import read_recorded
-from volta_switch.data.files.compact_record import RecordCodec
-from volta_switch.data.files.pair_files import FOLDERS, INDEX, local_folder
-from volta_switch.data.files.pair_store import PairStore
-from volta_switch.data.files.shard_cache import GIB, ShardCache, default_cache_folder, mapped
-from volta_switch.data.files.shard_fetching import ShardError, fetch_index
-from volta_switch.data.files.shard_index import (
-    WINDOW,
+from volta_switch.data.feature_files import Candidate, Format
+from volta_switch.data.files.compact_record import RecordCodec, RecordLayout
+from volta_switch.data.files.pair_files import FOLDERS, INDEX, Split, local_folder
+from volta_switch.data.files.shard_cache import (
+    GIB,
+    MOST_RECORDS,
     Shard,
-    ShardIndex,
-    parse_index,
-    record_places,
+    ShardCache,
+    ShardError,
+    default_cache_folder,
+    fetch_index,
+    mapped,
 )
+from volta_switch.data.files.stores import Inspection, PairStore
 from volta_switch.data.regions import Regions
 from volta_switch.errors import BadRecord, UserError
 
+VERSION = "volta_switch shards 1"
+WINDOW = 16  # shards whose pairs are shuffled among each other
+BLOCK = 512  # bytes: a tar file's unit
 _OPEN = 4 * WINDOW  # shards that a process keeps open
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """What index.json says, as far as reading needs it."""
+
+    split: str
+    layout: RecordLayout
+    shards: tuple[Shard, ...]
+
+
+def shard_name(number: int) -> str:
+    """Return the name of a split's shard."""
+    return f"shard-{number:06d}.tar"
+
+
+def member_key(place: int) -> str:
+    """Return what the names of a pair's members begin with."""
+    return f"{place:08d}"
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """Return what a folder's index.json holds; raises UserError where it is missing, damaged or of another version."""
+    file = folder / INDEX
+    try:
+        content = read_recorded(file)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); expected shards in {folder}") from None
+    return parse_index(content, str(file))[1]
+
+
+def parse_index(content: bytes, where: str) -> tuple[ShardIndex, dict[str, Any]]:
+    """Check an index, and return it beside all that it holds; raises UserError that names `where` it is from."""
+    try:
+        found = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON ({error}); copy it again, or write the shards again") from None
+    format_ = found.get("format") if isinstance(found, dict) else None
+    if format_ != VERSION:
+        raise UserError(f"{where}: format is {format_!r:.50}, expected {VERSION!r}; write the shards with this version")
+    try:
+        shards = tuple(Shard(**entry) for entry in found["shards"])
+        if [shard.name for shard in shards] != [shard_name(number) for number in range(len(shards))]:
+            raise ValueError("names of shards")  # they become parts of paths and addresses
+        if not shards or found["records"] != sum(shard.records for shard in shards) or found["records"] > MOST_RECORDS:
+            raise ValueError("records")
+        if found["split"] not in FOLDERS.values() or found["kind"] != "pairs":
+            raise ValueError("split or kind")
+        return ShardIndex(found["split"], RecordLayout(**found["layout"]), shards), found
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{where}: incomplete ({error}); copy it again, or write the shards again") from None
+
+
+def record_places(data: memoryview, first: int, records: int) -> np.ndarray:
+    """Find the records of a shard whose first pair has the place `first`: (records, 2) int64, first byte and length.
+
+    Only the members' heads are read. Raises ValueError where the file is not what `shard` writes.
+    """
+    places = np.empty((records, 2), dtype=np.int64)
+    at = 0
+    for number in range(records):
+        key = member_key(first + number)
+        length = _member(data, at, f"{key}.record")
+        places[number] = at + BLOCK, length
+        at += BLOCK + padded_length(length)
+        at += BLOCK + padded_length(_member(data, at, f"{key}.txt"))
+    if any(data[at : at + 2 * BLOCK]):
+        raise ValueError(f"bytes after its {records} pairs")
+    return places
+
+
+def padded_length(length: int) -> int:
+    """Return how many bytes a member's content takes."""
+    return -(-length // BLOCK) * BLOCK
+
+
+def _member(data: memoryview, at: int, name: str) -> int:
+    """Return the length of the member that begins at a byte."""
+    head = bytes(data[at : at + BLOCK])
+    if len(head) < BLOCK or head[:100].rstrip(b"\0") != name.encode() or head[156:157] not in (b"0", b"\0"):
+        raise ValueError(f"no member {name} at byte {at}")
+    digits = head[124:136].rstrip(b"\0 ")
+    if not re.fullmatch(rb"[0-7]+", digits):
+        raise ValueError(f"the length of {name} is {digits!r:.30}")
+    length = int(digits, 8)
+    if at + BLOCK + length > len(data):
+        raise ValueError(f"{name} is cut short")
+    return length
 
 
 class ShardPairs(PairStore):
@@ -135,6 +236,23 @@ class ShardPairs(PairStore):
         if whole and hashlib.sha256(data).hexdigest() != shard.sha256:
             raise ShardError(f"{name}: its checksum is not that of the index; copy it again, or write the shards again")
 
+    def identity(self) -> bytes:
+        """Returns what the index says, with each shard's checksum."""
+        return repr(self.index).encode()
+
+    def inspect(self, whole: bool) -> Inspection:
+        """Looks at the shards as files; the pairs of those that are damaged are not usable."""
+        usable: list[int] = []
+        found = Inspection({"shards": len(self.index.shards)}, usable=usable)
+        found.left_out = "" if whole else "checksums were not compared"
+        for number, end in enumerate(self._ends.tolist()):
+            try:
+                self.check_shard(number, whole)
+                usable += range(end - self.index.shards[number].records, end)
+            except UserError as error:
+                found.problems.append(str(error))
+        return found
+
     def _close_some(self) -> None:
         """Let go of the shards that were used longest ago, and of those that are in the cache no more."""
         shards = self.index.shards
@@ -150,7 +268,7 @@ class ShardPairs(PairStore):
 
 def open_shards(
     root: str | Path,
-    split: Literal["train", "valid"],
+    split: Split,
     in_memory: bool = False,
     check: bool = True,
     cache: ShardCache | None = None,
@@ -160,3 +278,10 @@ def open_shards(
     if pairs.index.split != FOLDERS[split]:
         raise UserError(f"{pairs.path}: these pairs are for {pairs.index.split}; copy those for {FOLDERS[split]} there")
     return pairs
+
+
+def _fits(candidate: Candidate) -> bool:
+    return candidate.address or (candidate.path / INDEX).is_file()
+
+
+FORMAT = Format("shards", "WebDataset shards", "set of shards", _fits, pairs=ShardPairs, order=20)

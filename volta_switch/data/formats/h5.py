@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from volta_switch.data.feature_files import Candidate, Format, Target
 from volta_switch.data.files.feature_records import decode_record, encode_h5, h5_names
-from volta_switch.data.files.feature_store import FeatureStore
+from volta_switch.data.files.stores import FeatureStore
 from volta_switch.data.image_ids import image_key
 from volta_switch.data.regions import Regions
 from volta_switch.errors import UserError
@@ -19,6 +20,7 @@ from volta_switch.files import replacing
 
 _BOTTOM_UP = {"image_features", "image_bb", "spatial_features", "pos_boxes"}
 _LOOKED_AT = 16  # groups that show the layout of a file
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _LARGEST = 1 << 30  # bytes of one data set; a damaged or hostile header may promise any size
 
 
@@ -138,3 +140,19 @@ def _h5py(path: str | Path) -> Any:
     except ImportError:
         raise UserError(f"{path}: H5 files need h5py; pip install 'volta-switch[h5]'") from None
     return h5py
+
+
+def _fits(candidate: Candidate) -> bool:
+    return any(candidate.head[place:].startswith(_SIGNATURE) for place in (0, 512, 1024, 2048))  # after a user's block
+
+
+FORMAT = Format(
+    "h5",
+    "features of a task (H5)",
+    "H5 file",
+    _fits,
+    images=H5Features,
+    targets=(Target("h5", write_h5, lambda regions: h5_name(regions.image_id)),),
+    suffixes=(".h5", ".hdf5"),
+    order=42,
+)

@@ -12,12 +12,11 @@ from typing import Any
 from tqdm import tqdm
 
 from volta_switch.data.annotations.vqa_targets import make_vqa_targets
-from volta_switch.data.files.check_tasks import check_paths, keep_checksums
-from volta_switch.data.files.check_text import reports_text
-from volta_switch.data.files.convert import TARGETS, conversion_text, convert
 from volta_switch.data.files.pair_files import FOLDERS
-from volta_switch.data.files.repack import repack
-from volta_switch.data.files.shard import shard
+from volta_switch.data_tools.check import reports_text
+from volta_switch.data_tools.check_tasks import check_paths, keep_checksums
+from volta_switch.data_tools.convert import TARGETS, conversion_text, convert
+from volta_switch.data_tools.repack import repack, shard
 from volta_switch.ranges import ANY_TEXT, COUNT, COUNT_OR_NONE, PATH, Text, whole
 
 
@@ -69,7 +68,9 @@ def _run_check(args: argparse.Namespace) -> None:
 def _add_convert(command: argparse.ArgumentParser) -> None:
     command.add_argument("input", type=PATH, metavar="IN", help="a feature file of any format")
     command.add_argument("out", type=PATH, metavar="OUT", help="must not exist")
-    command.add_argument("--to", required=True, choices=TARGETS)
+    command.add_argument(
+        "--to", required=True, choices=TARGETS, metavar="FORMAT", help="what OUT is to be: %(choices)s"
+    )
     command.add_argument(
         "--captions", type=PATH, metavar="FILE", help="JSON {image id: caption}, for concap from images"
     )

@@ -8,14 +8,16 @@ field that is not there. Python's writers leave a byte order mark at the start, 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from volta_switch.data.feature_files import Candidate, Format, Target
 from volta_switch.data.files.feature_records import SYNONYMS, decode_record, encode_tsv
-from volta_switch.data.files.feature_store import FeatureStore
 from volta_switch.data.files.raw_values import OtherForm
+from volta_switch.data.files.stores import FeatureStore, Inspection
 from volta_switch.data.image_ids import image_key
 from volta_switch.data.regions import Regions
 from volta_switch.errors import UserError
@@ -35,6 +37,8 @@ COLUMNS = {
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NAMES = {spelling: name for name, spellings in SYNONYMS.items() for spelling in spellings}
 _LONGEST_HEADER = 1000  # bytes
+_SIZE = re.compile(r"\d+(\.0*)?", re.ASCII)
+_EXAMPLES = 5  # ids that a note names
 _NOT_IN_A_CELL = "\t\r\n"
 
 
@@ -133,6 +137,13 @@ class TsvFeatures(FeatureStore):
     def __len__(self) -> int:
         return len(self._lines)
 
+    def inspect(self, whole: bool) -> Inspection:
+        """Names the images that several lines hold."""
+        if not self.repeated:
+            return Inspection()
+        names = ", ".join(self.repeated[:_EXAMPLES])
+        return Inspection(notes=[f"{len(self.repeated)} lines repeat an image ({names}); the last of each counts"])
+
     def _holds(self, image_id: str) -> bool:
         return image_id in self._lines
 
@@ -160,3 +171,36 @@ def _plain(cell: str) -> str:
     """Return what a cell holds: Python's str() of bytes puts b'...' around it."""
     quoted = len(cell) > 2 and cell[0] == "b" and cell[1] in "'\"" and cell[-1] == cell[1]
     return cell[2:-1] if quoted else cell
+
+
+def _fits(candidate: Candidate) -> bool:
+    """Whether a file begins as the detector's do: a header line, or an id, the image's sides, base64.
+
+    Raises UserError for VinVL's, which begin with an id, the number of boxes, and base64 or JSON.
+    """
+    cells = first_cells(candidate.head)
+    if header_of(cells):
+        return True
+    if len(cells) >= 4:
+        return all(_SIZE.fullmatch(cell) for cell in cells[1:3])
+    named = len(cells) == 2 and cells[1].startswith(('{"', "[{"))
+    counted = len(cells) == 3 and cells[1].isdecimal() and re.fullmatch(r"[A-Za-z0-9+/]+=*", cells[2])
+    if named or counted:
+        raise UserError(
+            f"{candidate.data}: VinVL's TSV (id, number of boxes, features that end with the box as shares of the "
+            "image), which does not say how large the images are and is not read: write id, image_w, image_h, "
+            "num_boxes, boxes in pixels and features as six columns"
+        )
+    return False
+
+
+FORMAT = Format(
+    "tsv",
+    "features of a task (TSV)",
+    "TSV file",
+    _fits,
+    images=TsvFeatures,
+    targets=(Target("tsv", write_tsv, lambda regions: tsv_name(regions.image_id)),),
+    suffixes=(".tsv",),
+    order=90,
+)

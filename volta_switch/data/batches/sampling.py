@@ -1,23 +1,16 @@
-"""Which samples make up each batch, the same on every machine, from any batch of an epoch on."""
+"""Which samples make up each batch, and what is random in them: deterministic, and resumable from any batch on."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader
-from torch.utils.data._utils.signal_handling import _remove_worker_pids
 
-from volta_switch.data.bad_records import BadRecords
-from volta_switch.data.batches.collate import Batch, UnusableSamples
-from volta_switch.data.batches.workers import PREFETCHED, check_worker_limits, leave_signals, lost_workers_explained
-from volta_switch.data.random_streams import ORDER, KeyedRandom
-from volta_switch.errors import BadRecord, UserError
+from volta_switch.data.regions import Regions
 
+SAMPLE, MISMATCH, ORDER, SUBSET, GROUPS = range(5)  # what a stream is for
 _CHUNK = 50  # batches whose samples are sorted by length together: long enough to group, short enough to stay random
 
 
@@ -34,6 +27,48 @@ class EpochDataset(Protocol):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose what is random in the samples."""
+
+
+class KeyedRandom:
+    """Streams of random numbers by (seed, purpose, epoch, index), each as long as 2**128 draws.
+
+    Philox is a function of key and counter, so that going to a stream costs microseconds: making a generator for each
+    sample of a loader takes ten times as long.
+    """
+
+    def __init__(self, seed: int, purpose: int) -> None:
+        self._bits = np.random.Philox(0)
+        self._generator = np.random.Generator(self._bits)
+        self._state = self._bits.state
+        self._state["state"]["key"][:] = seed % 2**64, purpose
+        self._state["buffer_pos"] = 4  # nothing is left of an earlier stream
+
+    def at(self, epoch: int, index: int = 0) -> np.random.Generator:
+        """Return the generator at the start of a stream; it is the same object for all streams."""
+        self._state["state"]["counter"][:] = 0, 0, index, epoch
+        self._bits.state = self._state
+        return self._generator
+
+
+def subset(count: int, fraction: float, seed: int) -> np.ndarray:
+    """Return the places, in order, of a random share of `count` samples: (round(count * fraction),) int64, at least 1.
+
+    It depends on (count, seed) alone, and a smaller share is part of every larger one.
+    """
+    chosen = KeyedRandom(seed, SUBSET).at(0).permutation(count)[: max(round(count * fraction), 1)]
+    return np.sort(chosen)
+
+
+def whole_groups(groups: Sequence[str], count: int, seed: int) -> np.ndarray:
+    """Return the places, in order, of the samples of randomly drawn groups, about `count` of them: (n,) int64.
+
+    As many groups as have `count` samples on average, two at least, each with all its samples. It depends on the
+    groups' names and on (count, seed) alone, and fewer samples are part of more.
+    """
+    names, index = np.unique(np.asarray(groups), return_inverse=True)
+    wanted = min(max(round(count * len(names) / len(index)), 2), len(names))
+    drawn = KeyedRandom(seed, GROUPS).at(0).permutation(len(names))[:wanted]
+    return np.flatnonzero(np.isin(index, drawn))
 
 
 class BatchSampler:
@@ -146,135 +181,6 @@ class BatchSampler:
         return np.concatenate([chunk[np.argsort(self.lengths[chunk], kind="stable")] for chunk in chunks])
 
 
-def make_loader(
-    dataset: EpochDataset,
-    sampler: BatchSampler,
-    collate: Callable[[Sequence[Any]], Batch],
-    num_workers: int = 0,
-    pin_memory: bool = False,
-    max_bad_records: int = 0,
-    timeout: float = 0,
-) -> Loader:
-    """Return a DataLoader of `Batch`es. Making its iterator draws nothing from the global random generator.
-
-    Workers start anew in every epoch, so that `start_epoch` reaches them, and leave signals to the process that
-    iterates.
-    timeout: seconds after which a batch that has not come raises UserError; 0: never.
-    max_bad_records: samples of so many different records that cannot be used are left out of their batches, each
-    reported once; the next one raises UserError, in the process that iterates.
-    """
-    return Loader(
-        _PassingOver(dataset),
-        max_bad_records=max_bad_records,
-        batch_sampler=sampler,
-        collate_fn=_Collate(collate),
-        num_workers=num_workers,
-        prefetch_factor=PREFETCHED if num_workers else None,
-        pin_memory=pin_memory,
-        timeout=timeout if num_workers else 0,
-        worker_init_fn=leave_signals,
-        generator=torch.Generator().manual_seed(sampler.seed),
-    )
-
-
-def start_epoch(loader: DataLoader, epoch: int, start: int = 0) -> None:
-    """Set a loader of `make_loader` to the batch `start` of an epoch: its samples, their lengths and their order."""
-    dataset: Any = loader.dataset
-    sampler: Any = loader.batch_sampler
-    dataset.set_epoch(epoch)
-    sampler.lengths = dataset.text_lengths
-    sampler.set_epoch(epoch)
-    sampler.start = start
-
-
-class Loader(DataLoader):
-    """A DataLoader that counts the records which its workers could not use, in `bad_records`.
-
-    Where several processes share the batches, each is given as many as the others: in place of an empty one it gets a
-    stand-in, with the inputs of one sample and no ids.
-    """
-
-    def __init__(self, *args: Any, max_bad_records: int, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.bad_records = BadRecords(max_bad_records)
-        self._stand_in: Batch | None = None
-        self._has_limits = False  # that are large enough for the workers
-
-    def __iter__(self) -> Any:
-        sampler: Any = self.batch_sampler
-        for batch in self._received():
-            for reason in batch.passed_over:
-                self.bad_records.pass_over(reason)
-            yield batch if len(batch) or sampler.ranks == 1 else self._a_stand_in()
-
-    def _received(self) -> Iterator[Batch]:
-        """The workers' batches; raises UserError where one does not come, or the system grants too little."""
-        if self.num_workers and not self._has_limits:
-            self._check_limits()
-        workers: Any = super().__iter__()
-        try:
-            with lost_workers_explained():
-                yield from workers
-        except UserError:
-            if getattr(workers, "_worker_pids_set", False):  # else PyTorch lets whatever comes next fail
-                _remove_worker_pids(id(workers))
-                workers._worker_pids_set = False
-            for worker in getattr(workers, "_workers", ()):
-                worker.kill()  # one that hangs would keep this process from ending
-            raise
-
-    def _check_limits(self) -> None:
-        sampler, batch = cast(BatchSampler, self.batch_sampler), self.first()
-        tensors = [*batch.inputs.values(), *(each for each in (batch.target, batch.candidates) if each is not None)]
-        samples = -(-sampler.batch_size // (sampler.ranks * sampler.parts))
-        check_worker_limits(self.num_workers, len(tensors), samples * sum(each.nbytes for each in tensors))
-        self._has_limits = True
-
-    def _a_stand_in(self) -> Batch:
-        if self._stand_in is None:
-            self._stand_in = replace(self.first(), ids=[])
-        return self._stand_in
-
-    def first(self) -> Batch:
-        """A batch of the first sample that can be used; raises UserError where too many before it cannot."""
-        dataset: Any = self.dataset
-        collate: Any = self.collate_fn
-        for index in range(len(dataset)):
-            sample = dataset[index]
-            if not isinstance(sample, _Unusable):
-                return collate([sample])
-            self.bad_records.pass_over(sample.reason)
-        raise UserError("no sample can be used; write the data again")
-
-
-@dataclass(frozen=True)
-class _Unusable:
-    """Takes the place of a sample that could not be read."""
-
-    reason: str
-
-
-class _PassingOver:
-    """A dataset whose bad records are told, not raised: an error in a worker would reach the user as a traceback."""
-
-    def __init__(self, dataset: EpochDataset) -> None:
-        self._dataset = dataset
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # pickle asks before there is a dataset
-            raise AttributeError(name)
-        return getattr(self.__dict__["_dataset"], name)
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, index: int) -> Any:
-        try:
-            return self._dataset[index]
-        except BadRecord as error:
-            return _Unusable(str(error))
-
-
 class ChosenSamples:
     """Some samples of a dataset, by their places in it."""
 
@@ -293,25 +199,11 @@ class ChosenSamples:
     def __getitem__(self, index: int) -> Any:
         return self._dataset[int(self._places[index])]
 
+    def stored_regions(self, place: int) -> Regions:
+        """Returns the regions that lie at a place of the whole dataset's file."""
+        dataset: Any = self._dataset
+        return dataset.stored_regions(place)
+
     def set_epoch(self, epoch: int) -> None:
         """Choose what is random in the samples."""
         self._dataset.set_epoch(epoch)
-
-
-class _Collate:
-    """Puts the usable samples into a batch, and the reasons of the others beside them."""
-
-    def __init__(self, collate: Callable[[Sequence[Any]], Batch]) -> None:
-        self._collate = collate
-
-    def __call__(self, samples: Sequence[Any]) -> Batch:
-        usable = [sample for sample in samples if not isinstance(sample, _Unusable)]
-        reasons = [sample.reason for sample in samples if isinstance(sample, _Unusable)]
-        try:
-            batch = self._collate(usable) if usable else Batch({}, None, [])
-        except UnusableSamples as error:
-            reasons += error.places.values()
-            usable = [sample for place, sample in enumerate(usable) if place not in error.places]
-            batch = self._collate(usable) if usable else Batch({}, None, [])
-        batch.passed_over = reasons
-        return batch

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from volta_switch.checksums import read_recorded
+from volta_switch.data.feature_files import Format
 from volta_switch.data.files.compact_record import RecordCodec, RecordLayout
-from volta_switch.data.files.feature_store import FeatureStore, spread
 from volta_switch.data.files.lmdb_pages import LmdbPages
-from volta_switch.data.files.pair_store import PairStore
+from volta_switch.data.files.stores import FeatureStore, Inspection, Kind, PairStore, Records, spread
 from volta_switch.data.image_ids import ImageIndex
 from volta_switch.data.regions import Regions
 from volta_switch.errors import BadRecord, UserError
 
-FORMAT = "volta_switch compact store 1"
+VERSION = "volta_switch compact store 1"
 MANIFEST = "manifest.json"
 BLOCK = 128  # records under one checksum, written in one transaction
 LONGEST_ID = 510  # bytes: an LMDB's key has 511
@@ -45,12 +45,7 @@ def block_key(block: int) -> bytes:
     return b"c" + _PLACE.pack(block)
 
 
-def is_compact(path: str | Path) -> bool:
-    """Whether a directory is a compact store, by its manifest."""
-    return (Path(path) / MANIFEST).is_file()
-
-
-class CompactFile:
+class CompactFile(Records):
     """The records of a store by their place. Can be handed to forked and spawned workers.
 
     Raises UserError where the store is missing, damaged, or of another version.
@@ -59,7 +54,7 @@ class CompactFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.manifest = read_manifest(self.path)
-        self.kind: str = self.manifest["kind"]  # "images" or "pairs"
+        self.kind: Kind = self.manifest["kind"]
         self.codec = RecordCodec(RecordLayout(**self.manifest["layout"]))
         self._length: int = self.manifest["records"]
         self._file = LmdbPages(self.path, "a compact store")
@@ -91,6 +86,22 @@ class CompactFile:
     def image_ids(self) -> Iterator[str]:
         """Go through the ids of a store of images, sorted by their bytes."""
         return (key[1:].decode("utf-8", "replace") for key in self._file.keys(b"i"))
+
+    def identity(self) -> bytes:
+        """Returns what the manifest says of the records, with the checksum of all their checksums."""
+        said = {name: self.manifest[name] for name in ("format", "kind", "layout", "records", "sha256")}
+        return json.dumps(said, sort_keys=True).encode()
+
+    def inspect(self, whole: bool) -> Inspection:
+        """Compares the blocks' checksums where every byte is to be read."""
+        if not whole:
+            return Inspection(left_out="checksums were not compared")
+        try:
+            damaged = self.damaged_blocks()
+        except UserError as error:
+            return Inspection(problems=[str(error)])
+        advice = "do not have their checksum; repack the store again"
+        return Inspection(problems=[f"records from {first} on {advice}" for first in damaged])
 
     def damaged_blocks(self) -> list[int]:
         """Return the places of the first record of each block whose checksum does not hold; reads everything."""
@@ -157,6 +168,10 @@ class CompactFeatures(FeatureStore):
     def __len__(self) -> int:
         return len(self.file)
 
+    def inspect(self, whole: bool) -> Inspection:
+        """Looks at the file as ``CompactFile`` does."""
+        return self.file.inspect(whole)
+
     def _holds(self, image_id: str) -> bool:
         return self.file.place(image_id) is not None
 
@@ -189,8 +204,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not JSON ({error}); repack the store again") from None
     found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != FORMAT:
-        raise UserError(f"{file}: format is {found!r:.50}, expected {FORMAT!r}; repack the store with this version")
+    if found != VERSION:
+        raise UserError(f"{file}: format is {found!r:.50}, expected {VERSION!r}; repack the store with this version")
     try:
         RecordLayout(**manifest["layout"])
         count, kind, digest = manifest["records"], manifest["kind"], manifest["sha256"]
@@ -199,3 +214,16 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: incomplete ({error}); repack the store again") from None
     return manifest
+
+
+FORMAT = Format(
+    "compact",
+    "compact store",
+    "compact store",
+    fits=lambda candidate: (candidate.path / MANIFEST).is_file(),
+    images=CompactFeatures,
+    pairs=CompactPairs,
+    records=CompactFile,
+    kind=lambda path: CompactFile(path).kind,
+    order=10,
+)

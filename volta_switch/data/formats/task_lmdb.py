@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from volta_switch.data.feature_files import Format, Target
 from volta_switch.data.files import safe_pickle
 from volta_switch.data.files.feature_records import decode_record, encode_h5, encode_npy, encode_tsv
-from volta_switch.data.files.feature_store import FeatureStore
 from volta_switch.data.files.lmdb_environment import writing
-from volta_switch.data.files.lmdb_pages import LmdbPages
+from volta_switch.data.files.lmdb_pages import LmdbPages, is_lmdb
+from volta_switch.data.files.stores import FeatureStore
 from volta_switch.data.image_ids import id_text
 from volta_switch.data.regions import Regions
 from volta_switch.errors import BadRecord, UserError
 
 Variant = Literal["tsv", "h5", "npy"]
 _KEYS = b"keys"
+_LONGEST_KEY = 511  # bytes
 
 
 def write_features(path: str | Path, regions: Iterable[Regions], variant: Variant = "tsv") -> None:
@@ -94,3 +97,26 @@ def _image_id(name: object) -> str:
     text = id_text(name)
     text.encode()  # a lone surrogate has no bytes
     return text
+
+
+def _refuse(regions: Regions) -> None:
+    """Raises ValueError for an image id that cannot be a key."""
+    size = len(regions.image_id.encode())
+    if not 0 < size <= _LONGEST_KEY:
+        raise ValueError(f"image id of {size} bytes; an LMDB's keys have 1 to {_LONGEST_KEY}")
+
+
+FORMAT = Format(
+    "lmdb",
+    "features of a task (LMDB)",
+    "LMDB file",
+    fits=lambda candidate: is_lmdb(candidate.head),
+    images=LmdbFeatures,
+    targets=(
+        Target("tsv-lmdb", partial(write_features, variant="tsv"), _refuse),
+        Target("h5-lmdb", partial(write_features, variant="h5"), _refuse),
+        Target("npy-lmdb", partial(write_features, variant="npy"), _refuse),
+    ),
+    suffixes=(".lmdb",),
+    order=40,
+)
