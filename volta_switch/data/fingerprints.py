@@ -44,7 +44,7 @@ _SETTLED = 2.0  # seconds since a file was last written, before its times tell o
 
 
 def file_fingerprint(path: Path) -> Fingerprint:
-    """Of a file that is read whole: bytes and sha256.
+    """Returns bytes and sha256 of a file that is read whole.
 
     Raises:
         UserError: it cannot be read, or has a checksum and is not what was written.
@@ -58,7 +58,7 @@ def file_fingerprint(path: Path) -> Fingerprint:
 
 
 def store_fingerprint(source: Path | str) -> Fingerprint:
-    """Of a feature file, a store or shards, which may lie at an address: format, records, fingerprint; bytes of files.
+    """Returns format, records and fingerprint of a feature file or shards, which may lie at an address; bytes of files.
 
     Raises:
         UserError: it cannot be read, or is of no known format.
@@ -88,7 +88,7 @@ def whole_fingerprint(path: Path) -> Fingerprint:
 
 
 def _kept(kind: str, path: Path, work_out: Callable[[State], Fingerprint]) -> Fingerprint:
-    """A fingerprint from the cache where sizes and times are those of before, else worked out and put there."""
+    """Returns a fingerprint from the cache where sizes and times are those of before, else worked out and put there."""
     try:
         files, checksums = _state(path), recorded(path)
         state = [*files, *checksums]
@@ -108,7 +108,7 @@ def _kept(kind: str, path: Path, work_out: Callable[[State], Fingerprint]) -> Fi
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """What a kept file holds; None where there is none of ours."""
+    """Returns what a kept file holds; None where there is none of ours."""
     try:
         found = find_object(path)
     except OSError:
@@ -123,13 +123,13 @@ def _write(path: Path, found: dict[str, Any]) -> None:
 
 
 def _state(path: Path) -> State:
-    """Name, size, and times in nanoseconds of each file: when its content and when anything of it was changed."""
+    """Returns name, size and, in nanoseconds, the times of each file: of its content's last change, and of any."""
     found = [(file.name, file.stat()) for file in _files(path)]
     return [[name, about.st_size, about.st_mtime_ns, about.st_ctime_ns] for name, about in found]
 
 
 def _as_copied(state: State) -> State:
-    """Without the last time, which only this machine's system sets."""
+    """Returns a state without the last time, which only this machine's system sets."""
     return [file[:-1] for file in state]
 
 
@@ -139,7 +139,7 @@ def _is_settled(state: State) -> bool:
 
 
 def _files(path: Path) -> list[Path]:
-    """A file, or all files of a folder."""
+    """Returns a file, or all files of a folder."""
     if not path.is_dir():
         return [path]
     return sorted(file for file in path.rglob("*") if file.is_file() and file.name not in _NOT_DATA)

@@ -28,10 +28,15 @@ EXAMPLES = 5  # bad records and ids that a report names
 class Report:
     """What one file holds, and what is wrong with it.
 
-    counts: records, regions, widths. statistics: of all feature values. bad_records: unusable ones; bad_examples: the
-    first errors. problems: one line each, with the fix. notes: worth knowing, not wrong. looked_at: False where it
-    only says that nothing was read.
-    image_ids: of a feature file, its images (None for pairs); of annotations, the images of each split.
+    Attributes:
+        counts: records, regions, widths.
+        statistics: of all feature values.
+        bad_records: unusable ones.
+        bad_examples: the first errors.
+        problems: one line each, with the fix.
+        notes: worth knowing, not wrong.
+        looked_at: False where it only says that nothing was read.
+        image_ids: of a feature file, its images (None for pairs); of annotations, the images of each split.
     """
 
     path: str
@@ -51,13 +56,13 @@ class Report:
         return not self.problems and not self.bad_records
 
     def add_bad(self, error: str) -> None:
-        """Count an unusable record."""
+        """Counts an unusable record."""
         self.bad_records += 1
         if len(self.bad_examples) < EXAMPLES:
             self.bad_examples.append(error)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but the ids, for JSON."""
+        """Returns everything but the ids, for JSON."""
         return {name: value for name, value in vars(self).items() if name != "image_ids"} | {"fine": self.fine}
 
 
@@ -72,7 +77,7 @@ def is_feature_file(path: Path) -> bool:
 
 
 def check_features(path: Path, sample: int | None = None) -> Report:
-    """Read the records of a feature file of any format: all, or `sample` of them spread evenly."""
+    """Reads the records of a feature file of any format: all, or ``sample`` of them spread evenly."""
     try:
         verify(path)
         found = known_format(path)
@@ -93,10 +98,12 @@ def check_features(path: Path, sample: int | None = None) -> Report:
 
 
 def cross_check(annotations: Report, features: list[Report], setting: str = "", splits: Iterable[str] = ()) -> None:
-    """Add to an annotation report which of its images no feature file has, and how many features go unused.
+    """Adds to an annotation report which of its images no feature file has, and how many features go unused.
 
-    features: reports of task features, together. setting: where a task file names them, such as "features_h5path1 of
-    TASK1". splits: those that matter; all where there are none.
+    Args:
+        features: reports of task features, together.
+        setting: where a task file names them, such as "features_h5path1 of TASK1".
+        splits: those that matter; all where there are none.
     """
     wanted = set(splits) or set(annotations.image_ids)
     needed = set().union(*(ids for split, ids in annotations.image_ids.items() if split in wanted))
@@ -146,7 +153,7 @@ def _check_pairs(source: Records, path: Path, title: str, sample: int | None) ->
 
 
 def _image(store: FeatureStore, key: str, report: Report) -> Regions | None:
-    """Read one image; count it where it cannot be used, and the numbers that are not finite."""
+    """Reads one image; counts it where it cannot be used, and the numbers that are not finite."""
     try:
         return store[key]
     except BadRecord as error:
@@ -160,7 +167,7 @@ def _image(store: FeatureStore, key: str, report: Report) -> Regions | None:
 
 
 def _measure(report: Report, images: Iterable[Regions | None]) -> None:
-    """Add counts and feature statistics, one image in memory at a time."""
+    """Adds counts and feature statistics, one image in memory at a time."""
     boxes: list[int] = []
     widths: dict[str, set[int]] = {"feature_width": set(), "classes": set(), "attributes": set()}
     values, zeros, total, squares = 0, 0, 0.0, 0.0
@@ -203,7 +210,7 @@ def _measure(report: Report, images: Iterable[Regions | None]) -> None:
 
 
 def add_geometry(report: Report, geometry: Geometry) -> None:
-    """Report what is strange about boxes: as wrong where most images are so."""
+    """Reports what is strange about boxes: as wrong where most images are so."""
     problem = geometry.problem()
     report.problems += [problem] if problem else []
     report.notes += geometry.notes()
@@ -221,7 +228,7 @@ def _inspected(source: FeatureStore | Records, report: Report, sample: int | Non
 
 
 def _spread(items: Any, sample: int | None) -> Any:
-    """Choose `sample` of the items, evenly spread."""
+    """Chooses ``sample`` of the items, evenly spread."""
     count = len(items)
     if sample is None or sample >= count:
         return items
@@ -238,7 +245,7 @@ def _note_sample(report: Report, read: int, total: int, inspection: Inspection) 
 
 
 def reports_text(reports: list[Report]) -> str:
-    """Return all reports, one paragraph each, and a last line that says how many files are fine."""
+    """Returns all reports, one paragraph each, and a last line that says how many files are fine."""
     wrong = sum(not report.fine for report in reports)
     read = [report for report in reports if report.looked_at]
     last = f"{len(read)} checked: " + (f"{wrong} with something wrong" if wrong else "all fine")

@@ -148,7 +148,7 @@ def _run_shard(args: argparse.Namespace) -> None:
 
 
 def _packed(args: argparse.Namespace, write: Callable[..., dict[str, Any]]) -> dict[str, Any]:
-    """Write with the flags that `repack` and `shard` have in common, and a bar; returns the manifest."""
+    """Writes with the flags that ``repack`` and ``shard`` have in common, and a bar; returns the manifest."""
     with tqdm(unit="record", leave=False, disable=None) as bar:
 
         def progress(done: int, total: int) -> None:

@@ -46,7 +46,8 @@ TARGETS = Targets()
 class Loss:
     """How far one field of the result is from the source's: over all values, and where it has none.
 
-    total_variation: the mean over regions, and the largest, of half the summed differences of class probabilities.
+    The total variation distance of a region is half the summed differences of its class probabilities; kept are its sum
+    over regions and the largest.
     """
 
     values: int = 0
@@ -58,7 +59,7 @@ class Loss:
     regions: int = 0
 
     def add(self, before: np.ndarray, after: np.ndarray) -> None:
-        """Compare one record's field, rows of regions."""
+        """Compares one record's field, rows of regions."""
         if before.shape != after.shape:
             self.missing_records += 1
             return
@@ -73,7 +74,7 @@ class Loss:
             self.total_variation_max = max(self.total_variation_max, float(distance.max()))
 
     def to_dict(self, distribution: bool) -> dict[str, float]:
-        """Return the measures by name; the total variation distance only of distributions."""
+        """Returns the measures by name; the total variation distance only of distributions."""
         measures = {"max": self.max_error, "mean": self.error_sum / max(self.values, 1)}
         if distribution:
             measures["total_variation_mean"] = self.total_variation_sum / max(self.regions, 1)
@@ -83,8 +84,14 @@ class Loss:
 
 @dataclass
 class Conversion:
-    """What `convert` did. losses: by field, as `Loss.to_dict`; changed: records whose ids, labels, sizes or captions
-    differ, by field; passed_over: the errors of records left out.
+    """What ``convert`` did.
+
+    Attributes:
+        out: the file that was written.
+        records: how many it has.
+        losses: by field, as ``Loss.to_dict``.
+        changed: records whose ids, labels, sizes or captions differ, by field.
+        passed_over: the errors of records that were left out.
     """
 
     out: str
@@ -103,12 +110,20 @@ def convert(
     dtype: str = "float16",
     max_bad_records: int = 0,
 ) -> Conversion:
-    """Write a feature file of any format as one of `TARGETS`, whole or not at all; one record in memory at a time.
+    """Writes a feature file of any format as one of ``TARGETS``, whole or not at all; one record in memory at a time.
 
-    captions: for "concap" from images without captions, VOLTA's JSON {image id: caption}. dtype: of the features of a
-    compact store. max_bad_records: records that cannot be read or written and are left out before nothing is written;
-    0 for "compact" (see `repack`). Raises UserError for an `out` that exists, an unknown target, an option that the
-    target has no use for, and more bad records than allowed, by name.
+    Args:
+        source: the file to read.
+        out: must not exist.
+        to: a name of ``TARGETS``.
+        captions: for "concap" from images without captions, VOLTA's JSON {image id: caption}.
+        dtype: of the features of a compact store.
+        max_bad_records: records that cannot be read or written and are left out before nothing is written; 0 for
+            "compact" (see ``repack``).
+
+    Raises:
+        UserError: ``out`` exists, the target is unknown or has no use for an option, or there are more bad records than
+            allowed, which are named.
     """
     out = Path(out)
     if to not in TARGETS:
@@ -181,7 +196,7 @@ class _Records:
             raise UserError(f"{self.source.path}: no record can be converted, first error: {self.failed[0]}")
 
     def __getitem__(self, place: int) -> tuple[Regions, str]:
-        """Return a record with full arrays and its caption."""
+        """Returns a record with full arrays and its caption."""
         regions, caption = self.source[place]
         regions.check()
         if self._captions is not None:
@@ -192,7 +207,7 @@ class _Records:
         return replace(regions, **whole), caption
 
     def _refuse(self, regions: Regions, seen: set[str]) -> None:
-        """Raise ValueError for a record that the target has no place for."""
+        """Raises ValueError for a record that the target has no place for."""
         assert self._target is not None  # ``repack`` goes through the source itself
         if not self._target.pairs and regions.image_id in seen:
             raise ValueError(f"image {regions.image_id!r} stands twice; {self._target.name} holds every image once")
@@ -209,7 +224,7 @@ class _Records:
 
 
 def _measure(records: _Records, after: FeatureStore | RecordSource, result: Conversion) -> None:
-    """Read both files and add up how they differ."""
+    """Reads both files and adds up how they differ."""
     if len(after) != len(records.places):
         raise UserError(f"{after.path}: holds {len(after)} of the {len(records.places)} records; convert again")
     losses: dict[str, Loss] = {}
@@ -242,7 +257,7 @@ def _compare(name: str, before: Regions, after: Regions, losses: dict[str, Loss]
 
 
 def conversion_text(result: Conversion) -> str:
-    """Return what was written, what is lost, and what was passed over."""
+    """Returns what was written, what is lost, and what was passed over."""
     lines = [f"{result.out}: {result.records} records"]
     for name, measures in result.losses.items():
         lines += _loss_lines(name, measures, result.records)

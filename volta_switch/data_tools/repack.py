@@ -50,16 +50,23 @@ def repack(
     max_bad_records: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Write the records of the inputs, one after the other, as one compact store; returns its manifest.
+    """Writes the records of the inputs, one after the other, as one compact store; returns its manifest.
 
-    inputs: feature files of one kind (images of tasks, or image-caption pairs), all from one detector.
-    dtype: "float16" or "float32", of features and kept scores. top_classes, top_attributes: scores kept of each region.
-    max_bad_records: records that cannot be read or stored (other widths, numbers not finite) and are left out; each is
-    named on stderr and in the manifest. progress: called with (records read, records in all) after every block.
-    The store appears whole, at the end. Where `out` already is the result, nothing is written. Raises UserError for
-    inputs that are missing or with an image in common, for more bad records than allowed, for an `out` that holds
-    anything else, for an unfinished store of other inputs or options, or that another process is writing, and where
-    the disk is full; the same call then goes on from the last whole block.
+    The store appears whole, at the end. Where ``out`` already is the result, nothing is written.
+
+    Args:
+        inputs: feature files of one kind (images of tasks, or image-caption pairs), all from one detector.
+        out: the store's folder.
+        dtype: "float16" or "float32", of features and kept scores.
+        top_classes, top_attributes: scores kept of each region.
+        max_bad_records: records that cannot be read or stored (other widths, numbers not finite) and are left out; each
+            is named on stderr and in the manifest.
+        progress: called with (records read, records in all) after every block.
+
+    Raises:
+        UserError: inputs are missing or have an image in common; there are more bad records than allowed; ``out`` holds
+            anything else, or an unfinished store of other inputs or options, or another process is writing it; the disk
+            is full. The same call then goes on from the last whole block.
     """
     sources = open_sources(inputs)
     plan = packing_plan(sources, dtype, top_classes, top_attributes)
@@ -79,7 +86,7 @@ def repack(
 
 
 def _state(stored: bytes, folder: Path) -> PackingState:
-    """Where an interrupted run stood; raises UserError where that cannot be known."""
+    """Returns where an interrupted run stood; raises UserError where that cannot be known."""
     try:
         values = json.loads(stored)
         digest = values.pop("sha256", None)  # earlier versions had none
@@ -98,7 +105,7 @@ class _Blocks:
         self._packing = packing
 
     def write(self, progress: Callable[[int, int], None]) -> dict[str, Any]:
-        """Write what is missing and return the manifest."""
+        """Writes what is missing and returns the manifest."""
         packed, state = iter(self._packing), self._packing.state
         while state.position < self._packing.total:
             self._write_block(packed)
@@ -148,10 +155,18 @@ def shard(
     max_bad_records: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Write the pairs of the inputs, one after the other, as shards in `<out>/training` or `<out>/validation`.
+    """Writes the pairs of the inputs, one after the other, as shards in ``<out>/training`` or ``<out>/validation``.
 
-    shard_size: bytes; a shard ends with the pair that reaches them. The other options, the errors and how an
-    interrupted run goes on are those of `repack`. Returns what the split's index.json says.
+    Args:
+        inputs: files of image-caption pairs, all from one detector.
+        out: the folder in which the split's is made.
+        split: what the pairs are for.
+        shard_size: bytes; a shard ends with the pair that reaches them.
+        dtype, top_classes, top_attributes, max_bad_records, progress: as in ``repack``, as are the errors and how an
+            interrupted run goes on.
+
+    Returns:
+        What the split's index.json says.
     """
     sources = open_sources(inputs)
     for source in sources:
@@ -180,7 +195,7 @@ def shard(
 
 
 def _stored(folder: Path) -> dict[str, Any] | None:
-    """Return where an interrupted run stood; None where there was none."""
+    """Returns where an interrupted run stood; None where there was none."""
     file = folder / INDEX
     if not file.exists():
         return None
@@ -208,7 +223,7 @@ class _Shards:
         self._shards = shards
 
     def write(self, progress: Callable[[int, int], None]) -> dict[str, Any]:
-        """Write what is missing and return the index."""
+        """Writes what is missing and returns the index."""
         packed, state = iter(self._packing), self._packing.state
         while state.position < self._packing.total:
             first = next(packed, None)
@@ -232,7 +247,7 @@ class _Shards:
     def _write_shard(
         self, first: PackedRecord, packed: Iterator[PackedRecord], progress: Callable[[int, int], None]
     ) -> Shard:
-        """Write one shard that begins with a pair, taking the others as long as there is room."""
+        """Writes one shard that begins with a pair, taking the others as long as there is room."""
         path = self._folder / shard_name(len(self._shards))
         state, one, size = self._packing.state, first, 0
         with replacing(path) as temporary, temporary.open("wb") as file:
@@ -260,14 +275,14 @@ class _Hashed:
         self.bytes = 0
 
     def write(self, data: bytes) -> int:
-        """Write some bytes more."""
+        """Writes some bytes more."""
         self.digest.update(data)
         self.bytes += len(data)
         return self._file.write(data)
 
 
 def _tar_writer(file: _Hashed) -> Any:
-    """Return WebDataset's writer, set so that the same pairs give the same bytes."""
+    """Returns WebDataset's writer, set so that the same pairs give the same bytes."""
     try:
         from webdataset import TarWriter
     except ImportError:

@@ -20,7 +20,7 @@ from torch import Tensor
 from volta_switch.checksums import recording, verify
 from volta_switch.errors import UserError
 from volta_switch.files import replacing, require_file
-from volta_switch.weights.names import normalised, unwrapped
+from volta_switch.weights.loading import normalised, unwrapped
 
 State = Mapping[str, Tensor]
 # Keys of a safetensors file's metadata: what stands under several names, and a checksum over all of it.
@@ -31,8 +31,8 @@ _FOLDER = 0x10  # an attribute of a zip's record; PyTorch reads nothing from suc
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Reads a weight file: ``.safetensors``, or a PyTorch file such as VOLTA's ``pytorch_model_*.bin``.
 
-    Names are those of ``names.normalised``, whatever program wrote the file. No code in it is run: PyTorch files are
-    read with ``weights_only=True``. What the tensors hold is looked at when they are loaded (``fitting``).
+    Names are those of ``loading.normalised``, whatever program wrote the file. No code in it is run: PyTorch files are
+    read with ``weights_only=True``. What the tensors hold is looked at when they are loaded (``loading``).
 
     Raises:
         UserError: the file is missing, no regular file, damaged, refused, or holds no weights or several.
@@ -46,7 +46,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """A safetensors file's tensors, as they stand there, those that ``write_weights`` stored once under each name.
+    """Returns a safetensors file's tensors, under every name of those that ``write_weights`` stored once.
 
     Raises:
         UserError: the file is damaged, or is none.
@@ -72,7 +72,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_plain(path: Path, what: str) -> Any:
-    """What a PyTorch file holds; no code in it is run, and its checksums are verified where it has some.
+    """Returns what a PyTorch file holds; no code in it is run, and its checksums are verified where it has some.
 
     Raises:
         UserError: the file is damaged, or holds more than tensors and plain values; ``what`` says what was expected.
@@ -107,7 +107,7 @@ def _verify_zip(path: Path) -> None:
 
 
 def _checksum(tensors: State, also: Mapping[str, str]) -> str:
-    """Of names, types, shapes and numbers, all that a safetensors file of ``write_weights`` holds."""
+    """Returns a checksum of names, types, shapes and numbers: all that ``write_weights`` puts into safetensors."""
     described = [[name, str(tensor.dtype), list(tensor.shape)] for name, tensor in sorted(tensors.items())]
     checksum = zlib.crc32(json.dumps([described, sorted(also.items())]).encode())
     for _, tensor in sorted(tensors.items()):

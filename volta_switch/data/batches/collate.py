@@ -3,10 +3,12 @@
 Legend: B batch, T longest text, R regions with the global one, N boxes without it, F feature width, C object classes.
 
 Samples are dicts of NumPy arrays without padding. Every sample has
+
     id: str; input_ids: (T,) int64; image_feat: (n, F), image_loc: (n, num_locs), global_feat: (F,), all float32
-and what its task adds (see the collating functions; pre-training has its own, in pretraining_batch.py). Features that
-a compact store holds as float16, and the scores that it holds as TopScores, travel as they are: `Batch.to` expands them
-on the device.
+
+and what its task adds (see the collating functions; pre-training has its own, in ``pretraining_batch``). Features that
+a compact store holds as float16, and the scores that it holds as TopScores, stay so until ``Batch.to`` expands them on
+the device.
 """
 
 from __future__ import annotations
@@ -33,10 +35,11 @@ ON_HOST = frozenset({"attention_mask", "image_attention_mask", "masked_lm_labels
 class BatchLayout:
     """How a batch is laid out.
 
-    add_global_imgfeat: the global region stands in the first slot, in the last slot (after the padding: VL-BERT reads
-    slot R - 1), or (None) nowhere.
-    text_length, num_boxes: fixed sizes, or None for the largest in the batch; a larger sample raises ValueError.
-    pad_id: id of [PAD].
+    Attributes:
+        add_global_imgfeat: the global region stands in the first slot, in the last slot (after the padding: VL-BERT
+            reads slot R - 1), or (None) nowhere.
+        text_length, num_boxes: fixed sizes, or None for the largest in the batch; a larger sample raises ValueError.
+        pad_id: id of [PAD].
     """
 
     add_global_imgfeat: GlobalPlace | None = "first"
@@ -50,7 +53,7 @@ class BatchLayout:
         return 1 if self.add_global_imgfeat == "first" else 0
 
     def slots(self, boxes: int) -> int:
-        """Return R, the slots that so many boxes and the global region need."""
+        """Returns R, the slots that so many boxes and the global region need."""
         return boxes + (self.add_global_imgfeat is not None)
 
     @property
@@ -71,7 +74,11 @@ class UnusableSamples(BadRecord):
 class TopClasses:
     """The detector's class scores of K masked boxes as a compact store keeps them, see TopScores.
 
-    ids: (K, k) int16; scores: (K, k) float16; rest: (K,) float32. width: C.
+    Attributes:
+        ids: (K, k) int16.
+        scores: (K, k) float16.
+        rest: (K,) float32.
+        width: C.
     """
 
     ids: torch.Tensor
@@ -80,11 +87,11 @@ class TopClasses:
     width: int
 
     def map(self, move: Callable[[Any], Any]) -> TopClasses:
-        """Return the same with every tensor moved."""
+        """Returns the same with every tensor moved."""
         return TopClasses(move(self.ids), move(self.scores), move(self.rest), self.width)
 
     def dense(self) -> torch.Tensor:
-        """Return all scores, (K, C) float32."""
+        """Returns all scores, (K, C) float32."""
         others = max(self.width - self.ids.shape[1], 1)
         full = (self.rest / others)[:, None].repeat(1, self.width)
         return full.scatter_(1, self.ids.long(), self.scores.float())
@@ -188,7 +195,7 @@ class Batch:
         return [*inputs, *(each for each in (self.target, self.candidates) if each is not None)]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Send small tensors as bytes: each tensor in shared memory costs a file, opened on both sides."""
+        """Sends small tensors as bytes: each tensor in shared memory costs a file, opened on both sides."""
         return self._map(lambda tensor: tensor.numpy() if tensor.nbytes < SHARED_FROM else tensor).__dict__
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -212,17 +219,17 @@ class Batch:
 
 
 def collate_labelled(samples: Sequence[Sample], layout: BatchLayout) -> Batch:
-    """Stack the samples' `target`s (num_labels,) float32 into (B, num_labels); None where a sample has none."""
+    """Stacks the samples' ``target``s (num_labels,) float32 into (B, num_labels); None where a sample has none."""
     inputs = text_inputs([s["input_ids"] for s in samples], layout) | image_inputs(samples, layout)
     target = None if samples[0]["target"] is None else torch.from_numpy(np.stack([s["target"] for s in samples]))
     return Batch(inputs, target, [s["id"] for s in samples])
 
 
 def collate_grounding(samples: Sequence[Sample], layout: BatchLayout) -> Batch:
-    """Give each slot the overlap with the box that is meant, as target (B, R) float32, and candidates (B, R) bool.
+    """Gives each slot the overlap with the box that is meant, as target (B, R) float32, and candidates (B, R) bool.
 
-    Samples add target (n,) float32 and global_target float, the overlap of the whole image: VOLTA trains on it too.
-    It is no candidate (differs from VOLTA, which may answer with the whole image). Padding: 0 and False.
+    Samples add target (n,) float32 and global_target float, the overlap of the whole image: VOLTA trains on it too. It
+    is no candidate (differs from VOLTA, which may answer with the whole image). Padding: 0 and False.
     """
     inputs = text_inputs([s["input_ids"] for s in samples], layout) | image_inputs(samples, layout)
     mask = inputs["image_attention_mask"]
@@ -239,7 +246,7 @@ def collate_grounding(samples: Sequence[Sample], layout: BatchLayout) -> Batch:
 
 
 def collate_alternatives(samples: Sequence[Sequence[Sample]], layout: BatchLayout) -> Batch:
-    """Lay the K alternatives of each sample one after the other: inputs have B * K rows; target (B,) int64, all 0."""
+    """Lays the K alternatives of each sample one after the other: inputs have B * K rows; target (B,) int64, all 0."""
     rows = [row for alternatives in samples for row in alternatives]
     inputs = text_inputs([row["input_ids"] for row in rows], layout) | image_inputs(rows, layout)
     ids = [alternatives[0]["id"] for alternatives in samples]
@@ -247,7 +254,7 @@ def collate_alternatives(samples: Sequence[Sequence[Sample]], layout: BatchLayou
 
 
 def text_inputs(texts: Sequence[np.ndarray], layout: BatchLayout) -> dict[str, torch.Tensor]:
-    """Return input_ids, token_type_ids (all 0) and attention_mask, (B, T) int64, of token ids (T,)."""
+    """Returns input_ids, token_type_ids (all 0) and attention_mask, (B, T) int64, of token ids (T,)."""
     length = layout.text_length or max(map(len, texts))
     return {
         "input_ids": padded(texts, length, layout.pad_id),
@@ -257,7 +264,7 @@ def text_inputs(texts: Sequence[np.ndarray], layout: BatchLayout) -> dict[str, t
 
 
 def image_inputs(samples: Sequence[Mapping[str, Any]], layout: BatchLayout) -> dict[str, torch.Tensor]:
-    """Return image_feat (B, R, F), image_loc (B, R, num_locs) float32 and image_attention_mask (B, R) int64."""
+    """Returns image_feat (B, R, F), image_loc (B, R, num_locs) float32 and image_attention_mask (B, R) int64."""
     size = layout.slots(layout.num_boxes or max(len(s["image_feat"]) for s in samples))
     start = layout.boxes_from
     feat = padded([s["image_feat"] for s in samples], size, 0, start)
@@ -270,7 +277,7 @@ def image_inputs(samples: Sequence[Mapping[str, Any]], layout: BatchLayout) -> d
 
 
 def place_global(inputs: dict[str, torch.Tensor], layout: BatchLayout) -> dict[str, torch.Tensor]:
-    """Put the global region into its slot of image_loc and image_attention_mask; returns the inputs."""
+    """Puts the global region into its slot of image_loc and image_attention_mask; returns the inputs."""
     if layout.add_global_imgfeat is not None:
         loc = inputs["image_loc"]
         loc[:, layout.global_slot] = torch.from_numpy(global_location(loc.shape[2]))
@@ -279,7 +286,7 @@ def place_global(inputs: dict[str, torch.Tensor], layout: BatchLayout) -> dict[s
 
 
 def on_device(inputs: Mapping[str, torch.Tensor], device: torch.device | str) -> dict[str, torch.Tensor]:
-    """Send a model's inputs to a device: features in float32 there, what is read on the host stays on the host."""
+    """Sends a model's inputs to a device: features in float32 there, what is read on the host stays on the host."""
     sent = {
         name: tensor if name in ON_HOST else tensor.to(device, non_blocking=True) for name, tensor in inputs.items()
     }
@@ -291,7 +298,7 @@ def _mask(lengths: Sequence[int], size: int) -> torch.Tensor:
 
 
 def padded(arrays: Sequence[np.ndarray], length: int, fill: int, start: int = 0) -> torch.Tensor:
-    """Put arrays (n, ...) under each other in a tensor (B, length, ...), from slot `start` on, `fill` elsewhere."""
+    """Stacks arrays (n, ...) in a tensor (B, length, ...), from slot ``start`` on; ``fill`` stands elsewhere."""
     first = arrays[0]
     batch = _empty((len(arrays), length, *first.shape[1:]), first.dtype)
     rows = batch.numpy()
@@ -308,14 +315,14 @@ def padded(arrays: Sequence[np.ndarray], length: int, fill: int, start: int = 0)
 
 
 def joined(arrays: Sequence[np.ndarray]) -> torch.Tensor:
-    """Put arrays (n, ...) one after the other in one tensor."""
+    """Puts arrays (n, ...) one after the other in one tensor."""
     joined = _empty((sum(map(len, arrays)), *arrays[0].shape[1:]), arrays[0].dtype)
     np.concatenate(arrays, out=joined.numpy())
     return joined
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype) -> torch.Tensor:
-    """Return a tensor to be filled; a large one of a worker's in shared memory, to be handed over without a copy."""
+    """Returns a tensor to be filled; a large one of a worker's in shared memory, to be handed over without a copy."""
     size = math.prod(shape) * dtype.itemsize
     if size < SHARED_FROM or get_worker_info() is None:
         return torch.from_numpy(np.empty(shape, dtype=dtype))

@@ -58,28 +58,37 @@ _RECIPES: dict[Masking, _Recipe] = {
 class ConcapDataset:
     """Image-caption pairs with VOLTA's three pre-training objectives, or InterBERT's.
 
-    features_path, annotations_path: directories that hold VOLTA's files (training_feat_all.lmdb, caption_train.json;
-    validation_feat_all.lmdb, caption_valid.json); features_path may also name shards, by their directory or address.
-    shard_cache: where shards are kept that have to be fetched; None: `default_cache_folder`.
-    objective: 0 masked prediction and matching; 1 nothing is predicted of mismatched pairs; 2 no mismatched pairs.
-    masking: "volta" (words and regions one by one), "span" (InterBERT: a span of words, regions with all that overlap
-    them, hard negatives), None (nothing masked, no mismatched pairs).
-    max_seq_length: tokens with [CLS] and [SEP]. max_regions: only the first ones of each image; None: all.
-    in_memory: keep decoded pairs (585 kB each at VOLTA's size).
-    feature_targets: give image_feat_target, which only the visual targets that regress features (1, 2, 5) read.
-    fraction, fraction_seed: take a random share of the pairs, and mismatched captions from that share alone.
-    volta_compat: VOLTA's global feature.
-
     A sample depends on nothing but (seed, epoch, index): not on workers, ranks, batches or what was drawn before.
-    Without `set_epoch`, as in validation, every epoch masks the same.
+    Without ``set_epoch``, as in validation, every epoch masks the same.
 
     Differs from VOLTA: a mismatched caption is never the image's own; the global feature is the mean of the regions
-    that nothing is predicted for; objective 1 holds in validation too.
-    The paper of InterBERT does not say how hard negatives are found; ours is the caption, of 16 random ones, that
-    shares the largest part of its tokens with the true one.
+    that nothing is predicted for; objective 1 holds in validation too. The paper of InterBERT does not say how hard
+    negatives are found; ours is the caption, of 16 random ones, that shares the largest part of its tokens with the
+    true one.
 
-    Raises UserError for missing or damaged files, an empty split, captions that are all alike, and boxes that cannot be
-    their images'.
+    Args:
+        features_path: a folder with VOLTA's training_feat_all.lmdb and validation_feat_all.lmdb, or shards' folder or
+            address.
+        annotations_path: a folder with VOLTA's caption_train.json and caption_valid.json.
+        split: "train" or "valid".
+        tokenizer: of the captions.
+        num_locs: location values of a box.
+        objective: 0 masked prediction and matching; 1 nothing is predicted of mismatched pairs; 2 no mismatched pairs.
+        masking: "volta" (words and regions one by one), "span" (InterBERT: a span of words, regions with all that
+            overlap them, hard negatives), None (nothing masked, no mismatched pairs).
+        max_seq_length: tokens with [CLS] and [SEP].
+        max_regions: only the first ones of each image; None: all.
+        seed: of all that is random in the samples.
+        in_memory: whether to keep decoded pairs (585 kB each at VOLTA's size).
+        feature_targets: whether to give image_feat_target, which only the visual targets that regress features (1, 2,
+            5) read.
+        fraction, fraction_seed: a random share of the pairs, and mismatched captions from that share alone.
+        volta_compat: whether the global feature is VOLTA's.
+        shard_cache: where shards are kept that have to be fetched; None: ``default_cache_folder``.
+
+    Raises:
+        UserError: files are missing or damaged, the split is empty, all captions are alike, or boxes cannot be their
+            images'.
     """
 
     def __init__(
@@ -143,7 +152,7 @@ class ConcapDataset:
             )
 
     def _take_share(self, fraction: float, seed: int) -> None:
-        """Keep a share of the pairs, and their captions; where these are not as many, as large a share of them."""
+        """Keeps a share of the pairs, and their captions; where these are not as many, as large a share of them."""
         places = subset(len(self.pairs), fraction, seed)
         aligned = len(self._captions) == len(self.pairs)
         own = places if aligned else subset(len(self._captions), fraction, seed)
@@ -158,7 +167,7 @@ class ConcapDataset:
         return self.pairs[place][0].first(self._max_regions)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw which pairs are mismatched in an epoch, and the first candidate for the caption of each."""
+        """Draws which pairs are mismatched in an epoch, and the first candidate for the caption of each."""
         self._epoch = epoch
         rng = self._mismatch_streams.at(epoch)
         self._mismatched = (rng.random(len(self)) < 0.5) & self._mismatches
@@ -176,7 +185,7 @@ class ConcapDataset:
         return np.where(self._mismatched, lengths[self._negative], own)
 
     def __getitem__(self, index: int) -> PairSample:
-        """Return one pair with the draws that decide what ``collate`` masks of it."""
+        """Returns one pair with the draws that decide what ``collate`` masks of it."""
         regions, caption = self.pairs[index]
         regions = regions.first(self._max_regions)
         input_ids = self._tokens_of(index, caption)  # (T,)
@@ -199,13 +208,13 @@ class ConcapDataset:
         )
 
     def _tokens_of(self, index: int, caption: str) -> np.ndarray:
-        """Look up the caption's tokens where the caption file has it at the pair's place, else make them."""
+        """Looks up the caption's tokens where the caption file has it at the pair's place, else makes them."""
         if index < len(self._captions) and self._captions[index] == caption:
             return self._tokens[index]
         return np.array(self._tokenizer.encode(caption, self._max_seq_length), dtype=np.int64)
 
     def _other_caption(self, index: int, own: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return the tokens of another caption: the one, of the recipe's candidates, that shares most with `own`."""
+        """Returns the tokens of another caption: the one, of the recipe's candidates, that shares most with ``own``."""
         assert self._recipe is not None
         first = int(self._negative[index])
         more = rng.integers(len(self._captions), size=self._recipe.candidates - 1)
@@ -245,6 +254,6 @@ def _same(tokens: np.ndarray, other: np.ndarray) -> bool:
 
 
 def _overlap(tokens: np.ndarray, other: np.ndarray) -> float:
-    """Return the share of the distinct tokens of both texts that stand in both."""
+    """Returns the share of the distinct tokens of both texts that stand in both."""
     left, right = set(tokens.tolist()), set(other.tolist())
     return len(left & right) / len(left | right)

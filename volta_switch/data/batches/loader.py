@@ -241,7 +241,9 @@ class _Collate:
 class BadRecords:
     """What was wrong with each record that was passed over, in the order in which they were met.
 
-    limit: ``--max-bad-records``. known: those of an earlier run that this one continues.
+    Args:
+        limit: ``--max-bad-records``.
+        known: those of an earlier run that this one continues.
     """
 
     def __init__(self, limit: int, known: Iterable[str] = ()) -> None:
@@ -255,7 +257,7 @@ class BadRecords:
         return iter(self._reasons)
 
     def pass_over(self, reason: str) -> None:
-        """Count a record and name it on stderr, each once; raises UserError where there are too many."""
+        """Counts a record and names it on stderr, each once; raises UserError where there are too many."""
         if reason in self._reasons:
             return
         if len(self) >= self._limit:

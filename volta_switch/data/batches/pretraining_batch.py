@@ -43,10 +43,11 @@ IGNORED = -1  # label of a word or region that nothing is predicted for
 class WordMasking:
     """Masks words of texts: [MASK] for 80 % of the chosen, a random token for 10 %, the word itself for 10 %.
 
-    mask_id, vocab_size: of the tokenizer; a random token may be any token, as in VOLTA.
-    rate: share of words chosen when they are chosen one by one.
-    span: choose one contiguous span instead (InterBERT's masked segment modelling): a start, and a length from 1 to the
-    text's; it ends with the text where it would run past it.
+    Attributes:
+        mask_id, vocab_size: of the tokenizer; a random token may be any token, as in VOLTA.
+        rate: share of words chosen when they are chosen one by one.
+        span: choose one contiguous span instead (InterBERT's masked segment modelling): a start, and a length from 1 to
+            the text's; it ends with the text where it would run past it.
     """
 
     mask_id: int
@@ -57,8 +58,11 @@ class WordMasking:
     def __call__(self, input_ids: np.ndarray, words: np.ndarray, draws: np.ndarray, spans: np.ndarray) -> np.ndarray:
         """Masks words in input_ids, (B, T) int64, in place; returns the labels: the masked words, IGNORED elsewhere.
 
-        words: (B,) words of each text, without [CLS] and [SEP]. draws: (B, T, 3) uniform in [0, 1): whether a word is
-        chosen, what takes its place, which token that is; 1 where there is no word. spans: (B, 2), start and length.
+        Args:
+            words: (B,) words of each text, without [CLS] and [SEP].
+            draws: (B, T, 3) uniform in [0, 1): whether a word is chosen, what takes its place, which token that is; 1
+                where there is no word.
+            spans: (B, 2), start and length.
         """
         chosen = self._in_span(input_ids.shape[1], words, spans) if self.span else draws[..., 0] < self.rate  # (B, T)
         labels = np.where(chosen, input_ids, IGNORED)
@@ -80,8 +84,10 @@ class WordMasking:
 class RegionMasking:
     """Masks regions of images: VOLTA's one by one, or InterBERT's anchors with everything that overlaps them.
 
-    rate: probability that a region is chosen (or is an anchor); kept: share of the chosen whose feature stays.
-    overlap: None, or the intersection over union from which a region is chosen together with an anchor.
+    Attributes:
+        rate: probability that a region is chosen (or is an anchor).
+        kept: share of the chosen whose feature stays.
+        overlap: None, or the intersection over union from which a region is chosen together with an anchor.
     """
 
     rate: float = 0.15
@@ -89,10 +95,12 @@ class RegionMasking:
     overlap: float | None = None
 
     def __call__(self, boxes: np.ndarray, real: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return which regions are predicted and which of them are zeroed: (B, N) bool each.
+        """Returns which regions are predicted and which of them are zeroed: (B, N) bool each.
 
-        boxes: (B, N, 4) pixels. real: (B, N) bool, False at padding. draws: (B, N, 2) uniform in [0, 1): whether a
-        region is chosen, whether it stays; 1 at padding.
+        Args:
+            boxes: (B, N, 4) pixels.
+            real: (B, N) bool, False at padding.
+            draws: (B, N, 2) uniform in [0, 1): whether a region is chosen, whether it stays; 1 at padding.
         """
         predicted = draws[..., 0] < self.rate
         if self.overlap is not None:
@@ -109,9 +117,14 @@ def _none() -> np.ndarray:
 class PairSample:
     """One pair, nothing masked yet.
 
-    place: in the pairs. input_ids: (T,) int64, the caption's or, where `mismatched`, another one's.
-    word_draws: (T - 2, 3), span_draws: (1, 2), region_draws: (n, 2), uniform in [0, 1): what is masked follows from
-    them; empty where nothing is.
+    Attributes:
+        place: in the pairs.
+        input_ids: (T,) int64, the caption's or, where ``mismatched``, another one's.
+        mismatched: whether the caption is another pair's.
+        regions: the image's.
+        word_draws: (T - 2, 3), uniform in [0, 1): which words are masked follows from them; empty where none are.
+        span_draws: (1, 2), the same of a span of words.
+        region_draws: (n, 2), the same of regions.
     """
 
     place: int
@@ -211,7 +224,7 @@ class _Images:
         return padded([getattr(regions, name) for regions in self._regions], self._size, 0)
 
     def inputs(self) -> dict[str, torch.Tensor]:
-        """Return image_loc (B, R, num_locs) and image_attention_mask (B, R)."""
+        """Returns image_loc (B, R, num_locs) and image_attention_mask (B, R)."""
         start, slots = self._layout.boxes_from, self._slots
         sizes = np.array([(regions.image_w, regions.image_h) for regions in self._regions])[:, None]  # (B, 1, 2)
         location = np.zeros((len(self._counts), slots, self._masking.num_locs), dtype=np.float32)
@@ -223,7 +236,7 @@ class _Images:
         return place_global(inputs, self._layout)
 
     def stored(self, places: np.ndarray) -> StoredFeatures:
-        """Say which features the batch has, `places` being those of its pairs."""
+        """Says which features the batch has, ``places`` being those of its pairs."""
         return StoredFeatures(
             places=places,
             slots=self._slots,
@@ -234,7 +247,7 @@ class _Images:
         )
 
     def usable(self) -> bool:
-        """Whether every number that `inputs` and `labels` gave can be used."""
+        """Whether every number that ``inputs`` and ``labels`` gave can be used."""
         labels = ((regions.objects_id, regions.cls_prob) for regions in self._regions)
         return (
             all(all_finite(regions.features) for regions in self._regions)
@@ -243,7 +256,7 @@ class _Images:
         )
 
     def labels(self) -> dict[str, torch.Tensor]:
-        """Return what the detector said of the boxes, as far as the file holds it."""
+        """Returns what the detector said of the boxes, as far as the file holds it."""
         names = {
             "obj_labels": "objects_id",
             "obj_confs": "objects_conf",
@@ -255,11 +268,11 @@ class _Images:
         return {name: array.long() if name.endswith("labels") else array for name, array in labels.items()}
 
     def global_weights(self) -> np.ndarray:
-        """Return how much each slot counts for the global region's feature: (B, R) float32.
+        """Returns how much each slot counts for the global region's feature: (B, R) float32.
 
-        The mean of the boxes that nothing is predicted for; where there is none, of what the model is given.
-        volta_compat: VOLTA's sum over the boxes that are not zeroed, divided by the number of boxes that overlap no
-        predicted box by an intersection over union of more than 0.4 (1 if there is none).
+        The feature is the mean of the boxes that nothing is predicted for; where there is none, of what the model is
+        given. With ``volta_compat`` it is VOLTA's sum over the boxes that are not zeroed, divided by the number of
+        boxes that overlap no predicted box by an intersection over union of more than 0.4 (1 if there is none).
         """
         given = self.real & ~self.zeroed
         if self._masking.volta_compat:
@@ -278,7 +291,7 @@ class _Images:
 
 
 def _add_class_scores(batch: Batch, samples: Sequence[PairSample], asked: np.ndarray) -> bool:
-    """Give the batch the detector's scores of the boxes that are asked for; returns whether they can be used."""
+    """Gives the batch the detector's scores of the boxes that are asked for; returns whether they can be used."""
     scores: list[Any] = [  # all arrays, or all TopScores
         sample.regions.cls_prob[np.flatnonzero(row)]
         for sample, row in zip(samples, asked, strict=True)
@@ -296,7 +309,7 @@ def _add_class_scores(batch: Batch, samples: Sequence[PairSample], asked: np.nda
 
 
 def _unusable(samples: Sequence[PairSample], path: str) -> UnusableSamples:
-    """Say which samples cannot be used, and why."""
+    """Says which samples cannot be used, and why."""
     found = {}
     for place, sample in enumerate(samples):
         try:

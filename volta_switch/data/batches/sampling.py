@@ -26,7 +26,7 @@ class EpochDataset(Protocol):
     def __getitem__(self, index: int) -> Any: ...
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose what is random in the samples."""
+        """Chooses what is random in the samples."""
 
 
 class KeyedRandom:
@@ -44,14 +44,14 @@ class KeyedRandom:
         self._state["buffer_pos"] = 4  # nothing is left of an earlier stream
 
     def at(self, epoch: int, index: int = 0) -> np.random.Generator:
-        """Return the generator at the start of a stream; it is the same object for all streams."""
+        """Returns the generator at the start of a stream; it is the same object for all streams."""
         self._state["state"]["counter"][:] = 0, 0, index, epoch
         self._bits.state = self._state
         return self._generator
 
 
 def subset(count: int, fraction: float, seed: int) -> np.ndarray:
-    """Return the places, in order, of a random share of `count` samples: (round(count * fraction),) int64, at least 1.
+    """Returns the places, in order, of a random share of some samples: (round(count * fraction),) int64, at least one.
 
     It depends on (count, seed) alone, and a smaller share is part of every larger one.
     """
@@ -60,9 +60,9 @@ def subset(count: int, fraction: float, seed: int) -> np.ndarray:
 
 
 def whole_groups(groups: Sequence[str], count: int, seed: int) -> np.ndarray:
-    """Return the places, in order, of the samples of randomly drawn groups, about `count` of them: (n,) int64.
+    """Returns the places, in order, of the samples of randomly drawn groups, about ``count`` of them: (n,) int64.
 
-    As many groups as have `count` samples on average, two at least, each with all its samples. It depends on the
+    As many groups as have ``count`` samples on average, two at least, each with all its samples. It depends on the
     groups' names and on (count, seed) alone, and fewer samples are part of more.
     """
     names, index = np.unique(np.asarray(groups), return_inverse=True)
@@ -74,16 +74,24 @@ def whole_groups(groups: Sequence[str], count: int, seed: int) -> np.ndarray:
 class BatchSampler:
     """Lists of indices, one a batch, that depend on (seed, epoch) alone.
 
-    lengths: (samples,) the text length of each. group_by_length: put samples of similar length together.
-    shuffle: random batches in a random order; with both False the order is the data's.
-    drop_last: leave out a batch of fewer than batch_size.
-    rank, ranks, parts: every process divides its share of each batch into so many lists, one after the other. Sample i
-    of a batch is in part p of process r where i = r + ranks * p modulo ranks * parts; a list may be empty. batch_size
-    is that of the whole batch: which samples it has does not depend on how it is divided.
-    blocks, window: the sizes of runs of samples, (runs,), and how many runs are shuffled among each other, so that only
-    so many need to be at hand at once: the runs come in a random order, and a batch has samples of one such window, or
-    of two that follow each other. Without blocks, and with no more of them than the window, all samples are one window.
-    start: the batches of the epoch to pass over, for a run that goes on in the middle of one; `set_epoch` sets it to 0.
+    Args:
+        lengths: (samples,), the text length of each.
+        batch_size: samples of a whole batch: which they are does not depend on how it is divided.
+        seed: of the order.
+        shuffle: whether batches are random and in a random order; with ``group_by_length`` False, too, the order is
+            the data's.
+        group_by_length: whether samples of similar length are put together.
+        drop_last: whether a batch of fewer than ``batch_size`` is left out.
+        rank, ranks: this process, and how many share each batch.
+        parts: the lists into which every process divides its share, one after the other. Sample i of a batch is in
+            part p of process r where i = r + ranks * p modulo ranks * parts; a list may be empty.
+        blocks: (runs,), the sizes of runs of samples; None: all samples are one run.
+        window: runs that are shuffled among each other, so that only so many need to be at hand at once. The runs come
+            in a random order, and a batch has samples of one such window, or of two that follow each other. With no
+            more runs than the window, all samples are one window.
+
+    Attributes:
+        start: batches of the epoch to pass over, for a run that is resumed within one; ``set_epoch`` sets it to 0.
     """
 
     def __init__(
@@ -129,11 +137,11 @@ class BatchSampler:
         return whole + (rest > 0 and not self.drop_last)
 
     def __len__(self) -> int:
-        """Return the lists that are left in this epoch from the batch `start` on."""
+        """Returns the lists that are left in this epoch from the batch ``start`` on."""
         return max(self.batches_per_epoch - self.start, 0) * self.parts
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the start of an epoch."""
+        """Goes to the start of an epoch."""
         self.epoch = epoch
         self.start = 0
 
@@ -159,7 +167,7 @@ class BatchSampler:
         return batches
 
     def _windows(self, rng: np.random.Generator) -> list[np.ndarray]:
-        """Return the samples of each window, in a random order where they are shuffled."""
+        """Returns the samples of each window, in a random order where they are shuffled."""
         ends, count = np.cumsum(self.blocks), len(self.blocks)
         runs = rng.permutation(count) if self.shuffle and count > self.window else np.arange(count)
         windows = []
@@ -169,7 +177,7 @@ class BatchSampler:
         return windows
 
     def _grouped(self, order: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """Sort each chunk of a window by length; within a length the random order stays."""
+        """Sorts each chunk of a window by length; within a length the random order stays."""
         size = _CHUNK * self.batch_size
         chunks = []
         for start, end in zip([0, *ends[:-1]], ends, strict=True):
@@ -205,5 +213,5 @@ class ChosenSamples:
         return dataset.stored_regions(place)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose what is random in the samples."""
+        """Chooses what is random in the samples."""
         self._dataset.set_epoch(epoch)

@@ -49,7 +49,7 @@ class Shard:
     sha256: str
 
     def __post_init__(self) -> None:
-        """Raise ValueError for what no shard has: an index may say anything."""
+        """Raises ValueError for what no shard has: an index may say anything."""
         if not (type(self.records) is int and 0 < self.records < MOST_RECORDS):
             raise ValueError(f"records {self.records!r:.30}")
         if not (type(self.bytes) is int and 0 < self.bytes < 2**50):
@@ -59,20 +59,20 @@ class Shard:
 
 
 def default_cache_folder() -> Path:
-    """Return a folder below $XDG_CACHE_HOME, or below the system's temporary folder, one for each user."""
+    """Returns a folder below $XDG_CACHE_HOME, or below the system's temporary folder, one for each user."""
     given = os.environ.get("XDG_CACHE_HOME")
     return Path(given) / "volta-switch" if given else Path(tempfile.gettempdir()) / f"volta-switch-{os.getuid()}"
 
 
 @dataclass(frozen=True)
 class ShardCache:
-    """A folder of at most `limit` bytes; who fetches a shard removes those that were opened longest ago."""
+    """A folder of at most ``limit`` bytes; who fetches a shard removes those that were opened longest ago."""
 
     folder: Path
     limit: int
 
     def opened(self, address: str, shard: Shard) -> memoryview:
-        """Return a shard's bytes, fetched where they are not there. Raises ShardError where they cannot be had."""
+        """Returns a shard's bytes, fetched where they are not there. Raises ShardError where they cannot be had."""
         path = self._path(shard)
         for _ in range(_TRIES):
             with suppress(FileNotFoundError):  # another process has removed it
@@ -89,7 +89,7 @@ class ShardCache:
         return _whole(self._path(shard), shard)
 
     def forget(self, shard: Shard) -> None:
-        """Remove a shard, to fetch it anew."""
+        """Removes a shard, to fetch it anew."""
         self._path(shard).unlink(missing_ok=True)
 
     def _path(self, shard: Shard, suffix: str = _WHOLE) -> Path:
@@ -128,7 +128,7 @@ class ShardCache:
                         ) from None
 
     def _make_room(self, shard: Shard, part: Path) -> None:
-        """Make a file of the shard's size, and before it room, in the folder's limit."""
+        """Makes a file of the shard's size, and before it room, in the folder's limit."""
         with _locked(self.folder / "room.lock"):
             part.unlink(missing_ok=True)  # of a process that was killed
             files = sorted(_files(self.folder))
@@ -144,7 +144,7 @@ class ShardCache:
 
 
 def mapped(path: Path) -> memoryview:
-    """Return a file's bytes, read where they are looked at."""
+    """Returns a file's bytes, read where they are looked at."""
     with path.open("rb") as file:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
@@ -158,7 +158,7 @@ def _whole(path: Path, shard: Shard) -> bool:
 
 
 def _files(folder: Path) -> Iterator[tuple[float, int, Path]]:
-    """Go through the shards: when each was opened last, its size and its path."""
+    """Goes through the shards: when each was opened last, its size and its path."""
     for path in folder.iterdir():
         if path.suffix in (_WHOLE, _PART):
             with suppress(FileNotFoundError):
@@ -167,7 +167,7 @@ def _files(folder: Path) -> Iterator[tuple[float, int, Path]]:
 
 
 def _lock_of(path: Path) -> Path:
-    """Return the lock of a shard; one for several, so that there is an end to them."""
+    """Returns the lock of a shard; one for several, so that there is an end to them."""
     return path.with_name(f"{path.stem[:2]}.lock")
 
 
@@ -207,12 +207,12 @@ class Damaged(Exception):
 
 
 def fetch_index(address: str) -> bytes:
-    """Return a small file; raises ShardError."""
+    """Returns a small file; raises ShardError."""
     return _fetch(address, lambda stream: stream.read())
 
 
 def fetch_shard(address: str, shard: Shard, file: BinaryIO) -> None:
-    """Write a shard to a file. Raises ShardError where it cannot be had, Damaged where it is another file."""
+    """Writes a shard to a file. Raises ShardError where it cannot be had, Damaged where it is another file."""
 
     def take(stream: Any) -> None:
         digest, size = hashlib.sha256(), 0
@@ -231,7 +231,7 @@ def fetch_shard(address: str, shard: Shard, file: BinaryIO) -> None:
 
 
 def _write(file: BinaryIO, data: bytes, flush: bool = False) -> None:
-    """Write to the cache; the network is not to blame for its errors."""
+    """Writes to the cache; the network is not to blame for its errors."""
     try:
         file.write(data)
         if flush:
@@ -245,7 +245,7 @@ def _write(file: BinaryIO, data: bytes, flush: bool = False) -> None:
 
 
 def _fetch(address: str, take: Callable[[Any], T]) -> T:
-    """Return what `take` makes of what an address gives."""
+    """Returns what ``take`` makes of what an address gives."""
     for pause in [*PAUSES, None]:
         try:
             with _opened(address) as stream:
@@ -269,7 +269,7 @@ def _final(error: Exception) -> bool:
 
 
 def _opened(address: str) -> AbstractContextManager[Any]:
-    """Open an address for reading."""
+    """Opens an address for reading."""
     scheme = address.split(":", 1)[0].lower()
     if scheme in ("http", "https"):
         return urllib.request.urlopen(address, timeout=_SILENCE)

@@ -2,7 +2,7 @@
 
 A directory with data.mdb (an LMDB) and manifest.json. Records stand under b"r" and their place (8 bytes, big-endian);
 b"i" and an image id gives the place, where the store holds images and not pairs; b"c" and a block's place gives the
-SHA-256 of its records. `repack` writes it.
+SHA-256 of its records. ``repack`` writes it.
 """
 
 from __future__ import annotations
@@ -31,24 +31,25 @@ _PLACE = struct.Struct(">Q")
 
 
 def record_key(place: int) -> bytes:
-    """Where a record stands."""
+    """Returns the key of a record."""
     return b"r" + _PLACE.pack(place)
 
 
 def image_key(image_id: str) -> bytes:
-    """Where the place of an image stands."""
+    """Returns the key under which the place of an image stands."""
     return b"i" + image_id.encode()
 
 
 def block_key(block: int) -> bytes:
-    """Where a block's checksum stands."""
+    """Returns the key of a block's checksum."""
     return b"c" + _PLACE.pack(block)
 
 
 class CompactFile(Records):
     """The records of a store by their place. Can be handed to forked and spawned workers.
 
-    Raises UserError where the store is missing, damaged, or of another version.
+    Raises:
+        UserError: the store is missing, damaged, or of another version.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -65,7 +66,7 @@ class CompactFile(Records):
         return self._length
 
     def __getitem__(self, place: int) -> tuple[Regions, str]:
-        """Return regions and caption ("" where there is none), as views into the file: copy what outlives it."""
+        """Returns regions and caption ("" where there is none), as views into the file: copy what outlives it."""
         record = self._file.get(record_key(place))
         if record is None:
             raise BadRecord(f"{self.path}: record {place} is missing; repack it again")
@@ -75,7 +76,7 @@ class CompactFile(Records):
             raise BadRecord(f"{self.path}: record {place} is damaged ({error}); repack it again") from None
 
     def place(self, image_id: str) -> int | None:
-        """Return the place of an image; None where it is not there."""
+        """Returns the place of an image; None where it is not there."""
         found = self._file.get(image_key(image_id)) if 0 < len(image_id.encode()) <= LONGEST_ID else None
         if found is None:
             return None
@@ -84,7 +85,7 @@ class CompactFile(Records):
         return _PLACE.unpack(found)[0]
 
     def image_ids(self) -> Iterator[str]:
-        """Go through the ids of a store of images, sorted by their bytes."""
+        """Goes through the ids of a store of images, sorted by their bytes."""
         return (key[1:].decode("utf-8", "replace") for key in self._file.keys(b"i"))
 
     def identity(self) -> bytes:
@@ -104,7 +105,7 @@ class CompactFile(Records):
         return Inspection(problems=[f"records from {first} on {advice}" for first in damaged])
 
     def damaged_blocks(self) -> list[int]:
-        """Return the places of the first record of each block whose checksum does not hold; reads everything."""
+        """Returns the places of the first record of each block whose checksum does not hold; reads everything."""
         root = hashlib.sha256()
         damaged = []
         for first in range(0, self._length, BLOCK):
@@ -154,7 +155,7 @@ class CompactFeatures(FeatureStore):
             raise UserError(f"{self.path}: holds image-caption pairs for pre-training; expected images of a task")
 
     def keys(self) -> list[str]:
-        """Return the image ids, in the file's order."""
+        """Returns the image ids, in the file's order."""
         places = {image_id: self.file.place(image_id) for image_id in self.file.image_ids()}  # records may be damaged
         return sorted(places, key=lambda image_id: places[image_id] or 0)
 
@@ -176,7 +177,7 @@ class CompactFeatures(FeatureStore):
         return self.file.place(image_id) is not None
 
     def sample(self, count: int) -> Iterator[Regions]:
-        """Read images by their place, since looking for their ids would read the whole file."""
+        """Reads images by their place, since looking for their ids would read the whole file."""
         for place in spread(len(self.file), count):
             try:
                 regions = self.file[place][0]
@@ -195,7 +196,7 @@ class CompactFeatures(FeatureStore):
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Return a store's manifest; raises UserError where it is missing, damaged, or of another version."""
+    """Returns a store's manifest; raises UserError where it is missing, damaged, or of another version."""
     file = path / MANIFEST
     try:
         manifest = json.loads(read_recorded(file))

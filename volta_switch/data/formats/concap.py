@@ -40,10 +40,12 @@ _FIRST = b"00000000"
 
 
 def write_concap(path: str | Path, pairs: Iterable[tuple[Regions, str]]) -> None:
-    """Write pairs of regions and caption to a single-file LMDB as VOLTA's train_concap.py reads it.
+    """Writes pairs of regions and caption to a single-file LMDB as VOLTA's train_concap.py reads it.
 
-    Any number of regions and any widths F, C, A are written (VOLTA itself reads 36, 2048, 1601, 401 only). Raises
-    ValueError where a Regions lacks one of the detector's fields: the format has no place for a missing one.
+    Any number of regions and any widths F, C, A are written (VOLTA itself reads 36, 2048, 1601, 401 only).
+
+    Raises:
+        ValueError: regions lack one of the detector's fields, for whose absence the format has no place.
     """
     with writing(path, directory=False) as put:
         keys = []
@@ -103,7 +105,7 @@ class ConcapFile(PairStore):
         return regions, caption
 
     def _decode(self, value: memoryview) -> tuple[Regions, str]:
-        """Take the arrays from where they stood in the last record; look for them only where that does not hold."""
+        """Takes the arrays from where they stood in the last record; looks for them only where that does not hold."""
         places = self._places
         if places is None or not places.fit(value):
             places = self._places = _find_arrays(value)
@@ -129,8 +131,11 @@ class ConcapFile(PairStore):
 class _Places:
     """Where the arrays of a record stand, and the bytes between them, which are the same in records of one shape.
 
-    arrays: name, type, shape, number of values and first byte of each; between: (from, to, bytes). end: the byte
-    after the last array. others: arrays of another type than VOLTA's, and that type.
+    Attributes:
+        arrays: name, type, shape, number of values and first byte of each.
+        between: (from, to, bytes) of what stands between them.
+        end: the byte after the last array.
+        others: arrays of another type than VOLTA's, and that type.
     """
 
     arrays: list[tuple[str, str, tuple[int, ...], int, int]]
@@ -144,7 +149,7 @@ class _Places:
 
 
 def _find_arrays(value: memoryview) -> _Places:
-    """Walk through a record up to its last array. Raises whatever damaged bytes lead to."""
+    """Walks through a record up to its last array. Raises whatever damaged bytes lead to."""
     unpacker = msgpack.Unpacker(max_buffer_size=0, strict_map_key=False, raw=True)
     unpacker.feed(value)
     if unpacker.read_array_header() != len(_ARRAYS) + _STRINGS:
@@ -177,7 +182,7 @@ def _find_arrays(value: memoryview) -> _Places:
 
 
 def _stored_kind(described: Any, name: str, kind: str) -> str:
-    """Return the type that a record gives an array; raises OtherForm for one that is not VOLTA's or like it."""
+    """Returns the type that a record gives an array; raises OtherForm for one that is not VOLTA's or like it."""
     like = {"<f4": ("<f4", "<f8", "<f2"), "<i8": ("<i8", "<i4", "<i2")}[kind]
     found = described.decode("ascii", "replace") if isinstance(described, bytes) else repr(described)
     if found not in like:

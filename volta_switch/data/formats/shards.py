@@ -1,8 +1,9 @@
 """Shards of image-caption pairs (WebDataset), in a folder or behind an address.
 
-A folder for each split (`training`, `validation`) with index.json and ordinary WebDataset shards, `shard-000000.tar`
-and so on. A pair has two members, `<place>.record` (the compact store's bytes) and `<place>.txt` (the caption, for
-other readers), `<place>` being its place among all pairs of the split in eight digits. `data_tools.repack` writes them.
+A folder for each split (``training``, ``validation``) with index.json and ordinary WebDataset shards,
+``shard-000000.tar`` and so on. A pair has two members, ``<place>.record`` (the compact store's bytes) and
+``<place>.txt`` (the caption, for other readers), ``<place>`` being its place among all pairs of the split in eight
+digits. ``data_tools.repack`` writes them.
 """
 
 from __future__ import annotations
@@ -51,17 +52,17 @@ class ShardIndex:
 
 
 def shard_name(number: int) -> str:
-    """Return the name of a split's shard."""
+    """Returns the name of a split's shard."""
     return f"shard-{number:06d}.tar"
 
 
 def member_key(place: int) -> str:
-    """Return what the names of a pair's members begin with."""
+    """Returns what the names of a pair's members begin with."""
     return f"{place:08d}"
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """Return what a folder's index.json holds; raises UserError where it is missing, damaged or of another version."""
+    """Returns what a folder's index.json holds; raises UserError where it is missing, damaged or of another version."""
     file = folder / INDEX
     try:
         content = read_recorded(file)
@@ -71,7 +72,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def parse_index(content: bytes, where: str) -> tuple[ShardIndex, dict[str, Any]]:
-    """Check an index, and return it beside all that it holds; raises UserError that names `where` it is from."""
+    """Checks an index, and returns it beside all that it holds; raises UserError that names ``where`` it is from."""
     try:
         found = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -93,9 +94,12 @@ def parse_index(content: bytes, where: str) -> tuple[ShardIndex, dict[str, Any]]
 
 
 def record_places(data: memoryview, first: int, records: int) -> np.ndarray:
-    """Find the records of a shard whose first pair has the place `first`: (records, 2) int64, first byte and length.
+    """Finds the records of a shard whose first pair has the place ``first``: (records, 2) int64, first byte and length.
 
-    Only the members' heads are read. Raises ValueError where the file is not what `shard` writes.
+    Only the members' heads are read.
+
+    Raises:
+        ValueError: the file is not what ``shard`` writes.
     """
     places = np.empty((records, 2), dtype=np.int64)
     at = 0
@@ -111,12 +115,12 @@ def record_places(data: memoryview, first: int, records: int) -> np.ndarray:
 
 
 def padded_length(length: int) -> int:
-    """Return how many bytes a member's content takes."""
+    """Returns how many bytes a member's content takes."""
     return -(-length // BLOCK) * BLOCK
 
 
 def _member(data: memoryview, at: int, name: str) -> int:
-    """Return the length of the member that begins at a byte."""
+    """Returns the length of the member that begins at a byte."""
     head = bytes(data[at : at + BLOCK])
     if len(head) < BLOCK or head[:100].rstrip(b"\0") != name.encode() or head[156:157] not in (b"0", b"\0"):
         raise ValueError(f"no member {name} at byte {at}")
@@ -132,10 +136,15 @@ def _member(data: memoryview, at: int, name: str) -> int:
 class ShardPairs(PairStore):
     """Pairs from shards; the counterpart of ConcapFile and CompactPairs.
 
-    source: the folder or address of one split, which holds index.json. A folder's shards are read where they lie;
-    others are fetched, whole, into the cache (default: `default_cache_folder`, 16 GiB) when one of their pairs is asked
-    for. Making one also raises UserError for a cache that is too small for the order in which pairs are read; reading a
-    pair raises ShardError where a shard cannot be had, or is not what the index says.
+    Args:
+        source: the folder or address of one split, which holds index.json. A folder's shards are read where they lie;
+            others are fetched, whole, when one of their pairs is asked for.
+        in_memory, check: as in ``PairStore``.
+        cache: where fetched shards are kept; None: ``default_cache_folder``, 16 GiB.
+
+    Raises:
+        UserError: as in ``PairStore``, and where the cache is too small for the order in which pairs are read.
+        ShardError: on reading a pair whose shard cannot be had, or is not what the index says.
     """
 
     def __init__(
@@ -169,7 +178,7 @@ class ShardPairs(PairStore):
             raise UserError(f"{file}: cannot be read ({error.strerror}); expected shards in {self._folder}") from None
 
     def _require_room(self) -> None:
-        """Raise UserError unless two windows are in the cache at once, so that no shard is fetched twice for one."""
+        """Raises UserError unless two windows are in the cache at once, so that no shard is fetched twice for one."""
         sizes = [shard.bytes for shard in self.index.shards]
         needed = min(sum(sizes), 2 * WINDOW * max(sizes))
         if self._cache.limit < needed:
@@ -196,7 +205,7 @@ class ShardPairs(PairStore):
         return regions, caption
 
     def _shard(self, number: int) -> tuple[memoryview, np.ndarray]:
-        """Return a shard's bytes, and where its records stand in them: (records, 2) int64, first byte and length."""
+        """Returns a shard's bytes, and where its records stand in them: (records, 2) int64, first byte and length."""
         found = self._opened.get(number)
         if found is None:
             found = self._open(number)
@@ -230,7 +239,7 @@ class ShardPairs(PairStore):
             raise ShardError(f"{name}: cannot be read ({error.strerror}); copy the shard there") from None
 
     def check_shard(self, number: int, whole: bool) -> None:
-        """Raise UserError unless a shard's members are what they should be, and, if asked for, all its bytes."""
+        """Raises UserError unless a shard's members are what they should be, and, if asked for, all its bytes."""
         shard, name = self.index.shards[number], self._name(number)
         data, _ = self._open(number)
         if whole and hashlib.sha256(data).hexdigest() != shard.sha256:
@@ -254,7 +263,7 @@ class ShardPairs(PairStore):
         return found
 
     def _close_some(self) -> None:
-        """Let go of the shards that were used longest ago, and of those that are in the cache no more."""
+        """Lets go of the shards that were used longest ago, and of those that are in the cache no more."""
         shards = self.index.shards
         for number in [number for number in self._opened if self._folder is None]:
             if not self._cache.holds(shards[number]):
@@ -273,7 +282,7 @@ def open_shards(
     check: bool = True,
     cache: ShardCache | None = None,
 ) -> ShardPairs:
-    """Open a split's shards below a root, which is a folder or an address; arguments and errors are ShardPairs'."""
+    """Opens a split's shards below a root, which is a folder or an address; arguments and errors are ShardPairs'."""
     pairs = ShardPairs(f"{str(root).rstrip('/')}/{FOLDERS[split]}", in_memory, check, cache)
     if pairs.index.split != FOLDERS[split]:
         raise UserError(f"{pairs.path}: these pairs are for {pairs.index.split}; copy those for {FOLDERS[split]} there")

@@ -27,7 +27,7 @@ _LONGEST_KEY = 511  # bytes
 
 
 def write_features(path: str | Path, regions: Iterable[Regions], variant: Variant = "tsv") -> None:
-    """Write a directory LMDB as VOLTA's task readers expect it. Detector fields that are None are left out."""
+    """Writes a directory LMDB as VOLTA's task readers expect it. Detector fields that are None are left out."""
     encode = {"tsv": encode_tsv, "h5": encode_h5, "npy": encode_npy}[variant]
     with writing(path, directory=True) as put:
         keys = []
@@ -58,7 +58,7 @@ class LmdbFeatures(FeatureStore):
             raise UserError(f"{self.path}: entry 'keys' holds no image ids ({error}); write it again") from None
 
     def _found_keys(self) -> list[str]:
-        """Return the keys of a file that does not list them, where the first record is an image's."""
+        """Returns the keys of a file that does not list them, where the first record is an image's."""
         try:
             keys = [key.decode() for key in self._file.keys()]  # noqa: SIM118 (no mapping)
             if keys:
@@ -71,7 +71,7 @@ class LmdbFeatures(FeatureStore):
         return keys
 
     def keys(self) -> list[str]:
-        """Return the image ids, in the file's order."""
+        """Returns the image ids, in the file's order."""
         return list(self._keys)
 
     def __len__(self) -> int:
@@ -93,7 +93,7 @@ class LmdbFeatures(FeatureStore):
 
 
 def _image_id(name: object) -> str:
-    """Return what a list of keys calls an image; raises TypeError or ValueError for what is no id."""
+    """Returns what a list of keys calls an image; raises TypeError or ValueError for what is no id."""
     text = id_text(name)
     text.encode()  # a lone surrogate has no bytes
     return text
