@@ -79,7 +79,7 @@ class PairsInMemory:
         self._epoch = epoch
 
     def __getitem__(self, index: int) -> PairSample:
-        rng = self._streams.at(self._epoch, index)
+        rng = self._streams.generator(self._epoch, index)
         text, regions = self._text(index), self.images[index % KINDS]
         draws = rng.random((len(text) - 2, 3)), rng.random((1, 2)), rng.random((len(regions), 2))
         return PairSample(index, text, index >= PAIRS // 2, regions, *draws)

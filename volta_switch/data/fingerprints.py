@@ -54,7 +54,7 @@ def file_fingerprint(path: Path) -> Fingerprint:
         verify(path)
         return measured(path)
 
-    return _kept("file", path, work_out)
+    return _cached("file", path, work_out)
 
 
 def store_fingerprint(source: Path | str) -> Fingerprint:
@@ -70,7 +70,7 @@ def store_fingerprint(source: Path | str) -> Fingerprint:
     def work_out(state: State) -> Fingerprint:
         return open_source(path).fingerprint() | {"bytes": sum(size for _, size, *_ in state)}
 
-    return _kept("store", path, work_out)
+    return _cached("store", path, work_out)
 
 
 def whole_fingerprint(path: Path) -> Fingerprint:
@@ -83,11 +83,11 @@ def whole_fingerprint(path: Path) -> Fingerprint:
     digest = hashlib.sha256()
     for file in _files(path):
         digest.update(f"{file.relative_to(path)} {measured(file)['sha256']}\n".encode())
-    _write(_beside(path), {WHOLE: digest.hexdigest(), "state": _as_copied(state)})
+    _write(_checksum_path(path), {WHOLE: digest.hexdigest(), "state": _as_copied(state)})
     return {WHOLE: digest.hexdigest()}
 
 
-def _kept(kind: str, path: Path, work_out: Callable[[State], Fingerprint]) -> Fingerprint:
+def _cached(kind: str, path: Path, work_out: Callable[[State], Fingerprint]) -> Fingerprint:
     """Returns a fingerprint from the cache where sizes and times are those of before, else worked out and put there."""
     try:
         files, checksums = _state(path), recorded(path)
@@ -101,7 +101,7 @@ def _kept(kind: str, path: Path, work_out: Callable[[State], Fingerprint]) -> Fi
                     _write(entry, found)
     except OSError as error:
         raise UserError(f"{error.filename or path}: cannot be read ({error.strerror}); check the path") from None
-    whole = _read(_beside(path))
+    whole = _read(_checksum_path(path))
     if whole is not None and whole["state"] == _as_copied(files):
         return {**found["fingerprint"], WHOLE: whole.get(WHOLE)}
     return dict(found["fingerprint"])
@@ -149,5 +149,5 @@ def _text_digest(text: str) -> str:
     return hashlib.sha256(os.fsencode(text)).hexdigest()[:32]
 
 
-def _beside(path: Path) -> Path:
+def _checksum_path(path: Path) -> Path:
     return path.with_name(path.name + WHOLE_SUFFIX)

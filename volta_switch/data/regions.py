@@ -171,8 +171,13 @@ def locations(regions: Regions, num_locs: int) -> np.ndarray:
 def box_locations(boxes: np.ndarray, sizes: np.ndarray, num_locs: int) -> np.ndarray:
     """Returns where boxes (..., n, 4) lie, as shares of images of some sizes: (..., n, num_locs) float32.
 
-    Sizes are (..., 1, 2) pixels. 4: x1/w, y1/h, x2/w, y2/h; 5: the same and the share of the image's area; 7: the four, width, height, area. The
-    order of the float32 operations is VOLTA's, so that values are the same to the last bit or so.
+    The order of the float32 operations is VOLTA's, so that values are the same to the last bit or so.
+
+    Args:
+        boxes: x1, y1, x2, y2 in pixels.
+        sizes: (..., 1, 2), width w and height h of each image in pixels.
+        num_locs: 4: x1/w, y1/h, x2/w, y2/h; 5: the same and the share of the image's area; 7: the four, width, height
+            and area.
     """
     if num_locs not in LOCATION_WIDTHS:
         raise ValueError(f"num_locs is {num_locs}, expected one of {LOCATION_WIDTHS}")

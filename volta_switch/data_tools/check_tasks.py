@@ -104,11 +104,11 @@ def _feature_files(folder: Path) -> list[Path]:
     ]
 
 
-def _features(path: Path, sample: int | None, done: dict[Path, Report]) -> Report:
+def _features(path: Path, sample: int | None, checked: dict[Path, Report]) -> Report:
     """Checks a feature file once, however many tasks name it."""
-    if path.resolve() not in done:
-        done[path.resolve()] = check_features(path, sample)
-    return done[path.resolve()]
+    if path.resolve() not in checked:
+        checked[path.resolve()] = check_features(path, sample)
+    return checked[path.resolve()]
 
 
 def _check_task_file(

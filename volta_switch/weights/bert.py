@@ -141,7 +141,7 @@ def _check_names(given: Iterable[str], source: str) -> None:
 
 
 def _check_depth(given: Iterable[str], places: Mapping[str, str], source: str, allow_deeper: bool) -> int:
-    """Returns BERT's number of layers; raises UserError for fewer than the model takes and, unless allowed, for more."""
+    """Returns BERT's number of layers; raises UserError for fewer than the model takes and, unless allowed, more."""
     there = sorted({layer for name in given if (layer := _layer_of(name)) is not None})
     taken = sorted({layer for name in places if (layer := _layer_of(name)) is not None})
     absent = [layer for layer in taken if layer not in there]

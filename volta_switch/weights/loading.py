@@ -88,8 +88,8 @@ def load_volta(
     state = normalised(state, source)
     own = model.state_dict()
     missing = [name for name in own if name not in state]
-    kept = [name for name in missing if any(part in name for part in fresh)]
-    lost = [name for name in missing if name not in kept]
+    initial = [name for name in missing if any(part in name for part in fresh)]
+    lost = [name for name in missing if name not in initial]
     extra = [name for name in state if name not in own and not name.startswith(tuple(unused))]
     if lost or extra:
         wanted = "give weights of a run, this project's or VOLTA's"
@@ -103,7 +103,7 @@ def load_volta(
     given = fitted(own, given, source, "is it a checkpoint of another size?")
     check_shared(model, given, source)
     model.load_state_dict(given, strict=False)
-    return kept
+    return initial
 
 
 def fingerprint(model: nn.Module) -> str:

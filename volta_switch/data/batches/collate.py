@@ -200,7 +200,7 @@ class Batch:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        received = self._map(lambda sent: torch.from_numpy(sent) if isinstance(sent, np.ndarray) else sent)
+        received = self._map(lambda part: torch.from_numpy(part) if isinstance(part, np.ndarray) else part)
         self.__dict__.update(received.__dict__)
 
     def pin_memory(self) -> Batch:
@@ -287,10 +287,10 @@ def place_global(inputs: dict[str, torch.Tensor], layout: BatchLayout) -> dict[s
 
 def on_device(inputs: Mapping[str, torch.Tensor], device: torch.device | str) -> dict[str, torch.Tensor]:
     """Sends a model's inputs to a device: features in float32 there, what is read on the host stays on the host."""
-    sent = {
+    moved = {
         name: tensor if name in ON_HOST else tensor.to(device, non_blocking=True) for name, tensor in inputs.items()
     }
-    return {name: tensor.float() if name.startswith("image_feat") else tensor for name, tensor in sent.items()}
+    return {name: tensor.float() if name.startswith("image_feat") else tensor for name, tensor in moved.items()}
 
 
 def _mask(lengths: Sequence[int], size: int) -> torch.Tensor:

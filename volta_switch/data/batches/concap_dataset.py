@@ -50,8 +50,8 @@ class _Recipe:
 
 
 _RECIPES: dict[Masking, _Recipe] = {
-    "volta": _Recipe(word_span=False, regions=RegionMasking(rate=0.15, kept=0.1), candidates=1),
-    "span": _Recipe(word_span=True, regions=RegionMasking(rate=0.1, kept=0.0, overlap=0.4), candidates=16),
+    "volta": _Recipe(word_span=False, regions=RegionMasking(rate=0.15, unchanged=0.1), candidates=1),
+    "span": _Recipe(word_span=True, regions=RegionMasking(rate=0.1, unchanged=0.0, overlap=0.4), candidates=16),
 }
 
 
@@ -169,7 +169,7 @@ class ConcapDataset:
     def set_epoch(self, epoch: int) -> None:
         """Draws which pairs are mismatched in an epoch, and the first candidate for the caption of each."""
         self._epoch = epoch
-        rng = self._mismatch_streams.at(epoch)
+        rng = self._mismatch_streams.generator(epoch)
         self._mismatched = (rng.random(len(self)) < 0.5) & self._mismatches
         self._negative = rng.integers(len(self._captions), size=len(self))
 
@@ -191,7 +191,7 @@ class ConcapDataset:
         input_ids = self._tokens_of(index, caption)  # (T,)
         if self._recipe is None:
             return PairSample(index, input_ids, mismatched=False, regions=regions)
-        rng = self._streams.at(self._epoch, index)
+        rng = self._streams.generator(self._epoch, index)
         mismatched = bool(self._mismatched[index])
         if mismatched:
             input_ids = self._other_caption(index, input_ids, rng)

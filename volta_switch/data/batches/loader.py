@@ -162,11 +162,12 @@ def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
     """Gives the batches of an iterator that a thread goes through, so that one is ready when it is asked for."""
     ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=1)
     stopped = threading.Event()
-    device = torch.cuda.current_device()
+    device = torch.cuda.current_device() if torch.cuda.is_available() else None
 
     def go_through() -> None:
         torch.set_num_threads(1)  # for this thread: copies into page-locked memory would take every core
-        torch.cuda.set_device(device)
+        if device is not None:
+            torch.cuda.set_device(device)
         end = None
         try:
             for batch in batches:
@@ -243,12 +244,12 @@ class BadRecords:
 
     Args:
         limit: ``--max-bad-records``.
-        known: those of an earlier run that this one continues.
+        earlier: those of an earlier run that this one continues.
     """
 
-    def __init__(self, limit: int, known: Iterable[str] = ()) -> None:
+    def __init__(self, limit: int, earlier: Iterable[str] = ()) -> None:
         self._limit = limit
-        self._reasons = dict.fromkeys(known)  # an ordered set: every epoch meets the same ones
+        self._reasons = dict.fromkeys(earlier)  # an ordered set: every epoch meets the same ones
 
     def __len__(self) -> int:
         return len(self._reasons)

@@ -86,12 +86,12 @@ class RegionMasking:
 
     Attributes:
         rate: probability that a region is chosen (or is an anchor).
-        kept: share of the chosen whose feature stays.
+        unchanged: share of the chosen whose feature stays.
         overlap: None, or the intersection over union from which a region is chosen together with an anchor.
     """
 
     rate: float = 0.15
-    kept: float = 0.1
+    unchanged: float = 0.1
     overlap: float | None = None
 
     def __call__(self, boxes: np.ndarray, real: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -106,7 +106,7 @@ class RegionMasking:
         if self.overlap is not None:
             near = pairwise_iou(boxes, boxes) >= self.overlap  # (B, N, N)
             predicted = (predicted | (near & predicted[:, None]).any(axis=2)) & real
-        return predicted, predicted & ~(draws[..., 1] < self.kept)
+        return predicted, predicted & ~(draws[..., 1] < self.unchanged)
 
 
 def _none() -> np.ndarray:

@@ -43,7 +43,7 @@ class KeyedRandom:
         self._state["state"]["key"][:] = seed % 2**64, purpose
         self._state["buffer_pos"] = 4  # nothing is left of an earlier stream
 
-    def at(self, epoch: int, index: int = 0) -> np.random.Generator:
+    def generator(self, epoch: int, index: int = 0) -> np.random.Generator:
         """Returns the generator at the start of a stream; it is the same object for all streams."""
         self._state["state"]["counter"][:] = 0, 0, index, epoch
         self._bits.state = self._state
@@ -55,7 +55,7 @@ def subset(count: int, fraction: float, seed: int) -> np.ndarray:
 
     It depends on (count, seed) alone, and a smaller share is part of every larger one.
     """
-    chosen = KeyedRandom(seed, SUBSET).at(0).permutation(count)[: max(round(count * fraction), 1)]
+    chosen = KeyedRandom(seed, SUBSET).generator(0).permutation(count)[: max(round(count * fraction), 1)]
     return np.sort(chosen)
 
 
@@ -67,7 +67,7 @@ def whole_groups(groups: Sequence[str], count: int, seed: int) -> np.ndarray:
     """
     names, index = np.unique(np.asarray(groups), return_inverse=True)
     wanted = min(max(round(count * len(names) / len(index)), 2), len(names))
-    drawn = KeyedRandom(seed, GROUPS).at(0).permutation(len(names))[:wanted]
+    drawn = KeyedRandom(seed, GROUPS).generator(0).permutation(len(names))[:wanted]
     return np.flatnonzero(np.isin(index, drawn))
 
 
@@ -151,7 +151,7 @@ class BatchSampler:
                 yield batch[self.rank + self.ranks * part :: self.ranks * self.parts]
 
     def _batches(self) -> list[list[int]]:
-        rng = self._streams.at(self.epoch)
+        rng = self._streams.generator(self.epoch)
         windows = self._windows(rng)
         order, ends = np.concatenate(windows), np.cumsum([len(window) for window in windows])
         if self.drop_last:

@@ -71,15 +71,17 @@ def read_index(folder: Path) -> dict[str, Any]:
     return parse_index(content, str(file))[1]
 
 
-def parse_index(content: bytes, where: str) -> tuple[ShardIndex, dict[str, Any]]:
-    """Checks an index, and returns it beside all that it holds; raises UserError that names ``where`` it is from."""
+def parse_index(content: bytes, source: str) -> tuple[ShardIndex, dict[str, Any]]:
+    """Checks an index, and returns it beside all that it holds; raises UserError that names its ``source``."""
     try:
         found = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON ({error}); copy it again, or write the shards again") from None
+        raise UserError(f"{source}: not JSON ({error}); copy it again, or write the shards again") from None
     format_ = found.get("format") if isinstance(found, dict) else None
     if format_ != VERSION:
-        raise UserError(f"{where}: format is {format_!r:.50}, expected {VERSION!r}; write the shards with this version")
+        raise UserError(
+            f"{source}: format is {format_!r:.50}, expected {VERSION!r}; write the shards with this version"
+        )
     try:
         shards = tuple(Shard(**entry) for entry in found["shards"])
         if [shard.name for shard in shards] != [shard_name(number) for number in range(len(shards))]:
@@ -90,7 +92,7 @@ def parse_index(content: bytes, where: str) -> tuple[ShardIndex, dict[str, Any]]
             raise ValueError("split or kind")
         return ShardIndex(found["split"], RecordLayout(**found["layout"]), shards), found
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{where}: incomplete ({error}); copy it again, or write the shards again") from None
+        raise UserError(f"{source}: incomplete ({error}); copy it again, or write the shards again") from None
 
 
 def record_places(data: memoryview, first: int, records: int) -> np.ndarray:
@@ -102,14 +104,14 @@ def record_places(data: memoryview, first: int, records: int) -> np.ndarray:
         ValueError: the file is not what ``shard`` writes.
     """
     places = np.empty((records, 2), dtype=np.int64)
-    at = 0
+    offset = 0
     for number in range(records):
         key = member_key(first + number)
-        length = _member(data, at, f"{key}.record")
-        places[number] = at + BLOCK, length
-        at += BLOCK + padded_length(length)
-        at += BLOCK + padded_length(_member(data, at, f"{key}.txt"))
-    if any(data[at : at + 2 * BLOCK]):
+        length = _member(data, offset, f"{key}.record")
+        places[number] = offset + BLOCK, length
+        offset += BLOCK + padded_length(length)
+        offset += BLOCK + padded_length(_member(data, offset, f"{key}.txt"))
+    if any(data[offset : offset + 2 * BLOCK]):
         raise ValueError(f"bytes after its {records} pairs")
     return places
 
@@ -119,16 +121,16 @@ def padded_length(length: int) -> int:
     return -(-length // BLOCK) * BLOCK
 
 
-def _member(data: memoryview, at: int, name: str) -> int:
+def _member(data: memoryview, offset: int, name: str) -> int:
     """Returns the length of the member that begins at a byte."""
-    head = bytes(data[at : at + BLOCK])
+    head = bytes(data[offset : offset + BLOCK])
     if len(head) < BLOCK or head[:100].rstrip(b"\0") != name.encode() or head[156:157] not in (b"0", b"\0"):
-        raise ValueError(f"no member {name} at byte {at}")
+        raise ValueError(f"no member {name} at byte {offset}")
     digits = head[124:136].rstrip(b"\0 ")
     if not re.fullmatch(rb"[0-7]+", digits):
         raise ValueError(f"the length of {name} is {digits!r:.30}")
     length = int(digits, 8)
-    if at + BLOCK + length > len(data):
+    if offset + BLOCK + length > len(data):
         raise ValueError(f"{name} is cut short")
     return length
 
@@ -169,8 +171,8 @@ class ShardPairs(PairStore):
 
     def _read_index(self) -> ShardIndex:
         if self._folder is None:
-            where = f"{self.path}/{INDEX}"
-            return parse_index(fetch_index(where), where)[0]
+            source = f"{self.path}/{INDEX}"
+            return parse_index(fetch_index(source), source)[0]
         file = self._folder / INDEX
         try:
             return parse_index(read_recorded(file), str(file))[0]
