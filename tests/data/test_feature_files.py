@@ -22,6 +22,7 @@ FORMAT = Format(
     fits=lambda candidate: candidate.path.suffix == ".odd",
     images=H5Features,
     targets=(Target("odd", write_h5, lambda regions: h5_name(regions.image_id)),),
+    order=41,  # before H5, which these files are inside
 )
 """
 
@@ -55,9 +56,9 @@ def test_a_format_is_one_file_and_every_command_knows_it(one_more, tmp_path, cap
     assert image_format(out).name == "odd" and open_features(out).keys() == ["a", "b"]
     with pytest.raises(SystemExit):
         main(["data", "convert", "--help"])
-    assert "h5, odd, tsv" in " ".join(capsys.readouterr().out.split())
+    assert "npy-lmdb, odd, h5," in " ".join(capsys.readouterr().out.split())
     (tmp_path / "other").write_text("-")
-    with pytest.raises(UserError, match="expected an LMDB, H5, odd or TSV file of region features, or a compact store"):
+    with pytest.raises(UserError, match="expected an LMDB, odd, H5 or TSV file of region features, or a compact store"):
         open_features(tmp_path / "other")
 
 
