@@ -3,7 +3,7 @@
 | read | to see |
 |---|---|
 | ``regions.py`` | what a detector saw in one image: what every feature file comes down to |
-| ``feature_files.py``, ``formats/`` | opening a file of any format (``open_features``, ``open_pairs``); one module each |
+| ``feature_files.py``, ``formats/`` | files of any format (``open_features``, ``open_pairs``); one module each |
 | ``files/`` | what formats have in common: stores, LMDB's pages, records, pickles without code, fetched shards |
 | ``annotations/`` | questions, expressions, captions: one reader for each data set |
 | ``batches/`` | samples, what pre-training masks of them, padded tensors, loaders (``loader.make_loader``) |
