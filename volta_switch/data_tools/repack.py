@@ -66,7 +66,7 @@ def repack(
     Raises:
         UserError: inputs are missing or have an image in common; there are more bad records than allowed; ``out`` holds
             anything else, or an unfinished store of other inputs or options, or another process is writing it; the disk
-            is full. The same call then goes on from the last whole block.
+            is full. The same call then resumes after the last whole block.
     """
     sources = open_sources(inputs)
     plan = packing_plan(sources, dtype, top_classes, top_attributes)
@@ -163,7 +163,7 @@ def shard(
         split: what the pairs are for.
         shard_size: bytes; a shard ends with the pair that reaches them.
         dtype, top_classes, top_attributes, max_bad_records, progress: as in ``repack``, as are the errors and how an
-            interrupted run goes on.
+            interrupted run is resumed.
 
     Returns:
         What the split's index.json says.

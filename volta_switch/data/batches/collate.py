@@ -163,7 +163,7 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """Returns the batch on a device, features and class scores expanded to float32 there; masks stay on the host.
 
-        From page-locked memory (``pin_memory``) a GPU copies while the host goes on.
+        From page-locked memory (``pin_memory``) a GPU copies asynchronously.
         """
         inputs = on_device(self.inputs, device)
         batch = replace(self, inputs={})._map(lambda tensor: tensor.to(device, non_blocking=True))

@@ -54,7 +54,7 @@ def make_loader(
         sampler: which of them make up each batch.
         collate: makes a batch of samples.
         num_workers: processes that do so; 0: the one that iterates.
-        pin_memory: whether batches come in page-locked memory, from which a GPU copies while the host goes on.
+        pin_memory: whether batches come in page-locked memory, from which a GPU copies asynchronously.
         max_bad_records: samples of so many different records that cannot be used are left out of their batches, each
             reported once; the next one raises UserError, in the process that iterates.
         timeout: seconds after which a batch that has not come raises UserError; 0: never.
