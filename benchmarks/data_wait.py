@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
         records = len(json.loads((data / "caption_train.json").read_text()))
         repeats = -(-needed * args.batch // records)
         loaded = our_batches(data / "compact", args.batch, args.workers, repeats, pinned=device.type == "cuda")
-        kept = [batch.complete() for batch in itertools.islice(loaded, BATCHES)]
+        kept = list(itertools.islice(loaded, BATCHES))
         at_hand = itertools.cycle(kept)
         taken(step, kept, device)
         times: dict[str, list[float]] = {"from the loader": [], "at hand": []}

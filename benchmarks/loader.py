@@ -29,15 +29,15 @@ import numpy as np
 from tabulate import tabulate
 from tokenizers import BertWordPieceTokenizer
 
-from volta_switch.data.batches.batching import BatchSampler, ChosenSamples, make_loader, start_epoch
-from volta_switch.data.batches.collate import Layout
+from volta_switch.data.batches.collate import BatchLayout
 from volta_switch.data.batches.concap_dataset import ConcapDataset
-from volta_switch.data.files.concap_lmdb import write_concap
-from volta_switch.data.files.repack import repack
-from volta_switch.data.files.shard import shard
-from volta_switch.data.files.shard_index import WINDOW
+from volta_switch.data.batches.loader import make_loader, start_epoch
+from volta_switch.data.batches.sampling import BatchSampler, ChosenSamples
+from volta_switch.data.formats.concap import write_concap
+from volta_switch.data.formats.shards import WINDOW
 from volta_switch.data.regions import Regions
 from volta_switch.data.tokenizer import Tokenizer
+from volta_switch.data_tools.repack import repack, shard
 from volta_switch.plugin.checkout import find_checkout
 from volta_switch.plugin.repairs import REPAIRS
 from volta_switch.plugin.script import Script
@@ -160,8 +160,6 @@ def measure(name: str, data: Path, batch: int, workers: int) -> dict[str, float]
     for number, loaded in enumerate(batches):
         if name == "expanded":
             loaded.to("cpu")
-        elif name != "volta":
-            loaded.complete()
         samples += len(loaded[0]) if name == "volta" else len(loaded)
         if number == 0:
             first = time.perf_counter() - started
@@ -183,7 +181,7 @@ def our_batches(folder: Path, batch: int, workers: int, repeats: int = 1, pinned
     samples = ChosenSamples(dataset, np.tile(np.arange(len(dataset)), repeats))
     blocks = dataset.pairs.blocks if repeats == 1 else None
     sampler = BatchSampler(samples.text_lengths, batch, 0, blocks=blocks, window=WINDOW)
-    loader = make_loader(samples, sampler, partial(dataset.collate, layout=Layout("first")), workers, pinned)
+    loader = make_loader(samples, sampler, partial(dataset.collate, layout=BatchLayout("first")), workers, pinned)
     start_epoch(loader, 0)
     return iter(loader)
 

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from suites import is_included
-from volta_switch.data.files.feature_files import open_features
-from volta_switch.data.files.feature_store import FeatureStore
+from volta_switch.data.feature_files import open_features
+from volta_switch.data.files.stores import FeatureStore
 from volta_switch.data.regions import Regions
 from volta_switch.errors import BadRecord, UserError
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from volta_switch.data.batches.collate import Layout
+from volta_switch.data.batches.collate import BatchLayout
 from volta_switch.data.batches.concap_dataset import ConcapDataset
 
 WHOLE = ("next_sentence_label", "image_cls")  # not by token or region
@@ -17,7 +17,7 @@ def sample_of(dataset: ConcapDataset, index: int) -> dict[str, Any]:
 
     zeroed: (n,) bool, the boxes whose features are hidden.
     """
-    batch = dataset.collate([dataset[index]], Layout("last"))
+    batch = dataset.collate([dataset[index]], BatchLayout("last"))
     assert batch.stored is not None
     zeroed = batch.stored.zeroed
     inputs = {name: tensor.numpy() for name, tensor in batch.to("cpu").inputs.items()}

@@ -10,8 +10,8 @@ import lmdb
 import pytest
 
 from small_regions import some_regions
-from volta_switch.data.files.repack import repack
 from volta_switch.data.regions import Regions
+from volta_switch.data_tools.repack import repack
 from volta_switch.errors import UserError
 
 

@@ -179,7 +179,7 @@ def test_a_split_without_questions(refused, world, tmp_path):
 
 
 def test_pretraining_pairs_that_are_not_there(refused, world, tmp_path):
-    from volta_switch.data.files.concap_lmdb import write_concap
+    from volta_switch.data.formats.concap import write_concap
 
     for split in ("training", "validation"):
         write_concap(tmp_path / f"{split}_feat_all.lmdb", [])

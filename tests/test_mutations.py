@@ -30,8 +30,7 @@ from small_world import ENTRY_POINTS, SIZES, TASKS, SmallWorld
 from volta_switch import BertForVLTasks, cli
 from volta_switch.checksums import SUMS
 from volta_switch.command import run_command
-from volta_switch.data.files.repack import repack
-from volta_switch.data.files.shard import shard
+from volta_switch.data_tools.repack import repack, shard
 from volta_switch.files import remove
 from volta_switch.weights import to_volta, write_weights
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from volta_switch.data.files.check_tasks import check_paths
+from volta_switch.data_tools.check_tasks import check_paths
 from volta_switch.errors import UserError
 from volta_switch.files import here_or_shipped
 from volta_switch.study.plan import load_study

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from volta_switch.data.batches.collate import Batch, Layout, Sample
+from volta_switch.data.batches.collate import Batch, BatchLayout, Sample
 
 TASK_FIELDS = (  # of an item of VOLTA's task data sets, in its order
     *("features", "spatials", "image_mask", "text", "target", "input_mask", "segment_ids", "question_id", "index"),
@@ -54,7 +54,7 @@ def alone(dataset: Any, index: int, theirs: Item, place: str | None = "first") -
     length, slots = theirs["text"].shape[-1], theirs["features"].shape[-2]
     sample: Sample = dataset[index]
     boxes = slots // (2 if "images" in sample else 1) - (place is not None)
-    return dataset.collate([sample], Layout(place, text_length=length, num_boxes=boxes))
+    return dataset.collate([sample], BatchLayout(place, text_length=length, num_boxes=boxes))
 
 
 def assert_same_images(inputs: Mapping[str, Any], theirs: Item) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from volta_switch import __version__
 from volta_switch.command import run_command
 from volta_switch.cost.commands import add_flops_arguments, run_flops
-from volta_switch.data.files.commands import add_data_commands
+from volta_switch.data_tools.commands import add_data_commands
 from volta_switch.flag_parser import FlagParser, all_parsers
 from volta_switch.plugin.commands import add_volta_arguments, run_volta
 from volta_switch.quick import add_quick_arguments, run_quick

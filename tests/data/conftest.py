@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from small_regions import some_regions
-from volta_switch.data.files.concap_lmdb import write_concap
-from volta_switch.data.files.feature_lmdb import write_features
+from volta_switch.data.formats.concap import write_concap
+from volta_switch.data.formats.task_lmdb import write_features
 from volta_switch.data.regions import Regions
 from volta_switch.data.tokenizer import Tokenizer
 

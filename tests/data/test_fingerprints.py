@@ -11,11 +11,11 @@ import pytest
 from small_regions import some_regions
 from volta_switch import UserError
 from volta_switch.data import fingerprints
-from volta_switch.data.files.feature_lmdb import write_features
-from volta_switch.data.files.feature_tsv import write_tsv
-from volta_switch.data.files.record_source import PROBES, open_source
-from volta_switch.data.files.repack import repack
+from volta_switch.data.feature_files import PROBES, open_source
 from volta_switch.data.fingerprints import file_fingerprint, store_fingerprint, whole_fingerprint
+from volta_switch.data.formats.task_lmdb import write_features
+from volta_switch.data.formats.tsv import write_tsv
+from volta_switch.data_tools.repack import repack
 from volta_switch.identities import differences
 
 

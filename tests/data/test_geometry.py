@@ -10,11 +10,11 @@ import pytest
 
 from small_regions import some_regions
 from volta_switch.data.batches.concap_dataset import ConcapDataset
-from volta_switch.data.files.check import check_features
-from volta_switch.data.files.concap_lmdb import write_concap
-from volta_switch.data.files.feature_lmdb import write_features
+from volta_switch.data.formats.concap import write_concap
+from volta_switch.data.formats.task_lmdb import write_features
 from volta_switch.data.geometry import Geometry, geometry_of, refuse_strange_boxes
 from volta_switch.data.regions import Regions
+from volta_switch.data_tools.check import check_features
 from volta_switch.errors import UserError
 
 IMAGES = [some_regions(str(i), i, 20) for i in range(10)]

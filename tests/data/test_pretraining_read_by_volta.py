@@ -20,10 +20,10 @@ from volta_items import (
     assert_same_images,
     named,
 )
-from volta_switch.data.batches.collate import Layout, image_inputs
+from volta_switch.data.batches.collate import BatchLayout, image_inputs
 from volta_switch.data.batches.concap_dataset import ConcapDataset
-from volta_switch.data.files.feature_files import open_features
-from volta_switch.data.files.feature_lmdb import write_features
+from volta_switch.data.feature_files import open_features
+from volta_switch.data.formats.task_lmdb import write_features
 from volta_switch.tasks.dataset import TaskImages
 from volta_switch.world import task_file as paths
 
@@ -70,7 +70,7 @@ def test_conceptual_captions_validation(volta_world, num_locs, place, compat) ->
     assert len(dataset) == 10 and len(theirs) == 2
     for number, expected in enumerate(theirs):
         indices = list(range(5 * number, 5 * number + 5))
-        layout = Layout(place, text_length=LENGTH, num_boxes=36)
+        layout = BatchLayout(place, text_length=LENGTH, num_boxes=36)
         batch = dataset.collate([dataset[index] for index in indices], layout).to("cpu")
         assert_same_captions(batch, scores_of(dataset, indices), expected)
         assert batch.ids == expected["ids"].tolist()
@@ -94,7 +94,7 @@ def test_conceptual_captions_training_records(volta_world) -> None:
     for index, record in enumerate(flow):
         fields = prepare(record)
         theirs = {name: value[None] for name, value in named(fields[:-2], CONCAP_FIELDS).items()}
-        batch = dataset.collate([dataset[index]], Layout(None, text_length=LENGTH, num_boxes=36)).to("cpu")
+        batch = dataset.collate([dataset[index]], BatchLayout(None, text_length=LENGTH, num_boxes=36)).to("cpu")
         assert_same_captions(batch, scores_of(dataset, [index]), theirs)
         assert batch.ids == [fields[-1]]
         count += 1
@@ -111,7 +111,7 @@ def test_the_global_feature_of_masked_regions_is_voltas_with_compat_only(volta_w
     # draws that hide what VOLTA has hidden: chosen below 0.15, and left as it is below 0.1
     draws = np.stack([np.where(predicted, 0, 0.9), np.where(zeroed, 0.9, 0)], axis=2)
     samples = [replace(dataset[index], region_draws=draws[index]) for index in range(10)]
-    batch = dataset.collate(samples, Layout("first", num_boxes=36)).to("cpu")
+    batch = dataset.collate(samples, BatchLayout("first", num_boxes=36)).to("cpu")
     features = batch.inputs["image_feat"].numpy()
     assert np.array_equal(batch.inputs["image_label"].numpy(), theirs["image_label"])
     assert np.array_equal(features[:, 1:], theirs["image_feat"][:, 1:]) and zeroed.sum() > 20
@@ -139,7 +139,7 @@ def test_features_in_each_variant(tmp_path, regions_of, variant, num_locs, place
     assert sorted(key.decode() for key in theirs.keys()) == sorted(store) == ["7", "x-img0"]  # noqa: SIM118
     for key in store:
         features, count, spatials, _ = theirs[key]
-        inputs = image_inputs([TaskImages(store, num_locs)[key].inputs], Layout(place))
+        inputs = image_inputs([TaskImages(store, num_locs)[key].inputs], BatchLayout(place))
         item = {"features": features, "spatials": spatials, "image_mask": np.ones(count, dtype=np.int64)}
         assert features.shape == (len(store[key]) + (place is not None), 2048)
         assert_same_images(inputs, item)

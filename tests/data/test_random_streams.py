@@ -6,7 +6,7 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 
-from volta_switch.data.random_streams import MISMATCH, ORDER, SAMPLE, SUBSET, KeyedRandom, subset
+from volta_switch.data.batches.sampling import MISMATCH, ORDER, SAMPLE, SUBSET, KeyedRandom, subset
 
 PURPOSES = (SAMPLE, MISMATCH, ORDER, SUBSET)
 
@@ -14,7 +14,7 @@ PURPOSES = (SAMPLE, MISMATCH, ORDER, SUBSET)
 def test_streams_of_other_keys_share_no_draw() -> None:
     seeds = (0, 1, -1, 2**31, 2**63, 2**64 - 2)
     draws = [
-        KeyedRandom(seed, purpose).at(epoch, index).integers(2**63, size=16)
+        KeyedRandom(seed, purpose).generator(epoch, index).integers(2**63, size=16)
         for seed, purpose, epoch, index in product(seeds, PURPOSES, (0, 1, 2), (0, 1, 2, 10**7))
     ]
     assert len(np.unique(draws)) == len(draws) * 16  # of 2**63 numbers none would come twice
@@ -22,35 +22,37 @@ def test_streams_of_other_keys_share_no_draw() -> None:
 
 def test_a_stream_does_not_run_into_the_next() -> None:
     streams = KeyedRandom(0, SAMPLE)
-    long = [streams.at(0, index).integers(2**63, size=20_000) for index in range(5)]
+    long = [streams.generator(0, index).integers(2**63, size=20_000) for index in range(5)]
     assert len(np.unique(long)) == 100_000
 
 
 @pytest.mark.parametrize("seed", [0, -3, 2**63 + 5, 10**30, -(10**30)])
 def test_any_whole_number_is_a_seed(seed) -> None:
-    first, second = (KeyedRandom(seed, SAMPLE).at(2, 3).random(8) for _ in range(2))
-    assert np.array_equal(first, second) and not np.array_equal(first, KeyedRandom(seed + 1, SAMPLE).at(2, 3).random(8))
+    first, second = (KeyedRandom(seed, SAMPLE).generator(2, 3).random(8) for _ in range(2))
+    assert np.array_equal(first, second) and not np.array_equal(
+        first, KeyedRandom(seed + 1, SAMPLE).generator(2, 3).random(8)
+    )
 
 
 def test_a_stream_starts_anew_whatever_was_drawn_before() -> None:
     streams = KeyedRandom(5, SAMPLE)
-    expected = streams.at(1, 7).random(4)
+    expected = streams.generator(1, 7).random(4)
     for before in (
         lambda rng: rng.random(3),
         lambda rng: rng.integers(10, size=1, dtype=np.uint32),  # leaves half of a 64-bit draw
         lambda rng: rng.standard_normal(5),
         lambda rng: rng.permutation(10),
     ):
-        before(streams.at(0, 0))
-        assert np.array_equal(streams.at(1, 7).random(4), expected)
-    assert np.array_equal(pickle.loads(pickle.dumps(streams)).at(1, 7).random(4), expected)
+        before(streams.generator(0, 0))
+        assert np.array_equal(streams.generator(1, 7).random(4), expected)
+    assert np.array_equal(pickle.loads(pickle.dumps(streams)).generator(1, 7).random(4), expected)
 
 
 def test_first_draws_over_many_streams_are_even_and_unrelated() -> None:
     streams = KeyedRandom(0, SAMPLE)
     count = 20_000
-    first = np.array([streams.at(0, index).random(2) for index in range(count)])
-    later = np.array([streams.at(1, index).random(2) for index in range(count)])
+    first = np.array([streams.generator(0, index).random(2) for index in range(count)])
+    later = np.array([streams.generator(1, index).random(2) for index in range(count)])
     cells, _ = np.histogram(first[:, 0], bins=50, range=(0, 1))
     assert ((cells - count / 50) ** 2 / (count / 50)).sum() < 100  # chi-squared with 49 degrees: 85 at p = 0.001
     for left, right in ((first[:, 0], first[:, 1]), (first[:-1, 0], first[1:, 0]), (first[:, 0], later[:, 0])):

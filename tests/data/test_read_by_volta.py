@@ -25,8 +25,8 @@ from volta_items import (
     assert_same_text,
     named,
 )
-from volta_switch.data.batches.collate import Layout
-from volta_switch.data.files.feature_files import open_features
+from volta_switch.data.batches.collate import BatchLayout
+from volta_switch.data.feature_files import open_features
 from volta_switch.tasks.gqa import load_gqa
 from volta_switch.tasks.nlvr2 import Nlvr2Dataset, load_nlvr2
 from volta_switch.tasks.refer import ReferDataset, load_refer
@@ -132,7 +132,7 @@ def test_retrieval_in_evaluation(volta_world, name, split) -> None:
     theirs = theirs_of("RetrievalDatasetVal", task, split, volta_world, features, root, annotations=file)
     annotations = load_retrieval(volta_world.ours / file, "id" if name == "coco" else "img_path")
     ours = ours_of(RetrievalPool, annotations, volta_world, features)
-    images, layout = len(annotations.image_ids), Layout("first", text_length=LENGTH, num_boxes=36)
+    images, layout = len(annotations.image_ids), BatchLayout("first", text_length=LENGTH, num_boxes=36)
     assert len(theirs) == 2 * len(annotations.captions) > 0
     for index in range(len(theirs)):
         pool, spatials, mask, text, input_mask, segments, target, caption, half = map(np.asarray, theirs[index])
@@ -160,7 +160,7 @@ def test_retrieval_in_training(volta_world, name, split) -> None:
     options = {"hard_negatives": hard, "volta_compat": True}
     ours = ours_of(RetrievalDataset, annotations, volta_world, features, **options)
     first_five = [volta_world.tokenizers.ours.encode(text, LENGTH) for text in annotations.captions[:5]]
-    layout = Layout("first", text_length=LENGTH, num_boxes=36)
+    layout = BatchLayout("first", text_length=LENGTH, num_boxes=36)
     pool = ours_of(RetrievalPool, annotations, volta_world, features)
     images = pool.image_inputs(range(len(annotations.image_ids)), layout)["image_feat"].numpy()
     random.seed(1), np.random.seed(1)

@@ -30,7 +30,7 @@ from data.volta_files import (
 )
 from small_regions import DETECTIONS
 from volta_switch import cli
-from volta_switch.data.batches.collate import Layout
+from volta_switch.data.batches.collate import BatchLayout
 from volta_switch.data.files import safe_pickle
 from volta_switch.data.files.json_files import read_json, read_json_lines
 from volta_switch.data.tokenizer import check_vocab_size
@@ -60,7 +60,7 @@ def pairs_are_those_captioned(path: Path) -> None:
     for index, (image_id, text) in enumerate(texts.items()):
         regions, caption = dataset.pairs[index]
         assert (regions.image_id, caption) == (image_id, text)
-        batch = dataset.collate([dataset[index]], Layout(None))
+        batch = dataset.collate([dataset[index]], BatchLayout(None))
         assert batch.inputs["input_ids"].tolist() == [TOKENIZER.encode(text, 38)]
         assert np.array_equal(regions.cls_prob[:, 1:].argmax(1), regions.objects_id)
         assert regions.features.shape == (36, 2048) and regions.attr_scores.shape == (36, 401)
@@ -247,10 +247,10 @@ def test_flickr30ks_negatives(compat) -> None:
 def test_flickr30ks_evaluation_has_every_caption_and_image() -> None:
     annotations = load_retrieval(FLICKR / "annotations" / "test_ann.jsonl")
     pool = RetrievalPool(annotations, features("flickr30k"), TOKENIZER, num_locs=5)
-    images = pool.image_inputs(range(20), Layout("first", num_boxes=36))
+    images = pool.image_inputs(range(20), BatchLayout("first", num_boxes=36))
     store = features("flickr30k")
     for row, image_id in enumerate(annotations.image_ids):
         assert np.array_equal(images["image_feat"][row, 1:7].numpy(), store[image_id].features)
         assert images["image_attention_mask"][row].tolist() == [1] * 7 + [0] * 30
-    texts = pool.text_inputs(range(100), Layout("first"))["input_ids"]
+    texts = pool.text_inputs(range(100), BatchLayout("first"))["input_ids"]
     assert [ids[ids != 0].tolist() for ids in texts] == [TOKENIZER.encode(text, 30) for text in annotations.captions]

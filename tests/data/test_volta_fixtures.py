@@ -24,7 +24,7 @@ from data.volta_files import (
 )
 from volta_items import alone, assert_same_captions, assert_same_item, assert_same_referent, recorded_items
 from volta_switch import load_config
-from volta_switch.data.batches.collate import Layout
+from volta_switch.data.batches.collate import BatchLayout
 from volta_switch.data.regions import locations
 from volta_switch.tasks import DataOptions, build_task, load_task
 from volta_switch.tasks.nlvr2 import load_nlvr2
@@ -35,7 +35,7 @@ from volta_switch.tasks.nlvr2 import load_nlvr2
 def test_conceptual_captions_batch_equals_voltas(where, name, compat) -> None:
     """Where nothing is masked, VOLTA's global feature is the mean that ours always is."""
     dataset = captions("valid", volta_compat=compat)
-    batch = dataset.collate([dataset[0], dataset[1]], Layout(where, text_length=38, num_boxes=36)).to("cpu")
+    batch = dataset.collate([dataset[0], dataset[1]], BatchLayout(where, text_length=38, num_boxes=36)).to("cpu")
     regions = [dataset.pairs[index][0] for index in range(2)]
     scores = {field: np.stack([getattr(one, field) for one in regions]) for field in ("cls_prob", "attr_scores")}
     assert_same_captions(batch, scores, load_file(READS / f"concap_valid_unmasked_{name}.safetensors"))

@@ -8,8 +8,8 @@ import numpy as np
 
 from small_regions import DETECTIONS
 from volta_switch.data.batches.concap_dataset import ConcapDataset
-from volta_switch.data.files.feature_files import open_features
-from volta_switch.data.files.feature_store import FeatureStore
+from volta_switch.data.feature_files import open_features
+from volta_switch.data.files.stores import FeatureStore
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.tasks.nlvr2 import Nlvr2Dataset, load_nlvr2
 from volta_switch.tasks.refer import ReferDataset, load_refer

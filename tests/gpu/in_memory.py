@@ -21,12 +21,16 @@ import numpy as np
 import torch
 
 from volta_switch import BertForVLPreTraining, Config, load_config
-from volta_switch.data.batches.batching import BatchSampler, Loader, make_loader, start_epoch
-from volta_switch.data.batches.collate import Layout
-from volta_switch.data.batches.masking import RegionMasking, WordMasking
-from volta_switch.data.batches.pretraining_batch import Hiding, PairSample, collate_pretraining
-from volta_switch.data.batches.stored_features import Source
-from volta_switch.data.random_streams import SAMPLE, KeyedRandom
+from volta_switch.data.batches.collate import BatchLayout
+from volta_switch.data.batches.loader import Loader, make_loader, start_epoch
+from volta_switch.data.batches.pretraining_batch import (
+    MaskingConfig,
+    PairSample,
+    RegionMasking,
+    WordMasking,
+    collate_pretraining,
+)
+from volta_switch.data.batches.sampling import SAMPLE, BatchSampler, KeyedRandom
 from volta_switch.data.regions import Regions
 from volta_switch.train import pretraining
 from volta_switch.train.device import prepare_device
@@ -53,18 +57,16 @@ class PairsInMemory:
         self.images = [some_regions(config, rng, kind) for kind in range(KINDS)]
         self._streams, self._epoch = KeyedRandom(seed, SAMPLE), 0
         targets = config.visual_target_weights
-        hiding = Hiding(
+        masking = MaskingConfig(
             words=WordMasking(MASK, config.vocab_size, rate=0.3),
             regions=RegionMasking(rate=0.3),
             objective=1,
             num_locs=config.num_locs,
             feature_targets=any(targets.get(target, 0) > 0 for target in pretraining.REGRESSED),
             volta_compat=False,
-            max_regions=None,
-            source=Source([(self.images[place % KINDS], "") for place in range(PAIRS)]),
             path="in memory",
         )
-        self.collate = partial(collate_pretraining, hiding=hiding)
+        self.collate = partial(collate_pretraining, masking=masking)
 
     @property
     def text_lengths(self) -> np.ndarray:
@@ -77,10 +79,13 @@ class PairsInMemory:
         self._epoch = epoch
 
     def __getitem__(self, index: int) -> PairSample:
-        rng = self._streams.at(self._epoch, index)
+        rng = self._streams.generator(self._epoch, index)
         text, regions = self._text(index), self.images[index % KINDS]
         draws = rng.random((len(text) - 2, 3)), rng.random((1, 2)), rng.random((len(regions), 2))
         return PairSample(index, text, index >= PAIRS // 2, regions, *draws)
+
+    def stored_regions(self, place: int) -> Regions:
+        return self.images[place % KINDS]
 
     def _text(self, index: int) -> np.ndarray:
         """A pair's own words, in the second half of the pairs the next kind's."""
@@ -149,7 +154,7 @@ def loader_of(
     sampler = BatchSampler(
         data.text_lengths, hyper.batch_size, args.seed, shuffle=shuffle, rank=rank.number, ranks=rank.count, parts=parts
     )
-    layout = Layout(config.add_global_imgfeat, pad_id=config.pad_token_id)  # type: ignore[arg-type]
+    layout = BatchLayout(config.add_global_imgfeat, pad_id=config.pad_token_id)  # type: ignore[arg-type]
     collate = partial(data.collate, layout=layout)
     loader = make_loader(data, sampler, collate, args.num_workers, pin_memory=device.type == "cuda")
     start_epoch(loader, 0)

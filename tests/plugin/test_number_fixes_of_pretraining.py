@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 
 from plugin.volta_runs import CONCAP, VoltaWorld, config_of, volta_checkout
 from volta_items import CONCAP_FIELDS
-from volta_switch.data.batches.collate import Layout
+from volta_switch.data.batches.collate import BatchLayout
 from volta_switch.data.batches.concap_dataset import ConcapDataset
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.plugin.script import Script
@@ -131,14 +131,14 @@ def expected_means(world: VoltaWorld, split: str, batch: dict[str, Any], volta_c
         objective=2,
         volta_compat=volta_compat,
     )
-    places = {dataset.collate([dataset[index]], Layout(None)).ids[0]: index for index in range(len(dataset))}
+    places = {dataset.collate([dataset[index]], BatchLayout(None)).ids[0]: index for index in range(len(dataset))}
     boxes = (
         batch["image_feat"][:, 1:] if (batch["image_loc"][:, 0] == GLOBAL_BOX).all() else batch["image_feat"][:, :-1]
     )
     predicted, zeroed = batch["image_label"].numpy() == 1, ~boxes.any(-1).numpy()
     draws = np.stack([np.where(predicted, MASKED, LEFT), np.where(zeroed, LEFT, MASKED)], axis=2)
     samples = [replace(dataset[places[str(image)]], region_draws=draws[row]) for row, image in enumerate(batch["ids"])]
-    return dataset.collate(samples, Layout("first", num_boxes=36)).to("cpu").inputs["image_feat"][:, 0]
+    return dataset.collate(samples, BatchLayout("first", num_boxes=36)).to("cpu").inputs["image_feat"][:, 0]
 
 
 @pytest.mark.parametrize(

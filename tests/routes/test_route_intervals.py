@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from volta_switch.data.random_streams import whole_groups
+from volta_switch.data.batches.sampling import whole_groups
 from volta_switch.routes.report import ImageSample, WeightedValues, means, surprisal
 
 RNG = np.random.default_rng(0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from small_world import TASKS
-from volta_switch.data.batches.batching import start_epoch
+from volta_switch.data.batches.loader import start_epoch
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from volta_switch import UserError
-from volta_switch.data.files.feature_lmdb import write_features
+from volta_switch.data.formats.task_lmdb import write_features
 from volta_switch.data.regions import Regions
 from volta_switch.tasks.refer import load_refer
 

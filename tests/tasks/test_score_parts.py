@@ -126,7 +126,7 @@ def fewer_images(world, tmp_path):
 
 
 def rounded_features(world, tmp_path):
-    from volta_switch.data.files.repack import repack
+    from volta_switch.data_tools.repack import repack
 
     task = world.task("retrieval", world.config("ctrl_uniter"))
     repack([features_path(task.spec, "test")], tmp_path / "half", dtype="float16")

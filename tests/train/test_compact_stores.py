@@ -11,12 +11,13 @@ import torch
 
 from small_world import TASKS, SmallWorld, log_of
 from volta_switch import BertForVLPreTraining, UserError
-from volta_switch.data.batches.batching import BatchSampler, Loader, make_loader, start_epoch
-from volta_switch.data.batches.collate import Layout
+from volta_switch.data.batches.collate import BatchLayout
 from volta_switch.data.batches.concap_dataset import ConcapDataset
-from volta_switch.data.files.concap_pairs import open_pairs
-from volta_switch.data.files.repack import repack
+from volta_switch.data.batches.loader import Loader, make_loader, start_epoch
+from volta_switch.data.batches.sampling import BatchSampler
+from volta_switch.data.feature_files import open_pairs
 from volta_switch.data.tokenizer import Tokenizer
+from volta_switch.data_tools.repack import repack
 from volta_switch.tasks import features_path, load_task
 from volta_switch.train.pretraining import Pretraining
 
@@ -43,7 +44,7 @@ def loader_of(world: SmallWorld, features, config) -> Loader:
     tokenizer = Tokenizer(config.bert_model)
     dataset = ConcapDataset(features, world.captions / "annotations", "train", tokenizer, num_locs=config.num_locs)
     sampler = BatchSampler(dataset.text_lengths, 5, seed=0)
-    loader = make_loader(dataset, sampler, partial(dataset.collate, layout=Layout(config.add_global_imgfeat)))
+    loader = make_loader(dataset, sampler, partial(dataset.collate, layout=BatchLayout(config.add_global_imgfeat)))
     start_epoch(loader, 1)
     return loader
 

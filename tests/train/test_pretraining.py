@@ -10,7 +10,7 @@ from small_world import equal_weights, json_of, log_of, weights_of
 from train.short_runs import PRETRAINING
 from volta_switch import BertForVLPreTraining, UserError, load_config
 from volta_switch.checksums import SUMS
-from volta_switch.data.batches.masking import IGNORED
+from volta_switch.data.batches.pretraining_batch import IGNORED
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.model.bert import switch_encoder
 from volta_switch.train.flags import OBJECTIVES, pretraining_flags

@@ -14,15 +14,15 @@ from small_world import SmallWorld, interrupted_at, log_of, refusal
 from train.run_ends import same_end, samples_by_step
 from volta_switch.checksums import SUMS
 from volta_switch.command import run_command
-from volta_switch.data.batches.batching import BatchSampler, make_loader, start_epoch
-from volta_switch.data.batches.collate import Layout
+from volta_switch.data.batches.collate import BatchLayout
 from volta_switch.data.batches.concap_dataset import ConcapDataset
-from volta_switch.data.files.concap_pairs import open_pairs
+from volta_switch.data.batches.loader import make_loader, start_epoch
+from volta_switch.data.batches.sampling import BatchSampler
+from volta_switch.data.feature_files import open_pairs
 from volta_switch.data.files.pair_files import FOLDERS
-from volta_switch.data.files.repack import repack
-from volta_switch.data.files.shard import shard
-from volta_switch.data.files.shard_index import WINDOW
+from volta_switch.data.formats.shards import WINDOW
 from volta_switch.data.tokenizer import Tokenizer
+from volta_switch.data_tools.repack import repack, shard
 from volta_switch.train import pretraining
 
 FLAGS = ("--train_batch_size", 4, "--num_train_epochs", 2, "--learning_rate", 5e-3, "--save_every", 1, "--log_ids")
@@ -62,7 +62,7 @@ def test_a_sample_is_the_same_from_whatever_file(world, sources) -> None:
     for name in ("store", "many"):
         dataset = ConcapDataset(sources[name], world.captions / "annotations", "train", tokenizer, num_locs=5, seed=3)
         sampler = BatchSampler(dataset.text_lengths, 1, seed=0, shuffle=False, group_by_length=False)
-        loader = make_loader(dataset, sampler, partial(dataset.collate, layout=Layout(config.add_global_imgfeat)))
+        loader = make_loader(dataset, sampler, partial(dataset.collate, layout=BatchLayout(config.add_global_imgfeat)))
         start_epoch(loader, 1)
         batches.append([batch.to("cpu") for batch in loader])
     for mine, theirs in zip(*batches, strict=True):

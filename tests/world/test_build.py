@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import yaml
 
+from volta_switch.data.feature_files import open_features
 from volta_switch.data.files import safe_pickle
-from volta_switch.data.files.concap_lmdb import ConcapFile
-from volta_switch.data.files.feature_files import open_features
+from volta_switch.data.formats.concap import ConcapFile
 from volta_switch.errors import UserError
 from volta_switch.world import WorldSpec, add_world_arguments, run_world, write_world
 

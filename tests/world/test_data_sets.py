@@ -8,8 +8,8 @@ import pytest
 import yaml
 from small_truth import denoted, true_answer
 
+from volta_switch.data.feature_files import open_features
 from volta_switch.data.files import safe_pickle
-from volta_switch.data.files.feature_files import open_features
 from volta_switch.data.regions import pairwise_iou
 from volta_switch.errors import UserError
 from volta_switch.tasks.retrieval_dataset import load_hard_negatives, load_retrieval

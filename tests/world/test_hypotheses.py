@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_truth import found, stands
 
-from volta_switch.data.files.feature_files import open_features
+from volta_switch.data.feature_files import open_features
 from volta_switch.world import write_world
 from volta_switch.world.balance import hypothesis_priors
 from volta_switch.world.content import draw_world

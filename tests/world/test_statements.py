@@ -8,7 +8,7 @@ import pytest
 import yaml
 from small_truth import ALIKE, found, matches
 
-from volta_switch.data.files.feature_files import open_features
+from volta_switch.data.feature_files import open_features
 from volta_switch.world import write_world
 from volta_switch.world.balance import statement_priors
 from volta_switch.world.content import draw_world

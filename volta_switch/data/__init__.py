@@ -3,7 +3,9 @@
 | read | to see |
 |---|---|
 | ``regions.py`` | what a detector saw in one image: what every feature file comes down to |
-| ``files/`` | files of every format: features by image id (``open_features``), image-caption pairs (``open_pairs``) |
-| ``batches/`` | samples, what pre-training hides of them, padded tensors, loaders (``batching.make_loader``) |
-| ``tokenizer.py``, ``random_streams.py``, ``bad_records.py`` | token ids; randomness by (seed, epoch, sample); counts |
+| ``feature_files.py``, ``formats/`` | files of any format (``open_features``, ``open_pairs``); one module each |
+| ``files/`` | what formats have in common: stores, LMDB's pages, records, pickles without code, fetched shards |
+| ``batches/`` | samples, what pre-training masks of them, padded tensors, loaders (``loader.make_loader``) |
+| ``tokenizer.py``, ``image_ids.py`` | token ids; images by any of their names |
+| ``geometry.py``, ``fingerprints.py`` | boxes that cannot be their images'; which data a run has read |
 """

@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from volta_switch.checksums import SUMS, json_digest, recorded, verify
+from volta_switch.data.feature_files import open_source
 from volta_switch.data.files.pair_files import is_address
-from volta_switch.data.files.record_source import open_source
 from volta_switch.data.files.shard_cache import default_cache_folder
 from volta_switch.errors import UserError
 from volta_switch.files import CannotWrite, find_object, measured, write_json
@@ -44,7 +44,7 @@ _SETTLED = 2.0  # seconds since a file was last written, before its times tell o
 
 
 def file_fingerprint(path: Path) -> Fingerprint:
-    """Of a file that is read whole: bytes and sha256.
+    """Returns bytes and sha256 of a file that is read whole.
 
     Raises:
         UserError: it cannot be read, or has a checksum and is not what was written.
@@ -54,11 +54,11 @@ def file_fingerprint(path: Path) -> Fingerprint:
         verify(path)
         return measured(path)
 
-    return _kept("file", path, work_out)
+    return _cached("file", path, work_out)
 
 
 def store_fingerprint(source: Path | str) -> Fingerprint:
-    """Of a feature file, a store or shards, which may lie at an address: format, records, fingerprint; bytes of files.
+    """Returns format, records and fingerprint of a feature file or shards, which may lie at an address; bytes of files.
 
     Raises:
         UserError: it cannot be read, or is of no known format.
@@ -70,7 +70,7 @@ def store_fingerprint(source: Path | str) -> Fingerprint:
     def work_out(state: State) -> Fingerprint:
         return open_source(path).fingerprint() | {"bytes": sum(size for _, size, *_ in state)}
 
-    return _kept("store", path, work_out)
+    return _cached("store", path, work_out)
 
 
 def whole_fingerprint(path: Path) -> Fingerprint:
@@ -83,12 +83,12 @@ def whole_fingerprint(path: Path) -> Fingerprint:
     digest = hashlib.sha256()
     for file in _files(path):
         digest.update(f"{file.relative_to(path)} {measured(file)['sha256']}\n".encode())
-    _write(_beside(path), {WHOLE: digest.hexdigest(), "state": _as_copied(state)})
+    _write(_checksum_path(path), {WHOLE: digest.hexdigest(), "state": _as_copied(state)})
     return {WHOLE: digest.hexdigest()}
 
 
-def _kept(kind: str, path: Path, work_out: Callable[[State], Fingerprint]) -> Fingerprint:
-    """A fingerprint from the cache where sizes and times are those of before, else worked out and put there."""
+def _cached(kind: str, path: Path, work_out: Callable[[State], Fingerprint]) -> Fingerprint:
+    """Returns a fingerprint from the cache where sizes and times are those of before, else worked out and put there."""
     try:
         files, checksums = _state(path), recorded(path)
         state = [*files, *checksums]
@@ -101,14 +101,14 @@ def _kept(kind: str, path: Path, work_out: Callable[[State], Fingerprint]) -> Fi
                     _write(entry, found)
     except OSError as error:
         raise UserError(f"{error.filename or path}: cannot be read ({error.strerror}); check the path") from None
-    whole = _read(_beside(path))
+    whole = _read(_checksum_path(path))
     if whole is not None and whole["state"] == _as_copied(files):
         return {**found["fingerprint"], WHOLE: whole.get(WHOLE)}
     return dict(found["fingerprint"])
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """What a kept file holds; None where there is none of ours."""
+    """Returns what a kept file holds; None where there is none of ours."""
     try:
         found = find_object(path)
     except OSError:
@@ -123,13 +123,13 @@ def _write(path: Path, found: dict[str, Any]) -> None:
 
 
 def _state(path: Path) -> State:
-    """Name, size, and times in nanoseconds of each file: when its content and when anything of it was changed."""
+    """Returns name, size and, in nanoseconds, the times of each file: of its content's last change, and of any."""
     found = [(file.name, file.stat()) for file in _files(path)]
     return [[name, about.st_size, about.st_mtime_ns, about.st_ctime_ns] for name, about in found]
 
 
 def _as_copied(state: State) -> State:
-    """Without the last time, which only this machine's system sets."""
+    """Returns a state without the last time, which only this machine's system sets."""
     return [file[:-1] for file in state]
 
 
@@ -139,7 +139,7 @@ def _is_settled(state: State) -> bool:
 
 
 def _files(path: Path) -> list[Path]:
-    """A file, or all files of a folder."""
+    """Returns a file, or all files of a folder."""
     if not path.is_dir():
         return [path]
     return sorted(file for file in path.rglob("*") if file.is_file() and file.name not in _NOT_DATA)
@@ -149,5 +149,5 @@ def _text_digest(text: str) -> str:
     return hashlib.sha256(os.fsencode(text)).hexdigest()[:32]
 
 
-def _beside(path: Path) -> Path:
+def _checksum_path(path: Path) -> Path:
     return path.with_name(path.name + WHOLE_SUFFIX)

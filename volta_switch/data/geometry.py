@@ -37,8 +37,12 @@ _AS_CORNERS = "they fit as x1, y1, x2, y2, where COCO's are x, y, width, height:
 class Geometry:
     """How many of some images have boxes that are strange, by what is strange about them.
 
-    images: those with a box. strange: images by what; as_widths: images whose strange boxes fit as x, y, width, height;
-    as_corners: the same of annotated boxes that were given as corners. boxes: strange ones, by what.
+    Attributes:
+        images: those with a box.
+        strange: images by what.
+        as_widths: images whose strange boxes fit as x, y, width, height.
+        as_corners: the same of annotated boxes that were given as corners.
+        boxes: strange ones, by what.
     """
 
     images: int = 0
@@ -48,7 +52,7 @@ class Geometry:
     as_corners: int = 0
 
     def add(self, boxes: np.ndarray, width: float, height: float, annotated: bool = False) -> None:
-        """Count one image's boxes, (n, 4) as x1, y1, x2, y2; annotated: they were given as x, y, width, height."""
+        """Counts one image's boxes, (n, 4) as x1, y1, x2, y2; annotated: they were given as x, y, width, height."""
         if not len(boxes) or not np.isfinite(boxes).all():  # which is told elsewhere
             return
         self.images += 1
@@ -64,11 +68,11 @@ class Geometry:
             self.as_corners += annotated and _plausible(corners, width, height)
 
     def shares(self) -> dict[str, float]:
-        """Return the share of the images, by what is strange; nothing where nothing is."""
+        """Returns the share of the images, by what is strange; nothing where nothing is."""
         return {what: count / self.images for what, count in self.strange.items() if count}
 
     def notes(self) -> list[str]:
-        """Return a line for each thing that is strange, about images or about single boxes."""
+        """Returns a line for each thing that is strange, about images or about single boxes."""
         lines = []
         for what, (said, _) in _KINDS.items():
             if self.strange[what]:
@@ -79,7 +83,7 @@ class Geometry:
         return lines
 
     def problem(self) -> str | None:
-        """Say in one line why most of the images cannot be what they are taken for; None where they can."""
+        """Says in one line why most of the images cannot be what they are taken for; None where they can."""
         what = next((what for what in _KINDS if self.strange[what] > _MOST * self.images), None)
         if what is None or self.images < _FEWEST:
             return None
@@ -93,7 +97,7 @@ class Geometry:
 
 
 def geometry_of(images: Iterable[Regions]) -> Geometry:
-    """Count the regions of images."""
+    """Counts the regions of images."""
     geometry = Geometry()
     for regions in images:
         geometry.add(regions.boxes, regions.image_w, regions.image_h)
@@ -101,14 +105,14 @@ def geometry_of(images: Iterable[Regions]) -> Geometry:
 
 
 def refuse_strange_boxes(images: Iterable[Regions], source: str) -> None:
-    """Raise UserError, naming a source, where most of some images cannot have the boxes that they have."""
+    """Raises UserError, naming a source, where most of some images cannot have the boxes that they have."""
     problem = geometry_of(images).problem()
     if problem is not None:
         raise UserError(f"{source}: {problem} (`volta-switch data check` looks at all images)")
 
 
 def _strange(boxes: np.ndarray, width: float, height: float) -> dict[str, np.ndarray]:
-    """Which boxes are strange, (n,) bool, by what; of one box only what explains it best."""
+    """Returns which boxes are strange, (n,) bool, by what; of one box only what explains it best."""
     sides = boxes[:, 2:] - boxes[:, :2]
     normalised = np.full(len(boxes), bool((boxes >= -0.01).all() and (boxes <= 1.01).all()) and max(width, height) > 2)
     if normalised.any():
@@ -125,7 +129,7 @@ def _strange(boxes: np.ndarray, width: float, height: float) -> dict[str, np.nda
 
 
 def _inside(boxes: np.ndarray, width: float, height: float) -> np.ndarray:
-    """Which boxes lie in an image, up to rounding: (n,) bool."""
+    """Returns which boxes lie in an image, up to rounding: (n,) bool."""
     over = np.maximum(_ROUNDING, _OVERHANG * np.array([width, height] * 2))
     inside = (boxes >= -over) & (boxes <= np.array([width, height] * 2) + over)  # (n, 4)
     return np.asarray(inside.all(axis=1))

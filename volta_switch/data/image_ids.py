@@ -18,7 +18,7 @@ _NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 
 
 def id_text(value: Any) -> str:
-    """Return an id as text: a text, bytes, or a whole number of any type. Raises TypeError for what is no id."""
+    """Returns an id as text: a text, bytes, or a whole number of any type. Raises TypeError for what is no id."""
     if isinstance(value, str):
         return value
     if isinstance(value, bytes):
@@ -33,7 +33,7 @@ def id_text(value: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value of a file as a message may show it: of what can be nested without end only the type."""
+    """Returns a value of a file as a message may show it: of what can be nested without end only the type."""
     if value is None:
         return "null"
     import numpy as np
@@ -45,17 +45,17 @@ def shown(value: Any) -> str:
 
 
 def id_number(name: str) -> int | str:
-    """Return an id as official result files write it: as a number where it is one."""
+    """Returns an id as official result files write it: as a number where it is one."""
     return int(name) if _NUMBER.fullmatch(name) and str(int(name)) == name else name
 
 
 def id_order(name: str) -> tuple[int, int, str]:
-    """Return what ids are sorted by: numbers by their value, then other texts."""
+    """Returns what ids are sorted by: numbers by their value, then other texts."""
     return (0, int(name), name) if _NUMBER.fullmatch(name) else (1, 0, name)
 
 
 def image_key(name: str) -> str:
-    """Return the id under which tasks ask for an image: COCO's number for COCO's file names, else the name itself.
+    """Returns the id under which tasks ask for an image: COCO's number for COCO's file names, else the name itself.
 
     "COCO_train2014_000000000009" -> "9", as VOLTA's converter of MS COCO does and its annotations have it.
     """
@@ -64,7 +64,7 @@ def image_key(name: str) -> str:
 
 
 def plain_id(name: str) -> str:
-    """Return what all spellings of an image's id have in common.
+    """Returns what all spellings of an image's id have in common.
 
     A folder in front and a picture's suffix are dropped, COCO's file names and numbers with zeros in front become the
     number: "val2014/COCO_val2014_000000000009.jpg", "000000000009" and "9.png" -> "9".
@@ -90,7 +90,7 @@ class ImageIndex:
         return iter(self._names)
 
     def find(self, name: str) -> list[str]:
-        """Return the stored ids that a name may stand for: itself where it is stored, else all of its spellings."""
+        """Returns the stored ids that a name may stand for: itself where it is stored, else all of its spellings."""
         return [name] if name in self._names else self._plain.get(plain_id(name), [])
 
     def has(self, name: str) -> bool:
@@ -99,7 +99,7 @@ class ImageIndex:
 
 
 def examples(names: Iterable[str]) -> str:
-    """Return the first few ids for a message."""
+    """Returns the first few ids for a message."""
     shown = [repr(name) for _, name in zip(range(EXAMPLES), names, strict=False)]
     return ", ".join(shown) or "nothing"
 

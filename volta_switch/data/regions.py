@@ -20,8 +20,11 @@ LOCATION_WIDTHS = (4, 5, 7)
 class TopScores:
     """The k highest scores of each region; all others are taken to share what is left equally.
 
-    ids: (n, k) int16, columns of the full array; scores: (n, k) float16 or float32; rest: (n,) float32, the sum of the
-    scores that are not kept. width: columns of the full array.
+    Attributes:
+        ids: (n, k) int16, columns of the full array.
+        scores: (n, k) float16 or float32.
+        rest: (n,) float32, the sum of the scores that are not kept.
+        width: columns of the full array.
     """
 
     ids: np.ndarray
@@ -38,15 +41,15 @@ class TopScores:
         return len(self.ids)
 
     def __getitem__(self, rows: Any) -> TopScores:
-        """Choose regions by a slice, a mask or indices."""
+        """Chooses regions by a slice, a mask or indices."""
         return TopScores(self.ids[rows], self.scores[rows], self.rest[rows], self.width)
 
     def copy(self) -> TopScores:
-        """Return the same scores in memory of their own."""
+        """Returns the same scores in memory of their own."""
         return TopScores(self.ids.copy(), self.scores.copy(), self.rest.copy(), self.width)
 
     def dense(self) -> np.ndarray:
-        """Return the full array, (n, width) float32."""
+        """Returns the full array, (n, width) float32."""
         others = max(self.width - self.ids.shape[1], 1)
         full = np.repeat((self.rest / others)[:, None], self.width, axis=1).astype(np.float32)
         np.put_along_axis(full, self.ids.astype(np.int64), self.scores.astype(np.float32), axis=1)
@@ -60,13 +63,15 @@ Scores = np.ndarray | TopScores
 class Regions:
     """The detected regions of one image; optional fields are None where a file does not hold them (or was not asked).
 
-    image_id: key of the image in its feature file.
-    features: (n, F) float32, or float16 from a compact store.
-    boxes: (n, 4) float32: x1, y1, x2, y2 in pixels.
-    image_w, image_h: pixels.
-    objects_id, attrs_id: (n,) int64, 0-based *without* the background; objects_conf, attrs_conf: (n,) float32.
-    cls_prob: (n, C) float32, index 0 = background, rows sum to 1.
-    attr_scores: (n, A) float32. Both are TopScores from a compact store.
+    Attributes:
+        image_id: key of the image in its feature file.
+        features: (n, F) float32, or float16 from a compact store.
+        boxes: (n, 4) float32: x1, y1, x2, y2 in pixels.
+        image_w, image_h: pixels.
+        objects_id, attrs_id: (n,) int64, 0-based *without* the background.
+        objects_conf, attrs_conf: (n,) float32.
+        cls_prob: (n, C) float32, index 0 = background, rows sum to 1.
+        attr_scores: (n, A) float32. Both are TopScores from a compact store.
     """
 
     image_id: str
@@ -85,22 +90,22 @@ class Regions:
         return len(self.features)
 
     def first(self, count: int | None) -> Regions:
-        """Return the first `count` regions (detectors list the surest first); all where count is None."""
+        """Returns the first ``count`` regions (detectors list the surest first); all where count is None."""
         if count is None or len(self) <= count:
             return self
         return replace(self, **{name: array[:count] for name, array in self.arrays().items()})
 
     def arrays(self) -> dict[str, Any]:
-        """Return the fields that hold a row for each region, by name; those that are None are left out."""
+        """Returns the fields that hold a row for each region, by name; those that are None are left out."""
         values = ((name, getattr(self, name)) for name in _PER_REGION)
         return {name: value for name, value in values if value is not None}
 
     def copied(self) -> Regions:
-        """Return the same regions in memory of their own: what a file gives may be views into it."""
+        """Returns the same regions in memory of their own: what a file gives may be views into it."""
         return replace(self, **{name: array.copy() for name, array in self.arrays().items()})
 
     def check(self) -> None:
-        """Raise ValueError, saying what is wrong, for shapes that contradict each other and numbers not finite."""
+        """Raises ValueError, saying what is wrong, for shapes that contradict each other and numbers not finite."""
         self.check_shapes()
         for name in ("features", "boxes", "objects_conf", "attrs_conf"):
             array = getattr(self, name)
@@ -114,7 +119,7 @@ class Regions:
                 raise ValueError(f"{labels} holds labels beyond the {scores.shape[1] - 1} that have scores")
 
     def check_shapes(self) -> None:
-        """The part of `check` that looks at no number of a region."""
+        """Does the part of ``check`` that looks at no number of a region."""
         if self.image_w < 1 or self.image_h < 1:
             raise ValueError(f"the image is {self.image_w} x {self.image_h} pixels")
         if self.features.ndim != 2 or self.boxes.shape != (len(self.features), 4):
@@ -133,7 +138,7 @@ _PER_REGION = (
 
 
 def check_scores(scores: Scores, name: str) -> None:
-    """Raise ValueError for scores that are not finite, or of columns that there are not."""
+    """Raises ValueError for scores that are not finite, or of columns that there are not."""
     if isinstance(scores, TopScores):
         if not within(scores.ids, scores.width):
             raise ValueError(f"{name} keeps scores of columns beyond its {scores.width}")
@@ -159,15 +164,20 @@ def all_finite(numbers: np.ndarray) -> bool:
 
 
 def locations(regions: Regions, num_locs: int) -> np.ndarray:
-    """Where each region lies, as shares of the image: (n, num_locs) float32, see `box_locations`."""
+    """Returns where each region lies, as shares of the image: (n, num_locs) float32, see ``box_locations``."""
     return box_locations(regions.boxes, np.array([[regions.image_w, regions.image_h]]), num_locs)
 
 
 def box_locations(boxes: np.ndarray, sizes: np.ndarray, num_locs: int) -> np.ndarray:
-    """Where boxes (..., n, 4) lie, as shares of images of `sizes` (..., 1, 2) pixels: (..., n, num_locs) float32.
+    """Returns where boxes (..., n, 4) lie, as shares of images of some sizes: (..., n, num_locs) float32.
 
-    4: x1/w, y1/h, x2/w, y2/h; 5: the same and the share of the image's area; 7: the four, width, height, area.
     The order of the float32 operations is VOLTA's, so that values are the same to the last bit or so.
+
+    Args:
+        boxes: x1, y1, x2, y2 in pixels.
+        sizes: (..., 1, 2), width w and height h of each image in pixels.
+        num_locs: 4: x1/w, y1/h, x2/w, y2/h; 5: the same and the share of the image's area; 7: the four, width, height
+            and area.
     """
     if num_locs not in LOCATION_WIDTHS:
         raise ValueError(f"num_locs is {num_locs}, expected one of {LOCATION_WIDTHS}")
@@ -184,26 +194,26 @@ def box_locations(boxes: np.ndarray, sizes: np.ndarray, num_locs: int) -> np.nda
 
 
 def global_location(num_locs: int) -> np.ndarray:
-    """The location of the whole image: (num_locs,) float32, 0 0 1 1 and ones."""
+    """Returns the location of the whole image: (num_locs,) float32, 0 0 1 1 and ones."""
     location = np.ones(num_locs, dtype=np.float32)
     location[:2] = 0
     return location
 
 
 def as_float32(features: np.ndarray) -> np.ndarray:
-    """Return features as float32; from float16 through PyTorch, which is ten times as fast as NumPy there."""
+    """Returns features as float32; from float16 through PyTorch, which is ten times as fast as NumPy there."""
     if features.dtype != np.float16:
         return features
     return torch.from_numpy(features.copy()).float().numpy()
 
 
 def global_feature(features: np.ndarray) -> np.ndarray:
-    """The mean of all regions: (F,) float32. It is what VOLTA does in fine-tuning."""
+    """Returns the mean of all regions: (F,) float32. It is what VOLTA does in fine-tuning."""
     return as_float32(features).sum(axis=0) / max(len(features), 1)
 
 
 def pairwise_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Intersection over union of every box (..., n, 4) with every other (..., m, 4): (..., n, m) float32.
+    """Returns the intersection over union of every box (..., n, 4) with every other (..., m, 4): (..., n, m) float32.
 
     Boxes are x1, y1, x2, y2 in pixels, both ends *included*, as in VOLTA (and the Faster R-CNN code before it): a side
     is x2 - x1 + 1 long, so that boxes a pixel apart still touch, and boxes given as shares of the image mean nothing.

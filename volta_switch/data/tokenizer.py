@@ -27,7 +27,7 @@ class TokenLists:
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Return the ids of one text: (T,) int64, a fresh array."""
+        """Returns the ids of one text: (T,) int64, a fresh array."""
         end = self._ends[index]
         return self._ids[end - self.lengths[index] : end].astype(np.int64)
 
@@ -35,8 +35,11 @@ class TokenLists:
 class Tokenizer:
     """BERT's WordPiece tokenizer over a vocab.txt.
 
-    vocab: a directory that holds vocab.txt, the file itself, or the name of a model on the Hugging Face hub.
-    Raises UserError where there is no vocabulary, or one that `read_vocabulary` refuses.
+    Args:
+        vocab: a directory that holds vocab.txt, the file itself, or the name of a model on the Hugging Face hub.
+
+    Raises:
+        UserError: there is no vocabulary, or one that ``read_vocabulary`` refuses.
     """
 
     def __init__(self, vocab: str | Path, do_lower_case: bool = True) -> None:
@@ -50,11 +53,11 @@ class Tokenizer:
         self.vocab_size = len(ids)
 
     def encode(self, text: str, max_length: int) -> list[int]:
-        """Return [CLS] pieces [SEP], the pieces cut so that there are at most max_length ids."""
+        """Returns [CLS] pieces [SEP], the pieces cut so that there are at most max_length ids."""
         return self._cut(self._wordpiece.encode(text).ids, max_length)
 
     def encode_all(self, texts: Sequence[str], max_length: int) -> TokenLists:
-        """`encode` of many texts at once."""
+        """Encodes many texts at once, as ``encode`` does one."""
         return TokenLists(self._cut(encoding.ids, max_length) for encoding in self._wordpiece.encode_batch(list(texts)))
 
     def _cut(self, ids: list[int], max_length: int) -> list[int]:
@@ -62,10 +65,11 @@ class Tokenizer:
 
 
 def read_vocabulary(path: Path) -> dict[str, int]:
-    """Token ids by token: the number of its line, from 0. Lines may end as Windows' do.
+    """Returns token ids by token: the number of its line, from 0. Lines may end as Windows' do.
 
-    Raises UserError for a file that is no UTF-8 text, lacks one of BERT's special tokens, or has an empty line or a
-    token twice, after which the ids would not be those that the weights were made with.
+    Raises:
+        UserError: the file is no UTF-8 text, lacks one of BERT's special tokens, or has an empty line or a token
+            twice, after which the ids would not be those that the weights were made with.
     """
     expected = "expected a BERT vocabulary, a token a line"
     try:
@@ -101,7 +105,7 @@ def read_vocabulary(path: Path) -> dict[str, int]:
 
 
 def check_vocab_size(tokenizer: Tokenizer, config_vocab_size: int, config_name: str = "the model's config") -> None:
-    """Raise UserError unless the tokenizer and the model's word embedding have the same size."""
+    """Raises UserError unless the tokenizer and the model's word embedding have the same size."""
     if tokenizer.vocab_size != config_vocab_size:
         raise UserError(
             f"{tokenizer.source} has {tokenizer.vocab_size} tokens, {config_name} has vocab_size {config_vocab_size}; "

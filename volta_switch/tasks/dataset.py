@@ -20,7 +20,7 @@ from volta_switch.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-    from volta_switch.data.files.feature_store import FeatureStore
+    from volta_switch.data.files.stores import FeatureStore
     from volta_switch.data.regions import Regions
     from volta_switch.data.tokenizer import Tokenizer
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from volta_switch.data.batches.collate import Batch, Layout, Sample
+    from volta_switch.data.batches.collate import Batch, BatchLayout, Sample
 
 _TRUTH = {"True": 1, "False": 0, "1": 1, "0": 0}  # as NLVR2 and as MaRVL writes it
 
@@ -137,7 +137,7 @@ class Nlvr2Dataset(TaskDataset):
         return {**sample, "entry": entry}
 
     @staticmethod
-    def collate(samples: Sequence[Sample], layout: Layout) -> Batch:
+    def collate(samples: Sequence[Sample], layout: BatchLayout) -> Batch:
         """Lays the two images of each sample one after the other, each with the text: inputs have 2 B rows.
 
         The target is (B, 2) float32. VOLTA lays both images into one row and cuts it in two before the model; the model

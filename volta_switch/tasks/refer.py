@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from volta_switch.data.batches.collate import Batch, Layout, Sample
+    from volta_switch.data.batches.collate import Batch, BatchLayout, Sample
 
 LOWEST_CEILING = 0.02  # share of the expressions whose box some region overlaps: below, data do not belong together
 FEWEST = 20  # expressions that say so
@@ -160,7 +160,7 @@ class ReferDataset(TaskDataset):
         """
         import numpy as np
 
-        from volta_switch.data.files.feature_store import spread
+        from volta_switch.data.files.stores import spread
         from volta_switch.data.geometry import LOOKED_AT, Geometry
         from volta_switch.data.regions import pairwise_iou
 
@@ -209,7 +209,7 @@ class ReferDataset(TaskDataset):
         }
 
     @staticmethod
-    def collate(samples: Sequence[Sample], layout: Layout) -> Batch:
+    def collate(samples: Sequence[Sample], layout: BatchLayout) -> Batch:
         """As ``collate.collate_grounding``."""
         from volta_switch.data.batches.collate import collate_grounding
 

@@ -11,10 +11,10 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from volta_switch.data.batches.collate import Layout, Sample, collate_alternatives, image_inputs, text_inputs
+from volta_switch.data.batches.collate import BatchLayout, Sample, collate_alternatives, image_inputs, text_inputs
 from volta_switch.data.files import safe_pickle
-from volta_switch.data.files.feature_store import FeatureStore
 from volta_switch.data.files.json_files import read_json_lines
+from volta_switch.data.files.stores import FeatureStore
 from volta_switch.data.image_ids import ImageIndex, examples, id_text, plain_id
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.errors import UserError
@@ -257,16 +257,16 @@ class RetrievalPool(TaskDataset):
         """The caption."""
         return entry
 
-    def image_inputs(self, images: Sequence[int], layout: Layout) -> dict[str, Tensor]:
+    def image_inputs(self, images: Sequence[int], layout: BatchLayout) -> dict[str, Tensor]:
         """Returns image_feat, image_loc and image_attention_mask of some images, by index."""
         return image_inputs([self._images[self.image_ids[image]].inputs for image in images], layout)
 
-    def text_inputs(self, captions: Sequence[int], layout: Layout) -> dict[str, Tensor]:
+    def text_inputs(self, captions: Sequence[int], layout: BatchLayout) -> dict[str, Tensor]:
         """Returns input_ids, token_type_ids and attention_mask of some captions, by index."""
         return text_inputs([self._tokens[caption] for caption in captions], layout)
 
 
-def inputs_identity(pool: RetrievalPool, layout: Layout) -> dict[str, Any]:
+def inputs_identity(pool: RetrievalPool, layout: BatchLayout) -> dict[str, Any]:
     """Returns checksums of what a model reads of a pool: its captions' tokens and its images' regions.
 
     Reads every image once, so that one that cannot be used is named before anything is scored.

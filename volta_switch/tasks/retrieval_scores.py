@@ -37,7 +37,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from volta_switch.checksums import recording
-from volta_switch.data.batches.collate import Layout, on_device
+from volta_switch.data.batches.collate import BatchLayout, on_device
 from volta_switch.errors import UserError
 from volta_switch.files import find_object, replacing, write_json
 from volta_switch.identities import described
@@ -80,7 +80,7 @@ class PairScorer:
         self,
         model: BertForVLTasks | BertForVLPreTraining,
         pool: RetrievalPool,
-        layout: Layout,
+        layout: BatchLayout,
         task: str,
         batch_size: int,
         device: torch.device,

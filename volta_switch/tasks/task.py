@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from volta_switch.config import Config
-    from volta_switch.data.batches.batching import Loader
     from volta_switch.data.batches.collate import Batch
-    from volta_switch.data.files.feature_store import FeatureStore
+    from volta_switch.data.batches.loader import Loader
+    from volta_switch.data.files.stores import FeatureStore
     from volta_switch.data.tokenizer import Tokenizer
     from volta_switch.model.bert import BertForVLTasks
 
@@ -147,10 +147,10 @@ class Task(ABC):
     images: ClassVar[int] = 1
 
     def __init__(self, spec: TaskSpec, config: Config, tokenizer: Tokenizer, options: DataOptions):
-        from volta_switch.data.batches.collate import Layout
+        from volta_switch.data.batches.collate import BatchLayout
 
         self.spec, self.config, self.tokenizer, self.options = spec, config, tokenizer, options
-        self.layout = Layout(config.add_global_imgfeat, pad_id=config.pad_token_id)  # type: ignore[arg-type]
+        self.layout = BatchLayout(config.add_global_imgfeat, pad_id=config.pad_token_id)  # type: ignore[arg-type]
 
     # --- Files: nothing is opened ---------------------------------------------------------------------------------
 
@@ -185,7 +185,7 @@ class Task(ABC):
         Raises:
             UserError: they cannot be read, or most of a sample of the images have boxes that cannot be theirs.
         """
-        from volta_switch.data.files.feature_files import open_features
+        from volta_switch.data.feature_files import open_features
         from volta_switch.data.geometry import LOOKED_AT, refuse_strange_boxes
         from volta_switch.tasks import features_path
 
@@ -200,8 +200,8 @@ class Task(ABC):
         ``samples``: about so many, those of images drawn at random by ``samples_seed``; 0: all. Texts of a batch are of
         like length, so that some of the batches would be no fair share.
         """
-        from volta_switch.data.batches.batching import BatchSampler, ChosenSamples, make_loader
-        from volta_switch.data.random_streams import subset, whole_groups
+        from volta_switch.data.batches.loader import make_loader
+        from volta_switch.data.batches.sampling import BatchSampler, ChosenSamples, subset, whole_groups
 
         options = self.options
         dataset = self.dataset(split, training)

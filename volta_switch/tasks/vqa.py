@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from volta_switch.data.batches.collate import Batch, Layout, Sample
-    from volta_switch.data.files.feature_store import FeatureStore
+    from volta_switch.data.batches.collate import Batch, BatchLayout, Sample
+    from volta_switch.data.files.stores import FeatureStore
     from volta_switch.data.tokenizer import Tokenizer
     from volta_switch.model.bert import BertForVLTasks
 
@@ -147,7 +147,7 @@ class VqaDataset(TaskDataset):
     """
 
     @staticmethod
-    def collate(samples: Sequence[Sample], layout: Layout) -> Batch:
+    def collate(samples: Sequence[Sample], layout: BatchLayout) -> Batch:
         """As ``collate.collate_labelled``."""
         from volta_switch.data.batches.collate import collate_labelled
 

@@ -12,8 +12,8 @@ from typing import cast
 import torch
 
 from volta_switch.config import Config
-from volta_switch.data.batches.batching import Loader
 from volta_switch.data.batches.collate import Batch
+from volta_switch.data.batches.loader import Loader
 from volta_switch.errors import UserError
 from volta_switch.model.bert import BertForVLTasks, switch_encoder
 from volta_switch.model.initialisation import start_from_prior

@@ -19,9 +19,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from volta_switch.data.batches.batching import Loader, start_epoch
 from volta_switch.data.batches.collate import Batch
-from volta_switch.data.batches.workers import lost_workers_explained
+from volta_switch.data.batches.loader import Loader, lost_workers_explained, start_epoch
 from volta_switch.errors import Stopped, UserError
 from volta_switch.model.bert import switch_encoder
 from volta_switch.model.encoder import routed

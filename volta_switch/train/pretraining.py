@@ -13,11 +13,12 @@ from typing import Literal
 import torch
 
 from volta_switch.config import Config
-from volta_switch.data.batches.batching import BatchSampler, Loader, make_loader, start_epoch
-from volta_switch.data.batches.collate import Batch, Layout
+from volta_switch.data.batches.collate import Batch, BatchLayout
 from volta_switch.data.batches.concap_dataset import ConcapDataset
+from volta_switch.data.batches.loader import Loader, make_loader, start_epoch
+from volta_switch.data.batches.sampling import BatchSampler
 from volta_switch.data.files.shard_cache import GIB, ShardCache, default_cache_folder
-from volta_switch.data.files.shard_index import WINDOW
+from volta_switch.data.formats.shards import WINDOW
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.errors import BadRecord, UserError
 from volta_switch.model.bert import BertForVLPreTraining
@@ -137,7 +138,7 @@ def split_loader(
     where = config.add_global_imgfeat
     if args.volta_compat and split == "valid" and where is not None:
         where = "first"
-    layout = Layout(where, pad_id=config.pad_token_id)  # type: ignore[arg-type]
+    layout = BatchLayout(where, pad_id=config.pad_token_id)  # type: ignore[arg-type]
     rank = rank or Ranks()
     sampler = BatchSampler(
         dataset.text_lengths,

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from volta_switch.config import Config
-from volta_switch.data.batches.batching import Loader
 from volta_switch.data.batches.collate import Batch
+from volta_switch.data.batches.loader import Loader
 from volta_switch.data.fingerprints import Fingerprint
 from volta_switch.errors import UserError
 from volta_switch.hub import find_bert, is_weight_file

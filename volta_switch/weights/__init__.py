@@ -3,10 +3,7 @@
 | module | subject |
 |---|---|
 | ``files`` | weight files, read and written |
-| ``names`` | one spelling for the names that files use |
-| ``origins`` | whose weights a file holds, told by its names |
-| ``fitting`` | what a tensor must be to become a parameter |
-| ``runs`` | weights under VOLTA's names, into a model and out of it |
+| ``loading`` | into a model and out of it under VOLTA's names, whatever names a file uses; whose weights it holds |
 | ``bert`` | the text side from a BERT |
 
 This project's modules carry VOLTA's names, and shared weights stand under each of VOLTA's names. Loading accounts for
@@ -15,9 +12,7 @@ every name, shape and type: what is missing, left over, misshapen, contradictory
 
 from volta_switch.weights.bert import StartFromBert, load_bert, volta_name
 from volta_switch.weights.files import load_plain, read_tensors, read_weights, write_weights
-from volta_switch.weights.fitting import check_finite
-from volta_switch.weights.origins import is_of_a_run
-from volta_switch.weights.runs import fingerprint, load_volta, shared_names, to_volta
+from volta_switch.weights.loading import check_finite, fingerprint, is_of_a_run, load_volta, shared_names, to_volta
 
 __all__ = [
     "StartFromBert",

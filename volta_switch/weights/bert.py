@@ -11,9 +11,7 @@ from torch import Tensor, nn
 
 from volta_switch.config import Config
 from volta_switch.errors import UserError
-from volta_switch.weights.fitting import check_shared, fitted
-from volta_switch.weights.names import normalised, some
-from volta_switch.weights.origins import is_of_a_run, refuse_others
+from volta_switch.weights.loading import check_shared, fitted, is_of_a_run, normalised, refuse_others, some
 
 _ENDS = ("weight", "bias")
 _TYPES = "bert.embeddings.token_type_embeddings.weight"
@@ -76,7 +74,7 @@ def load_bert(
     Args:
         model: any model of this project.
         config: its configuration.
-        state: name -> tensor (``read_weights``), in any spelling that ``names`` knows.
+        state: name -> tensor (``read_weights``), in any spelling that ``loading`` knows.
         source: where it came from, for messages.
         allow_deeper: whether BERT may have layers that the configuration sends nowhere.
 
@@ -107,7 +105,7 @@ def load_bert(
 
 
 def volta_name(name: str, config: Config) -> str | None:
-    """VOLTA's name of a BERT weight (``bert.encoder.layer.0...``); None where the architecture has no place for it."""
+    """Returns VOLTA's name of a BERT weight (``bert.encoder.layer.0...``); None where no sublayer is for it."""
     found = _LAYER.fullmatch(name)
     if not found:
         return name
@@ -119,7 +117,7 @@ def volta_name(name: str, config: Config) -> str | None:
 
 
 def _places(config: Config) -> dict[str, str]:
-    """BERT's name of a weight -> a model's, of all that the configuration has a place for."""
+    """Returns BERT's name of a weight -> a model's, of all that the configuration has a place for."""
     places = {name: name for name in (*_EMBEDDINGS, *_HEADS)} | {f"{_HEAD}decoder.bias": f"{_HEAD}bias"}
     for kind, parts in _IN_LAYERS.items():
         for layer in getattr(config, f"bert_layer2{kind}_sublayer"):
@@ -143,7 +141,7 @@ def _check_names(given: Iterable[str], source: str) -> None:
 
 
 def _check_depth(given: Iterable[str], places: Mapping[str, str], source: str, allow_deeper: bool) -> int:
-    """BERT's number of layers; raises UserError where it has fewer than the model takes, or, unless allowed, more."""
+    """Returns BERT's number of layers; raises UserError for fewer than the model takes and, unless allowed, more."""
     there = sorted({layer for name in given if (layer := _layer_of(name)) is not None})
     taken = sorted({layer for name in places if (layer := _layer_of(name)) is not None})
     absent = [layer for layer in taken if layer not in there]
@@ -166,7 +164,7 @@ def _check_depth(given: Iterable[str], places: Mapping[str, str], source: str, a
 def _renamed(
     given: Mapping[str, Tensor], own: Mapping[str, Tensor], places: Mapping[str, str], config: Config, source: str
 ) -> dict[str, Tensor]:
-    """What the model takes, under its own names."""
+    """Returns what the model takes, under its own names."""
     expected = {name: own[place] for name, place in places.items()}
     types = given[_TYPES]
     fewer = types.dim() == 2 and 0 < len(types) < len(own[_TYPES]) and config.image_embeddings == "vl-bert"
@@ -190,13 +188,13 @@ def _layer_of(name: str) -> int | None:
 
 
 def _modules(names: Iterable[str]) -> list[str]:
-    """The modules that names belong to, two parts each: ``cls.predictions``; of embeddings, the names."""
+    """Returns the modules that names belong to, two parts each: ``cls.predictions``; of embeddings, the names."""
     parts = (name if name.startswith("bert.embeddings.") else ".".join(name.split(".")[:2]) for name in names)
     return sorted(dict.fromkeys(parts))
 
 
 def _layers(numbers: list[int]) -> str:
-    """``layer 4``; ``layers 0, 2-3``."""
+    """Returns ``layer 4``, or ``layers 0, 2-3``."""
     starts = [number for number in numbers if number - 1 not in numbers]
     ends = [number for number in numbers if number + 1 not in numbers]
     ranges = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))

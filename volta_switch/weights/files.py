@@ -20,7 +20,7 @@ from torch import Tensor
 from volta_switch.checksums import recording, verify
 from volta_switch.errors import UserError
 from volta_switch.files import replacing, require_file
-from volta_switch.weights.names import normalised, unwrapped
+from volta_switch.weights.loading import normalised, unwrapped
 
 State = Mapping[str, Tensor]
 # Keys of a safetensors file's metadata: what stands under several names, and a checksum over all of it.
@@ -31,8 +31,8 @@ _FOLDER = 0x10  # an attribute of a zip's record; PyTorch reads nothing from suc
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Reads a weight file: ``.safetensors``, or a PyTorch file such as VOLTA's ``pytorch_model_*.bin``.
 
-    Names are those of ``names.normalised``, whatever program wrote the file. No code in it is run: PyTorch files are
-    read with ``weights_only=True``. What the tensors hold is looked at when they are loaded (``fitting``).
+    Names are those of ``loading.normalised``, whatever program wrote the file. No code in it is run: PyTorch files are
+    read with ``weights_only=True``. What the tensors hold is looked at when they are loaded (``loading``).
 
     Raises:
         UserError: the file is missing, no regular file, damaged, refused, or holds no weights or several.
@@ -46,7 +46,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """A safetensors file's tensors, as they stand there, those that ``write_weights`` stored once under each name.
+    """Returns a safetensors file's tensors, under every name of those that ``write_weights`` stored once.
 
     Raises:
         UserError: the file is damaged, or is none.
@@ -59,20 +59,20 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             # copies: the file's own tensors are read only when they are used, from a file that may have changed or gone
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
             metadata = file.metadata() or {}
-            also = json.loads(metadata.get(_SHARED, "{}"))
+            shared = json.loads(metadata.get(_SHARED, "{}"))
     except Exception:  # safetensors, torch and JSON raise many kinds for damaged files
         raise UserError(f"{path}: could not be read as weights (damaged or not a safetensors file)") from None
-    if not isinstance(also, dict) or any(
-        name in tensors or not isinstance(stored, str) or stored not in tensors for name, stored in also.items()
+    if not isinstance(shared, dict) or any(
+        name in tensors or not isinstance(stored, str) or stored not in tensors for name, stored in shared.items()
     ):
         raise UserError(f"{path}: could not be read as weights (its table of shared weights names none of its own)")
-    if metadata.get(_CHECKSUM, checksum := _checksum(tensors, also)) != checksum:
+    if metadata.get(_CHECKSUM, checksum := _checksum(tensors, shared)) != checksum:
         raise UserError(f"{path}: could not be read as weights (damaged: its checksum is another); copy it anew")
-    return tensors | {name: tensors[stored] for name, stored in also.items()}
+    return tensors | {name: tensors[stored] for name, stored in shared.items()}
 
 
 def load_plain(path: Path, what: str) -> Any:
-    """What a PyTorch file holds; no code in it is run, and its checksums are verified where it has some.
+    """Returns what a PyTorch file holds; no code in it is run, and its checksums are verified where it has some.
 
     Raises:
         UserError: the file is damaged, or holds more than tensors and plain values; ``what`` says what was expected.
@@ -106,10 +106,10 @@ def _verify_zip(path: Path) -> None:
             raise zipfile.BadZipFile(f"damaged: the checksum of its record {damaged} is another; copy it anew")
 
 
-def _checksum(tensors: State, also: Mapping[str, str]) -> str:
-    """Of names, types, shapes and numbers, all that a safetensors file of ``write_weights`` holds."""
+def _checksum(tensors: State, shared: Mapping[str, str]) -> str:
+    """Returns a checksum of names, types, shapes and numbers: all that ``write_weights`` puts into safetensors."""
     described = [[name, str(tensor.dtype), list(tensor.shape)] for name, tensor in sorted(tensors.items())]
-    checksum = zlib.crc32(json.dumps([described, sorted(also.items())]).encode())
+    checksum = zlib.crc32(json.dumps([described, sorted(shared.items())]).encode())
     for _, tensor in sorted(tensors.items()):
         checksum = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data, checksum)
     return f"{checksum:08x}"
@@ -130,11 +130,11 @@ def write_weights(path: str | Path, state: State, recorded: bool = False) -> Non
     path = Path(path)
     tensors: dict[str, Tensor] = {}
     first: dict[tuple[object, ...], str] = {}  # by place in memory: the name under which it is stored
-    also: dict[str, str] = {}
+    shared: dict[str, str] = {}
     for name, tensor in state.items():
         place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
         if place in first:
-            also[name] = first[place]
+            shared[name] = first[place]
         else:
             first[place] = name
             tensors[name] = tensor.detach().cpu().clone().contiguous()
@@ -143,10 +143,10 @@ def write_weights(path: str | Path, state: State, recorded: bool = False) -> Non
             from safetensors import SafetensorError
             from safetensors.torch import save_file
 
-            metadata = {_SHARED: json.dumps(also), _CHECKSUM: _checksum(tensors, also)}
+            metadata = {_SHARED: json.dumps(shared), _CHECKSUM: _checksum(tensors, shared)}
             _save(temporary, SafetensorError, lambda: save_file(tensors, temporary, metadata=metadata))
         else:
-            whole = {name: tensors[also.get(name, name)] for name in state}  # torch.save sees what is one tensor
+            whole = {name: tensors[shared.get(name, name)] for name in state}  # torch.save sees what is one tensor
             _save(temporary, RuntimeError, lambda: torch.save(whole, temporary))
 
 

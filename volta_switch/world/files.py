@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from volta_switch.data.files import safe_pickle
-from volta_switch.data.files.concap_lmdb import write_concap
-from volta_switch.data.files.feature_lmdb import write_features
+from volta_switch.data.formats.concap import write_concap
+from volta_switch.data.formats.task_lmdb import write_features
 from volta_switch.data.regions import Regions
 from volta_switch.tasks.retrieval_dataset import write_hard_negatives
 from volta_switch.world.balance import annotator_scores

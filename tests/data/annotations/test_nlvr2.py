@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from volta_switch.data.batches.collate import Layout
-from volta_switch.data.files.feature_files import open_features
+from volta_switch.data.batches.collate import BatchLayout
+from volta_switch.data.feature_files import open_features
 from volta_switch.errors import BadRecord, UserError
 from volta_switch.tasks.nlvr2 import Nlvr2Dataset, Nlvr2Entry, load_nlvr2
 
@@ -84,7 +84,7 @@ def dataset(flickr_directory, tokenizer):
 
 @pytest.mark.parametrize(("place", "start"), [("first", 1), ("last", 0), (None, 0)])
 def test_a_batch_has_two_rows_for_each_statement(dataset, place, start):
-    batch = dataset.collate([dataset[0], dataset[1]], Layout(place))
+    batch = dataset.collate([dataset[0], dataset[1]], BatchLayout(place))
     assert len(batch) == 2 and batch.ids == ["x-0", "x-1"] and batch.target.tolist() == [[0, 1], [1, 0]]
     assert batch.inputs["input_ids"].shape == (4, 5) and batch.inputs["image_feat"].shape[0] == 4
     assert torch.equal(batch.inputs["input_ids"][0], batch.inputs["input_ids"][1])

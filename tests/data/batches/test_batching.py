@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from volta_switch.data.batches.batching import BatchSampler, make_loader, start_epoch
-from volta_switch.data.batches.collate import Layout
+from volta_switch.data.batches.collate import BatchLayout
 from volta_switch.data.batches.concap_dataset import ConcapDataset
-from volta_switch.data.files.repack import repack
+from volta_switch.data.batches.loader import make_loader, start_epoch
+from volta_switch.data.batches.sampling import BatchSampler
+from volta_switch.data_tools.repack import repack
 
 LENGTHS = np.random.default_rng(0).integers(3, 38, size=1003)
 
@@ -73,7 +74,9 @@ def loader_of(concap_directory, tokenizer):
     def build(num_workers=0):
         dataset = ConcapDataset(concap_directory, concap_directory, "train", tokenizer, num_locs=5, seed=1)
         sampler = BatchSampler(dataset.text_lengths, 8, seed=1)
-        return make_loader(dataset, sampler, functools.partial(dataset.collate, layout=Layout("first")), num_workers)
+        return make_loader(
+            dataset, sampler, functools.partial(dataset.collate, layout=BatchLayout("first")), num_workers
+        )
 
     return build
 
@@ -115,7 +118,7 @@ def test_batches_are_the_same_however_workers_are_started(
     for num_workers in (0, 1, 2) if method == "fork" else (0, 2):
         dataset = ConcapDataset(directory, concap_directory, "train", tokenizer, num_locs=5, seed=1)
         sampler = BatchSampler(dataset.text_lengths, 8, seed=1)
-        collate = functools.partial(dataset.collate, layout=Layout("first"))
+        collate = functools.partial(dataset.collate, layout=BatchLayout("first"))
         loaders.append(make_loader(dataset, sampler, collate, num_workers))
         if num_workers:
             loaders[-1].multiprocessing_context = method
@@ -168,7 +171,7 @@ def test_a_dataset_gives_the_same_samples_after_a_journey_to_another_process(con
     dataset = ConcapDataset(concap_directory, concap_directory, "train", tokenizer, num_locs=5, seed=1)
     dataset.set_epoch(2)
     copy = pickle.loads(pickle.dumps(dataset))
-    layout = Layout("first")
+    layout = BatchLayout("first")
     assert same_batches(
         [dataset.collate([dataset[i] for i in range(40)], layout)], [copy.collate([copy[i] for i in range(40)], layout)]
     )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from volta_switch.data.batches.collate import Batch, Layout, image_inputs, padded, text_inputs
+from volta_switch.data.batches.collate import Batch, BatchLayout, image_inputs, padded, text_inputs
 
 
 def sample(count: int) -> dict:
@@ -17,7 +17,7 @@ def sample(count: int) -> dict:
 
 
 def test_texts_are_padded_to_the_longest() -> None:
-    inputs = text_inputs([np.array([2, 7, 3]), np.array([2, 3])], Layout(pad_id=9))
+    inputs = text_inputs([np.array([2, 7, 3]), np.array([2, 3])], BatchLayout(pad_id=9))
     assert inputs["input_ids"].tolist() == [[2, 7, 3], [2, 3, 9]]
     assert inputs["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
     assert inputs["token_type_ids"].tolist() == [[0] * 3] * 2
@@ -25,28 +25,28 @@ def test_texts_are_padded_to_the_longest() -> None:
 
 
 def test_the_global_region_stands_first() -> None:
-    inputs = image_inputs([sample(1), sample(2)], Layout("first"))
+    inputs = image_inputs([sample(1), sample(2)], BatchLayout("first"))
     assert inputs["image_feat"].tolist() == [[[-1, -1], [1, 2], [0, 0]], [[-1, -1], [1, 2], [3, 4]]]
     assert inputs["image_attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
     assert inputs["image_loc"][:, 0].tolist() == [[0, 0, 1, 1, 1]] * 2
 
 
 def test_the_global_region_stands_in_the_last_slot_after_the_padding() -> None:
-    inputs = image_inputs([sample(1), sample(2)], Layout("last"))
+    inputs = image_inputs([sample(1), sample(2)], BatchLayout("last"))
     assert inputs["image_feat"].tolist() == [[[1, 2], [0, 0], [-1, -1]], [[1, 2], [3, 4], [-1, -1]]]
     assert inputs["image_attention_mask"].tolist() == [[1, 0, 1], [1, 1, 1]]
     assert inputs["image_loc"][:, -1].tolist() == [[0, 0, 1, 1, 1]] * 2
 
 
 def test_without_a_global_region_there_are_boxes_alone() -> None:
-    inputs = image_inputs([sample(1), sample(2)], Layout(None))
+    inputs = image_inputs([sample(1), sample(2)], BatchLayout(None))
     assert inputs["image_feat"].tolist() == [[[1, 2], [0, 0]], [[1, 2], [3, 4]]]
     assert inputs["image_attention_mask"].tolist() == [[1, 0], [1, 1]]
 
 
 @pytest.mark.parametrize("where", ["first", "last", None])
 def test_fixed_sizes_hold_whatever_the_batch(where) -> None:
-    layout = Layout(where, text_length=6, num_boxes=4)
+    layout = BatchLayout(where, text_length=6, num_boxes=4)
     inputs = image_inputs([sample(1)], layout) | text_inputs([np.array([2, 3])], layout)
     slots = 4 + (where is not None)
     assert inputs["image_feat"].shape == (1, slots, 2) and inputs["image_loc"].shape == (1, slots, 5)
@@ -55,9 +55,9 @@ def test_fixed_sizes_hold_whatever_the_batch(where) -> None:
 
 def test_samples_larger_than_a_fixed_size_are_refused() -> None:
     with pytest.raises(ValueError, match="a sample of 3 does not fit into 2 slots"):
-        image_inputs([sample(3)], Layout("first", num_boxes=2))
+        image_inputs([sample(3)], BatchLayout("first", num_boxes=2))
     with pytest.raises(ValueError, match="a sample of 3 does not fit into 2 slots"):
-        text_inputs([np.array([2, 7, 3])], Layout(text_length=2))
+        text_inputs([np.array([2, 7, 3])], BatchLayout(text_length=2))
 
 
 def test_padding_keeps_the_type_of_what_is_padded() -> None:

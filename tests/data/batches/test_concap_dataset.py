@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from pretraining_samples import sample_of
-from volta_switch.data.batches.collate import Layout
+from volta_switch.data.batches.collate import BatchLayout
 from volta_switch.data.batches.concap_dataset import ConcapDataset
-from volta_switch.data.batches.masking import IGNORED
-from volta_switch.data.files.concap_lmdb import write_concap
+from volta_switch.data.batches.pretraining_batch import IGNORED
+from volta_switch.data.formats.concap import write_concap
 from volta_switch.data.regions import pairwise_iou
 from volta_switch.errors import UserError
 
@@ -122,7 +122,7 @@ def test_hidden_regions_are_zero_and_their_targets_are_not(dataset_of) -> None:
 def test_the_global_feature_is_the_mean_of_what_is_not_predicted(dataset_of, where, slot) -> None:
     dataset = dataset_of()
     for first in (0, 20):
-        batch = dataset.collate([dataset[i] for i in range(first, first + 20)], Layout(where)).to("cpu")
+        batch = dataset.collate([dataset[i] for i in range(first, first + 20)], BatchLayout(where)).to("cpu")
         for row, index in zip(batch.inputs["image_feat"].numpy(), range(first, first + 20), strict=True):
             sample = sample_of(dataset, index)
             visible = sample["image_label"] != 1
@@ -208,7 +208,7 @@ def test_a_number_of_regions_can_be_set(dataset_of) -> None:
 
 def test_a_batch_has_the_models_keywords_and_shapes(dataset_of) -> None:
     dataset = dataset_of()
-    batch = dataset.collate([dataset[i] for i in range(5)], Layout("first")).to("cpu")
+    batch = dataset.collate([dataset[i] for i in range(5)], BatchLayout("first")).to("cpu")
     text = max(len(dataset[i].input_ids) for i in range(5))
     shapes = {name: tuple(tensor.shape) for name, tensor in batch.inputs.items()}
     assert shapes == {
@@ -227,7 +227,7 @@ def test_a_batch_has_the_models_keywords_and_shapes(dataset_of) -> None:
 
 def test_class_scores_are_those_of_the_predicted_boxes_in_the_batchs_order(dataset_of) -> None:
     dataset = dataset_of()
-    batch = dataset.collate([dataset[i] for i in range(12)], Layout("first"))
+    batch = dataset.collate([dataset[i] for i in range(12)], BatchLayout("first"))
     expected = [dataset.pairs[i][0].cls_prob[sample_of(dataset, i)["image_label"] == 1] for i in range(12)]
     assert sum(map(len, expected)) >= 2
     assert np.array_equal(batch.inputs["image_cls"].numpy(), np.concatenate(expected))

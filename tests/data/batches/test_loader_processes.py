@@ -1,17 +1,20 @@
 """A loader among other processes: its own workers, which may stall or die, and the other ranks that share a batch."""
 
+import dataclasses
 import multiprocessing
 import os
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
 import torch
 
 from volta_switch import UserError
-from volta_switch.data.batches.batching import BatchSampler, make_loader
 from volta_switch.data.batches.collate import Batch
+from volta_switch.data.batches.loader import make_loader
+from volta_switch.data.batches.sampling import BatchSampler
 from volta_switch.errors import BadRecord
 
 
@@ -91,6 +94,48 @@ def test_processes_that_share_batches_are_given_as_many_each(workers):
     ]
     stand_ins = [batch for share in shares for batch in share if not len(batch)]
     assert all(batch.inputs["numbers"].tolist() == [0] for batch in stand_ins)  # there is something to compute
+
+
+@pytest.fixture
+def pinned(monkeypatch):
+    """Loaders as for a GPU: batches are pinned, in a thread where there are workers."""
+    monkeypatch.setattr(Batch, "pin_memory", lambda batch: dataclasses.replace(batch, global_slot=7))
+
+    def build(dataset, workers, **options):
+        loader = loader_of(dataset, workers, **options)
+        loader._pinned = True
+        return loader
+
+    return build
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_batches_that_are_pinned_come_whole_and_in_order(pinned, workers):
+    loader = pinned(Numbers(9), workers)
+    for _ in range(2):
+        batches = list(loader)
+        assert [name for batch in batches for name in batch.ids] == list("012345678")
+        assert all(batch.global_slot == 7 for batch in batches)
+
+
+def test_a_loop_that_ends_early_leaves_no_thread(pinned):
+    before = threading.active_count()
+    batches = iter(pinned(Numbers(40), 1))
+    assert next(batches).ids == ["0", "1"] and threading.active_count() > before
+    batches.close()
+    for _ in range(100):
+        if threading.active_count() == before:
+            break
+        time.sleep(0.1)
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    ("trouble", "line"), [(stall, "a data worker has given nothing for 1 s"), (die, "a data worker")]
+)
+def test_a_lost_worker_is_reported_where_a_thread_waits_for_it(pinned, trouble, line):
+    with pytest.raises(UserError, match=line):
+        list(pinned(Numbers(8, trouble), 1, timeout=1))
 
 
 def test_a_batch_that_lost_all_its_samples_has_a_stand_in_too():

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from volta_switch.data.batches.masking import IGNORED, RegionMasking, WordMasking
+from volta_switch.data.batches.pretraining_batch import IGNORED, RegionMasking, WordMasking
 from volta_switch.data.regions import pairwise_iou
 
 CLS, SEP, MASK, VOCABULARY = 2, 3, 4, 1000
@@ -80,7 +80,7 @@ def test_fifteen_percent_of_regions_are_chosen_and_a_tenth_of_them_keep_their_fe
 
 def test_overlapping_regions_are_hidden_together() -> None:
     rng = np.random.default_rng(0)
-    masking = RegionMasking(rate=0.1, kept=0.0, overlap=0.4)
+    masking = RegionMasking(rate=0.1, unchanged=0.0, overlap=0.4)
     assert (pairwise_iou(BOXES, BOXES) >= 0.4).tolist() == [
         [True, True, False, False],
         [True, True, False, False],

@@ -8,13 +8,14 @@ import pytest
 from small_regions import some_regions
 from small_world import ENTRY_POINTS, refusal
 from volta_switch.command import run_command
-from volta_switch.data.batches.batching import BatchSampler, make_loader
-from volta_switch.data.batches.collate import Layout
+from volta_switch.data.batches.collate import BatchLayout
 from volta_switch.data.batches.concap_dataset import ConcapDataset
+from volta_switch.data.batches.loader import make_loader
+from volta_switch.data.batches.sampling import BatchSampler
 from volta_switch.data.files import safe_pickle
-from volta_switch.data.files.concap_lmdb import write_concap
-from volta_switch.data.files.feature_lmdb import LmdbFeatures
 from volta_switch.data.files.lmdb_environment import Writer
+from volta_switch.data.formats.concap import write_concap
+from volta_switch.data.formats.task_lmdb import LmdbFeatures
 from volta_switch.errors import UserError
 from volta_switch.weights import to_volta, write_weights
 
@@ -44,7 +45,7 @@ def loader_of(folder, tokenizer):
     def build(workers, allowed):
         dataset = ConcapDataset(folder, folder, "train", tokenizer, num_locs=5, seed=1, objective=2)  # no mismatched
         sampler = BatchSampler(dataset.text_lengths, 4, seed=1, shuffle=False, group_by_length=False)
-        collate = functools.partial(dataset.collate, layout=Layout("first"))
+        collate = functools.partial(dataset.collate, layout=BatchLayout("first"))
         return make_loader(dataset, sampler, collate, workers, max_bad_records=allowed)
 
     return build

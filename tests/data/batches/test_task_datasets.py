@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from volta_switch.data.batches.collate import Layout
-from volta_switch.data.files.feature_files import open_features
-from volta_switch.data.files.feature_store import FeatureStore
+from volta_switch.data.batches.collate import BatchLayout
+from volta_switch.data.feature_files import open_features
+from volta_switch.data.files.stores import FeatureStore
 from volta_switch.data.regions import global_feature
 from volta_switch.errors import UserError
 from volta_switch.tasks.refer import ReferDataset, ReferEntry
@@ -29,7 +29,7 @@ def annotations(flickr_directory) -> RetrievalAnnotations:
 def test_answers_become_soft_targets(store, tokenizer) -> None:
     entries = [VqaEntry(5, 101, "a dog", (2, 0), (1.0, 0.3)), VqaEntry(6, 100, "the cat", (), ())]
     dataset = VqaDataset(VqaAnnotations(entries, ["yes", "no", "red"]), store, tokenizer, num_locs=5)
-    batch = dataset.collate([dataset[0], dataset[1]], Layout("first"))
+    batch = dataset.collate([dataset[0], dataset[1]], BatchLayout("first"))
     assert torch.equal(batch.target, torch.tensor([[0.3, 0, 1], [0, 0, 0]]))
     assert batch.ids == ["5", "6"] and dataset.text_lengths.tolist() == [4, 4]
 
@@ -37,7 +37,7 @@ def test_answers_become_soft_targets(store, tokenizer) -> None:
 def test_questions_without_answers_have_no_target(store, tokenizer) -> None:
     entries = [VqaEntry(5, 101, "a dog", None, None)]
     dataset = VqaDataset(VqaAnnotations(entries, ["yes"]), store, tokenizer, num_locs=5)
-    assert dataset.collate([dataset[0]], Layout("first")).target is None
+    assert dataset.collate([dataset[0]], BatchLayout("first")).target is None
 
 
 @pytest.mark.parametrize(("where", "boxes", "whole"), [("first", slice(1, 4), 0), ("last", slice(0, 3), -1)])
@@ -45,7 +45,7 @@ def test_the_whole_image_is_a_target_but_no_candidate(store, tokenizer, where, b
     meant = store[102].boxes[1].tolist()
     entries = [ReferEntry("a dog", 11, 3, 102, tuple(meant)), ReferEntry("red", 12, 3, 103, (0, 0, 120, 100))]
     dataset = ReferDataset(entries, store, tokenizer, num_locs=5)
-    batch = dataset.collate([dataset[0], dataset[1]], Layout(where))
+    batch = dataset.collate([dataset[0], dataset[1]], BatchLayout(where))
     assert batch.target.shape == batch.candidates.shape == (2, 5)  # 3 and 4 boxes
     assert batch.target[0, boxes].argmax() == 1 and batch.target[0, boxes][1] == 1
     assert batch.candidates[0, boxes].all() and batch.candidates.sum(dim=1).tolist() == [3, 4]
@@ -177,7 +177,7 @@ def test_a_negative_caption_does_not_read_like_the_true_one(store, tokenizer) ->
 
 def test_alternatives_are_laid_out_one_after_the_other(store, annotations, tokenizer) -> None:
     dataset = RetrievalDataset(annotations, store, tokenizer, num_locs=5)
-    batch = dataset.collate([dataset[0], dataset[5]], Layout("first"))
+    batch = dataset.collate([dataset[0], dataset[5]], BatchLayout("first"))
     assert batch.inputs["input_ids"].shape[0] == batch.inputs["image_feat"].shape[0] == 8
     assert batch.target.tolist() == [0, 0] and batch.ids == ["0", "5"] and len(batch) == 2
     assert torch.equal(batch.inputs["input_ids"][4], batch.inputs["input_ids"][6])  # the pair, the other image
@@ -196,7 +196,7 @@ def test_one_image_gives_no_negatives(store, tokenizer) -> None:
 
 def test_the_pool_gives_all_images_and_captions(store, annotations, tokenizer) -> None:
     pool = RetrievalPool(annotations, store, tokenizer, num_locs=5)
-    layout = Layout("first", num_boxes=4)
+    layout = BatchLayout("first", num_boxes=4)
     images = pool.image_inputs(range(8), layout)
     texts = pool.text_inputs([3, 0], layout)
     assert images["image_feat"].shape == (8, 5, 6) and len(pool.image_ids) == 8

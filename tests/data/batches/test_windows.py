@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from volta_switch.data.batches.batching import BatchSampler
-from volta_switch.data.files.concap_pairs import ChosenPairs
-from volta_switch.data.random_streams import subset
+from volta_switch.data.batches.sampling import BatchSampler, subset
+from volta_switch.data.files.stores import ChosenPairs
 
 LENGTHS = np.random.default_rng(0).integers(3, 38, size=1000)
 BLOCKS = np.array([90, 110, 100, 60, 140, 100, 100, 95, 105, 70, 30])

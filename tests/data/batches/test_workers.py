@@ -9,16 +9,16 @@ from types import SimpleNamespace
 import pytest
 
 from volta_switch import UserError
-from volta_switch.data.batches import workers
-from volta_switch.data.batches.workers import check_worker_limits, lost_workers_explained
+from volta_switch.data.batches import loader
+from volta_switch.data.batches.loader import check_worker_limits, lost_workers_explained
 
 
 @pytest.fixture
 def limits(monkeypatch):
     """Sets the limit on open files as this process would see it; gives what it was set to."""
     found = {"is": (1024, 4096)}
-    monkeypatch.setattr(workers.resource, "getrlimit", lambda which: found["is"])
-    monkeypatch.setattr(workers.resource, "setrlimit", lambda which, pair: found.update({"is": pair}))
+    monkeypatch.setattr(loader.resource, "getrlimit", lambda which: found["is"])
+    monkeypatch.setattr(loader.resource, "setrlimit", lambda which, pair: found.update({"is": pair}))
     return found
 
 
@@ -48,7 +48,7 @@ def test_too_few_open_files_are_refused_with_the_number_that_is_needed(limits, w
 @pytest.mark.parametrize(("free", "said"), [(16 * 2**10, "16 KiB"), (3 * 2**20, r"3\.0 MiB"), (0, "0 KiB")])
 def test_too_little_shared_memory_is_refused(monkeypatch, free, said):
     found = SimpleNamespace(f_bavail=free // 1024, f_frsize=1024)
-    monkeypatch.setattr(workers.os, "statvfs", lambda path: found)
+    monkeypatch.setattr(loader.os, "statvfs", lambda path: found)
     with pytest.raises(UserError, match=rf"/dev/shm has {said} free, 4 data workers send batches of 1\.0 MiB through"):
         check_worker_limits(4, 10, 2**20)
 

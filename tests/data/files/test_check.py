@@ -16,16 +16,16 @@ import yaml
 
 from small_regions import DETECTIONS, some_regions
 from volta_switch import cli
+from volta_switch.data.feature_files import open_features
 from volta_switch.data.files import safe_pickle
-from volta_switch.data.files.check import Report, check_features, cross_check
-from volta_switch.data.files.check_annotations import check_annotations, split_of, splits_in
-from volta_switch.data.files.check_tasks import check_paths
-from volta_switch.data.files.concap_lmdb import write_concap
-from volta_switch.data.files.feature_files import open_features
-from volta_switch.data.files.feature_h5 import write_h5
-from volta_switch.data.files.feature_lmdb import write_features
-from volta_switch.data.files.feature_tsv import write_tsv
-from volta_switch.data.files.repack import repack
+from volta_switch.data.formats.concap import write_concap
+from volta_switch.data.formats.h5 import write_h5
+from volta_switch.data.formats.task_lmdb import write_features
+from volta_switch.data.formats.tsv import write_tsv
+from volta_switch.data_tools.check import Report, check_features, cross_check
+from volta_switch.data_tools.check_annotations import check_annotations, split_of, splits_in
+from volta_switch.data_tools.check_tasks import check_paths
+from volta_switch.data_tools.repack import repack
 
 
 def check(argv, capsys) -> tuple[int, str]:

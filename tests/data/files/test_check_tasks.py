@@ -12,12 +12,11 @@ import yaml
 
 from small_regions import DETECTIONS
 from volta_switch import cli
-from volta_switch.data.files.check import Report
-from volta_switch.data.files.check_annotations import check_annotations
-from volta_switch.data.files.check_tasks import check_paths
-from volta_switch.data.files.check_text import reports_text
-from volta_switch.data.files.feature_files import open_features
-from volta_switch.data.files.repack import repack
+from volta_switch.data.feature_files import open_features
+from volta_switch.data_tools.check import Report, reports_text
+from volta_switch.data_tools.check_annotations import check_annotations
+from volta_switch.data_tools.check_tasks import check_paths
+from volta_switch.data_tools.repack import repack
 from volta_switch.errors import UserError
 
 

@@ -16,13 +16,13 @@ import pytest
 from small_regions import same, some_regions
 from volta_switch.checksums import SUMS, Changed
 from volta_switch.data.files.compact_record import RecordCodec, RecordLayout, top_scores
-from volta_switch.data.files.compact_store import MANIFEST, CompactFeatures, CompactFile, CompactPairs, record_key
-from volta_switch.data.files.concap_lmdb import write_concap
-from volta_switch.data.files.feature_h5 import write_h5
-from volta_switch.data.files.feature_lmdb import write_features
-from volta_switch.data.files.feature_tsv import write_tsv
-from volta_switch.data.files.repack import repack
+from volta_switch.data.formats.compact import MANIFEST, CompactFeatures, CompactFile, CompactPairs, record_key
+from volta_switch.data.formats.concap import write_concap
+from volta_switch.data.formats.h5 import write_h5
+from volta_switch.data.formats.task_lmdb import write_features
+from volta_switch.data.formats.tsv import write_tsv
 from volta_switch.data.regions import Regions, TopScores
+from volta_switch.data_tools.repack import repack
 from volta_switch.errors import BadRecord, UserError
 
 VOLTA_BYTES = 585_777  # of one pair in VOLTA's file, its share of page ends included

@@ -18,15 +18,14 @@ import pytest
 
 from small_regions import DETECTIONS, same, some_regions
 from volta_switch import cli
-from volta_switch.data.files.concap_lmdb import ConcapFile, write_concap
-from volta_switch.data.files.convert import TARGETS, Loss, convert
-from volta_switch.data.files.feature_files import open_features
-from volta_switch.data.files.feature_lmdb import write_features
-from volta_switch.data.files.feature_tsv import write_tsv
+from volta_switch.data.feature_files import open_features, open_source
 from volta_switch.data.files.lmdb_environment import environment
-from volta_switch.data.files.record_source import open_source
-from volta_switch.data.files.repack import repack
+from volta_switch.data.formats.concap import ConcapFile, write_concap
+from volta_switch.data.formats.task_lmdb import write_features
+from volta_switch.data.formats.tsv import write_tsv
 from volta_switch.data.regions import Regions
+from volta_switch.data_tools.convert import TARGETS, Loss, convert
+from volta_switch.data_tools.repack import repack
 from volta_switch.errors import UserError
 
 LOSSLESS = ("tsv-lmdb", "h5-lmdb", "h5", "tsv")

@@ -13,8 +13,8 @@ from hypothesis import settings
 
 from corruption import SOME_BYTES, read_with_changes
 from small_regions import same, some_regions
-from volta_switch.data.files.feature_files import feature_format, open_features
-from volta_switch.data.files.feature_h5 import H5Features, write_h5
+from volta_switch.data.feature_files import image_format, open_features
+from volta_switch.data.formats.h5 import H5Features, write_h5
 from volta_switch.data.regions import Regions
 from volta_switch.errors import BadRecord, UserError
 
@@ -100,7 +100,7 @@ def test_an_open_file_survives_a_fork(tmp_path, images) -> None:
 def test_without_h5py_one_line_says_so(tmp_path, images, monkeypatch) -> None:
     write_h5(tmp_path / "x.h5", images)
     monkeypatch.setitem(sys.modules, "h5py", None)
-    assert feature_format(tmp_path / "x.h5") == "h5"
+    assert image_format(tmp_path / "x.h5").name == "h5"
     with pytest.raises(UserError, match=r"x\.h5: H5 files need h5py; pip install 'volta-switch\[h5\]'"):
         open_features(tmp_path / "x.h5")
 

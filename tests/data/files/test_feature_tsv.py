@@ -14,8 +14,8 @@ from hypothesis import settings
 
 from corruption import SOME_BYTES, read_with_changes
 from small_regions import same, some_regions
-from volta_switch.data.files.feature_files import feature_format, open_features
-from volta_switch.data.files.feature_tsv import TsvFeatures, write_tsv
+from volta_switch.data.feature_files import image_format, open_features
+from volta_switch.data.formats.tsv import TsvFeatures, write_tsv
 from volta_switch.data.image_ids import image_key
 from volta_switch.data.regions import Regions
 from volta_switch.errors import BadRecord, UserError
@@ -153,13 +153,13 @@ def test_a_line_without_an_id_is_named_when_the_file_is_opened(tmp_path, images)
 def test_what_is_no_feature_file_is_said(tmp_path, content, found) -> None:
     (tmp_path / "features.tsv").write_bytes(content)
     with pytest.raises(UserError, match=rf"features\.tsv: {found}.*expected an LMDB, H5 or TSV file"):
-        feature_format(tmp_path / "features.tsv")
+        image_format(tmp_path / "features.tsv")
 
 
 def test_a_directory_without_features_is_said(tmp_path) -> None:
     (tmp_path / "readme.txt").write_text("hello")
     with pytest.raises(UserError, match=r"a directory without data\.mdb \(it holds readme\.txt\)"):
-        feature_format(tmp_path)
+        image_format(tmp_path)
 
 
 @pytest.fixture(scope="module")

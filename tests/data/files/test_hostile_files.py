@@ -11,16 +11,20 @@ from hypothesis import strategies as st
 
 from corruption import CASES, corrupted, read_all, refused_or, replace
 from small_regions import some_regions
-from volta_switch.data.files.compact_store import CompactFeatures, CompactFile, CompactPairs
-from volta_switch.data.files.concap_lmdb import ConcapFile, is_concap, write_concap
-from volta_switch.data.files.concap_pairs import open_pairs
-from volta_switch.data.files.feature_files import feature_format, open_features
-from volta_switch.data.files.feature_h5 import H5Features, write_h5
-from volta_switch.data.files.feature_lmdb import LmdbFeatures, write_features
-from volta_switch.data.files.feature_tsv import TsvFeatures, write_tsv
+from volta_switch.data.feature_files import (
+    find_format,
+    image_format,
+    open_features,
+    open_pairs,
+    open_source,
+)
 from volta_switch.data.files.json_files import read_json, read_json_lines
-from volta_switch.data.files.record_source import open_source
-from volta_switch.data.files.repack import repack
+from volta_switch.data.formats.compact import CompactFeatures, CompactFile, CompactPairs
+from volta_switch.data.formats.concap import ConcapFile, write_concap
+from volta_switch.data.formats.h5 import H5Features, write_h5
+from volta_switch.data.formats.task_lmdb import LmdbFeatures, write_features
+from volta_switch.data.formats.tsv import TsvFeatures, write_tsv
+from volta_switch.data_tools.repack import repack
 from volta_switch.tasks.dataset import load_coco_test_ids
 
 # small enough for several leaves below a branch, but one that has pages of its own
@@ -97,8 +101,8 @@ def test_a_corrupted_file_is_told_apart_or_refused(root, name, data):
     path, whole = root / OPENERS[name], (root / name).read_bytes()
     replace(root / name, data.draw(corrupted(whole)))
     try:
-        refused_or(path, lambda: is_concap(path))
-        if refused_or(path, lambda: feature_format(path)) is not None:
+        refused_or(path, lambda: find_format(path))
+        if refused_or(path, lambda: image_format(path)) is not None:
             read_all(path, lambda: open_features(path, 6, detections=True))
         source = refused_or(path, lambda: open_source(path))
         if source is not None:

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from corruption import CASES, corrupted, holds, read_all, refused_or
 from small_regions import some_regions
 from volta_switch.data.files.compact_record import RecordCodec, RecordLayout
-from volta_switch.data.files.compact_store import CompactFeatures, CompactPairs, image_key, record_key
-from volta_switch.data.files.concap_lmdb import ConcapFile, write_concap
-from volta_switch.data.files.feature_lmdb import LmdbFeatures
 from volta_switch.data.files.feature_records import encode_h5, encode_npy, encode_tsv
-from volta_switch.data.files.feature_tsv import COLUMNS, TsvFeatures
 from volta_switch.data.files.lmdb_pages import LmdbPages
-from volta_switch.data.files.repack import repack
+from volta_switch.data.formats.compact import CompactFeatures, CompactPairs, image_key, record_key
+from volta_switch.data.formats.concap import ConcapFile, write_concap
+from volta_switch.data.formats.task_lmdb import LmdbFeatures
+from volta_switch.data.formats.tsv import COLUMNS, TsvFeatures
+from volta_switch.data_tools.repack import repack
 from volta_switch.errors import BadRecord
 
 IMAGE = some_regions("100", 1, 3)

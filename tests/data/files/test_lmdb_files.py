@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from small_regions import same
-from volta_switch.data.files.concap_lmdb import ConcapFile, write_concap
-from volta_switch.data.files.feature_files import open_features
-from volta_switch.data.files.feature_lmdb import write_features
+from volta_switch.data.feature_files import open_features
 from volta_switch.data.files.lmdb_environment import environment, writing
 from volta_switch.data.files.lmdb_pages import LmdbPages
+from volta_switch.data.formats.concap import ConcapFile, write_concap
+from volta_switch.data.formats.task_lmdb import write_features
 from volta_switch.data.regions import Regions
 from volta_switch.errors import UserError
 

@@ -10,8 +10,8 @@ import pytest
 
 from small_regions import same, some_regions
 from volta_switch.data.batches.concap_dataset import ConcapDataset
-from volta_switch.data.files.concap_lmdb import ConcapFile, _encode
 from volta_switch.data.files.lmdb_environment import writing
+from volta_switch.data.formats.concap import ConcapFile, _encode
 from volta_switch.errors import BadRecord, UserError
 
 IMAGE = some_regions("7", 0, 3)

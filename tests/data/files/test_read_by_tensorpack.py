@@ -11,7 +11,7 @@ import pytest
 
 from small_regions import same, some_regions
 from volta_switch.data.files.compact_record import top_scores
-from volta_switch.data.files.concap_lmdb import ConcapFile, write_concap
+from volta_switch.data.formats.concap import ConcapFile, write_concap
 
 os.environ["TENSORPACK_SERIALIZE"] = "msgpack"  # read when tensorpack is imported; its default is pickle since 0.9.9
 dataflow = pytest.importorskip("tensorpack.dataflow")

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from record_variants import IMAGES, array_record, cells, classes, coco, text, tsv_record, write_lines, write_lmdb
-from volta_switch.data.files.feature_files import open_features
-from volta_switch.data.files.feature_lmdb import write_features
-from volta_switch.data.files.feature_tsv import write_tsv
-from volta_switch.data.files.repack import repack
+from volta_switch.data.feature_files import open_features
+from volta_switch.data.formats.task_lmdb import write_features
+from volta_switch.data.formats.tsv import write_tsv
 from volta_switch.data.regions import Regions
+from volta_switch.data_tools.repack import repack
 from volta_switch.errors import BadRecord, UserError
 
 

@@ -11,15 +11,15 @@ import pytest
 
 from small_regions import some_regions
 from stored_records import Stopped, content, images, refused, stop_after
-from volta_switch.data.files.check import check_features
-from volta_switch.data.files.compact_store import CompactFeatures, CompactFile, CompactPairs
-from volta_switch.data.files.concap_lmdb import ConcapFile, write_concap
-from volta_switch.data.files.feature_files import open_features
-from volta_switch.data.files.feature_h5 import write_h5
-from volta_switch.data.files.feature_lmdb import write_features
-from volta_switch.data.files.feature_tsv import write_tsv
-from volta_switch.data.files.repack import repack
+from volta_switch.data.feature_files import open_features
+from volta_switch.data.formats.compact import CompactFeatures, CompactFile, CompactPairs
+from volta_switch.data.formats.concap import ConcapFile, write_concap
+from volta_switch.data.formats.h5 import write_h5
+from volta_switch.data.formats.task_lmdb import write_features
+from volta_switch.data.formats.tsv import write_tsv
 from volta_switch.data.regions import Regions
+from volta_switch.data_tools.check import check_features
+from volta_switch.data_tools.repack import repack
 
 EXACT = {"dtype": "float32", "top_classes": 7, "top_attributes": 4}
 

@@ -11,13 +11,13 @@ import pytest
 
 from stored_records import Stopped, content, images, refused, stop_after
 from volta_switch.cli import main
-from volta_switch.data.files import packing
-from volta_switch.data.files.check import check_features
-from volta_switch.data.files.compact_store import CompactFeatures, CompactPairs
-from volta_switch.data.files.concap_lmdb import write_concap
-from volta_switch.data.files.feature_lmdb import write_features
-from volta_switch.data.files.repack import repack
+from volta_switch.data.formats.compact import CompactFeatures, CompactPairs
+from volta_switch.data.formats.concap import write_concap
+from volta_switch.data.formats.task_lmdb import write_features
 from volta_switch.data.regions import Regions
+from volta_switch.data_tools import packing
+from volta_switch.data_tools.check import check_features
+from volta_switch.data_tools.repack import repack
 
 
 @pytest.fixture

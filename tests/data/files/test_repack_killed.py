@@ -17,9 +17,9 @@ from kill_points import killed_at
 from small_regions import some_regions
 from stored_records import content
 from volta_switch.cli import main
-from volta_switch.data.files import packing
-from volta_switch.data.files.feature_lmdb import write_features
 from volta_switch.data.files.lmdb_environment import Writer
+from volta_switch.data.formats.task_lmdb import write_features
+from volta_switch.data_tools import packing
 
 RECORDS = 520  # five blocks
 

@@ -20,18 +20,16 @@ from small_regions import same, some_regions
 from stored_records import Stopped, images, stop_after
 from volta_switch.checksums import SUMS
 from volta_switch.cli import main
-from volta_switch.data.files import packing
-from volta_switch.data.files import shard as sharding
-from volta_switch.data.files.check import check_features
 from volta_switch.data.files.compact_record import RecordCodec, RecordLayout
-from volta_switch.data.files.compact_store import CompactPairs
-from volta_switch.data.files.concap_lmdb import write_concap
-from volta_switch.data.files.feature_lmdb import write_features
-from volta_switch.data.files.feature_tsv import write_tsv
-from volta_switch.data.files.repack import repack
-from volta_switch.data.files.shard import shard
-from volta_switch.data.files.shard_index import record_places
-from volta_switch.data.files.shard_pairs import ShardPairs, open_shards
+from volta_switch.data.formats.compact import CompactPairs
+from volta_switch.data.formats.concap import write_concap
+from volta_switch.data.formats.shards import ShardPairs, open_shards, record_places
+from volta_switch.data.formats.task_lmdb import write_features
+from volta_switch.data.formats.tsv import write_tsv
+from volta_switch.data_tools import packing
+from volta_switch.data_tools import repack as repacking
+from volta_switch.data_tools.check import check_features
+from volta_switch.data_tools.repack import repack, shard
 from volta_switch.errors import BadRecord, UserError
 
 PAIRS = [(some_regions(str(100 + i), i, 1 + i % 5, 64), f"a dog, ünd {i}") for i in range(40)]
@@ -179,10 +177,10 @@ def test_an_unfinished_set_of_other_options_is_refused(source, tmp_path) -> None
 
 
 POINTS = [
-    (sharding, "write_json", 1, "before"),  # the first shard is whole, and nothing says so
-    (sharding, "write_json", 3, "after"),
-    (sharding._Hashed, "write", 2, "after"),  # inside the first shard
-    (sharding._Hashed, "write", 9, "after"),  # inside a later one
+    (repacking, "write_json", 1, "before"),  # the first shard is whole, and nothing says so
+    (repacking, "write_json", 3, "after"),
+    (repacking._Hashed, "write", 2, "after"),  # inside the first shard
+    (repacking._Hashed, "write", 9, "after"),  # inside a later one
     (os, "fsync", 3, "before"),  # before a shard is on the disk
     (Path, "chmod", 5, "before"),  # before it has its name
     (packing, "write_json", 1, "before"),  # before the index

@@ -12,13 +12,12 @@ from torch.utils.data import DataLoader
 
 from file_server import FileServer, serving
 from small_regions import some_regions
-from volta_switch.data.files import shard_fetching
-from volta_switch.data.files.concap_lmdb import write_concap
-from volta_switch.data.files.concap_pairs import open_pairs
-from volta_switch.data.files.shard import shard
-from volta_switch.data.files.shard_cache import GIB, ShardCache, default_cache_folder
-from volta_switch.data.files.shard_fetching import ShardError
-from volta_switch.data.files.shard_pairs import ShardPairs, open_shards
+from volta_switch.data.feature_files import open_pairs
+from volta_switch.data.files import shard_cache
+from volta_switch.data.files.shard_cache import GIB, ShardCache, ShardError, default_cache_folder
+from volta_switch.data.formats.concap import write_concap
+from volta_switch.data.formats.shards import ShardPairs, open_shards
+from volta_switch.data_tools.repack import shard
 from volta_switch.errors import BadRecord, UserError
 
 COUNT = 40
@@ -42,7 +41,7 @@ def server(root):
 def pauses(monkeypatch) -> list[float]:
     """No pauses, but a list of those that were made."""
     made: list[float] = []
-    monkeypatch.setattr(shard_fetching.time, "sleep", made.append)
+    monkeypatch.setattr(shard_cache.time, "sleep", made.append)
     return made
 
 
@@ -178,7 +177,7 @@ def test_a_full_disk_is_not_taken_for_a_failing_network(root, server, tmp_path, 
     pairs = open_shards(server.url, "train", cache=cache_of(tmp_path))
     with Path("/dev/full").open("wb", buffering=0) as full:
         message = error_of(
-            lambda: shard_fetching.fetch_shard(f"{pairs.path}/shard-000000.tar", pairs.index.shards[0], full)
+            lambda: shard_cache.fetch_shard(f"{pairs.path}/shard-000000.tar", pairs.index.shards[0], full)
         )
     assert "a shard cannot be kept there (No space left on device)" in message and pauses == []
 

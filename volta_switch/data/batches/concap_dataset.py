@@ -1,4 +1,4 @@
-"""Pre-training samples of Conceptual Captions: pairs, half of them mismatched, with words and regions hidden.
+"""Pre-training samples of Conceptual Captions: pairs, half of them mismatched, with words and regions masked.
 
 Legend: T text tokens, n regions, F feature width, C object classes.
 """
@@ -13,17 +13,21 @@ from typing import Literal
 
 import numpy as np
 
-from volta_switch.data.batches.masking import RegionMasking, WordMasking
-from volta_switch.data.batches.pretraining_batch import Hiding, PairSample, collate_pretraining
-from volta_switch.data.batches.stored_features import Source
-from volta_switch.data.files.concap_pairs import ChosenPairs, Pairs, open_pairs
-from volta_switch.data.files.feature_store import spread
+from volta_switch.data.batches.pretraining_batch import (
+    MaskingConfig,
+    PairSample,
+    RegionMasking,
+    WordMasking,
+    collate_pretraining,
+)
+from volta_switch.data.batches.sampling import MISMATCH, SAMPLE, KeyedRandom, subset
+from volta_switch.data.feature_files import open_pairs
 from volta_switch.data.files.json_files import read_json
 from volta_switch.data.files.pair_files import CAPTIONS, local_folder
 from volta_switch.data.files.shard_cache import ShardCache
+from volta_switch.data.files.stores import ChosenPairs, Pairs, spread
 from volta_switch.data.geometry import LOOKED_AT, refuse_strange_boxes
 from volta_switch.data.image_ids import shown
-from volta_switch.data.random_streams import MISMATCH, SAMPLE, KeyedRandom, subset
 from volta_switch.data.regions import Regions
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.errors import BadRecord, UserError
@@ -33,48 +37,57 @@ Masking = Literal["volta", "span"]
 
 @dataclass(frozen=True)
 class _Recipe:
-    """How one family of models hides words and regions, and among how many random captions it looks for a negative."""
+    """How one family of models masks words and regions, and among how many random captions it looks for a negative."""
 
     word_span: bool
     regions: RegionMasking
     candidates: int
 
     def words(self, tokenizer: Tokenizer) -> WordMasking:
-        """How words of the tokenizer's are hidden."""
+        """How words of the tokenizer's are masked."""
         return WordMasking(tokenizer.mask_id, tokenizer.vocab_size, rate=0.15, span=self.word_span)
 
 
 _RECIPES: dict[Masking, _Recipe] = {
-    "volta": _Recipe(word_span=False, regions=RegionMasking(rate=0.15, kept=0.1), candidates=1),
-    "span": _Recipe(word_span=True, regions=RegionMasking(rate=0.1, kept=0.0, overlap=0.4), candidates=16),
+    "volta": _Recipe(word_span=False, regions=RegionMasking(rate=0.15, unchanged=0.1), candidates=1),
+    "span": _Recipe(word_span=True, regions=RegionMasking(rate=0.1, unchanged=0.0, overlap=0.4), candidates=16),
 }
 
 
 class ConcapDataset:
     """Image-caption pairs with VOLTA's three pre-training objectives, or InterBERT's.
 
-    features_path, annotations_path: directories that hold VOLTA's files (training_feat_all.lmdb, caption_train.json;
-    validation_feat_all.lmdb, caption_valid.json); features_path may also name shards, by their directory or address.
-    shard_cache: where shards are kept that have to be fetched; None: `default_cache_folder`.
-    objective: 0 masked prediction and matching; 1 nothing is predicted of mismatched pairs; 2 no mismatched pairs.
-    masking: "volta" (words and regions one by one), "span" (InterBERT: a span of words, regions with all that overlap
-    them, hard negatives), None (nothing hidden, no mismatched pairs).
-    max_seq_length: tokens with [CLS] and [SEP]. max_regions: only the first ones of each image; None: all.
-    in_memory: keep decoded pairs (585 kB each at VOLTA's size).
-    feature_targets: give image_feat_target, which only the visual targets that regress features (1, 2, 5) read.
-    fraction, fraction_seed: take a random share of the pairs, and mismatched captions from that share alone.
-    volta_compat: VOLTA's global feature.
-
     A sample depends on nothing but (seed, epoch, index): not on workers, ranks, batches or what was drawn before.
-    Without `set_epoch`, as in validation, every epoch hides the same.
+    Without ``set_epoch``, as in validation, every epoch masks the same.
 
     Differs from VOLTA: a mismatched caption is never the image's own; the global feature is the mean of the regions
-    that nothing is predicted for; objective 1 holds in validation too.
-    The paper of InterBERT does not say how hard negatives are found; ours is the caption, of 16 random ones, that
-    shares the largest part of its tokens with the true one.
+    that nothing is predicted for; objective 1 holds in validation too. The paper of InterBERT does not say how hard
+    negatives are found; ours is the caption, of 16 random ones, that shares the largest part of its tokens with the
+    true one.
 
-    Raises UserError for missing or damaged files, an empty split, captions that are all alike, and boxes that cannot be
-    their images'.
+    Args:
+        features_path: a folder with VOLTA's training_feat_all.lmdb and validation_feat_all.lmdb, or shards' folder or
+            address.
+        annotations_path: a folder with VOLTA's caption_train.json and caption_valid.json.
+        split: "train" or "valid".
+        tokenizer: of the captions.
+        num_locs: location values of a box.
+        objective: 0 masked prediction and matching; 1 nothing is predicted of mismatched pairs; 2 no mismatched pairs.
+        masking: "volta" (words and regions one by one), "span" (InterBERT: a span of words, regions with all that
+            overlap them, hard negatives), None (nothing masked, no mismatched pairs).
+        max_seq_length: tokens with [CLS] and [SEP].
+        max_regions: only the first ones of each image; None: all.
+        seed: of all that is random in the samples.
+        in_memory: whether to keep decoded pairs (585 kB each at VOLTA's size).
+        feature_targets: whether to give image_feat_target, which only the visual targets that regress features (1, 2,
+            5) read.
+        fraction, fraction_seed: a random share of the pairs, and mismatched captions from that share alone.
+        volta_compat: whether the global feature is VOLTA's.
+        shard_cache: where shards are kept that have to be fetched; None: ``default_cache_folder``.
+
+    Raises:
+        UserError: files are missing or damaged, the split is empty, all captions are alike, or boxes cannot be their
+            images'.
     """
 
     def __init__(
@@ -114,18 +127,16 @@ class ConcapDataset:
         self._streams = KeyedRandom(seed, SAMPLE)
         self._mismatch_streams = KeyedRandom(seed, MISMATCH)
         self._recipe = recipe = None if masking is None else _RECIPES[masking]
-        hiding = Hiding(
+        config = MaskingConfig(
             words=None if recipe is None else recipe.words(tokenizer),
             regions=None if recipe is None else recipe.regions,
             objective=objective,
             num_locs=num_locs,
             feature_targets=feature_targets,
             volta_compat=volta_compat,
-            max_regions=max_regions,
-            source=Source(self.pairs),
             path=str(self.pairs.path),
         )
-        self.collate = partial(collate_pretraining, hiding=hiding)
+        self.collate = partial(collate_pretraining, masking=config)
         self._mismatches = self._recipe is not None and objective != 2
         if self._mismatches:
             self._refuse_one_caption(captions_path)
@@ -140,7 +151,7 @@ class ConcapDataset:
             )
 
     def _take_share(self, fraction: float, seed: int) -> None:
-        """Keep a share of the pairs, and their captions; where these are not as many, as large a share of them."""
+        """Keeps a share of the pairs, and their captions; where these are not as many, as large a share of them."""
         places = subset(len(self.pairs), fraction, seed)
         aligned = len(self._captions) == len(self.pairs)
         own = places if aligned else subset(len(self._captions), fraction, seed)
@@ -150,10 +161,14 @@ class ConcapDataset:
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def stored_regions(self, place: int) -> Regions:
+        """Returns a pair's regions, as its file holds them."""
+        return self.pairs[place][0].first(self._max_regions)
+
     def set_epoch(self, epoch: int) -> None:
-        """Draw which pairs are mismatched in an epoch, and the first candidate for the caption of each."""
+        """Draws which pairs are mismatched in an epoch, and the first candidate for the caption of each."""
         self._epoch = epoch
-        rng = self._mismatch_streams.at(epoch)
+        rng = self._mismatch_streams.generator(epoch)
         self._mismatched = (rng.random(len(self)) < 0.5) & self._mismatches
         self._negative = rng.integers(len(self._captions), size=len(self))
 
@@ -169,13 +184,13 @@ class ConcapDataset:
         return np.where(self._mismatched, lengths[self._negative], own)
 
     def __getitem__(self, index: int) -> PairSample:
-        """Return one pair with the draws that decide what `collate` hides of it."""
+        """Returns one pair with the draws that decide what ``collate`` masks of it."""
         regions, caption = self.pairs[index]
         regions = regions.first(self._max_regions)
         input_ids = self._tokens_of(index, caption)  # (T,)
         if self._recipe is None:
             return PairSample(index, input_ids, mismatched=False, regions=regions)
-        rng = self._streams.at(self._epoch, index)
+        rng = self._streams.generator(self._epoch, index)
         mismatched = bool(self._mismatched[index])
         if mismatched:
             input_ids = self._other_caption(index, input_ids, rng)
@@ -192,13 +207,13 @@ class ConcapDataset:
         )
 
     def _tokens_of(self, index: int, caption: str) -> np.ndarray:
-        """Look up the caption's tokens where the caption file has it at the pair's place, else make them."""
+        """Looks up the caption's tokens where the caption file has it at the pair's place, else makes them."""
         if index < len(self._captions) and self._captions[index] == caption:
             return self._tokens[index]
         return np.array(self._tokenizer.encode(caption, self._max_seq_length), dtype=np.int64)
 
     def _other_caption(self, index: int, own: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return the tokens of another caption: the one, of the recipe's candidates, that shares most with `own`."""
+        """Returns the tokens of another caption: the one, of the recipe's candidates, that shares most with ``own``."""
         assert self._recipe is not None
         first = int(self._negative[index])
         more = rng.integers(len(self._captions), size=self._recipe.candidates - 1)
@@ -238,6 +253,6 @@ def _same(tokens: np.ndarray, other: np.ndarray) -> bool:
 
 
 def _overlap(tokens: np.ndarray, other: np.ndarray) -> float:
-    """Return the share of the distinct tokens of both texts that stand in both."""
+    """Returns the share of the distinct tokens of both texts that stand in both."""
     left, right = set(tokens.tolist()), set(other.tolist())
     return len(left & right) / len(left | right)

@@ -1,1 +1,1 @@
-"""Data files: VOLTA's formats, the compact store, and the commands that check, convert and repack them."""
+"""What feature files of several formats have in common, read and written without trust in what they say."""

@@ -28,10 +28,15 @@ _MOST_CLASSES = 1 << 15  # columns that an int16 can name
 class RecordLayout:
     """The widths of a store's records.
 
-    feature_dtype: "float16" or "float32", of features and kept scores. feature_size: F. detections: which of the labels
-    and confidences of objects and attributes are there, by name, with commas between. classes, attributes: C and A; 0
-    where the scores are not there. top_classes, top_attributes: k of each. checksum_seed: what the checksums of this
-    store's records begin with, another number for other sources and options; 0: they have none, as before there were.
+    Attributes:
+        feature_dtype: "float16" or "float32", of features and kept scores.
+        feature_size: F.
+        detections: which of the labels and confidences of objects and attributes are there, by name, with commas
+            between.
+        classes, attributes: C and A; 0 where the scores are not there.
+        top_classes, top_attributes: k of each.
+        checksum_seed: what the checksums of this store's records begin with, another number for other sources and
+            options; 0: they have none, as before there were.
     """
 
     feature_dtype: str
@@ -44,7 +49,7 @@ class RecordLayout:
     checksum_seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raise ValueError for what no store has: a manifest may say anything."""
+        """Raises ValueError for what no store has: a manifest may say anything."""
         if self.feature_dtype not in _FLOATS:
             raise ValueError(f"feature_dtype {self.feature_dtype!r:.30}")
         if not isinstance(self.detections, str) or not set(filter(None, self.detections.split(","))) <= {*_DETECTIONS}:
@@ -58,7 +63,7 @@ class RecordLayout:
 
     @classmethod
     def of(cls, regions: Regions, feature_dtype: str, top_classes: int, top_attributes: int) -> RecordLayout:
-        """Return the layout that holds everything that such regions have, of their scores the highest."""
+        """Returns the layout that holds everything that such regions have, of their scores the highest."""
         there = ",".join(name for name in _DETECTIONS if getattr(regions, name) is not None)
         classes, kept_classes = _widths(regions.cls_prob, top_classes)
         attributes, kept_attributes = _widths(regions.attr_scores, top_attributes)
@@ -66,11 +71,11 @@ class RecordLayout:
         return cls(feature_dtype, width, there, classes, kept_classes, attributes, kept_attributes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields for the manifest."""
+        """Returns the fields for the manifest."""
         return asdict(self)
 
     def arrays(self) -> list[tuple[str, str, int]]:
-        """Name, type and values per region of each block, in the record's order: the wider types first."""
+        """Returns name, type and values per region of each block, in the record's order: the wider types first."""
         kind = _FLOATS[self.feature_dtype]
         blocks = [("boxes", "<f4", 4), ("features", kind, self.feature_size)]
         blocks += [(name, _DETECTIONS[name], 1) for name in self.detections.split(",") if name]
@@ -91,9 +96,10 @@ class RecordCodec:
         self._kinds: dict[int, np.dtype] = {}
 
     def encode(self, regions: Regions, caption: str = "", place: int = 0) -> bytes:
-        """Return the record of one image, which stands at a place of the store.
+        """Returns the record of one image, which stands at a place of the store.
 
-        Raises ValueError for regions that the layout cannot hold.
+        Raises:
+            ValueError: the layout cannot hold the regions.
         """
         texts = regions.image_id.encode(), caption.encode()
         try:
@@ -130,9 +136,10 @@ class RecordCodec:
         return packed.tobytes()
 
     def decode(self, record: memoryview | bytes, place: int = 0) -> tuple[Regions, str]:
-        """Return one image and its caption; arrays are views into the record.
+        """Returns one image and its caption; arrays are views into the record.
 
-        Raises ValueError for another size, and where it is not the record that was written at the place.
+        Raises:
+            ValueError: it has another size, or is not the record that was written at the place.
         """
         if self.layout.checksum_seed:
             record, written = memoryview(record)[: -_CHECKSUM.size], record[-_CHECKSUM.size :]
@@ -156,7 +163,7 @@ class RecordCodec:
         return Regions(image_id=image_id, image_w=width, image_h=height, **arrays), caption
 
     def _kind(self, count: int) -> np.dtype:
-        """Return the type of a record's blocks together, for a number of regions; images have few different ones."""
+        """Returns the type of a record's blocks together, for a number of regions; images have few different ones."""
         if count not in self._kinds:
             shapes = [
                 (name, kind, (count,) if name in _DETECTIONS or name.endswith(".rest") else (count, values))
@@ -167,9 +174,9 @@ class RecordCodec:
 
 
 def top_scores(scores: Scores, kept: int, dtype: str) -> TopScores:
-    """Keep the highest scores of each region, in falling order; equal ones in the order of their columns.
+    """Keeps the highest scores of each region, in falling order; equal ones in the order of their columns.
 
-    What rounding to `dtype` takes away goes to the rest, so that a region's scores still sum to what they summed to.
+    What rounding to ``dtype`` takes away goes to the rest, so that a region's scores still sum to what they summed to.
     """
     if isinstance(scores, TopScores):
         ids, everything, left = scores.ids[:, :kept], scores.scores, scores.rest
@@ -185,7 +192,7 @@ def top_scores(scores: Scores, kept: int, dtype: str) -> TopScores:
 
 
 def _widths(scores: Scores | None, top: int) -> tuple[int, int]:
-    """Return how many columns scores have, and how many of them are kept."""
+    """Returns how many columns scores have, and how many of them are kept."""
     if scores is None:
         return 0, 0
     width = scores.shape[1]

@@ -37,7 +37,7 @@ _SCORES = ("cls_prob", "attr_scores")
 
 
 def h5_names(detections: bool) -> list[str]:
-    """Return the names that a record in the "h5" spelling may hold."""
+    """Returns the names that a record in the "h5" spelling may hold."""
     regions = [name for names in SYNONYMS.values() for name in names]
     return [*regions, *(names[1] for names, _ in _DETECTIONS.values() if detections)]
 
@@ -45,9 +45,10 @@ def h5_names(detections: bool) -> list[str]:
 def decode_record(
     image_id: str, record: Mapping[str, Any], detections: bool, feature_size: int | None = None
 ) -> Regions:
-    """Read a record in any of the spellings; feature_size: the width that features are likely to have.
+    """Reads a record in any of the spellings; feature_size: the width that features are likely to have.
 
-    Raises OtherForm for one that is whole, but of a form that is not read, else whatever a damaged one leads to.
+    Raises:
+        OtherForm: it is whole, but of a form that is not read; else whatever a damaged one leads to.
     """
     stated = _found(record, "num_boxes")
     rows = None if stated is None else whole_number(stated, "num_boxes")
@@ -94,7 +95,7 @@ def _needed(record: Mapping[str, Any], name: str) -> Any:
 
 
 def _table(array: np.ndarray, name: str, rows: int | None, width: int | None = None) -> np.ndarray:
-    """Return an array as (rows, width), whose values must stand in that order: flat, or with axes of 1 in front."""
+    """Returns an array as (rows, width), whose values must stand in that order: flat, or with axes of 1 in front."""
     while array.ndim > 2 and len(array) == 1:
         array = array[0]
     if array.ndim < 2:
@@ -110,7 +111,7 @@ def _table(array: np.ndarray, name: str, rows: int | None, width: int | None = N
 
 
 def encode_tsv(regions: Regions) -> dict[str, str]:
-    """Spell an image as a TSV row; fields that are None are left out."""
+    """Spells an image as a TSV row; fields that are None are left out."""
     record = {"img_id": regions.image_id, "img_h": str(regions.image_h), "img_w": str(regions.image_w)}
     record["num_boxes"] = str(len(regions))
     record["boxes"] = encoded(regions.boxes, "<f4").decode()
@@ -125,7 +126,7 @@ def encode_tsv(regions: Regions) -> dict[str, str]:
 
 
 def encode_h5(regions: Regions) -> dict[str, Any]:
-    """Spell an image as arrays; fields that are None are left out."""
+    """Spells an image as arrays; fields that are None are left out."""
     record: dict[str, Any] = {
         "img_id": regions.image_id,
         "features": np.asarray(regions.features, dtype=np.float32),
@@ -141,7 +142,7 @@ def encode_h5(regions: Regions) -> dict[str, Any]:
 
 
 def encode_npy(regions: Regions) -> dict[str, Any]:
-    """Spell an image as the converter of .npy files does: of the detections only classes."""
+    """Spells an image as the converter of .npy files does: of the detections only classes."""
     record = {
         "feature_path": regions.image_id,
         "features": encoded(regions.features, "<f4"),
@@ -158,5 +159,5 @@ def encode_npy(regions: Regions) -> dict[str, Any]:
 
 
 def dense(array: Scores) -> np.ndarray:
-    """Return scores as a full array."""
+    """Returns scores as a full array."""
     return array.dense() if isinstance(array, TopScores) else array

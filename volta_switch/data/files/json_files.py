@@ -14,7 +14,7 @@ _CURE = "check the data root of the task"
 
 
 def read_json(path: str | Path) -> Any:
-    """Return the file's content. Raises UserError where it is missing, no JSON, or not what was written there."""
+    """Returns the file's content. Raises UserError where it is missing, no JSON, or not what was written there."""
     text = _read(path)
     try:
         return json.loads(text)
@@ -23,7 +23,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_object(path: str | Path) -> dict[str, Any]:
-    """Return the values by their names in a file that holds one JSON object. Raises UserError where it does not."""
+    """Returns the values by their names in a file that holds one JSON object. Raises UserError where it does not."""
     found = read_json(path)
     if not isinstance(found, dict):
         raise UserError(f"{path}: a JSON {type(found).__name__}, expected an object; copy or write the file again")
@@ -31,7 +31,11 @@ def read_object(path: str | Path) -> dict[str, Any]:
 
 
 def read_json_lines(path: str | Path) -> list[Any]:
-    """Return the value of each line that is not blank. Raises UserError where the file is missing or a line no JSON."""
+    """Returns the value of each line that is not blank.
+
+    Raises:
+        UserError: the file is missing, or a line is no JSON.
+    """
     require_file(Path(path), "file", _CURE)
     import jsonlines  # here, not above: JSON is read without it
 

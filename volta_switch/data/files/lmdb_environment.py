@@ -1,9 +1,9 @@
 """Opening and writing LMDB files: one environment per file and process, whole files or none.
 
-LMDB allows a file to be open once per process, and an environment must not cross a fork: `environment` keeps one per
+LMDB allows a file to be open once per process, and an environment must not cross a fork: ``environment`` keeps one per
 file and opens anew in a forked or spawned process. It is for files of one's own, since the library trusts what it
-reads; files of others are read by `LmdbPages`. The library is imported where a file is opened: who opens none, as on a
-machine that trains from memory, does without it.
+reads; files of others are read by ``LmdbPages``. The library is imported where a file is opened: who opens none, as on
+a machine that trains from memory, does without it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ _owner = os.getpid()
 
 
 def environment(path: str | Path, what: str) -> lmdb.Environment:
-    """Return the read-only environment of an LMDB file or directory, opened once per process.
+    """Returns the read-only environment of an LMDB file or directory, opened once per process.
 
-    `what` says in errors what the file holds. Raises UserError where it is missing, damaged, cut short, or where the
-    installed lmdb reads another format.
+    ``what`` says in errors what the file holds.
+
+    Raises:
+        UserError: it is missing, damaged or cut short, or the installed lmdb reads another format.
     """
     global _owner
     require_lmdb_0_9()
@@ -51,7 +53,7 @@ def environment(path: str | Path, what: str) -> lmdb.Environment:
 
 
 def require_lmdb_0_9() -> None:
-    """Raise UserError unless the installed lmdb reads and writes the 0.9 format, which VOLTA's files have."""
+    """Raises UserError unless the installed lmdb reads and writes the 0.9 format, which VOLTA's files have."""
     import lmdb
 
     version = lmdb.version()
@@ -76,9 +78,11 @@ def _open(data: Path, size: int, what: str) -> lmdb.Environment:
 
 @contextmanager
 def writing(path: str | Path, *, directory: bool) -> Iterator[Callable[[bytes, bytes], None]]:
-    """Yield `put(key, value)` into an LMDB that appears at `path` when the block ends without an error.
+    """Yields ``put(key, value)`` into an LMDB that appears at ``path`` when the block ends without an error.
 
-    directory: write `path/data.mdb` rather than the single file `path`. Whatever stood there is replaced.
+    Args:
+        path: where it appears; what stood there is replaced.
+        directory: whether to write ``path/data.mdb`` rather than the single file ``path``.
     """
     require_lmdb_0_9()
     path = Path(path)
@@ -101,8 +105,10 @@ def writing(path: str | Path, *, directory: bool) -> Iterator[Callable[[bytes, b
 class Writer:
     """Puts records into an LMDB file, making its map larger as they come.
 
-    durable: nothing is written before `commit`, which writes everything since the last one or, if the process or the
-    machine stops, nothing. Else records are written every few megabytes.
+    Args:
+        path: the file.
+        durable: whether nothing is written before ``commit``, which writes everything since the last one or, if the
+            process or the machine stops, nothing. Else records are written every few megabytes.
     """
 
     _TRANSACTION = 32 << 20  # bytes
@@ -120,21 +126,21 @@ class Writer:
         self._bytes = 0
 
     def put(self, key: bytes, value: bytes) -> None:
-        """Add a record, or replace it."""
+        """Adds a record, or replaces it."""
         self._pending[key] = value
         self._bytes += len(key) + len(value)
         if self._bytes >= self._TRANSACTION and not self._durable:
             self.commit()
 
     def get(self, key: bytes) -> bytes | None:
-        """Return a record, written or not yet."""
+        """Returns a record, written or not yet."""
         if key in self._pending:
             return self._pending[key]
         with self.env.begin() as transaction:
             return transaction.get(key)
 
     def commit(self) -> None:
-        """Write what was put."""
+        """Writes what was put."""
         import lmdb
 
         while True:

@@ -33,11 +33,21 @@ _DEEPEST = 32  # levels, LMDB's own limit
 _MAPPED = 256 << 20  # bytes of records that a process keeps mapped: else a large file would count as its memory
 
 
-class LmdbPages:
-    """The records of a file, or of `data.mdb` in a directory, by key. Opened at the first look; fork- and spawn-safe.
+def is_lmdb(head: bytes) -> bool:
+    """Whether a file that begins with some bytes is an LMDB: it has a number of its own on its first page."""
+    return head[_HEADER.size : _HEADER.size + 4] == _MAGIC[0].to_bytes(4, "little")
 
-    what: what errors say that the file holds. Opening raises UserError where the file is missing, cut short or no LMDB
-    0.9 file. A file that is made shorter while it is open kills the process, as with any memory map.
+
+class LmdbPages:
+    """The records of a file, or of ``data.mdb`` in a directory, by key. Opened at the first look; fork- and spawn-safe.
+
+    Args:
+        path: the file or directory. One that is made shorter while it is open kills the process, as with any memory
+            map.
+        what: what errors say that the file holds.
+
+    Raises:
+        UserError: on opening a file that is missing, cut short or no LMDB 0.9 file.
     """
 
     def __init__(self, path: str | Path, what: str) -> None:
@@ -54,7 +64,7 @@ class LmdbPages:
         return self._entries
 
     def get(self, key: bytes) -> memoryview | None:
-        """Return a view of a record, or None where there is none; raises BadRecord where a damaged page is in the way.
+        """Returns a view of a record, or None where there is none; raises BadRecord where a damaged page is in the way.
 
         The view stays valid as long as it is kept, even after the file was replaced.
         """
@@ -76,7 +86,7 @@ class LmdbPages:
         raise BadRecord(f"{self._path}, record {key!r}: its pages lead in a circle; copy or write the file again")
 
     def keys(self, prefix: bytes = b"") -> Iterator[bytes]:
-        """Go through the keys that begin with a prefix, in their order; raises BadRecord as `get` does."""
+        """Goes through the keys that begin with a prefix, in their order; raises BadRecord as ``get`` does."""
         data = self._opened()
         pages = [] if self._root == _NO_PAGE else [self._root]
         left = 2 * self._last + 2  # pages to look at: more than there are, unless they lead in a circle
@@ -124,7 +134,7 @@ class LmdbPages:
         return self._map
 
     def _read_meta(self, data: mmap.mmap) -> None:
-        """Take page size, root and last page from the newer of the two first pages."""
+        """Takes page size, root and last page from the newer of the two first pages."""
         if len(data) < 64 or data[16:24] != _MAGIC[0].to_bytes(4, "little") + _MAGIC[1].to_bytes(4, "little"):
             raise _DamagedError("it does not begin as one of format 1")
         (size,) = _PAGE_SIZE.unpack_from(data, 40)
@@ -160,14 +170,14 @@ class LmdbPages:
         return kind & _KINDS
 
     def _nodes(self, data: mmap.mmap, page: int) -> tuple[int, int]:
-        """Return where a page's nodes may begin, and how many there are."""
+        """Returns where a page's nodes may begin, and how many there are."""
         _, _, _, lower, upper = _HEADER.unpack_from(data, page * self._page_size)
         if not _HEADER.size < lower <= upper <= self._page_size or lower % 2:
             raise _DamagedError(f"page {page} is damaged")
         return lower, (lower - _HEADER.size) // 2
 
     def _node(self, data: mmap.mmap, page: int, place: int, lower: int) -> tuple[int, int, int, int, bytes]:
-        """Return first and second half of the size, flags, where the value begins in the file, and the key."""
+        """Returns first and second half of the size, flags, where the value begins in the file, and the key."""
         start = page * self._page_size
         at = int.from_bytes(data[start + _HEADER.size + 2 * place : start + _HEADER.size + 2 * place + 2], "little")
         if not lower <= at <= self._page_size - _NODE.size:

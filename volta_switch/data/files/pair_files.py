@@ -30,7 +30,7 @@ class PairFiles:
     shards: str = ""
 
     def needed(self) -> list[Path]:
-        """What must be on this machine; of shards at an address nothing."""
+        """Returns what must be on this machine; of shards at an address nothing."""
         if not self.shards:
             return list(self.files)
         folder = local_folder(self.shards)
@@ -38,7 +38,7 @@ class PairFiles:
 
 
 def find_pairs(features_path: str | Path, split: Split) -> PairFiles:
-    """Where a split's pairs lie below VOLTA's features_path.
+    """Returns where a split's pairs lie below VOLTA's features_path.
 
     ``training_feat_all.lmdb`` or ``validation_feat_all.lmdb``, else every ``..._part_<rank>.lmdb`` (VOLTA writes one
     for each GPU), in the order of the ranks, else shards; where none of them is there, the first, which is then
@@ -77,7 +77,7 @@ def is_address(path: str | Path) -> bool:
 
 
 def local_folder(path: str | Path) -> Path | None:
-    """Return the folder that a path or a file: address names; None for other addresses."""
+    """Returns the folder that a path or a file: address names; None for other addresses."""
     if not is_address(path):
         return Path(path)
     parts = urllib.parse.urlsplit(str(path))

@@ -34,9 +34,10 @@ class OtherForm(ValueError):
 
 
 def whole_number(value: Any, name: str) -> int:
-    """Read a size or a count from a number, a text such as "480" or "480.0", bytes, or an array of one element.
+    """Reads a size or a count from a number, a text such as "480" or "480.0", bytes, or an array of one element.
 
-    Raises OtherForm for what is none of them or has a fraction.
+    Raises:
+        OtherForm: it is none of them, or has a fraction.
     """
     found = value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
     if isinstance(found, np.ndarray) and found.size == 1:
@@ -57,12 +58,16 @@ def whole_number(value: Any, name: str) -> int:
 def float_array(
     value: Any, name: str, rows: int | None, width: int | None = None, usual_width: int | None = None
 ) -> np.ndarray:
-    """Read an array of floats as float32, in the shape that it has; from base64 it is flat.
+    """Reads an array of floats as float32, in the shape that it has; from base64 it is flat.
 
-    value: an array, or base64 of the bytes of float32, float64 or float16. rows: the number of boxes; None where the
-    record does not say it. width: values of a box, None where the record may hold any; usual_width: what it is most
-    likely to be then.
-    Raises OtherForm where no type fits, or the array is of another kind.
+    Args:
+        value: an array, or base64 of the bytes of float32, float64 or float16.
+        rows: the number of boxes; None where the record does not say it.
+        width: values of a box, None where the record may hold any.
+        usual_width: what it is most likely to be then.
+
+    Raises:
+        OtherForm: no type fits, or the array is of another kind.
     """
     if isinstance(value, str | bytes):
         data = _decoded(value, name)
@@ -74,9 +79,9 @@ def float_array(
 
 
 def integer_array(value: Any, name: str, rows: int) -> np.ndarray:
-    """Read an array of (rows,) whole numbers as int64, from base64 of the bytes of int64, int32 or int16, or an array.
+    """Reads an array of (rows,) whole numbers as int64, from base64 of the bytes of int64, int32 or int16, or an array.
 
-    Raises OtherForm as `float_array` does.
+    Raises OtherForm as ``float_array`` does.
     """
     if isinstance(value, str | bytes):
         data = _decoded(value, name)
@@ -92,7 +97,7 @@ def integer_array(value: Any, name: str, rows: int) -> np.ndarray:
 
 
 def encoded(array: np.ndarray, kind: str) -> bytes:
-    """Return the base64 of an array's bytes in a type."""
+    """Returns the base64 of an array's bytes in a type."""
     return base64.b64encode(np.asarray(array, dtype=kind).tobytes())
 
 
@@ -112,7 +117,7 @@ def _as_float32(array: np.ndarray) -> np.ndarray:
 
 
 def _decoded(value: str | bytes, name: str) -> bytes:
-    """Return the bytes that base64 stands for. Python's decoder passes over foreign characters; here they are told."""
+    """Returns the bytes that base64 stands for. Python's decoder passes over foreign characters; here they are told."""
     try:
         data = base64.b64decode(value)
     except (binascii.Error, ValueError) as error:
@@ -125,13 +130,13 @@ def _decoded(value: str | bytes, name: str) -> bytes:
 
 
 def _length(value: str | bytes) -> int:
-    """Return how many bytes clean base64 stands for."""
+    """Returns how many bytes clean base64 stands for."""
     padding = value[-2:].count("=") if isinstance(value, str) else value[-2:].count(b"=")
     return len(value) // 4 * 3 - padding
 
 
 def _float_type(data: bytes, name: str, rows: int | None, width: int | None, usual_width: int | None) -> str:
-    """Say of which type the numbers of some bytes are: the first that fits, unless another looks far more like it."""
+    """Says of which type the numbers of some bytes are: the first that fits, unless another looks far more like it."""
     if not data and not rows:
         return "<f4"
     known = width or usual_width
@@ -174,7 +179,7 @@ def _looks_like_float32(data: bytes) -> bool:
 
 
 def _spread(numbers: np.ndarray) -> float:
-    """The standard deviation of the binary logarithms of numbers, those aside that are 0 or not finite.
+    """Returns the standard deviation of the binary logarithms of numbers, those aside that are 0 or not finite.
 
     Infinite for magnitudes that no detector gives, and where there are too few numbers to say anything.
     """
@@ -190,7 +195,7 @@ def _spread(numbers: np.ndarray) -> float:
 
 
 def _unordered(numbers: np.ndarray) -> float:
-    """The share of boxes whose second corner does not lie beyond the first, or is nowhere near an image."""
+    """Returns the share of boxes whose second corner does not lie beyond the first, or is nowhere near an image."""
     boxes = numbers[: len(numbers) // 4 * 4].reshape(-1, 4)
     with np.errstate(all="ignore"):
         ordered = (boxes[:, 2:] > boxes[:, :2]).all(axis=1) & (np.abs(boxes) < _FARTHEST).all(axis=1)
@@ -198,7 +203,7 @@ def _unordered(numbers: np.ndarray) -> float:
 
 
 def _improbable(numbers: np.ndarray) -> float:
-    """0 for probabilities, 1 for other numbers; those of float16 that are read as float32 end at 0.008."""
+    """Returns 0 for probabilities, 1 for other numbers; those of float16 that are read as float32 end at 0.008."""
     with np.errstate(all="ignore"):
         return 1.0 - float(numbers.min(initial=0) >= 0 and 0.01 <= numbers.max(initial=0) <= 1.001)
 

@@ -43,7 +43,7 @@ class _PlainUnpickler(pickle._Unpickler):
         self._source = source
 
     def find_class(self, module: str, name: str) -> Any:
-        """Give what stands for a name that a pickle asks for, if plain data needs it."""
+        """Gives what stands for a name that a pickle asks for, if plain data needs it."""
         try:
             return _ALLOWED[(module, name)]
         except KeyError:
@@ -165,7 +165,7 @@ def _plain(data: bytes | memoryview) -> bool:
 
 
 def _key(key: Any) -> Any:
-    """Let through what can be hashed at once."""
+    """Lets through what can be hashed at once."""
     parts = key if isinstance(key, tuple) else (key,)
     if len(parts) > _LONGEST_KEY or not all(isinstance(part, _KEYS) for part in parts):
         raise pickle.UnpicklingError(f"a {type(key).__name__} as a key, or one of more than plain values")
@@ -260,7 +260,7 @@ def _check_content(shape: Any, dtype: Any, data: Any) -> None:
 
 
 def _set_byte_order(dtype: np.dtype, order: str) -> None:
-    """Do what matters of a state: a whole one could make NumPy read beyond an array."""
+    """Does what matters of a state: a whole one could make NumPy read beyond an array."""
     if order not in ("<", ">", "|", "="):
         raise pickle.UnpicklingError("a dtype of no byte order")
     sizes = (dtype.itemsize, dtype.alignment) if dtype.kind in "SU" else (-1, -1)
@@ -284,10 +284,12 @@ _FUNCTIONS: tuple[Callable[..., Any], ...] = tuple(value for value in _ALLOWED.v
 
 
 def loads(data: bytes | memoryview, source: str) -> Any:
-    """Return the plain containers, numbers, strings and NumPy arrays that a pickle holds; `source` names it in errors.
+    """Returns the plain containers, numbers, strings and arrays that a pickle holds; ``source`` names it in errors.
 
-    Strings written by Python 2 are read as UTF-8, or Latin-1 where they are not. Raises UserError for any other
-    content and for bytes that are no pickle.
+    Strings written by Python 2 are read as UTF-8, or Latin-1 where they are not.
+
+    Raises:
+        UserError: it holds anything else, or is no pickle.
     """
     try:
         reader = pickle.loads if _plain(data) else functools.partial(_load_guarded, source=source)
@@ -305,7 +307,7 @@ def loads(data: bytes | memoryview, source: str) -> Any:
 
 
 def load(path: str | Path) -> Any:
-    """`loads` of a file. Raises UserError where it is missing."""
+    """``loads`` of a file. Raises UserError where it is missing."""
     require_file(Path(path), "file", "check the data root of the task")
     try:
         data = read_recorded(Path(path))
@@ -315,6 +317,6 @@ def load(path: str | Path) -> Any:
 
 
 def dump(path: str | Path, obj: Any) -> None:
-    """Write a pickle whole or not at all; protocol 4, which VOLTA's Python reads too."""
+    """Writes a pickle whole or not at all; protocol 4, which VOLTA's Python reads too."""
     with replacing(Path(path)) as unfinished:
         unfinished.write_bytes(pickle.dumps(obj, protocol=4))

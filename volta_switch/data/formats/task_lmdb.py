@@ -7,24 +7,27 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from volta_switch.data.feature_files import Format, Target
 from volta_switch.data.files import safe_pickle
 from volta_switch.data.files.feature_records import decode_record, encode_h5, encode_npy, encode_tsv
-from volta_switch.data.files.feature_store import FeatureStore
 from volta_switch.data.files.lmdb_environment import writing
-from volta_switch.data.files.lmdb_pages import LmdbPages
+from volta_switch.data.files.lmdb_pages import LmdbPages, is_lmdb
+from volta_switch.data.files.stores import FeatureStore
 from volta_switch.data.image_ids import id_text
 from volta_switch.data.regions import Regions
 from volta_switch.errors import BadRecord, UserError
 
 Variant = Literal["tsv", "h5", "npy"]
 _KEYS = b"keys"
+_LONGEST_KEY = 511  # bytes
 
 
 def write_features(path: str | Path, regions: Iterable[Regions], variant: Variant = "tsv") -> None:
-    """Write a directory LMDB as VOLTA's task readers expect it. Detector fields that are None are left out."""
+    """Writes a directory LMDB as VOLTA's task readers expect it. Detector fields that are None are left out."""
     encode = {"tsv": encode_tsv, "h5": encode_h5, "npy": encode_npy}[variant]
     with writing(path, directory=True) as put:
         keys = []
@@ -55,7 +58,7 @@ class LmdbFeatures(FeatureStore):
             raise UserError(f"{self.path}: entry 'keys' holds no image ids ({error}); write it again") from None
 
     def _found_keys(self) -> list[str]:
-        """Return the keys of a file that does not list them, where the first record is an image's."""
+        """Returns the keys of a file that does not list them, where the first record is an image's."""
         try:
             keys = [key.decode() for key in self._file.keys()]  # noqa: SIM118 (no mapping)
             if keys:
@@ -68,7 +71,7 @@ class LmdbFeatures(FeatureStore):
         return keys
 
     def keys(self) -> list[str]:
-        """Return the image ids, in the file's order."""
+        """Returns the image ids, in the file's order."""
         return list(self._keys)
 
     def __len__(self) -> int:
@@ -90,7 +93,30 @@ class LmdbFeatures(FeatureStore):
 
 
 def _image_id(name: object) -> str:
-    """Return what a list of keys calls an image; raises TypeError or ValueError for what is no id."""
+    """Returns what a list of keys calls an image; raises TypeError or ValueError for what is no id."""
     text = id_text(name)
     text.encode()  # a lone surrogate has no bytes
     return text
+
+
+def _refuse(regions: Regions) -> None:
+    """Raises ValueError for an image id that cannot be a key."""
+    size = len(regions.image_id.encode())
+    if not 0 < size <= _LONGEST_KEY:
+        raise ValueError(f"image id of {size} bytes; an LMDB's keys have 1 to {_LONGEST_KEY}")
+
+
+FORMAT = Format(
+    "lmdb",
+    "features of a task (LMDB)",
+    "LMDB file",
+    fits=lambda candidate: is_lmdb(candidate.head),
+    images=LmdbFeatures,
+    targets=(
+        Target("tsv-lmdb", partial(write_features, variant="tsv"), _refuse),
+        Target("h5-lmdb", partial(write_features, variant="h5"), _refuse),
+        Target("npy-lmdb", partial(write_features, variant="npy"), _refuse),
+    ),
+    suffixes=(".lmdb",),
+    order=40,
+)

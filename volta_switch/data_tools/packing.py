@@ -1,7 +1,7 @@
 """Going through feature files of any format and packing their records, resumable wherever it was interrupted.
 
-What `repack` (a compact store) and `shard` (shards of pairs) have in common: the unfinished result is a directory
-beside it, `<name>.unfinished`, which takes its place when everything is in it. What comes out does not depend on how
+What ``repack`` (a compact store) and ``shard`` (shards of pairs) have in common: the unfinished result is a directory
+beside it, ``<name>.unfinished``, which takes its place when everything is in it. What comes out does not depend on how
 often the run was interrupted.
 """
 
@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from volta_switch.checksums import record_tree
-from volta_switch.data.bad_records import BadRecords
+from volta_switch.data.batches.loader import BadRecords
+from volta_switch.data.feature_files import RecordSource, open_source
 from volta_switch.data.files.compact_record import RecordCodec, RecordLayout
-from volta_switch.data.files.compact_store import LONGEST_ID
-from volta_switch.data.files.record_source import RecordSource, open_source
+from volta_switch.data.formats.compact import LONGEST_ID
 from volta_switch.data.regions import Regions, TopScores
 from volta_switch.errors import BadRecord, UserError
 from volta_switch.files import remove_unfinished, write_json
@@ -67,7 +67,7 @@ class Packing:
         self._codec = RecordCodec(RecordLayout(**state.layout))
 
     def __iter__(self) -> Iterator[PackedRecord]:
-        """Pack what is missing; raises UserError for more bad records than allowed."""
+        """Packs what is missing; raises UserError for more bad records than allowed."""
         state = self.state
         for source, own in self._from(state.position):
             state.position += 1
@@ -84,14 +84,14 @@ class Packing:
             yield PackedRecord(state.records - 1, regions, caption, record, source)
 
     def _from(self, place: int) -> Iterator[tuple[RecordSource, int]]:
-        """Go through all records from a place on, as source and place in it."""
+        """Goes through all records from a place on, as source and place in it."""
         for source in self._sources:
             for own in range(place, len(source)):
                 yield source, own
             place = max(place - len(source), 0)
 
     def _first_layout(self) -> RecordLayout:
-        """Return the layout of the first good record that has regions: only they say how wide they are."""
+        """Returns the layout of the first good record that has regions: only they say how wide they are."""
         plan, empty, first_error = self.state.plan, None, ""
         for source, own in self._from(0):
             try:
@@ -110,7 +110,7 @@ class Packing:
         return empty
 
     def described(self) -> dict[str, Any]:
-        """Return what a manifest says of everything that was packed."""
+        """Returns what a manifest says of everything that was packed."""
         state = self.state
         return {
             "kind": self._sources[0].kind,
@@ -128,8 +128,12 @@ class Packing:
 class Result:
     """The directory that a packing makes.
 
-    what: "store" or "shards", as errors name it; full_name: the same with its article. manifest: the file that says
-    what is in it, written last. read_manifest: of the directory; raises UserError.
+    Attributes:
+        out: where it is when it is whole.
+        what: "store" or "shards", as errors name it.
+        full_name: the same with its article.
+        manifest: the file that says what is in it, written last.
+        read_manifest: of the directory; raises UserError.
     """
 
     out: Path
@@ -144,10 +148,12 @@ class Result:
         return self.out.with_name(f"{self.out.name}.unfinished")
 
     def make(self, plan: dict[str, Any], write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-        """Return the manifest that `write` gives for the unfinished directory, which it fills; nobody else does so.
+        """Returns the manifest that ``write`` gives for the unfinished directory, which it fills; nobody else does so.
 
-        Where the result is there already, nothing is written. Raises UserError where `out` holds anything else, where
-        another process is writing it, and where the disk is full.
+        Where the result is there already, nothing is written.
+
+        Raises:
+            UserError: ``out`` holds anything else, another process is writing it, or the disk is full.
         """
         if self.out.exists():
             return self._already_there(plan)
@@ -173,7 +179,7 @@ class Result:
         return manifest
 
     def continued(self, stored: dict[str, Any], plan: dict[str, Any]) -> None:
-        """Raise UserError unless an unfinished result was begun with the same inputs and options."""
+        """Raises UserError unless an unfinished result was begun with the same inputs and options."""
         if stored != plan:
             raise UserError(
                 f"{self.unfinished}: an unfinished {self.what} of other inputs or options "
@@ -195,7 +201,7 @@ class Result:
 
 
 def open_sources(inputs: Sequence[str | Path]) -> list[RecordSource]:
-    """Open files of one kind; raises UserError where one is missing, of no format or of another kind, or all empty."""
+    """Opens files of one kind; raises UserError where one is missing, of no format or of another kind, or all empty."""
     sources = [open_source(path) for path in inputs]
     kinds = {source.kind: source for source in sources}
     if len(kinds) > 1:
@@ -207,7 +213,7 @@ def open_sources(inputs: Sequence[str | Path]) -> list[RecordSource]:
 
 
 def packing_plan(sources: list[RecordSource], dtype: str, top_classes: int, top_attributes: int) -> dict[str, Any]:
-    """Return what decides the result; raises UserError for options that mean nothing."""
+    """Returns what decides the result; raises UserError for options that mean nothing."""
     if dtype not in ("float16", "float32"):
         raise UserError(f"--dtype {dtype}: expected float16 or float32")
     if top_classes < 1 or top_attributes < 1:
@@ -217,7 +223,7 @@ def packing_plan(sources: list[RecordSource], dtype: str, top_classes: int, top_
 
 
 def _good(source: RecordSource, own: int) -> tuple[Regions, str]:
-    """Read a record of a source; raises BadRecord where it cannot be used."""
+    """Reads a record of a source; raises BadRecord where it cannot be used."""
     regions, caption = source[own]
     try:
         regions.check()
@@ -241,7 +247,7 @@ def _named(source: RecordSource, own: int, regions: Regions, error: ValueError) 
 
 @contextmanager
 def _alone(folder: Path, what: str) -> Iterator[None]:
-    """Keep a second run off an unfinished result; the lock goes with its process, however that ends."""
+    """Keeps a second run off an unfinished result; the lock goes with its process, however that ends."""
     with (folder / _LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -258,7 +264,7 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def _add_losses(losses: dict[str, float], before: Regions, after: Regions) -> None:
-    """Add up what one image loses: the largest error of a feature, the class and attribute mass that is not kept."""
+    """Adds up what one image loses: the largest error of a feature, the class and attribute mass that is not kept."""
     if len(before) == 0:
         return
     error = np.abs(before.features.astype(np.float32) - after.features.astype(np.float32))
@@ -272,7 +278,7 @@ def _add_losses(losses: dict[str, float], before: Regions, after: Regions) -> No
 
 
 def _means(losses: dict[str, float]) -> dict[str, float]:
-    """Turn sums into means per region."""
+    """Turns sums into means per region."""
     regions = max(losses.get("regions", 0), 1)
     named = {name: value for name, value in losses.items() if name != "regions"}
     return {

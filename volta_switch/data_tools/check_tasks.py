@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from volta_switch.data.files.check import EXAMPLES, Report, check_features, cross_check, is_feature_file
-from volta_switch.data.files.check_annotations import (
+from volta_switch.data.fingerprints import WHOLE_SUFFIX, whole_fingerprint
+from volta_switch.data.image_ids import ImageIndex
+from volta_switch.data_tools.check import EXAMPLES, Report, check_features, cross_check, is_feature_file
+from volta_switch.data_tools.check_annotations import (
     ANSWER_MAPS,
     SUFFIXES,
     annotation_files,
     check_annotations,
     splits_in,
 )
-from volta_switch.data.fingerprints import WHOLE_SUFFIX, whole_fingerprint
-from volta_switch.data.image_ids import ImageIndex
 from volta_switch.errors import UserError
 from volta_switch.files import here_or_shipped, read_yaml
 from volta_switch.identities import WHOLE
@@ -26,12 +26,19 @@ from volta_switch.tasks.dataset import chosen as file_of
 def check_paths(
     paths: Sequence[str | Path], sample: int | None = None, tasks: Sequence[str] = (), data_root: str = ""
 ) -> list[Report]:
-    """Check feature files, annotation files or directories and task files (.yml), and what they say of each other.
+    """Checks feature files, annotation files or directories and task files (.yml), and what they say of each other.
 
-    sample: records to read of each feature file; None for all. tasks: those of the task files that are checked, by
-    number, key or name; without them all whose annotations are there. data_root: as load_task takes it. Annotations are
-    compared with all feature files named, those of a task file with its own. Raises UserError for a task that a task
-    file does not have.
+    Annotations are compared with all feature files named, those of a task file with its own.
+
+    Args:
+        paths: what a user names.
+        sample: records to read of each feature file; None for all.
+        tasks: those of the task files that are checked, by number, key or name; without them all whose annotations are
+            there.
+        data_root: as ``load_task`` takes it.
+
+    Raises:
+        UserError: a task file does not have a task that is named.
     """
     features: dict[Path, Report] = {}
     annotations: list[Report] = []
@@ -61,9 +68,10 @@ def check_paths(
 
 
 def keep_checksums(reports: Iterable[Report]) -> None:
-    """Read every byte of the files that were checked, and keep a checksum beside each; say so in the reports.
+    """Reads every byte of the files that were checked, and keeps a checksum beside each; says so in the reports.
 
-    Raises UserError where a file cannot be read, or nothing can be written beside it.
+    Raises:
+        UserError: a file cannot be read, or nothing can be written beside it.
     """
     for report in reports:
         path = Path(report.path)
@@ -73,7 +81,7 @@ def keep_checksums(reports: Iterable[Report]) -> None:
 
 
 def _not_looked_at(files: Iterable[Path], folder: Path, looked_at: Iterable[Path]) -> list[str]:
-    """Name the files of a folder of which nothing was read; nothing where all were."""
+    """Names the files of a folder of which nothing was read; nothing where all were."""
     seen = {path.resolve() for path in looked_at}
     others = [
         path
@@ -88,7 +96,7 @@ def _not_looked_at(files: Iterable[Path], folder: Path, looked_at: Iterable[Path
 
 
 def _feature_files(folder: Path) -> list[Path]:
-    """Return the feature files right in a directory, such as VOLTA's of Conceptual Captions."""
+    """Returns the feature files right in a directory, such as VOLTA's of Conceptual Captions."""
     if not folder.is_dir():
         return []
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.endswith("-lock"))
@@ -97,11 +105,11 @@ def _feature_files(folder: Path) -> list[Path]:
     ]
 
 
-def _features(path: Path, sample: int | None, done: dict[Path, Report]) -> Report:
-    """Check a feature file once, however many tasks name it."""
-    if path.resolve() not in done:
-        done[path.resolve()] = check_features(path, sample)
-    return done[path.resolve()]
+def _features(path: Path, sample: int | None, checked: dict[Path, Report]) -> Report:
+    """Checks a feature file once, however many tasks name it."""
+    if path.resolve() not in checked:
+        checked[path.resolve()] = check_features(path, sample)
+    return checked[path.resolve()]
 
 
 def _check_task_file(
@@ -160,7 +168,7 @@ def _check_task(spec: TaskSpec, path: Path, sample: int | None, features: dict[P
 
 
 def _check_head(spec: TaskSpec, annotations: list[Report], task: Report) -> None:
-    """Compare the number of the head's outputs with the answers that there are."""
+    """Compares the number of the head's outputs with the answers that there are."""
     for report in annotations:
         answers = report.counts.get("answers")
         if report.format in ANSWER_MAPS and spec.num_labels is not None and answers != spec.num_labels:
@@ -182,7 +190,7 @@ def _absent(annotations: list[Report], features: Report, splits: set[str]) -> bo
 
 
 def _task_annotations(spec: TaskSpec, task: Report) -> list[Report]:
-    """Report the annotation files of a task: those that it names, else those in its data root."""
+    """Reports the annotation files of a task: those that it names, else those in its data root."""
     own = _told_by_the_task(spec, task)
     if own:
         return own
@@ -240,7 +248,7 @@ def _told_by_the_task(spec: TaskSpec, task: Report) -> list[Report]:
 
 
 def _of_split(report: Report, split: str) -> Report:
-    """Say that a file is a split's, whatever its name."""
+    """Says that a file is a split's, whatever its name."""
     if report.image_ids:
         report.image_ids = {min(splits_in(split)): set().union(*report.image_ids.values())}
     return report

@@ -2,47 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from volta_switch.data.files.concap_lmdb import write_concap
-from volta_switch.data.files.feature_files import holds_pairs, open_features
-from volta_switch.data.files.feature_h5 import h5_name, write_h5
-from volta_switch.data.files.feature_lmdb import write_features
-from volta_switch.data.files.feature_records import DETECTION_NAMES, dense
-from volta_switch.data.files.feature_store import FeatureStore
-from volta_switch.data.files.feature_tsv import tsv_name, write_tsv
+from volta_switch.data.feature_files import RecordSource, Target, formats, holds_pairs, open_features, open_source
+from volta_switch.data.files.feature_records import dense
 from volta_switch.data.files.json_files import read_json
-from volta_switch.data.files.record_source import RecordSource, open_source
-from volta_switch.data.files.repack import repack
+from volta_switch.data.files.stores import FeatureStore
 from volta_switch.data.regions import Regions
+from volta_switch.data_tools.repack import repack
 from volta_switch.errors import BadRecord, UserError
 
-_LMDB_KEY = 511  # bytes that an LMDB's key can have
 _MEASURED = ("features", "boxes", "objects_conf", "attrs_conf", "cls_prob", "attr_scores")
 _LABELS = ("objects_id", "attrs_id")
-_Images = Callable[[Path, Iterator[Regions]], None]
-_IMAGE_WRITERS: dict[str, _Images] = {
-    "tsv-lmdb": partial(write_features, variant="tsv"),
-    "h5-lmdb": partial(write_features, variant="h5"),
-    "npy-lmdb": partial(write_features, variant="npy"),
-    "h5": write_h5,
-    "tsv": write_tsv,
-}
-TARGETS = (*_IMAGE_WRITERS, "concap", "compact")
+_COMPACT = "compact"  # which ``repack`` writes
+
+
+class Targets:
+    """What ``--to`` may name: every target of a format, and a compact store. Formats are imported when it is asked."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*_targets(), _COMPACT))
+
+    def __contains__(self, name: object) -> bool:
+        return name in tuple(self)
+
+
+def _targets() -> dict[str, Target]:
+    """Returns the targets that formats register, by name: first those of images, then those of pairs."""
+    found = [target for each in formats() for target in each.targets]
+    return {target.name: target for target in sorted(found, key=lambda target: target.pairs)}
+
+
+TARGETS = Targets()
 
 
 @dataclass
 class Loss:
     """How far one field of the result is from the source's: over all values, and where it has none.
 
-    total_variation: the mean over regions, and the largest, of half the summed differences of class probabilities.
+    The total variation distance of a region is half the summed differences of its class probabilities; kept are its sum
+    over regions and the largest.
     """
 
     values: int = 0
@@ -54,7 +59,7 @@ class Loss:
     regions: int = 0
 
     def add(self, before: np.ndarray, after: np.ndarray) -> None:
-        """Compare one record's field, rows of regions."""
+        """Compares one record's field, rows of regions."""
         if before.shape != after.shape:
             self.missing_records += 1
             return
@@ -69,7 +74,7 @@ class Loss:
             self.total_variation_max = max(self.total_variation_max, float(distance.max()))
 
     def to_dict(self, distribution: bool) -> dict[str, float]:
-        """Return the measures by name; the total variation distance only of distributions."""
+        """Returns the measures by name; the total variation distance only of distributions."""
         measures = {"max": self.max_error, "mean": self.error_sum / max(self.values, 1)}
         if distribution:
             measures["total_variation_mean"] = self.total_variation_sum / max(self.regions, 1)
@@ -79,8 +84,14 @@ class Loss:
 
 @dataclass
 class Conversion:
-    """What `convert` did. losses: by field, as `Loss.to_dict`; changed: records whose ids, labels, sizes or captions
-    differ, by field; passed_over: the errors of records left out.
+    """What ``convert`` did.
+
+    Attributes:
+        out: the file that was written.
+        records: how many it has.
+        losses: by field, as ``Loss.to_dict``.
+        changed: records whose ids, labels, sizes or captions differ, by field.
+        passed_over: the errors of records that were left out.
     """
 
     out: str
@@ -99,27 +110,36 @@ def convert(
     dtype: str = "float16",
     max_bad_records: int = 0,
 ) -> Conversion:
-    """Write a feature file of any format as one of `TARGETS`, whole or not at all; one record in memory at a time.
+    """Writes a feature file of any format as one of ``TARGETS``, whole or not at all; one record in memory at a time.
 
-    captions: for "concap" from images without captions, VOLTA's JSON {image id: caption}. dtype: of the features of a
-    compact store. max_bad_records: records that cannot be read or written and are left out before nothing is written;
-    0 for "compact" (see `repack`). Raises UserError for an `out` that exists, an unknown target, an option that the
-    target has no use for, and more bad records than allowed, by name.
+    Args:
+        source: the file to read.
+        out: must not exist.
+        to: a name of ``TARGETS``.
+        captions: for "concap" from images without captions, VOLTA's JSON {image id: caption}.
+        dtype: of the features of a compact store.
+        max_bad_records: records that cannot be read or written and are left out before nothing is written; 0 for
+            "compact" (see ``repack``).
+
+    Raises:
+        UserError: ``out`` exists, the target is unknown or has no use for an option, or there are more bad records than
+            allowed, which are named.
     """
     out = Path(out)
     if to not in TARGETS:
         raise UserError(f"--to {to}: expected one of {', '.join(TARGETS)}")
-    if captions is not None and to != "concap":
+    target = _targets().get(to)
+    if captions is not None and not (target and target.pairs):
         raise UserError(f"--captions: {to} holds none of its own; leave it out, or use --to concap")
-    if max_bad_records and to == "compact":
+    if max_bad_records and target is None:
         raise UserError("--max-bad-records: give it to `volta-switch data repack`, which writes compact stores")
     if out.exists():
         raise UserError(f"{out}: exists; delete it, or give another OUT")
-    records = _Records(open_source(source), to, captions, max_bad_records)
+    records = _Records(open_source(source), target, captions, max_bad_records)
     if not len(records.source):
         raise UserError(f"{source}: no records to convert")
     try:
-        _write(records, out, to, dtype)
+        _write(records, out, target, dtype)
     except BaseException:
         if out.is_dir() and not any(out.iterdir()):
             out.rmdir()  # made for an LMDB that did not come to be
@@ -129,31 +149,33 @@ def convert(
     return result
 
 
-def _write(records: _Records, out: Path, to: str, dtype: str) -> None:
-    if to == "compact":
+def _write(records: _Records, out: Path, target: Target | None, dtype: str) -> None:
+    if target is None:
         repack([records.source.path], out, dtype=dtype)
         records.places = list(range(len(records.source)))
-    elif to == "concap":
-        write_concap(out, iter(records))
+    elif target.pairs:
+        target.write(out, iter(records))
     else:
-        _IMAGE_WRITERS[to](out, (regions for regions, _ in records))
+        target.write(out, (regions for regions, _ in records))
 
 
 class _Records:
     """The records of a source that a target can hold, as the target wants them; the others are gathered by name."""
 
-    def __init__(self, source: RecordSource, to: str, captions: str | Path | None, max_bad_records: int) -> None:
+    def __init__(
+        self, source: RecordSource, target: Target | None, captions: str | Path | None, max_bad_records: int
+    ) -> None:
         self.source = source
         self.places: list[int] = []  # of the records that were written, in their order
         self.failed: list[str] = []
-        self._to = to
+        self._target = target
         self._limit = max_bad_records
         self._captions: dict[str, str] | None = None
         if captions is not None:
             self._captions = read_json(captions)
             if not isinstance(self._captions, dict):
                 raise UserError(f"{captions}: expected a JSON object {{image id: caption}}")
-        elif to == "concap" and source.kind == "images":
+        elif target and target.pairs and source.kind == "images":
             raise UserError(f"{source.path}: holds no captions; name a JSON file {{image id: caption}} with --captions")
 
     def __iter__(self) -> Iterator[tuple[Regions, str]]:
@@ -174,7 +196,7 @@ class _Records:
             raise UserError(f"{self.source.path}: no record can be converted, first error: {self.failed[0]}")
 
     def __getitem__(self, place: int) -> tuple[Regions, str]:
-        """Return a record with full arrays and its caption."""
+        """Returns a record with full arrays and its caption."""
         regions, caption = self.source[place]
         regions.check()
         if self._captions is not None:
@@ -185,21 +207,11 @@ class _Records:
         return replace(regions, **whole), caption
 
     def _refuse(self, regions: Regions, seen: set[str]) -> None:
-        """Raise ValueError for a record that the target has no place for."""
-        name = regions.image_id
-        if self._to == "concap":
-            missing = [field for field in DETECTION_NAMES if getattr(regions, field) is None]
-            if missing:
-                raise ValueError(f"image {name!r} has no {', '.join(missing)}, which Conceptual Captions records hold")
-            return
-        if name in seen:
-            raise ValueError(f"image {name!r} stands twice; {self._to} holds every image once")
-        if self._to == "h5":
-            h5_name(name)
-        elif self._to == "tsv":
-            tsv_name(name)
-        elif not 0 < len(name.encode()) <= _LMDB_KEY:
-            raise ValueError(f"image id of {len(name.encode())} bytes; an LMDB's keys have 1 to {_LMDB_KEY}")
+        """Raises ValueError for a record that the target has no place for."""
+        assert self._target is not None  # ``repack`` goes through the source itself
+        if not self._target.pairs and regions.image_id in seen:
+            raise ValueError(f"image {regions.image_id!r} stands twice; {self._target.name} holds every image once")
+        self._target.refuse(regions)
 
     def _fail(self, error: str) -> None:
         self.failed.append(error)
@@ -212,7 +224,7 @@ class _Records:
 
 
 def _measure(records: _Records, after: FeatureStore | RecordSource, result: Conversion) -> None:
-    """Read both files and add up how they differ."""
+    """Reads both files and adds up how they differ."""
     if len(after) != len(records.places):
         raise UserError(f"{after.path}: holds {len(after)} of the {len(records.places)} records; convert again")
     losses: dict[str, Loss] = {}
@@ -245,7 +257,7 @@ def _compare(name: str, before: Regions, after: Regions, losses: dict[str, Loss]
 
 
 def conversion_text(result: Conversion) -> str:
-    """Return what was written, what is lost, and what was passed over."""
+    """Returns what was written, what is lost, and what was passed over."""
     lines = [f"{result.out}: {result.records} records"]
     for name, measures in result.losses.items():
         lines += _loss_lines(name, measures, result.records)

@@ -1,6 +1,6 @@
 """Going through feature files and annotations, and saying what is wrong with them and how to mend it.
 
-Functions return a `Report`, which check_text.py prints. A damaged file is not raised but reported.
+Functions return a ``Report``, which ``reports_text`` prints. A damaged file is not raised but reported.
 """
 
 from __future__ import annotations
@@ -14,14 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from volta_switch.checksums import verify
-from volta_switch.data.files.compact_store import CompactFile, is_compact
-from volta_switch.data.files.concap_lmdb import is_concap
-from volta_switch.data.files.feature_files import FORMAT_NAMES, feature_format, holds_pairs, open_features
-from volta_switch.data.files.feature_store import FeatureStore
-from volta_switch.data.files.feature_tsv import TsvFeatures
-from volta_switch.data.files.pair_files import is_sharded
-from volta_switch.data.files.record_source import open_source
-from volta_switch.data.files.shard_pairs import ShardPairs
+from volta_switch.data.feature_files import find_format, has_feature_suffix, known_format, open_features
+from volta_switch.data.files.stores import FeatureStore, Inspection, Records
 from volta_switch.data.geometry import Geometry
 from volta_switch.data.image_ids import ImageIndex
 from volta_switch.data.regions import Regions
@@ -34,10 +28,15 @@ EXAMPLES = 5  # bad records and ids that a report names
 class Report:
     """What one file holds, and what is wrong with it.
 
-    counts: records, regions, widths. statistics: of all feature values. bad_records: unusable ones; bad_examples: the
-    first errors. problems: one line each, with the fix. notes: worth knowing, not wrong. looked_at: False where it
-    only says that nothing was read.
-    image_ids: of a feature file, its images (None for pairs); of annotations, the images of each split.
+    Attributes:
+        counts: records, regions, widths.
+        statistics: of all feature values.
+        bad_records: unusable ones.
+        bad_examples: the first errors.
+        problems: one line each, with the fix.
+        notes: worth knowing, not wrong.
+        looked_at: False where it only says that nothing was read.
+        image_ids: of a feature file, its images (None for pairs); of annotations, the images of each split.
     """
 
     path: str
@@ -57,55 +56,54 @@ class Report:
         return not self.problems and not self.bad_records
 
     def add_bad(self, error: str) -> None:
-        """Count an unusable record."""
+        """Counts an unusable record."""
         self.bad_records += 1
         if len(self.bad_examples) < EXAMPLES:
             self.bad_examples.append(error)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but the ids, for JSON."""
+        """Returns everything but the ids, for JSON."""
         return {name: value for name, value in vars(self).items() if name != "image_ids"} | {"fine": self.fine}
 
 
 def is_feature_file(path: Path) -> bool:
     """Whether a path holds region features or image-caption pairs, whole or damaged."""
     try:
-        if is_sharded(path) or is_concap(path):
+        if find_format(path) is not None:
             return True
-        feature_format(path)
-    except UserError:
-        return path.suffix in (".lmdb", ".h5", ".hdf5", ".tsv") or (path / "data.mdb").exists()
-    return True
+    except UserError:  # damaged, or of a kind that is known and not read
+        pass
+    return has_feature_suffix(path)
 
 
 def check_features(path: Path, sample: int | None = None) -> Report:
-    """Read the records of a feature file of any format: all, or `sample` of them spread evenly."""
+    """Reads the records of a feature file of any format: all, or ``sample`` of them spread evenly."""
     try:
         verify(path)
-        if holds_pairs(path):
-            return _check_pairs(path, sample)
-        report = Report(str(path), FORMAT_NAMES[feature_format(path)])
+        found = known_format(path)
+        if found.kind_of(path) == "pairs":
+            return _check_pairs(found.open_records(path), path, f"{found.title}, image-caption pairs", sample)
+        report = Report(str(path), found.title)
         store = open_features(path, detections=True)
     except UserError as error:
         return Report(str(path), "unreadable", problems=[str(error)])
     keys = store.keys()
     report.image_ids[""] = set(keys)
     report.counts["images"] = len(keys)
-    if isinstance(store, TsvFeatures) and store.repeated:
-        names = ", ".join(store.repeated[:EXAMPLES])
-        report.notes.append(f"{len(store.repeated)} lines repeat an image ({names}); the last of each counts")
+    inspection = _inspected(store, report, sample)
     chosen = _spread(keys, sample)
     _measure(report, (_image(store, key, report) for key in chosen))
-    _note_sample(report, len(chosen), len(keys))
-    _check_blocks(path, report, sample)
+    _note_sample(report, len(chosen), len(keys), inspection)
     return report
 
 
 def cross_check(annotations: Report, features: list[Report], setting: str = "", splits: Iterable[str] = ()) -> None:
-    """Add to an annotation report which of its images no feature file has, and how many features go unused.
+    """Adds to an annotation report which of its images no feature file has, and how many features go unused.
 
-    features: reports of task features, together. setting: where a task file names them, such as "features_h5path1 of
-    TASK1". splits: those that matter; all where there are none.
+    Args:
+        features: reports of task features, together.
+        setting: where a task file names them, such as "features_h5path1 of TASK1".
+        splits: those that matter; all where there are none.
     """
     wanted = set(splits) or set(annotations.image_ids)
     needed = set().union(*(ids for split, ids in annotations.image_ids.items() if split in wanted))
@@ -127,10 +125,10 @@ def cross_check(annotations: Report, features: list[Report], setting: str = "", 
     annotations.notes.append(f"{len(needed)} images needed, {unused} of the {len(present)} in {names} not among them")
 
 
-def _check_pairs(path: Path, sample: int | None) -> Report:
-    source = open_source(path)
-    report = Report(str(path), f"{FORMAT_NAMES[source.format]}, image-caption pairs")
-    places = _check_shards(path, report, sample) if is_sharded(path) else range(len(source))
+def _check_pairs(source: Records, path: Path, title: str, sample: int | None) -> Report:
+    report = Report(str(path), title)
+    inspection = _inspected(source, report, sample)
+    places = range(len(source)) if inspection.usable is None else inspection.usable
     chosen = _spread(places, sample)
     empty = 0
 
@@ -150,13 +148,12 @@ def _check_pairs(path: Path, sample: int | None) -> Report:
     _measure(report, regions())
     if empty:
         report.problems.append(f"{empty} records have an empty caption; leave these pairs out")
-    _note_sample(report, len(chosen), len(places))
-    _check_blocks(path, report, sample)
+    _note_sample(report, len(chosen), len(places), inspection)
     return report
 
 
 def _image(store: FeatureStore, key: str, report: Report) -> Regions | None:
-    """Read one image; count it where it cannot be used, and the numbers that are not finite."""
+    """Reads one image; counts it where it cannot be used, and the numbers that are not finite."""
     try:
         return store[key]
     except BadRecord as error:
@@ -170,7 +167,7 @@ def _image(store: FeatureStore, key: str, report: Report) -> Regions | None:
 
 
 def _measure(report: Report, images: Iterable[Regions | None]) -> None:
-    """Add counts and feature statistics, one image in memory at a time."""
+    """Adds counts and feature statistics, one image in memory at a time."""
     boxes: list[int] = []
     widths: dict[str, set[int]] = {"feature_width": set(), "classes": set(), "attributes": set()}
     values, zeros, total, squares = 0, 0, 0.0, 0.0
@@ -213,7 +210,7 @@ def _measure(report: Report, images: Iterable[Regions | None]) -> None:
 
 
 def add_geometry(report: Report, geometry: Geometry) -> None:
-    """Report what is strange about boxes: as wrong where most images are so."""
+    """Reports what is strange about boxes: as wrong where most images are so."""
     problem = geometry.problem()
     report.problems += [problem] if problem else []
     report.notes += geometry.notes()
@@ -221,44 +218,72 @@ def add_geometry(report: Report, geometry: Geometry) -> None:
         report.counts["strange_boxes"] = geometry.shares()
 
 
-def _check_blocks(path: Path, report: Report, sample: int | None) -> None:
-    """Compare a compact store's checksums, unless only a sample is wanted."""
-    if sample is not None and (is_compact(path) or is_sharded(path)):
-        report.notes.append("checksums were not compared (--sample)")
-    if sample is None and is_compact(path):
-        try:
-            for first in CompactFile(path).damaged_blocks():
-                report.problems.append(f"records from {first} on do not have their checksum; repack the store again")
-        except UserError as error:
-            report.problems.append(str(error))
-
-
-def _check_shards(path: Path, report: Report, sample: int | None) -> list[int]:
-    """Report what is wrong with shards as files; return the places of the pairs in the others."""
-    pairs = ShardPairs(path)
-    report.counts["shards"] = len(pairs.index.shards)
-    usable: list[int] = []
-    first = 0
-    for number, shard in enumerate(pairs.index.shards):
-        try:
-            pairs.check_shard(number, whole=sample is None)
-            usable += range(first, first + shard.records)
-        except UserError as error:
-            report.problems.append(str(error))
-        first += shard.records
-    return usable
+def _inspected(source: FeatureStore | Records, report: Report, sample: int | None) -> Inspection:
+    """Reports what a format says of the whole file: of every byte of it, unless only a sample is wanted."""
+    found = source.inspect(whole=sample is None)
+    report.counts.update(found.counts)
+    report.problems += found.problems
+    report.notes += found.notes
+    return found
 
 
 def _spread(items: Any, sample: int | None) -> Any:
-    """Choose `sample` of the items, evenly spread."""
+    """Chooses ``sample`` of the items, evenly spread."""
     count = len(items)
     if sample is None or sample >= count:
         return items
     return [items[int(place)] for place in np.linspace(0, count - 1, sample)]
 
 
-def _note_sample(report: Report, read: int, total: int) -> None:
+def _note_sample(report: Report, read: int, total: int, inspection: Inspection) -> None:
     if read < total:
         report.notes.append(f"read {read} of {total} records (--sample)")
+    if inspection.left_out:
+        report.notes.append(f"{inspection.left_out} (--sample)")
     if total == 0:
         report.problems.append("no records; write the file again")
+
+
+def reports_text(reports: list[Report]) -> str:
+    """Returns all reports, one paragraph each, and a last line that says how many files are fine."""
+    wrong = sum(not report.fine for report in reports)
+    read = [report for report in reports if report.looked_at]
+    last = f"{len(read)} checked: " + (f"{wrong} with something wrong" if wrong else "all fine")
+    if len(read) < len(reports):
+        last += f"; {len(reports) - len(read)} notes say what was not looked at"
+    return "\n\n".join([*(_paragraph(report) for report in reports), last])
+
+
+def _paragraph(report: Report) -> str:
+    return "\n".join([f"{report.path}: {report.format}", *(f"  {line}" for line in _lines(report))])
+
+
+def _lines(report: Report) -> Iterable[str]:
+    if report.counts:
+        yield ", ".join(f"{name.replace('_', ' ')} {_value(value)}" for name, value in report.counts.items())
+    for split, ids in report.image_ids.items():
+        if split:
+            yield f"images of {split}: {len(ids)}"
+    if report.statistics:
+        yield "feature values: " + ", ".join(
+            f"{name.replace('_', ' ')} {_statistic(name, value)}" for name, value in report.statistics.items()
+        )
+    for note in report.notes:
+        yield f"note: {note}"
+    for problem in report.problems:
+        yield f"WRONG: {problem}"
+    if report.bad_records:
+        yield f"WRONG: {report.bad_records} bad records"
+        yield from (f"  {example}" for example in report.bad_examples)
+        if report.bad_records > len(report.bad_examples):
+            yield f"  ... and {report.bad_records - len(report.bad_examples)} more"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{name} {_value(part)}" for name, part in value.items()) + ")"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _statistic(name: str, value: float) -> str:
+    return f"{value:.1%}" if name == "zeros" else _value(value)

@@ -13,10 +13,12 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from volta_switch.data.feature_files import Candidate, Format, Target
+from volta_switch.data.files.feature_records import DETECTION_NAMES
 from volta_switch.data.files.lmdb_environment import writing
-from volta_switch.data.files.lmdb_pages import LmdbPages
-from volta_switch.data.files.pair_store import PairStore
+from volta_switch.data.files.lmdb_pages import LmdbPages, is_lmdb
 from volta_switch.data.files.raw_values import OtherForm, whole_number
+from volta_switch.data.files.stores import PairStore
 from volta_switch.data.image_ids import id_text, shown
 from volta_switch.data.regions import Regions, TopScores
 from volta_switch.errors import BadRecord, UserError
@@ -38,10 +40,12 @@ _FIRST = b"00000000"
 
 
 def write_concap(path: str | Path, pairs: Iterable[tuple[Regions, str]]) -> None:
-    """Write pairs of regions and caption to a single-file LMDB as VOLTA's train_concap.py reads it.
+    """Writes pairs of regions and caption to a single-file LMDB as VOLTA's train_concap.py reads it.
 
-    Any number of regions and any widths F, C, A are written (VOLTA itself reads 36, 2048, 1601, 401 only). Raises
-    ValueError where a Regions lacks one of the detector's fields: the format has no place for a missing one.
+    Any number of regions and any widths F, C, A are written (VOLTA itself reads 36, 2048, 1601, 401 only).
+
+    Raises:
+        ValueError: regions lack one of the detector's fields, for whose absence the format has no place.
     """
     with writing(path, directory=False) as put:
         keys = []
@@ -49,21 +53,6 @@ def write_concap(path: str | Path, pairs: Iterable[tuple[Regions, str]]) -> None
             keys.append(f"{index:08d}".encode())
             put(keys[-1], _encode(regions, caption))
         put(_KEYS, msgpack.packb(keys, use_bin_type=True))
-
-
-def is_concap(path: str | Path) -> bool:
-    """Whether an LMDB file or directory holds Conceptual Captions records. Raises UserError where it is no LMDB."""
-    path = Path(path)
-    data = path / "data.mdb" if path.is_dir() else path
-    if not data.is_file() or not _looks_like_lmdb(data):
-        return False
-    file = LmdbPages(path, "image features")
-    return file.get(_KEYS) is not None or file.get(_FIRST) is not None
-
-
-def _looks_like_lmdb(data: Path) -> bool:
-    with data.open("rb") as file:
-        return file.read(20)[16:20] == b"\xde\xc0\xef\xbe"  # the first page's magic number
 
 
 class ConcapFile(PairStore):
@@ -116,7 +105,7 @@ class ConcapFile(PairStore):
         return regions, caption
 
     def _decode(self, value: memoryview) -> tuple[Regions, str]:
-        """Take the arrays from where they stood in the last record; look for them only where that does not hold."""
+        """Takes the arrays from where they stood in the last record; looks for them only where that does not hold."""
         places = self._places
         if places is None or not places.fit(value):
             places = self._places = _find_arrays(value)
@@ -142,8 +131,11 @@ class ConcapFile(PairStore):
 class _Places:
     """Where the arrays of a record stand, and the bytes between them, which are the same in records of one shape.
 
-    arrays: name, type, shape, number of values and first byte of each; between: (from, to, bytes). end: the byte
-    after the last array. others: arrays of another type than VOLTA's, and that type.
+    Attributes:
+        arrays: name, type, shape, number of values and first byte of each.
+        between: (from, to, bytes) of what stands between them.
+        end: the byte after the last array.
+        others: arrays of another type than VOLTA's, and that type.
     """
 
     arrays: list[tuple[str, str, tuple[int, ...], int, int]]
@@ -157,7 +149,7 @@ class _Places:
 
 
 def _find_arrays(value: memoryview) -> _Places:
-    """Walk through a record up to its last array. Raises whatever damaged bytes lead to."""
+    """Walks through a record up to its last array. Raises whatever damaged bytes lead to."""
     unpacker = msgpack.Unpacker(max_buffer_size=0, strict_map_key=False, raw=True)
     unpacker.feed(value)
     if unpacker.read_array_header() != len(_ARRAYS) + _STRINGS:
@@ -190,7 +182,7 @@ def _find_arrays(value: memoryview) -> _Places:
 
 
 def _stored_kind(described: Any, name: str, kind: str) -> str:
-    """Return the type that a record gives an array; raises OtherForm for one that is not VOLTA's or like it."""
+    """Returns the type that a record gives an array; raises OtherForm for one that is not VOLTA's or like it."""
     like = {"<f4": ("<f4", "<f8", "<f2"), "<i8": ("<i8", "<i4", "<i2")}[kind]
     found = described.decode("ascii", "replace") if isinstance(described, bytes) else repr(described)
     if found not in like:
@@ -212,3 +204,32 @@ def _encode(regions: Regions, caption: str) -> bytes:
     numbers = (len(regions), regions.image_h, regions.image_w)
     record += [*map(str, numbers), regions.image_id, caption]
     return msgpack.packb(record, use_bin_type=True)
+
+
+def _fits(candidate: Candidate) -> bool:
+    """Whether an LMDB holds Conceptual Captions records; raises UserError where it is damaged."""
+    if not is_lmdb(candidate.head):
+        return False
+    file = LmdbPages(candidate.path, "image features")
+    return file.get(_KEYS) is not None or file.get(_FIRST) is not None
+
+
+def _refuse(regions: Regions) -> None:
+    """Raises ValueError for regions that lack what a record holds."""
+    missing = [field for field in DETECTION_NAMES if getattr(regions, field) is None]
+    if missing:
+        names = ", ".join(missing)
+        raise ValueError(f"image {regions.image_id!r} has no {names}, which Conceptual Captions records hold")
+
+
+FORMAT = Format(
+    "concap",
+    "Conceptual Captions (LMDB)",
+    "LMDB file of image-caption pairs",
+    _fits,
+    pairs=ConcapFile,
+    targets=(Target("concap", write_concap, _refuse, pairs=True),),
+    not_images="Conceptual Captions pairs, the pre-training file (--features_path); "
+    "expected the image features of a task",
+    order=30,
+)

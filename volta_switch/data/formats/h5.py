@@ -1,6 +1,6 @@
 """VOLTA's H5 files of region features: one group per image, one data set per field.
 
-h5py is an optional package (`pip install 'volta-switch[h5]'`) and is imported when a file is opened.
+h5py is an optional package (``pip install 'volta-switch[h5]'``) and is imported when a file is opened.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from volta_switch.data.feature_files import Candidate, Format, Target
 from volta_switch.data.files.feature_records import decode_record, encode_h5, h5_names
-from volta_switch.data.files.feature_store import FeatureStore
+from volta_switch.data.files.stores import FeatureStore
 from volta_switch.data.image_ids import image_key
 from volta_switch.data.regions import Regions
 from volta_switch.errors import UserError
@@ -19,14 +20,17 @@ from volta_switch.files import replacing
 
 _BOTTOM_UP = {"image_features", "image_bb", "spatial_features", "pos_boxes"}
 _LOOKED_AT = 16  # groups that show the layout of a file
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _LARGEST = 1 << 30  # bytes of one data set; a damaged or hostile header may promise any size
 
 
 def write_h5(path: str | Path, regions: Iterable[Regions]) -> None:
-    """Write an H5 file as VOLTA's extraction scripts do, whole or not at all.
+    """Writes an H5 file as VOLTA's extraction scripts do, whole or not at all.
 
-    Detector fields that are None are left out. Raises ValueError for an image id that stands twice, is empty or
-    holds "/", which H5 takes for a path.
+    Detector fields that are None are left out.
+
+    Raises:
+        ValueError: an image id stands twice, is empty or holds "/", which H5 takes for a path.
     """
     h5py = _h5py(path)
     with replacing(Path(path)) as unfinished, h5py.File(unfinished, "w") as file:
@@ -38,18 +42,20 @@ def write_h5(path: str | Path, regions: Iterable[Regions]) -> None:
 
 
 def h5_name(image_id: str) -> str:
-    """Return an image id as the name of a group; raises ValueError where it cannot be one."""
+    """Returns an image id as the name of a group; raises ValueError where it cannot be one."""
     if not image_id or "/" in image_id or image_id == ".":
         raise ValueError(f"an H5 file cannot hold the image id {image_id!r}: its groups are named by ids without '/'")
     return image_id
 
 
 class H5Features(FeatureStore):
-    """An H5 file of VOLTA's, by image id, or by the name of its group (see `image_key`).
+    """An H5 file of VOLTA's, by image id, or by the name of its group (see ``image_key``).
 
-    Opened once per process. Raises UserError without h5py, and for groups whose names are one image's.
-    The HDF5 library reads the file: one that was damaged or written to do harm can make the library itself hang (as
-    seen with one in 5,000 damaged files) or worse, which cannot be told from here.
+    Opened once per process. The HDF5 library reads the file: one that was damaged or written to do harm can make the
+    library itself hang (as seen with one in 5,000 damaged files) or worse, which cannot be told from here.
+
+    Raises:
+        UserError: h5py is not installed, or groups have names of one image.
     """
 
     def __init__(
@@ -66,7 +72,7 @@ class H5Features(FeatureStore):
                 raise UserError(f"{self.path}: groups {other!r} and {name!r} are one image; keep one of them")
 
     def keys(self) -> list[str]:
-        """Return the image ids, in the order of the groups' names."""
+        """Returns the image ids, in the order of the groups' names."""
         return list(self._groups)
 
     def __len__(self) -> int:
@@ -94,7 +100,7 @@ class H5Features(FeatureStore):
             raise UserError(f"{self.path}: its groups cannot be listed ({error}); copy or write it again") from error
 
     def _refuse_other_layouts(self, file: Any, names: list[str]) -> None:
-        """Raise UserError for H5 files that hold all images in a few arrays."""
+        """Raises UserError for H5 files that hold all images in a few arrays."""
         arrays = [name for name in names[:_LOOKED_AT] if not hasattr(file.get(name), "keys")]
         if _BOTTOM_UP & {*arrays}:
             raise UserError(
@@ -138,3 +144,19 @@ def _h5py(path: str | Path) -> Any:
     except ImportError:
         raise UserError(f"{path}: H5 files need h5py; pip install 'volta-switch[h5]'") from None
     return h5py
+
+
+def _fits(candidate: Candidate) -> bool:
+    return any(candidate.head[place:].startswith(_SIGNATURE) for place in (0, 512, 1024, 2048))  # after a user's block
+
+
+FORMAT = Format(
+    "h5",
+    "features of a task (H5)",
+    "H5 file",
+    _fits,
+    images=H5Features,
+    targets=(Target("h5", write_h5, lambda regions: h5_name(regions.image_id)),),
+    suffixes=(".h5", ".hdf5"),
+    order=42,
+)

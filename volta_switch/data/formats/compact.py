@@ -2,7 +2,7 @@
 
 A directory with data.mdb (an LMDB) and manifest.json. Records stand under b"r" and their place (8 bytes, big-endian);
 b"i" and an image id gives the place, where the store holds images and not pairs; b"c" and a block's place gives the
-SHA-256 of its records. `repack` writes it.
+SHA-256 of its records. ``repack`` writes it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from volta_switch.checksums import read_recorded
+from volta_switch.data.feature_files import Format
 from volta_switch.data.files.compact_record import RecordCodec, RecordLayout
-from volta_switch.data.files.feature_store import FeatureStore, spread
 from volta_switch.data.files.lmdb_pages import LmdbPages
-from volta_switch.data.files.pair_store import PairStore
+from volta_switch.data.files.stores import FeatureStore, Inspection, Kind, PairStore, Records, spread
 from volta_switch.data.image_ids import ImageIndex
 from volta_switch.data.regions import Regions
 from volta_switch.errors import BadRecord, UserError
 
-FORMAT = "volta_switch compact store 1"
+VERSION = "volta_switch compact store 1"
 MANIFEST = "manifest.json"
 BLOCK = 128  # records under one checksum, written in one transaction
 LONGEST_ID = 510  # bytes: an LMDB's key has 511
@@ -31,35 +31,31 @@ _PLACE = struct.Struct(">Q")
 
 
 def record_key(place: int) -> bytes:
-    """Where a record stands."""
+    """Returns the key of a record."""
     return b"r" + _PLACE.pack(place)
 
 
 def image_key(image_id: str) -> bytes:
-    """Where the place of an image stands."""
+    """Returns the key under which the place of an image stands."""
     return b"i" + image_id.encode()
 
 
 def block_key(block: int) -> bytes:
-    """Where a block's checksum stands."""
+    """Returns the key of a block's checksum."""
     return b"c" + _PLACE.pack(block)
 
 
-def is_compact(path: str | Path) -> bool:
-    """Whether a directory is a compact store, by its manifest."""
-    return (Path(path) / MANIFEST).is_file()
-
-
-class CompactFile:
+class CompactFile(Records):
     """The records of a store by their place. Can be handed to forked and spawned workers.
 
-    Raises UserError where the store is missing, damaged, or of another version.
+    Raises:
+        UserError: the store is missing, damaged, or of another version.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.manifest = read_manifest(self.path)
-        self.kind: str = self.manifest["kind"]  # "images" or "pairs"
+        self.kind: Kind = self.manifest["kind"]
         self.codec = RecordCodec(RecordLayout(**self.manifest["layout"]))
         self._length: int = self.manifest["records"]
         self._file = LmdbPages(self.path, "a compact store")
@@ -70,7 +66,7 @@ class CompactFile:
         return self._length
 
     def __getitem__(self, place: int) -> tuple[Regions, str]:
-        """Return regions and caption ("" where there is none), as views into the file: copy what outlives it."""
+        """Returns regions and caption ("" where there is none), as views into the file: copy what outlives it."""
         record = self._file.get(record_key(place))
         if record is None:
             raise BadRecord(f"{self.path}: record {place} is missing; repack it again")
@@ -80,7 +76,7 @@ class CompactFile:
             raise BadRecord(f"{self.path}: record {place} is damaged ({error}); repack it again") from None
 
     def place(self, image_id: str) -> int | None:
-        """Return the place of an image; None where it is not there."""
+        """Returns the place of an image; None where it is not there."""
         found = self._file.get(image_key(image_id)) if 0 < len(image_id.encode()) <= LONGEST_ID else None
         if found is None:
             return None
@@ -89,11 +85,27 @@ class CompactFile:
         return _PLACE.unpack(found)[0]
 
     def image_ids(self) -> Iterator[str]:
-        """Go through the ids of a store of images, sorted by their bytes."""
+        """Goes through the ids of a store of images, sorted by their bytes."""
         return (key[1:].decode("utf-8", "replace") for key in self._file.keys(b"i"))
 
+    def identity(self) -> bytes:
+        """Returns what the manifest says of the records, with the checksum of all their checksums."""
+        said = {name: self.manifest[name] for name in ("format", "kind", "layout", "records", "sha256")}
+        return json.dumps(said, sort_keys=True).encode()
+
+    def inspect(self, whole: bool) -> Inspection:
+        """Compares the blocks' checksums where every byte is to be read."""
+        if not whole:
+            return Inspection(left_out="checksums were not compared")
+        try:
+            damaged = self.damaged_blocks()
+        except UserError as error:
+            return Inspection(problems=[str(error)])
+        advice = "do not have their checksum; repack the store again"
+        return Inspection(problems=[f"records from {first} on {advice}" for first in damaged])
+
     def damaged_blocks(self) -> list[int]:
-        """Return the places of the first record of each block whose checksum does not hold; reads everything."""
+        """Returns the places of the first record of each block whose checksum does not hold; reads everything."""
         root = hashlib.sha256()
         damaged = []
         for first in range(0, self._length, BLOCK):
@@ -143,7 +155,7 @@ class CompactFeatures(FeatureStore):
             raise UserError(f"{self.path}: holds image-caption pairs for pre-training; expected images of a task")
 
     def keys(self) -> list[str]:
-        """Return the image ids, in the file's order."""
+        """Returns the image ids, in the file's order."""
         places = {image_id: self.file.place(image_id) for image_id in self.file.image_ids()}  # records may be damaged
         return sorted(places, key=lambda image_id: places[image_id] or 0)
 
@@ -157,11 +169,15 @@ class CompactFeatures(FeatureStore):
     def __len__(self) -> int:
         return len(self.file)
 
+    def inspect(self, whole: bool) -> Inspection:
+        """Looks at the file as ``CompactFile`` does."""
+        return self.file.inspect(whole)
+
     def _holds(self, image_id: str) -> bool:
         return self.file.place(image_id) is not None
 
     def sample(self, count: int) -> Iterator[Regions]:
-        """Read images by their place, since looking for their ids would read the whole file."""
+        """Reads images by their place, since looking for their ids would read the whole file."""
         for place in spread(len(self.file), count):
             try:
                 regions = self.file[place][0]
@@ -180,7 +196,7 @@ class CompactFeatures(FeatureStore):
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Return a store's manifest; raises UserError where it is missing, damaged, or of another version."""
+    """Returns a store's manifest; raises UserError where it is missing, damaged, or of another version."""
     file = path / MANIFEST
     try:
         manifest = json.loads(read_recorded(file))
@@ -189,8 +205,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not JSON ({error}); repack the store again") from None
     found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != FORMAT:
-        raise UserError(f"{file}: format is {found!r:.50}, expected {FORMAT!r}; repack the store with this version")
+    if found != VERSION:
+        raise UserError(f"{file}: format is {found!r:.50}, expected {VERSION!r}; repack the store with this version")
     try:
         RecordLayout(**manifest["layout"])
         count, kind, digest = manifest["records"], manifest["kind"], manifest["sha256"]
@@ -199,3 +215,16 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: incomplete ({error}); repack the store again") from None
     return manifest
+
+
+FORMAT = Format(
+    "compact",
+    "compact store",
+    "compact store",
+    fits=lambda candidate: (candidate.path / MANIFEST).is_file(),
+    images=CompactFeatures,
+    pairs=CompactPairs,
+    records=CompactFile,
+    kind=lambda path: CompactFile(path).kind,
+    order=10,
+)

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from volta_switch.data.files import safe_pickle
-from volta_switch.data.files.check import Report, add_geometry
 from volta_switch.data.files.json_files import read_json, read_json_lines
 from volta_switch.data.geometry import Geometry
 from volta_switch.data.image_ids import id_text, plain_id
+from volta_switch.data_tools.check import Report, add_geometry
 from volta_switch.errors import UserError
 from volta_switch.tasks.dataset import WRONG, Box, corners, id_field, reason, text_field
 from volta_switch.tasks.gqa import gqa_question
@@ -31,7 +31,7 @@ _UNKNOWN = "not a known annotation file"
 
 
 def check_annotations(path: Path) -> list[Report]:
-    """Report an annotation file, or all known ones below a directory with what they say of each other."""
+    """Reports an annotation file, or all known ones below a directory with what they say of each other."""
     if path.is_dir():
         contents = [(file, *_checked(file)) for file in annotation_files(path)]
         known = [(file, report, content) for file, report, content in contents if report.format != _UNKNOWN]
@@ -48,13 +48,13 @@ def check_annotations(path: Path) -> list[Report]:
 
 
 def split_of(path: Path) -> str:
-    """Guess the split from a file's name: train, val, test, ...; "" where it names none."""
+    """Guesses the split from a file's name: train, val, test, ...; "" where it names none."""
     found = _SPLITS.findall(path.stem.lower())
     return _SAME.get(found[-1], found[-1]) if found else ""
 
 
 def splits_in(split: str) -> set[str]:
-    """Return the splits of files that a task's split is made of: trainval -> train and val."""
+    """Returns the splits of files that a task's split is made of: trainval -> train and val."""
     parts = {"trainval": {"train", "val", "trainval"}, "minval": {"val", "trainval"}}
     if split == "test":
         return {"test", "testA", "testB"}
@@ -63,7 +63,7 @@ def splits_in(split: str) -> set[str]:
 
 
 def annotation_files(folder: Path) -> list[Path]:
-    """Return the files below a folder that may be annotations; VOLTA's caches of tokens are none."""
+    """Returns the files below a folder that may be annotations; VOLTA's caches of tokens are none."""
     files = sorted(file for file in folder.rglob("*") if file.suffix in SUFFIXES and file.is_file())
     return [file for file in files if file.parent.name != "cache" or file.stem.endswith("_target")]
 
@@ -99,7 +99,7 @@ def _content(path: Path) -> Any:
 
 
 def _each(items: Iterable[Any], report: Report, image_ids: Callable[[Any], Iterable[str]], split: str) -> None:
-    """Gather the images of entries; those that their reader would refuse are bad records."""
+    """Gathers the images of entries; those that their reader would refuse are bad records."""
     found = report.image_ids.setdefault(split, set())
     for number, item in enumerate(items, start=1):
         try:
@@ -218,7 +218,7 @@ def _read_concap_captions(content: Any, report: Report, _: str) -> None:
 
 
 def _first(content: Any) -> dict[str, Any]:
-    """Return the first entry of a list of dictionaries; {} for anything else."""
+    """Returns the first entry of a list of dictionaries; {} for anything else."""
     return content[0] if isinstance(content, list) and content and isinstance(content[0], dict) else {}
 
 
@@ -272,7 +272,7 @@ _KINDS: tuple[tuple[str, Callable[[Any], bool], _Reader], ...] = (
 
 
 def _check_together(known: list[tuple[Path, Report, Any]]) -> None:
-    """Compare files that belong together: refs and instances, questions and targets, label maps and targets."""
+    """Compares files that belong together: refs and instances, questions and targets, label maps and targets."""
     by_kind: dict[str, list[tuple[Path, Report, Any]]] = {}
     for entry in known:
         by_kind.setdefault(entry[1].format, []).append(entry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,15 @@ from typing import Any
 from volta_switch.data.files.pair_files import FOLDERS
 from volta_switch.ranges import ANY_TEXT, COUNT, COUNT_OR_NONE, PATH, Text, whole
 
-TARGETS = ("tsv-lmdb", "h5-lmdb", "npy-lmdb", "h5", "tsv", "concap", "compact")  # those of ``convert``
+
+def target_names() -> list[str]:
+    """Returns what ``convert --to`` may name: the targets of all formats, and a compact store.
+
+    Formats are read as text here, not imported: they import NumPy, which help does without.
+    """
+    folder = Path(__file__).parents[1] / "data" / "formats"
+    texts = (path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
+    return sorted({"compact", *(name for text in texts for name in re.findall(r'\bTarget\(\s*"([^"]+)"', text))})
 
 
 def add_data_commands(parser: argparse.ArgumentParser) -> None:
@@ -52,8 +61,8 @@ def _add_check(command: argparse.ArgumentParser) -> None:
 
 
 def _run_check(args: argparse.Namespace) -> None:
-    from volta_switch.data.files.check_tasks import check_paths, keep_checksums
-    from volta_switch.data.files.check_text import reports_text
+    from volta_switch.data_tools.check import reports_text
+    from volta_switch.data_tools.check_tasks import check_paths, keep_checksums
 
     reports = check_paths(args.paths, args.sample, args.task, args.data_root)
     if args.full:
@@ -66,7 +75,9 @@ def _run_check(args: argparse.Namespace) -> None:
 def _add_convert(command: argparse.ArgumentParser) -> None:
     command.add_argument("input", type=PATH, metavar="IN", help="a feature file of any format")
     command.add_argument("out", type=PATH, metavar="OUT", help="must not exist")
-    command.add_argument("--to", required=True, choices=TARGETS)
+    command.add_argument(
+        "--to", required=True, choices=target_names(), metavar="FORMAT", help="what OUT is to be: %(choices)s"
+    )
     command.add_argument(
         "--captions", type=PATH, metavar="FILE", help="JSON {image id: caption}, for concap from images"
     )
@@ -81,7 +92,7 @@ def _add_convert(command: argparse.ArgumentParser) -> None:
 
 
 def _run_convert(args: argparse.Namespace) -> None:
-    from volta_switch.data.files.convert import conversion_text, convert
+    from volta_switch.data_tools.convert import conversion_text, convert
 
     result = convert(
         args.input,
@@ -130,7 +141,7 @@ def _add_packing_flags(command: argparse.ArgumentParser) -> None:
 
 
 def _run_repack(args: argparse.Namespace) -> None:
-    from volta_switch.data.files.repack import repack
+    from volta_switch.data_tools.repack import repack
 
     finished = Path(args.out).exists()
     manifest = _packed(args, partial(repack, args.inputs, args.out))
@@ -139,7 +150,7 @@ def _run_repack(args: argparse.Namespace) -> None:
 
 
 def _run_shard(args: argparse.Namespace) -> None:
-    from volta_switch.data.files.shard import shard
+    from volta_switch.data_tools.repack import shard
 
     split = next(split for split, folder in FOLDERS.items() if folder == args.split)
     out = Path(args.out) / args.split
@@ -150,7 +161,7 @@ def _run_shard(args: argparse.Namespace) -> None:
 
 
 def _packed(args: argparse.Namespace, write: Callable[..., dict[str, Any]]) -> dict[str, Any]:
-    """Write with the flags that `repack` and `shard` have in common, and a bar; returns the manifest."""
+    """Writes with the flags that ``repack`` and ``shard`` have in common, and a bar; returns the manifest."""
     from tqdm import tqdm
 
     with tqdm(unit="record", leave=False, disable=None) as bar:
@@ -189,7 +200,7 @@ def _add_targets(command: argparse.ArgumentParser) -> None:
 
 
 def _run_targets(args: argparse.Namespace) -> None:
-    from volta_switch.data.annotations.vqa_targets import make_vqa_targets
+    from volta_switch.tasks.vqa_files import make_vqa_targets
 
     counts = make_vqa_targets(args.dataroot, args.min_occurrences, keep_labels=not args.new_labels)
     print(f"{args.dataroot}: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))

@@ -8,14 +8,16 @@ field that is not there. Python's writers leave a byte order mark at the start, 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from volta_switch.data.feature_files import Candidate, Format, Target
 from volta_switch.data.files.feature_records import SYNONYMS, decode_record, encode_tsv
-from volta_switch.data.files.feature_store import FeatureStore
 from volta_switch.data.files.raw_values import OtherForm
+from volta_switch.data.files.stores import FeatureStore, Inspection
 from volta_switch.data.image_ids import image_key
 from volta_switch.data.regions import Regions
 from volta_switch.errors import UserError
@@ -35,13 +37,16 @@ COLUMNS = {
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NAMES = {spelling: name for name, spellings in SYNONYMS.items() for spelling in spellings}
 _LONGEST_HEADER = 1000  # bytes
+_SIZE = re.compile(r"\d+(\.0*)?", re.ASCII)
+_EXAMPLES = 5  # ids that a note names
 _NOT_IN_A_CELL = "\t\r\n"
 
 
 def write_tsv(path: str | Path, regions: Iterable[Regions]) -> None:
-    """Write a line of 10 cells for each image, of 13 for one with classes or attributes; whole or not at all.
+    """Writes a line of 10 cells for each image, of 13 for one with classes or attributes; whole or not at all.
 
-    Raises ValueError for an image id that is empty or holds a tab or a line break.
+    Raises:
+        ValueError: an image id is empty or holds a tab or a line break.
     """
     with replacing(Path(path)) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         for image in regions:
@@ -52,29 +57,29 @@ def write_tsv(path: str | Path, regions: Iterable[Regions]) -> None:
 
 
 def tsv_name(image_id: str) -> str:
-    """Return an image id as a cell; raises ValueError where it cannot be one."""
+    """Returns an image id as a cell; raises ValueError where it cannot be one."""
     if not image_id or any(mark in image_id for mark in _NOT_IN_A_CELL):
         raise ValueError(f"a TSV file cannot hold the image id {image_id!r}: ids have no tab and no line break")
     return image_id
 
 
 def header_of(cells: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the columns that a header line gives, as VOLTA's; () for a line that is none."""
+    """Returns the names of the columns that a header line gives, as VOLTA's; () for a line that is none."""
     names = tuple(_NAMES.get(cell.strip(), cell.strip()) for cell in cells)
     return names if {"img_id", "features"} <= {*names} else ()
 
 
 def first_cells(head: bytes) -> list[str]:
-    """Return the cells of the first line, or of as much of it as the head of a file holds."""
+    """Returns the cells of the first line, or of as much of it as the head of a file holds."""
     line = head.removeprefix(_BYTE_ORDER_MARK).lstrip(b"\r\n").split(b"\n", 1)[0]
     return [_plain(cell) for cell in line.decode("latin-1").rstrip("\r").split("\t")]
 
 
 class TsvFeatures(FeatureStore):
-    """A TSV file by image id; of COCO's file names that is the number (see `image_key`).
+    """A TSV file by image id; of COCO's file names that is the number (see ``image_key``).
 
     Opening scans the file once for where each line begins; workers are handed that index. Of lines with one image the
-    last counts, as in VOLTA's converters; `repeated` names the images that have several.
+    last counts, as in VOLTA's converters; ``repeated`` names the images that have several.
     """
 
     def __init__(
@@ -127,11 +132,18 @@ class TsvFeatures(FeatureStore):
         self._lines[key] = offset, len(line)
 
     def keys(self) -> list[str]:
-        """Return the image ids, in the order of their first lines."""
+        """Returns the image ids, in the order of their first lines."""
         return list(self._lines)
 
     def __len__(self) -> int:
         return len(self._lines)
+
+    def inspect(self, whole: bool) -> Inspection:
+        """Names the images that several lines hold."""
+        if not self.repeated:
+            return Inspection()
+        names = ", ".join(self.repeated[:_EXAMPLES])
+        return Inspection(notes=[f"{len(self.repeated)} lines repeat an image ({names}); the last of each counts"])
 
     def _holds(self, image_id: str) -> bool:
         return image_id in self._lines
@@ -157,6 +169,40 @@ class TsvFeatures(FeatureStore):
 
 
 def _plain(cell: str) -> str:
-    """Return what a cell holds: Python's str() of bytes puts b'...' around it."""
+    """Returns what a cell holds: Python's str() of bytes puts b'...' around it."""
     quoted = len(cell) > 2 and cell[0] == "b" and cell[1] in "'\"" and cell[-1] == cell[1]
     return cell[2:-1] if quoted else cell
+
+
+def _fits(candidate: Candidate) -> bool:
+    """Whether a file begins as the detector's do: a header line, or an id, the image's sides, base64.
+
+    Raises:
+        UserError: VinVL's, which begin with an id, the number of boxes, and base64 or JSON.
+    """
+    cells = first_cells(candidate.head)
+    if header_of(cells):
+        return True
+    if len(cells) >= 4:
+        return all(_SIZE.fullmatch(cell) for cell in cells[1:3])
+    named = len(cells) == 2 and cells[1].startswith(('{"', "[{"))
+    counted = len(cells) == 3 and cells[1].isdecimal() and re.fullmatch(r"[A-Za-z0-9+/]+=*", cells[2])
+    if named or counted:
+        raise UserError(
+            f"{candidate.data}: VinVL's TSV (id, number of boxes, features that end with the box as shares of the "
+            "image), which does not say how large the images are and is not read: write id, image_w, image_h, "
+            "num_boxes, boxes in pixels and features as six columns"
+        )
+    return False
+
+
+FORMAT = Format(
+    "tsv",
+    "features of a task (TSV)",
+    "TSV file",
+    _fits,
+    images=TsvFeatures,
+    targets=(Target("tsv", write_tsv, lambda regions: tsv_name(regions.image_id)),),
+    suffixes=(".tsv",),
+    order=90,
+)
