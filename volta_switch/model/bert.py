@@ -86,7 +86,6 @@ class BertModel(nn.Module):
         """Returns the packed states, pooled vectors and routes in an output, and the table of words (V, D).
 
         Args:
-            given: the batch.
             read: the positions whose states are needed beside those that are pooled; all by default.
             modes, inputs: Switch-BERT's routes, forced (``switch.forced_weights``).
         """
@@ -130,7 +129,7 @@ class BertForVLPreTraining(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
-        self.config = config
+        self.config, self.fuse = config, config.fusion.combine
         self.bert = BertModel(config)
         self.cls = PreTrainingHeads(config, self.bert.embeddings.word_embeddings)
         # Where the boxes stand among the regions: the global region is left out.
@@ -154,8 +153,7 @@ class BertForVLPreTraining(nn.Module):
         """Returns scores without labels, losses with them.
 
         Args:
-            input_ids, image_feat, image_loc: as in ``ModelInputs``.
-            rest: what else ``ModelInputs`` and ``RegionLabels`` take.
+            input_ids, image_feat, image_loc, rest: what ``ModelInputs`` and ``RegionLabels`` take.
             masked_lm_labels: (B, T), -1 ignored, and what stands at padding.
             image_label: (B, N), 1 masked, -1 not; N boxes, the global region excluded. Ignored at padding.
             next_sentence_label: (B,), 0 aligned, 1 mismatched. Which words and boxes are masked is read on the host, as
@@ -177,7 +175,7 @@ class BertForVLPreTraining(nn.Module):
         labelled = any(label is not None for label in (masked_lm_labels, image_label, next_sentence_label))
         read = OutputPositions(words, boxes) if labelled else None
         encoded, out, word_table = self.bert(given, read, modes=modes, inputs=inputs)
-        pooled = None if out.pooled_t is None else self.config.fusion.combine(out.pooled_t, out.pooled_v)
+        pooled = None if out.pooled_t is None else self.fuse(out.pooled_t, out.pooled_v)
         match = self.cls.match(pooled, fold_in(encoded.layout.sample_keys, Site.MATCH))
         if not labelled:
             out.sequence_t, out.sequence_v = encoded.padded()
@@ -206,7 +204,7 @@ class BertForVLTasks(nn.Module):
 
     def __init__(self, config: Config, tasks: Mapping[str, Mapping[str, Any]], dropout_prob: float = 0.1):
         super().__init__()
-        self.config = config
+        self.config, self.fuse = config, config.fusion.combine
         self.tasks = {name: dict(task) for name, task in tasks.items()}
         self.bert = BertModel(config)
         self.dropout = Dropout(dropout_prob)
@@ -244,7 +242,7 @@ class BertForVLTasks(nn.Module):
             )  # (B, R, 1), 0 at padding
             out.scores = scores + PADDED_SCORE * copy_to(rows.numbers < 0, scores.device)[..., None]
             return out
-        pooled = None if out.pooled_t is None else self.config.fusion.combine(out.pooled_t, out.pooled_v)
+        pooled = None if out.pooled_t is None else self.fuse(out.pooled_t, out.pooled_v)
         if pooled is None:
             raise UserError(f"{task}: fusion_method none leaves nothing to classify; set another fusion_method")
         pooled = apply_keyed(self.dropout, pooled, fold_in(encoded.layout.sample_keys, Site.TASK))

@@ -118,8 +118,7 @@ class AttentionSublayer(nn.Module):
             states: of the rows of ``layout``.
             layout: where they lie.
             kept: the rows that later layers need: ``layout`` itself, or pruned from it.
-            weights: (B, M) over ``modes``, the switched mixture in place of the static pairs.
-            modes: their names.
+            weights, modes: (B, M) and the M names, the switched mixture in place of the static pairs.
         """
         if not self.shared:
             return self._apart(states, layout, kept)
