@@ -26,9 +26,8 @@ from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.tasks import DataOptions, Task, build_task, load_task
 from volta_switch.train.checkpoints import CheckpointStore
 from volta_switch.train.finetuning import FineTuning
-from volta_switch.train.learner import Validation
 from volta_switch.train.loop import Trainer
-from volta_switch.train.optimisation import Hyperparameters
+from volta_switch.train.optimisation import Hyperparameters, Validation
 from volta_switch.train.ranks import Ranks
 from volta_switch.train.replicas import Replicas
 from volta_switch.train.run_folder import CHECKPOINTS, RunFolder

@@ -17,10 +17,10 @@ from volta_switch.data_tools.commands import add_data_commands
 from volta_switch.flag_parser import FlagParser, all_parsers
 from volta_switch.plugin.commands import add_volta_arguments, run_volta
 from volta_switch.quick import add_quick_arguments, run_quick
-from volta_switch.routes.flags import route_flags
+from volta_switch.routes import route_flags
 from volta_switch.study.commands import add_study_commands
 from volta_switch.train.entry_points import ENTRY_POINTS, entry_main
-from volta_switch.world.commands import add_world_arguments, run_world
+from volta_switch.world.spec import add_world_arguments, run_world
 
 # Command -> what VOLTA calls it, and what it does.
 ENTRY_COMMANDS = {

@@ -37,8 +37,8 @@ def run_quick(args: argparse.Namespace) -> None:
     """Writes the world, trains, tests and draws; prints the score beside the best blind guess."""
     from volta_switch.train import finetuning  # here, not above: they import PyTorch
     from volta_switch.world.build import SUMMARY, ensure_world
+    from volta_switch.world.phrases import DIRECTORY
     from volta_switch.world.pictures import draw_answers
-    from volta_switch.world.vocabulary import DIRECTORY
 
     out = Path(args.out)
     world = out / "quick-world"  # a name that no world of the user's has: it is replaced where it is of another version

@@ -11,7 +11,7 @@ from golden_files import Golden, load_golden
 from volta_switch import BertForVLPreTraining, Config, load_config
 from volta_switch.model.embeddings import ModelInputs
 from volta_switch.model.encoder import SwitchEncoder
-from volta_switch.model.layout import PackedLayout, States
+from volta_switch.model.rows import PackedLayout, States
 from volta_switch.weights import load_volta
 
 PAIRS_OF_MODE = {"SS": ("tt", "vv"), "SC": ("tt", "vt"), "CS": ("tv", "vv"), "J": ("tt", "tv", "vt", "vv")}

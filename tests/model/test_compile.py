@@ -6,8 +6,8 @@ from torch import _dynamo as dynamo
 
 from model.small_models import embedded, static_model, switch_model
 from volta_switch.model.encoder import encoder_of
-from volta_switch.model.layout import PackedLayout, join
 from volta_switch.model.noise import sample_keys
+from volta_switch.model.rows import PackedLayout, join
 from volta_switch.train.replicas import compile_layers
 
 ROUTE = ["J", "SS", "SC", "CS"]

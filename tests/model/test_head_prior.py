@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from volta_switch.model.bert import start_from_prior
 from volta_switch.model.heads import SimpleClassifier
-from volta_switch.model.initialisation import start_from_prior
 
 
 @pytest.mark.parametrize("probability", [0.03, 0.5, 0.9])

@@ -15,7 +15,7 @@ import torch
 from golden_files import EVERY, load_golden, relative_error
 from model.small_models import encoder_of, perturb_switchers, random_batch
 from volta_switch import BertForVLPreTraining, BertForVLTasks, UserError, load_config
-from volta_switch.config.fusions import FUSIONS
+from volta_switch.config.variants import FUSIONS
 from volta_switch.model import reference as specification
 from volta_switch.model.noise import Site, exponential, fold_in, sample_keys
 from volta_switch.model.reference import Reference

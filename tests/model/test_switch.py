@@ -6,7 +6,7 @@ import torch
 from golden_files import load_golden, relative_error
 from model.small_models import embedded, encoder_of, real_part, static_model, switch_model
 from volta_switch import UserError
-from volta_switch.model.layout import join
+from volta_switch.model.rows import join
 from volta_switch.weights import to_volta
 
 TOLERANCE = 1e-5

@@ -11,7 +11,7 @@ import torch
 from golden_files import load_golden, relative_error
 from model.small_models import random_batch
 from volta_switch import BertForVLPreTraining, UserError, load_config
-from volta_switch.model.visual_targets import NEGATIVES, RegionLabels, target_widths, visual_loss
+from volta_switch.model.heads import NEGATIVES, RegionLabels, target_widths, visual_loss
 
 TOLERANCE = 1e-6
 B, N, F, C, A = 3, 4, 5, 6, 7

@@ -9,7 +9,7 @@ import torch
 from golden_files import relative_error
 from model.small_models import embedded, switch_config, switch_model
 from volta_switch import UserError
-from volta_switch.model.layout import PackedLayout
+from volta_switch.model.rows import PackedLayout
 from volta_switch.plugin import VoltaSwitchEncoder, encoder_config, register, unregister
 from volta_switch.plugin import encoder as plugin_encoder
 

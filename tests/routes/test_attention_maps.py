@@ -8,7 +8,7 @@ from model.small_models import perturb_switchers, random_batch, switch_config
 from volta_switch import BertForVLPreTraining, BertForVLTasks, load_config
 from volta_switch.model.encoder import encoder_of
 from volta_switch.model.sublayers import AttentionSublayer
-from volta_switch.routes.attention_maps import SIDES, attention_weights, watched
+from volta_switch.routes.measurements import SIDES, attention_weights, watched
 
 MODELS = ("ctrl_uniter", "ctrl_visualbert", "ctrl_vilbert", "ctrl_lxmert", "ctrl_vl-bert", "ctrl_interbert", "switch")
 INPUTS = ("input_ids", "image_feat", "image_loc", "token_type_ids", "attention_mask", "image_attention_mask")

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from routes.planted import model_and_task, scatter
-from volta_switch.routes import interventions
-from volta_switch.routes.interventions import Change, changes, forced_metrics, intervene, substitute_routes
+from volta_switch.routes import measurements as interventions
+from volta_switch.routes.measurements import Change, changes, forced_metrics, intervene, substitute_routes
 from volta_switch.routes.record import record
 
 CPU = torch.device("cpu")

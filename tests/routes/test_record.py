@@ -6,7 +6,7 @@ import torch
 
 from routes.planted import model_and_task, plant_constant, plant_reader, scatter
 from volta_switch.model.embeddings import ModelInputs
-from volta_switch.model.layout import PackedLayout
+from volta_switch.model.rows import PackedLayout
 from volta_switch.routes.record import ObservedModel, evaluate, record, route_words
 from volta_switch.routes.report import counted_routes, dependence, route_report
 

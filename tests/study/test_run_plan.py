@@ -8,7 +8,7 @@ import yaml
 
 from study.small_plans import ARMS, DEMO, MINIMAL, SHARED, of_arms
 from volta_switch import UserError, load_config
-from volta_switch.routes.flags import route_flags
+from volta_switch.routes import route_flags
 from volta_switch.study import run_plan
 from volta_switch.study.forecast import dry_run
 from volta_switch.study.plan import load_study

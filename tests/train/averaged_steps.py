@@ -11,7 +11,7 @@ import torch.distributed as distributed
 from torch import nn
 
 from volta_switch.train import replicas
-from volta_switch.train.learner import Learner
+from volta_switch.train.optimisation import Learner
 from volta_switch.train.ranks import Ranks
 from volta_switch.train.replicas import AveragedLearner
 

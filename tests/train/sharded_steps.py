@@ -16,7 +16,7 @@ from model.parts_of_batches import IDS, LOSSES, B, batch_of, counts_of, model_of
 from volta_switch.model.encoder import SwitchEncoder, encoder_of
 from volta_switch.model.noise import sample_keys
 from volta_switch.train.device import autocast
-from volta_switch.train.learner import Learner
+from volta_switch.train.optimisation import Learner
 from volta_switch.train.ranks import Ranks
 from volta_switch.train.replicas import Replicas
 

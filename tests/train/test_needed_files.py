@@ -10,7 +10,6 @@ import pytest
 
 from volta_switch import UserError
 from volta_switch.checksums import SUMS
-from volta_switch.data import sources
 from volta_switch.data.files import safe_pickle
 from volta_switch.data.files.pair_files import find_pairs
 from volta_switch.data.tokenizer import Tokenizer
@@ -20,6 +19,7 @@ from volta_switch.tasks.gqa import gqa_files
 from volta_switch.tasks.nlvr2 import nlvr2_files
 from volta_switch.tasks.snli_ve import snli_ve_files
 from volta_switch.tasks.vqa_files import targets_file, vqa_files
+from volta_switch.train import needed_files as sources
 from volta_switch.train.entry_points import ENTRY_POINTS
 from volta_switch.train.flags import pretraining_flags
 from volta_switch.train.needed_files import NeededFiles, require

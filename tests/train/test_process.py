@@ -9,8 +9,8 @@ import pytest
 
 from small_world import run_script
 from volta_switch import UserError
+from volta_switch.command import environment_number
 from volta_switch.train.entry_points import ENTRY_POINTS
-from volta_switch.train.process import environment_number
 
 
 @pytest.mark.parametrize("text", ["x", "-1", "1.5", "²"])

@@ -13,8 +13,8 @@ import pytest
 from small_world import ENTRY_POINTS, json_of, log_of, refusal
 from volta_switch import load_config
 from volta_switch.command import run_command
-from volta_switch.data.sources import DATA_SETS
 from volta_switch.train import entry_points, world_runs
+from volta_switch.train.needed_files import DATA_SETS
 from volta_switch.train.world_runs import DATA, FOLDER, LOGS, RESULTS, RUNS
 
 ROOT = Path(__file__).parents[2]

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from volta_switch.data.regions import pairwise_iou
-from volta_switch.world.detector import Detector
-from volta_switch.world.scenes import COLOUR, SHAPE, draw_scenes
+from volta_switch.world.scenes import COLOUR, SHAPE, Detector, draw_scenes
 from volta_switch.world.spec import COLOURS, WorldSpec
 
 SCENES = draw_scenes(np.random.default_rng(0), list(range(150)), 7, 9)

@@ -3,8 +3,8 @@ from collections import Counter
 import pytest
 
 from volta_switch.data.tokenizer import Tokenizer
+from volta_switch.world.phrases import Lexicon, content_words
 from volta_switch.world.spec import WorldSpec
-from volta_switch.world.vocabulary import Lexicon, content_words
 
 
 def texts(drawn):

@@ -2,8 +2,8 @@
 
 from volta_switch.config.checks import attention_size, intermediate_size, static_mode
 from volta_switch.config.loading import find_config, load_config
-from volta_switch.config.modes import ATTENTION_MODES, AttentionMode
 from volta_switch.config.schema import Config, SwitchConfig
+from volta_switch.config.variants import ATTENTION_MODES, AttentionMode
 
 __all__ = [
     "ATTENTION_MODES",

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from volta_switch.config.fusions import FUSIONS
-from volta_switch.config.modes import ATTENTION_MODES
+from volta_switch.config.variants import ATTENTION_MODES, FUSIONS
 from volta_switch.errors import UserError
 
 if TYPE_CHECKING:

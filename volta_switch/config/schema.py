@@ -10,8 +10,7 @@ from typing import Any
 
 from volta_switch.config import checks
 from volta_switch.config.checks import ACTIVATIONS, FUSION_METHODS, IMAGE_EMBEDDINGS, VISUAL_TARGETS
-from volta_switch.config.fusions import FUSIONS, Fusion
-from volta_switch.config.modes import ATTENTION_MODES, PAPER_MODES
+from volta_switch.config.variants import ATTENTION_MODES, FUSIONS, PAPER_MODES, Fusion
 from volta_switch.errors import UserError
 from volta_switch.ranges import (
     DROPOUT,

@@ -21,7 +21,7 @@ from volta_switch.config import Config, attention_size, intermediate_size
 from volta_switch.cost.counts import BatchCounts, some_batch
 from volta_switch.data.batches.collate import Batch
 from volta_switch.model.bert import BertForVLPreTraining
-from volta_switch.model.visual_targets import target_widths
+from volta_switch.model.heads import target_widths
 
 # Products of a training step for one of the forward pass: without any gradient, with none of its input, with both.
 FORWARD, FIRST, INNER = 1, 2, 3

@@ -5,6 +5,7 @@ Legend: B batch, T text tokens, R regions (the global region included), D hidden
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,15 +16,20 @@ from torch import Tensor, nn
 
 from volta_switch.config import Config
 from volta_switch.errors import UserError
-from volta_switch.model.embeddings import DUAL_EMBEDDINGS, SHARED_EMBEDDINGS, Embedded, ModelInputs, TextEmbeddings
+from volta_switch.model.embeddings import (
+    DUAL_EMBEDDINGS,
+    SHARED_EMBEDDINGS,
+    Embedded,
+    ModelInputs,
+    TextEmbeddings,
+    VisualBertEmbeddings,
+    VLBertEmbeddings,
+)
 from volta_switch.model.encoder import EncoderOutput, OutputPositions, SwitchEncoder, build_encoder
-from volta_switch.model.heads import Pooler, PreTrainingHeads, task_head
-from volta_switch.model.initialisation import initialise
-from volta_switch.model.layout import PackedLayout
+from volta_switch.model.heads import DETECTED, Pooler, PreTrainingHeads, RegionLabels, task_head, visual_loss
 from volta_switch.model.noise import Dropout, Site, apply_keyed, fold_in
-from volta_switch.model.rows import copy_to
-from volta_switch.model.switch import Forced, Routes
-from volta_switch.model.visual_targets import DETECTED, RegionLabels, visual_loss
+from volta_switch.model.rows import PackedLayout, copy_to
+from volta_switch.model.switch import Forced, Routes, Switcher
 
 PADDED_SCORE = -10000.0  # added to the region scores at padding, as VOLTA does
 
@@ -253,3 +259,35 @@ class BertForVLTasks(nn.Module):
 def switch_encoder(model: nn.Module) -> SwitchEncoder | None:
     """The model's switched encoder; None for a static architecture."""
     return next((module for module in model.modules() if isinstance(module, SwitchEncoder)), None)
+
+
+def initialise(model: nn.Module, config: Config) -> None:
+    """BERT's start: normal weights (``initializer_range``), zero biases, unit LayerNorms.
+
+    Pre-training heads start from Xavier's uniform distribution, as in VOLTA; the switchers' last layers and VL-BERT's
+    appearance at zero. Shared embeddings are included (VOLTA leaves theirs at standard deviation 1).
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) or (isinstance(module, nn.Linear) and not name.startswith("cls.")):
+            nn.init.normal_(module.weight, std=config.initializer_range)
+        elif isinstance(module, nn.Linear) and not name.endswith("predictions.decoder"):  # that one is the word table
+            nn.init.xavier_uniform_(module.weight)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+    for module in model.modules():
+        if isinstance(module, VisualBertEmbeddings):
+            module.copy_text_tables()
+        elif isinstance(module, VLBertEmbeddings):
+            module.start()
+        elif isinstance(module, Switcher):
+            module.reset()
+
+
+def start_from_prior(head: nn.Module, probability: float) -> None:
+    """Sets the last layer's bias so that every output of a task head starts near a probability.
+
+    With many answers of which few are right, binary cross-entropy first has to unlearn a start at 0.5; the prior start
+    of Lin et al. (Focal Loss, section 4.1) spares that. 0.5 leaves VOLTA's zero bias.
+    """
+    last = [module for module in head.modules() if isinstance(module, nn.Linear)][-1]
+    nn.init.constant_(last.bias, math.log(probability / (1 - probability)))

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from volta_switch.config import Config
-from volta_switch.model.layout import PackedLayout
 from volta_switch.model.noise import Dropout, Site, apply_keyed, dropout, fold_in
-from volta_switch.model.rows import copy_to
+from volta_switch.model.rows import PackedLayout, copy_to
 
 Embedded = tuple[Tensor, Tensor, Tensor]  # text (n_t, D), regions (n_v, D_v), and the table of words (V, D)
 

@@ -21,8 +21,8 @@ from torch.utils.checkpoint import checkpoint
 
 from volta_switch.config import Config, SwitchConfig
 from volta_switch.errors import UserError
-from volta_switch.model.layout import PackedLayout, States, join
 from volta_switch.model.noise import Site, fold_in
+from volta_switch.model.rows import PackedLayout, States, join
 from volta_switch.model.sublayers import AttentionSublayer, FeedForwardSublayer
 from volta_switch.model.switch import (
     Forced,

@@ -21,7 +21,7 @@ from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks, BertMo
 from volta_switch.model.embeddings import ModelInputs, VLBertEmbeddings
 from volta_switch.model.encoder import SwitchEncoder
 from volta_switch.model.heads import Pooler
-from volta_switch.model.layout import PackedLayout
+from volta_switch.model.rows import PackedLayout
 from volta_switch.model.sublayers import AttentionSublayer, FeedForwardSublayer
 
 Banks = tuple[Bank, Bank]  # of text and of vision

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from volta_switch.config import Config, attention_size, intermediate_size
 from volta_switch.model.attention import attend, attend_mixed
-from volta_switch.model.layout import PackedLayout, States, join, pair_keys
 from volta_switch.model.noise import Site, dropout, fold_in
-from volta_switch.model.rows import PackedRows
+from volta_switch.model.rows import PackedLayout, PackedRows, States, join, pair_keys
 
 Heads = tuple[Tensor, Tensor, Tensor]  # query (B, H, Q, d), key and value (B, H, N, d)
 Projections = tuple[nn.Linear, nn.Linear, nn.Linear]

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from volta_switch.config import SwitchConfig
 from volta_switch.errors import UserError
-from volta_switch.model.layout import PackedLayout, States, join
 from volta_switch.model.noise import exponential
+from volta_switch.model.rows import PackedLayout, States, join
 
 # (which text state, which vision state) of each input candidate: 0 is layer l-1's output, 1 is layer l-2's.
 INPUT_CANDIDATES = ((0, 0), (1, 0), (0, 1), (1, 1))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from volta_switch.config import Config, load_config
 from volta_switch.model.bert import switch_encoder
 from volta_switch.model.encoder import SwitchEncoder
-from volta_switch.model.layout import PackedLayout
+from volta_switch.model.rows import PackedLayout
 from volta_switch.model.switch import Routes, Switcher
 from volta_switch.plugin.checkout import import_encoders
 from volta_switch.plugin.replacements import Patches

@@ -17,8 +17,7 @@ from volta_switch.data.batches.collate import Batch
 from volta_switch.errors import UserError
 from volta_switch.model.bert import BertForVLTasks, switch_encoder
 from volta_switch.model.encoder import SwitchEncoder, encoder_of
-from volta_switch.routes.attention_maps import watched
-from volta_switch.routes.interventions import intervene
+from volta_switch.routes.measurements import intervene, watched
 from volta_switch.routes.record import (
     INPUT_NAMES,
     ObservedModel,

@@ -217,7 +217,7 @@ def _instead(flag: str, where: str) -> str:
 @cache
 def _parser(entry: str) -> FlagParser:
     if entry == "routes":
-        from volta_switch.routes.flags import route_flags
+        from volta_switch.routes import route_flags
 
         return route_flags()
     return {

@@ -28,8 +28,8 @@ from volta_switch.study.planned_runs import KnownData
 from volta_switch.study.records import Flags, ReportedColumn
 from volta_switch.tasks.task_file import PATH_SETTINGS, TaskSpec
 from volta_switch.train.run_data import pair_fingerprints, task_fingerprints
+from volta_switch.world.phrases import Lexicon
 from volta_switch.world.spec import WorldSpec
-from volta_switch.world.vocabulary import Lexicon
 
 DATA_FILE = "data.json"
 BLIND_GUESSES = {  # task -> data set of a synthetic world, and what it calls the best guess without looking

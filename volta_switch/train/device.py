@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 import torch
 
+from volta_switch.command import environment_number, is_in_environment
 from volta_switch.errors import UserError
-from volta_switch.train.process import environment_number, is_in_environment
 from volta_switch.train.ranks import Ranks
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -15,8 +15,7 @@ from volta_switch.config import Config
 from volta_switch.data.batches.collate import Batch
 from volta_switch.data.batches.loader import Loader
 from volta_switch.errors import UserError
-from volta_switch.model.bert import BertForVLTasks, switch_encoder
-from volta_switch.model.initialisation import start_from_prior
+from volta_switch.model.bert import BertForVLTasks, start_from_prior, switch_encoder
 from volta_switch.tasks import Task, TaskSpec, build_task
 from volta_switch.train.device import prepare_device
 from volta_switch.train.entry_points import read_flags
@@ -28,8 +27,7 @@ from volta_switch.train.flag_values import (
     shared_hyperparameters,
     training_splits,
 )
-from volta_switch.train.learner import Learner, LossCounts, Losses, Validation
-from volta_switch.train.optimisation import Hyperparameters
+from volta_switch.train.optimisation import Hyperparameters, Learner, LossCounts, Losses, Validation
 from volta_switch.train.ranks import Ranks, ranks
 from volta_switch.train.run_data import data_options, load_tokenizer, task_fingerprints, vocabulary_fingerprint
 from volta_switch.train.start import TrainingRun, initial_weights, start_run

@@ -8,12 +8,12 @@ import os
 import sys
 from typing import Any
 
+from volta_switch.command import environment_number
 from volta_switch.config import Config, find_config, load_config
 from volta_switch.config.checks import check_region_loss
 from volta_switch.errors import UserError
 from volta_switch.tasks.task_file import UNREAD, TaskSpec, load_task
 from volta_switch.train.flags import WITHOUT_EFFECT
-from volta_switch.train.process import environment_number
 
 LONGEST_NAME = 240  # bytes; file systems take 255, and files are written beside under longer names
 ALWAYS_DONE = ("adam_correct_bias",)  # of ``WITHOUT_EFFECT``: what they ask for happens in any case

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from volta_switch.command import StopRequest
 from volta_switch.data.batches.collate import Batch
 from volta_switch.data.batches.loader import Loader, lost_workers_explained, start_epoch
 from volta_switch.errors import Stopped, UserError
@@ -27,9 +28,15 @@ from volta_switch.model.encoder import routed
 from volta_switch.model.noise import sample_keys
 from volta_switch.train.checkpoints import Checkpoint, CheckpointStore, TrainingProgress
 from volta_switch.train.device import autocast, out_of_memory_explained
-from volta_switch.train.learner import LossCounts, Validation
-from volta_switch.train.optimisation import Hyperparameters, SkippedSteps, build_optimizer, build_schedule, clipped_step
-from volta_switch.train.process import StopRequest
+from volta_switch.train.optimisation import (
+    Hyperparameters,
+    LossCounts,
+    SkippedSteps,
+    Validation,
+    build_optimizer,
+    build_schedule,
+    clipped_step,
+)
 from volta_switch.train.ranks import random_states, restore_random_states
 from volta_switch.train.replicas import Replicas
 from volta_switch.train.run_folder import BEST, FINISHED, RunFolder

@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from volta_switch.data import sources
 from volta_switch.data.files.pair_files import CAPTIONS, Split, find_pairs
-from volta_switch.data.sources import GUIDE, DataSet
 from volta_switch.errors import UserError
 from volta_switch.files import require_file
 from volta_switch.hub import NotCached, find_bert, find_vocabulary, is_weight_file
@@ -30,6 +28,44 @@ from volta_switch.train.flag_values import (
     load_task_spec,
     training_splits,
 )
+
+GUIDE = "https://github.com/e-bug/volta/tree/main/data"
+_FILES = "https://sid.erda.dk/sharelink/"
+_COCO, _FLICKR = "e4iGIc3xYv", "CrLpUMgIKh"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set: what people call it, the folders in which VOLTA keeps it, and the folder of its example scripts."""
+
+    title: str
+    shared: tuple[str, ...]
+    examples: str
+
+    @property
+    def where(self) -> str:
+        """Where to get it, in words."""
+        return f"get {self.title} as VOLTA's data guide says ({GUIDE}; its files: {', '.join(self.links)})"
+
+    @property
+    def links(self) -> list[str]:
+        """The addresses of VOLTA's folders."""
+        return [f"{_FILES}{name}" for name in self.shared]
+
+
+CONCEPTUAL_CAPTIONS = DataSet("Conceptual Captions", ("hPGl0eTED3",), "concap")
+DATA_SETS = {  # by the name that VOLTA's task files give the task
+    "VQA": DataSet("VQAv2 and MS COCO's features", ("gzyTWulKAa", _COCO), "vqa"),
+    "RetrievalCOCO": DataSet("MS COCO", (_COCO,), "coco"),
+    "RetrievalFlickr30k": DataSet("Flickr30k", (_FLICKR,), "flickr30k"),
+    "refcoco": DataSet("RefCOCO", ("GdBuBzki8m",), "refcoco"),
+    "refcoco+": DataSet("RefCOCO+", ("eEqyrN1IVs",), "refcoco+"),
+    "refcocog": DataSet("RefCOCOg", ("EPpqybot4p",), "refcocog"),
+    "NLVR2": DataSet("NLVR2", ("fEZT4BVb9l",), "nlvr2"),
+    "VisualEntailment": DataSet("SNLI-VE and Flickr30k's features", ("g23Gqj9cad", _FLICKR), "snli_ve"),
+    "GQA": DataSet("GQA", ("erYmVzgpny",), "gqa"),
+}
+
 
 SPLITS: tuple[Split, Split] = ("train", "valid")
 TRY = "--world tries the command on a small synthetic world, without any of this"
@@ -98,7 +134,7 @@ def needed_by_pretraining(args: argparse.Namespace) -> NeededFiles:
     data: list[Choice] = [(Path(args.annotations_path) / CAPTIONS[split],) for split in SPLITS]
     data += [(path,) for split in SPLITS for path in find_pairs(args.features_path, split).needed()]
     start = _start(args, "give one that a run has written, a BERT by folder or hub name, or '' for random weights")
-    return NeededFiles(data, sources.CONCEPTUAL_CAPTIONS, config.bert_model, start)
+    return NeededFiles(data, CONCEPTUAL_CAPTIONS, config.bert_model, start)
 
 
 def needed_by_finetuning(args: argparse.Namespace) -> NeededFiles:
@@ -110,7 +146,7 @@ def needed_by_finetuning(args: argparse.Namespace) -> NeededFiles:
         (features_path(spec, train, args.train_features_lmdbpath, args.boxes),),
         (features_path(spec, valid, args.val_features_lmdbpath, args.boxes),),
     ]
-    made = f"{_example(args, sources.CONCEPTUAL_CAPTIONS)} pre-trains a model"
+    made = f"{_example(args, CONCEPTUAL_CAPTIONS)} pre-trains a model"
     start = _start(
         args, f"give one that a run has written ({made}), a BERT by folder or hub name, or '' for random weights"
     )
@@ -122,7 +158,7 @@ def needed_by_evaluation(args: argparse.Namespace) -> NeededFiles:
     spec, split = evaluated_spec(args)
     data = annotation_files(spec, split, training=False)
     data.append((features_path(spec, split, args.val_features_lmdbpath, args.boxes),))
-    data_set = sources.CONCEPTUAL_CAPTIONS if args.zero_shot else _data_set(spec)
+    data_set = CONCEPTUAL_CAPTIONS if args.zero_shot else _data_set(spec)
     made = f" ({_example(args, data_set)} writes one)" if data_set else ""
 
     def weights(fetch: bool) -> None:
@@ -141,7 +177,7 @@ def _of_task(
 
 
 def _data_set(spec: TaskSpec) -> DataSet | None:
-    return sources.DATA_SETS.get(spec.name)
+    return DATA_SETS.get(spec.name)
 
 
 def _start(args: argparse.Namespace, advice: str) -> Callable[[bool], object]:

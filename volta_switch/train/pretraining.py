@@ -25,8 +25,7 @@ from volta_switch.model.bert import BertForVLPreTraining
 from volta_switch.train.device import prepare_device
 from volta_switch.train.entry_points import read_flags
 from volta_switch.train.flag_values import data_settings, load_pretraining_config, run_name, shared_hyperparameters
-from volta_switch.train.learner import Learner, LossCounts, Losses, Validation
-from volta_switch.train.optimisation import Hyperparameters
+from volta_switch.train.optimisation import Hyperparameters, Learner, LossCounts, Losses, Validation
 from volta_switch.train.ranks import Ranks, ranks
 from volta_switch.train.run_data import load_tokenizer, pair_fingerprints, vocabulary_fingerprint
 from volta_switch.train.start import TrainingRun, initial_weights, start_run

@@ -19,8 +19,8 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor
 
+from volta_switch.command import environment_number
 from volta_switch.errors import UserError
-from volta_switch.train.process import environment_number
 
 # Nothing is said between two waits, and the slowest process decides: the time is for a machine that went away silently.
 _TIMEOUT = timedelta(days=1)

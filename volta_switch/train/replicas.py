@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from volta_switch.data.batches.collate import ON_HOST, Batch
 from volta_switch.errors import UserError
 from volta_switch.model.encoder import encoder_of
-from volta_switch.train.learner import Learner, Losses
+from volta_switch.train.optimisation import Learner, Losses
 from volta_switch.train.ranks import Ranks
 from volta_switch.weights import to_volta
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from volta_switch.command import environment_number
 from volta_switch.config import Config
 from volta_switch.data.batches.collate import Batch
 from volta_switch.data.batches.loader import Loader
@@ -23,10 +24,8 @@ from volta_switch.model.encoder import encoder_of
 from volta_switch.model.noise import batch_dependent
 from volta_switch.train.checkpoints import Checkpoint, CheckpointStore, check_identity
 from volta_switch.train.device import compute_deterministically
-from volta_switch.train.learner import Learner, Validation
 from volta_switch.train.loop import SavingSchedule, Trainer
-from volta_switch.train.optimisation import Hyperparameters
-from volta_switch.train.process import environment_number
+from volta_switch.train.optimisation import Hyperparameters, Learner, Validation
 from volta_switch.train.ranks import Ranks, seed_process
 from volta_switch.train.replicas import Replicas, compile_layers
 from volta_switch.train.run_data import deciding_config

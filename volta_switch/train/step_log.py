@@ -29,7 +29,7 @@ from volta_switch.data.batches.collate import Batch
 from volta_switch.model.bert import switch_encoder
 from volta_switch.model.encoder import EncoderOutput
 from volta_switch.model.switch import Routes
-from volta_switch.train.learner import Learner, Losses
+from volta_switch.train.optimisation import Learner, Losses
 from volta_switch.train.ranks import Ranks
 from volta_switch.train.run_folder import RunFolder
 

@@ -17,11 +17,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from volta_switch.command import environment_number
 from volta_switch.config import load_config
 from volta_switch.errors import UserError
 from volta_switch.tasks.task_file import load_task
 from volta_switch.train.flag_values import load_model_config, load_pretraining_config, run_name
-from volta_switch.train.process import environment_number
 
 FOLDER = Path("runs/world")
 DATA, RUNS, LOGS, RESULTS = (FOLDER / name for name in ("data", "checkpoints", "logs", "results"))
@@ -115,8 +115,8 @@ def _defaults(entry: str) -> dict[str, Any]:
 
 def _fields(args: argparse.Namespace) -> list[str]:
     """Returns the fields of the configuration that the world decides, as ``--set`` takes them."""
+    from volta_switch.world.phrases import DIRECTORY, Lexicon
     from volta_switch.world.spec import WorldSpec
-    from volta_switch.world.vocabulary import DIRECTORY, Lexicon
 
     spec = WorldSpec(**_parameters())
     words = len(Lexicon(spec).vocabulary())

@@ -10,12 +10,12 @@ from volta_switch.world.spec import WorldSpec
 
 if TYPE_CHECKING:
     from volta_switch.world.build import world_lock, write_world
-    from volta_switch.world.commands import add_world_arguments, run_world
+    from volta_switch.world.spec import add_world_arguments, run_world
 
 __all__ = ["WorldSpec", "add_world_arguments", "run_world", "world_lock", "write_world"]
 
 _BUILD = dict.fromkeys(("world_lock", "write_world"), "volta_switch.world.build")
-_COMMANDS = dict.fromkeys(("add_world_arguments", "run_world"), "volta_switch.world.commands")
+_COMMANDS = dict.fromkeys(("add_world_arguments", "run_world"), "volta_switch.world.spec")
 __getattr__ = lazy_names(__name__, {**_BUILD, **_COMMANDS})
 
 

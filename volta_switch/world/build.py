@@ -25,13 +25,12 @@ from volta_switch.world.content import (
     draw_world,
 )
 from volta_switch.world.files import write_datasets
-from volta_switch.world.phrases import Caption, Phrase
+from volta_switch.world.phrases import DIRECTORY, Caption, Lexicon, Phrase
 from volta_switch.world.pictures import render_world
 from volta_switch.world.questions import LABELS, Question
 from volta_switch.world.spec import IMAGES_OF, WorldSpec
 from volta_switch.world.statements import Contrast, Hypothesis, Statement
 from volta_switch.world.task_file import task_file
-from volta_switch.world.vocabulary import DIRECTORY, Lexicon
 
 SUMMARY, TASK_FILE = "world.json", "tasks.yml"
 FORMAT = 3  # raised whenever the same parameters give other files

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from volta_switch.data.regions import Regions
-from volta_switch.world.detector import Detector
 from volta_switch.world.phrases import LIKENESS, NEAREST, Caption, Phrase, by_attributes, by_relation, draw_caption
 from volta_switch.world.questions import Question, QuestionMaker, annotate
-from volta_switch.world.scenes import DIRECTIONS, Scene, draw_scenes
+from volta_switch.world.scenes import DIRECTIONS, Detector, Scene, draw_scenes
 from volta_switch.world.spec import DATA_SETS, IMAGES_OF, MAX_OBJECTS, WorldSpec
 from volta_switch.world.statements import UNDECIDED, Contrast, Hypothesis, draw_contrast, draw_hypotheses
 

@@ -16,6 +16,7 @@ from volta_switch.data.regions import Regions
 from volta_switch.tasks.retrieval_dataset import write_hard_negatives
 from volta_switch.world.balance import annotator_scores
 from volta_switch.world.content import SceneCaptions, SceneExpressions, World
+from volta_switch.world.phrases import Lexicon
 from volta_switch.world.questions import LABELS, Question
 from volta_switch.world.scenes import SHAPE, VALUES
 from volta_switch.world.spec import CANVAS_HEIGHT, CANVAS_WIDTH, SHAPES
@@ -34,7 +35,6 @@ from volta_switch.world.task_file import (
     VQA_FEATURES,
     VQA_TEST_FEATURES,
 )
-from volta_switch.world.vocabulary import Lexicon
 
 SPLIT_NAMES = {"train": "train", "val": "dev", "test": "test"}  # of NLVR2 and SNLI-VE
 VQA_YEARS = {"train": "train2014", "val": "val2014", "test": "test2015"}

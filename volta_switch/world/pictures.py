@@ -9,9 +9,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from volta_switch.world.content import World
+from volta_switch.world.phrases import Lexicon
 from volta_switch.world.scenes import Scene
 from volta_switch.world.spec import CANVAS_HEIGHT, CANVAS_WIDTH, COLOURS, MATERIALS, SHAPES, SIZES
-from volta_switch.world.vocabulary import Lexicon
 
 PER_TASK = 10  # scenes drawn of each task
 SCALE = 2  # drawn pixels per scene pixel

@@ -19,11 +19,11 @@ from volta_switch.study.report.route_counts import Flow, Step, paint, percent
 from volta_switch.study.report.svg import FAINT, INK, element, escape, picture, shortened, words
 from volta_switch.world.build import SUMMARY
 from volta_switch.world.content import SceneCaptions, SceneExpressions, SceneHypotheses, SceneQuestions, draw_split
+from volta_switch.world.phrases import Lexicon
 from volta_switch.world.pictures import PAPER, RGB
 from volta_switch.world.scenes import Scene
 from volta_switch.world.spec import CANVAS_HEIGHT, CANVAS_WIDTH, COLOURS, MATERIALS, SHAPES, SIZES, WorldSpec
 from volta_switch.world.task_file import TASKS as WORLD_TASKS
-from volta_switch.world.vocabulary import Lexicon
 
 SHOWN = 6  # samples of a task
 COMMON = 3  # at least so many of them of the most frequent routes, where there are several

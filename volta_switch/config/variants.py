@@ -1,11 +1,14 @@
-"""The attention modes of Switch-BERT (paper table 1); a new one is one more entry of ``ATTENTION_MODES``.
+"""What a configuration may name: the attention modes of Switch-BERT, and the fusions. A new one is one more entry.
 
-The paper's four are what ``switch.modes`` holds where a configuration does not name others.
+Legend: B batch, P pooler width.
 """
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -39,3 +42,31 @@ ATTENTION_MODES = {
     "J": AttentionMode(1, 1, 1, 1, "both attend to both", "#0072B2", "#ffffff"),
 }
 PAPER_MODES = ("SS", "SC", "CS", "J")
+
+
+def _text_alone(text: Any, vision: Any) -> Any:
+    return text
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """One ``fusion_method`` of a configuration.
+
+    ``combine`` takes the pooled vectors of text and image, (B, P) tensors or None where they are not pooled, and
+    returns (B, P). It uses a tensor's operators and methods alone, because configurations are read without PyTorch.
+    """
+
+    combine: Callable[[Any, Any], Any]
+    pools_text: bool = True
+    pools_vision: bool = True
+    at_end: bool = False  # the text is pooled at its last token but one in place of [CLS]
+    matches: bool = True  # pre-training has a head of image-text matching
+
+
+FUSIONS = {
+    "mul": Fusion(operator.mul),
+    "sum": Fusion(operator.add),
+    "text": Fusion(_text_alone, pools_vision=False),
+    "vl-bert_vqa": Fusion(_text_alone, pools_vision=False, at_end=True, matches=False),
+    "none": Fusion(_text_alone, pools_text=False, pools_vision=False, matches=False),
+}
