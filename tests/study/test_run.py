@@ -10,6 +10,7 @@ import pytest
 
 from small_world import log_of
 from volta_switch import UserError
+from volta_switch.checksums import SUMS
 from volta_switch.study import finished as notes
 from volta_switch.study.cells import Plan
 from volta_switch.study.finished import note_begun, note_finished
@@ -187,7 +188,7 @@ def test_a_cell_is_reckoned_at_the_speed_of_the_nearest_that_was_measured(finish
 def test_what_has_only_begun_tells_how_long_it_and_its_like_will_take(finished, plan, study_of, tmp_path):
     _, folder = finished
     copy = tmp_path / "out"
-    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*.bin", "checkpoints", "cells"))
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*.bin", "checkpoints", "cells", SUMS))
     for model in ("ctrl_uniter", "switchbert"):
         shutil.rmtree(copy / model / "seed0" / f"refcoco+_{model}")
     run = copy / "switchbert" / "seed0" / "switchbert"
