@@ -29,11 +29,10 @@ from typing import Any, TextIO
 
 import torch
 
-from volta_switch.checksums import SUMS, record_json, recording, refuse_gone
+from volta_switch.checksums import SUMS, record_json, recording, refuse_gone, verify
 from volta_switch.config import Config
-from volta_switch.data.files.json_files import read_object
 from volta_switch.errors import UserError
-from volta_switch.files import remove, remove_unfinished
+from volta_switch.files import find_object, remove, remove_unfinished
 from volta_switch.train.log_file import EventFile, LogFile, lines_of, writing
 from volta_switch.train.ranks import Ranks
 
@@ -208,10 +207,14 @@ class RunFolder:
             UserError: it is damaged.
         """
         path = self.path / "metrics.json"
-        if path.exists():
-            return read_object(path)
-        refuse_gone([path])
-        return {}
+        if not path.is_file():
+            refuse_gone([path])
+            return {}
+        verify(path)
+        found = find_object(path)
+        if found is None:
+            raise UserError(f"{path}: damaged (not the JSON that a run writes); move it away, or give --overwrite")
+        return found
 
     def record(self, name: str, values: Any) -> None:
         """Sets one entry of ``metrics.json``."""
