@@ -15,7 +15,7 @@ import torch
 from golden_files import EVERY, load_golden, relative_error
 from model.small_models import encoder_of, perturb_switchers, random_batch
 from volta_switch import BertForVLPreTraining, BertForVLTasks, UserError, load_config
-from volta_switch.config.variants import FUSIONS
+from volta_switch.config.variants import ATTENTION_MODES, FUSIONS
 from volta_switch.model import reference as specification
 from volta_switch.model.noise import Site, exponential, fold_in, sample_keys
 from volta_switch.model.reference import Reference
@@ -93,6 +93,12 @@ def pretraining_model(name, targets="shipped"):
     torch.manual_seed(0)
     changes = {} if targets == "shipped" else {"visual_target_weights": ALL_TARGETS}
     return moved(BertForVLPreTraining(small(name, **changes)))
+
+
+@lru_cache
+def switching_between(name, *modes):
+    torch.manual_seed(0)
+    return moved(BertForVLPreTraining(small(name, switch={"modes": modes})))
 
 
 def exact(model, *arguments):
@@ -187,10 +193,10 @@ def test_every_fusion(fusion):
     same_losses_and_gradients(model, exact(model), batch)
 
 
-@pytest.mark.parametrize("mode", ["SS", "SC", "CS", "J"])
+@pytest.mark.parametrize("mode", ATTENTION_MODES)
 @pytest.mark.parametrize("name", ["switchbert", "demo/switchbert"])
 def test_forced_routes_of_every_mode(name, mode):
-    model = pretraining_model(name)
+    model = switching_between(name, *ATTENTION_MODES)
     batch, L = random_batch(model.config, 3, 6, 4), len(model.config.attention_sublayers)
     inputs = [layer % model.config.switch.input_candidates for layer in range(L)]
     same_losses_and_gradients(model, exact(model), batch, modes=[mode] * L, inputs=inputs)
@@ -276,7 +282,8 @@ def test_the_specification_computes_on_the_models_device_and_in_its_dtype(name, 
 def test_a_changed_equation_would_be_seen(monkeypatch):
     model = pretraining_model("demo/switchbert")
     batch = random_batch(model.config, 3, 6, 4)
-    monkeypatch.setitem(specification.MODES, "SC", ("t", "v"))
+    other = {**ATTENTION_MODES, "SC": ATTENTION_MODES["SS"]}
+    monkeypatch.setattr(specification, "ATTENTION_MODES", other)
     with pytest.raises(AssertionError):
         same_losses_and_gradients(model, exact(model, "soft"), batch, modes=["SC"] * 4)
 
