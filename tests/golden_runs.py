@@ -19,7 +19,7 @@ import torch
 from small_world import SmallWorld, json_of, log_of, write_small_world
 from volta_switch.identities import RESULTS_VERSION
 from volta_switch.routes import route_flags
-from volta_switch.routes.commands import run_routes
+from volta_switch.routes.run import run_routes
 
 RECORD = Path(__file__).with_suffix(".json")
 # Rounding differs between processors, by 1e-6 of a loss after these few steps; another random draw changes it by 1e-2.

@@ -134,7 +134,7 @@ def command_parser() -> FlagParser:
 
 
 def _run_routes(args: argparse.Namespace) -> None:
-    from volta_switch.routes.commands import run_routes  # here, not above: it imports PyTorch
+    from volta_switch.routes.run import run_routes  # here, not above: it imports PyTorch
 
     run_routes(args)
 

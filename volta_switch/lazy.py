@@ -1,4 +1,4 @@
-"""Names that a package imports only when they are asked for (PEP 562); packages import this file before all else."""
+"""Names that a package imports only when they are asked for (PEP 562); alone, as packages import it before all else."""
 
 from __future__ import annotations
 

@@ -281,7 +281,7 @@ def execute_run(folder: Path, run: PlannedRun) -> str:
 
 def _entry_point(name: str, arguments: Sequence[str]) -> None:
     from volta_switch.routes import route_flags
-    from volta_switch.routes.commands import run_routes
+    from volta_switch.routes.run import run_routes
     from volta_switch.train import evaluation, finetuning, pretraining
 
     mains = {
