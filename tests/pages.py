@@ -13,7 +13,8 @@ from functools import cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-KINDS = ("bash", "python", "text", "diff")  # of fenced blocks: commands, code, output and formulas, changes of code
+# Of fenced blocks: commands, code, output and formulas, changes of code, commands with output (tests/test_extending.py).
+KINDS = ("bash", "python", "text", "diff", "console")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 SPAN = re.compile(r"`([^`]+)`")
 ASSIGNMENT = re.compile(r"^\w+=")

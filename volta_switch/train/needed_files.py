@@ -43,8 +43,8 @@ class DataSet:
     examples: str
 
     @property
-    def where(self) -> str:
-        """Where to get it, in words."""
+    def instructions(self) -> str:
+        """How to get it, in words."""
         return f"get {self.title} as VOLTA's data guide says ({GUIDE}; its files: {', '.join(self.links)})"
 
     @property
@@ -99,7 +99,7 @@ def require(needed: NeededFiles) -> None:
             require_file(there, "file", "check the path")
     lines = []
     if absent:
-        get = needed.data_set.where if needed.data_set else f"get its data as VOLTA's guide says ({GUIDE})"
+        get = needed.data_set.instructions if needed.data_set else f"get its data as VOLTA's guide says ({GUIDE})"
         others = [f"not there, either: {path}" for path in absent[1:]]
         lines = [f"{absent[0]}: no such file or folder{other_splits(absent[0])}; check the path, or {get}", *others]
     lines += _bert_that_is_missing(needed, after_data=bool(absent))

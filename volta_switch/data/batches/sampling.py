@@ -1,4 +1,4 @@
-"""Which samples make up each batch, and what is random in them: deterministic, and resumable from any batch on."""
+"""Batch sampling and what is random in samples: deterministic, and resumable at any batch."""
 
 from __future__ import annotations
 
