@@ -29,9 +29,10 @@ NOT_RUN = {
     r"aws ": "a network and a bucket",
     r"pip install ": "a network; tests/clean_environments installs the package",
     r"pytest ": "time: they are tests themselves",
+    r"python tests/": "make test: they print what tests assert",
     r"bash benchmarks/gpu\.sh": "a GPU; tests/test_gpu_rehearsal.py rehearses it",
     r"python benchmarks/": "minutes of measuring; tests/test_benchmarks.py runs each at a small size",
-    r"python -m volta_switch\.plugin": "a checkout of VOLTA; tests/plugin runs it there",
+    r"volta-switch completion ": "nothing: it prints a script, which tests/test_help.py runs",
     r"volta-switch volta": "a checkout of VOLTA; tests/plugin runs it there",
     r"volta-switch study (power|table|export|merge)": "finished runs; tests/study runs it on small studies",
     r"volta-switch study run .*--(jobs|cells)": "hours; tests/study runs small studies so",
@@ -82,6 +83,8 @@ def parse(command: Command, tmp_path: Path) -> None:
     program, *words = command.words
     if is_mention(command):
         assert exit_code(lambda: start([program, *words, "--help"])) == 0
+    elif program == "python" and words[0].startswith("tests/"):
+        assert (ROOT / words[0]).is_file()
     elif program in ("make", "pytest", "pip", "git", "aws", "source", "export"):
         _OTHERS[program](words, dict(command.environment))
     else:

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# Of fenced blocks: commands, code, output and formulas, changes of code, commands with output (tests/test_extending.py).
+# Of fenced blocks: commands, code, output and formulas, changes of code, commands with output (test_extending.py).
 KINDS = ("bash", "python", "text", "diff", "console")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 SPAN = re.compile(r"`([^`]+)`")
