@@ -75,7 +75,8 @@ def summary(model: str, times: Sequence[tuple[float, float]]) -> str:
     half = float(student.ppf(0.975, len(logs) - 1)) * statistics.stdev(logs) / len(logs) ** 0.5
     low, middle, high = (math.exp(statistics.fmean(logs) + change) for change in (-half, 0.0, half))
     old, new = (statistics.median(side) for side in zip(*times, strict=True))
-    return f"{model}: old / new {middle:.3f} ({low:.3f} to {high:.3f}), {len(logs)} pairs, medians {old:.2f} and {new:.2f} s"
+    ratio = f"{middle:.3f} ({low:.3f} to {high:.3f})"
+    return f"{model}: old / new {ratio}, {len(logs)} pairs, medians {old:.2f} and {new:.2f} s"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
