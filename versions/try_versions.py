@@ -57,11 +57,11 @@ CORE = (
     )),
     *(f"tests/model/test_{name}.py" for name in (
         "volta_parity", "bert_parity", "attention", "heads", "switch", "dropout", "gumbel", "noise",
-        "checkpointing", "compile", "sharded"
+        "checkpointing", "compile"
     )),
     *(f"tests/train/test_{name}.py" for name in (
         "pretraining", "finetuning", "loop", "optimisation", "checkpoints", "resume", "several_processes",
-        "initial_weights", "evaluation_scripts"
+        "initial_weights", "evaluation_scripts", "sharded"
     )),
     *(f"tests/tasks/test_{name}.py" for name in ("losses", "metrics", "evaluation", "nlvr2_task")),
     "tests/study/test_statistics.py",

@@ -56,7 +56,7 @@ def test_a_format_is_one_file_and_every_command_knows_it(one_more, tmp_path, cap
     assert image_format(out).name == "odd" and open_features(out).keys() == ["a", "b"]
     with pytest.raises(SystemExit):
         main(["data", "convert", "--help"])
-    assert "npy-lmdb, odd, h5," in " ".join(capsys.readouterr().out.split())
+    assert "npy-lmdb, odd, tsv," in " ".join(capsys.readouterr().out.split())
     (tmp_path / "other").write_text("-")
     with pytest.raises(UserError, match="expected an LMDB, odd, H5 or TSV file of region features, or a compact store"):
         open_features(tmp_path / "other")

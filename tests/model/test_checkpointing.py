@@ -8,6 +8,7 @@ from model.small_models import random_batch, single_stream
 from volta_switch import BertForVLPreTraining, load_config
 from volta_switch.model.encoder import encoder_of
 from volta_switch.model.noise import sample_keys
+from volta_switch.model.rows import join
 
 KEYS = sample_keys(1, 2, [str(sample) for sample in range(B)], B)
 
@@ -69,7 +70,7 @@ def test_states_of_all_sublayers_are_still_given():
     encoder = encoder_of(model)
     every = []
     hook = encoder.register_forward_pre_hook(lambda _, args, named: (args[:2], {"keep_all": True}), with_kwargs=True)
-    seen = encoder.register_forward_hook(lambda _, args, out: every.append([one.joined for one in out.history]))
+    seen = encoder.register_forward_hook(lambda _, args, out: every.append([join(one) for one in out.history]))
     for again in (False, True):
         encoder.checkpointing = again
         torch.manual_seed(0)

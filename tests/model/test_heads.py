@@ -5,6 +5,7 @@ import torch
 
 from golden_files import load_golden, relative_error
 from volta_switch import BertForVLPreTraining, BertForVLTasks, UserError, load_config
+from volta_switch.model.embeddings import ModelInputs
 from volta_switch.weights import load_volta
 
 TOLERANCE = 1e-6
@@ -17,7 +18,7 @@ def tasks_model(tasks, name="ctrl_uniter", **fields):
 
 def whole_run(model, inputs):
     """The last states of all positions, (B, T, D) and (B, R, D), which a task does not compute, and what is pooled."""
-    encoded, out, _ = model.bert(**inputs)
+    encoded, out, _ = model.bert(ModelInputs(**inputs))
     return (*encoded.padded(), out)
 
 

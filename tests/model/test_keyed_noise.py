@@ -80,13 +80,13 @@ def test_another_epoch_draws_other_noise(name):
 def test_task_scores_are_the_same_in_any_part_of_a_batch(name, task):
     model, batch = model_of(name, BertForVLTasks), batch_of(name)
     keys = sample_keys(7, 0, ["a", "b", "c"], B)  # two rows of each sample
-    whole = model(task, *(batch[key] for key in INPUTS), noise_keys=keys).scores
-    assert not torch.allclose(whole, model.eval()(task, *(batch[key] for key in INPUTS)).scores, atol=1e-3)
+    whole = model(task, **{key: batch[key] for key in INPUTS}, noise_keys=keys).scores
+    assert not torch.allclose(whole, model.eval()(task, **{key: batch[key] for key in INPUTS}).scores, atol=1e-3)
     model.train()
     found = []
     for rows in (slice(0, 2), slice(2, 6)):
         given = padded(part(batch, rows), name, 2, 0)
-        found.append(model(task, *(given[key] for key in INPUTS), noise_keys=keys[rows]).scores)
+        found.append(model(task, **{key: given[key] for key in INPUTS}, noise_keys=keys[rows]).scores)
     assert torch.allclose(torch.cat(found), whole, atol=1e-5)
 
 

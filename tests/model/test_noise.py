@@ -151,7 +151,7 @@ def test_what_is_dropped_is_a_function_of_the_keys_alone():
     order = torch.randperm(2000, generator=torch.Generator().manual_seed(0))[:777]
     assert torch.equal(dropout(states[order], 0.3, keys=KEYS[order]), whole[order])
     assert torch.equal(dropout(states[:, :9], 0.3, keys=KEYS), whole[:, :9])
-    assert torch.equal(dropout(states, 0.3, False, KEYS), states)
+    assert torch.equal(dropout(states, 0.3, False, keys=KEYS), states)
     assert not dropout(states, 1.0, keys=KEYS).any()
 
 

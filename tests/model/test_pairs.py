@@ -181,13 +181,16 @@ def planted(routes):
     return model
 
 
+def row_counts(states, layout=None):
+    """Rows of text and of vision, which have a layout where they lie joined."""
+    return tuple(map(len, states)) if layout is None else (layout.text.count, layout.vision.count)
+
+
 def rows_fed_forward(model, score):
     """Rows of text and of vision behind each feed-forward sublayer, in order, while ``score()`` runs."""
     found = []
     hooks = [
-        model.bert.encoder.layer[number].register_forward_hook(
-            lambda _, given, __: found.append(tuple(len(states) for states in given[0]))
-        )
+        model.bert.encoder.layer[number].register_forward_hook(lambda _, given, __: found.append(row_counts(*given)))
         for number in model.config.ff_sublayers
     ]
     score()

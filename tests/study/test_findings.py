@@ -46,7 +46,7 @@ def verdicts(rivals):
     return judge(claims, SCORES, paired=False)
 
 
-TRAINED = ("The architectures side by side", "One block or both", "The mismatch dial", "Attention modes", "Routes")
+TRAINED = ("The architectures side by side", "One block or both", "The mismatch sweep", "Attention modes", "Routes")
 
 
 @pytest.mark.parametrize("section", [*TRAINED, "Active paths over training"])

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from volta_switch.data import formats
 from volta_switch.data.files.pair_files import FOLDERS
 from volta_switch.ranges import ANY_TEXT, COUNT, COUNT_OR_NONE, PATH, Text, whole
 
@@ -19,8 +20,7 @@ def target_names() -> list[str]:
 
     Formats are read as text here, not imported: they import NumPy, which help does without.
     """
-    folder = Path(__file__).parents[1] / "data" / "formats"
-    texts = (path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
+    texts = (path.read_text(encoding="utf-8") for folder in formats.__path__ for path in Path(folder).glob("*.py"))
     return sorted({"compact", *(name for text in texts for name in re.findall(r'\bTarget\(\s*"([^"]+)"', text))})
 
 

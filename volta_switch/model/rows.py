@@ -234,11 +234,11 @@ class PackedLayout:
         kept_text: Tensor | None = None,
         kept_vision: Tensor | None = None,
     ):
-        """As the attributes; ``sample_keys`` as ``noise.sample_keys`` gives them, on the host or the device."""
-        self.sample_keys = None if sample_keys is None else copy_to(sample_keys, text.sample.device)
+        """As the attributes, all of them on the states' device."""
+        self.sample_keys = sample_keys
         for rows, site in ((text, Site.TEXT), (vision, Site.VISION)):
-            if self.sample_keys is not None and rows.rng_keys is None:
-                rows.rng_keys = row_keys(self.sample_keys, rows.sample, rows.slot, site)
+            if sample_keys is not None and rows.rng_keys is None:
+                rows.rng_keys = row_keys(sample_keys, rows.sample, rows.slot, site)
         self.text, self.vision = text, vision
         self.kept_text, self.kept_vision = kept_text, kept_vision
         if text.B == vision.B:
@@ -250,9 +250,10 @@ class PackedLayout:
     def of(
         cls, masks: Sequence[Tensor], device: torch.device | None = None, sample_keys: Tensor | None = None
     ) -> PackedLayout:
-        """Returns the layout of a batch's real tokens and regions, which masks (B, T) and (B, R) tell, on a device."""
+        """Returns the layout of real tokens and regions, from masks (B, T) and (B, R) and keys (B,) on the host."""
         text, vision = (PackedRows.of(mask != 0, device) for mask in masks)
-        return cls(text, vision, sample_keys)
+        keys = None if sample_keys is None else copy_to(sample_keys, text.sample.device)
+        return cls(text, vision, keys)
 
     def prune(self, text: Tensor | None, vision: Tensor | None) -> PackedLayout:
         """Returns the layout of the rows at some positions, (B, T) and (B, R); None: all of that modality."""

@@ -88,7 +88,7 @@ def test_a_grid_of_pairs_copies_from_pinned_memory_and_reads_routes_once_a_layer
         return
     layers = len(world.config("switchbert").tt_attn_sublayers)
     read = Counter(event.calls[0] for event in waits)
-    modes, inputs = read.pop("model/banks.py:_mode_kinds"), read.pop("model/pairs.py:_switched")
+    modes, inputs = read.pop("model/banks.py:_mode_kinds"), read.pop("model/pairs.py:run_layer")
     assert inputs * layers == modes * (layers - 1) > 0  # a mode in each layer, an input from the second on
     assert not read  # and nothing else is waited for
 
