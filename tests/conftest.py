@@ -29,10 +29,10 @@ MSGPACK = dict(vars(msgpack))
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    """A tiny world on disk, and models of its size (tests/small_world.py); read-only."""
-    from small_world import write_small_world  # not at the top: most tests need none of what it imports
+    """A tiny world on disk, and models of its size (tests/synthetic_world.py); read-only."""
+    from synthetic_world import write_synthetic_world  # not at the top: most tests need none of what it imports
 
-    return write_small_world(tmp_path_factory.mktemp("small") / "world")
+    return write_synthetic_world(tmp_path_factory.mktemp("small") / "world")
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from page_commands import start
 from pages import ROOT
-from small_world import SIZES, SmallWorld, write_config
+from synthetic_world import SIZES, SyntheticWorld, write_config
 
 # Words of a command that stand for something of the real world, and what lies in its place on the desk.
 STAND_INS = {
@@ -45,10 +45,10 @@ class Desk:
     """A folder where commands run as they are shown: the synthetic world's data lie where the real ones would."""
 
     folder: Path
-    world: SmallWorld
+    world: SyntheticWorld
 
     @classmethod
-    def set_up(cls, folder: Path, world: SmallWorld) -> Desk:
+    def set_up(cls, folder: Path, world: SyntheticWorld) -> Desk:
         """Makes the folder."""
         shutil.copytree(world.path / "datasets", folder / "datasets")  # commands write beside some of the data
         shutil.copy(world.tasks_file, folder / "tasks.yml")

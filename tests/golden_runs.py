@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from small_world import SmallWorld, json_of, log_of, write_small_world
+from synthetic_world import SyntheticWorld, json_of, log_of, write_synthetic_world
 from volta_switch.identities import RESULTS_VERSION
 from volta_switch.routes import route_flags
 from volta_switch.routes.run import run_routes
@@ -30,7 +30,7 @@ PRETRAINING = ("--train_batch_size", 10, "--num_train_epochs", 1, "--learning_ra
 FINETUNING = ("--batch_size", 8, "--num_epoch", 1, "--lr", 5e-3, *STEPS)
 
 
-def golden_numbers(world: SmallWorld, folder: Path) -> dict[str, float]:
+def golden_numbers(world: SyntheticWorld, folder: Path) -> dict[str, float]:
     """All numbers by names such as ``refcoco+ step 2 loss``: of training, validation, tests, retrieval and routes."""
     found, start = {}, Path()
     for model in ("ctrl_vilbert", "switchbert"):
@@ -90,7 +90,7 @@ def write_record() -> list[str]:
     """Writes the record anew, unless numbers have changed and the version has not: then returns which."""
     torch.set_num_threads(1)
     with TemporaryDirectory() as scratch:
-        found = golden_numbers(write_small_world(Path(scratch) / "world"), Path(scratch) / "runs")
+        found = golden_numbers(write_synthetic_world(Path(scratch) / "world"), Path(scratch) / "runs")
     if RECORD.is_file():
         record = json_of(RECORD)
         other = changed(record["numbers"], found)

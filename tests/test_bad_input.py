@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from small_world import ENTRY_POINTS, refusal, run_script, write_config
+from synthetic_world import ENTRY_POINTS, refusal, run_script, write_config
 from volta_switch import BertForVLPreTraining, BertForVLTasks
 from volta_switch.data.files import safe_pickle
 from volta_switch.weights import to_volta, write_weights

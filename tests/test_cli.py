@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from small_world import refusal
+from synthetic_world import refusal
 from volta_switch import __version__, cli
 
 ROOT = Path(__file__).parents[1]

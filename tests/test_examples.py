@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from small_world import json_of, write_config
+from synthetic_world import json_of, write_config
 from volta_switch import load_config
 from volta_switch.tasks import load_task
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from small_world import write_config
+from synthetic_world import write_config
 from test_hub import Hub
 from volta_switch.train.entry_points import ENTRY_POINTS
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from small_world import refusal
+from synthetic_world import refusal
 from volta_switch import cli
 from volta_switch.flag_parser import FlagParser, all_parsers
 from volta_switch.ranges import Choice, Number, Range, Text, Truth

@@ -5,7 +5,7 @@ import torch
 
 import golden_runs
 from golden_runs import RECORD, changed, golden_numbers
-from small_world import json_of
+from synthetic_world import json_of
 from volta_switch.identities import RESULTS_VERSION
 
 
@@ -30,7 +30,7 @@ def test_a_number_that_is_gone_or_another_one_is_a_change():
 
 def test_the_record_is_not_written_anew_while_the_version_stays(tmp_path, monkeypatch):
     monkeypatch.setattr(golden_runs, "RECORD", tmp_path / "record.json")
-    monkeypatch.setattr(golden_runs, "write_small_world", lambda path: None)
+    monkeypatch.setattr(golden_runs, "write_synthetic_world", lambda path: None)
     numbers = {"loss": 1.0}
     monkeypatch.setattr(golden_runs, "golden_numbers", lambda world, folder: dict(numbers))
     assert golden_runs.write_record() == []

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from small_world import ENTRY_POINTS, refusal, run_script
+from synthetic_world import ENTRY_POINTS, refusal, run_script
 
 TASK = {"train_concap": "", "train_task": "refer", "eval_task": "refer", "eval_retrieval": "retrieval"}
 

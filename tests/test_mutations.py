@@ -26,7 +26,7 @@ import pytest
 import yaml
 
 from mutations import Place, mutate
-from small_world import ENTRY_POINTS, SIZES, TASKS, SmallWorld
+from synthetic_world import ENTRY_POINTS, SIZES, TASKS, SyntheticWorld
 from volta_switch import BertForVLTasks, cli
 from volta_switch.checksums import SUMS
 from volta_switch.command import run_command
@@ -96,7 +96,7 @@ class Made:
     """What the targets read, made once."""
 
     folder: Path
-    world: SmallWorld
+    world: SyntheticWorld
 
     def weights(self, task: str) -> Path:
         """Random weights with a task's head."""
@@ -107,7 +107,9 @@ class Made:
             write_weights(path, to_volta(model))
         return path
 
-    def evaluation(self, world: SmallWorld, task: str, *flags: Any, weights: Path | None = None) -> Callable[[], Any]:
+    def evaluation(
+        self, world: SyntheticWorld, task: str, *flags: Any, weights: Path | None = None
+    ) -> Callable[[], Any]:
         """A task's evaluation, into a folder of its own that is there for nobody else."""
         out = self.folder / "out" / task
         entry = "eval_retrieval" if task == "retrieval" else "eval_task"
@@ -127,7 +129,7 @@ class Made:
 def made(world, tmp_path_factory) -> Made:
     folder = tmp_path_factory.mktemp("mutations")
     shutil.copytree(world.path, folder / "world")
-    return Made(folder, SmallWorld(folder / "world"))
+    return Made(folder, SyntheticWorld(folder / "world"))
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +143,7 @@ def data_targets(made: Made) -> dict[str, Target]:
     (made.folder / "others").mkdir()
     for task in TASKS:
         made.weights(task)
-    foreign = SmallWorld(made.folder / "others" / "world")
+    foreign = SyntheticWorld(made.folder / "others" / "world")
     shutil.copytree(made.world.path, foreign.path, ignore=shutil.ignore_patterns(SUMS))
     found = {}
     own_place, foreign_place = Place(made.world.path), Place(foreign.path)

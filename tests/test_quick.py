@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from small_world import json_of, log_of
+from synthetic_world import json_of, log_of
 from volta_switch.cli import main as volta_switch
 from volta_switch.quick import SHOWN, _some
 from volta_switch.world.content import draw_split

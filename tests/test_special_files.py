@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from shells import ROOT
-from small_world import refusal
+from synthetic_world import refusal
 from volta_switch import cli
 from volta_switch.tasks import features_path, load_task
 from volta_switch.train import evaluation, finetuning, pretraining

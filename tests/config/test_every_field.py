@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from small_world import ENTRY_POINTS, refusal
+from synthetic_world import ENTRY_POINTS, refusal
 from volta_switch import Config, SwitchConfig, UserError, load_config
 from volta_switch.config.checks import check_region_loss
 from volta_switch.ranges import Range, Unread, range_of

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from small_world import refusal
+from synthetic_world import refusal
 from volta_switch import load_config
 from volta_switch.cli import _run, main
 from volta_switch.cost.commands import WORK

@@ -11,7 +11,7 @@ from gpu.device import DEVICE, needs
 
 needs("lmdb", "jsonlines", "msgpack", "yaml", "tokenizers", "safetensors", "tensorboard", "tqdm", "PIL")
 
-from small_world import log_of, weights_of, write_small_world
+from synthetic_world import log_of, weights_of, write_synthetic_world
 
 TASKS = ("vqa", "refer", "retrieval")
 SHORT = ("--device", str(DEVICE), "--precision", "bf16")
@@ -19,7 +19,7 @@ SHORT = ("--device", str(DEVICE), "--precision", "bf16")
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    return write_small_world(tmp_path_factory.mktemp("small") / "world")
+    return write_synthetic_world(tmp_path_factory.mktemp("small") / "world")
 
 
 @pytest.fixture(scope="module")

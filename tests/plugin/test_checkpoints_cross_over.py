@@ -18,7 +18,7 @@ import torch
 from golden_files import ARCHITECTURES, load_golden
 from model.small_models import switch_config
 from plugin.volta_runs import NAMES, TASKS, VoltaWorld, volta_checkout
-from small_world import equal_weights, json_of, weights_of
+from synthetic_world import equal_weights, json_of, weights_of
 from volta_switch import BertForVLPreTraining, BertForVLTasks, load_config
 from volta_switch.plugin import register, unregister
 from volta_switch.tasks import load_task

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from small_world import refusal
+from synthetic_world import refusal
 from volta_switch.cli import _run
 from volta_switch.plugin import encoder
 from volta_switch.plugin.checkout import find_files

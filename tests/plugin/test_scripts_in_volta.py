@@ -21,7 +21,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from plugin.volta_runs import NAMES, VoltaWorld, volta_checkout
-from small_world import equal_weights, json_of, weights_of
+from synthetic_world import equal_weights, json_of, weights_of
 
 HOME = volta_checkout()
 MODELS = ("switchbert", "ctrl_uniter")

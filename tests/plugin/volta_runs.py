@@ -19,7 +19,7 @@ import lmdb
 import pytest
 import torch
 
-from small_world import SmallWorld
+from synthetic_world import SyntheticWorld
 from volta_datasets import WIDTHS
 from volta_switch.plugin import unregister
 from volta_switch.plugin.repairs import choose
@@ -60,7 +60,7 @@ class VoltaWorld:
 
         Its name is the model's; ``changes`` and keys to ``drop`` give it a folder of its own.
         """
-        values = {**SmallWorld(self.path).config(model).to_dict(), **changes}
+        values = {**SyntheticWorld(self.path).config(model).to_dict(), **changes}
         text = json.dumps({key: value for key, value in values.items() if key not in drop})
         path = self.path / "models" / hashlib.sha256(text.encode()).hexdigest()[:8] / f"{model}.json"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from routes.planted import model_and_task, scatter
-from small_world import json_of, refusal
+from synthetic_world import json_of, refusal
 from volta_switch.cli import _run, main
 from volta_switch.errors import UserError
 

@@ -5,7 +5,7 @@ from concurrent.futures import Future
 import pytest
 import yaml
 
-from small_world import SIZES
+from synthetic_world import SIZES
 from volta_switch.study.plan import WORLDS_FIELDS, load_study
 from volta_switch.study.run import run_study
 

@@ -5,8 +5,8 @@ import argparse
 import pytest
 import yaml
 
-from small_world import refusal
 from study.small_plans import ARMS, DEMO, MINIMAL, SHARED, of_arms
+from synthetic_world import refusal
 from volta_switch import UserError
 from volta_switch.cli import _run
 from volta_switch.study.command_lines import _parser, as_flags, planned_command

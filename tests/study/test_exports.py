@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from small_world import refusal
+from synthetic_world import refusal
 from volta_switch import UserError
 from volta_switch.cli import _run, main
 from volta_switch.study import exports

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from small_world import json_of
+from synthetic_world import json_of
 from volta_switch import UserError
 from volta_switch.data.files import safe_pickle
 from volta_switch.data.tokenizer import Tokenizer

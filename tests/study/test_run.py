@@ -8,7 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
-from small_world import log_of
+from synthetic_world import log_of
 from volta_switch import UserError
 from volta_switch.checksums import SUMS
 from volta_switch.errors import Stopped

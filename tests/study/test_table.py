@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from small_world import json_of, log_of
+from synthetic_world import json_of, log_of
 from volta_switch import UserError, cli
 from volta_switch.checksums import SUMS
 from volta_switch.data.files import safe_pickle

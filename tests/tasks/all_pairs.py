@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from small_world import json_of
+from synthetic_world import json_of
 from volta_switch.checksums import SUMS
 from volta_switch.tasks import retrieval_scores
 from volta_switch.tasks.retrieval_scores import PairScorer

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from small_world import TASKS
+from synthetic_world import TASKS
 from volta_switch import BertForVLPreTraining, UserError
 from volta_switch.tasks import retrieval_scores
 from volta_switch.tasks.metrics import retrieval_metrics

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import yaml
 
-from small_world import ENTRY_POINTS, refusal
+from synthetic_world import ENTRY_POINTS, refusal
 from volta_switch import UserError
 from volta_switch.ranges import Range, range_of
 from volta_switch.tasks.task_file import BESIDE, TaskSpec, load_task

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from small_world import TASKS
+from synthetic_world import TASKS
 from volta_switch.data.batches.loader import start_epoch
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from small_world import refusal
+from synthetic_world import refusal
 from tasks.all_pairs import PARTS, RUN, annotations_of_the_test_split, check_finished, scores_in, stop_in_part
 from volta_switch.command import run_command
 from volta_switch.tasks import retrieval_scores

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from small_world import refusal
+from synthetic_world import refusal
 from tasks.all_pairs import RUN, annotations_of_the_test_split, check_finished, part_of, rewrite, stop_in_part
 from volta_switch import BertForVLPreTraining, UserError
 from volta_switch.checksums import SUMS

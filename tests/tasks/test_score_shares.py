@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from small_world import refusal
+from synthetic_world import refusal
 from tasks.all_pairs import PARTS, RUN, check_finished, part_of, rewrite, scores_in
 from volta_switch import UserError
 from volta_switch.tasks import retrieval_scores

@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from small_world import json_of
+from synthetic_world import json_of
 from volta_switch.train.checkpoints import CheckpointStore
 from volta_switch.train.log_file import lines_of
 from volta_switch.train.run_folder import CHECKPOINTS

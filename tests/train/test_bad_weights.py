@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from small_world import ENTRY_POINTS, refusal, weights_of
+from synthetic_world import ENTRY_POINTS, refusal, weights_of
 from train.stored_checkpoints import content, store_of
 from volta_switch import UserError
 from volta_switch.train.checkpoints import CheckpointStore

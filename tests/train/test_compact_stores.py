@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from small_world import TASKS, SmallWorld, log_of
+from synthetic_world import TASKS, SyntheticWorld, log_of
 from volta_switch import BertForVLPreTraining, UserError
 from volta_switch.data.batches.collate import BatchLayout
 from volta_switch.data.batches.concap_dataset import ConcapDataset
@@ -40,7 +40,7 @@ def stores(world, tmp_path_factory):
     return {"volta": volta, **{name: folder / name for name in ("exact", "half", "few")}}
 
 
-def loader_of(world: SmallWorld, features, config) -> Loader:
+def loader_of(world: SyntheticWorld, features, config) -> Loader:
     tokenizer = Tokenizer(config.bert_model)
     dataset = ConcapDataset(features, world.captions / "annotations", "train", tokenizer, num_locs=config.num_locs)
     sampler = BatchSampler(dataset.text_lengths, 5, seed=0)
@@ -49,7 +49,7 @@ def loader_of(world: SmallWorld, features, config) -> Loader:
     return loader
 
 
-def losses(world: SmallWorld, features, config) -> list[dict[str, float]]:
+def losses(world: SyntheticWorld, features, config) -> list[dict[str, float]]:
     torch.manual_seed(0)
     model = BertForVLPreTraining(config).eval()
     loader = loader_of(world, features, config)

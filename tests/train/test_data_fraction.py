@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from small_world import json_of, log_of, refusal
+from synthetic_world import json_of, log_of, refusal
 from volta_switch.train import finetuning, pretraining
 
 PRETRAINING = ("--train_batch_size", 5, "--num_train_epochs", 2, "--learning_rate", 5e-3)

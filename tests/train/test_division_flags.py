@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from small_world import log_of, weights_of
+from synthetic_world import log_of, weights_of
 from train.run_ends import newest
 from volta_switch import UserError
 from volta_switch.train import loop, start

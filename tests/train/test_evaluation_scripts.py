@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from small_world import TASKS, json_of, log_of
+from synthetic_world import TASKS, json_of, log_of
 from volta_switch import UserError
 from volta_switch.checksums import SUMS
 from volta_switch.train.flags import evaluation_flags

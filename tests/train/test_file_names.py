@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from shells import ROOT
-from small_world import json_of, refusal
+from synthetic_world import json_of, refusal
 from volta_switch.command import prepared_streams
 from volta_switch.train import evaluation, finetuning, pretraining
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from small_world import ENTRY_POINTS, TASKS, equal_weights, json_of, log_of, refusal, weights_of
+from synthetic_world import ENTRY_POINTS, TASKS, equal_weights, json_of, log_of, refusal, weights_of
 from train.short_runs import FINETUNING
 from volta_switch.checksums import SUMS
 from volta_switch.tasks import load_task

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from small_world import ENTRY_POINTS, json_of, refusal, weights_of, write_config
+from synthetic_world import ENTRY_POINTS, json_of, refusal, weights_of, write_config
 from volta_switch import BertForVLPreTraining, BertForVLTasks, UserError
 from volta_switch.model.bert import switch_encoder
 from volta_switch.train.start import initial_weights

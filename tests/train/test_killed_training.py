@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from small_world import ENTRY_POINTS
+from synthetic_world import ENTRY_POINTS
 from train.run_ends import logged, same_end, samples_in_order
 from volta_switch.command import run_command
 from volta_switch.train.checkpoints import CheckpointStore

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from small_world import equal_weights, json_of, log_of, weights_of
+from synthetic_world import equal_weights, json_of, log_of, weights_of
 from volta_switch.errors import Stopped
 from volta_switch.train.loop import Trainer
 

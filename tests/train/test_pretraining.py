@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from small_world import equal_weights, json_of, log_of, weights_of
+from synthetic_world import equal_weights, json_of, log_of, weights_of
 from train.short_runs import PRETRAINING
 from volta_switch import BertForVLPreTraining, UserError, load_config
 from volta_switch.checksums import SUMS

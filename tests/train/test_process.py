@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from small_world import run_script
+from synthetic_world import run_script
 from volta_switch import UserError
 from volta_switch.command import environment_number
 from volta_switch.train.entry_points import ENTRY_POINTS

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from small_world import json_of, refusal
+from synthetic_world import json_of, refusal
 from train.run_ends import same_end
 from train.short_runs import FINETUNING
 from volta_switch import UserError

@@ -2,7 +2,7 @@
 
 import pytest
 
-from small_world import interrupted_at, json_of, log_of, weights_of
+from synthetic_world import interrupted_at, json_of, log_of, weights_of
 from train.run_ends import logged, newest, same_end
 from volta_switch import UserError
 from volta_switch.command import run_command

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from small_world import json_of
+from synthetic_world import json_of
 from train.run_ends import logged, newest, same_end
 from train.small_disk import free_bytes, leave_free, make_room, small_disk
 from volta_switch import UserError

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from small_world import equal_weights, json_of, log_of, weights_of
+from synthetic_world import equal_weights, json_of, log_of, weights_of
 from train.run_ends import logged, newest, samples_by_step
 from volta_switch import BertForVLPreTraining
 from volta_switch.command import run_command

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from file_server import serving
-from small_world import SmallWorld, interrupted_at, log_of, refusal
+from synthetic_world import SyntheticWorld, interrupted_at, log_of, refusal
 from train.run_ends import same_end, samples_by_step
 from volta_switch.checksums import SUMS
 from volta_switch.command import run_command
@@ -43,7 +43,7 @@ def sources(world, tmp_path_factory) -> dict[str, Path]:
     return found
 
 
-def run(world: SmallWorld, out: Path, features, *flags) -> Path:
+def run(world: SyntheticWorld, out: Path, features, *flags) -> Path:
     cache = ("--shard_cache", out / "cache", "--features_path", features)
     return world.run("train_concap", out, "ctrl_uniter", *FLAGS, *cache, *flags)
 
@@ -109,7 +109,7 @@ def test_a_share_of_the_pairs_is_the_same_from_shards(world, sources, tmp_path) 
     assert len(seen[0]) == 10 and seen[0] == seen[2]
 
 
-def argv(world: SmallWorld, out: Path, features, *flags) -> list:
+def argv(world: SyntheticWorld, out: Path, features, *flags) -> list:
     plain = world.flags("train_concap", out, "ctrl_uniter")
     return [*plain, *FLAGS, "--shard_cache", out / "cache", "--features_path", features, *flags]
 

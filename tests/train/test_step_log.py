@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from small_world import SIZES, equal_weights, json_of, log_of, weights_of
+from synthetic_world import SIZES, equal_weights, json_of, log_of, weights_of
 from train.run_ends import logged
 from volta_switch import BertForVLPreTraining, load_config
 from volta_switch.cost import EPSILON

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from shells import ROOT, in_shell
-from small_world import equal_weights, weights_of
+from synthetic_world import equal_weights, weights_of
 from train.short_runs import PRETRAINING
 from volta_switch.train.checkpoints import CheckpointStore
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from small_world import ENTRY_POINTS, json_of, log_of, refusal
+from synthetic_world import ENTRY_POINTS, json_of, log_of, refusal
 from volta_switch import load_config
 from volta_switch.command import run_command
 from volta_switch.train import entry_points, world_runs

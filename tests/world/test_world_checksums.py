@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from small_world import SmallWorld, refusal
+from synthetic_world import SyntheticWorld, refusal
 from volta_switch import cli
 from volta_switch.checksums import SUMS, Changed, verify
 from volta_switch.data.fingerprints import file_fingerprint, store_fingerprint
@@ -24,7 +24,7 @@ def copy(world, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("volta_switch.data.fingerprints._SETTLED", 0.0)
     shutil.copytree(world.path, tmp_path / "world")
-    return SmallWorld(tmp_path / "world")
+    return SyntheticWorld(tmp_path / "world")
 
 
 def corrupt(path):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from small_world import SmallWorld
+from synthetic_world import SyntheticWorld
 
 
 @pytest.fixture(scope="session")
@@ -13,10 +13,10 @@ def world(tmp_path_factory):
     """The tiny world, as one process wrote it for all."""
     given = os.environ.get("SMALL_WORLD")
     if given:
-        return SmallWorld(Path(given))
-    from small_world import write_small_world
+        return SyntheticWorld(Path(given))
+    from synthetic_world import write_synthetic_world
 
-    return write_small_world(tmp_path_factory.mktemp("small") / "world")
+    return write_synthetic_world(tmp_path_factory.mktemp("small") / "world")
 
 
 @pytest.fixture(autouse=True)

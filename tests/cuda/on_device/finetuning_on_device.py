@@ -12,7 +12,7 @@ import pytest
 from pretended import Event
 from steps import copies, of_steps, slow
 
-from small_world import equal_weights, json_of, log_of, weights_of
+from synthetic_world import equal_weights, json_of, log_of, weights_of
 from volta_switch.cli import main as volta_switch
 from volta_switch.errors import Stopped
 

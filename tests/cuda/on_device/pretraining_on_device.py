@@ -8,7 +8,7 @@ import torch
 from combinations import pairwise
 from steps import copies, of_steps, slow
 
-from small_world import json_of, log_of, weights_of
+from synthetic_world import json_of, log_of, weights_of
 
 MODELS = (
     "switchbert",

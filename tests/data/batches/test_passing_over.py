@@ -6,7 +6,7 @@ import json
 import pytest
 
 from small_regions import some_regions
-from small_world import ENTRY_POINTS, refusal
+from synthetic_world import ENTRY_POINTS, refusal
 from volta_switch.command import run_command
 from volta_switch.data.batches.collate import BatchLayout
 from volta_switch.data.batches.concap_dataset import ConcapDataset

@@ -42,7 +42,7 @@ ENTRY_POINTS = {
 
 
 @dataclass(frozen=True)
-class SmallWorld:
+class SyntheticWorld:
     """A world's folder, and what models must know of it."""
 
     path: Path
@@ -112,13 +112,13 @@ class SmallWorld:
                 parameter.add_(0.2 * torch.randn(parameter.shape))
         return model
 
-    def copy(self, to: Path, **entries: Any) -> SmallWorld:
+    def copy(self, to: Path, **entries: Any) -> SyntheticWorld:
         """A copy that may be corrupted; ``entries`` replace settings of every task in its task file."""
         shutil.copytree(self.path, to, ignore=shutil.ignore_patterns(SUMS))
         if entries:
             tasks = yaml.safe_load((to / "tasks.yml").read_text())
             (to / "tasks.yml").write_text(yaml.safe_dump({key: {**task, **entries} for key, task in tasks.items()}))
-        return SmallWorld(to)
+        return SyntheticWorld(to)
 
     def keep(self, task: str, count: int) -> None:
         """Cuts the training split of a task down to ``count`` samples; for copies."""
@@ -154,10 +154,10 @@ class SmallWorld:
             safe_pickle.dump(self.path / "datasets/flickr30k/hard_negative.pkl", pool)
 
 
-def write_small_world(path: Path) -> SmallWorld:
+def write_synthetic_world(path: Path) -> SyntheticWorld:
     """A world of the fewest images."""
     write_world(path, seed=0, images=20, eval_images=10, render=False)
-    return SmallWorld(path)
+    return SyntheticWorld(path)
 
 
 def log_of(run: Path, kind: str) -> list[dict[str, Any]]:
