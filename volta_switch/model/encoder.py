@@ -276,12 +276,9 @@ class SwitchEncoder(Encoder):
                 weights = self.weigh(decided, self.switch.active_modes, fold_in(keys, Site.MODE, index))
             last, before = run_layer(index, last, before, shares=shares, weights=weights), last
             means_before = means_last
-            device = self.switch_samples.device
-            used_modes.append(
-                _one_hot(B, len(self.switch.modes), self._joint, device=device) if weights is None else weights
-            )
-            first = self.switch.input_candidates
-            used_inputs.append(_one_hot(B, first, 0, device=device) if candidates is None else candidates)
+            used_modes.append(self._one_hot(B, len(self.switch.modes), self._joint) if weights is None else weights)
+            below = self.switch.input_candidates, 0  # the layer below, of so many candidates
+            used_inputs.append(self._one_hot(B, *below) if candidates is None else candidates)
         return last, Routes(torch.stack(used_modes, 1), torch.stack(used_inputs, 1))
 
     def _switched_layer(
@@ -298,18 +295,17 @@ class SwitchEncoder(Encoder):
         states = last if shares is None else switch_inputs(last, before, shares, layout=layouts[index])
         return self._layer(index, layouts, states, weights=weights, modes=self.switch.modes)
 
+    def _one_hot(self, B: int, options: int, index: int) -> Tensor:
+        weights = torch.zeros(B, options, device=self.switch_samples.device)
+        weights[:, index] = 1
+        return weights
+
     def weigh(self, log_probabilities: Tensor, active: int, keys: Tensor | None = None) -> Tensor:
         """(B, O) weights of a switcher's options, ``active`` of them, as ``routing`` says; ``keys`` (B,): of noise."""
         if self.routing == "hard" or (self.routing == "auto" and not self.training):
             return hard_weights(log_probabilities)
         noise = self.routing == "auto"
         return soft_weights(log_probabilities, self.temperature, active, noise=noise, keys=keys)
-
-
-def _one_hot(B: int, options: int, index: int, *, device: torch.device) -> Tensor:
-    weights = torch.zeros(B, options, device=device)
-    weights[:, index] = 1
-    return weights
 
 
 def build_encoder(config: Config) -> Encoder:
