@@ -198,8 +198,8 @@ class BertForVLPreTraining(nn.Module):
             states = encoded.layout.vision.rows_at(encoded.states[1], boxes)  # (K, D_v)
             features = image_feat[:, self._boxes] if image_feat_target is None else image_feat_target
             labels = RegionLabels(image_label, features, **detected)
-            scores = self.cls.imagePredictions(states)  # target -> (K, width)
-            out.loss_vision = visual_loss(scores, self.config.visual_target_weights, labels)
+            weights = self.config.visual_target_weights
+            out.loss_vision = visual_loss(self.cls.imagePredictions(states), weights, labels)
         if next_sentence_label is not None and match is not None:
             out.loss_itm = F.cross_entropy(match.float(), next_sentence_label)
         return out

@@ -114,10 +114,7 @@ class Encoder(nn.Module):
         return EncoderOutput(layouts[-1].split(states), layouts[-1], None, history)
 
     def _layouts(self, layout: PackedLayout, read: OutputPositions | None) -> list[PackedLayout]:
-        """Returns where the rows lie that enter each layer, and that leave the last one.
-
-        All of a modality's go on until nothing attends to it any more, then those that are read.
-        """
+        """Returns where the rows lie that enter each layer and leave the last: all until nothing attends to them."""
         layouts = [layout]
         for numbers in self._layers:
             text = read.text if read is not None and numbers[0] == self.last_text else None

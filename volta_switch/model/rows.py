@@ -252,8 +252,7 @@ class PackedLayout:
     ) -> PackedLayout:
         """Returns the layout of real tokens and regions, from masks (B, T) and (B, R) and keys (B,) on the host."""
         text, vision = (PackedRows.of(mask != 0, device) for mask in masks)
-        keys = None if sample_keys is None else copy_to(sample_keys, text.sample.device)
-        return cls(text, vision, keys)
+        return cls(text, vision, None if sample_keys is None else copy_to(sample_keys, text.sample.device))
 
     def prune(self, text: Tensor | None, vision: Tensor | None) -> PackedLayout:
         """Returns the layout of the rows at some positions, (B, T) and (B, R); None: all of that modality."""
