@@ -33,7 +33,7 @@ NOT_RUN = {
     r"bash benchmarks/gpu\.sh": "a GPU; tests/test_gpu_rehearsal.py rehearses it",
     r"python benchmarks/": "minutes of measuring; tests/test_benchmarks.py runs each at a small size",
     r"volta-switch completion ": "nothing: it prints a script, which tests/test_help.py runs",
-    r"volta-switch volta": "a checkout of VOLTA; tests/plugin runs it there",
+    r"volta-switch volta|python -m volta_switch\.plugin": "a checkout of VOLTA; tests/plugin runs it there",
     r"volta-switch study (power|table|export|merge)": "finished runs; tests/study runs it on small studies",
     r"volta-switch study run .*--(jobs|cells)": "hours; tests/study runs small studies so",
 }

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 PACKAGE = Path(__file__).parents[1] / "volta_switch"
-# The command line: these modules, and every folder's ``commands``. Other modules beside the folders are "base".
+# The command line: these modules, and every folder's ``commands`` and ``__main__``. Others beside the folders are "base".
 COMMAND_LINE = ("cli", "quick", "__main__")
 MODELS = ("base", "config", "model", "weights")
 TRAINING = (*MODELS, "package", "data", "tasks", "world", "cost", "train")
@@ -66,7 +66,7 @@ def folder_of(module: str) -> str:
     parts = module.split(".")[1:]
     if not parts:
         return "package"
-    if parts[-1] == "commands":
+    if parts[-1] in ("commands", "__main__"):
         return "command line"
     if parts[:2] == ["study", "report"]:
         return "study/report"

@@ -338,6 +338,24 @@ def test_a_mutated_file_gives_the_right_result_or_one_line(targets):
     assert outcomes.total() == 38
 
 
+@pytest.mark.parametrize("instead", ["nothing", "a folder"])
+def test_a_studys_annotations_that_are_gone_are_not_taken_for_items_that_cannot_be_told(targets, instead):
+    target = targets["study's folder"]
+    annotations = [path for path in target.place.files() if target.files(path) and path.suffix == ".p"]
+    assert target.outcome() == RIGHT
+    outcomes = {}
+    for path in annotations:
+        path.rename(path.with_suffix(".away"))
+        if instead == "a folder":
+            path.mkdir()
+        outcomes[path.relative_to(target.place.root)] = target.outcome()
+        target.place.restore()
+    assert {path: outcome for path, outcome in outcomes.items() if "refcoco+_unc" in path.parts} == {
+        path: REFUSED for path in outcomes if "refcoco+_unc" in path.parts
+    }
+    assert set(outcomes.values()) == {RIGHT, REFUSED}  # of data sets that the table does not read nothing is refused
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("part", range(PARTS))
 def test_many_mutated_files_give_the_right_result_or_one_line(targets, part):

@@ -10,6 +10,7 @@ from volta_switch import checksums
 from volta_switch.checksums import (
     SUMS,
     Changed,
+    is_there,
     read_recorded,
     record,
     record_json,
@@ -19,6 +20,8 @@ from volta_switch.checksums import (
     release,
     verify,
 )
+from volta_switch.data.files import safe_pickle
+from volta_switch.data.files.json_files import read_json, read_json_lines
 from volta_switch.errors import UserError
 from volta_switch.train.log_file import LogFile, lines_of, read_log, seconds_trained
 
@@ -273,3 +276,23 @@ def test_a_process_killed_before_a_files_first_place_leaves_nothing_that_is_gone
     (tmp_path / "a").unlink()
     with pytest.raises(Changed):
         refuse_gone([tmp_path / "a"])
+
+
+@pytest.mark.parametrize("instead", ["nothing", "a folder"])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.p"])
+def test_a_recorded_file_that_is_gone_is_no_file_that_was_never_there(tmp_path, name, instead):
+    """Readers of what may be missing (``NoItems``, a run that has not begun) take no written file for such."""
+    path = tmp_path / name
+    readers = {".json": read_json, ".jsonl": read_json_lines, ".p": safe_pickle.load}
+    with pytest.raises(UserError) as missing:
+        readers[path.suffix](path)
+    assert not isinstance(missing.value, Changed)
+    assert not is_there(path)
+    record_json(path, {"a": 1})
+    path.unlink()
+    if instead == "a folder":
+        path.mkdir()
+    with pytest.raises(Changed, match="gone"):
+        readers[path.suffix](path)
+    with pytest.raises(Changed, match="gone"):
+        is_there(path)

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from volta_switch.errors import UserError
 from volta_switch.files import CannotWrite, json_bytes, measured, replacing
+from volta_switch.files import require_file as require_regular_file
 
 SUMS = "volta_switch.sums"
 _HEADER = "volta_switch checksums 1"
@@ -115,15 +116,34 @@ def verify(path: Path) -> None:
             _verified(file, lambda file=file: (None, measured(file)["sha256"]))  # type: ignore[misc]
 
 
-def refuse_gone(missing: Iterable[Path]) -> None:
-    """Tells files that may be missing from those that were written, and are missing now.
+def refuse_gone(paths: Iterable[Path]) -> None:
+    """Tells files that were never there from those that were written and are gone, or are no files any more.
 
     Raises:
-        Changed: one has a checksum.
+        Changed: one of the latter.
     """
-    for path in missing:
-        with suppress(FileNotFoundError):
-            verify(path)
+    for path in paths:
+        if not os.path.isfile(path) and "\0" not in str(path):
+            listed = _listed(path)
+            if listed is not None and listed.placed:
+                raise _gone(path, listed)
+
+
+def is_there(path: Path) -> bool:
+    """Returns whether a file is there that may be missing; raises ``Changed`` where it was written and is gone."""
+    refuse_gone([path])
+    return path.is_file()
+
+
+def require_file(path: Path, what: str, advice: str) -> None:
+    """Does the same as ``files.require_file``; one that was written and is gone is told apart.
+
+    Raises:
+        Changed: the latter.
+        UserError: no regular file is there and within reach.
+    """
+    refuse_gone([path])
+    require_regular_file(path, what, advice)
 
 
 def recorded(path: Path) -> list[str]:
@@ -164,7 +184,7 @@ def _verified(path: Path, read: Callable[[], tuple[Content, str]]) -> Content:
         except FileNotFoundError:
             if listed is None or not listed.placed:
                 raise
-            raise Changed(f"{path}: gone, though {listed.sums} names it; {_CURE}") from None
+            raise _gone(path, listed) from None
         before, listed = listed, _listed(path)
         if listed is None or digest in listed.digests:
             return content
@@ -175,6 +195,10 @@ def _verified(path: Path, read: Callable[[], tuple[Content, str]]) -> Content:
         f"{path}: not what was written (damaged, exchanged or changed since: its sha256 is not that in {listed.sums}); "
         f"{_CURE}"
     )
+
+
+def _gone(path: Path, listed: _Known) -> Changed:
+    return Changed(f"{path}: gone, though {listed.sums} names it; {_CURE}")
 
 
 def _listed(path: Path) -> _Known | None:

@@ -4,7 +4,7 @@ As long as a modality attends to itself alone, its states depend on the text or 
 modality's states therefore lie in a bank of distinct items, to which the pairs point. A pair whose modality attends to
 the other one gets an item of its own; items meet again where an input of an earlier layer is chosen.
 
-Which pair has which item is planned on the CPU, so that a GPU is waited for where routes are read alone.
+Which pair has which item is planned on the host: a GPU is waited for only where routes are read.
 
 Legend: P pairs, U items of a bank, n packed rows, N slots of the longest item, Q slots of the rows that are needed,
 W width as given, H heads, d head width, D hidden, M modes.
@@ -53,7 +53,7 @@ class Bank:
         return Bank(PackedRows.of(real, device), states, item, pooled=pooled)
 
     def last_read(self) -> Bank:
-        """The rows that are pooled alone."""
+        """Returns the bank of the pooled rows only."""
         wanted = torch.zeros_like(self.rows.numbers, dtype=torch.bool)
         if self.pooled is not None:
             wanted.scatter_(1, self.pooled[:, None], True)

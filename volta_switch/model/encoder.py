@@ -76,7 +76,7 @@ class Encoder(nn.Module):
             AttentionSublayer(config, number) if number in attention else FeedForwardSublayer(config, number)
             for number in range(count)
         )
-        # From these sublayers on, nothing attends to a row of text, or of vision.
+        # After these sublayers nothing attends to a row of text, or of vision.
         self.last_text = max((*config.tt_attn_sublayers, *config.vt_attn_sublayers), default=-1)
         self.last_vision = max((*config.tv_attn_sublayers, *config.vv_attn_sublayers), default=-1)
         starts = [number for number in range(count) if number == 0 or number in attention]
@@ -164,7 +164,7 @@ class SwitchEncoder(Encoder):
         D, switch = config.hidden_size, config.switch
         if switch.attention:
             self.attention_switch = nn.ModuleList(Switcher(D, switch, len(switch.modes)) for _ in range(self.depth))
-        if switch.input:  # the first layer has nothing to choose from
+        if switch.input:
             self.input_switch = nn.ModuleList(
                 Switcher(D, switch, switch.input_candidates) for _ in range(self.depth - 1)
             )
@@ -249,34 +249,39 @@ class SwitchEncoder(Encoder):
         """
         decides = (self.switch.attention and modes is None) or (self.switch.input and inputs is None)
         before = last = states  # outputs of layers l-2 and l-1
-        means = means_last = means_before = None  # of the input's rows and of these two, (2, B, D)
+        means_before: Tensor | None = None  # of their rows, (2, B, D)
         used_modes, used_inputs = [], []  # (B, M) and (B, C) per layer
         for index in range(self.depth):
-            if decides:
-                means = means_last = means_of(index, last)
-            shares = candidates = None
-            if index > 0 and inputs is not None:
-                candidates = inputs[:, index]
-            elif index > 0 and self.switch.input and means_last is not None:
-                # The alignment degree is taken from (l-1, l-1); differs from the paper: it does not say.
-                decided = self.input_switch[index - 1](*means_last)
-                candidates = self.weigh(decided, self.switch.input_candidates, fold_in(keys, Site.INPUT, index))
+            means = means_last = means_of(index, last) if decides else None  # of the layer's input, and of ``last``
+            candidates = shares = None
+            if index > 0:  # the first layer has nothing to choose from
+                candidates = self._candidates(index, means_last, keys) if inputs is None else inputs[:, index]
             if candidates is not None:
                 shares = newest_shares(candidates)  # (2, B)
                 if means_before is not None and means_last is not None:  # the mean of the sum is the sum of the means
                     means = means_before.lerp(means_last, shares[..., None].to(means_last.dtype))
-            weights = None
-            if modes is not None:
-                weights = modes[:, index]
-            elif self.switch.attention and means is not None:
-                decided = self.attention_switch[index](*means)
-                weights = self.weigh(decided, self.switch.active_modes, fold_in(keys, Site.MODE, index))
+            weights = self._mode_weights(index, means, keys) if modes is None else modes[:, index]
             last, before = run_layer(index, last, before, shares=shares, weights=weights), last
             means_before = means_last
             used_modes.append(self._one_hot(B, len(self.switch.modes), self._joint) if weights is None else weights)
             below = self.switch.input_candidates, 0  # the layer below, of so many candidates
             used_inputs.append(self._one_hot(B, *below) if candidates is None else candidates)
         return last, Routes(torch.stack(used_modes, 1), torch.stack(used_inputs, 1))
+
+    def _candidates(self, index: int, means: Tensor | None, keys: Tensor | None) -> Tensor | None:
+        """Returns the weights of a layer's input candidates, (B, C); None: the layer below."""
+        if not self.switch.input or means is None:
+            return None
+        # The alignment degree is taken from (l-1, l-1); differs from the paper: it does not say.
+        decided = self.input_switch[index - 1](*means)
+        return self.weigh(decided, self.switch.input_candidates, fold_in(keys, Site.INPUT, index))
+
+    def _mode_weights(self, index: int, means: Tensor | None, keys: Tensor | None) -> Tensor | None:
+        """Returns the weights of a layer's attention modes, (B, M); None: joint."""
+        if not self.switch.attention or means is None:
+            return None
+        decided = self.attention_switch[index](*means)
+        return self.weigh(decided, self.switch.active_modes, fold_in(keys, Site.MODE, index))
 
     def _switched_layer(
         self,

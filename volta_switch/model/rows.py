@@ -14,6 +14,7 @@ heads, d head width, K key slots, Q query slots, D hidden.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,19 +26,21 @@ from volta_switch.model.noise import Site, fold_in, row_keys
 class PackedRows:
     """Where the packed rows of one modality, or of both, come from and where they stand in the attention.
 
-    All tensors are on the states' device but for ``numbers``. Rows are ordered by modality, sample and position: of two
-    modalities, the second's lie behind all of the first's, and no view has a sample's rows side by side.
+    Tensors are on the states' device but for those of the host. Rows are ordered by modality, sample and position: of
+    two modalities, the second's lie behind all of the first's, and no view has a sample's rows side by side.
 
     Attributes:
+        B, W, N, count: as in the legend; ``count`` is n.
         sample: (n,) the sample of each row.
         position: (n,) its place in that sample as given.
         slot: (n,) its place among the sample's packed rows, in the attention.
         source, cell: (n,) its place in the batch as given, flat in (B, W), and in the attention, flat in (B, N).
         real: (B, N) True where a slot has a row.
         numbers: (B, W) the row at each position as given, on the host; -1 where there is none.
+        host, host_real: on the host, (3, n) sample, position and slot, and ``real``.
         rng_keys: (n,) int64 of keyed noise (``noise``); None: noise is drawn from PyTorch's generators.
-        is_whole: nothing was left out of what was given.
-        is_full: all samples are of one length.
+        is_whole: the rows are a view of what was given: all of it, sample by sample.
+        is_full: the rows are a view of the attention's slots: samples of one length, one after the other.
     """
 
     def __init__(
@@ -121,7 +124,7 @@ class PackedRows:
         return rows.index_select(0, numbers.clamp(min=0)) * (numbers >= 0).to(rows.dtype)[:, None]
 
     def rows_at(self, rows: Tensor, wanted: Tensor) -> Tensor:
-        """Takes the rows at the positions ``wanted`` (B, W), all of which there are, (n, D) to (K, D)."""
+        """Takes the rows at the positions ``wanted`` (B, W), which all have one, (n, D) to (m, D)."""
         return rows.index_select(0, copy_to(self.numbers[wanted.cpu()], rows.device))
 
     def mean(self, rows: Tensor) -> Tensor:
@@ -242,9 +245,7 @@ class PackedLayout:
         self.text, self.vision = text, vision
         self.kept_text, self.kept_vision = kept_text, kept_vision
         if text.B == vision.B:
-            self.joined = PackedRows.joined(text, vision)
-            # (n,) which side of which sample each joined row belongs to: 0 to B - 1 its text, B to 2 B - 1 its vision.
-            self.side = copy_to(torch.cat((text.host[0], vision.host[0] + text.B)), text.sample.device)
+            self.joined = PackedRows.joined(text, vision)  # now: a compiled sublayer could not make it
 
     @classmethod
     def of(
@@ -277,6 +278,12 @@ class PackedLayout:
     def means(self, states: States) -> Tensor:
         """Returns the mean state of every sample's text and of its vision, (2, B, D); zero where there is no row."""
         return _Means.apply(join(states), self)
+
+    @cached_property
+    def side(self) -> Tensor:
+        """(n,) which side of which sample each joined row belongs to: 0 to B - 1 its text, B to 2 B - 1 its vision."""
+        host = torch.cat((self.text.host[0], self.vision.host[0] + self.text.B))
+        return copy_to(host, self.text.sample.device)
 
     def per_row(self, values: Tensor) -> Tensor:
         """Gives each joined row what its side of its sample has, (2, B, ...) to (n, ...)."""

@@ -129,7 +129,7 @@ class AttentionSublayer(nn.Module):
         return (self.attention_output.text(context, needed, keys),)
 
     def _apart(self, states: States, layout: PackedLayout, kept: PackedLayout) -> States:
-        """As ``forward``, where each modality has weights of its own or passes through."""
+        """As ``forward``, where each modality has weights of its own or passes through; modes are not switched."""
         before, after = layout.split(states), list(kept.split(kept.keep(states, layout)))
         outputs, text, vision = self.attention_output, None, None
         if self.has_text:
@@ -178,9 +178,10 @@ class AttentionSublayer(nn.Module):
         rate, keys = self.dropout if self.training else 0.0, pair_keys(kept.joined, layout.joined, self.number)
         if weights is None:
             return attend(*heads, real=layout.joined.real, dropout=rate, noise_keys=keys)
-        mixture = {"weights": weights, "modes": modes, "text_queries": Q}
         real = layout.text.real, layout.vision.real
-        return attend_mixed(*heads, real=real, dropout=rate, noise_keys=keys, **mixture)  # type: ignore[arg-type]
+        return attend_mixed(
+            *heads, real=real, weights=weights, modes=modes, dropout=rate, text_queries=Q, noise_keys=keys
+        )
 
     def _gated(
         self, text: Heads | None, vision: Heads | None, *, layout: PackedLayout, kept: PackedLayout

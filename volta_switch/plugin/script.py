@@ -59,6 +59,8 @@ class Script:
                 self.module.main()
         except UserError as error:  # from a loader process it comes with the trace of that
             raise UserError(str(error).rpartition("UserError: ")[2]) from None
+        except OSError as error:  # VOLTA's own, which keeps its trace: ``command`` would make a line of it
+            raise RuntimeError(f"{self.name} ended with an error of VOLTA's") from error
 
     def prepare(self, repairs: Sequence[Repair], argv: Sequence[str], plugin: bool = True) -> None:
         """Does everything but run it: sets the command line, loads the script and repairs it."""

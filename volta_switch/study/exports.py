@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from volta_switch.checksums import record_json
+from volta_switch.checksums import is_there, record_json
 from volta_switch.errors import UserError
 from volta_switch.files import remove, replacing, require_file
 from volta_switch.identities import RESULTS_VERSION
@@ -275,8 +275,8 @@ def _files(plan: RunPlan, run: PlannedRun, reader: ItemReader) -> RunFiles:
     """Returns what a finished run's folder says, but for weights and predictions."""
     if run.work.kind is RunKind.ROUTES:
         return {ROUTES_FILE: _json(run.folder / ROUTES_FILE)}
-    found = {name: _json(run.folder / name) for name in RUN_FILES if (run.folder / name).is_file()}
-    found[LOG] = _summary(lines_of(run.folder / LOG)) if (run.folder / LOG).is_file() else []
+    found = {name: _json(run.folder / name) for name in RUN_FILES if is_there(run.folder / name)}
+    found[LOG] = _summary(lines_of(run.folder / LOG)) if is_there(run.folder / LOG) else []
     if run.work == PRETRAINING:
         return found
     task = plan.task_of(run)

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from statistics import median
 
+from volta_switch.checksums import is_there
 from volta_switch.config import load_config
 from volta_switch.cost.counts import BatchCounts, some_batch
 from volta_switch.cost.executed import training_step
@@ -76,7 +77,7 @@ def _forecast(
 def _begun(run: PlannedRun) -> tuple[float, float] | None:
     """Returns all seconds of a run that has begun to train, and those left, at the speed since it last started."""
     record, log = find_record(run), run.folder / "log.jsonl"
-    if record is None or not log.is_file():
+    if record is None or not is_there(log):
         return None
     steps, lines = record.steps, lines_of(log)
     starts = [line for line in lines if line["kind"] == "start"]

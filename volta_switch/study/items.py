@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from volta_switch.checksums import Changed
+from volta_switch.checksums import Changed, is_there
 from volta_switch.data.files.json_files import read_json
 from volta_switch.errors import UserError
 from volta_switch.statistics import by_group
@@ -122,7 +122,7 @@ class ItemReader:
         return found
 
     def _read(self, test: Evaluated, metric: str) -> Items:
-        if test.travelled.is_file():
+        if is_there(test.travelled):
             return _items_of_json(test.travelled, metric)
         source = test.results
         try:

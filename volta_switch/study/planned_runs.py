@@ -14,7 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from volta_switch.checksums import read_recorded, record_json
+from volta_switch.checksums import is_there, read_recorded, record_json
 from volta_switch.data.files.json_files import read_object
 from volta_switch.study.arms import flat
 from volta_switch.study.records import Record, Settings, in_json
@@ -150,7 +150,7 @@ class RunRecord(Record):
 def find_record(run: PlannedRun) -> RunRecord | None:
     """Reads a run's ``run.json``; None where it has not begun."""
     path = run.folder / "run.json"
-    return RunRecord.from_dict(read_object(path)) if path.is_file() else None
+    return RunRecord.from_dict(read_object(path)) if is_there(path) else None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from volta_switch.checksums import refuse_gone
+from volta_switch.checksums import is_there
 from volta_switch.data.files.json_files import read_object
 from volta_switch.data.fingerprints import Fingerprint, file_fingerprint, store_fingerprint
 from volta_switch.errors import UserError
@@ -100,8 +100,7 @@ def blind_guesses(world: Path, columns: Sequence[ReportedColumn]) -> tuple[float
     and SNLI-VE: the commonest label.
     """
     path = world / "world.json"
-    if not path.is_file():
-        refuse_gone([path])
+    if not is_there(path):
         return ()
     balance = read_object(path)["balance"]
     found = []

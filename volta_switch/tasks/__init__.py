@@ -22,7 +22,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from volta_switch.checksums import refuse_gone
 from volta_switch.errors import UserError
 from volta_switch.tasks.dataset import Choice, chosen
 from volta_switch.tasks.task import DataOptions, Evaluation, Task
@@ -141,5 +140,4 @@ def features_path(spec: TaskSpec, split: str, features: str = "", boxes: str = "
 def read_files(spec: TaskSpec, split: str, training: bool, features: str, boxes: str) -> tuple[list[Path], Path]:
     """The annotation files of a split that are there, and its image features; arguments as above."""
     found = [chosen(choice) for choice in annotation_files(spec, split, training)]
-    refuse_gone(path for path in found if not path.is_file())
     return [path for path in found if path.is_file()], features_path(spec, split, features, boxes)

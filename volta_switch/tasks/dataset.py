@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from volta_switch.checksums import is_there
 from volta_switch.data.files.json_files import read_json
 from volta_switch.data.image_ids import id_text, plain_id, shown
 from volta_switch.errors import UserError
@@ -34,8 +35,8 @@ WRONG = (KeyError, TypeError, ValueError, AttributeError, IndexError)  # what an
 
 
 def chosen(choice: Choice) -> Path:
-    """Returns the first place where a file is, or where it belongs."""
-    return next((place for place in choice if place.is_file()), choice[0])
+    """Returns the first place where a file is, or where it belongs; refuses one that was written there and is gone."""
+    return next((place for place in choice if is_there(place)), choice[0])
 
 
 def check_split(dataroot: Path, data_set: str, split: str, splits: Sequence[str]) -> None:

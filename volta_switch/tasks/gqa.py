@@ -102,8 +102,3 @@ class GqaTask(AnswerTask):
     def annotations(cls, spec: TaskSpec, split: str) -> VqaAnnotations:
         """Questions of a split."""
         return load_gqa(spec.path(spec.dataroot), split, spec.num_labels)
-
-    @classmethod
-    def labels(cls, spec: TaskSpec) -> list[str]:
-        """The answers of the data root."""
-        return load_labels(spec.path(spec.dataroot), spec.num_labels)

@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from volta_switch.checksums import is_there
 from volta_switch.data.image_ids import id_number, id_text, plain_id
 from volta_switch.errors import BadRecord, UserError
 from volta_switch.tasks.dataset import (
@@ -110,7 +111,7 @@ def _load_references(path: Path) -> list[Any]:
     """Reads REFER's list; UserError where it is none, which names other sets of splits that lie beside it."""
     from volta_switch.data.files import safe_pickle
 
-    if not path.exists():
+    if not is_there(path):
         raise UserError(f"{path}: no such file{other_splits(path)}; take it from REFER's release")
     refs = safe_pickle.load(path)
     if not isinstance(refs, list):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from volta_switch.checksums import is_there
 from volta_switch.errors import UserError
 from volta_switch.tasks.dataset import Choice
 from volta_switch.tasks.task import Evaluation, FinishedTest, Grader, Item, Task
@@ -160,7 +161,7 @@ class RetrievalTask(Task):
     @classmethod
     def graded_file(cls, test: FinishedTest, metric: str) -> Path:
         """The ranks; of a test that is older than they are, the results, which tell image R@1 alone."""
-        if test.ranks.is_file():
+        if is_there(test.ranks):
             return test.ranks
         if metric == "ir_r1":
             return test.results

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from volta_switch.checksums import refuse_gone
+from volta_switch.checksums import is_there
 from volta_switch.data.files.json_files import read_json
 from volta_switch.data.image_ids import id_number, plain_id
 from volta_switch.errors import UserError
@@ -114,7 +114,7 @@ def _load_part(dataroot: Path, name: str, num_labels: int) -> list[VqaEntry]:
     asked = questions_file(dataroot, name)
     questions = load_questions(asked)
     path = chosen(targets_file(dataroot, name))
-    if is_test(name) and not path.is_file():
+    if is_test(name) and not is_there(path):
         return [VqaEntry(q["question_id"], q["image_id"], q["question"], None, None) for q in questions]
     targets = load_targets(path)
     ids = read_entries(path, targets, lambda target, _: id_field(target, "question_id"), "question_id", "target")
@@ -199,9 +199,9 @@ class AnswerTask(Task):
         """Reads the texts and answers of a split."""
 
     @classmethod
-    @abstractmethod
     def labels(cls, spec: TaskSpec) -> list[str]:
-        """Returns the answer that each label stands for."""
+        """Returns the answer that each label stands for: those of the data root."""
+        return load_labels(spec.path(spec.dataroot), spec.num_labels)
 
     @cached_property
     def label2ans(self) -> list[str]:
@@ -281,11 +281,6 @@ class VqaTask(AnswerTask):
         """Questions of a split."""
         return load_vqa(spec.path(spec.dataroot), split, spec.num_labels)
 
-    @classmethod
-    def labels(cls, spec: TaskSpec) -> list[str]:
-        """The answers of the data root."""
-        return load_labels(spec.path(spec.dataroot), spec.num_labels)
-
     def results(self, scores: Tensor, batch: Batch) -> list[dict[str, Any]]:
         """The official test format, in which ids are numbers."""
         results = super().results(scores, batch)
@@ -331,6 +326,4 @@ class VqaTask(AnswerTask):
     def _answers_files(self, split: str) -> list[Path] | None:
         """The official annotations of a split; None where one of them is not there."""
         paths = [answers_file(self.spec.path(self.spec.dataroot), name) for name in VQA_SPLITS[split]]
-        missing = [path for path in paths if not path.is_file()]
-        refuse_gone(missing)
-        return None if missing else paths
+        return paths if all(map(is_there, paths)) else None

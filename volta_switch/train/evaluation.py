@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from volta_switch import __version__
-from volta_switch.checksums import record_json, recording
+from volta_switch.checksums import Changed, is_there, record_json, recording
 from volta_switch.config import load_config
 from volta_switch.data.files.json_files import read_object
 from volta_switch.errors import UserError
@@ -98,7 +98,9 @@ class EvaluationRun:
         """
         beside = Path(self.weights).with_name("config.json")
         try:
-            trained = deciding_config(load_config(beside)) if beside.is_file() else None
+            trained = deciding_config(load_config(beside)) if is_there(beside) else None
+        except Changed:
+            raise
         except UserError:  # of another version
             trained = None
         found = [] if trained is None else differences(trained, deciding_config(self.task.config))
@@ -111,7 +113,7 @@ class EvaluationRun:
     def refuse_other_results(self) -> None:
         """Raises UserError where the folder holds damaged results, or those of other weights, data or settings."""
         path = self.folder / f"{self.split}_metrics.json"
-        if not path.exists():
+        if not is_there(path):
             return
         found = read_object(path)
         if "of" in found:

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from volta_switch.checksums import Changed, read_recorded, record, release
+from volta_switch.checksums import Changed, is_there, read_recorded, record, release
 from volta_switch.errors import UserError
 
 _CHECK = re.compile(rb'(?:, )?"crc32": "([0-9a-f]{8})"\}')
@@ -160,7 +160,7 @@ def lines_of(log: Path) -> list[dict[str, Any]]:
 def seconds_trained(log: Path) -> float:
     """Returns how long all runs in a folder have trained, by their log, also what was lost and done again."""
     total, before = 0.0, math.inf
-    for line in read_log(log) if log.is_file() else ():
+    for line in read_log(log) if is_there(log) else ():
         if line.get("kind") != "start":
             total += max(line["time"] - before, 0.0)
         before = line["time"]

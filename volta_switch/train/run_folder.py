@@ -29,7 +29,7 @@ from typing import Any, TextIO
 
 import torch
 
-from volta_switch.checksums import SUMS, record_json, recording, refuse_gone, verify
+from volta_switch.checksums import SUMS, is_there, record_json, recording, verify
 from volta_switch.config import Config
 from volta_switch.errors import UserError
 from volta_switch.files import find_object, remove, remove_unfinished
@@ -86,7 +86,7 @@ class RunFolder:
             UserError: the folder cannot be made, or its log or metrics, which are continued, are damaged.
         """
         log = self.path / "log.jsonl"
-        if self.ranks.first and log.exists():
+        if self.ranks.first and is_there(log):
             lines_of(log)
         if self.ranks.first and resumed:
             self.metrics()
@@ -207,8 +207,7 @@ class RunFolder:
             UserError: it is damaged.
         """
         path = self.path / "metrics.json"
-        if not path.is_file():
-            refuse_gone([path])
+        if not is_there(path):
             return {}
         verify(path)
         found = find_object(path)

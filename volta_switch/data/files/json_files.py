@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from volta_switch.checksums import read_recorded, verify
+from volta_switch.checksums import read_recorded, require_file, verify
 from volta_switch.errors import UserError
-from volta_switch.files import require_file
 
 _CURE = "check the data root of the task"
 

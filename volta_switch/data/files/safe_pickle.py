@@ -20,9 +20,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from volta_switch.checksums import read_recorded
+from volta_switch.checksums import read_recorded, require_file
 from volta_switch.errors import UserError
-from volta_switch.files import replacing, require_file
+from volta_switch.files import replacing
 
 _NDARRAY = "numpy.ndarray"  # stands for the class, which a pickle may name but not call
 _DTYPE = re.compile(r"[biufcSU]\d{1,7}", re.ASCII)  # numbers and strings of a fixed size: no objects, no fields

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from volta_switch.checksums import is_there
 from volta_switch.study.arms import PlannedTable
 from volta_switch.study.confounds import ConfoundCheck, check_confounds
 from volta_switch.study.planned_runs import (
@@ -294,7 +295,7 @@ def _over_seeds(runs: Iterable[tuple[str, int, PlannedRun]], points: Callable[[P
 
 def _lines(log: Path) -> list[dict[str, Any]]:
     """Reads a run's log; empty where it has not begun."""
-    return lines_of(log) if log.is_file() else []
+    return lines_of(log) if is_there(log) else []
 
 
 def _validations(log: Path, value: str) -> Points:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from volta_switch.checksums import refuse_gone
+from volta_switch.checksums import is_there
 from volta_switch.data.files.json_files import read_object
 from volta_switch.model.switch import INPUT_CANDIDATES
 from volta_switch.study.report.route_counts import Flow, Step, paint, percent
@@ -164,8 +164,7 @@ class Scenes:
 
 def _spec(world: Path) -> WorldSpec | None:
     path = world / SUMMARY
-    if not path.is_file():
-        refuse_gone([path])
+    if not is_there(path):
         return None
     fields = dict(read_object(path)["spec"])
     return WorldSpec(**fields)
