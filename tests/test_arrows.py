@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 PACKAGE = Path(__file__).parents[1] / "volta_switch"
-# The command line: these modules, and every folder's ``commands`` and ``__main__``. Others beside the folders are "base".
+# The command line: these modules, and each folder's ``commands`` and ``__main__``. Others beside folders are "base".
 COMMAND_LINE = ("cli", "quick", "__main__")
 MODELS = ("base", "config", "model", "weights")
 TRAINING = (*MODELS, "package", "data", "tasks", "world", "cost", "train")
