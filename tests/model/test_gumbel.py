@@ -128,6 +128,30 @@ def test_the_floor_is_reached_after_samples_until_floor():
     assert samples_until_floor(switch, 0.2) == 0
 
 
+@pytest.mark.parametrize("share", [0.12, 0.5, 1.0])
+@pytest.mark.parametrize("start", [5.0, 1.0])
+def test_the_floor_is_reached_at_a_share_of_a_run(start, share):
+    encoder, run = encoder_of(switch_model()[1]), 36_000
+    encoder.start_annealing(start)
+    encoder.anneal_within(share, run)
+    found = {}
+    for samples in (0, round(share * run / 2), round(share * run) - 1, round(share * run), run):
+        encoder.switch_samples.fill_(samples)
+        found[samples] = float(encoder.temperature)
+    first, middle, before, *floor = found.values()
+    assert first == start and middle == pytest.approx((start * 0.2) ** 0.5, rel=1e-3)
+    assert before > 0.2 and floor == pytest.approx([0.2] * len(floor), rel=1e-6)
+
+
+def test_a_start_below_the_floor_stays_there():
+    encoder = encoder_of(switch_model(overrides=("switch.min_temperature=1.5",))[1])
+    encoder.start_annealing(1.0)
+    encoder.anneal_within(1.0, 100)
+    for samples in (0, 50, 200):
+        encoder.switch_samples.fill_(samples)
+        assert float(encoder.temperature) == 1.5
+
+
 def test_annealing_starts_from_the_configuration_and_can_be_restarted():
     encoder = encoder_of(switch_model(overrides=("switch.temperature=4", "switch.anneal_rate=1e-3"))[1])
     assert float(encoder.temperature) == 4

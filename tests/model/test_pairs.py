@@ -50,6 +50,8 @@ SWITCH = {  # name: the switch section beside its width
     "soft, four candidates": {"input_candidates": 4},
     "soft, top 2": {"top_k": 2},
     "soft, top 1": {"top_k": 1},
+    "hard, residual, normalised": {"older_input": "input", "input_candidates": 4, "alignment_norm": "batch"},
+    "soft, residual": {"older_input": "input", "alignment_norm": "sample"},
 }
 MODELS = (*STATIC, *FUSED, *UNEVEN, *SWITCH)
 

@@ -19,6 +19,7 @@ from volta_switch.config.variants import ATTENTION_MODES, FUSIONS
 from volta_switch.model import reference as specification
 from volta_switch.model.noise import Site, exponential, fold_in, sample_keys
 from volta_switch.model.reference import Reference
+from volta_switch.model.switch import batch_statistics
 from volta_switch.weights import load_volta
 
 TOLERANCE = 1e-5
@@ -49,12 +50,17 @@ ROUTINGS = {  # the switch section beside its sizes, and how unforced switchers 
     "soft, top 1": ({"top_k": 1}, "soft"),
     "soft, four candidates": ({"input_candidates": 4}, "soft"),
     "soft, product": ({"alignment": "mul"}, "soft"),
+    "soft, product, normalised by batches": ({"alignment": "mul", "alignment_norm": "batch"}, "soft"),
+    "soft, normalised by samples": ({"alignment_norm": "sample"}, "soft"),
+    "soft, residual": ({"older_input": "input", "input_candidates": 4}, "soft"),
+    "hard, residual": ({"older_input": "input"}, "hard"),
     "soft, without joint": ({"modes": ["SS", "SC", "CS"]}, "soft"),
     "soft, SAB only": ({"input": False}, "soft"),
     "soft, SIB only": ({"attention": False}, "soft"),
     "noise": ({}, "auto"),
     "noise, top 2": ({"top_k": 2, "input_candidates": 4}, "auto"),
     "noise, top 1": ({"top_k": 1}, "auto"),
+    "noise, residual, normalised by batches": ({"older_input": "input", "alignment_norm": "batch"}, "auto"),
 }
 LABELS = {"masked_lm_labels", "image_label", "image_cls", "obj_labels", "obj_confs", "attr_labels", "attr_confs"}
 LABELS |= {"next_sentence_label"}
@@ -84,6 +90,9 @@ def moved(model):
         for parameter in model.parameters():
             scale = 0.5 / parameter.shape[-1] ** 0.5 if parameter.dim() == 2 else 0.2
             parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+        for one in batch_statistics(model):
+            one.mean.copy_(0.3 * torch.randn(one.mean.shape, generator=generator))
+            one.variance.copy_(0.5 + torch.rand(one.variance.shape, generator=generator))
     perturb_switchers(model)
     return model.eval()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from volta_switch.config import checks
 from volta_switch.config.checks import ACTIVATIONS, FUSION_METHODS, IMAGE_EMBEDDINGS, VISUAL_TARGETS
-from volta_switch.config.variants import ATTENTION_MODES, FUSIONS, PAPER_MODES, Fusion
+from volta_switch.config.variants import ALIGNMENT_NORMS, ATTENTION_MODES, FUSIONS, PAPER_MODES, Fusion
 from volta_switch.errors import UserError
 from volta_switch.ranges import (
     DROPOUT,
@@ -31,6 +31,7 @@ from volta_switch.ranges import (
     whole,
 )
 
+SHARE = Number(0.0, 1.0, above=True)
 TEMPERATURE = Number(1e-3, 1e6)  # beyond these a softmax is one-hot, or even, to rounding
 HEADS = whole(1, 4096)
 SUBLAYER = whole(0, 9999)  # a sublayer's number, or a BERT layer's
@@ -41,7 +42,8 @@ class SwitchConfig:
     """The ``switch`` section: what Switch-BERT may choose, and how.
 
     ``temperature``, ``min_temperature``, ``anneal_rate`` and ``finetune_temperature`` are the paper's
-    (supplementary 2); ``alignment`` and ``hidden_size`` are not given by the paper.
+    (supplementary 2); ``alignment``, ``hidden_size`` and all that stands below ``finetune_temperature`` are not given
+    by the paper.
     """
 
     attention: bool = bounded(True, Truth())  # Switch-Attention Blocks; False: every layer joint ("SIB-ONLY")
@@ -54,9 +56,17 @@ class SwitchConfig:
     hidden_size: int = bounded(454, WIDTH)  # width of the switcher's MLP
     temperature: float = bounded(5.0, TEMPERATURE)  # Gumbel-softmax temperature at the start of pre-training
     min_temperature: float = bounded(0.2, TEMPERATURE)
-    anneal_rate: float = bounded(1e-6, FRACTION)  # per training sample
+    anneal_rate: float = bounded(1e-6, FRACTION)  # per training sample; shares take precedence
     # at the start of a run that begins from another run's weights
     finetune_temperature: float = bounded(1.0, TEMPERATURE)
+    # the temperature reaches its floor at this share of a run, in pre-training and in fine-tuning; None: by the rate
+    anneal_share: float | None = bounded(None, OrNone(SHARE))
+    finetune_anneal_share: float | None = bounded(None, OrNone(SHARE))
+    # how the alignment vector is normalised: not, by its statistics over the batches of training, or by itself
+    alignment_norm: str = bounded("none", Choice(*ALIGNMENT_NORMS))
+    # what the older input of an input block is: layer l-2's output, or layer l-1's own, already switched input
+    older_input: str = bounded("output", Choice("output", "input"))
+    initial_scale: float = bounded(0.0, Number(0.0, 10.0))  # standard deviation of the switchers' last layers' weights
 
     def __post_init__(self) -> None:
         read_fields(self, "switch.")
@@ -68,10 +78,19 @@ class SwitchConfig:
         if not self.attention and "J" not in self.modes:
             raise UserError("switch.modes: with switch.attention=false every layer is joint, so the list must hold J")
 
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the section; what is not given by the paper and off is left out, as files of before have it."""
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if name not in OPTIONS or value != OPTIONS[name]}
+
     @property
     def active_modes(self) -> int:
         """K, at most the number of modes."""
         return min(self.top_k, len(self.modes))
+
+
+_OPTIONAL = ("anneal_share", "finetune_anneal_share", "alignment_norm", "older_input", "initial_scale")
+OPTIONS = {each.name: each.default for each in dataclasses.fields(SwitchConfig) if each.name in _OPTIONAL}
 
 
 @dataclass(frozen=True)
@@ -186,6 +205,8 @@ class Config:
         values = dataclasses.asdict(self)
         if self.switch is None:
             del values["switch"]
+        else:
+            values["switch"] = self.switch.to_dict()
         if not self.route:
             del values["route"]
         return json.loads(json.dumps(values))

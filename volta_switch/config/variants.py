@@ -41,6 +41,7 @@ ATTENTION_MODES = {
     "CS": AttentionMode(0, 1, 0, 1, "both attend to vision", "#CC79A7"),
     "J": AttentionMode(1, 1, 1, 1, "both attend to both", "#0072B2", "#ffffff"),
 }
+ALIGNMENT_NORMS = ("none", "batch", "sample")
 PAPER_MODES = ("SS", "SC", "CS", "J")
 
 

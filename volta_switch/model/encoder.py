@@ -25,9 +25,11 @@ from volta_switch.model.noise import Site, fold_in
 from volta_switch.model.rows import PackedLayout, States, join
 from volta_switch.model.sublayers import AttentionSublayer, FeedForwardSublayer
 from volta_switch.model.switch import (
+    FLOOR_SAMPLES,
     Forced,
     Routes,
     Switcher,
+    add_floor_samples,
     annealed_temperature,
     forced_weights,
     hard_weights,
@@ -152,6 +154,7 @@ class SwitchEncoder(Encoder):
 
     switch_samples: Tensor
     switch_start_temperature: Tensor
+    switch_floor_samples: Tensor
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -170,16 +173,24 @@ class SwitchEncoder(Encoder):
             )
         self.register_buffer("switch_samples", torch.zeros((), dtype=torch.long))
         self.register_buffer("switch_start_temperature", torch.tensor(float(switch.temperature)))
+        self.register_buffer(FLOOR_SAMPLES, torch.zeros((), dtype=torch.long))  # 0: by the configuration's rate
+        self.register_load_state_dict_pre_hook(add_floor_samples)
 
     @property
     def temperature(self) -> Tensor:
         """The Gumbel-softmax temperature at the present number of samples, a scalar tensor."""
-        return annealed_temperature(self.switch, self.switch_start_temperature, self.switch_samples)
+        start, samples = self.switch_start_temperature, self.switch_samples
+        return annealed_temperature(self.switch, start, samples, floor_samples=self.switch_floor_samples)
 
     def start_annealing(self, temperature: float, samples: int = 0) -> None:
         """Sets the schedule's start temperature and the number of samples seen so far (by all ranks)."""
         self.switch_start_temperature.fill_(temperature)
         self.switch_samples.fill_(samples)
+        self.switch_floor_samples.zero_()
+
+    def anneal_within(self, share: float, samples: int) -> None:
+        """Lets the temperature reach its floor at a share of a run of so many samples; not given by the paper."""
+        self.switch_floor_samples.fill_(max(round(share * samples), 1))
 
     def forward(
         self,
@@ -205,12 +216,12 @@ class SwitchEncoder(Encoder):
 
         def run_layer(
             index: int, last: States, before: States, *, shares: Tensor | None, weights: Tensor | None
-        ) -> States:
+        ) -> tuple[States, States]:
             layer = partial(self._switched_layer, index=index, layouts=layouts, shares=shares, weights=weights)
             again = self.checkpointing and torch.is_grad_enabled()
-            after = checkpoint(layer, last, before, use_reentrant=False) if again else layer(last, before)
+            given, *after = checkpoint(layer, last, before, use_reentrant=False) if again else layer(last, before)
             history.extend(after if keep_all else [])
-            return after[-1]
+            return after[-1], given
 
         def means_of(index: int, states: States) -> Tensor:
             return layouts[index].means(states)
@@ -224,7 +235,7 @@ class SwitchEncoder(Encoder):
     def run_layers(
         self,
         states: S,
-        run_layer: Callable[..., S],
+        run_layer: Callable[..., tuple[S, S]],
         means_of: Callable[[int, S], Tensor],
         *,
         B: int,
@@ -236,8 +247,9 @@ class SwitchEncoder(Encoder):
 
         Args:
             states: the embeddings.
-            run_layer: (number of the layer, states of layer l-1, those of layer l-2, ``shares=`` (2, B) as in
-                ``newest_shares``, None: the layer below, ``weights=`` (B, M) of the modes, None: joint) to new states.
+            run_layer: (number of the layer, states of layer l-1, the older ones, ``shares=`` (2, B) as in
+                ``newest_shares``, None: the layer below, ``weights=`` (B, M) of the modes, None: joint) to new states,
+                and the layer's own input.
             means_of: (number of the layer, states of layer l-1) to the mean state of every sample's text and of its
                 vision, (2, B, D).
             B: how many samples.
@@ -248,7 +260,7 @@ class SwitchEncoder(Encoder):
             The last states and the weights that were used.
         """
         decides = (self.switch.attention and modes is None) or (self.switch.input and inputs is None)
-        before = last = states  # outputs of layers l-2 and l-1
+        before = last = states  # the older input and the output of layer l-1
         means_before: Tensor | None = None  # of their rows, (2, B, D)
         used_modes, used_inputs = [], []  # (B, M) and (B, C) per layer
         for index in range(self.depth):
@@ -261,8 +273,9 @@ class SwitchEncoder(Encoder):
                 if means_before is not None and means_last is not None:  # the mean of the sum is the sum of the means
                     means = means_before.lerp(means_last, shares[..., None].to(means_last.dtype))
             weights = self._mode_weights(index, means, keys) if modes is None else modes[:, index]
-            last, before = run_layer(index, last, before, shares=shares, weights=weights), last
-            means_before = means_last
+            after, given = run_layer(index, last, before, shares=shares, weights=weights)
+            output = self.switch.older_input == "output"  # else the residual connection of layer l-1
+            before, means_before, last = (last, means_last, after) if output else (given, means, after)
             used_modes.append(self._one_hot(B, len(self.switch.modes), self._joint) if weights is None else weights)
             below = self.switch.input_candidates, 0  # the layer below, of so many candidates
             used_inputs.append(self._one_hot(B, *below) if candidates is None else candidates)
@@ -293,9 +306,9 @@ class SwitchEncoder(Encoder):
         shares: Tensor | None,
         weights: Tensor | None,
     ) -> list[States]:
-        """As ``_layer``, of the input that the shares (2, B) say; None: the layer below."""
+        """As ``_layer``, of the input that the shares (2, B) say, None: the layer below; this input stands first."""
         states = last if shares is None else switch_inputs(last, before, shares, layout=layouts[index])
-        return self._layer(index, layouts, states, weights=weights, modes=self.switch.modes)
+        return [states, *self._layer(index, layouts, states, weights=weights, modes=self.switch.modes)]
 
     def _one_hot(self, B: int, options: int, index: int) -> Tensor:
         weights = torch.zeros(B, options, device=self.switch_samples.device)

@@ -93,7 +93,9 @@ def encode_pairs(bert: BertModel, texts: dict[str, Tensor], images: dict[str, Te
 def _switched(encoder: SwitchEncoder, text: Bank, vision: Bank) -> tuple[Bank, Bank]:
     """As ``SwitchEncoder.forward``, with the switchers' own routes."""
 
-    def run_layer(index: int, last: Banks, before: Banks, *, shares: Tensor | None, weights: Tensor | None) -> Banks:
+    def run_layer(
+        index: int, last: Banks, before: Banks, *, shares: Tensor | None, weights: Tensor | None
+    ) -> tuple[Banks, Banks]:
         if shares is not None:
             on_host = shares.cpu()  # once for both modalities: a GPU is waited for
             text, vision = (banks.choose_input(last[n], before[n], shares[n], on_host=on_host[n]) for n in (0, 1))
@@ -102,7 +104,7 @@ def _switched(encoder: SwitchEncoder, text: Bank, vision: Bank) -> tuple[Bank, B
         attend, feed = cast(AttentionSublayer, encoder.layer[2 * index]), encoder.layer[2 * index + 1]
         mixture = None if weights is None else (weights, encoder.switch.modes)
         attended = banks.attention(attend, *last, last_read=ends, mixture=mixture)
-        return banks.feed_forward(cast(FeedForwardSublayer, feed), *attended)
+        return banks.feed_forward(cast(FeedForwardSublayer, feed), *attended), last
 
     def means_of(index: int, states: Banks) -> Tensor:
         return torch.stack((states[0].means(), states[1].means()))  # (2, P, D)

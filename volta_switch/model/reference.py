@@ -38,6 +38,8 @@ Gumbel = Callable[[str, int, Tensor], Tensor]
 
 PREFIX = {"t": "", "v": "v_"}  # of the names of weights and of fields
 # Section 2.3.2: how many layers below each input candidate takes the text from, and the regions.
+SCHEDULE = ("samples", "start_temperature", "floor_samples")  # n, tau_0, and n at tau_min; 0: by the rate
+EPSILON = 1e-5  # is added to the variance of alignment vectors
 CANDIDATES = ((1, 1), (2, 1), (1, 2), (2, 2))
 ACTIVATIONS: dict[str, Callable] = {"gelu": F.gelu, "relu": F.relu, "swish": F.silu, "tanh": torch.tanh}
 
@@ -172,7 +174,6 @@ class Reference:
         if "bert.embeddings.object_mask_word_embedding.weight" in self.weights:
             kinds = torch.where(masked, self.table("object_mask_word_embedding")[0], kinds)
         kinds = torch.where(is_end[..., None], self.table("end_embedding")[0], kinds)
-
         positions, text_end = self.table("position_embeddings"), (ids != 0).sum(1)  # text_end (B,)
         place = torch.arange(T, device=ids.device)
         place = torch.where(place >= text_end.min(), place + R, place).clamp(max=len(positions) - 1)  # (T,)
@@ -259,7 +260,7 @@ class Reference:
             block: given if given is None else forced_weights(given, self.options[block], what=name, **of_layers)
             for block, given, name in (("attention", modes, "modes"), ("input", inputs, "inputs"))
         }
-        below = [states, states]  # the outputs of layers l-1 and l-2; before the first layer, the embeddings
+        below = [states, states]  # layer l-1's output and the older input; before the first layer, the embeddings
         used: dict[str, list[Tensor]] = {"attention": [], "input": []}
         for layer in range(L):
             # SIB, section 2.3.2: the candidates' weighted sum, of the text and of the regions.
@@ -274,8 +275,8 @@ class Reference:
             for side, own in enumerate("tv"):
                 others = [ATTENTION_MODES[mode].attended[side] for mode in self.options["attention"]]
                 updates[own] = _mixture(p, [self.attention(2 * layer, own, other, states, real) for other in others])
-            states = self.feed_forward(2 * layer + 1, self.attend(2 * layer, states, updates))
-            below = [states, below[0]]
+            older = below[0] if self.switch.older_input == "output" else states
+            below = [self.feed_forward(2 * layer + 1, self.attend(2 * layer, states, updates)), older]
             used["attention"].append(p.float())
             used["input"].append(c.float())
         return below[0], Routes(*(torch.stack(used[block], 1) for block in ("attention", "input")))
@@ -285,8 +286,9 @@ class Reference:
     @property
     def temperature(self) -> Tensor:
         """Section 2.3.1: tau = max(tau_min, tau_0 exp(-rate n)), n the training samples seen; a scalar."""
-        n, start = (self.weights[f"bert.encoder.switch_{name}"] for name in ("samples", "start_temperature"))
-        return (start * torch.exp(-self.switch.anneal_rate * n.to(start.dtype))).clamp(min=self.switch.min_temperature)
+        n, start, end = (self.weights[f"bert.encoder.switch_{part}"] for part in SCHEDULE)
+        rate = torch.where(end > 0, (start / self.switch.min_temperature).log() / end, self.switch.anneal_rate)
+        return (start * torch.exp(-rate * n).to(start.dtype)).clamp(min=self.switch.min_temperature)
 
     def route(self, block: str, layer: int, states: States, real: States, forced: Tensor | None) -> Tensor:
         """The weights of a block's options, (B, O): forced (B, L, O), fixed where there is no switcher, or chosen."""
@@ -301,13 +303,14 @@ class Reference:
 
     def log_pi(self, block: str, layer: int, states: States, real: States) -> Tensor:
         """Eqs. 5 and 6: the mean states, their alignment degree, and log pi = log softmax(MLP(a)), (B, O)."""
-        mean = {}
-        for own in "tv":
-            mask = real[own][..., None].to(states[own].dtype)  # padding does not count
-            mean[own] = (states[own] * mask).sum(1) / mask.sum(1).clamp(min=1)  # (B, D), eq. 5
-        joined = self.switch.alignment == "concat"
-        a = torch.cat((mean["t"], mean["v"]), -1) if joined else mean["t"] * mean["v"]
+        mask = {own: real[own][..., None].to(states[own].dtype) for own in "tv"}  # padding does not count
+        t, v = ((states[own] * mask[own]).sum(1) / mask[own].sum(1).clamp(min=1) for own in "tv")  # (B, D), eq. 5
+        a = torch.cat((t, v), -1) if self.switch.alignment == "concat" else t * v
         name = f"bert.encoder.{block}_switch.{layer - 1 if block == 'input' else layer}"
+        if self.switch.alignment_norm == "batch":  # by the statistics of the steps before
+            a = (a - self.weights[f"{name}.norm.mean"]) / (self.weights[f"{name}.norm.variance"] + EPSILON).sqrt()
+        elif self.switch.alignment_norm == "sample":
+            a = F.layer_norm(a, a.shape[-1:])
         return self.linear(f"{name}.options", F.gelu(self.linear(f"{name}.hidden", a))).log_softmax(-1)  # eq. 6
 
     def choose(self, block: str, layer: int, log_pi: Tensor) -> Tensor:

@@ -20,10 +20,19 @@ from volta_switch.errors import UserError
 from volta_switch.model.noise import exponential
 from volta_switch.model.rows import PackedLayout, States, join
 
-# (which text state, which vision state) of each input candidate: 0 is layer l-1's output, 1 is layer l-2's.
+# (which text state, which vision state) of each input candidate: 0 is layer l-1's output, 1 the older input.
 INPUT_CANDIDATES = ((0, 0), (1, 0), (0, 1), (1, 1))
 
+FLOOR_SAMPLES = "switch_floor_samples"  # an encoder's buffer, which weights of before there were shares lack
+EPSILON = 1e-5  # is added to a variance
+MOMENTUM = 0.1  # share of a step in running statistics; more of the first ten
+
 Forced = Sequence[str] | Sequence[int] | Sequence[Sequence[str]] | Sequence[Sequence[int]] | Tensor
+
+
+def add_floor_samples(encoder: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Lets weights of before there were shares of a run anneal by the rate; a hook of ``load_state_dict``."""
+    state.setdefault(f"{prefix}{FLOOR_SAMPLES}", torch.zeros_like(getattr(encoder, FLOOR_SAMPLES)))
 
 
 @dataclass(frozen=True)
@@ -46,19 +55,95 @@ class Switcher(nn.Module):
 
     def __init__(self, hidden_size: int, switch: SwitchConfig, options: int):
         super().__init__()
-        self.alignment = switch.alignment
-        self.hidden = nn.Linear(hidden_size * (2 if switch.alignment == "concat" else 1), switch.hidden_size)
+        self.alignment, self.initial_scale = switch.alignment, switch.initial_scale
+        width = hidden_size * (2 if switch.alignment == "concat" else 1)
+        self.norm = BatchStatistics(width) if switch.alignment_norm == "batch" else None
+        self.norm_of_sample = switch.alignment_norm == "sample"
+        self.hidden = nn.Linear(width, switch.hidden_size)
         self.options = nn.Linear(switch.hidden_size, options)
 
     def reset(self) -> None:
-        """Equal probabilities: zero weights in the last layer."""
-        nn.init.zeros_(self.options.weight)
+        """Sets the last layer's weights to zero, for equal probabilities, or draws them (``initial_scale``)."""
+        if self.initial_scale:
+            nn.init.normal_(self.options.weight, std=self.initial_scale)
+        else:
+            nn.init.zeros_(self.options.weight)
         nn.init.zeros_(self.options.bias)
 
     def forward(self, text: Tensor, vision: Tensor) -> Tensor:
         """log pi, (B, O) float32, from the mean states of text and vision (eq. 5), (B, D) each."""
         alignment = torch.cat((text, vision), -1) if self.alignment == "concat" else text * vision
+        if self.norm is not None:
+            alignment = self.norm(alignment)
+        elif self.norm_of_sample:
+            alignment = F.layer_norm(alignment, alignment.shape[-1:])
         return self.options(F.gelu(self.hidden(alignment))).float().log_softmax(-1)  # eq. 6
+
+
+class BatchStatistics(nn.Module):
+    """Normalises vectors by the running mean and variance of each of their W features over the batches of training.
+
+    Not given by the paper. Differs from batch normalisation: a step is normalised by the statistics of the steps before
+    it, in training as in evaluation, and no gradient passes through them. So a sample's route depends on no other
+    sample of its batch, however that is divided among processes and parts. There is no affine map: the switcher's
+    hidden layer follows. Before the first step vectors pass as they are.
+
+    A step's statistics are taken at once. Where a step has several parts or processes, ``deferred`` has them wait for
+    ``collect`` and ``update``.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    steps: Tensor
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("variance", torch.ones(width))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.deferred = False
+        self.waiting: list[Tensor] = []  # of each pass, (1 + 2 W) float64: samples, sums, sums of squares
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Returns the vectors (B, W) normalised, in the statistics' precision."""
+        vectors = vectors.to(self.mean.dtype)
+        out = (vectors - self.mean) * (self.variance + EPSILON).rsqrt()
+        if self.training:
+            seen = vectors.detach().double()
+            count = torch.full((1,), len(seen), dtype=torch.float64, device=seen.device)
+            self.waiting.append(torch.cat((count, seen.sum(0), seen.square().sum(0))))
+            if not self.deferred:
+                self.update(self.collect())
+        return out
+
+    def collect(self) -> Tensor:
+        """Returns the sums of the passes since the last call, (1 + 2 W) float64."""
+        if self.waiting:
+            total = torch.stack(self.waiting).sum(0)
+        else:
+            total = torch.zeros(1 + 2 * len(self.mean), dtype=torch.float64, device=self.mean.device)
+        self.waiting.clear()
+        return total
+
+    @torch.no_grad()
+    def update(self, sums: Tensor) -> None:
+        """Moves the statistics towards a step's; sums that are not finite, and those of no sample, change nothing.
+
+        ``sums``: as ``collect`` returns them, added up over all processes.
+        """
+        count, total, squares = sums[:1], *sums[1:].chunk(2)
+        mean = total / count
+        variance = (squares / count - mean.square()).clamp(min=0.0)
+        sound = torch.isfinite(mean).all() & torch.isfinite(variance).all()  # 0 / 0 is none
+        share = (1 / (self.steps + 1).double()).clamp(min=MOMENTUM) * sound
+        for kept, new in ((self.mean, mean), (self.variance, variance)):
+            kept.copy_(kept.double().lerp(torch.where(sound, new, kept.double()), share))
+        self.steps += sound.long()
+
+
+def batch_statistics(model: nn.Module) -> list[BatchStatistics]:
+    """Returns the running statistics of a model's switchers; none where these do not normalise by them."""
+    return [module for module in model.modules() if isinstance(module, BatchStatistics)]
 
 
 def hard_weights(log_probabilities: Tensor) -> Tensor:
@@ -97,16 +182,25 @@ def soft_weights(
     return kept / kept.sum(-1, keepdim=True).clamp(min=torch.finfo(kept.dtype).tiny)
 
 
-def annealed_temperature(switch: SwitchConfig, start: Tensor, samples: Tensor) -> Tensor:
+def annealed_temperature(
+    switch: SwitchConfig, start: Tensor, samples: Tensor, *, floor_samples: Tensor | None = None
+) -> Tensor:
     """tau = max(floor, start * exp(-rate * samples)); ``samples`` counts training samples of all ranks.
 
-    Differs from the paper: it does not say what the rate counts (METHOD: samples, so that the floor is reached).
+    Differs from the paper: it does not say what the rate counts (here samples, so that the floor is reached).
+    ``floor_samples``: those at which the floor is reached; None or 0: as the configuration's rate says.
     """
-    return (start * torch.exp(-switch.anneal_rate * samples.double()).float()).clamp(min=switch.min_temperature)
+    rate: Any = switch.anneal_rate
+    if floor_samples is not None:
+        within = (start.double() / switch.min_temperature).log().clamp(min=0.0) / floor_samples.clamp(min=1)
+        rate = torch.where(floor_samples > 0, within, rate)
+    return (start * torch.exp(-rate * samples.double()).float()).clamp(min=switch.min_temperature)
 
 
 def samples_until_floor(switch: SwitchConfig, start: float) -> float:
-    """Training samples after which the temperature has reached its floor."""
+    """Training samples after which the temperature has reached its floor by the configuration's rate."""
+    if start <= switch.min_temperature:
+        return 0.0
     return math.log(start / switch.min_temperature) / switch.anneal_rate if switch.anneal_rate else math.inf
 
 
@@ -147,7 +241,7 @@ def forced_weights(
 
 
 def newest_shares(weights: Tensor) -> Tensor:
-    """How much of the text's and of the vision's input comes from layer l-1, (B, C) to (2, B); the rest from l-2.
+    """How much of the text's and of the vision's input comes from layer l-1, (B, C) to (2, B); the rest is older.
 
     Every candidate pairs one of two text states with one of two vision states, so that a weighted sum of candidates
     (section 2.3.2) needs one coefficient per modality: the total weight of those that take it from layer l-1.
@@ -158,7 +252,7 @@ def newest_shares(weights: Tensor) -> Tensor:
 
 
 def switch_inputs(last: States, before: States, shares: Tensor, *, layout: PackedLayout) -> States:
-    """Weighted sum of the input candidates; ``shares`` as in ``newest_shares``, ``before`` is layer l-2's output."""
+    """Weighted sum of the input candidates; ``shares`` as in ``newest_shares``, ``before`` is the older input."""
     newest = join(last)
     per_row = layout.per_row(shares).to(newest.dtype)[:, None]  # (n, 1)
     return (join(before).lerp(newest, per_row),)  # (n, D)

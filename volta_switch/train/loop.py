@@ -177,6 +177,7 @@ class Trainer:
                 if batch.inputs:  # else all its records were passed over
                     with self.replicas.accumulating(last=number == len(parts) - 1):
                         self._backward(batch, counts, total)
+        self.replicas.update_statistics()
         own_fault = self._own_fault()
         left_out = self._update()
         progress.step += 1

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+import torch.distributed as distributed
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -27,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from volta_switch.data.batches.collate import ON_HOST, Batch
 from volta_switch.errors import UserError
 from volta_switch.model.encoder import encoder_of
+from volta_switch.model.switch import batch_statistics
 from volta_switch.train.optimisation import Learner, Losses
 from volta_switch.train.ranks import Ranks
 from volta_switch.weights import to_volta
@@ -53,6 +55,9 @@ class Replicas:
             raise UserError("--fsdp divides a model among several processes; start them with torchrun")
         self.learner, self.ranks, self.sharded = learner, ranks, sharded
         self._averaged: AveragedLearner | None = None
+        self._statistics = batch_statistics(learner.model)
+        for one in self._statistics:
+            one.deferred = True
         if sharded:
             shard(learner.model, init_device_mesh(device.type, (ranks.count,)), precision, ON_HOST)
         elif ranks.count > 1:
@@ -61,7 +66,11 @@ class Replicas:
     def __call__(self, batch: Batch) -> Losses:
         """Returns the losses of this process's part of a batch."""
         called: Callable[[Batch], Losses] = self._averaged or self.learner
-        return called(batch)
+        losses = called(batch)
+        if not len(batch):  # it stands in for a part without samples
+            for one in self._statistics:
+                one.waiting.pop()
+        return losses
 
     def step(self, losses: Sequence[str]) -> AbstractContextManager[None]:
         """Makes a block of all parts of one step.
@@ -77,6 +86,18 @@ class Replicas:
             cast(Any, self.learner.model).set_requires_gradient_sync(last)
         with nullcontext() if self._averaged is None else self._averaged.exchanging(last):
             yield
+
+    def update_statistics(self) -> None:
+        """Gives the switchers' running statistics what all parts of a step have seen, on all processes."""
+        if not self._statistics:
+            return
+        sums = torch.cat([one.collect() for one in self._statistics])
+        if self.ranks.count > 1:
+            with self.ranks.together():
+                distributed.all_reduce(sums)
+        sizes = [1 + 2 * len(one.mean) for one in self._statistics]
+        for one, of_one in zip(self._statistics, sums.split(sizes), strict=True):
+            one.update(of_one)
 
     def weights(self) -> dict[str, Tensor]:
         """Returns the whole model under VOLTA's names, shared weights as one tensor; all processes call it."""

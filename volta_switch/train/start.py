@@ -20,8 +20,9 @@ from volta_switch.data.fingerprints import Fingerprint
 from volta_switch.errors import UserError
 from volta_switch.hub import find_bert, is_weight_file
 from volta_switch.model.bert import switch_encoder
-from volta_switch.model.encoder import encoder_of
+from volta_switch.model.encoder import SwitchEncoder, encoder_of
 from volta_switch.model.noise import batch_dependent
+from volta_switch.model.switch import samples_until_floor
 from volta_switch.train.checkpoints import Checkpoint, CheckpointStore, check_identity
 from volta_switch.train.device import compute_deterministically
 from volta_switch.train.loop import SavingSchedule, Trainer
@@ -49,6 +50,19 @@ class TrainingRun:
     loader: Loader
     val_loader: Loader
     validate: Callable[[Iterable[Batch]], Validation]
+    anneal_share: float | None = None  # of the run, at which the temperature reaches its floor; None: by a rate
+
+    @property
+    def samples(self) -> int:
+        """Training samples that the learning rate's schedule is made for, of all processes."""
+        sampler: Any = self.loader.batch_sampler
+        return sampler.samples_per_epoch * (self.hyper.schedule_epochs or self.hyper.epochs)
+
+    @property
+    def warmup_samples(self) -> float:
+        """How many of these the learning rate rises for."""
+        steps = self.hyper.warmup_steps
+        return self.hyper.warmup_proportion * self.samples if steps is None else steps * self.hyper.batch_size
 
 
 def start_run(
@@ -67,6 +81,9 @@ def start_run(
     """
     _check_flags(args, run, precision, ranks)
     model = run.learner.model
+    switched = switch_encoder(model)
+    if switched is not None and run.anneal_share is not None:
+        switched.anneal_within(run.anneal_share, run.samples)
     settings = {**run.settings, "deterministic": args.deterministic}
     identity = _identity(run, settings, precision)
     folder = RunFolder(Path(args.output_dir) / run.name, Path(args.logdir) / run.name, ranks)
@@ -106,7 +123,24 @@ def start_run(
             f"{folder.path}: {described['parameters'] / 1e6:.2f} M parameters, {run.start}, {where}{goes_on}",
             file=sys.stderr,
         )
+        if switched is not None and saved is None:
+            _warn_of_early_floor(run, switched)
     return trainer
+
+
+def _warn_of_early_floor(run: TrainingRun, switched: SwitchEncoder) -> None:
+    """Says on standard error where the temperature reaches its floor before the learning rate is whole."""
+    start, given = float(switched.switch_start_temperature), int(switched.switch_floor_samples)
+    until = given or samples_until_floor(switched.switch, start)
+    if until < run.warmup_samples:
+        share = "anneal_share" if run.entry_point == "train_concap" else "finetune_anneal_share"
+        print(
+            f"note: the temperature reaches its floor of {switched.switch.min_temperature:g} after {until:,.0f} of "
+            f"{run.samples:,} samples, inside the learning rate's warm-up of {run.warmup_samples:,.0f}: routes are "
+            f"fixed before the switchers have learnt; --set switch.{share}=1 anneals over the whole run "
+            "(docs/routes.md)",
+            file=sys.stderr,
+        )
 
 
 def _identity(run: TrainingRun, settings: dict[str, Any], precision: torch.dtype) -> dict[str, Any]:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from volta_switch.errors import UserError
+from volta_switch.model.switch import FLOOR_SAMPLES
 
 # Keys under which training programs store weights beside optimisers, epochs and the like.
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "module", "net", "network", "weights")
@@ -89,7 +90,7 @@ def load_volta(
     own = model.state_dict()
     missing = [name for name in own if name not in state]
     initial = [name for name in missing if any(part in name for part in fresh)]
-    lost = [name for name in missing if name not in initial]
+    lost = [name for name in missing if name not in initial and not name.endswith(FLOOR_SAMPLES)]
     extra = [name for name in state if name not in own and not name.startswith(tuple(unused))]
     if lost or extra:
         wanted = "give weights of a run, this project's or VOLTA's"
@@ -110,6 +111,8 @@ def fingerprint(model: nn.Module) -> str:
     """Returns a short checksum of the model's weights: equal where two runs start from the same ones."""
     digest = hashlib.sha256()
     for name, tensor in to_volta(model).items():
+        if name.endswith(FLOOR_SAMPLES):  # follows from configuration and length of run; was not always there
+            continue
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().numpy().data)
     return digest.hexdigest()[:16]

@@ -136,6 +136,11 @@ class BatchSampler:
         whole, rest = divmod(len(self.lengths), self.batch_size)
         return whole + (rest > 0 and not self.drop_last)
 
+    @property
+    def samples_per_epoch(self) -> int:
+        """Samples of these batches."""
+        return min(self.batches_per_epoch * self.batch_size, len(self.lengths))
+
     def __len__(self) -> int:
         """Returns the lists that are left in this epoch from the batch ``start`` on."""
         return max(self.batches_per_epoch - self.start, 0) * self.parts
