@@ -90,6 +90,8 @@ class PlannedTable:
     """Where the arms are one setting at several values."""
     flops: bool = False
     """Whether operations of training stand beside the scores."""
+    pretraining: bool = False
+    """Whether pre-training's last validation does."""
     seeds: int | None = None
     """How many of the arms' seeds, from the first; None: all."""
 

@@ -21,9 +21,9 @@ Of the study's settings an arm changes ``set`` (added), ``pretraining`` (merged;
 (``arms.with_layers``). A BERT from which such an arm starts may be deeper (``--allow_deeper_bert``).
 
 A table has a name, ``arms``, ``tasks``, what they vary (``varies``), ``title``, ``claims``, and what was ``published``.
-``flops``: whether operations of training stand beside the scores. ``seeds``: how many of the arms' seeds it takes, from
-the first. ``dial``: the sweep that its arms make, drawn as lines (a ``label``, and ``series``: a name, and each arm's
-number).
+``flops``, ``pretraining``: whether operations of training, and pre-training's last validation, stand beside the scores.
+``seeds``: how many of the arms' seeds it takes, from the first. ``dial``: the sweep that its arms make, drawn as lines
+(a ``label``, and ``series``: a name, and each arm's number).
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ KEYS = (
 ARM_KEYS = ("model", "layers", "text_layers", "set", "pretraining", "tasks", "world", "data", "seeds")
 DEPTHS = {"layers": with_layers, "text_layers": with_text_layers}
 WORLDS_FIELDS = ("bert_model", "vocab_size")  # of a configuration: a synthetic world decides them
-TABLE_KEYS = ("title", "arms", "tasks", "varies", "claims", "published", "flops", "seeds", "dial")
+SHOWN = ("flops", "pretraining")
+TABLE_KEYS = ("title", "arms", "tasks", "varies", "claims", "published", *SHOWN, "seeds", "dial")
 LISTS: dict[str, type] = {"models": str, "seeds": int, "set": str}  # of what
 SECTIONS = ("world", "data", "pretraining", "tasks", "routes")
 
@@ -227,7 +228,7 @@ def _table(where: str, name: str, given: Any, arms: Mapping[str, Arm], tasks: tu
         varies=tuple(map(str, given.get("varies") or ("model",))),
         claims=read_claims(given.get("claims") or [], f"{where}.claims"),
         published=given.get("published") or {},
-        flops=given.get("flops", False),
+        **{key: given.get(key, False) for key in SHOWN},
         seeds=given.get("seeds"),
         sweep=_sweep(where, given.get("dial")),
     )
@@ -241,8 +242,9 @@ def _check_table(where: str, table: PlannedTable, arms: Mapping[str, Arm], tasks
         raise UserError(f"{where}.varies: arms are compared seed by seed, so that seeds cannot be varied")
     if table.seeds is not None and (type(table.seeds) is not int or table.seeds < 1):
         raise UserError(f"{where}.seeds: expected how many of the seeds, 1 or more, found {table.seeds!r}")
-    if not isinstance(table.flops, bool):
-        raise UserError(f"{where}.flops: expected true or false, found {table.flops!r}")
+    for key in SHOWN:
+        if not isinstance(getattr(table, key), bool):
+            raise UserError(f"{where}.{key}: expected true or false, found {getattr(table, key)!r}")
     for key, names in (("arms", table.arms), ("tasks", table.tasks), ("varies", table.varies)):
         _refuse_twice(f"{where}.{key}", names)
     sides = tuple(name for claim in table.claims for name in claim.arms)

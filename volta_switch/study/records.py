@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, Self, Union, cast, get_args, get_origin, get_type_hints
 
-from volta_switch.statistics import Estimate
+import numpy as np
+
+from volta_switch.statistics import Estimate, estimate_mean
 
 FlagValue = Any  # str, int, float, bool, a list of them, or None: whatever a flag's parser takes
 Flags = Mapping[str, FlagValue]
@@ -248,6 +250,10 @@ class TableRow(Record):
     """Kind of run ("pretraining", "refcoco+") -> FLOPs."""
     soft_minus_hard: Mapping[str, float] = field(default_factory=dict)
     """Run ("refcoco+/seed0") -> validation score with soft routes minus that with hard ones, in points."""
+    pretraining: Mapping[str, MeasuredQuantity] = field(default_factory=dict)
+    """Loss ("loss", "itm") of pre-training's last validation, with hard routes; empty unless the table shows it."""
+    pretraining_difference: Mapping[str, MeasuredQuantity] = field(default_factory=dict)
+    """The same less that of the table's first arm, seed by seed; empty for that arm."""
 
 
 @dataclass(frozen=True)
@@ -299,6 +305,11 @@ class MeasuredQuantity(Record):
     values: tuple[float, ...]
     estimate: ReportedEstimate
     """Seeds are a random effect, samples are taken as they are."""
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> MeasuredQuantity:
+        """Returns that of each seed's number, (S,)."""
+        return cls(tuple(values.tolist()), ReportedEstimate.of(estimate_mean(values)))
 
 
 @dataclass(frozen=True)

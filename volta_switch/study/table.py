@@ -7,22 +7,21 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from volta_switch.checksums import record_json, recording
 from volta_switch.cost.executed import parameters
-from volta_switch.data.files.json_files import read_object
 from volta_switch.errors import UserError
 from volta_switch.statistics import estimate_mean
 from volta_switch.study.arms import Arm, PlannedTable
 from volta_switch.study.claims import ItemResults, Measure, Verdict, judge
 from volta_switch.study.confounds import refuse_recorded_confounds
 from volta_switch.study.items import Evaluated, ItemReader, NoItems
-from volta_switch.study.planned_runs import RunRecord, Work, finished_runs
+from volta_switch.study.planned_runs import Work, finished_runs
 from volta_switch.study.records import (
     ArmScore,
+    MeasuredQuantity,
     OmittedTable,
     ReportedColumn,
     ReportedEstimate,
@@ -30,15 +29,22 @@ from volta_switch.study.records import (
     StudyClaim,
     StudyResults,
     TableRow,
-    TrackedFlops,
 )
 from volta_switch.study.route_reports import routes_over_seeds
 from volta_switch.study.run_plan import RunPlan
 from volta_switch.study.study_data import blind_guesses, test_split, world_folder
 from volta_switch.study.table_formats import as_csv, as_latex, tables_text
+from volta_switch.study.trained_runs import (
+    TrainedRun,
+    differences,
+    pretraining_losses,
+    read_result,
+    soft_minus_hard,
+    trained_runs,
+    training_flops,
+)
 from volta_switch.tasks import TaskSpec, task_class
 from volta_switch.tasks.metrics import mean_std
-from volta_switch.train.step_log import EXECUTED, PATHS
 
 HEADINGS = {"accuracy": "accuracy", "vqa_score": "score", "ir_r1": "image R@1", "tr_r1": "text R@1"}
 
@@ -73,19 +79,6 @@ class ColumnScores:
     """Behind them, of each arm; empty where they are not available."""
     why_not: str = ""
     """Why they are not; empty where they are."""
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """What a training run wrote down."""
-
-    record: RunRecord
-    last_validation: Mapping[str, float]
-    metric: str
-    """Of the validation, by which the best weights were chosen."""
-    executed: float | None
-    """FLOPs of training on a pair of image and text, as the run tracked them."""
-    paths: float | None
 
 
 def make_tables(plan: RunPlan, finished_only: bool = False) -> StudyResults:
@@ -166,12 +159,13 @@ def _table(
     """Makes a table of these seeds of each arm."""
     arms = [replace(plan.study.arms[name], seeds=seeds[name]) for name in table.arms]
     columns = _columns(plan, arms[0], table.tasks)
-    runs = {arm.name: _trained_runs(plan, arm, table.tasks) for arm in arms}
+    runs = {arm.name: trained_runs(plan, arm, table.tasks) for arm in arms}
     refuse_recorded_confounds(
         {arm: {name: run.record for name, run in of_arm.items()} for arm, of_arm in runs.items()},
         {arm.name: plan.sections(arm.name, table.tasks) for arm in arms},
     )
     found = [_column_scores(plan, arms, column, reader) for column in columns]
+    losses = [pretraining_losses(runs[arm.name]) if table.pretraining else {} for arm in arms]
     reported = tuple(column.reported() for column in columns)
     return ReportedTable(
         name=table.name,
@@ -182,7 +176,14 @@ def _table(
         seeds=arms[0].seeds,
         planned_seeds=table.seeds_of(plan.study.arms[table.arms[0]]),
         columns=reported,
-        rows=tuple(_row(plan, arm, columns, found, runs[arm.name], table.published.get(arm.name, {})) for arm in arms),
+        rows=tuple(
+            replace(
+                _row(plan, arm, columns, found, runs[arm.name], table.published.get(arm.name, {})),
+                pretraining={name: MeasuredQuantity.of(values) for name, values in own.items()},
+                pretraining_difference=differences(own, losses[0]) if number else {},
+            )
+            for number, (arm, own) in enumerate(zip(arms, losses, strict=True))
+        ),
         intervals=_intervals(columns, found, len(arms[0].seeds)),
         verdicts=tuple(verdict.reported() for verdict in _verdicts(plan, table, columns, found)),
         chance=blind_guesses(world_folder(plan.study, arms[0], plan.folder), reported),
@@ -225,7 +226,7 @@ def _column_scores(plan: RunPlan, arms: Sequence[Arm], column: Column, reader: I
 
 
 def _score(path: Path, column: Column) -> float:
-    found = _read(path).get(column.metric)
+    found = read_result(path).get(column.metric)
     if not isinstance(found, int | float) or not math.isfinite(found):
         raise UserError(
             f"{path}: {column.metric} is {found}, expected a score of {column.task.name}'s split {column.split}; take "
@@ -263,30 +264,6 @@ def _columns(plan: RunPlan, arm: Arm, tasks: Sequence[str]) -> list[Column]:
     return columns
 
 
-def _trained_runs(plan: RunPlan, arm: Arm, tasks: Sequence[str]) -> dict[str, TrainedRun]:
-    """Reads every run of an arm: ``refcoco+/seed0`` -> what it wrote down."""
-    found = {}
-    for seed in arm.seeds:
-        runs = {f"pretraining/seed{seed}": (plan.run_of(arm.name, seed), "loss")} if arm.pretraining else {}
-        for task in tasks:
-            spec = plan.spec(arm.name, task)
-            run = plan.run_of(arm.name, seed, Work.fine_tuning(task))
-            runs[f"{spec.name}/seed{seed}"] = run, task_class(spec).metric
-        for name, (run, metric) in runs.items():
-            record = RunRecord.from_dict(_read(run.folder / "run.json"))
-            metrics = _read(run.folder / "metrics.json")
-            executed = metrics.get(EXECUTED)
-            last = metrics["last_validation"]
-            found[name] = TrainedRun(record, last, metric, executed, metrics.get(PATHS, executed))
-    return found
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"{path}: missing; run the study first (volta-switch study run)")
-    return read_object(path)
-
-
 def _row(
     plan: RunPlan,
     arm: Arm,
@@ -307,27 +284,6 @@ def _row(
         model=arm.model,
         parameters=parameters(plan.config(arm.name)),
         scores=tuple(scores),
-        flops=_training_flops(runs),
-        soft_minus_hard=_soft_minus_hard(runs),
+        flops=training_flops(runs),
+        soft_minus_hard=soft_minus_hard(runs),
     )
-
-
-def _training_flops(runs: Mapping[str, TrainedRun]) -> dict[str, TrackedFlops]:
-    """Returns each kind of run's operations of training on a pair, as each seed's run tracked them."""
-    found: dict[str, list[TrainedRun]] = {}
-    for name, run in runs.items():
-        found.setdefault(name.split("/")[0], []).append(run)
-    return {
-        kind: TrackedFlops(tuple(run.executed for run in of_kind), tuple(run.paths for run in of_kind))
-        for kind, of_kind in found.items()
-    }
-
-
-def _soft_minus_hard(runs: Mapping[str, TrainedRun]) -> dict[str, float]:
-    """Returns task run -> how much better soft routes validate than hard ones after the last epoch, in points."""
-    differences = {}
-    for name, run in runs.items():
-        last, metric = run.last_validation, run.metric
-        if run.record.entry_point == "train_task" and f"{metric}_soft_routes" in last:
-            differences[name] = last[f"{metric}_soft_routes"] - last[metric]
-    return differences

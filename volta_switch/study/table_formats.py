@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 from volta_switch.study.records import (
     ArmScore,
+    MeasuredQuantity,
     ReportedEstimate,
     ReportedTable,
     RoutesOverSeeds,
@@ -29,6 +30,10 @@ ROUTES_NOTE = (
     "drawn at random: what routes of their own are worth to samples. Samples are taken as they are; where a report is "
     "about drawn images (samples: ...), all seeds looked at the same ones."
 )
+PRETRAINING_NOTE = (
+    "The last validation of pre-training, with hard routes, in nats: the mean over seeds ± standard deviation; "
+    "differences are paired by seed, with 95 % intervals (Student's t)."
+)
 DIFFERENCES = ("vision less text", "one for all", "shuffled")  # quantities with a sign
 
 
@@ -44,11 +49,12 @@ def as_markdown(table: ReportedTable) -> str:
     text = tabulate(
         body, headers, tablefmt="github", disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1))
     )
+    losses = pretraining_as_markdown(table)
     notes = [_switch_note(row) for row in table.rows if row.soft_minus_hard]
     title = [f"**{table.title}**"] if table.title else []
     verdicts = [verdict.text for verdict in table.verdicts]
     notes += [FLOPS_NOTE] if table.shows_flops else []
-    return "\n\n".join([*title, *_partial(table), text, table.intervals, *notes, *verdicts])
+    return "\n\n".join([*title, *_partial(table), text, table.intervals, *losses, *notes, *verdicts])
 
 
 def as_latex(table: ReportedTable) -> str:
@@ -134,6 +140,32 @@ def _range(values: list[float]) -> str:
     return least if least == most else f"{least} to {most}"
 
 
+def pretraining_as_markdown(table: ReportedTable) -> list[str]:
+    """Returns the losses of pre-training's last validation, each with its difference to the first arm's; or nothing."""
+    headings, lines = pretraining_in_words(table)
+    if not lines:
+        return []
+    return [tabulate(lines, headings, tablefmt="github", disable_numparse=True), PRETRAINING_NOTE]
+
+
+def pretraining_in_words(table: ReportedTable) -> tuple[list[str], list[list[str]]]:
+    """Returns headings, and a line for each arm that was pre-trained; none unless the table shows it."""
+    names = list(next((row.pretraining for row in table.rows if row.pretraining), ()))
+    first = table.rows[0].arm if table.rows else ""
+    headings = ["pre-training", *(part for name in names for part in (name, f"{name}, less {first}'s"))]
+    lines = []
+    for row in table.rows:
+        if row.pretraining:
+            parts = [(row.pretraining[name], row.pretraining_difference.get(name)) for name in names]
+            shown = [(_quantity(own.estimate, 3), _difference(less)) for own, less in parts]
+            lines.append([row.arm, *(each for pair in shown for each in pair)])
+    return headings, lines
+
+
+def _difference(found: MeasuredQuantity | None) -> str:
+    return "–" if found is None else _quantity(found.estimate, 3, signed=True)
+
+
 def _partial(table: ReportedTable) -> list[str]:
     """Returns a line that says which seeds a table is of, where these are not all."""
     if table.seeds == table.planned_seeds:
@@ -173,7 +205,7 @@ def routes_in_words(found: Sequence[RoutesOverSeeds]) -> tuple[list[str], list[l
     return heads, lines
 
 
-def _quantity(estimate: ReportedEstimate, digits: int, signed: bool) -> str:
+def _quantity(estimate: ReportedEstimate, digits: int, signed: bool = False) -> str:
     """Returns a difference with its interval, all else with its spread."""
     sign = "+" if signed else ""
     value = f"{estimate.value:{sign}.{digits}f}"
