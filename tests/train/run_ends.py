@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import torch
 
 from synthetic_world import json_of
@@ -35,6 +36,17 @@ def logged(run):
     differing = ("time", "samples_per_second", "data_wait", "memory_gib")
     lines = (line for line in lines_of(run / "log.jsonl") if line["kind"] != "start")
     return [{name: value for name, value in line.items() if name not in differing} for line in lines]
+
+
+def close_numbers(found, expected, tolerance):
+    """Whether nested sections and lists have the same keys and, to the tolerance, the same numbers."""
+    if isinstance(expected, dict | list):
+        assert len(found) == len(expected) and (isinstance(expected, list) or found.keys() == expected.keys())
+        for key in expected if isinstance(expected, dict) else range(len(expected)):
+            close_numbers(found[key], expected[key], tolerance)
+    else:
+        assert found == (expected if expected is None else pytest.approx(expected, abs=tolerance, rel=tolerance))
+    return True
 
 
 def samples_by_step(run):

@@ -9,8 +9,9 @@ from torch import nn
 
 from volta_switch import UserError, load_config
 from volta_switch.data.batches.collate import Batch
+from volta_switch.model.encoder import routed
 from volta_switch.train.checkpoints import CheckpointStore
-from volta_switch.train.loop import LOG_EVERY, Trainer, routed
+from volta_switch.train.loop import LOG_EVERY, Trainer
 from volta_switch.train.optimisation import Hyperparameters, Learner, Validation, clipped_step
 from volta_switch.train.ranks import Ranks
 from volta_switch.train.replicas import Replicas

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from synthetic_world import equal_weights, json_of, log_of, weights_of
-from train.run_ends import logged, newest, samples_by_step
+from train.run_ends import close_numbers, logged, newest, samples_by_step
 from volta_switch import BertForVLPreTraining
 from volta_switch.command import run_command
 from volta_switch.train import pretraining
@@ -98,20 +98,26 @@ def same_training(run, whole):
     for line, wanted in zip(logged(run), logged(whole), strict=True):
         assert line.keys() == wanted.keys()
         # Attention is paid by the slots of a part's longest sample, so that operations depend on the division.
-        values = [name for name in line if name not in ("kind", "routes") and not name.endswith("flops_per_pair")]
+        values = [
+            name for name in line if name not in ("kind", "routes", "switchers") and not name.endswith("flops_per_pair")
+        ]
         assert all(line[name] == pytest.approx(wanted[name], abs=1e-5, rel=0) for name in values)
         for name, routes in wanted.get("routes", {}).items():
             found, expected = torch.tensor(line["routes"][name]), torch.tensor(routes)
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-5, msg=f"{name} at step {line['step']}")
+        assert close_numbers(line.get("switchers"), wanted.get("switchers"), 1e-4)
     left, right = weights_of(run, "pytorch_model_1.bin"), weights_of(whole, "pytorch_model_1.bin")
     for name, tensor in right.items():
         torch.testing.assert_close(left[name], tensor, rtol=0, atol=1e-5, msg=name)
     return True
 
 
-def test_two_processes_train_the_model_of_one(whole, of_two):
+def test_two_processes_train_the_model_of_one(world, whole, of_two):
     assert same_training(of_two, whole)
     assert json_of(of_two / "run.json")["processes"] == 2
+    watched = [line["switchers"] for line in logged(of_two) if line["kind"] == "valid"]
+    captions = json_of(world.captions / "annotations" / "caption_valid.json")
+    assert [each["pairs"] for each in watched] == [len(captions)] * 2
 
 
 @pytest.mark.parametrize(("processes", "parts"), [(1, 2), (2, 2)])

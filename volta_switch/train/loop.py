@@ -24,7 +24,6 @@ from volta_switch.data.batches.collate import Batch
 from volta_switch.data.batches.loader import Loader, lost_workers_explained, start_epoch
 from volta_switch.errors import Stopped, UserError
 from volta_switch.model.bert import switch_encoder
-from volta_switch.model.encoder import routed
 from volta_switch.model.noise import sample_keys
 from volta_switch.train.checkpoints import Checkpoint, CheckpointStore, TrainingProgress
 from volta_switch.train.device import autocast, out_of_memory_explained
@@ -41,6 +40,7 @@ from volta_switch.train.ranks import random_states, restore_random_states
 from volta_switch.train.replicas import Replicas
 from volta_switch.train.run_folder import BEST, FINISHED, RunFolder
 from volta_switch.train.step_log import Meter, RouteLog
+from volta_switch.train.switch_watch import SwitchWatch
 from volta_switch.weights import write_weights
 
 LOG_EVERY = 20  # optimiser steps, as VOLTA
@@ -90,6 +90,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         self.progress = TrainingProgress()
         self.meter, self.routes = Meter(self.device, self.ranks), RouteLog(self.learner, self.ranks)
+        self.watch = SwitchWatch(self.switch, self.run)
         self.stop = StopRequest()
         self.skipped = SkippedSteps(self.run, self.ranks, self.max_skipped)
         self.saved_at = time.monotonic()
@@ -107,6 +108,7 @@ class Trainer:
         self.validated_step = saved.plain.get("validated_step", -1)
         self.meter.restore(saved.plain["meter"])
         self.routes.restore(saved.plain.get("routes"))
+        self.watch.restore(saved.plain.get("switchers"))
         if self.scaler.is_enabled() and saved.plain["loss_scale"]:
             self.scaler.load_state_dict(saved.plain["loss_scale"])
         restore_random_states(saved.training, self.hyper.seed, self.progress.step, self.ranks)
@@ -270,7 +272,10 @@ class Trainer:
         self.skipped.refuse_idle(progress)
         validation.refuse_broken(self.run.path, progress.step)
         values = {"epoch": progress.epoch, "samples": progress.samples, "score": validation.score, **validation.metrics}
+        values |= self.watch.found
         self.run.log("valid", progress.step, values)
+        steps = self.steps_per_epoch * self.hyper.epochs
+        warnings = self.watch.collapse(progress.step, progress.step / min(steps, self.max_steps or steps))
         improved = validation.score > progress.best_score
         if improved:
             progress.best_score, progress.best_epoch = validation.score, progress.epoch
@@ -289,24 +294,17 @@ class Trainer:
             progress.batch = 0
         self._save()
         if self.ranks.first:
-            tqdm.write(said, sys.stderr)
+            tqdm.write("\n".join([said, *warnings]), sys.stderr)
 
     def _validation(self) -> Validation:
-        """Validates once; Switch-BERT's score is that of hard routes, soft routes are logged beside it."""
+        """Validates once, as ``SwitchWatch.validated`` says."""
         self.learner.eval()
         with autocast(self.device, self.precision):  # what evaluation computes afterwards
-            if self.switch is None:
-                return self.validate(self._until_stopped())
-            with routed(self.switch, "soft"):
-                soft = self.validate(self._until_stopped())
-            with routed(self.switch, "hard"):
-                hard = self.validate(self._until_stopped())
-        extra = {f"{name}_soft_routes": value for name, value in soft.metrics.items()}
-        return Validation(hard.score, {**hard.metrics, **extra})
+            return self.watch.validated(lambda: self.validate(self._until_stopped()))
 
     def _until_stopped(self) -> Iterator[Batch]:
         """Yields the batches of validation; a stop leaves the epoch to be validated when the run goes on."""
-        for batch in self.validation:
+        for batch in self.watch.noting(self.validation):
             self._stop_if(self.ranks.sums([float(self.stop.signal)])[0])
             yield batch
 
@@ -326,6 +324,7 @@ class Trainer:
             "loss_scale": self.scaler.state_dict(),
             "meter": self.meter.state(),
             "routes": self.routes.state(),
+            "switchers": self.watch.state(),
             "log_lines": self.run.log_lines,
             "validated_step": self.validated_step,
         }

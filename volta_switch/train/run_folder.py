@@ -22,6 +22,7 @@ import platform
 import shlex
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -156,15 +157,14 @@ class RunFolder:
             raise UserError(f"{error.filename}: cannot be removed ({error.strerror}); move it away") from None
 
     def log(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """Writes one line of ``log.jsonl``, and numbers to TensorBoard under ``<kind>/<name>``."""
+        """Writes one line of ``log.jsonl``, and numbers to TensorBoard under ``<kind>/<name>``, lists left out."""
         if self._log is None:
             return
         self._log.write({"kind": kind, "step": step, "time": round(time.time(), 3), **values})
         self.log_lines += 1
         if self._events is not None:
-            numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
             with writing(str(self.logdir)):
-                self._events.add({f"{kind}/{name}": float(value) for name, value in numbers.items()}, step)
+                self._events.add(dict(_numbers(kind, values)), step)
 
     def _hold(self) -> None:
         """Keeps other runs out of the folder until this process ends.
@@ -226,6 +226,15 @@ class RunFolder:
         for log in (self._log, self._ids, self._events, self._lock):
             if log is not None:
                 log.close()
+
+
+def _numbers(path: str, values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yields the numbers of nested sections by their paths."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(f"{path}/{name}", value)
+        elif isinstance(value, int | float):
+            yield f"{path}/{name}", float(value)
 
 
 def environment() -> dict[str, Any]:
