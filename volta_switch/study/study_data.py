@@ -69,7 +69,7 @@ def places(study: Study, arm: Arm, folder: Path) -> Places:
 def world_folder(study: Study, arm: Arm, folder: Path) -> Path:
     """Returns the folder of an arm's world: ``world`` is the first arm's; others' say where they differ from it."""
     first, own = (WorldSpec(**(each.world or {})).as_dict() for each in (next(iter(study.arms.values())), arm))
-    changed = [f"{key}-{own[key]}" for key in own if first[key] != own[key]]
+    changed = [f"{key}-{own.get(key)}" for key in {**first, **own} if first.get(key) != own.get(key)]
     return folder / "-".join(["world", *changed])
 
 

@@ -138,7 +138,7 @@ def _already_written(out: Path, spec: WorldSpec, overwrite: bool) -> bool:
         return not overwrite
     if not overwrite:
         wanted, found = spec.as_dict(), summary["spec"]
-        names = [name for name in wanted if found.get(name) != wanted[name]] or ["format"]
+        names = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)] or ["format"]
         raise UserError(f"{out}: holds another world ({', '.join(names)} differ); add --overwrite or give another OUT")
     return False
 

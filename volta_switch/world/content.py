@@ -24,7 +24,7 @@ OBJECTS = {
     "concap": (1, 4), "refer": (7, MAX_OBJECTS), "retrieval": (4, 6), "vqa": (2, 4), "nlvr2": (3, 5), "gqa": (2, 4),
 }  # fmt: skip
 MENTIONED = {"concap": 2, "retrieval": 3, "coco": 3}  # objects that a caption mentions, if there are as many
-RETRIEVAL_IMAGES = 100  # at most: of validation and of test
+RETRIEVAL_IMAGES = 100  # at most: of validation, and of test where the spec does not say how many
 CAPTIONS_PER_IMAGE = {"concap": 1, "retrieval": 5, "coco": 5}
 TRAIN_ITEMS, EVAL_ITEMS = 6, 4  # expressions, and questions, per image; statements per pair of images
 TRAIN_SETS, EVAL_SETS = 2, 1  # of each verdict per image
@@ -134,12 +134,12 @@ def _scenes_of(entries: list[Any]) -> list[Scene]:
 
 def _own_images(spec: WorldSpec, name: str) -> dict[str, list[Scene]]:
     """Draws the scenes of a data set that has images of its own, by split."""
-    counts = {"train": spec.images, "val": spec.eval_images, "test": spec.eval_images}
+    counts = {"train": spec.images, "val": spec.eval_images, "test": spec.test_images or spec.eval_images}
     if name == "concap":
         del counts["test"]
     elif name == "retrieval":
         few = min(RETRIEVAL_IMAGES, spec.eval_images)
-        counts = {"train": spec.images * 5 // 8, "val": few, "test": few}
+        counts = {"train": spec.images * 5 // 8, "val": few, "test": spec.test_images or few}
     elif name == "nlvr2":
         counts = {split: count // 4 * 4 for split, count in counts.items()}
     drawn = {}

@@ -43,7 +43,10 @@ class WorldSpec:
         seed: seeds scenes, texts, the detector's random embeddings and the spelling of words.
         images: training images of each data set (pre-training and every task have images of their own); for retrieval,
             where an image has five captions, five eighths as many; for NLVR2 they make half as many pairs.
-        eval_images: validation images, and as many test images, of each data set; retrieval uses at most 100 of them.
+        eval_images: validation images of each data set, and as many test images where ``test_images`` does not say how
+            many; retrieval uses at most 100 of them.
+        test_images: test images of each data set with images of its own, retrieval's included; None: ``eval_images``.
+            The other splits are the same with any number. COCO's test images are VQA's validation images.
         text_depth: 0 writes content words whole; k > 0 spells each in k + 1 word pieces of a small shared alphabet.
         vision_depth: layers of the fixed random network that the region features pass through; 0: linear in attributes.
         feature_size: F, width of a region feature.
@@ -57,6 +60,7 @@ class WorldSpec:
     seed: int = bounded(0, SEED)
     images: int = bounded(2000, whole(20, 10_000_000))
     eval_images: int = bounded(200, whole(10, 1_000_000))
+    test_images: int | None = bounded(None, OrNone(whole(10, 1_000_000)))
     text_depth: int = bounded(0, whole(0, 3))  # up to four pieces a word
     vision_depth: int = bounded(0, whole(0, 100))
     feature_size: int = bounded(64, whole(8, 65536))
@@ -72,8 +76,11 @@ class WorldSpec:
         object.__setattr__(self, "data_sets", _in_order(self.data_sets))
 
     def as_dict(self) -> dict:
-        """Returns the parameters as plain JSON values."""
-        return {**asdict(self), "data_sets": list(self.data_sets)}
+        """Returns the parameters as plain JSON values; ``test_images`` where it is given, as older worlds lack it."""
+        values = {**asdict(self), "data_sets": list(self.data_sets)}
+        if self.test_images is None:
+            del values["test_images"]
+        return values
 
 
 def _in_order(data_sets: tuple[str, ...]) -> tuple[str, ...]:
@@ -104,6 +111,7 @@ def add_world_arguments(parser: argparse.ArgumentParser) -> None:
         "seed": "seeds everything",
         "images": "training images of each data set",
         "eval_images": "validation, and as many test, images of each data set (retrieval: at most 100)",
+        "test_images": "test images of each data set (default: as many as --eval-images; COCO's stay as many)",
         "text_depth": "0: whole words; k: content words spelled in k + 1 word pieces that must be composed",
         "vision_depth": "layers of the fixed random network that features pass through",
         "feature_size": "width of a region feature",
@@ -115,8 +123,9 @@ def add_world_arguments(parser: argparse.ArgumentParser) -> None:
         field = {"classes": "num_classes", "attributes": "num_attributes"}.get(name, name)
         value = getattr(default, field)
         shown = text if value is None else f"{text} (default: {value})"
-        flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(flag, dest=field, type=range_of(WorldSpec, field), default=value, metavar="N", help=shown)
+        spellings = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
+        kind = range_of(WorldSpec, field)
+        parser.add_argument(*spellings, dest=field, type=kind, default=value, metavar="N", help=shown)
     based = ", ".join(f"{name} needs {described}" for name, described in IMAGES_OF.items())
     shown = f"those to write, of {' '.join(DATA_SETS)} (default: all; {based})"
     one = Choice(*DATA_SETS)
