@@ -38,7 +38,7 @@ from volta_switch.train.run_data import (
 )
 from volta_switch.weights import fingerprint, load_volta, read_weights
 
-_OF_TRAINING = ("initializer_range", "visual_target_weights", "anneal_rate", "fusion_method")
+_OF_TRAINING = ("initializer_range", "image_bias_range", "visual_target_weights", "anneal_rate", "fusion_method")
 
 
 def _is_of_training(field: str) -> bool:
