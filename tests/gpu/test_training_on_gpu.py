@@ -13,7 +13,7 @@ from gpu.device import DEVICE, gpu_proper, needs
 
 needs("msgpack", "safetensors", "tensorboard", "tqdm")
 
-from gpu.in_memory import trainer
+from gpu.in_memory import DROPOUT, trainer
 from model.parts_of_batches import MODELS as GOLDEN
 from volta_switch.train.device import prepare_device
 from volta_switch.train.flags import pretraining_flags
@@ -26,10 +26,10 @@ EPOCHS = 8  # of 4 steps
 FALL = {"mlm": 0.3, "loss": 0.7}
 
 
-def trained(tmp_path, model, *flags, epochs=EPOCHS):
+def trained(tmp_path, model, *flags, epochs=EPOCHS, overrides=DROPOUT):
     """A short run that has ended, and its lines of training, one a step."""
     common = ("--device", DEVICE, "--num_train_epochs", epochs, "--learning_rate", 3e-3, "--log_every", 1)
-    made = trainer(model, tmp_path, *common, *flags, rank=Ranks())
+    made = trainer(model, tmp_path, *common, *flags, overrides=overrides, rank=Ranks())
     with closing(made.run):
         made.fit()
     lines = [json.loads(line) for line in (made.run.path / "log.jsonl").read_text().splitlines()]
@@ -67,6 +67,17 @@ def test_losses_fall_in_float16_once_the_loss_scale_has_come_down(tmp_path, mode
     assert all(later in (before, before / 2) for before, later in itertools.pairwise(scales)), scales
     assert scales[0] <= 65536 and scales[-1] > 2**-6 and len(set(scales[-16:])) == 1, scales
     assert made.progress.step == len(lines) == 48
+    assert all(torch.isfinite(parameter).all() for parameter in made.learner.parameters())
+    assert fell_enough(lines), fell(lines)
+
+
+@pytest.mark.parametrize("model", ["ctrl_uniter", "ctrl_lxmert", "switchbert"])
+def test_float16_trains_from_random_weights_where_image_biases_are_drawn(tmp_path, model):
+    """No gradient is 1e5 then: on a CPU two steps are left out, and the scale ends at 16,384."""
+    drawn = (*DROPOUT, "image_bias_range=0.05")
+    made, lines = trained(tmp_path, model, "--precision", "fp16", overrides=drawn)
+    scales = [line["loss_scale"] for line in lines]
+    assert scales[-1] >= 2048 and len(set(scales[8:])) == 1, scales  # from 65,536: five steps are left out at most
     assert all(torch.isfinite(parameter).all() for parameter in made.learner.parameters())
     assert fell_enough(lines), fell(lines)
 

@@ -43,6 +43,22 @@ def test_fp16_scales_the_loss_and_lowers_the_scale_where_it_overflows(world, tmp
     assert newest(longer).plain["loss_scale"]["scale"] == scale
 
 
+@pytest.mark.parametrize("model", ["ctrl_uniter", "ctrl_lxmert", "switchbert"])
+def test_fp16_leaves_out_few_steps_where_image_biases_are_drawn(world, tmp_path, model):
+    """A step that overflows is left out and halves the scale of 65,536; ``test_first_gradients`` says why they do."""
+    flags = (*FLAGS, "--precision", "fp16", "--num_train_epochs", 12)
+    plain, drawn = (
+        world.run("train_concap", tmp_path / name, model, *flags, **fields)
+        for name, fields in (("plain", {}), ("drawn", {"image_bias_range": 0.05}))
+    )
+    scales = [[line["loss_scale"] for line in log_of(run, "train")] for run in (plain, drawn)]
+    assert [len(of_run) for of_run in scales] == [24, 24]
+    assert scales[0][-1] <= 65536 / 2**6 and scales[1][-1] >= 65536 / 2**4
+    assert all(torch.isfinite(tensor).all() for tensor in weights_of(drawn).values() if tensor.is_floating_point())
+    before, *_, after = (line["loss"] for line in log_of(drawn, "valid"))
+    assert after < before - 0.2
+
+
 def test_a_scaled_loss_trains_like_one_that_is_not(world, tmp_path, monkeypatch):
     """In float32, with the scale that float16 would have: the step is the same."""
     plain = world.run("train_concap", tmp_path / "plain", "ctrl_uniter", *FLAGS, "--clip_grad_norm", 0.5)

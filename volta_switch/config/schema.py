@@ -170,6 +170,11 @@ class Config:
     clf_hidden_size: int = bounded(1536, WIDTH)
     objective: int = bounded(0, Unread(0, why="train_concap.py --objective {value} says it"))
     # This project's
+    # Standard deviation of the initial biases of the map from region features to states; 0: they start at zero, as in
+    # VOLTA. A masked region's features are zeros: where a LayerNorm reads their projection alone (UNITER, LXMERT,
+    # InterBERT, Switch-BERT), a zero bias gives it zeros, and a gradient 1 / sqrt(layer_norm_eps) times too large. It
+    # decides the start alone: weights compute in VOLTA what they compute here. In VOLTA the plug-in does not read it.
+    image_bias_range: float = bounded(0.0, Number(0.0, 10.0))
     switch: SwitchConfig | None = bounded(None, OrNone(Section(SwitchConfig)))
     # optional label: the mode that each attention sublayer spells out; checked, not used
     route: tuple[str, ...] = bounded((), Many(Choice(*ATTENTION_MODES)))
@@ -209,4 +214,6 @@ class Config:
             values["switch"] = self.switch.to_dict()
         if not self.route:
             del values["route"]
+        if not self.image_bias_range:
+            del values["image_bias_range"]
         return json.loads(json.dumps(values))

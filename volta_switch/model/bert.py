@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -118,6 +118,12 @@ class BertModel(nn.Module):
             return self.embeddings(given, layout)
         text, word_table = self.embeddings.text(given, layout)
         return text, self.v_embeddings(given, layout), word_table
+
+    @property
+    def feature_projection(self) -> nn.Linear:
+        """The map from region features to states."""
+        embeddings = self.embeddings if self.shared_embeddings else self.v_embeddings
+        return cast(nn.Linear, embeddings.feature_projection)
 
     def pooled_positions(self, attention_mask: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Where the states lie that stand for the text and for the image, (B,) on the host; None where none is pooled.
@@ -266,6 +272,7 @@ def initialise(model: nn.Module, config: Config) -> None:
 
     Pre-training heads start from Xavier's uniform distribution, as in VOLTA; the switchers' last layers and VL-BERT's
     appearance at zero. Shared embeddings are included (VOLTA leaves theirs at standard deviation 1).
+    ``image_bias_range`` is drawn last, so that all other weights are what they are without it.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) or (isinstance(module, nn.Linear) and not name.startswith("cls.")):
@@ -281,6 +288,9 @@ def initialise(model: nn.Module, config: Config) -> None:
             module.start()
         elif isinstance(module, Switcher):
             module.reset()
+    for module in model.modules():
+        if isinstance(module, BertModel) and config.image_bias_range:
+            nn.init.normal_(module.feature_projection.bias, std=config.image_bias_range)
 
 
 def start_from_prior(head: nn.Module, probability: float) -> None:

@@ -80,6 +80,11 @@ class RegionProjection(nn.Module):
         self.image_embeddings = nn.Linear(config.v_feature_size, config.v_hidden_size)
         self.image_location_embeddings = nn.Linear(config.num_locs, config.v_hidden_size)
 
+    @property
+    def feature_projection(self) -> nn.Linear:
+        """The map from region features to states."""
+        return self.image_embeddings
+
 
 class ViLBertImageEmbeddings(RegionProjection):
     """ViLBERT: one LayerNorm over the sum of feature and location."""
@@ -126,6 +131,11 @@ class UniterEmbeddings(TextEmbeddings):
         self.image_location_layer_norm = nn.LayerNorm(D, eps=eps)
         self.v_LayerNorm = nn.LayerNorm(D, eps=eps)
 
+    @property
+    def feature_projection(self) -> nn.Linear:
+        """As ``RegionProjection.feature_projection``."""
+        return self.image_embeddings
+
     def forward(self, given: ModelInputs, layout: PackedLayout) -> Embedded:
         """Returns the embeddings of text (n_t, D) and regions (n_v, D), and the table of words (V, D)."""
         features = self.image_layer_norm(self.image_embeddings(layout.vision.pack(given.image_feat)))
@@ -145,6 +155,11 @@ class VisualBertEmbeddings(TextEmbeddings):
         self.projection = nn.Linear(config.v_feature_size, D)
         self.token_type_embeddings_visual = nn.Embedding(config.type_vocab_size, D)
         self.position_embeddings_visual = nn.Embedding(config.max_position_embeddings, D)
+
+    @property
+    def feature_projection(self) -> nn.Linear:
+        """As ``RegionProjection.feature_projection``."""
+        return self.projection
 
     def copy_text_tables(self) -> None:
         """Starts the visual type and position tables from the text's, as VisualBERT does."""
@@ -192,9 +207,14 @@ class VLBertEmbeddings(TextEmbeddings):
         self.visual_ln_text = nn.LayerNorm(D, eps=eps)
         self.visual_ln_object = nn.LayerNorm(D, eps=eps)
 
+    @property
+    def feature_projection(self) -> nn.Linear:
+        """As ``RegionProjection.feature_projection``."""
+        return cast(nn.Linear, self.obj_downsample[1])
+
     def start(self) -> None:
         """VL-BERT's own start: appearance enters with weight 0, masked features at 0."""
-        nn.init.xavier_uniform_(cast(nn.Linear, self.obj_downsample[1]).weight)
+        nn.init.xavier_uniform_(self.feature_projection.weight)
         nn.init.zeros_(self.object_mask_visual_embedding.weight)
         nn.init.zeros_(self.visual_ln_text.weight)
         nn.init.zeros_(self.visual_ln_object.weight)

@@ -39,7 +39,7 @@ from volta_switch.train.run_data import (
 from volta_switch.weights import fingerprint, load_volta, read_weights
 
 _OF_TRAINING = (
-    *("initializer_range", "initial_scale", "visual_target_weights", "fusion_method"),
+    *("initializer_range", "initial_scale", "image_bias_range", "visual_target_weights", "fusion_method"),
     *("anneal_rate", "anneal_share", "finetune_anneal_share"),
 )
 
