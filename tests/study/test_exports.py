@@ -57,7 +57,8 @@ def test_merged_cells_are_finished_and_give_the_same_tables_and_verdicts(finishe
     assert dry_run(study, folder).endswith("5 cells, 0 to run")
     here, there = make_tables(plan), make_tables(plan_of(*finished))
     assert here == there and here.tables[0].rows[0].scores[0].estimate.items > 0  # items travel, too
-    assert "Routes" in write_report(plan, here).read_text()
+    page = write_report(plan, here).read_text()
+    assert "Routes" in page and "While they train" in page  # validations travel with what they say of switchers
     assert not list((folder / "merged").rglob("*.bin")) and not list(folder.rglob("*_result.json"))
 
 
@@ -121,6 +122,21 @@ def test_what_is_no_cell_of_the_study_is_refused(finished, travelled, tmp_path, 
     with pytest.raises(UserError, match=re.escape(said)) as caught:
         merge_runs(finished[0], tmp_path / "out", [wrong])
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_runs_of_versions_that_did_not_watch_the_switchers_are_no_conflict(finished, travelled, tmp_path):
+    study, folder = finished
+    watched = []
+
+    def before(said):
+        for cell in said["cells"]:
+            for name in ("best_validation", "last_validation"):
+                found = cell["files"].get("metrics.json", {}).get(name, {}).pop("switchers", None)
+                watched.append(found is not None)
+
+    earlier = rewritten(travelled, tmp_path / "earlier.cells", before)
+    assert any(watched)
+    assert merge_runs(study, folder, [earlier]) == MergeCounts(merged=0, present=5, unused=0)
 
 
 def test_two_runs_of_one_cell_with_other_scores_are_a_conflict(finished, travelled, tmp_path, capsys):

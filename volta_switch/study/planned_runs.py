@@ -259,11 +259,15 @@ def scores_in(folder: Path) -> dict[str, float]:
 
 
 def scores_of(files: RunFiles) -> dict[str, float]:
-    """Returns every number that a run's files give as an outcome, by file and name; it is the same anywhere."""
+    """Returns every number that a run's files give as an outcome, by file and name; it is the same anywhere.
+
+    What validation says of switchers is left out: the same runs of earlier versions do not have it.
+    """
     found: dict[str, float] = {}
     for name in sorted(files):
         if name.endswith("metrics.json") or name == ROUTES_FILE:
             values = files[name] if name != ROUTES_FILE else {"metrics": files[name].get("metrics")}
             numbers = {key: value for key, value in flat(values).items() if isinstance(value, int | float)}
+            numbers = {key: value for key, value in numbers.items() if ".switchers." not in key}
             found |= {f"{name}: {key}": value for key, value in numbers.items()}
     return found

@@ -24,7 +24,8 @@ class TrainedRun:
     """What a training run wrote down."""
 
     record: RunRecord
-    last_validation: Mapping[str, float]
+    last_validation: Mapping[str, Any]
+    """Of the last epoch: metrics, and what it says of the switchers."""
     metric: str
     """Of the validation, by which the best weights were chosen."""
     executed: float | None

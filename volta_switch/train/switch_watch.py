@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,7 @@ from volta_switch.model.encoder import EncoderOutput, SwitchEncoder, routed
 from volta_switch.train.optimisation import Validation
 from volta_switch.train.run_folder import RunFolder
 
-# Switchers have collapsed where one route has this share of the pairs, and the information is below so many bits.
+# One route for all: it has this share of the pairs, and route and sample share less than so many bits.
 COMMONEST, INFORMATION = 0.99, 0.05
 UNTRAINED = 0.25  # of the run: until then, switchers that never told samples apart have not collapsed
 ROUNDING = 1e-12  # of a mean square: a variance below it is that of float32's rounding
@@ -83,10 +83,9 @@ class SwitchWatch:
         found = self.found.get("switchers")
         if found is None or self._encoder is None:
             return []
-        before, is_informed = self._collapsed, found["mutual_information"] >= INFORMATION
-        self._informed = self._informed or is_informed
-        is_one_route = found["commonest_share"] >= COMMONEST and not is_informed
-        self._collapsed = is_one_route and (before or self._informed or share >= UNTRAINED)
+        before = self._collapsed
+        self._informed = self._informed or found["mutual_information"] >= INFORMATION
+        self._collapsed = is_one_route(found) and (before or self._informed or share >= UNTRAINED)
         if before or not self._collapsed:
             return []
         temperature = float(self._encoder.temperature)
@@ -148,6 +147,11 @@ class SwitchWatch:
             return {}
         places = [(block, index) for block, index, _ in switchers]
         return {"switchers": described(routes, sums, places, options, self._encoder.depth)}
+
+
+def is_one_route(found: Mapping[str, Any]) -> bool:
+    """Tells of what ``described`` returned whether all samples take one route, and the probabilities agree with it."""
+    return found["commonest_share"] >= COMMONEST and found["mutual_information"] < INFORMATION
 
 
 def described(

@@ -99,6 +99,16 @@ def test_active_paths_are_drawn_and_averaged_where_they_were_tracked(values):
     assert arms["ctrl_uniter"]["trained"]["training_paths"] == arms["ctrl_uniter"]["trained"]["training_executed"]
 
 
+def test_switchers_are_summed_up_over_training_where_they_were_watched(values):
+    first, last = 0.5, pytest.approx((1.0 + 0.8 + 0.8) / 3)
+    expected = {
+        "arm": "switchbert", "seeds": [0, 1, 2], "commonest_share": [first, first, last],
+        "distinct_routes": [12, 12, 3], "mutual_information": [1.5, 1.5, pytest.approx((0.01 + 0.61 + 0.61) / 3)],
+        "collapsed": 1,
+    }  # fmt: skip
+    assert values["switchers"] == [{**expected, "work": work} for work in ("pre-training", "refcoco+")]
+
+
 def test_curves_leave_out_what_an_earlier_run_in_the_folder_logged(tmp_path):
     def valid(epoch, score):
         return {"kind": "valid", "epoch": epoch, "step": epoch + 1, "samples": 10 * (epoch + 1), "score": score}

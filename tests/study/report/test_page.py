@@ -4,6 +4,7 @@ import base64
 import hashlib
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -104,6 +105,13 @@ def test_links_lead_to_places_on_the_page(parsed):
     assert len(places) == len(set(places))
     targets = {link["href"][1:] for link in parsed.named("a")}
     assert targets <= set(places) and {"main", "table-1", "table-2", "verdicts", "confounds-2"} <= targets
+
+
+def test_switchers_over_training_have_a_table_where_any_were_watched(written, text):
+    assert "0.500 → 0.500 → 0.867" in text and "12 → 12 → 3" in text and "1.50 → 1.50 → 0.41" in text
+    assert text.count('<td class="number">1 of 3</td>') == 2
+    found = collect(written.plan, written.tables)
+    assert "While they train" not in render(replace(found, switchers=()), draw(found))
 
 
 def test_headings_go_down_one_level_at_a_time(parsed):

@@ -40,6 +40,7 @@ from volta_switch.study.report.runs import (
     environments,
     every_run,
 )
+from volta_switch.study.report.switchers import WatchedRuns, watched_runs
 from volta_switch.study.route_reports import read_routes
 from volta_switch.study.run_plan import RunPlan
 from volta_switch.study.study_data import world_folder
@@ -118,6 +119,8 @@ class ReportData(Record):
     routes: tuple[CollectedRoutes, ...]
     """Of the first seeds."""
     routes_over_seeds: tuple[RoutesOverSeeds, ...]
+    switchers: tuple[WatchedRuns, ...]
+    """Over training, of the arms that switch."""
     confounds: tuple[ConfoundCheck, ...]
     """What was compared, for each table."""
     runs: tuple[RunSummary, ...]
@@ -143,6 +146,7 @@ def collect(plan: RunPlan, results: StudyResults) -> ReportData:
         cost=costs_of(plan, done, routes),
         routes=routes,
         routes_over_seeds=tuple(each for each in results.routes if len(each.seeds) > 1),
+        switchers=watched_runs(plan, done),
         confounds=tuple(confounds_of(plan, table) for table in plan.study.tables),
         runs=runs,
         commands=commands_of(runs),
