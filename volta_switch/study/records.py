@@ -210,7 +210,7 @@ class ReportedColumn(Record):
     """Of retrieval: images of the pools within which it ranks; None: the whole split is one pool."""
 
     @property
-    def where(self) -> str:
+    def scope(self) -> str:
         """The split, and its pools: "test", or "test, in pools of 100 images"."""
         return self.split if self.pool_images is None else f"{self.split}, in pools of {self.pool_images} images"
 

@@ -247,11 +247,12 @@ class RunPlan:
             task: as the study's file calls it.
             flags: of the training, and of the test where that counts.
         """
-        if arm.world is not None:
-            return self.places(arm.name).identity
         spec = self.spec(arm.name, task)
         split = None if flags.written.get("test") is None else test_split(spec, flags)
         pools = [] if split is None or spec.pool_images is None else [{"pool_images": spec.pool_images}]
+        if arm.world is not None:
+            identity = self.places(arm.name).identity
+            return [identity, *pools] if pools else identity
         found = self.data.of_task(dict(arm.data), spec, self.tested_spec(arm.name, task), flags, split)
         return [found, spec.deciding(), *(getattr(spec, name) for name in LEARNING_SETTINGS), *pools]
 
