@@ -313,6 +313,7 @@ WIDTH = whole(1, 65536)  # units of a layer
 COUNT = whole(1, 1_000_000_000)
 COUNT_OR_NONE = whole(0, 1_000_000_000)
 BATCH_SIZE = whole(1, 1_000_000)
+POOL_IMAGES = whole(2, 1_000_000)
 EPOCHS = whole(1, 1_000_000)
 LEARNING_RATE = Number(0.0, 100.0)  # of 0: nothing is learnt
 WARMUP_PROPORTION = FRACTION  # of all optimiser steps

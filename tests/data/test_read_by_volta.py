@@ -30,7 +30,7 @@ from volta_switch.data.feature_files import open_features
 from volta_switch.tasks.gqa import load_gqa
 from volta_switch.tasks.nlvr2 import Nlvr2Dataset, load_nlvr2
 from volta_switch.tasks.refer import ReferDataset, load_refer
-from volta_switch.tasks.retrieval_dataset import RetrievalDataset, RetrievalPool, load_hard_negatives, load_retrieval
+from volta_switch.tasks.retrieval_dataset import RetrievalDataset, RetrievalPairs, load_hard_negatives, load_retrieval
 from volta_switch.tasks.snli_ve import load_snli_ve
 from volta_switch.tasks.vqa import VqaDataset, load_vqa
 from volta_switch.world import task_file as paths
@@ -131,7 +131,7 @@ def test_retrieval_in_evaluation(volta_world, name, split) -> None:
     file = root / "annotations" / f"{split}_ann.jsonl"
     theirs = theirs_of("RetrievalDatasetVal", task, split, volta_world, features, root, annotations=file)
     annotations = load_retrieval(volta_world.ours / file, "id" if name == "coco" else "img_path")
-    ours = ours_of(RetrievalPool, annotations, volta_world, features)
+    ours = ours_of(RetrievalPairs, annotations, volta_world, features)
     images, layout = len(annotations.image_ids), BatchLayout("first", text_length=LENGTH, num_boxes=36)
     assert len(theirs) == 2 * len(annotations.captions) > 0
     for index in range(len(theirs)):
@@ -161,7 +161,7 @@ def test_retrieval_in_training(volta_world, name, split) -> None:
     ours = ours_of(RetrievalDataset, annotations, volta_world, features, **options)
     first_five = [volta_world.tokenizers.ours.encode(text, LENGTH) for text in annotations.captions[:5]]
     layout = BatchLayout("first", text_length=LENGTH, num_boxes=36)
-    pool = ours_of(RetrievalPool, annotations, volta_world, features)
+    pool = ours_of(RetrievalPairs, annotations, volta_world, features)
     images = pool.image_inputs(range(len(annotations.image_ids)), layout)["image_feat"].numpy()
     random.seed(1), np.random.seed(1)
     assert len(theirs) == len(ours)

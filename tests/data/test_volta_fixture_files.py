@@ -36,7 +36,7 @@ from volta_switch.data.files.json_files import read_json, read_json_lines
 from volta_switch.data.tokenizer import check_vocab_size
 from volta_switch.tasks.nlvr2 import load_nlvr2
 from volta_switch.tasks.refer import load_refer
-from volta_switch.tasks.retrieval_dataset import RetrievalDataset, RetrievalPool, load_retrieval
+from volta_switch.tasks.retrieval_dataset import RetrievalDataset, RetrievalPairs, load_retrieval
 from volta_switch.tasks.vqa import load_vqa
 
 REGIONS = {"flickr30k": (100, 600), "mscoco": (5, 25), "nlvr2": (8, 32), "refcoco+": (6, 45)}  # images, regions
@@ -246,7 +246,7 @@ def test_flickr30ks_negatives(compat) -> None:
 
 def test_flickr30ks_evaluation_has_every_caption_and_image() -> None:
     annotations = load_retrieval(FLICKR / "annotations" / "test_ann.jsonl")
-    pool = RetrievalPool(annotations, features("flickr30k"), TOKENIZER, num_locs=5)
+    pool = RetrievalPairs(annotations, features("flickr30k"), TOKENIZER, num_locs=5)
     images = pool.image_inputs(range(20), BatchLayout("first", num_boxes=36))
     store = features("flickr30k")
     for row, image_id in enumerate(annotations.image_ids):

@@ -266,7 +266,7 @@ def test_ties_are_told(world, tested, tmp_path, monkeypatch, name, metric):
     task = build_task(test.spec, config, Tokenizer(config.bert_model), DataOptions())
     model = world.task_model(task)
     if name == RETRIEVAL:
-        pool = task.pool(test.split)
+        pool = task.pairs(test.split)
         result = task.ranked(coarse(task.scorer(model, pool, 16, CPU).whole()), pool.caption_image)
     else:
         exact = task.scores

@@ -142,7 +142,7 @@ def test_the_score_matrix_is_that_of_every_pair_by_itself(world, few, model, bat
     matrix, one_by_one = pairs(task, network, lambda inputs: network("TASK8", **inputs).scores[0, 0], batch_size)
     np.testing.assert_allclose(matrix, one_by_one, rtol=1e-4, atol=1e-5)
     assert matrix.shape[1] == 4 < matrix.shape[0] and matrix.std() > 1e-3 and matrix.dtype == np.float32
-    caption_image = task.pool("test").caption_image
+    caption_image = task.pairs("test").caption_image
     assert retrieval_metrics(matrix, caption_image) == retrieval_metrics(one_by_one, caption_image)
 
 
@@ -170,7 +170,7 @@ def test_zero_shot_scores_are_the_matching_heads_probabilities(world, config, fe
 
 def pairs(task, network, score, batch_size=7):
     """The score matrix, and the same matrix made pair by pair without padding."""
-    pool = task.pool("test")
+    pool = task.pairs("test")
     matrix = task.scorer(network, pool, batch_size, CPU).whole()
     single = np.empty_like(matrix)
     with torch.inference_mode():
@@ -184,7 +184,7 @@ def test_the_retrieval_test_is_over_all_pairs(world, config):
     task = world.task("retrieval", config)
     network = world.task_model(task)
     evaluation = task.test(network, "test", 16, CPU)
-    pool = task.pool("test")
+    pool = task.pairs("test")
     scores = task.scorer(network, pool, 16, CPU).whole()
     assert evaluation.metrics == retrieval_metrics(scores, pool.caption_image)
     assert evaluation.score == evaluation.metrics["ir_r1"]

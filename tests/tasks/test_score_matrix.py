@@ -113,7 +113,7 @@ def test_scores_that_are_no_numbers_are_refused(world, weights, command, tmp_pat
         state[name] = state[name] * 1e25  # finite, and products of products with it are not
     torch.save(state, tmp_path / "vast.bin")
     argv = command(tmp_path / "out", "--from_pretrained", tmp_path / "vast.bin")
-    first = world.task("retrieval", world.config("ctrl_uniter")).pool("test").image_ids[0]
+    first = world.task("retrieval", world.config("ctrl_uniter")).pairs("test").image_ids[0]
     message = refusal(evaluation.main_retrieval, argv, capsys)
     assert message == f"image '{first}': a score is no finite number; are the weights or the features damaged?"
 

@@ -17,6 +17,7 @@ from tasks.all_pairs import RUN, annotations_of_the_test_split, check_finished, 
 from volta_switch import BertForVLPreTraining, UserError
 from volta_switch.checksums import SUMS
 from volta_switch.tasks import features_path, retrieval_scores
+from volta_switch.tasks.retrieval_pools import PairBlock
 from volta_switch.train import evaluation
 
 pytestmark = pytest.mark.usefixtures("small_parts")
@@ -191,7 +192,7 @@ def test_files_of_others_in_the_folder_are_left_alone(evaluate, begun, whole):
 
 
 def test_scores_are_kept_on_request_only(world, evaluate, command, whole, tmp_path):
-    captions = world.task("retrieval", world.config("ctrl_uniter")).pool("test").caption_image
+    captions = world.task("retrieval", world.config("ctrl_uniter")).pairs("test").caption_image
     assert whole.scores.shape == (len(captions), 10) and whole.scores.dtype == np.float32
     plain = [flag for flag in command(tmp_path / "plain") if flag != "--keep_scores"]
     assert evaluation.main_retrieval(plain) == whole.result
@@ -221,7 +222,8 @@ def test_every_flipped_byte_of_a_part_is_found(evaluate, begun, whole, scored, c
     content = part.read_bytes()
     for place in (0, 9, len(content) // 2, len(content) - 33, len(content) - 1):  # also of the header and the checksum
         part.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-        parts = retrieval_scores.ScoreParts(part.parent, json.loads((part.parent / "identity.json").read_text()), 1, 1)
+        known = json.loads((part.parent / "identity.json").read_text())
+        parts = retrieval_scores.ScoreParts(part.parent, known, [PairBlock(range(1), range(1))])
         parts._mark = part.name.split("_")[1]
         assert parts._read(0) is None and "its checksum is not its content's" in capsys.readouterr().err
 
@@ -241,7 +243,8 @@ def test_a_matrix_never_holds_columns_of_two_models_even_without_locks(tmp_path,
     """One process discards and begins anew while another, of other weights, is half through."""
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)
     monkeypatch.setattr(retrieval_scores, "PART_IMAGES", 2)
-    first, second = (retrieval_scores.ScoreParts(tmp_path / "scores", {"weights": name}, 3, 4) for name in "ab")
+    split = [PairBlock(range(3), range(4))]
+    first, second = (retrieval_scores.ScoreParts(tmp_path / "scores", {"weights": name}, split) for name in "ab")
     first.open()
     first._write(0, np.full((3, 2), 1.0, np.float32))
     second.open(restart=True)

@@ -136,8 +136,8 @@ def test_processes_that_cannot_meet_say_so(command, tmp_path, monkeypatch, capsy
 
 
 def test_a_disk_that_is_not_shared_is_named(world, weights, evaluate, tmp_path, monkeypatch, capsys):
-    pool = world.task("retrieval", world.config("ctrl_uniter")).pool("test")
-    parts = retrieval_scores.ScoreParts(tmp_path / "scores", {}, len(pool), len(pool.image_ids))
+    pairs = world.task("retrieval", world.config("ctrl_uniter")).pairs("test")
+    parts = retrieval_scores.ScoreParts(tmp_path / "scores", {}, pairs.pools)
     parts.open()
     with pytest.raises(
         UserError, match=r"part_\w+_00000\.npy: missing after all processes have finished; they must share"

@@ -140,7 +140,7 @@ def test_zero_shot_retrieval_takes_half_precision_features(world, tmp_path) -> N
         task = world.task("retrieval", config, features=store)
         if not store:
             repack([features_path(task.spec, "test")], tmp_path / "store")
-        scorer = task.scorer(model, task.pool("test"), 16, torch.device("cpu"))
+        scorer = task.scorer(model, task.pairs("test"), 16, torch.device("cpu"))
         scores.append(scorer.whole())
     assert not np.array_equal(*scores) and scores[1] == pytest.approx(scores[0], abs=1e-3)
 

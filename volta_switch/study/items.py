@@ -53,7 +53,7 @@ class Evaluated(FinishedTest):
         spec = self.spec
         files = (spec.dataroot, spec.train_annotations_jsonpath, spec.val_annotations_jsonpath)
         where = tuple(str(spec.path(name).resolve()) if name else "" for name in files)
-        return spec.type, spec.name, self.split, spec.val_split, spec.num_labels, where
+        return spec.type, spec.name, self.split, spec.val_split, spec.num_labels, spec.pool_images, where
 
 
 @dataclass(frozen=True, eq=False)

@@ -208,10 +208,18 @@ class ReportedColumn(Record):
     key: str = ""
     """The task file's."""
     split: str = ""
+    pool_images: int | None = None
+    """Of retrieval: images of the pools within which it ranks; None: the whole split is one pool."""
+
+    @property
+    def scope(self) -> str:
+        """The split, and its pools: "test", or "test, in pools of 100 images"."""
+        return self.split if self.pool_images is None else f"{self.split}, in pools of {self.pool_images} images"
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the column as JSON values, in the order that ``table.json`` has always had."""
-        return {name: getattr(self, name) for name in ("task", "key", "metric", "split", "heading")}
+        found = {name: getattr(self, name) for name in ("task", "key", "metric", "split", "heading")}
+        return found if self.pool_images is None else {**found, "pool_images": self.pool_images}
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,9 @@ from volta_switch.study.planned_runs import (
     works_of,
 )
 from volta_switch.study.records import Flags
-from volta_switch.study.study_data import DataIdentities, places, test_split, world_folder
+from volta_switch.study.study_data import DataIdentities, places, test_pools, test_split, world_folder
 from volta_switch.tasks import TaskSpec, load_task, task_class
+from volta_switch.tasks.retrieval import check_pools
 from volta_switch.world.spec import WorldSpec
 
 LEARNING_SETTINGS = ("batch_size", "lr", "num_epoch", "fusion_method", "train_split", "val_split")  # of a task's entry
@@ -127,8 +128,9 @@ class RunPlan:
         return self._specs[arm, task]
 
     def tested_spec(self, arm: str, task: str) -> TaskSpec:
-        """Returns the same with the annotations that the flags of the arm's test name."""
+        """Returns the same with the annotations and the pools that the flags of the arm's test name."""
         spec, flags = self.spec(arm, task), self.study.arms[arm].tasks[task]
+        spec = replace(spec, pool_images=test_pools(spec, flags))
         given = flags.test.get("val_annotations_jsonpath")
         return replace(spec, val_annotations_jsonpath=str(given), val_split=test_split(spec, flags)) if given else spec
 
@@ -208,6 +210,7 @@ class RunPlan:
     def _task_run(self, arm: Arm, seed: int, task: str) -> PlannedRun:
         needed = self._of.get((arm.name, seed, PRETRAINING))
         spec, flags, stem = self.spec(arm.name, task), arm.tasks[task], find_config(arm.model).stem
+        check_pools(self.tested_spec(arm.name, task), test_split(spec, flags))
         key, training = (
             self._task_key(arm, seed, task, given, "" if needed is None else needed.key)
             for given in (flags, flags.training_alone)
@@ -244,12 +247,14 @@ class RunPlan:
             task: as the study's file calls it.
             flags: of the training, and of the test where that counts.
         """
-        if arm.world is not None:
-            return self.places(arm.name).identity
         spec = self.spec(arm.name, task)
         split = None if flags.written.get("test") is None else test_split(spec, flags)
+        pools = [] if split is None or spec.pool_images is None else [{"pool_images": spec.pool_images}]
+        if arm.world is not None:
+            identity = self.places(arm.name).identity
+            return [identity, *pools] if pools else identity
         found = self.data.of_task(dict(arm.data), spec, self.tested_spec(arm.name, task), flags, split)
-        return [found, spec.deciding(), *(getattr(spec, name) for name in LEARNING_SETTINGS)]
+        return [found, spec.deciding(), *(getattr(spec, name) for name in LEARNING_SETTINGS), *pools]
 
     def _task_commands(
         self, arm: Arm, seed: int, spec: TaskSpec, flags: TaskFlags, folder: Path, needed: PlannedRun | None

@@ -22,7 +22,7 @@ from volta_switch.errors import UserError
 from volta_switch.files import find_object, write_json
 from volta_switch.hub import find_bert
 from volta_switch.study.arms import Arm, TaskFlags
-from volta_switch.study.command_lines import DATA_KEYS, DATA_ROOT, Places
+from volta_switch.study.command_lines import DATA_KEYS, DATA_ROOT, Places, as_flags
 from volta_switch.study.plan import Study
 from volta_switch.study.planned_runs import KnownData
 from volta_switch.study.records import Flags, ReportedColumn
@@ -93,11 +93,17 @@ def test_split(spec: TaskSpec, flags: TaskFlags) -> str:
     return str(flags.test.get("split", spec.val_split))
 
 
+def test_pools(spec: TaskSpec, flags: TaskFlags) -> int | None:
+    """Returns the images of a pool of retrieval's test (``retrieval_pools``), as the flags or the entry have them."""
+    given = as_flags({"pool_images": flags.test.get("pool_images")})
+    return int(given[1]) if given else spec.pool_images
+
+
 def blind_guesses(world: Path, columns: Sequence[ReportedColumn]) -> tuple[float, ...]:
     """Returns the best score without looking, in percent, per column; empty where the data are no synthetic world.
 
-    Referring expressions and retrieval: at random; VQA and GQA: the commonest answer to each kind of question; NLVR2
-    and SNLI-VE: the commonest label.
+    Referring expressions and retrieval: at random (of retrieval in pools, within one); VQA and GQA: the commonest
+    answer to each kind of question; NLVR2 and SNLI-VE: the commonest label.
     """
     path = world / "world.json"
     if not is_there(path):
@@ -107,6 +113,8 @@ def blind_guesses(world: Path, columns: Sequence[ReportedColumn]) -> tuple[float
     for column in columns:
         data, guess = BLIND_GUESSES[column.task]
         share = balance[data]["val" if column.split.startswith("val") else "test"][guess]
+        if column.pool_images is not None:
+            share = 1 / column.pool_images
         # A statement is true of some pairs and false of others: one guess for all of them is never consistent.
         found.append(0.0 if column.metric == "consistency" else 100 * share)
     return tuple(found)

@@ -66,7 +66,8 @@ class Column:
 
     def reported(self) -> ReportedColumn:
         """Returns the column as made tables have it."""
-        return ReportedColumn(self.task.name, self.metric, self.heading, self.task.key, self.split)
+        task = self.task
+        return ReportedColumn(task.name, self.metric, self.heading, task.key, self.split, task.pool_images)
 
 
 @dataclass(frozen=True)
@@ -258,7 +259,7 @@ def _intervals(columns: list[Column], scored: list[ColumnScores], seeds: int) ->
 def _columns(plan: RunPlan, arm: Arm, tasks: Sequence[str]) -> list[Column]:
     columns = []
     for task in tasks:
-        spec = plan.spec(arm.name, task)
+        spec = plan.tested_spec(arm.name, task)
         split = test_split(spec, arm.tasks[task])
         columns += [Column(task, spec, metric, split) for metric in task_class(spec).headline]
     return columns

@@ -68,6 +68,21 @@ def retrieval_ranks(
     }
 
 
+def ranks_in_pools(scores: np.ndarray, caption_image: np.ndarray, *, volta_ties: bool = False) -> dict[str, np.ndarray]:
+    """``retrieval_ranks`` within each pool of consecutive images, in the order of the captions and of the images.
+
+    Args:
+        scores: (captions, N), of each caption with the N images of its own pool.
+        caption_image: (captions,) the index of each caption's image among those of all pools.
+    """
+    size, ranks = scores.shape[1], []
+    for number in range(int(caption_image.max()) // size + 1):
+        inside = caption_image // size == number
+        own = caption_image[inside] - number * size
+        ranks.append(retrieval_ranks(scores[inside], own, volta_ties=volta_ties))
+    return {direction: np.concatenate([found[direction] for found in ranks]) for direction in ranks[0]}
+
+
 def retrieval_metrics(scores: np.ndarray, caption_image: np.ndarray, *, volta_ties: bool = False) -> dict[str, float]:
     """``rank_metrics`` of the ranks that scores (captions, images) give."""
     return rank_metrics(retrieval_ranks(scores, caption_image, volta_ties=volta_ties))

@@ -1,4 +1,4 @@
-"""Image-text retrieval (Flickr30k, COCO): 4-way training, all pairs in the test."""
+"""Image-text retrieval (Flickr30k, COCO): 4-way training, all pairs in the test, or all within pools of its images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from volta_switch.data.batches.collate import Batch
     from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks
-    from volta_switch.tasks.retrieval_dataset import RetrievalAnnotations, RetrievalDataset, RetrievalPool
+    from volta_switch.tasks.retrieval_dataset import RetrievalAnnotations, RetrievalDataset, RetrievalPairs
     from volta_switch.tasks.retrieval_scores import PairScorer
 
 ALTERNATIVES = 4  # the pair, a random caption, a random image, a hard-negative caption
@@ -103,15 +103,15 @@ class RetrievalTask(Task):
     def test(
         self, model: BertForVLTasks | BertForVLPreTraining, split: str, batch_size: int, device: torch.device
     ) -> Evaluation:
-        """R@1, 5, 10 in both directions over all image-caption pairs.
+        """R@1, 5, 10 in both directions over all image-caption pairs, or over those within pools (``pool_images``).
 
         Over a multiple of 1000 images (COCO's 5000) also the means over its thousands, ``ir_r1_1k`` and so on.
         A pre-training model is tested zero-shot, by the probability that its matching head gives to "aligned".
         Results hold the indices of the 20 best images per caption, as VOLTA's.
         """
         self.check_model(model)
-        pool = self.pool(split)
-        return self.ranked(self.scorer(model, pool, batch_size, device).whole(), pool.caption_image)
+        pairs = self.pairs(split)
+        return self.ranked(self.scorer(model, pairs, batch_size, device).whole(), pairs.caption_image)
 
     def check_model(self, model: BertForVLTasks | BertForVLPreTraining) -> None:
         """Refuses a model that cannot score a pair.
@@ -124,39 +124,43 @@ class RetrievalTask(Task):
         if isinstance(model, BertForVLPreTraining) and model.config.fusion_method == "none":
             raise UserError("zero-shot retrieval needs a model with a matching head (fusion_method is none)")
 
-    def pool(self, split: str) -> RetrievalPool:
-        """All captions and images of a split."""
-        from volta_switch.tasks.retrieval_dataset import RetrievalPool
+    def pairs(self, split: str) -> RetrievalPairs:
+        """All captions and images of a split; UserError where the images do not fill whole pools."""
+        from volta_switch.tasks.retrieval_dataset import RetrievalPairs
 
-        return RetrievalPool(annotations_of(self.spec, split), self.store(split), self.tokenizer, **self.sizes)
+        annotations, sizes = annotations_of(self.spec, split), {**self.sizes, "pool_images": self.spec.pool_images}
+        return RetrievalPairs(annotations, self.store(split), self.tokenizer, **sizes)
 
     def scorer(
         self,
         model: BertForVLTasks | BertForVLPreTraining,
-        pool: RetrievalPool,
+        pairs: RetrievalPairs,
         batch_size: int,
         device: torch.device,
     ) -> PairScorer:
-        """What scores the pairs of a pool, ``batch_size`` of them at once."""
+        """What scores the pairs of a split, ``batch_size`` of them at once."""
         from volta_switch.tasks.retrieval_scores import PairScorer
 
-        return PairScorer(model, pool, self.layout, self.spec.key, batch_size, device)
+        return PairScorer(model, pairs, self.layout, self.spec.key, batch_size, device)
 
     def ranked(self, scores: np.ndarray, caption_image: np.ndarray) -> Evaluation:
-        """The metrics of scores (captions, images), where ``caption_image`` is the index of each caption's image."""
+        """The metrics of scores (captions, images of a pool), by the index of each caption's image (captions,)."""
         import numpy as np
 
-        from volta_switch.tasks.metrics import best_first, mean_of_folds, rank_metrics, retrieval_ranks
+        from volta_switch.tasks.metrics import best_first, mean_of_folds, rank_metrics, ranks_in_pools
 
-        ties = self.options.volta_compat
-        ranks = retrieval_ranks(scores, caption_image, volta_ties=ties)
+        ties, size = self.options.volta_compat, scores.shape[1]
+        ranks = ranks_in_pools(scores, caption_image, volta_ties=ties)
         metrics = rank_metrics(ranks)
-        if scores.shape[1] > FOLD and scores.shape[1] % FOLD == 0:
+        if self.spec.pool_images is None and size > FOLD and size % FOLD == 0:
             folds = mean_of_folds(scores, caption_image, FOLD, volta_ties=ties)
             metrics |= {f"{name}_1k": value for name, value in folds.items()}
         best = best_first(scores) if ties else np.argsort(-scores, axis=1, kind="stable")
+        best = best[:, :20] + (caption_image - caption_image % size)[:, None]  # of the split, not of the pool
         lists = {direction: found.tolist() for direction, found in ranks.items()}
-        return Evaluation(metrics["ir_r1"], metrics, best[:, :20].tolist(), ranks=lists)
+        pools = {"pools": f"{len(ranks['tr']) // size} of {size} images each, ranked within each"}
+        notes = {} if self.spec.pool_images is None else pools
+        return Evaluation(metrics["ir_r1"], metrics, best.tolist(), notes, ranks=lists)
 
     @classmethod
     def graded_file(cls, test: FinishedTest, metric: str) -> Path:
@@ -184,6 +188,22 @@ class RetrievalTask(Task):
             return list(zip(names, [images[place] for place in places], right, strict=True))
 
         return grade
+
+
+def check_pools(spec: TaskSpec, split: str) -> None:
+    """Refuses a split whose images do not fill whole pools, before anything is trained or scored.
+
+    Raises:
+        UserError: its captions are there, and their number of lines is no multiple of the entry's ``pool_images``.
+    """
+    from volta_switch.tasks.retrieval_pools import refuse_uneven
+
+    if spec.pool_images is None or spec.type not in RetrievalTask.heads:
+        return
+    path = captions_file(spec, split)
+    if is_there(path) and path.is_file():
+        lines = sum(bool(line.strip()) for line in path.read_bytes().splitlines())
+        refuse_uneven(lines, spec.pool_images, str(path))
 
 
 def annotations_of(spec: TaskSpec, split: str) -> RetrievalAnnotations:

@@ -19,6 +19,7 @@ from volta_switch.data.image_ids import ImageIndex, examples, id_text, plain_id
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.errors import UserError
 from volta_switch.tasks.dataset import TaskDataset, id_field, read_entries, text_field
+from volta_switch.tasks.retrieval_pools import pools_of
 
 _ATTEMPTS = 8  # draws of a negative caption before one that reads like the true caption is taken after all
 
@@ -236,22 +237,36 @@ class RetrievalDataset(TaskDataset):
         return caption
 
 
-class RetrievalPool(TaskDataset):
+class RetrievalPairs(TaskDataset):
     """All images and captions of a split, from which evaluation makes its pairs.
+
+    Args:
+        pool_images: images of a pool (``retrieval_pools``); None: the split is one pool.
 
     Attributes:
         image_ids: (images,) keys.
         caption_image: (captions,) int64, the index of each caption's image.
+        pools: what is ranked among itself.
+
+    Raises:
+        UserError: the images do not fill whole pools.
     """
 
     longest_text = 30
 
     def __init__(
-        self, annotations: RetrievalAnnotations, store: FeatureStore, tokenizer: Tokenizer, **sizes: Any
+        self,
+        annotations: RetrievalAnnotations,
+        store: FeatureStore,
+        tokenizer: Tokenizer,
+        *,
+        pool_images: int | None = None,
+        **sizes: Any,
     ) -> None:
-        super().__init__(annotations.captions, store, tokenizer, **sizes)
         self.image_ids = annotations.image_ids
         self.caption_image = annotations.caption_image
+        self.pools = pools_of(self.caption_image, len(self.image_ids), pool_images, annotations.source)
+        super().__init__(annotations.captions, store, tokenizer, **sizes)
 
     def text(self, entry: str) -> str:
         """The caption."""
@@ -266,15 +281,15 @@ class RetrievalPool(TaskDataset):
         return text_inputs([self._tokens[caption] for caption in captions], layout)
 
 
-def inputs_identity(pool: RetrievalPool, layout: BatchLayout) -> dict[str, Any]:
-    """Returns checksums of what a model reads of a pool: its captions' tokens and its images' regions.
+def inputs_identity(pairs: RetrievalPairs, layout: BatchLayout) -> dict[str, Any]:
+    """Returns checksums of what a model reads of a split: its captions' tokens and its images' regions.
 
     Reads every image once, so that one that cannot be used is named before anything is scored.
     """
-    captions, images = range(len(pool)), range(len(pool.image_ids))
-    regions = (tensor for image in images for tensor in pool.image_inputs([image], layout).values())
+    captions, images = range(len(pairs)), range(len(pairs.image_ids))
+    regions = (tensor for image in images for tensor in pairs.image_inputs([image], layout).values())
     return {
-        "captions": {"count": len(captions), "checksum": _checksum(pool.text_inputs(captions, layout).values())},
+        "captions": {"count": len(captions), "checksum": _checksum(pairs.text_inputs(captions, layout).values())},
         "images": {"count": len(images), "checksum": _checksum(regions)},
     }
 

@@ -1,16 +1,17 @@
-"""The score of every caption with every image of a split, computed part by part; finished parts are kept on disk.
+"""The score of every caption with every image of its pool, computed part by part; finished parts are kept on disk.
 
-Legend: C captions and N images of the split, n images of a part, c captions and i images of a block.
+Legend: C captions of the split, N images of a pool (of the split where it is one pool, ``retrieval_pools``); p captions
+and n images of a part, c captions and i images of a block.
 
-A part is all captions with a few images, a block what the model gets at once. Blocks are near-square: ``score_pairs``
-computes what depends on the caption alone once per caption of a block, and what depends on the image alone once per
-image. Their captions are neighbours in length, so that little is padded. How the pairs are cut into parts depends on
-the split alone. An interrupted evaluation goes on from its finished parts, and several processes share one folder:
+A part is a pool's captions with a few of its images, a block what the model gets at once. Blocks are near-square, for
+``score_pairs`` computes what depends on one caption or one image alone once per block. Their captions are neighbours in
+length, so that little is padded. How pairs are cut into parts depends on the split and its pools alone. An interrupted
+evaluation goes on from its finished parts, and several processes share one folder:
 
 | file | content |
 |---|---|
 | ``identity.json`` | what the scores are of: who finds another identity stays out |
-| ``part_<identity>_<number>.npy`` | all captions with the images of one part, (C, n) float32; then its SHA-256 |
+| ``part_<identity>_<number>.npy`` | the scores of one part, (p, n) float32; then its SHA-256 |
 | ``.lock`` | empty; shared by the processes that write parts, so that nobody discards what they have |
 
 Every file is written whole or not at all. Processes divide the parts among themselves and need not know of each other.
@@ -36,14 +37,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from volta_switch.checksums import recording
 from volta_switch.data.batches.collate import BatchLayout, on_device
 from volta_switch.errors import UserError
 from volta_switch.files import find_object, replacing, write_json
 from volta_switch.identities import described
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks
 from volta_switch.model.pairs import score_pairs
-from volta_switch.tasks.retrieval_dataset import RetrievalPool
+from volta_switch.tasks.retrieval_dataset import RetrievalPairs
+from volta_switch.tasks.retrieval_pools import PairBlock, pairs_in, parts_of, place
 from volta_switch.tasks.task import Share
 
 PART_IMAGES = 16  # blocks of up to 256 pairs are square; of Flickr30k's 5 million pairs a part is 80,000
@@ -54,11 +55,6 @@ _SUM = 32  # bytes of a SHA-256
 _UNFINISHED = (f".{_PARTS}.*", f".{IDENTITY}.*")  # what killed processes leave; or what others are writing
 
 
-def parts_of(images: int) -> list[range]:
-    """The images of each part."""
-    return [range(start, min(start + PART_IMAGES, images)) for start in range(0, images, PART_IMAGES)]
-
-
 def block_sides(batch_size: int) -> tuple[int, int]:
     """The captions c and the images i of a block: at most ``batch_size`` pairs, near-square, i at most a part's."""
     groups = math.ceil(PART_IMAGES / math.isqrt(batch_size))
@@ -67,7 +63,7 @@ def block_sides(batch_size: int) -> tuple[int, int]:
 
 
 class PairScorer:
-    """Scores a pool's captions with its images.
+    """Scores captions with the images of their pools.
 
     Args:
         model: is put into evaluation mode.
@@ -79,48 +75,56 @@ class PairScorer:
     def __init__(
         self,
         model: BertForVLTasks | BertForVLPreTraining,
-        pool: RetrievalPool,
+        pairs: RetrievalPairs,
         layout: BatchLayout,
         task: str,
         batch_size: int,
         device: torch.device,
     ):
-        self.model, self.pool = model.eval(), pool
+        self.model, self.pairs = model.eval(), pairs
         self._layout, self._task, self._device = layout, task, device
-        self._order = np.argsort(pool.text_lengths, kind="stable")  # (C,), the shortest caption first
         self._captions, self._images = block_sides(batch_size)
-        starts = range(0, len(self._order), self._captions)
-        blocks = [self._order[start : start + self._captions].tolist() for start in starts]
-        self._texts = [self._on_device(pool.text_inputs(block, layout)) for block in blocks]
+        self._ordered = [self._by_length(pool.captions) for pool in pairs.pools]
+
+    def _by_length(self, captions: range) -> tuple[np.ndarray, list[dict[str, Tensor]]]:
+        """The order of a pool's captions by length, (p,), and the texts of their blocks."""
+        order = np.argsort(self.pairs.text_lengths[captions.start : captions.stop], kind="stable")
+        starts = range(0, len(order), self._captions)
+        blocks = [(captions.start + order[start : start + self._captions]).tolist() for start in starts]
+        return order, [self._on_device(self.pairs.text_inputs(block, self._layout)) for block in blocks]
 
     def part(self, images: range, progress: PairProgress) -> np.ndarray:
-        """Scores of all captions with some images, (C, n) float32.
+        """Scores of all captions of a pool with some of its images, (p, n) float32.
 
         Raises:
             UserError: a score is no finite number.
         """
-        regions = self._on_device(self.pool.image_inputs(images, self._layout))
-        scores = torch.empty(len(self._order), len(images), device=self._device)  # (C, n), captions by length
+        order, texts = self._ordered[images.start // len(self.pairs.pools[0].images)]
+        regions = self._on_device(self.pairs.image_inputs(images, self._layout))
+        scores = torch.empty(len(order), len(images), device=self._device)  # (p, n), captions by length
         rows = scores.split(self._captions)
-        for text, row in zip(self._texts, rows, strict=True):
+        for text, row in zip(texts, rows, strict=True):
             for start in range(0, len(images), self._images):
                 some = slice(start, start + self._images)
                 block = {name: tensor[some] for name, tensor in regions.items()}
                 row[:, some] = score_pairs(self.model, text, block, self._task)
             progress.add(row.numel())
         found = np.empty(scores.shape, dtype=np.float32)
-        found[self._order] = scores.cpu().numpy()
+        found[order] = scores.cpu().numpy()
         if not np.isfinite(found).all():
-            first = self.pool.image_ids[images[int((~np.isfinite(found)).any(0).argmax())]]
+            first = self.pairs.image_ids[images[int((~np.isfinite(found)).any(0).argmax())]]
             raise UserError(f"image {first!r}: a score is no finite number; are the weights or the features damaged?")
         progress.end_of_part()
         return found
 
     def whole(self) -> np.ndarray:
         """Scores of all pairs, (C, N) float32, in memory."""
-        parts = parts_of(len(self.pool.image_ids))
-        with PairProgress(len(self._order) * len(self.pool.image_ids)) as progress:
-            return np.concatenate([self.part(part, progress) for part in parts], axis=1)
+        pools = self.pairs.pools
+        scores = np.empty((len(self.pairs), len(pools[0].images)), dtype=np.float32)
+        with PairProgress(pairs_in(pools)) as progress:
+            for part in parts_of(pools, PART_IMAGES):
+                place(scores, part, self.part(part.images, progress))
+        return scores
 
     def _on_device(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         if self._device.type == "cuda":  # from page-locked memory it copies while the host goes on
@@ -183,13 +187,13 @@ class ScoreParts:
     Args:
         folder: is made by ``open``.
         identity: what decides the scores, JSON's types alone; a nested dictionary is compared field by field.
-        captions, images: the matrix's sizes C and N.
+        pools: whose pairs are scored.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any], captions: int, images: int):
-        self.folder, self.captions, self.images = folder, captions, images
-        self.parts = parts_of(images)
-        self._identity = json.loads(json.dumps({**identity, "part_images": len(self.parts[0])}))
+    def __init__(self, folder: Path, identity: Mapping[str, Any], pools: Sequence[PairBlock]):
+        self.folder, self.shape = folder, (pools[-1].captions.stop, len(pools[0].images))  # the matrix's (C, N)
+        self.parts = parts_of(pools, PART_IMAGES)
+        self._identity = json.loads(json.dumps({**identity, "part_images": len(self.parts[0].images)}))
         self._mark = hashlib.sha256(json.dumps(self._identity, sort_keys=True).encode()).hexdigest()[:12]
         self._lock: TextIO | None = None
 
@@ -238,12 +242,12 @@ class ScoreParts:
         """
         own = range(share.number, len(self.parts), share.count)
         missing = self.missing(own)
-        pairs, left = (self.captions * sum(len(self.parts[number]) for number in some) for some in (own, missing))
+        pairs, left = (pairs_in([self.parts[number] for number in some]) for some in (own, missing))
         if shown and len(missing) < len(own):
             print(f"{self.folder}: {len(own) - len(missing)} of {len(own)} parts are finished", file=sys.stderr)
         with PairProgress(pairs, pairs - left, name, shown) as progress:
             for number in missing:
-                self._write(number, scorer.part(self.parts[number], progress))
+                self._write(number, scorer.part(self.parts[number].images, progress))
 
     def missing(self, numbers: Sequence[int] | None = None) -> list[int]:
         """The parts that are not there, or not usable: of some, or of all."""
@@ -256,15 +260,15 @@ class ScoreParts:
         Raises:
             UserError: a part is not there.
         """
-        whole = np.empty((self.captions, self.images), dtype=np.float32)
-        for number, images in enumerate(self.parts):
-            part = self._read(number)
-            if part is None:
+        whole = np.empty(self.shape, dtype=np.float32)
+        for number, part in enumerate(self.parts):
+            scores = self._read(number)
+            if scores is None:
                 raise UserError(
                     f"{self._path(number)}: missing after all processes have finished; they must share one disk for "
                     "--output_dir, and nothing may discard its files while they run"
                 )
-            whole[:, images.start : images.stop] = part
+            place(whole, part, scores)
         return whole
 
     def remove(self) -> None:
@@ -323,8 +327,8 @@ class ScoreParts:
             ) from None
 
     def _read(self, number: int) -> np.ndarray | None:
-        """A part's scores, (C, n) float32; None where it is missing, or unusable, which is said."""
-        path, shape = self._path(number), (self.captions, len(self.parts[number]))
+        """A part's scores, (p, n) float32; None where it is missing, or unusable, which is said."""
+        path, shape = self._path(number), self.parts[number].shape
         try:
             content = path.read_bytes()
             whole, written = content[:-_SUM], content[-_SUM:]
@@ -342,9 +346,3 @@ class ScoreParts:
             print(f"{path}: no finished part ({reason}); it is computed again", file=sys.stderr)
             return None
         return scores
-
-
-def write_matrix(path: Path, scores: np.ndarray) -> None:
-    """Writes a matrix as .npy, whole or not at all."""
-    with recording(path) as temporary, temporary.open("wb") as file:
-        np.save(file, scores, allow_pickle=False)

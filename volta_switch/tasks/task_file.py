@@ -18,6 +18,7 @@ from volta_switch.ranges import (
     LEARNING_RATE,
     NAME,
     PATH,
+    POOL_IMAGES,
     WORDS,
     Choice,
     OrNone,
@@ -95,6 +96,7 @@ class TaskSpec:
     fusion_method: str | None = bounded(None, OrNone(Choice(*FUSION_METHODS)))  # overrides the model's
     max_region_num: int | None = bounded(None, OrNone(whole(1, 10_000)))  # boxes; the others are cut off
     batch_size: int = bounded(64, BATCH_SIZE)
+    pool_images: int | None = bounded(None, OrNone(POOL_IMAGES))  # of retrieval's test (``retrieval_pools``)
     eval_batch_size: int | None = bounded(None, OrNone(BATCH_SIZE))
     lr: float = bounded(1e-4, LEARNING_RATE)
     num_epoch: int = bounded(20, EPOCHS)
@@ -246,3 +248,5 @@ def _check_kind(spec: TaskSpec) -> None:
         raise ValueError(f"num_labels: a {spec.type} has {kind.num_labels}, found {spec.num_labels}; leave it out")
     if spec.num_clf_layers not in kind.num_clf_layers:
         raise ValueError(f"num_clf_layers: not read for a {spec.type}, found {spec.num_clf_layers}; leave it out")
+    if spec.pool_images is not None and kind.process != "retrieval":
+        raise ValueError(f"pool_images: not read for a {spec.type}, found {spec.pool_images}; leave it out")

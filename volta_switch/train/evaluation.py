@@ -23,7 +23,8 @@ from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks, switch
 from volta_switch.tasks import Evaluation, Task, build_task
 from volta_switch.tasks.retrieval import RetrievalTask
 from volta_switch.tasks.retrieval_dataset import inputs_identity
-from volta_switch.tasks.retrieval_scores import ScoreParts, write_matrix
+from volta_switch.tasks.retrieval_pools import write_matrix
+from volta_switch.tasks.retrieval_scores import ScoreParts
 from volta_switch.tasks.task import Share
 from volta_switch.train.device import autocast, prepare_device
 from volta_switch.train.entry_points import read_flags
@@ -211,6 +212,7 @@ def _with_identity(args: argparse.Namespace, run: EvaluationRun) -> EvaluationRu
         "boxes": args.boxes,
         "volta_compat": args.volta_compat,
         "entry": spec.deciding(),
+        **({} if spec.pool_images is None else {"pool_images": spec.pool_images}),
         "config": deciding_config(config),
         "data": vocabulary_fingerprint(config)
         | task_fingerprints(spec, args.boxes, [(run.split, False, args.val_features_lmdbpath)]),
@@ -235,17 +237,17 @@ def evaluate_pairs(args: argparse.Namespace, rank: Ranks) -> Evaluation | None:
     if args.shard and args.restart:
         raise UserError(f"--restart would discard the other shards' scores, too; delete {folder} instead, once")
     task.check_model(run.model)
-    pool = task.pool(run.split)
+    pairs = task.pairs(run.split)
     decided = {name: value for name, value in run.identity.items() if name != "data"}  # what is read of them follows
-    identity = {"volta_switch": __version__, **decided, **inputs_identity(pool, task.layout)}
-    parts = ScoreParts(folder, identity, len(pool), len(pool.image_ids))
+    identity = {"volta_switch": __version__, **decided, **inputs_identity(pairs, task.layout)}
+    parts = ScoreParts(folder, identity, pairs.pools)
     with closing(parts):
         if rank.first:
             parts.open(args.restart)
         rank.wait()
         if not rank.first:
             parts.open()
-        scorer = task.scorer(run.model, pool, args.batch_size, run.device)
+        scorer = task.scorer(run.model, pairs, args.batch_size, run.device)
         share = args.shard or Share(rank.number, rank.count)
         kept = f"interrupted; finished parts are kept in {folder}, and the same command goes on"
         with _interruptible(kept), run.autocast():
@@ -260,7 +262,7 @@ def evaluate_pairs(args: argparse.Namespace, rank: Ranks) -> Evaluation | None:
         scores = parts.matrix()
         if args.keep_scores:
             write_matrix(run.folder / f"{run.split}_scores.npy", scores)
-        result = task.ranked(scores, pool.caption_image)
+        result = task.ranked(scores, pairs.caption_image)
         run.write(result)
         parts.remove()
     return result

@@ -30,9 +30,11 @@ def load_task_spec(args: argparse.Namespace) -> TaskSpec:
 
 
 def evaluated_spec(args: argparse.Namespace) -> tuple[TaskSpec, str]:
-    """Returns the task that is evaluated and the split; annotations that the flags name are that split's."""
+    """Returns the task that is evaluated and the split; annotations and pools that the flags name are that split's."""
     spec = load_task_spec(args)
     split = args.split or spec.val_split
+    if getattr(args, "pool_images", None) is not None:
+        spec = dataclasses.replace(spec, pool_images=args.pool_images)
     return (dataclasses.replace(spec, val_split=split) if args.val_annotations_jsonpath else spec), split
 
 

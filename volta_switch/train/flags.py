@@ -21,6 +21,7 @@ from volta_switch.ranges import (
     GRADIENT_NORM,
     LEARNING_RATE,
     PATH,
+    POOL_IMAGES,
     PROBABILITY,
     PROCESSES,
     SECONDS,
@@ -325,6 +326,11 @@ def retrieval_flags() -> FlagParser:
     flags = evaluation_flags("Evaluates image-text retrieval over all pairs.", batch_size=128)
     zero_shot = "score pairs by the pre-training matching head"
     flags.group(EVALUATION).add_argument("--zero_shot", action="store_true", help=zero_shot)
+    pools = (
+        "rank within pools of N images, in the order of the annotations, and score the pairs within them alone; "
+        "overrides the task file's; default: the split is one pool"
+    )
+    flags.group(EVALUATION).add_argument("--pool_images", type=POOL_IMAGES, default=None, metavar="N", help=pools)
     shard = "score the K-th of N shares of the pairs alone; a run without it takes what is there and writes the results"
     flags.group(EVALUATION).add_argument("--shard", type=SHARD, default=None, metavar="K/N", help=shard)
     output = flags.group(RESULTS)

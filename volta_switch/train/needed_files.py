@@ -20,6 +20,7 @@ from volta_switch.hub import NotCached, find_bert, find_vocabulary, is_weight_fi
 from volta_switch.tasks import annotation_files, features_path
 from volta_switch.tasks.dataset import Choice
 from volta_switch.tasks.refer import other_splits
+from volta_switch.tasks.retrieval import check_pools
 from volta_switch.tasks.task_file import TaskSpec
 from volta_switch.train.flag_values import (
     evaluated_spec,
@@ -156,6 +157,7 @@ def needed_by_finetuning(args: argparse.Namespace) -> NeededFiles:
 def needed_by_evaluation(args: argparse.Namespace) -> NeededFiles:
     """Returns what ``eval_task.py`` and ``eval_retrieval.py`` read."""
     spec, split = evaluated_spec(args)
+    check_pools(spec, split)
     data = annotation_files(spec, split, training=False)
     data.append((features_path(spec, split, args.val_features_lmdbpath, args.boxes),))
     data_set = CONCEPTUAL_CAPTIONS if args.zero_shot else _data_set(spec)

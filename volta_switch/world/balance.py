@@ -4,7 +4,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from volta_switch.world.content import SceneCaptions, SceneExpressions, SceneHypotheses, SceneQuestions, World
+from volta_switch.world.content import (
+    RETRIEVAL_IMAGES,
+    SceneCaptions,
+    SceneExpressions,
+    SceneHypotheses,
+    SceneQuestions,
+    World,
+)
 from volta_switch.world.phrases import Phrase
 from volta_switch.world.questions import Question
 from volta_switch.world.statements import LEFT, RIGHT, UNDECIDED, Contrast
@@ -18,7 +25,18 @@ def annotator_scores(given: Iterable[str]) -> dict[str, float]:
 
 
 def balance(world: World) -> dict:
-    """Returns chance, majority and prior scores of every task's test split, and the ceiling of retrieval."""
+    """Returns chance, majority and prior scores of every task's test split, and the ceiling of retrieval.
+
+    Of a world with ``test_images``, also chance and ceiling of retrieval in pools as large as tests are without it.
+    """
+    scores = _balance(world)
+    few, many = RETRIEVAL_IMAGES, world.spec.test_images
+    if "retrieval" in scores and many is not None and many % few == 0:
+        scores["retrieval"]["test"][f"in_pools_of_{few}"] = retrieval_ceiling(world.retrieval["test"], few)
+    return scores
+
+
+def _balance(world: World) -> dict:
     return {
         name: {
             split: _SCORES[name](getattr(world, name)["train"], entries)
@@ -71,17 +89,27 @@ def _constant_score(
     return sum(earned) / len(earned)
 
 
-def retrieval_ceiling(entries: list[SceneCaptions]) -> dict[str, float]:
+def retrieval_ceiling(entries: list[SceneCaptions], pool_images: int | None = None) -> dict[str, float]:
     """Returns chance and the most that recall at 1 can be when a caption fits other images too.
 
     A caption counts as fitting an image if no object's place rules it out, so the ceiling errs to the low side.
+
+    Args:
+        entries: of a split, at least one.
+        pool_images: images of the pools within which captions are ranked, a divisor of their number; None: one pool.
     """
-    scenes = [entry.scene for entry in entries]
-    fitting = [sum(caption.may_be_true(scene) for scene in scenes) for entry in entries for caption in entry.captions]
+    size = pool_images or len(entries)
+    pools = [entries[start : start + size] for start in range(0, len(entries), size)]
+    fitting = [
+        sum(caption.may_be_true(other.scene) for other in pool)
+        for pool in pools
+        for entry in pool
+        for caption in entry.captions
+    ]
     return {
-        "images": len(scenes),
+        "images": len(entries),
         "captions": len(fitting),
-        "chance_r1": 1 / len(scenes),
+        "chance_r1": 1 / size,
         "ceiling_r1": sum(1 / number for number in fitting) / len(fitting),
     }
 

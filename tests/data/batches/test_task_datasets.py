@@ -12,7 +12,7 @@ from volta_switch.data.files.stores import FeatureStore
 from volta_switch.data.regions import global_feature
 from volta_switch.errors import UserError
 from volta_switch.tasks.refer import ReferDataset, ReferEntry
-from volta_switch.tasks.retrieval_dataset import RetrievalAnnotations, RetrievalDataset, RetrievalPool, load_retrieval
+from volta_switch.tasks.retrieval_dataset import RetrievalAnnotations, RetrievalDataset, RetrievalPairs, load_retrieval
 from volta_switch.tasks.vqa import VqaAnnotations, VqaDataset, VqaEntry
 
 
@@ -195,7 +195,7 @@ def test_one_image_gives_no_negatives(store, tokenizer) -> None:
 
 
 def test_the_pool_gives_all_images_and_captions(store, annotations, tokenizer) -> None:
-    pool = RetrievalPool(annotations, store, tokenizer, num_locs=5)
+    pool = RetrievalPairs(annotations, store, tokenizer, num_locs=5)
     layout = BatchLayout("first", num_boxes=4)
     images = pool.image_inputs(range(8), layout)
     texts = pool.text_inputs([3, 0], layout)

@@ -97,7 +97,7 @@ def published_numbers(score: ArmScore) -> dict[str, float]:
 
 
 def _column_title(column: ReportedColumn) -> str:
-    return f"{column.heading} ({column.split})"
+    return f"{column.heading} ({column.scope})"
 
 
 def _is_percent(scores: Sequence[ArmScore]) -> bool:
