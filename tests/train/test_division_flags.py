@@ -49,7 +49,7 @@ def test_fp16_leaves_out_few_steps_where_image_biases_are_drawn(world, tmp_path,
     flags = (*FLAGS, "--precision", "fp16", "--num_train_epochs", 12)
     plain, drawn = (
         world.run("train_concap", tmp_path / name, model, *flags, **fields)
-        for name, fields in (("plain", {}), ("drawn", {"image_bias_range": 0.05}))
+        for name, fields in (("plain", {"image_bias_range": 0}), ("drawn", {"image_bias_range": 0.05}))
     )
     scales = [[line["loss_scale"] for line in log_of(run, "train")] for run in (plain, drawn)]
     assert [len(of_run) for of_run in scales] == [24, 24]

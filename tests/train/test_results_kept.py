@@ -226,7 +226,7 @@ def test_an_evaluation_under_other_settings_than_the_weights_were_trained_with_s
 ):
     weights = finetuned("ctrl_uniter", "refer") / "pytorch_model_best.bin"
     flags = ("--split", "test", "--from_pretrained", weights)
-    same = ("--set", "hidden_dropout_prob=0.5")  # decides nothing here
+    same = ("--set", "hidden_dropout_prob=0.5", "--set", "image_bias_range=0.1")  # decide nothing here
     evaluation.main(command("eval_task", tmp_path / "same", *flags, *same))
     assert "trained with" not in capsys.readouterr().err
     evaluation.main(command("eval_task", tmp_path / "other", *flags, "--set", "layer_norm_eps=0.1"))
