@@ -35,8 +35,9 @@ ALLOWED = {
     "routes": TRAINING,
     "study": ANALYSES,
     "study/report": ANALYSES,
+    "controls": (*TRAINING, "study/report"),
     "plugin": (*MODELS, "package"),
-    "command line": (*ANALYSES, "data_tools", "study/report", "plugin"),
+    "command line": (*ANALYSES, "data_tools", "study/report", "controls", "plugin"),
 }
 
 

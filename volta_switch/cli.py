@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from volta_switch import __version__
 from volta_switch.command import run_command
+from volta_switch.controls.commands import add_controls_arguments, run_controls
 from volta_switch.cost.commands import add_flops_arguments, run_flops
 from volta_switch.data_tools.commands import add_data_commands
 from volta_switch.flag_parser import FlagParser, all_parsers
@@ -121,6 +122,9 @@ def command_parser() -> FlagParser:
     flops = commands.add_parser("flops", help="print what a configuration costs: operations, parameters, memory")
     add_flops_arguments(flops)
     flops.set_defaults(run=run_flops)
+    controls = commands.add_parser("controls", help="check that training finds routes that are known to be there")
+    add_controls_arguments(controls)
+    controls.set_defaults(run=run_controls)
     about = "record the routes that Switch-BERT takes on a task, and try others"
     routes = commands.add_parser("routes", help=about, parents=[route_flags()], add_help=False)
     routes.set_defaults(run=_run_routes)
