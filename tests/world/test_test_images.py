@@ -13,6 +13,7 @@ from volta_switch.errors import UserError
 from volta_switch.study.plan import load_study
 from volta_switch.study.study_data import world_folder
 from volta_switch.world import WorldSpec, write_world
+from volta_switch.world.balance import balance, retrieval_ceiling
 from volta_switch.world.build import FORMAT
 from volta_switch.world.content import draw_split, draw_world
 
@@ -129,3 +130,31 @@ def test_a_number_out_of_range_is_refused_in_one_line(value):
     with pytest.raises(UserError, match=r"world: test_images: .*expected") as raised:
         WorldSpec(test_images=value)
     assert "\n" not in str(raised.value)
+
+
+def test_chance_and_ceiling_of_retrieval_within_pools(worlds):
+    spec = WorldSpec(images=20, eval_images=10, test_images=30, data_sets=("retrieval",))
+    entries = draw_split(spec, "retrieval", "test")
+    twins = [*entries[:9], entries[0], *entries[10:]]  # a scene twice in a pool of ten
+    for drawn, size in ((entries, 10), (twins, 10), (twins, 5), (twins, None)):
+        shares = []
+        for start in range(0, 30, size or 30):
+            pool = drawn[start : start + (size or 30)]
+            for entry in pool:
+                for caption in entry.captions:
+                    shares.append(1 / sum(caption.may_be_true(other.scene) for other in pool))
+        found = retrieval_ceiling(drawn, size)
+        assert found["chance_r1"] == 1 / (size or 30) and (found["images"], found["captions"]) == (30, 150)
+        assert found["ceiling_r1"] == pytest.approx(sum(shares) / 150)
+    assert retrieval_ceiling(twins, 10)["ceiling_r1"] <= retrieval_ceiling(entries, 10)["ceiling_r1"] - 5 / 150
+    assert retrieval_ceiling(twins, 5)["ceiling_r1"] > retrieval_ceiling(twins, 10)["ceiling_r1"]  # they are parted
+    few, many = (summary(world)["balance"]["retrieval"] for world in worlds)
+    assert "in_pools_of_100" not in json.dumps([few, many])  # 120 images are no whole number of pools
+
+
+def test_a_world_says_chance_and_ceiling_in_pools_of_a_hundred():
+    scores = balance(draw_world(WorldSpec(images=20, eval_images=10, test_images=200, data_sets=("retrieval",))))
+    test = scores["retrieval"]["test"]
+    assert test["chance_r1"] == 1 / 200 and test["in_pools_of_100"]["chance_r1"] == 1 / 100
+    assert test["ceiling_r1"] <= test["in_pools_of_100"]["ceiling_r1"] <= 1
+    assert "in_pools_of_100" not in scores["retrieval"]["val"]
