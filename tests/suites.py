@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 TARGETS = {
-    "more": "make test-more (a browser, or clean environments)",
+    "more": "make test-more (a browser, clean environments, or minutes)",
     "long": "make test-long (takes long)",
 }
 _included: set[str] = set()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NEEDS, PLANTED, GRADIENTS = CONTROLS
 # Thresholds of planted routes were set with seeds 0 to 9, so that others test them.
 FIRST_SEED = {NEEDS: 0, PLANTED: 10, GRADIENTS: 0}
-SEEDS = {NEEDS: 5, PLANTED: 5, GRADIENTS: 3}
+SEEDS = {NEEDS: 5, PLANTED: 5, GRADIENTS: 2}
 SABOTAGE_SEEDS = {NEEDS: 3, PLANTED: 3, GRADIENTS: 1}  # at most
 SHORT_SABOTAGES = {NEEDS: ("detached",), PLANTED: ("floor at 12 %",), GRADIENTS: ("detached",)}
 
@@ -105,15 +105,19 @@ def run_controls(args: argparse.Namespace) -> None:
         SystemExit: 1, a threshold is missed, or a sabotage that must be seen is not.
     """
     from volta_switch.controls.report import controls_figure, record, tables
-    from volta_switch.files import write_json
+    from volta_switch.files import replacing, write_json
 
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     outcomes = collected(run_cells(list(planned(args.only, args.short, args.seeds)), args.jobs))
     print(tables(outcomes))
     write_json(out / "controls.json", record(outcomes, args.short))
-    (out / "controls.svg").write_text(controls_figure(outcomes), encoding="utf-8")
-    print(f"{out / 'controls.json'}, {out / 'controls.svg'}")
+    written = [out / "controls.json"]
+    if drawn := controls_figure(outcomes):
+        written.append(out / "controls.svg")
+        with replacing(written[-1]) as temporary:
+            temporary.write_text(drawn, encoding="utf-8")
+    print(", ".join(map(str, written)))
     problems = [outcome.problem for outcome in outcomes if outcome.problem]
     for problem in problems:
         print(f"failed: {problem}", file=sys.stderr)

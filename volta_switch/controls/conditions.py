@@ -39,7 +39,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Condition:
-    """How switchers are trained: as they should be, or with one thing spoilt.
+    """How switchers are trained: as they should be, or with one thing changed for the worse.
 
     Attributes:
         name, about: what the tables call it, and what it does.
@@ -139,7 +139,7 @@ class Threshold:
         return f"{'at least' if self.at_least else 'at most'} {self.bound:g}"
 
 
-_TASK = "given by the task: joint attention cannot exceed a half and what coincides (0.58), right routes reach 1"
+_TASK = "by the task: of six classes, a half and what coincides is 0.58; right routes reach 1"
 _ROUTES = "the worst of seeds 0 to 9, less 20 %; tested on other seeds"
 _ROUNDING = "float64: measured errors are below a tenth of it"
 THRESHOLDS = {
@@ -147,7 +147,7 @@ THRESHOLDS = {
         Threshold("joint", 0.65, False, _TASK),
         Threshold("forced", 0.99, True, _TASK),
         Threshold("Switch-BERT", 0.95, True, _TASK),
-        Threshold("MI", 0.9, True, "given by the task: of 1 bit"),
+        Threshold("MI", 0.9, True, "by the task: the trigger is worth 1 bit"),
     ),
     PLANTED: (
         Threshold("SAB MI/H", 0.30, True, _ROUTES),

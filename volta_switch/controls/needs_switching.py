@@ -3,7 +3,7 @@
 A text and a picture carry a class each, independent of one another. A trigger word says which of the two is asked for.
 The answer is read, linearly, from the last state of ``[CLS]``. In one layer with one head the ratio of its attention to
 the text's word and to the picture cannot depend on a third token: a softmax's terms share their denominator alone. A
-feed-forward width of 1 cannot repair that. With four heads joint attention learns the task, too.
+feed-forward width of 1 cannot repair that.
 
 Legend: B batch, T text tokens, R regions, F feature width, D hidden, K classes.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,11 @@ from tabulate import tabulate
 
 from volta_switch import __version__
 from volta_switch.controls.conditions import GRADIENTS, NEEDS, PLANTED, RIGHT, THRESHOLDS
-from volta_switch.study.report.chart import WIDTH, axis_below, heading
+from volta_switch.study.report.chart import WIDTH, axis_below, heading, legend
 from volta_switch.study.report.svg import (
     COLOURS,
     FAINT,
     GRID,
-    INK,
     Scale,
     element,
     line,
@@ -30,8 +30,12 @@ from volta_switch.study.report.svg import (
 if TYPE_CHECKING:
     from volta_switch.controls.commands import Outcome
 
-ROW = 30  # height of a row of the picture
-Row = tuple[str, Sequence[float], str, str]  # name, values by seed, marker, colour
+ROW = 28  # height of a row of the picture
+Series = tuple[str, Sequence[float]]  # what was measured, and its values by seed
+Row = tuple[str, Sequence[Series]]  # a name, and what is shown in one row
+ARMS = {"joint": "joint attention", "Switch-BERT": "Switch-BERT", "forced": "right routes, forced"}
+BLOCKS = ("SAB", "SIB")
+LOOKS = (("circle", COLOURS[0]), ("square", COLOURS[1]))  # of a row's series
 # What a table of sabotages shows of each control.
 SHOWN = {NEEDS: ("Switch-BERT", "MI"), PLANTED: ("SAB MI/H", "SIB MI/H", "error"), GRADIENTS: ("switchers r",)}
 
@@ -107,43 +111,56 @@ def record(outcomes: Sequence[Outcome], short: bool) -> dict[str, Any]:
 
 
 def controls_figure(outcomes: Sequence[Outcome]) -> str:
-    """Draws two panels: accuracy where switching is needed, and the planted routes' recovery by condition."""
+    """Draws two panels: accuracy where switching is needed, and the planted routes' recovery by condition.
+
+    "" where neither control was run.
+    """
     title = "Where switching is needed, and when routes are found"
     accuracy: list[Row] = []
     recovery: list[Row] = []
     for outcome in outcomes:
         if outcome.control == NEEDS and outcome.condition == RIGHT:
-            names = {"joint": "joint attention", "Switch-BERT": "Switch-BERT", "forced": "right routes, forced"}
-            for place, (arm, name) in enumerate(names.items()):
-                accuracy.append((name, values_of(outcome, arm), "circle", COLOURS[place]))
+            accuracy = [(name, [("accuracy", values_of(outcome, arm))]) for arm, name in ARMS.items()]
         if outcome.control == PLANTED:
-            for block, kind, colour in (("SAB", "circle", COLOURS[0]), ("SIB", "square", COLOURS[1])):
-                name = f"{outcome.condition.name}: {block}"
-                recovery.append((name, values_of(outcome, f"{block} MI/H"), kind, colour))
+            recovery.append((outcome.condition.name, [(name, values_of(outcome, f"{name} MI/H")) for name in BLOCKS]))
+    if not accuracy and not recovery:
+        return ""
     head, top = heading(title, WIDTH)
     first, middle = _panel("a task that needs switching", "accuracy", accuracy, top)
-    second, bottom = _panel("planted routes", "share of their entropy that is found again", recovery, middle)
-    told = "; ".join(f"{name}: {fmean(values):.2f}" for name, values, _, _ in (*accuracy, *recovery) if values)
-    note = words("filled: the mean over seeds; faint: each seed", 8, bottom + 16, size=14, fill=FAINT)
-    return picture(WIDTH, bottom + 26, title, head, first, second, note, description=told)
+    second, bottom = _panel("planted routes", "share of the routes' entropy that is found again", recovery, middle)
+    signs = [*zip(LOOKS, BLOCKS, strict=True), ((LOOKS[0][0], FAINT), "faint: each seed; full: their mean")]
+    items = [(partial(_sign, look=look), name) for look, name in signs]
+    meaning, height = legend(items, 8, bottom, WIDTH - 16)
+    shown = [(name, *series) for name, row in (*accuracy, *recovery) for series in row]
+    told = "; ".join(f"{name}, {what}: {fmean(found):.2f}" for name, what, found in shown)
+    return picture(WIDTH, bottom + height + 8, title, head, first, second, meaning, description=told)
+
+
+def _sign(x: float, y: float, look: tuple[str, str]) -> str:
+    return marker(look[0], x, y, 10, look[1])
 
 
 def _panel(title: str, label: str, rows: Sequence[Row], top: float) -> tuple[str, float]:
-    """Draws one row for each name on a scale from 0 to 1, and where it ends; nothing without rows."""
+    """Draws one row for each name on a scale from 0 to 1, and tells where it ends; nothing without rows."""
     if not rows:
         return "", top
-    left = 22 + max(text_width(name, 14) for name, _, _, _ in rows)
-    scale = Scale(0.0, 1.0, left, WIDTH - 60)
+    left = 22 + max(text_width(name, 14) for name, _ in rows)
+    scale = Scale(0.0, 1.0, left, WIDTH - 100)
     first = top + 32
     bottom = first + ROW * len(rows)
     drawn = [words(title, 8, top + 18, size=15, font_weight="bold"), axis_below(scale, first, bottom, label)]
-    for number, (name, values, kind, colour) in enumerate(rows):
+    for number, (name, row) in enumerate(rows):
         y = first + ROW * (number + 0.5)
         drawn.append(line(scale.start, y + ROW / 2, scale.end, y + ROW / 2, GRID))
-        drawn.append(words(name, left - 10, y + 5, size=14, fill=INK, text_anchor="end"))
-        drawn += [
-            marker(kind, scale(value), y, 8, colour, f"{name}: {value:.3f}", fill_opacity=0.35) for value in values
-        ]
-        drawn.append(marker(kind, scale(fmean(values)), y, 11, colour, f"{name}, mean: {fmean(values):.3f}"))
-        drawn.append(words(f"{fmean(values):.2f}", WIDTH - 8, y + 5, size=14, text_anchor="end"))
+        drawn.append(words(name, left - 10, y + 5, size=14, text_anchor="end"))
+        for place, ((what, found), (kind, colour)) in enumerate(zip(row, LOOKS, strict=False)):
+            across = y + 6 * (2 * place + 1 - len(row))
+            hover = f"{name}, {what}"
+            drawn += [
+                marker(kind, scale(each), across, 7, colour, f"{hover}: {each:.3f}", fill_opacity=0.35)
+                for each in found
+            ]
+            drawn.append(marker(kind, scale(fmean(found)), across, 10, colour, f"{hover}, mean: {fmean(found):.3f}"))
+        means = " / ".join(f"{fmean(found):.2f}" for _, found in row)
+        drawn.append(words(means, WIDTH - 8, y + 5, size=14, text_anchor="end"))
     return element("g", *drawn), bottom + 56
