@@ -84,6 +84,35 @@ def test_tables_and_picture_show_every_condition_that_was_run():
     assert controls_figure([Outcome(GRADIENTS, RIGHT, {})]) == ""
 
 
+def recorded() -> list[Outcome]:
+    """The outcomes of the full form, as the page's record has them."""
+    record = json.loads((ROOT / "docs/controls/controls.json").read_text(encoding="utf-8"))
+    conditions = {condition.name: condition for condition in (RIGHT, *SABOTAGES)}
+    assert not record["short"] and record["problems"] == []
+    return [
+        Outcome(
+            each["control"],
+            conditions[each["condition"]],
+            {int(seed): values for seed, values in each["values"].items()},
+        )
+        for each in record["outcomes"]
+    ]
+
+
+def test_the_page_and_its_picture_show_the_recorded_numbers():
+    outcomes = recorded()
+    page = (ROOT / "docs/controls.md").read_text(encoding="utf-8")
+    assert all(line in page for line in tables(outcomes, "github").splitlines())
+    assert (ROOT / "docs/controls/controls.svg").read_text(encoding="utf-8") == controls_figure(outcomes)
+
+
+def test_the_record_is_of_the_full_form_with_the_present_conditions_and_thresholds():
+    outcomes = recorded()
+    measured = {(each.control, each.condition.name, seed) for each in outcomes for seed in each.values}
+    assert measured == {(cell.control, cell.condition.name, cell.seed) for cell in planned()}
+    assert [each.problem for each in outcomes if each.problem] == []
+
+
 def test_gradients_agree_and_a_detached_one_is_seen():
     found = collected(run_cells(list(planned(GRADIENTS, short=True)), 1))
     assert [outcome.problem for outcome in found] == ["", ""] and found[0].values[0]["compared"] > 100

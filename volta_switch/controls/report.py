@@ -40,8 +40,11 @@ LOOKS = (("circle", COLOURS[0]), ("square", COLOURS[1]))  # of a row's series
 SHOWN = {NEEDS: ("Switch-BERT", "MI"), PLANTED: ("SAB MI/H", "SIB MI/H", "error"), GRADIENTS: ("switchers r",)}
 
 
-def tables(outcomes: Sequence[Outcome]) -> str:
-    """Returns what each control measured beside its thresholds, and what each sabotage did to it."""
+def tables(outcomes: Sequence[Outcome], form: str = "simple") -> str:
+    """Returns what each control measured beside its thresholds, and what each sabotage did to it.
+
+    ``form``: one of tabulate's formats.
+    """
     measured = [
         {
             "control": outcome.control,
@@ -50,7 +53,7 @@ def tables(outcomes: Sequence[Outcome]) -> str:
             "worst seed": f"{each.worst(found):.6g}",
             "mean": f"{fmean(found):.6g}",
             "seeds": len(found),
-            "": "holds" if each.holds(each.worst(found)) else "MISSED",
+            "verdict": "holds" if each.holds(each.worst(found)) else "MISSED",
         }
         for outcome in outcomes
         if outcome.condition == RIGHT
@@ -62,8 +65,8 @@ def tables(outcomes: Sequence[Outcome]) -> str:
         by_condition.setdefault(outcome.condition.name, {})[outcome.control] = in_words(outcome)
     controls = list(dict.fromkeys(outcome.control for outcome in outcomes))
     rows = [[name, *(found.get(control, "not run") for control in controls)] for name, found in by_condition.items()]
-    first = tabulate(measured, headers="keys", disable_numparse=True)
-    second = tabulate(rows, headers=["condition", *controls], disable_numparse=True)
+    first = tabulate(measured, headers="keys", tablefmt=form, disable_numparse=True)
+    second = tabulate(rows, headers=["condition", *controls], tablefmt=form, disable_numparse=True)
     return f"{first}\n\n{second}\n"
 
 
