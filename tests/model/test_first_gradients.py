@@ -82,11 +82,13 @@ def test_where_more_is_added_before_the_layer_norm_there_is_no_spike_anyway(name
 @pytest.mark.parametrize("name", [*SPIKED, *OTHERS])
 @pytest.mark.parametrize("made", [BertForVLPreTraining, task_model])
 def test_the_biases_alone_are_drawn_and_after_all_else(name, made):
-    states = []
+    states, streams = [], []
     for override in (PLAIN, DRAWN):
         torch.manual_seed(0)
         states.append(made(load_config(f"demo/{name}", [override])).state_dict())
+        streams.append(torch.get_rng_state())
     plain, drawn = states
+    assert torch.equal(*streams)  # from which the noise of training is drawn
     assert plain.keys() == drawn.keys()
     assert [key for key in plain if not torch.equal(plain[key], drawn[key])] == [f"{PROJECTION[name]}.bias"]
     assert not plain[f"{PROJECTION[name]}.bias"].any()

@@ -272,7 +272,7 @@ def initialise(model: nn.Module, config: Config) -> None:
 
     Pre-training heads start from Xavier's uniform distribution, as in VOLTA; the switchers' last layers and VL-BERT's
     appearance at zero. Shared embeddings are included (VOLTA leaves theirs at standard deviation 1).
-    ``image_bias_range`` is drawn last, so that all other weights are what they are without it.
+    ``image_bias_range`` is drawn last and apart: all other weights, and the noise of training, are as without it.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) or (isinstance(module, nn.Linear) and not name.startswith("cls.")):
@@ -290,7 +290,8 @@ def initialise(model: nn.Module, config: Config) -> None:
             module.reset()
     for module in model.modules():
         if isinstance(module, BertModel) and config.image_bias_range:
-            nn.init.normal_(module.feature_projection.bias, std=config.image_bias_range)
+            with torch.random.fork_rng(devices=[]):
+                nn.init.normal_(module.feature_projection.bias, std=config.image_bias_range)
 
 
 def start_from_prior(head: nn.Module, probability: float) -> None:
