@@ -76,6 +76,7 @@ class Study:
     tasks: tuple[str, ...] = field(default=())
     routes: RouteReports = RouteReports()
     minimum_effect: float = 2.0  # points
+    path: Path = Path()  # that it was read from
 
     def only(self, tables: Sequence[str]) -> Study:
         """Returns the study with some of its tables.
@@ -126,7 +127,7 @@ def load_study(path: str | Path) -> Study:
     if isinstance(effect, bool) or not isinstance(effect, int | float) or not 0 < effect <= 100:
         raise UserError(f"{path}: minimum_effect: expected points, more than 0 and at most 100, found {effect!r}")
     routes = _routes(path, values.get("routes") or {}, arms, tables)
-    return Study(str(values.get("name", path.stem)), arms, tables, tasks, routes, minimum_effect=effect)
+    return Study(str(values.get("name", path.stem)), arms, tables, tasks, routes, effect, path)
 
 
 def _arms(path: Path, values: Mapping[str, Any]) -> dict[str, Arm]:

@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any, Self, Union, cast, get_args, get_origin, get_type_hints
 
 from volta_switch.statistics import Estimate
+from volta_switch.study.names import column_title
 
 FlagValue = Any  # str, int, float, bool, a list of them, or None: whatever a flag's parser takes
 Flags = Mapping[str, FlagValue]
@@ -140,11 +141,18 @@ class StudyClaim(Record):
     """Where the paper says so: "table 3"."""
     than: tuple[str, ...] | None = None
     """Two more arms: the advantage of ``better`` over ``worse`` exceeds that of the first of these over the second."""
+    synthetic: bool = field(default=False, metadata=in_json(optional=True))
+    """Whether the task is a synthetic world's; a study's file does not give it."""
 
     @property
     def arms(self) -> tuple[str, ...]:
         """All arms that it names."""
         return (self.better, self.worse, *(self.than or ()))
+
+    @property
+    def column(self) -> str:
+        """The task and its metric, as a reader sees them."""
+        return column_title(self.task, self.metric, self.synthetic)
 
     @property
     def difference(self) -> str:
@@ -182,6 +190,12 @@ class ReportedVerdict(Record):
         """Both bounds at Holm's level, in points; None where the estimate has a ``problem``."""
         return None if self.level_low is None or self.level_high is None else (self.level_low, self.level_high)
 
+    @property
+    def within_zero(self) -> bool:
+        """Whether the difference is not told apart from none: its interval at Holm's level holds zero, or lacks."""
+        low, high = self.level_interval or (0.0, 0.0)
+        return low <= 0 <= high
+
 
 # --- Tables ---------------------------------------------------------------------------------------------------------
 
@@ -206,10 +220,18 @@ class ReportedColumn(Record):
     key: str = ""
     """The task file's."""
     split: str = ""
+    synthetic: bool = False
+    """Whether the data are a synthetic world."""
+
+    @property
+    def title(self) -> str:
+        """What a reader sees it called; ``heading`` is what files call it."""
+        return column_title(self.task, self.metric, True) if self.synthetic else self.heading
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the column as JSON values, in the order that ``table.json`` has always had."""
-        return {name: getattr(self, name) for name in ("task", "key", "metric", "split", "heading")}
+        found = {name: getattr(self, name) for name in ("task", "key", "metric", "split", "heading")}
+        return {**found, "synthetic": True} if self.synthetic else found
 
 
 @dataclass(frozen=True)
@@ -269,6 +291,11 @@ class ReportedTable(Record):
     chance: tuple[float, ...] = ()
     """The best blind guess in each column, in percent; empty where it is not known."""
 
+    @property
+    def synthetic(self) -> bool:
+        """Whether its data are a synthetic world."""
+        return any(column.synthetic for column in self.columns)
+
 
 @dataclass(frozen=True)
 class OmittedTable(Record):
@@ -290,6 +317,8 @@ class RoutesOverSeeds(Record):
     """Mean share of each attention mode over layers and samples; empty where modes are not switched."""
     quantities: Mapping[str, MeasuredQuantity]
     """By the keys of ``route_reports.QUANTITIES``."""
+    synthetic: bool = field(default=False, metadata=in_json(optional=True))
+    """Whether the task is a synthetic world's."""
 
 
 @dataclass(frozen=True)
