@@ -1,8 +1,11 @@
-"""Identities: what decides a result, as nested JSON values; where two of them differ; the version of the numbers."""
+"""Identities: what decides a result, as nested JSON values; where two differ; the versions of numbers and code."""
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 WHOLE = "sha256_of_all"  # of a fingerprint: known of some copies of the data, and compared where both sides know it
@@ -41,3 +44,25 @@ def described(there: Any, here: Any, shown: int = 3) -> str:
     found = [f"{name} ({one} there, {other} now)" for name, one, other in differences(there, here)]
     more = f" and {len(found) - shown} more" if len(found) > shown else ""
     return ", ".join(found[:shown]) + more
+
+
+@cache
+def commit_of_code() -> str | None:
+    """Returns the commit of the checkout that this package lies in, ``1a2b3c4d5e6f with changes`` where files differ.
+
+    None where it lies in no checkout of its own (an installed package), or git is not there to ask.
+    """
+    root = Path(__file__).resolve().parents[1]
+    try:
+        top, commit = _git(root, "rev-parse", "--show-toplevel", "HEAD").split("\n")
+        if Path(top).resolve() != root:  # a checkout of something else, such as one with an environment in it
+            return None
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", "volta_switch", "config")
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    return f"{commit[:12]}{' with changes' if changed else ''}"
+
+
+def _git(root: Path, *words: str) -> str:
+    command = ["git", "--no-optional-locks", "-C", str(root), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from volta_switch.study.records import Record, ReportedTable, StudyResults, in_json
+from volta_switch.study.json_records import Record, in_json
+from volta_switch.study.records import ReportedTable, StudyResults
 
 TABLE = Path(__file__).parents[2] / "docs" / "findings" / "table.json"
 

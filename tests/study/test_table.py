@@ -1,5 +1,6 @@
 """The side-by-side table, and its refusal of unequal rows."""
 
+import csv
 import json
 import math
 import pickle
@@ -37,7 +38,8 @@ def test_the_table_has_a_row_for_each_model_and_one_for_chance(finished):
     assert (folder / "table.md").read_text() == text
     header, rule, uniter, switch, chance, _, intervals, _, note = text.splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (header, uniter, switch, chance)]
-    assert cells[0] == ["model", "parameters", "refcoco+ accuracy"] and set(rule) <= set("|-:")
+    assert cells[0] == ["model", "parameters", "referring expressions (synthetic), accuracy"]
+    assert set(rule) <= set("|-:")
     assert [row[0] for row in cells[1:]] == ["ctrl_uniter", "switchbert", "best blind guess"]
     for row, model in ((cells[1], "ctrl_uniter"), (cells[2], "switchbert")):
         accuracy = json_of(run_of(folder, model) / "test_metrics.json")["accuracy"]
@@ -49,7 +51,7 @@ def test_the_table_has_a_row_for_each_model_and_one_for_chance(finished):
     last = log_of(run_of(folder, "switchbert"), "valid")[-1]
     difference = last["accuracy_soft_routes"] - last["accuracy"]
     assert note.startswith("switchbert, validation score with soft routes minus hard routes")
-    assert note.endswith(f"in points: refcoco+ {difference:+.2f}.")
+    assert note.endswith(f"in points: referring expressions (synthetic) {difference:+.2f}.")
 
 
 def test_soft_against_hard_routes_is_one_range_for_each_task():
@@ -67,7 +69,7 @@ def test_the_table_as_json(finished):
     (table,) = table["tables"]
     assert table["seeds"] == table["planned_seeds"] == [0]
     names = {"task": "refcoco+", "key": "TASK10"}
-    column = {**names, "metric": "accuracy", "split": "test", "heading": "refcoco+ accuracy"}
+    column = {**names, "metric": "accuracy", "split": "test", "heading": "refcoco+ accuracy", "synthetic": True}
     assert table["columns"] == [column]
     assert [row["arm"] for row in table["rows"]] == ["ctrl_uniter", "switchbert"]
     for row in table["rows"]:
@@ -134,7 +136,8 @@ def test_verdicts_and_estimates_are_about_new_items_where_the_results_tell_them(
     (these,) = json_of(folder / "table.json")["tables"]
     assert "on these test items" in text and text.count(these["intervals"]) == 1
     missing = run_of(folder, "ctrl_uniter", 2) / "test_result.json"
-    assert f"About these test items alone: refcoco+ accuracy ({missing}: " in these["intervals"]
+    said = "About these test items alone: referring expressions (synthetic), accuracy"
+    assert f"{said} ({missing}: " in these["intervals"]
 
     def estimates(table):
         return [row["scores"][0]["estimate"] for row in table["rows"]] + [table["verdicts"][0]["estimate"]]
@@ -232,7 +235,7 @@ def test_several_seeds_give_mean_and_deviation(copy):
     text = tables_text(make_tables(plan_of(changed(study, seeds=(0, 4)), folder)))
     assert text.count("61.5 ± 2.1") == 2
     lines = (folder / "table.csv").read_text().splitlines()
-    assert lines[0] == "table,arm,parameters,task,metric,split,seed,score,published,flops,path_flops"
+    assert lines[0] == "table,arm,parameters,task,metric,split,seed,score,published,flops,path_flops,column"
     assert len(lines) == 5
     assert [line.split(",")[6:9] for line in lines[1:3]] == [["0", "60.0", ""], ["4", "63.0", ""]]
     latex = (folder / "table.tex").read_text()
@@ -269,13 +272,15 @@ def test_operations_of_training_stand_beside_the_scores_where_a_table_asks_for_t
     tables = tuple(replace(table, flops=True) for table in study.tables)
     text = tables_text(make_tables(plan_of(replace(study, tables=tables), folder)))
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
-    assert rows[0][3:] == ["refcoco+ FLOPs", "refcoco+ path FLOPs"] and rows[-1][3:] == ["", ""]
+    assert rows[0][3:] == [f"referring expressions (synthetic), {name}" for name in ("FLOPs", "path FLOPs")]
+    assert rows[-1][3:] == ["", ""]
     assert {row[0]: row[3:] for row in rows[2:4]} == {
         model: [amount(executed[model]), amount(paths[model])] for model in executed
     }
     assert "executed, and of all active paths" in text
-    last = (folder / "table.csv").read_text().splitlines()[-1].split(",")
-    assert [float(value) for value in last[-2:]] == [executed["switchbert"], paths["switchbert"]]
+    last = list(csv.DictReader((folder / "table.csv").open()))[-1]
+    assert [float(last[name]) for name in ("flops", "path_flops")] == [executed["switchbert"], paths["switchbert"]]
+    assert (last["task"], last["column"]) == ("refcoco+", "referring expressions (synthetic), accuracy")
 
 
 def test_runs_that_tracked_no_operations_have_none(copy):

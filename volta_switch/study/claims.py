@@ -91,7 +91,8 @@ class Verdict:
         """One paragraph for a reader."""
         claim, found = self.claim, self.estimate
         source = f" ({claim.source})" if claim.source else ""
-        parts = [f"{self.verdict}: {claim.text}{source}", f"{claim.task} {claim.metric}: {self._effect()}"]
+        about = claim.column if claim.synthetic else f"{claim.task} {claim.metric}"
+        parts = [f"{self.verdict}: {claim.text}{source}", f"{about}: {self._effect()}"]
         if not found.problem:
             family = f" after Holm over {self.family} tests" if self.family > 1 else ""
             parts.append(f"{_shown_p(self.p_holm)}{family} (of a true difference of {claim.at_least:g})")
@@ -270,7 +271,7 @@ def _scores_of_arm(scores: Scores, arm: str, key: Measure) -> np.ndarray:
 
 def _read_claim(value: Any, where: str) -> list[StudyClaim]:
     """Reads one mapping: a claim for each of its metrics."""
-    known = {field.name: field for field in fields(StudyClaim)}
+    known = {field.name: field for field in fields(StudyClaim) if field.name != "synthetic"}  # the data say it
     if not isinstance(value, Mapping):
         raise UserError(f"{where}: expected {', '.join(known)}, found {value!r}")
     unknown = [str(key) for key in value if key not in known]

@@ -12,8 +12,9 @@ from itertools import combinations
 from volta_switch.errors import UserError
 from volta_switch.identities import differences
 from volta_switch.study.arms import Arm, PlannedTable, flat
+from volta_switch.study.json_records import Record
 from volta_switch.study.planned_runs import RunRecord
-from volta_switch.study.records import Record, Settings
+from volta_switch.study.records import Settings
 
 RecordsOfArms = Mapping[str, Mapping[str, RunRecord]]  # arm -> run ("pretraining/seed0") -> what it wrote down
 SECTIONS = ("entry_point", "hyperparameters", "settings", "data", "precision")  # of run.json; the others are outcomes

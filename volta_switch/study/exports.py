@@ -28,6 +28,7 @@ from volta_switch.errors import UserError
 from volta_switch.files import remove, replacing, require_file
 from volta_switch.identities import RESULTS_VERSION
 from volta_switch.study.items import Evaluated, ItemReader, NoItems, items_to_json
+from volta_switch.study.json_records import Record, in_json
 from volta_switch.study.plan import Study
 from volta_switch.study.planned_runs import (
     MERGED,
@@ -42,7 +43,6 @@ from volta_switch.study.planned_runs import (
     scores_in,
     scores_of,
 )
-from volta_switch.study.records import Record, in_json
 from volta_switch.study.run_plan import RunPlan, plan_ahead, plan_of
 from volta_switch.study.study_data import test_split, write_worlds
 from volta_switch.tasks import task_class

@@ -45,11 +45,9 @@ from volta_switch.study.records import Flags, Sweep
 from volta_switch.world.spec import WorldSpec
 
 FOLDERS = ("cells", "figures", "merged", "world")  # of a study's folder; "world-..." too
-KEYS = (
-    *("name", "world", "data", "models", "arms", "tables", "routes", "minimum_effect"),
-    *("seeds", "set", "pretraining", "tasks"),
-)
-ARM_KEYS = ("model", "layers", "text_layers", "set", "pretraining", "tasks", "world", "data", "seeds")
+SHARED = ("seeds", "set", "pretraining", "tasks")
+KEYS = ("name", "world", "data", "models", "arms", "tables", "routes", "minimum_effect", *SHARED)
+ARM_KEYS = ("model", "layers", "text_layers", "world", "data", *SHARED)
 DEPTHS = {"layers": with_layers, "text_layers": with_text_layers}
 WORLDS_FIELDS = ("bert_model", "vocab_size")  # of a configuration: a synthetic world decides them
 SHOWN = ("flops", "pretraining")
@@ -77,6 +75,7 @@ class Study:
     tasks: tuple[str, ...] = field(default=())
     routes: RouteReports = RouteReports()
     minimum_effect: float = 2.0  # points
+    path: Path = Path()  # that it was read from
 
     def only(self, tables: Sequence[str]) -> Study:
         """Returns the study with some of its tables.
@@ -127,7 +126,7 @@ def load_study(path: str | Path) -> Study:
     if isinstance(effect, bool) or not isinstance(effect, int | float) or not 0 < effect <= 100:
         raise UserError(f"{path}: minimum_effect: expected points, more than 0 and at most 100, found {effect!r}")
     routes = _routes(path, values.get("routes") or {}, arms, tables)
-    return Study(str(values.get("name", path.stem)), arms, tables, tasks, routes, minimum_effect=effect)
+    return Study(str(values.get("name", path.stem)), arms, tables, tasks, routes, effect, path)
 
 
 def _arms(path: Path, values: Mapping[str, Any]) -> dict[str, Arm]:

@@ -17,7 +17,8 @@ from typing import Any
 from volta_switch.checksums import is_there, read_recorded, record_json
 from volta_switch.data.files.json_files import read_object
 from volta_switch.study.arms import flat
-from volta_switch.study.records import Record, Settings, in_json
+from volta_switch.study.json_records import Record, in_json
+from volta_switch.study.records import Settings
 from volta_switch.tasks.task import Share
 
 ROUTES_FILE = "routes.json"

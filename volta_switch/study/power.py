@@ -212,7 +212,7 @@ def _plan_column(
         seeds = [seeds_needed(effect, each, target, **known) for each in spreads] or [None, None]
         yield SeedPlan(
             table=table.name,
-            column=column.heading,
+            column=column.title,
             tests=len(table.verdicts),
             arms=arms,
             seen=(scores.shape[0], scores.shape[1]),

@@ -1,96 +1,23 @@
-"""What passes between a study's modules: frozen dataclasses, each with one way from JSON and one way to it.
-
-``Record`` does both by the fields of a class. Below it stand the records of a made table: ``table.json`` is a
-``StudyResults``.
-"""
+"""The records of a made table: estimates, claims, verdicts, rows. ``table.json`` is a ``StudyResults``."""
 
 from __future__ import annotations
 
 import math
-import types
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from functools import cache
-from typing import Any, Self, Union, cast, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from volta_switch.statistics import Estimate, estimate_mean
+from volta_switch.study.json_records import Record, in_json
+from volta_switch.study.names import column_title
 
 FlagValue = Any  # str, int, float, bool, a list of them, or None: whatever a flag's parser takes
 Flags = Mapping[str, FlagValue]
 """Flag of an entry point, without dashes -> its value, as a study's file gives it."""
 Settings = Mapping[str, object]
 """Setting -> its value, which is compared and shown, and not computed with."""
-
-
-def in_json(key: str = "", *, optional: bool = False) -> dict[str, str | bool]:
-    """Returns the metadata of a ``Record``'s field whose JSON differs from it.
-
-    Args:
-        key: the key in JSON; empty: the field's name.
-        optional: whether the field is left out of the JSON where it has its default.
-    """
-    return {"key": key, "optional": optional}
-
-
-class Record:
-    """Base of frozen dataclasses that are read from JSON and written to it by their fields."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the record as JSON values, keys in the order of the fields."""
-        found = {}
-        for each in fields(cast(Any, self)):
-            value = getattr(self, each.name)
-            if not (each.metadata.get("optional") and value == each.default):
-                found[each.metadata.get("key") or each.name] = as_json(value)
-        return found
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Reads a record; keys that it does not have are ignored.
-
-        Raises:
-            TypeError: a key without a default is missing.
-        """
-        found = {}
-        for name, (key, kind) in _fields(cast(Any, cls)).items():
-            if key in values:
-                found[name] = _read(kind, values[key])
-        return cls(**found)
-
-
-def as_json(value: Any) -> Any:
-    """Returns a value as JSON has it: records and mappings as objects, tuples as lists."""
-    if isinstance(value, Record):
-        return value.to_dict()
-    if isinstance(value, Mapping):
-        return {key: as_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_json(item) for item in value]
-    return value
-
-
-@cache
-def _fields(cls: type[Any]) -> dict[str, tuple[str, Any]]:
-    """Returns each field's key in JSON, and its type."""
-    kinds = get_type_hints(cls)
-    return {each.name: (each.metadata.get("key") or each.name, kinds[each.name]) for each in fields(cls)}
-
-
-def _read(kind: Any, value: Any) -> Any:
-    """Returns a JSON value as its field's type has it; values of open types (flags, settings) as they are."""
-    origin, parts = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        others = [part for part in parts if part is not types.NoneType]
-        return value if value is None or len(others) > 1 else _read(others[0], value)
-    if isinstance(kind, type) and issubclass(kind, Record):
-        return kind.from_dict(value)
-    if origin is tuple:
-        return tuple(_read(parts[0], item) for item in value)
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        return {key: _read(parts[1], item) for key, item in value.items()}
-    return value
 
 
 # --- Estimates, claims and verdicts ---------------------------------------------------------------------------------
@@ -142,11 +69,18 @@ class StudyClaim(Record):
     """Where the paper says so: "table 3"."""
     than: tuple[str, ...] | None = None
     """Two more arms: the advantage of ``better`` over ``worse`` exceeds that of the first of these over the second."""
+    synthetic: bool = field(default=False, metadata=in_json(optional=True))
+    """Whether the task is a synthetic world's; a study's file does not give it."""
 
     @property
     def arms(self) -> tuple[str, ...]:
         """All arms that it names."""
         return (self.better, self.worse, *(self.than or ()))
+
+    @property
+    def column(self) -> str:
+        """The task and its metric, as a reader sees them."""
+        return column_title(self.task, self.metric, self.synthetic)
 
     @property
     def difference(self) -> str:
@@ -184,6 +118,12 @@ class ReportedVerdict(Record):
         """Both bounds at Holm's level, in points; None where the estimate has a ``problem``."""
         return None if self.level_low is None or self.level_high is None else (self.level_low, self.level_high)
 
+    @property
+    def within_zero(self) -> bool:
+        """Whether the difference is not told apart from none: its interval at Holm's level holds zero, or lacks."""
+        low, high = self.level_interval or (0.0, 0.0)
+        return low <= 0 <= high
+
 
 # --- Tables ---------------------------------------------------------------------------------------------------------
 
@@ -210,16 +150,24 @@ class ReportedColumn(Record):
     split: str = ""
     pool_images: int | None = None
     """Of retrieval: images of the pools within which it ranks; None: the whole split is one pool."""
+    synthetic: bool = False
+    """Whether the data are a synthetic world."""
 
     @property
     def scope(self) -> str:
         """The split, and its pools: "test", or "test, in pools of 100 images"."""
         return self.split if self.pool_images is None else f"{self.split}, in pools of {self.pool_images} images"
 
+    @property
+    def title(self) -> str:
+        """What a reader sees it called; ``heading`` is what files call it."""
+        return column_title(self.task, self.metric, True) if self.synthetic else self.heading
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the column as JSON values, in the order that ``table.json`` has always had."""
         found = {name: getattr(self, name) for name in ("task", "key", "metric", "split", "heading")}
-        return found if self.pool_images is None else {**found, "pool_images": self.pool_images}
+        found |= {} if self.pool_images is None else {"pool_images": self.pool_images}
+        return {**found, "synthetic": True} if self.synthetic else found
 
 
 @dataclass(frozen=True)
@@ -283,6 +231,11 @@ class ReportedTable(Record):
     chance: tuple[float, ...] = ()
     """The best blind guess in each column, in percent; empty where it is not known."""
 
+    @property
+    def synthetic(self) -> bool:
+        """Whether its data are a synthetic world."""
+        return any(column.synthetic for column in self.columns)
+
 
 @dataclass(frozen=True)
 class OmittedTable(Record):
@@ -304,6 +257,8 @@ class RoutesOverSeeds(Record):
     """Mean share of each attention mode over layers and samples; empty where modes are not switched."""
     quantities: Mapping[str, MeasuredQuantity]
     """By the keys of ``route_reports.QUANTITIES``."""
+    synthetic: bool = field(default=False, metadata=in_json(optional=True))
+    """Whether the task is a synthetic world's."""
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,17 @@ routes are worth are therefore summed up with seeds as a random effect. docs/rou
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from volta_switch.data.files.json_files import read_object
 from volta_switch.statistics import estimate_mean
+from volta_switch.study.json_records import Record, in_json
 from volta_switch.study.planned_runs import ROUTES_FILE, PlannedRun, finished_runs
-from volta_switch.study.records import MeasuredQuantity, Record, ReportedEstimate, RoutesOverSeeds, in_json
+from volta_switch.study.records import MeasuredQuantity, ReportedEstimate, RoutesOverSeeds
 from volta_switch.study.run_plan import RunPlan
+from volta_switch.study.study_data import is_synthetic
 
 QUANTITIES = {  # as reports are summed up: what it is called, decimals
     "most frequent": ("most frequent route, % of samples", 1),
@@ -203,7 +205,8 @@ def routes_over_seeds(plan: RunPlan) -> tuple[RoutesOverSeeds, ...]:
     for (arm, seed, task), run in plan.route_runs().items():
         if run.key in done:
             found.setdefault((arm, plan.spec(arm, task).name), {})[seed] = read_routes(run)
-    return tuple(summed_up(arm, task, reports) for (arm, task), reports in found.items())
+    synthetic = is_synthetic(plan.study)
+    return tuple(replace(summed_up(arm, task, reports), synthetic=synthetic) for (arm, task), reports in found.items())
 
 
 def summed_up(arm: str, task: str, reports: Mapping[int, RouteReport]) -> RoutesOverSeeds:

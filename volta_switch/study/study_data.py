@@ -66,6 +66,11 @@ def places(study: Study, arm: Arm, folder: Path) -> Places:
     return Places(world / "tasks.yml", features, captions / "annotations", str(world), vocabulary, spec.as_dict())
 
 
+def is_synthetic(study: Study) -> bool:
+    """Tells whether a study's data are synthetic worlds; all of its arms have one, or none has."""
+    return any(arm.world is not None for arm in study.arms.values())
+
+
 def world_folder(study: Study, arm: Arm, folder: Path) -> Path:
     """Returns the folder of an arm's world: ``world`` is the first arm's; others' say where they differ from it."""
     first, own = (WorldSpec(**(each.world or {})).as_dict() for each in (next(iter(study.arms.values())), arm))

@@ -18,6 +18,7 @@ from volta_switch.study.arms import Arm, PlannedTable
 from volta_switch.study.claims import ItemResults, Measure, Verdict, judge
 from volta_switch.study.confounds import refuse_recorded_confounds
 from volta_switch.study.items import Evaluated, ItemReader, NoItems
+from volta_switch.study.names import column_title
 from volta_switch.study.planned_runs import Work, finished_runs
 from volta_switch.study.records import (
     ArmScore,
@@ -32,7 +33,7 @@ from volta_switch.study.records import (
 )
 from volta_switch.study.route_reports import routes_over_seeds
 from volta_switch.study.run_plan import RunPlan
-from volta_switch.study.study_data import blind_guesses, test_split, world_folder
+from volta_switch.study.study_data import blind_guesses, is_synthetic, test_split, world_folder
 from volta_switch.study.table_formats import as_csv, as_latex, tables_text
 from volta_switch.study.trained_runs import (
     TrainedRun,
@@ -46,8 +47,6 @@ from volta_switch.study.trained_runs import (
 from volta_switch.tasks import TaskSpec, task_class
 from volta_switch.tasks.metrics import mean_std
 
-HEADINGS = {"accuracy": "accuracy", "vqa_score": "score", "ir_r1": "image R@1", "tr_r1": "text R@1"}
-
 
 @dataclass(frozen=True)
 class Column:
@@ -58,16 +57,19 @@ class Column:
     task: TaskSpec
     metric: str
     split: str
+    synthetic: bool
+    """Whether the data are a synthetic world."""
 
     @property
     def heading(self) -> str:
-        """``refcoco+ accuracy``."""
-        return f"{self.task.name} {HEADINGS.get(self.metric, self.metric)}"
+        """``refcoco+ accuracy``: what files call it, whatever the data are."""
+        return column_title(self.task.name, self.metric, False)
 
     def reported(self) -> ReportedColumn:
         """Returns the column as made tables have it."""
         task = self.task
-        return ReportedColumn(task.name, self.metric, self.heading, task.key, self.split, task.pool_images)
+        known = (task.name, self.metric, self.heading, task.key, self.split)
+        return ReportedColumn(*known, pool_images=task.pool_images, synthetic=self.synthetic)
 
 
 @dataclass(frozen=True)
@@ -193,8 +195,8 @@ def _table(
 
 def named_claims(plan: RunPlan, table: PlannedTable) -> tuple[StudyClaim, ...]:
     """Returns a table's claims, their tasks called as its columns are: "refcoco+", not as the study's file does."""
-    specs = plan.specs(table)
-    return tuple(replace(claim, task=specs[claim.task].name) for claim in table.claims)
+    specs, synthetic = plan.specs(table), is_synthetic(plan.study)
+    return tuple(replace(claim, task=specs[claim.task].name, synthetic=synthetic) for claim in table.claims)
 
 
 def _verdicts(plan: RunPlan, table: PlannedTable, columns: list[Column], scored: list[ColumnScores]) -> list[Verdict]:
@@ -242,7 +244,9 @@ def _intervals(columns: list[Column], scored: list[ColumnScores], seeds: int) ->
         return "One seed of each arm: the spread over seeds is unknown, so that there is no ± and no interval."
     parts = [f"± is the standard deviation over {seeds} seeds. Intervals take seeds as a random effect (Student's t)"]
     without = [
-        f"{each.heading} ({found.why_not})" for each, found in zip(columns, scored, strict=True) if found.why_not
+        f"{each.reported().title} ({found.why_not})"
+        for each, found in zip(columns, scored, strict=True)
+        if found.why_not
     ]
     if len(without) < len(columns):
         parts[0] += (
@@ -261,7 +265,8 @@ def _columns(plan: RunPlan, arm: Arm, tasks: Sequence[str]) -> list[Column]:
     for task in tasks:
         spec = plan.tested_spec(arm.name, task)
         split = test_split(spec, arm.tasks[task])
-        columns += [Column(task, spec, metric, split) for metric in task_class(spec).headline]
+        synthetic = arm.world is not None
+        columns += [Column(task, spec, metric, split, synthetic) for metric in task_class(spec).headline]
     return columns
 
 

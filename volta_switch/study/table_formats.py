@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
+from volta_switch.study.names import task_title
 from volta_switch.study.records import (
     ArmScore,
     MeasuredQuantity,
@@ -50,7 +51,7 @@ def as_markdown(table: ReportedTable) -> str:
         body, headers, tablefmt="github", disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1))
     )
     losses = pretraining_as_markdown(table)
-    notes = [_switch_note(row) for row in table.rows if row.soft_minus_hard]
+    notes = [_switch_note(row, table.synthetic) for row in table.rows if row.soft_minus_hard]
     title = [f"**{table.title}**"] if table.title else []
     verdicts = [verdict.text for verdict in table.verdicts]
     notes += [FLOPS_NOTE] if table.shows_flops else []
@@ -69,22 +70,21 @@ def as_csv(table: ReportedTable) -> str:
     """Returns a line for every arm, column and seed."""
     out = io.StringIO()
     lines = csv.writer(out, lineterminator="\n")
-    lines.writerow(
-        ["table", "arm", "parameters", "task", "metric", "split", "seed", "score", "published", "flops", "path_flops"]
-    )
+    names = "table arm parameters task metric split seed score published flops path_flops column"
+    lines.writerow(names.split())
     for row in table.rows:
         for column, score in zip(table.columns, row.scores, strict=True):
             place, flops = (column.task, column.metric, column.split), row.flops[column.task]
             for number, (seed, value) in enumerate(zip(table.seeds, score.values, strict=True)):
                 own = (table.name, row.arm, row.parameters, *place, seed, value, score.published)
-                lines.writerow([*own, flops.executed[number], flops.paths[number]])
+                lines.writerow([*own, flops.executed[number], flops.paths[number], column.title])
     return out.getvalue()
 
 
 def _cells(table: ReportedTable) -> tuple[list[str], list[list[str]]]:
     """Returns headings and rows as text."""
     flops, of_rows = flops_columns(table)
-    headers = ["model", "parameters", *(column.heading for column in table.columns), *flops]
+    headers = ["model", "parameters", *(column.title for column in table.columns), *flops]
     body = [
         [row.arm, f"{row.parameters / 1e6:.2f} M", *map(_shown, row.scores), *map(amount, own)]
         for row, own in zip(table.rows, of_rows, strict=True)
@@ -102,7 +102,8 @@ def _shown(score: ArmScore) -> str:
 def flops_columns(table: ReportedTable) -> tuple[list[str], list[list[float | None]]]:
     """Returns headings of a table's columns of operations, and each row's means; none unless it shows them."""
     tasks = list(dict.fromkeys(column.task for column in table.columns)) if table.shows_flops else []
-    headings = [f"{task} {name}" for task in tasks for name in ("FLOPs", "path FLOPs")]
+    titles = [f"{task_title(task, table.synthetic)}{',' if table.synthetic else ''}" for task in tasks]
+    headings = [f"{title} {name}" for title in titles for name in ("FLOPs", "path FLOPs")]
     return headings, [[mean for task in tasks for mean in _mean_flops(row.flops[task])] for row in table.rows]
 
 
@@ -127,11 +128,11 @@ def amount(number: float | None) -> str:
     return f"{number:.0f}"
 
 
-def _switch_note(row: TableRow) -> str:
+def _switch_note(row: TableRow, synthetic: bool) -> str:
     of_tasks: dict[str, list[float]] = {}
     for run, value in row.soft_minus_hard.items():
         of_tasks.setdefault(run.split("/")[0], []).append(value)
-    parts = ", ".join(f"{task} {_range(values)}" for task, values in of_tasks.items())
+    parts = ", ".join(f"{task_title(task, synthetic)} {_range(values)}" for task, values in of_tasks.items())
     return f"{row.arm}, validation score with soft routes minus hard routes, in points: {parts}."
 
 
@@ -192,7 +193,7 @@ def routes_in_words(found: Sequence[RoutesOverSeeds]) -> tuple[list[str], list[l
 
     Numbers are means over seeds ± standard deviation, those of differences with their interval.
     """
-    heads = ["", *(f"{each.arm}, {each.task}" for each in found)]
+    heads = ["", *(f"{each.arm}, {task_title(each.task, each.synthetic)}" for each in found)]
     lines = [["seeds", *(str(len(each.seeds)) for each in found)]]
     if any(each.modes for each in found):
         modes = [", ".join(f"{mode} {100 * share:.0f} %" for mode, share in each.modes.items()) for each in found]
@@ -203,6 +204,18 @@ def routes_in_words(found: Sequence[RoutesOverSeeds]) -> tuple[list[str], list[l
             shown = (_quantity(of.estimate, digits, key in DIFFERENCES) if of else "–" for of in known)
             lines.append([name, *shown])
     return heads, lines
+
+
+def grey_quantities(found: Sequence[RoutesOverSeeds]) -> set[tuple[str, int]]:
+    """Returns (name of a quantity, column from 0) of the changes whose interval holds zero, or lacks."""
+    grey = set()
+    for column, each in enumerate(found):
+        for key in DIFFERENCES:
+            if key in each.quantities:
+                low, high = each.quantities[key].estimate.interval or (0.0, 0.0)
+                if low <= 0 <= high:
+                    grey.add((QUANTITIES[key][0], column))
+    return grey
 
 
 def _quantity(estimate: ReportedEstimate, digits: int, signed: bool = False) -> str:

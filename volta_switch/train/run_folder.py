@@ -34,6 +34,7 @@ from volta_switch.checksums import SUMS, is_there, record_json, recording, verif
 from volta_switch.config import Config
 from volta_switch.errors import UserError
 from volta_switch.files import find_object, remove, remove_unfinished
+from volta_switch.identities import commit_of_code
 from volta_switch.train.log_file import EventFile, LogFile, lines_of, writing
 from volta_switch.train.ranks import Ranks
 
@@ -238,7 +239,8 @@ def _numbers(path: str, values: Mapping[str, Any]) -> Iterator[tuple[str, float]
 
 
 def environment() -> dict[str, Any]:
-    """Returns versions and hardware that a result may depend on."""
+    """Returns the code's commit, where it is known, and versions and hardware that a result may depend on."""
+    commit = commit_of_code()
     versions = {}
     for package in ("volta-switch", "torch", "numpy", "tokenizers", "safetensors", "lmdb"):
         try:
@@ -246,6 +248,7 @@ def environment() -> dict[str, Any]:
         except PackageNotFoundError:
             versions[package] = "not installed"
     return {
+        **({"commit": commit} if commit else {}),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "versions": versions,

@@ -9,7 +9,7 @@ import yaml
 import volta_switch.study.report.collect as collecting
 from study.report.conftest import STUDY
 from volta_switch.config import load_config
-from volta_switch.cost.commands import cost
+from volta_switch.cost.executed import parameters
 from volta_switch.study.plan import load_study
 from volta_switch.study.records import StudyResults
 from volta_switch.study.report.collect import _routes, _validations, collect
@@ -20,6 +20,10 @@ from volta_switch.study.study_data import world_folder
 from volta_switch.world import write_world
 
 PATHS = "Active paths in pre-training"
+
+
+def costs_of(values, arm):
+    return {cost["work"]: cost for cost in values["cost"]["arms"][arm]["works"]}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +54,7 @@ def test_a_table_without_numbers_is_there_with_its_untested_claims(unfinished):
     main = values["tables"][0]
     assert main["rows"] == [] and main["left_out"].startswith("Left out: ")
     assert [claim["verdict"] for claim in main["claims"]] == ["not tested"] * 3
-    assert [claim["heading"] for claim in main["claims"]] == ["refcoco+ accuracy"] * 3
+    assert [claim["heading"] for claim in main["claims"]] == ["referring expressions (synthetic), accuracy"] * 3
     assert values["study"]["claims"]["not tested"] == 4
     assert len(values["routes"]) == 2 and all(route["report"] is None for route in values["routes"])
 
@@ -94,9 +98,9 @@ def test_active_paths_are_drawn_and_averaged_where_they_were_tracked(values):
     panel = next(panel for panel in values["curves"] if (panel["table"], panel["title"]) == ("main", PATHS))
     assert [arm["arm"] for arm in panel["arms"]] == ["switchbert"]  # the other one has no paths
     assert panel["arms"][0]["seeds"][0]["points"] == [[40, 2.0], [80, 1.0]]
-    arms = values["cost"]["arms"]
-    assert arms["switchbert"]["trained"] == {"training_executed": pytest.approx(1.1e6), "training_paths": 1.5e6}
-    assert arms["ctrl_uniter"]["trained"]["training_paths"] == arms["ctrl_uniter"]["trained"]["training_executed"]
+    switched, fixed = (costs_of(values, arm)["pre-training"] for arm in ("switchbert", "ctrl_uniter"))
+    assert (switched["training_executed"], switched["training_paths"]) == (pytest.approx(1.1e6), 1.5e6)
+    assert fixed["training_paths"] == fixed["training_executed"]
 
 
 def test_switchers_are_summed_up_over_training_where_they_were_watched(values):
@@ -123,24 +127,20 @@ def test_curves_leave_out_what_an_earlier_run_in_the_folder_logged(tmp_path):
     assert _validations(tmp_path / "none.jsonl", "score") == ()
 
 
-def test_costs_are_those_of_volta_switch_flops(values):
-    arms = values["cost"]["arms"]
-    for name, model, overrides in (
-        ("ctrl_uniter", "demo/ctrl_uniter", []), ("top-1", "demo/switchbert", ["switch.top_k=1"]),
-    ):  # fmt: skip
-        expected = cost(load_config(model, overrides), values["cost"]["pairs"])
-        assert arms[name]["parameters"] == expected["parameters"]
-        found = {key: arms[name][key] for key in expected["flops_per_sample"]["pre-training"]}
-        assert found == pytest.approx(expected["flops_per_sample"]["pre-training"], rel=1e-9)
+def test_parameters_are_those_of_the_models(values):
+    found = {name: values["cost"]["arms"][name]["parameters"] for name in ("ctrl_uniter", "top-1")}
+    configs = load_config("demo/ctrl_uniter"), load_config("demo/switchbert", ["switch.top_k=1"])
+    assert list(found.values()) == [parameters(config) for config in configs]
 
 
 def test_times_are_means_over_finished_runs(values):
-    arms = values["cost"]["arms"]
-    assert arms["switchbert"]["seconds"] == {
+    switched, one = (costs_of(values, arm) for arm in ("switchbert", "top-1"))
+    assert {work: cost["time"] for work, cost in switched.items()} == {
         "pre-training": {"mean": 110.0, "runs": 3}, "refcoco+": {"mean": 110.0, "runs": 3}
     }  # fmt: skip
-    assert arms["top-1"]["seconds"]["refcoco+"] == {"mean": 105.0, "runs": 2}
-    assert arms["switchbert"]["tracked"]["refcoco+"]["training_paths"] == 3e6 and arms["top-1"]["tracked"] == {}
+    assert one["refcoco+"]["time"] == {"mean": 105.0, "runs": 2}
+    assert (switched["refcoco+"]["inference_executed"], switched["refcoco+"]["inference_paths"]) == (1e6, 9e5)
+    assert one["refcoco+"]["inference_executed"] is None  # no report of routes yet
 
 
 def test_the_confound_check_counts_and_names_settings(values):
@@ -173,8 +173,8 @@ def test_every_cell_has_its_commands(values):
     assert len(runs) == 22
     tuned = runs["switchbert/seed1/refcoco+"]
     assert [command.split()[:2] for command in tuned["commands"]] == [
-        ["python", "train_task.py"],
-        ["python", "eval_task.py"],
+        ["volta-switch", "finetune"],
+        ["volta-switch", "evaluate"],
     ]
     assert tuned["finished"] and tuned["seconds"] == 110.0
     begun = runs["top-1/seed2/refcoco+"]

@@ -5,7 +5,7 @@ from drawn import LONG, Drawn, middle, score
 
 from volta_switch.study.records import ArmScore
 from volta_switch.study.report.chart import cost_scale, overlap, placed
-from volta_switch.study.report.curves import CostPoint, cost_figure
+from volta_switch.study.report.cost_picture import CostPoint, cost_figure
 
 
 def point(arm: str, x: float, own: ArmScore, series: str = "fixed") -> CostPoint:
@@ -42,7 +42,7 @@ def test_scores_and_costs_lie_where_the_axes_say() -> None:
         assert ends == pytest.approx([found.low, found.high], abs=0.05)
         assert part.texts() == [each.arm]
     assert "FLOPs per pair, billions" in drawn.texts()
-    assert "VQA score, %: mean, 95 % interval (3 seeds, these items)" in drawn.texts()
+    assert "VQA score, %: mean, 95 % interval (3 seeds, these items)" in " ".join(drawn.texts())
 
 
 def test_series_differ_in_shape_and_stand_in_a_legend() -> None:

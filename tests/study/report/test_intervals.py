@@ -4,15 +4,8 @@ import pytest
 from drawn import LONG, Drawn, middle, score
 
 from volta_switch.study.claims import judge
-from volta_switch.study.records import (
-    ArmScore,
-    ReportedColumn,
-    ReportedTable,
-    ReportedVerdict,
-    StudyClaim,
-    TableRow,
-)
-from volta_switch.study.report.intervals import difference_figure, interval_figure, published_numbers
+from volta_switch.study.records import ArmScore, ReportedColumn, ReportedTable, ReportedVerdict, StudyClaim, TableRow
+from volta_switch.study.report.intervals import GREY, difference_figure, interval_figure, published_numbers
 
 ARMS = {
     "switchbert": score(71.0, 72.5, 73.0),
@@ -219,7 +212,7 @@ def test_huge_holm_intervals_leave_room_for_the_others() -> None:
     unit, _ = axis(drawn)
     widest = max(v.estimate.high - v.estimate.low for v in verdicts(pairs, ("text", "a", "b"), ("text", "c", "b")))
     assert unit * widest > 0.3 * drawn.width
-    assert drawn.all("polygon", fill="#222222")  # arrow heads
+    assert drawn.all("polygon", fill=GREY)  # arrow heads, of differences that are not told apart from none
 
 
 @pytest.mark.parametrize("text", ["word " * 100, "W" * 200, "<b>&", "short"])

@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import pytest
 
+from study.report.conftest import HOSTILE
 from volta_switch.study.records import ArmScore, ReportedColumn, ReportedEstimate, ReportedTable, StudyResults, TableRow
 from volta_switch.study.report.collect import collect
 from volta_switch.study.report.page import (
@@ -24,7 +25,8 @@ from volta_switch.study.report.page import (
     sweep_lines,
     write_report,
 )
-from volta_switch.study.report.runs import ArmCost
+from volta_switch.study.report.runs import ArmCost, RunCost, RunSummary
+from volta_switch.study.report.scope import _commits, _days
 from volta_switch.study.table_formats import amount
 
 
@@ -129,10 +131,51 @@ def test_the_order_of_the_page(parsed):
 
 def test_it_begins_with_the_verdicts_in_one_sentence(parsed):
     said = " ".join(parsed.text.split())
-    assert "3 arms on refcoco+, 3 seeds each: of 4 claims 1 is supported, 1 is contradicted, 2 are undecided." in said
+    assert "3 arms on referring expressions (synthetic), 3 seeds each: of 4 claims" in said
+    assert "1 is supported, 1 is contradicted, 2 are undecided." in said
     assert "Unfinished: 19 of 22 runs are done." in said
     assert "a difference of 30 points either way is excluded" in said
     assert "✓ supported" in said and "✗ contradicted" in said and "? undecided" in said
+
+
+def test_the_first_words_say_what_the_data_are_and_what_follows(parsed):
+    first = parsed.text[parsed.text.index("Report of a controlled study") :]
+    said = " ".join(first.split())[: 2000 + len(HOSTILE)]
+    assert said.index("The data are synthetic: scenes") < said.index("What can be concluded:") < said.index("3 arms on")
+    assert "seed 0). Each task has up to 20 training images and up to 10 test images." in said
+    assert re.search(r"The models have 0\.\d\d to 0\.\d\d million parameters; each arm has 3 seeds\.", said)
+    assert "No score here is one of the real data sets" in said
+    assert "runs, commit of the codenot recorded" in said  # what wrote these runs wrote no commit
+    assert re.search(r"table, made\d{4}-\d\d-\d\d \d\d:\d\d UTC", said)
+
+
+def test_commits_and_days_of_runs_are_told_where_they_wrote_them_down():
+    def run(name, commit, ended):
+        environment = {"commit": commit} if commit else {"threads": 1}
+        return RunSummary(name, "a", 0, True, True, 1.0, (), environment, ended)
+
+    assert _commits([run("a", "1a2b", 0.0), run("b", "1a2b", 0.0)]) == "1a2b"
+    assert _commits([run("a", "1a2b", 0.0), run("b", "", 0.0)]) == "1a2b (1 runs), not recorded (1 runs)"
+    assert _days([86400.0, 0.0]) == "1970-01-01 to 1970-01-02" and _days([]) == "not recorded"
+
+
+def test_no_name_of_a_real_data_set_stands_where_scores_of_a_synthetic_world_are_read(parsed):
+    said = " ".join(parsed.text.split())
+    scores = said[: said.index("Environment and commands", said.index("The confound check") + 500)]
+    assert "refcoco+" not in re.sub(r"[\w-]+/seed\d/refcoco\+( routes)?|tasks\.\w+", "", scores)
+
+
+def test_changes_name_one_base_score(parsed):
+    said = " ".join(parsed.text.split())
+    assert "Changes of accuracy from the base score, 75.0, in points" in said
+    assert "Changes with whole routes, from the same base score" in said and said.count("Base scores: ") == 1
+
+
+def test_what_is_not_told_apart_from_nothing_is_grey(text):
+    claims = re.findall(r'<li><span class="verdict.*?</li>', text[: text.index('id="tables"')], re.DOTALL)
+    grey = {"undecided" in claim for claim in claims if 'class="within"' in claim}
+    assert len(claims) == 4 and grey == {True}
+    assert re.search(r'<td class="number within"[^>]*>-2.50 \(-8.85 to \+3.85\)', text)
 
 
 def test_routes_of_several_seeds_are_summed_up(parsed):
@@ -143,15 +186,16 @@ def test_routes_of_several_seeds_are_summed_up(parsed):
 
 def test_a_table_shows_operations_of_training_if_it_is_asked_for_them(parsed):
     said = " ".join(parsed.text.split())
-    assert said.count("refcoco+ path FLOPs") == 1 and said.count("executed, and of all active paths") == 1
-    assert said.count("1.05 M1.50 M") == 2  # both rows: the means of two seeds
+    assert said.count("referring expressions (synthetic), path FLOPs, millions") == 1
+    assert said.count("executed, and of all active paths") == 1
+    assert said.count("1.051.50") == 3  # both rows, and the cost of the arm that has two seeds: their means
 
 
 def test_what_is_not_finished_says_so(parsed):
     said = " ".join(parsed.text.split())
     assert "Unfinished: 1 of 12 runs is missing. The numbers are of 2 seeds that all arms have finished" in said
-    assert "top-1 on refcoco+" in said  # its routes
-    assert "refcoco+: 1 of 6 runs not finished. Whichtop-1/seed2" in said
+    assert "top-1 on referring expressions (synthetic)" in said  # its routes
+    assert "referring expressions (synthetic): 1 of 6 runs not finished. Whichtop-1/seed2" in said
     assert "refcoco+, seeds 0, 1, 2 2 finished, 1 begun, 0 not begun" in said
     assert "pretraining, seeds 0, 1, 2 finished in 2 min each, the mean" in said
 
@@ -200,16 +244,13 @@ def test_a_score_is_bold_only_where_its_interval_lies_above_all_others(spans, be
     assert best_rows(ReportedTable("t", rows=rows), 0) == best
 
 
-@pytest.mark.parametrize(("executed", "kind"), [((100.0, 101.0), "of active paths"), ((100.0, 150.0), "executed")])
-def test_scores_stand_against_executed_operations_unless_paths_alone_tell_arms_apart(executed, kind):
-    costs = {
-        arm: ArmCost(1, number, 0.0, paths, 0.0, {}, None, {}, {})
-        for arm, number, paths in zip("ab", executed, (80.0, 160.0), strict=True)
-    }
+def test_scores_stand_against_both_costs_of_training_on_their_task():
+    costs = {"a": ArmCost(1, (RunCost("pre-training", 5.0, 5.0), RunCost("t", 100.0, 160.0))), "b": ArmCost(1)}
     rows = tuple(TableRow(arm, f"demo/{arm}", scores=(ArmScore(1.0),)) for arm in "ab")
-    shown, label, _, _ = cost_against(costs, ReportedTable("t", rows=rows, columns=(ReportedColumn("t", "m", "h"),)), 0)
-    assert label.endswith(kind)
-    assert [point.x for point in shown] == ([80.0, 160.0] if kind != "executed" else list(executed))
+    table = ReportedTable("t", rows=rows, columns=(ReportedColumn("t", "m", "h"),))
+    shown, label, _, _ = cost_against(costs, table, 0)
+    assert label == "training FLOPs of a pair"
+    assert [point.ends for point in shown] == [(100.0, 160.0), (0.0,)]  # of b nothing is known, and it is left out
 
 
 def test_a_table_s_arms_may_be_one_setting_turned(written):
@@ -217,7 +258,7 @@ def test_a_table_s_arms_may_be_one_setting_turned(written):
     series, _, label = sweep_lines(table, 0)
     [points] = series.values()
     assert sorted((x, score.values) for x, score in points) == [(1, (75.5, 76.0)), (4, (75.0, 77.2))]
-    assert label == "refcoco+ accuracy, %"
+    assert label == "referring expressions (synthetic), accuracy, %"
 
 
 def test_numbers_are_written_for_readers():

@@ -75,12 +75,101 @@ def test_texts_of_a_study_stay_texts(page):
     assert '<script>alert("run")</script>' in claims
 
 
-@pytest.mark.parametrize("pixels", [390, 768, 1200])
+@pytest.mark.parametrize("pixels", [390, 768, 1200, 1400])
 def test_nothing_is_wider_than_the_window(page, pixels):
     width(page, pixels)
     page.execute_script(OPENED)
     assert page.execute_script("return innerWidth") == pixels  # a phone zooms out where something is wider
     assert page.execute_script("return document.documentElement.scrollWidth") <= pixels
+
+
+# Of every table: cells off the window that no scrolling container of the table brings in; and names of rows.
+TABLES = (
+    VISIBLE
+    + """
+const width = innerWidth, off = [], names = [];
+for (const table of document.querySelectorAll("main table")) {
+  const scrolls = table.closest(".wide, .route-table"), inside = scrolls && scrolls.scrollWidth > scrolls.clientWidth;
+  for (const cell of table.querySelectorAll("th, td")) {
+    if (cell.closest("thead") && table.tBodies[0] && getComputedStyle(table.tHead).position === "absolute") continue;
+    if (!seen(cell)) { if (cell.textContent.trim()) off.push(cell.textContent); continue; }
+    const box = cell.getBoundingClientRect();
+    if (box.left < -1 || (box.right > width + 1 && !inside)) off.push(cell.textContent.trim());
+  }
+  for (const name of table.querySelectorAll("tbody th")) {
+    const box = name.getBoundingClientRect();
+    names.push([name.textContent.trim(), box.left >= 0 && box.right <= width + 1 && box.width > 20]);
+  }
+}
+return [off, names];
+"""
+)
+# Of every picture of scores, curves and costs: texts and marks that its frame cuts, or that lie off the window.
+PICTURES = """
+const off = [];
+let texts = 0;
+for (const svg of document.querySelectorAll("main figure .wide > svg")) {
+  const frame = svg.getBoundingClientRect(), pane = svg.parentNode.getBoundingClientRect();
+  for (const mark of svg.querySelectorAll("text, .mean")) {
+    const box = mark.getBoundingClientRect();
+    texts += mark.tagName === "text";
+    const right = Math.min(frame.right, pane.right, innerWidth);
+    if (box.left < frame.left - 1 || box.right > right + 1) off.push(mark.textContent);
+  }
+}
+return [texts, off];
+"""
+
+
+@pytest.mark.parametrize("pixels", [390, 1400])
+def test_every_cell_of_a_table_can_be_reached_and_every_arm_is_seen(page, pixels):
+    width(page, pixels)
+    page.execute_script(OPENED)
+    off, names = page.execute_script(TABLES)
+    assert not off
+    assert {"ctrl_uniter", "switchbert", "top-1"} <= {name for name, _ in names}
+    assert not [name for name, whole in names if not whole]
+
+
+def test_on_a_phone_a_cell_says_its_column(page):
+    width(page, 390)
+    page.execute_script(OPENED)
+    unnamed = page.execute_script(
+        VISIBLE
+        + "return [...document.querySelectorAll('table.stacked tbody td, table.stacked tfoot td')].filter((e) =>"
+        "seen(e)"
+        "&& getComputedStyle(e, '::before').content.length < 3).map((e) => e.textContent)"
+    )
+    tables = page.execute_script("return [...document.querySelectorAll('main table:not(.stacked)')].length")
+    assert not unnamed and tables == 0
+    assert not page.execute_script(
+        "return [...document.querySelectorAll('.wide:has(table), .route-table')].filter((e) =>"
+        "e.scrollWidth > e.clientWidth + 1).map((e) => e.getAttribute('aria-label'))"
+    )
+
+
+@pytest.mark.parametrize("pixels", [390, 1400])
+def test_pictures_are_whole_and_their_words_large_enough(page, pixels):
+    width(page, pixels)
+    page.execute_script(OPENED)
+    texts, off = page.execute_script(PICTURES)
+    assert texts > 100 and not off
+    sizes = page.execute_script(
+        "return [...document.querySelectorAll('main figure .wide > svg')].map((e) =>"
+        "14 * e.getBoundingClientRect().width / e.viewBox.baseVal.width)"
+    )
+    assert min(sizes) > 11  # pixels, of the words of size 14
+
+
+def test_a_row_of_a_wide_table_keeps_its_name_in_sight(page):
+    width(page, 700)
+    page.execute_script(OPENED)
+    moved = page.execute_script(
+        "return [...document.querySelectorAll('.wide:has(table)')].filter((e) => e.scrollWidth > e.clientWidth + 1)"
+        ".map((e) => { e.scrollLeft = 10000; const name = e.querySelector('tbody th').getBoundingClientRect();"
+        "return [e.scrollLeft > 0, name.left - e.getBoundingClientRect().left]; })"
+    )
+    assert moved and all(scrolled and abs(left) < 2 for scrolled, left in moved)
 
 
 def test_what_scrolls_sideways_can_be_reached_by_keyboard(page):
@@ -183,6 +272,36 @@ def test_it_prints_whole(page):
     assert printed.startswith(b"%PDF-") and printed.count(b"/Type /Page\n") > 4
     opened = page.execute_script("return document.querySelectorAll('details[open]').length")
     assert opened < page.execute_script("return document.querySelectorAll('details').length")  # folded again
+
+
+def test_print_cuts_nothing_and_repeats_headings(page):
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    width(page, 688)  # A4 between the page's margins
+    cut = page.execute_script(
+        "return [...document.querySelectorAll('main table, main svg, main pre, main li, main p')].filter((e) => {"
+        "const b = e.getBoundingClientRect(); return b.width && (b.right > innerWidth + 1 || b.left < -1); })"
+        ".map((e) => e.outerHTML.slice(0, 200))"
+    )
+    assert not cut and page.execute_script("return document.documentElement.scrollWidth") <= 688
+    styles = page.execute_script(
+        "const of = (selector, name) => [...document.querySelectorAll(selector)].map((e) => getComputedStyle(e)[name]);"
+        "return [of('main thead', 'display'), of('main tr', 'breakInside'), of('main figure', 'breakInside'),"
+        "of('main .tint', 'printColorAdjust'), of('.wide, .route-table', 'overflowX')]"
+    )
+    wanted = ({"table-header-group"}, {"avoid"}, {"avoid"}, {"exact"}, {"visible"})
+    assert tuple(map(set, styles)) == wanted
+    broken = page.execute_script(
+        "const lines = (e) => { const r = document.createRange(); r.selectNodeContents(e);"
+        "return new Set([...r.getClientRects()].map((b) => Math.round(b.top))).size; };"
+        "return [...document.querySelectorAll('.wide tbody th')].filter((e) => !/[ -]/.test(e.textContent))"
+        ".filter((e) => !e.querySelector('code') && lines(e) > 1).map((e) => e.textContent)"
+    )
+    assert not broken  # an arm's name is not divided
+
+
+def test_the_page_begins_with_what_the_data_are(page):
+    first = page.execute_script("return document.querySelector('h1').nextElementSibling.textContent")
+    assert first.startswith("The data are synthetic")
 
 
 def test_no_id_is_given_twice(page):

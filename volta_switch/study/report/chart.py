@@ -24,7 +24,7 @@ from volta_switch.study.report.svg import (
     wrapped,
 )
 
-WIDTH = 600  # of the pictures; text of 14 is still legible where that is shrunk to a phone's width
+WIDTH = 420  # of the pictures: they fit a phone's width nearly as they are
 LABEL_GAP = 18  # between the middles of lines of text
 
 Sign = Callable[[float, float], str]  # draws around (x, y)
@@ -206,6 +206,13 @@ def heading(text: str, width: float) -> tuple[str, float]:
     lines = wrapped(text, width - 16, 16, bold=True)
     drawn = [words(part, 8, 22 + 21 * n, size=16, font_weight="bold") for n, part in enumerate(lines)]
     return element("g", *drawn), 30.0 + 21 * (len(lines) - 1) if lines else 0.0
+
+
+def label_above(text: str, y: float) -> tuple[str, float]:
+    """Draws what an axis measures above it, in lines from ``y`` on, and the height of those after the first."""
+    lines = wrapped(text, WIDTH - 16, 14)
+    drawn = [words(part, 8, y + LABEL_GAP * n, size=14) for n, part in enumerate(lines)]
+    return element("g", *drawn), LABEL_GAP * max(len(lines) - 1, 0.0)
 
 
 def empty(title: str, width: float) -> str:

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from volta_switch.checksums import is_there
+from volta_switch.data.files.json_files import read_object
 from volta_switch.study.arms import PlannedTable
 from volta_switch.study.confounds import ConfoundCheck, check_confounds
+from volta_switch.study.json_records import Record
+from volta_switch.study.names import metric_title, task_title
 from volta_switch.study.planned_runs import (
     PRETRAINING,
     FinishedRun,
@@ -20,14 +23,7 @@ from volta_switch.study.planned_runs import (
     finished_runs,
     works_of,
 )
-from volta_switch.study.records import (
-    Record,
-    ReportedTable,
-    ReportedVerdict,
-    RoutesOverSeeds,
-    StudyClaim,
-    StudyResults,
-)
+from volta_switch.study.records import ReportedTable, ReportedVerdict, RoutesOverSeeds, StudyClaim, StudyResults
 from volta_switch.study.report.curves import ArmCurves, CurvePanel, SeedCurve
 from volta_switch.study.report.route_counts import CollectedRoutes
 from volta_switch.study.report.runs import (
@@ -40,11 +36,12 @@ from volta_switch.study.report.runs import (
     environments,
     every_run,
 )
+from volta_switch.study.report.scope import Scope, scope_of
 from volta_switch.study.report.switchers import WatchedRuns, watched_runs
-from volta_switch.study.route_reports import read_routes
+from volta_switch.study.route_reports import RouteReport, read_routes
 from volta_switch.study.run_plan import RunPlan
-from volta_switch.study.study_data import world_folder
-from volta_switch.study.table import HEADINGS, named_claims
+from volta_switch.study.study_data import is_synthetic, world_folder
+from volta_switch.study.table import named_claims
 from volta_switch.tasks import task_class
 from volta_switch.train.log_file import lines_of
 from volta_switch.train.step_log import EXECUTED, PATHS
@@ -72,6 +69,12 @@ class StudySummary(Record):
     seconds: float
     claims: Mapping[str, int]
     """Verdict -> number of claims."""
+    path: str = ""
+    """The study's file."""
+    directory: str = ""
+    """Where its paths and those of commands begin."""
+    synthetic: bool = False
+    """Whether its data are synthetic worlds."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,8 @@ class ShownTable(ReportedTable):
 class ReportData(Record):
     """Everything that the page shows."""
 
+    scope: Scope
+    """What the data are and what follows from them."""
     study: StudySummary
     tables: tuple[ShownTable, ...]
     curves: tuple[CurvePanel, ...]
@@ -139,11 +144,13 @@ def collect(plan: RunPlan, results: StudyResults) -> ReportData:
     done = finished_runs(plan.folder)
     shown = _tables(plan, results, done)
     runs, routes = every_run(plan, done), _routes(plan, done)
+    study, cost = _study(plan, shown, runs), costs_of(plan, done, routes)
     return ReportData(
-        study=_study(plan, shown, runs),
+        scope=scope_of(plan, runs, cost.arms, study.seeds),
+        study=study,
         tables=shown,
         curves=tuple(panel for table in plan.study.tables for panel in _panels(plan, table, done)),
-        cost=costs_of(plan, done, routes),
+        cost=cost,
         routes=routes,
         routes_over_seeds=tuple(each for each in results.routes if len(each.seeds) > 1),
         switchers=watched_runs(plan, done),
@@ -156,17 +163,21 @@ def collect(plan: RunPlan, results: StudyResults) -> ReportData:
 
 def _study(plan: RunPlan, tables: Sequence[ShownTable], runs: Sequence[RunSummary]) -> StudySummary:
     found = [claim.verdict for table in tables for claim in table.claims]
+    synthetic = is_synthetic(plan.study)
     return StudySummary(
         name=plan.study.name,
         minimum_effect=plan.study.minimum_effect,
         folder=str(plan.folder),
         arms=tuple({arm: None for table in plan.study.tables for arm in table.arms}),
-        tasks=tuple({task: None for table in tables for task in table.tasks}),
+        tasks=tuple({task_title(task, synthetic): None for table in tables for task in table.tasks}),
         seeds=tuple(sorted({len(table.planned_seeds) for table in tables})),
         cells=len(runs),
         finished=sum(run.finished for run in runs),
         seconds=sum(run.seconds or 0 for run in runs),
         claims={verdict: found.count(verdict) for verdict in VERDICTS},
+        path=str(plan.study.path),
+        directory=str(Path.cwd()),
+        synthetic=synthetic,
     )
 
 
@@ -199,8 +210,7 @@ def _untested(claim: StudyClaim) -> ReportedVerdict:
 
 def _headed(verdict: ReportedVerdict) -> ShownClaim:
     """Returns a verdict with its column's heading."""
-    claim = verdict.claim
-    return ShownClaim(**vars(verdict), heading=f"{claim.task} {HEADINGS.get(claim.metric, claim.metric)}")
+    return ShownClaim(**vars(verdict), heading=verdict.claim.column)
 
 
 def _runs_of(plan: RunPlan, table: PlannedTable) -> list[PlannedRun]:
@@ -246,8 +256,15 @@ def _routes(plan: RunPlan, done: DoneRuns) -> tuple[CollectedRoutes, ...]:
         if seed == arm.seeds[0]:
             world = str(world_folder(plan.study, arm, plan.folder)) if arm.world is not None else None
             report = read_routes(run) if run.key in done else None
-            found.append(CollectedRoutes(name, plan.spec(name, task).name, seed, world, report))
+            whole = _score_on_split(plan, name, seed, task, report) if report else None
+            found.append(CollectedRoutes(name, plan.spec(name, task).name, seed, world, report, whole))
     return tuple(found)
+
+
+def _score_on_split(plan: RunPlan, arm: str, seed: int, task: str, report: RouteReport) -> float | None:
+    """Returns what the same weights scored on the whole split; None where they were not tested by that metric."""
+    path = plan.run_of(arm, seed, Work.fine_tuning(task)).folder / f"{report.split}_metrics.json"
+    return read_object(path).get(report.metric) if is_there(path) else None
 
 
 # --- Curves ---------------------------------------------------------------------------------------------------------
@@ -267,16 +284,18 @@ def _panels(plan: RunPlan, table: PlannedTable, done: DoneRuns) -> Iterator[Curv
 
 def _panel(plan: RunPlan, table: PlannedTable, work: Work, done: DoneRuns) -> CurvePanel:
     """Returns the validations of every arm and seed of a table against the training samples seen."""
+    synthetic, shown = is_synthetic(plan.study), ""
     if work == PRETRAINING:
         title, value, label = "Pre-training", "loss", "validation loss"
     else:
         spec = plan.spec(table.arms[0], work.task)
         metric = task_class(spec).metric
-        title, value, label = spec.name, "score", f"validation {HEADINGS.get(metric, metric)}, %"
+        title, value, shown = spec.name, "score", task_title(spec.name, synthetic)
+        label = f"validation {metric_title(metric, synthetic)}, %"
     runs = list(_seed_runs(plan, table, work))
     waiting = tuple(f"{name}/seed{seed}" for name, seed, run in runs if run.key not in done)
     arms = _over_seeds(runs, lambda log: _validations(log, value))
-    return CurvePanel(table.name, title, label, arms, len(runs), waiting)
+    return CurvePanel(table.name, title, label, arms, len(runs), waiting, shown)
 
 
 def _seed_runs(plan: RunPlan, table: PlannedTable, work: Work) -> Iterator[tuple[str, int, PlannedRun]]:

@@ -1,4 +1,4 @@
-"""Learning curves, scores against a setting (a sweep), and scores against their cost in FLOPs."""
+"""Learning curves, and scores against a setting (a sweep)."""
 
 from __future__ import annotations
 
@@ -6,47 +6,38 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from volta_switch.study.records import ArmScore, Record
+from volta_switch.study.json_records import Record
+from volta_switch.study.records import ArmScore
 from volta_switch.study.report.chart import (
     LABEL_GAP,
     WIDTH,
-    Box,
     Point,
-    Sign,
     axis_below,
     axis_left,
-    cost_scale,
     empty,
     end_label,
     heading,
     in_units,
     interval_of,
     interval_words,
-    legend,
-    nearest,
-    placed,
+    label_above,
     scale_over,
     tick_room,
     whisker,
 )
 from volta_switch.study.report.svg import (
-    FAINT,
-    INK,
     Scale,
     Style,
     element,
     escape,
-    line,
     marker,
     picture,
-    shortened,
     spread,
     style,
     text_width,
-    words,
 )
 
-HEIGHT, COST_HEIGHT = 300, 320  # of the plots, at least
+HEIGHT = 300  # of the plots, at least
 MARKED = 7  # points of a line with a marker, at most
 
 
@@ -77,16 +68,8 @@ class CurvePanel(Record):
     runs: int = 0
     waiting: tuple[str, ...] = ()
     """Names of those of the runs that are not finished."""
-
-
-@dataclass(frozen=True)
-class CostPoint:
-    """An arm's score and what it costs."""
-
-    arm: str
-    series: str  # drawn with one marker
-    x: float  # its cost; 0 or less: not known
-    score: ArmScore
+    heading: str = ""
+    """What a reader sees it called, where that is not its title."""
 
 
 def curve_figure(panel: CurvePanel, order: Sequence[str] = ()) -> str:
@@ -99,7 +82,7 @@ def curve_figure(panel: CurvePanel, order: Sequence[str] = ()) -> str:
         order: all arms of the study, so that an arm has the same colour and marker in all panels; without it the
             panel's.
     """
-    title = panel.title
+    title = panel.heading or panel.title
     runs = {arm.arm: {seed.seed: _finite(seed.points) for seed in arm.seeds} for arm in panel.arms}
     runs = {arm: {seed: points for seed, points in seeds.items() if points} for arm, seeds in runs.items()}
     runs = {arm: seeds for arm, seeds in runs.items() if seeds}
@@ -171,16 +154,16 @@ class Frame:
     ) -> Frame:  # fmt: skip
         """Returns a frame that holds the points and has room for a label for each name."""
         _, top = heading(title, WIDTH)
-        top += 34
+        top += 34 + label_above(y_label, 0)[1]
         height = max(HEIGHT, LABEL_GAP * len(names))
         y = scale_over([value for _, value in points], top + height, top, limits=limits)
-        right = 24 + min(max(text_width(name, 14) for name in names), 170.0)
+        right = 24 + min(max(text_width(name, 14) for name in names), 160.0)
         x = scale_over([place for place, _ in points], 12 + tick_room(y), WIDTH - right - 10)
         return cls(x, y, title, y_label, right - 4)
 
     def axes(self, x_label: str, at: Sequence[float] | None = None, divisor: float = 1.0) -> str:
         """Draws both axes."""
-        label = words(shortened(self.y_label, WIDTH - 16, 14), 8, self.y.end - 14, size=14)
+        label, _ = label_above(self.y_label, self.y.end - 14 - label_above(self.y_label, 0)[1])
         below = axis_below(self.x, self.y.end, self.y.start, x_label, at, divisor)
         return element("g", below, axis_left(self.y, self.x.start, self.x.end), label)
 
@@ -259,91 +242,3 @@ def _sweep_line(
 def _covered(score: ArmScore, percent: bool) -> list[float]:
     ends = score.estimate.interval or ()
     return [score.mean, *(min(max(end, 0.0), 100.0) if percent else end for end in ends)]
-
-
-# --- Cost -----------------------------------------------------------------------------------------------------------
-
-
-def cost_figure(points: Sequence[CostPoint], x_label: str, y_label: str, title: str = "") -> str:
-    """Draws each arm's score with its interval above its cost; costs that differ fivefold have a logarithmic axis.
-
-    Args:
-        points: one for each arm; those without a cost are left out.
-        x_label, y_label: of the axes; ``y_label`` with its unit.
-        title: without it "``y_label`` against ``x_label``".
-    """
-    title = title or f"{y_label.partition(',')[0]} against {x_label}"
-    points = [point for point in points if point.x > 0]
-    if not points:
-        return empty(title, WIDTH)
-    head, top = heading(title, WIDTH)
-    series = list({point.series: None for point in points})
-    looks = {name: style(index) for index, name in enumerate(series)}
-    told = series if len(series) < len(points) else []  # else the labels tell them
-    meaning, height = legend([(_sign(looks[name]), name) for name in told], 8, top + 4, WIDTH - 16)
-    top += 44 + height
-    bottom = top + max(COST_HEIGHT, 20 + 40 * len(points))  # so high that every label finds a place, see placed
-    y = _score_scale(points, bottom, top)
-    x = cost_scale([point.x for point in points], 12 + tick_room(y), WIDTH - 14)
-    intervals = interval_words([point.score.estimate for point in points])
-    y_label += f": mean, {intervals}" if intervals else ""
-    divisor, unit = in_units(max(point.x for point in points))
-    drawn = [head, meaning, words(shortened(y_label, WIDTH - 16, 14), 8, top - 14, size=14)]
-    drawn += [axis_below(x, top, bottom, x_label + unit, divisor=divisor), axis_left(y, x.start, x.end)]
-    drawn += _marks(points, x, y, looks)
-    return picture(WIDTH, bottom + 52, title, *drawn)
-
-
-def _score_scale(points: Sequence[CostPoint], start: float, end: float) -> Scale:
-    scores = [point.score for point in points]
-    percent = all(0 <= value <= 100 for score in scores for value in score.values)
-    values = [score.mean for score in scores]
-    known = values + [end for score in scores for end in score.estimate.interval or ()]
-    if percent:
-        known = [min(max(value, 0.0), 100.0) for value in known]
-    return scale_over(known, start, end, limits=(0.0, 100.0) if percent else None)
-
-
-def _sign(look: Style) -> Sign:
-    return lambda x, y: marker(look.marker, x, y, 11, look.colour)
-
-
-def _marks(points: Sequence[CostPoint], x: Scale, y: Scale, looks: Mapping[str, Style]) -> list[str]:
-    """Draws intervals, markers and labels, a group for each arm."""
-    places = [(x(point.x), y(point.score.mean)) for point in points]
-    names = [shortened(point.arm, 0.6 * (x.end - x.start), 14) for point in points]
-    whiskers = [_whisker_box(point.score, place[0], y) for point, place in zip(points, places, strict=True)]
-    markers = [(px - 8, py - 8, px + 8, py + 8) for px, py in places]
-    bounds = (x.start + 2, y.end, x.end, y.start - 2)
-    boxes = placed([(*place, text_width(name, 14)) for place, name in zip(places, names, strict=True)],
-                   [*markers, *whiskers], bounds)  # fmt: skip
-    drawn = []
-    for point, place, name, box in zip(points, places, names, boxes, strict=True):
-        found, look = point.score.estimate, looks[point.series]
-        divisor, unit = in_units(point.x)
-        hover = f"{point.arm}: {point.score.mean:.2f} at {point.x / divisor:.4g}{unit.replace(',', '')}"
-        parts = [_tie(place, box)]
-        if found.interval:
-            hover += f", {interval_of(found)}"
-            parts.append(whisker(y, found.interval, place[0], look.colour, 1.5, 5, hover, upright=True))
-        parts.append(
-            marker(look.marker, *place, 12, look.colour, hover, stroke="#ffffff", stroke_width=1, class_="mean")
-        )
-        full = [element("title", escape(point.arm))] if name != point.arm else []
-        halo = {"stroke": "#ffffff", "stroke_width": 3, "paint_order": "stroke", "stroke_linejoin": "round"}
-        at = {"x": box[0], "y": box[3] - 4, "font_size": 14, "fill": INK}
-        parts.append(element("text", *full, escape(name), **at, **halo))
-        drawn.append(element("g", *parts, data_arm=point.arm))
-    return drawn
-
-
-def _whisker_box(score: ArmScore, x: float, y: Scale) -> Box:
-    ends = score.estimate.interval or (score.mean, score.mean)
-    top, bottom = sorted(y(min(max(end, y.low), y.high)) for end in ends)
-    return x - 6, top - 2, x + 6, bottom + 2
-
-
-def _tie(place: Point, box: Box) -> str:
-    """Draws a thin line from a point to its label where they are apart."""
-    near = nearest(box, place)
-    return line(*place, *near, FAINT, 0.8) if math.dist(place, near) > 16 else ""

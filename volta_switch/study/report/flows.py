@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
+from volta_switch.study.names import task_title
 from volta_switch.study.report.route_counts import MEANINGS, CollectedRoutes, Flow, counted, flows_of, paint, percent
 from volta_switch.study.report.route_samples import samples_markup
 from volta_switch.study.report.route_tables import (
     architectures,
     attention,
+    base_scores,
     dependence,
     differences,
     interventions,
@@ -207,14 +209,16 @@ def described(flow: Flow) -> str:
 
 def flows_section(collected: Sequence[CollectedRoutes]) -> str:
     """Returns all about routes as markup for the page, below a heading of its own."""
-    missing = [f"{entry.arm} on {entry.task}" for entry in collected if entry.report is None]
+    missing = [
+        f"{entry.arm} on {task_title(entry.task, entry.synthetic)}" for entry in collected if entry.report is None
+    ]
     notes = [element("p", escape(f"Not made yet: {', '.join(missing)}."), class_="note")] if missing else []
     flows = flows_of(collected)
     if not flows:
         return element("div", *(notes or [element("p", "This study asks for no routes.", class_="note")]),
                        class_="routes")  # fmt: skip
     figures = element("div", *(_figure(number, flow) for number, flow in enumerate(flows)), class_="flows")
-    parts = [*notes, _intro(flows), _controls(flows), figures, _differences(flows)]
+    parts = [*notes, _intro(flows), base_scores(flows), _controls(flows), figures, _differences(flows)]
     parts += [_details(flow, opened=number < 3) for number, flow in enumerate(flows)]
     return element("div", *parts, class_="routes")
 

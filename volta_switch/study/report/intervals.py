@@ -44,10 +44,10 @@ from volta_switch.study.report.svg import (
     words,
     wrapped,
 )
-from volta_switch.study.table import HEADINGS
 
 ROW = 36  # height of an arm's row
 BLUE = COLOURS[0]
+GREY = "#85898f"  # of marks whose difference is not told apart from none
 BAND = "#e8eef5"  # behind differences below the smallest effect of interest
 PERCENT = (0.0, 100.0)
 FAR = 1.5  # a blind guess farther off than so many times the scores' range would leave them no room
@@ -70,7 +70,7 @@ def interval_figure(table: ReportedTable, column: int) -> str:
         return empty(title or "scores", WIDTH)
     chance = table.chance[column] if table.chance else None
     names = [arm for arm, _ in rows] + ([NAME] if chance is not None else [])
-    left = 22 + min(max(text_width(name, 15) for name in names), 200.0)
+    left = 22 + min(max(text_width(name, 15) for name in names), 180.0)
     scale = _column_scale([score for _, score in rows], chance, left, WIDTH - 66)
     head, top = heading(title, WIDTH)
     bottom = top + 14 + ROW * len(names)
@@ -97,7 +97,7 @@ def published_numbers(score: ArmScore) -> dict[str, float]:
 
 
 def _column_title(column: ReportedColumn) -> str:
-    return f"{column.heading} ({column.scope})"
+    return f"{column.title} ({column.scope})"
 
 
 def _is_percent(scores: Sequence[ArmScore]) -> bool:
@@ -271,10 +271,11 @@ def _claim_row(verdict: ReportedVerdict, scale: Scale, top: float) -> tuple[str,
     drawn += [words(part, 8, y + 20 * n, size=15) for n, part in enumerate(lines)]
     y += 20 * max(len(lines), 1)
     effect = signed(f"{found.value:+.2f}")
-    compared = f"{_compared(claim)}, {claim.task} {HEADINGS.get(claim.metric, claim.metric)}"
+    compared = f"{_compared(claim)}, {claim.column}"
     details = wrapped(compared, WIDTH - 16 - verdict_width, 14, most=3)
     drawn += [words(part, 8, y + LABEL_GAP * n, size=14, fill=FAINT) for n, part in enumerate(details)]
-    drawn.append(words(effect, WIDTH - 8, y, size=14, text_anchor="end"))
+    fill = FAINT if verdict.within_zero else INK
+    drawn.append(words(effect, WIDTH - 8, y, size=14, fill=fill, text_anchor="end"))
     y += LABEL_GAP * (len(details) - 1) + 20
     drawn.append(_difference(verdict, scale, y))
     drawn.append(line(8, y + 18, WIDTH - 8, y + 18, GRID))
@@ -295,16 +296,18 @@ def _difference(verdict: ReportedVerdict, scale: Scale, y: float) -> str:
     if alone is None or holm is None:
         told += f"; no interval: {found.problem}"
     else:
-        drawn.append(whisker(scale, holm, y, INK, 1.5, 6, f"{told}; at Holm's level {_range(holm)}"))
+        ink, blue = (GREY, GREY) if verdict.within_zero else (INK, BLUE)
+        drawn.append(whisker(scale, holm, y, ink, 1.5, 6, f"{told}; at Holm's level {_range(holm)}"))
         told += f", {100 * found.confidence:g} % interval {_range(alone)}"
-        drawn.append(whisker(scale, alone, y, BLUE, 6, 0, told))
-    drawn.append(_verdict_sign(verdict.verdict, scale(found.value), y, told))
+        drawn.append(whisker(scale, alone, y, blue, 6, 0, told))
+    stroke = GREY if verdict.within_zero else INK
+    drawn.append(_verdict_sign(verdict.verdict, scale(found.value), y, told, stroke))
     return element("g", *drawn)
 
 
-def _verdict_sign(verdict: str, x: float, y: float, hover: str = "") -> str:
-    kind, fill = {"supported": ("circle", INK), "contradicted": ("cross", INK)}.get(verdict, ("circle", "#ffffff"))
-    return marker(kind, x, y, 12, fill, hover, stroke=INK, stroke_width=1.5, class_="mean")
+def _verdict_sign(verdict: str, x: float, y: float, hover: str = "", ink: str = INK) -> str:
+    kind, fill = {"supported": ("circle", ink), "contradicted": ("cross", ink)}.get(verdict, ("circle", "#ffffff"))
+    return marker(kind, x, y, 12, fill, hover, stroke=ink, stroke_width=1.5, class_="mean")
 
 
 def _too_small_sign(left: float, right: float, y: float) -> str:
@@ -325,6 +328,8 @@ def _difference_signs(verdicts: Sequence[ReportedVerdict]) -> list[tuple[Sign, s
         holm = "interval at Holm's level, which decides"
         signs.append((lambda x, y: whisker(Scale(0, 1, x - 11, x + 11), (0, 1), y, INK, 1.5, 6), holm))
     signs.append((lambda x, y: line(x, y - 9, x, y + 9, FAINT, 1), "no difference"))
+    if any(verdict.within_zero for verdict in verdicts if verdict.level_interval):
+        signs.append((lambda x, y: line(x - 11, y, x + 11, y, GREY, 5), "grey: not told apart from none"))
     for effect in dict.fromkeys(filter(None, (verdict.minimum_effect for verdict in verdicts))):
         signs.append((lambda x, y: _too_small_sign(x - 11, x + 11, y), f"less than is worth finding (± {effect:g})"))
     if any(verdict.claim.at_least for verdict in verdicts):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,18 +18,20 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from volta_switch.files import replacing
+from volta_switch.study.names import task_title
+from volta_switch.study.planned_runs import RunKind
 from volta_switch.study.records import ArmScore, ReportedTable, StudyResults
-from volta_switch.study.report.collect import ReportData, collect
-from volta_switch.study.report.curves import CostPoint, cost_figure, curve_figure, sweep_figure
+from volta_switch.study.report.collect import ReportData, StudySummary, collect
+from volta_switch.study.report.cost_picture import CostPoint, cost_figure
+from volta_switch.study.report.curves import curve_figure, sweep_figure
 from volta_switch.study.report.flows import flow_figure, flows_section
 from volta_switch.study.report.intervals import difference_figure, interval_figure
 from volta_switch.study.report.route_counts import flows_of
 from volta_switch.study.report.runs import ArmCost
 from volta_switch.study.run_plan import RunPlan
-from volta_switch.study.table_formats import FLOPS_NOTE, ROUTES_NOTE, amount, flops_columns, routes_in_words
+from volta_switch.study.table_formats import FLOPS_NOTE, ROUTES_NOTE, flops_columns, grey_quantities, routes_in_words
 
 HERE = Path(__file__).parent
-ALIKE = 1.02  # the largest over the smallest cost, below which arms cost the same
 SYMBOLS = {"supported": "✓", "contradicted": "✗", "undecided": "?", "not tested": "…"}
 
 
@@ -57,14 +60,16 @@ def draw(shown: ReportData) -> dict[str, str]:
             found[f"intervals-{name}"] = interval_figure(table, number)
             if table.sweep:
                 found[f"dial-{name}"] = sweep_figure(*sweep_lines(table, number))
-            found[f"cost-{name}"] = cost_figure(*cost_against(shown.cost.arms, table, number))
+            found[f"cost-{name}"] = cost_figure(
+                *cost_against(shown.cost.arms, table, number), shown.cost.on_tasks, shown.cost.unit
+            )
         if table.verdicts:
             found[f"differences-{table.name}"] = difference_figure(table.verdicts)
     for panel in shown.curves:
         if panel.arms:
             found[f"curves-{panel.table}-{panel.title}"] = curve_figure(panel, shown.study.arms)
     for flow in flows_of(shown.routes):
-        found[f"routes-{flow.name}"] = flow_figure(flow)
+        found[f"routes-{flow.file}"] = flow_figure(flow)
     return {_file_name(name): picture for name, picture in found.items()}
 
 
@@ -78,7 +83,9 @@ def render(page: ReportData, pictures: Mapping[str, str]) -> str:
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {each.__name__: each for each in (duration, amount, points, score, shown, published)}
+    filters = (duration, parameters, points, score, shown, published)
+    environment.filters |= {each.__name__: each for each in filters}
+    divisor, unit = page.cost.unit
     style, script = ("".join(_read(f"{part}.{kind}") for part in ("report", "flows")) for kind in ("css", "js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
@@ -90,11 +97,17 @@ def render(page: ReportData, pictures: Mapping[str, str]) -> str:
         symbols=SYMBOLS,
         figure=figure,
         best=best_rows,
+        flops=lambda number: in_digits(number, divisor),
+        flops_unit=unit.removeprefix(", "),
+        task_name=lambda work: work if work == RunKind.PRETRAINING.value else task_title(work, page.study.synthetic),
+        again=commands_again(page.study),
+        place=shlex.join(["cd", page.study.directory]),
         flows=Markup(flows_section(page.routes)),
         flops_columns=flops_columns,
         flops_note=FLOPS_NOTE,
         over_seeds=routes_in_words(page.routes_over_seeds),
         over_seeds_note=ROUTES_NOTE,
+        over_seeds_grey=grey_quantities(page.routes_over_seeds),
         style=Markup(style),
         script=Markup(script),
         script_digest=digest,
@@ -104,20 +117,24 @@ def render(page: ReportData, pictures: Mapping[str, str]) -> str:
 def cost_against(
     costs: Mapping[str, ArmCost], table: ReportedTable, column: int
 ) -> tuple[list[CostPoint], str, str, str]:
-    """Returns what ``cost_figure`` takes for a table's column.
+    """Returns what ``cost_figure`` takes for a table's column: scores, and the FLOPs of training on its task."""
+    points = []
+    for row in table.rows:
+        cost = costs[row.arm].of(table.columns[column].task)
+        executed, paths = cost.training_executed or 0.0, cost.training_paths or 0.0
+        points.append(CostPoint(row.arm, Path(row.model).stem, executed, row.scores[column], paths))
+    title = table.columns[column].title
+    return points, "training FLOPs of a pair", title, f"{title} against cost"
 
-    The cost are executed FLOPs, or paths' where those alone tell arms apart.
-    """
-    executed, paths = (
-        [getattr(costs[row.arm], kind) for row in table.rows] for kind in ("training_executed", "training_paths")
-    )
-    by_paths = _ratio(executed) < ALIKE <= _ratio(paths)
-    points = [
-        CostPoint(row.arm, Path(row.model).stem, cost, row.scores[column])
-        for row, cost in zip(table.rows, paths if by_paths else executed, strict=True)
-    ]
-    heading, meaning = table.columns[column].heading, "of active paths" if by_paths else "executed"
-    return points, f"training FLOPs of a pair, {meaning}", heading, f"{heading} against FLOPs"
+
+def commands_again(study: StudySummary) -> str:
+    """Returns the lines that run a study again and make its page, as they are typed in a shell."""
+    lines = [["cd", study.directory]]
+    for work in ("run", "table"):
+        lines.append(["volta-switch", "study", work, study.path or f"{study.name}.yaml", "--out", study.folder])
+    if study.finished < study.cells:
+        lines[-1].append("--partial")
+    return "\n".join(map(shlex.join, lines))
 
 
 def sweep_lines(table: ReportedTable, column: int) -> tuple[dict[str, list[tuple[float, ArmScore]]], str, str]:
@@ -126,11 +143,7 @@ def sweep_lines(table: ReportedTable, column: int) -> tuple[dict[str, list[tuple
     if sweep is None:
         return {}, "", ""
     series = {name: [(x, scores[arm]) for arm, x in arms.items()] for name, arms in sweep.series.items()}
-    return series, sweep.label, f"{table.columns[column].heading}, %"
-
-
-def _ratio(values: list[float]) -> float:
-    return max(values) / max(min(values), 1.0)
+    return series, sweep.label, f"{table.columns[column].title}, %"
 
 
 def best_rows(table: ReportedTable, column: int) -> list[str]:
@@ -153,6 +166,19 @@ def duration(seconds: float | None) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def parameters(number: int) -> str:
+    """Returns ``0.44 M``."""
+    return f"{number / 1e6:.2f} M"
+
+
+def in_digits(number: float | None, divisor: float) -> str:
+    """Returns a number in a unit, three digits and no more: ``20.7``, ``209``, ``6.83``."""
+    if number is None:
+        return "–"
+    value = number / divisor
+    return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
 
 
 def points(number: float | None) -> str:

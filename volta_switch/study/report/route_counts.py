@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from volta_switch.config import ATTENTION_MODES
 from volta_switch.errors import UserError
 from volta_switch.model.switch import INPUT_CANDIDATES
-from volta_switch.study.records import Record
+from volta_switch.study.json_records import Record
+from volta_switch.study.names import metric_title, task_title
 from volta_switch.study.route_reports import ReportIntervals, RouteReport
 
 MEANINGS = {name: mode.meaning for name, mode in ATTENTION_MODES.items()}
@@ -32,6 +33,13 @@ class CollectedRoutes(Record):
     """The synthetic world's folder that the samples are from."""
     report: RouteReport | None = None
     """None where it is not finished."""
+    whole: float | None = None
+    """What the same weights scored on the whole split, by the report's metric; None where that is not known."""
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether its samples are of a synthetic world."""
+        return self.world is not None
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,20 @@ class Flow:
     """Of each sample, layer by layer."""
     world: Path | None = None
     """The synthetic world's folder that the samples are from."""
+    file: str = ""
+    """As files call it."""
+    whole: float | None = None
+    """As of ``CollectedRoutes``."""
+
+    @property
+    def metric(self) -> str:
+        """The report's metric, as a reader sees it."""
+        return metric_title(self.report.metric, self.world is not None)
+
+    @property
+    def base(self) -> float | None:
+        """The base score of all changes: of the report's samples, on the routes that they chose."""
+        return self.report.metrics.get(self.report.metric)
 
     @property
     def intervals(self) -> ReportIntervals | None:
@@ -106,14 +128,12 @@ def flows_of(collected: Iterable[CollectedRoutes]) -> list[Flow]:
     """
     made = [(entry, entry.report) for entry in collected if entry.report and entry.report.samples is not None]
     arms = {entry.arm for entry, _ in made}
-    return [
-        counted(
-            report,
-            f"{entry.arm}: {entry.task}" if len(arms) > 1 else str(entry.task),
-            Path(entry.world) if entry.world else None,
-        )
-        for entry, report in made
-    ]
+    found = []
+    for entry, report in made:
+        task, arm = task_title(entry.task, entry.synthetic), f"{entry.arm}: " if len(arms) > 1 else ""
+        flow = counted(report, f"{arm}{task}", Path(entry.world) if entry.world else None)
+        found.append(replace(flow, file=f"{arm}{entry.task}", whole=entry.whole))
+    return found
 
 
 def counted(report: RouteReport, name: str = "", world: Path | None = None) -> Flow:

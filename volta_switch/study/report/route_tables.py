@@ -22,14 +22,19 @@ INPUT_WORDS = {
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], caption: str, class_: str = "") -> str:
-    """Returns a table of markup that scrolls where it is too wide; a row begins with its heading."""
+    """Returns a table of markup; a row begins with its heading.
+
+    It scrolls where it is too wide; on a phone its rows become lists, for which each cell has its column's name.
+    """
     head = element("tr", *(element("th", cell, scope="col") for cell in heads))
-    lines = [
-        element("tr", element("th", row[0], scope="row"), *(c if c[:3] == "<td" else element("td", c) for c in row[1:]))
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        first = element("th", row[0], scope="row", data_label=heads[0])
+        cells = [cell if cell[:3] == "<td" else element("td", cell) for cell in row[1:]]
+        named = [f'<td data-label="{name}"{cell[3:]}' for name, cell in zip(heads[1:], cells, strict=True)]
+        lines.append(element("tr", first, *named))
     whole = element("table", element("caption", caption), element("thead", head), element("tbody", *lines),
-                    class_=class_ or None)  # fmt: skip
+                    class_=f"stacked {class_}".strip())  # fmt: skip
     return element("div", whole, class_="route-table", tabindex=0, role="group", aria_label="Table, may scroll")
 
 
@@ -52,6 +57,11 @@ def _tinted(value: float, largest: float, lines: Sequence[str], title: str = "")
     return element("td", first, *more, class_="tint", style=f"background:{colour}", title=title or None)
 
 
+def within_zero(interval: Bounds) -> bool:
+    """Tells whether a change's interval holds zero, so that it is not told apart from none."""
+    return interval is not None and interval[0] <= 0 <= interval[1]
+
+
 def of_shares(interval: Bounds) -> str:
     """Returns `` (12 to 34 %)``, the interval of a share where the samples are of drawn images; else nothing."""
     return f" ({100 * interval[0]:.0f} to {100 * interval[1]:.0f} %)" if interval else ""
@@ -60,6 +70,34 @@ def of_shares(interval: Bounds) -> str:
 def of_changes(interval: Bounds) -> str:
     """Returns `` (−1.2 to +0.3)``, that of a change in points."""
     return f" ({signed(interval[0])} to {signed(interval[1])})" if interval else ""
+
+
+def _grey(lines: Sequence[str], title: str) -> str:
+    """Returns an entry that is not told apart from no change."""
+    more = (element("span", escape(line)) for line in lines[1:])
+    return element("td", element("b", escape(lines[0])), *more, class_="tint within", title=title or None)
+
+
+# --- Base scores ----------------------------------------------------------------------------------------------------
+
+
+def base_scores(flows: Sequence[Flow]) -> str:
+    """Shows the one score of each report that all changes on the page are from, beside that of the whole split."""
+    rows = []
+    for flow in flows:
+        numbers = ["–" if score is None else f"{score:.1f}" for score in (flow.base, flow.whole)]
+        rows.append([escape(flow.name), escape(flow.metric), str(flow.samples), element("b", numbers[0]), numbers[1]])
+    heads = ["Routes of", "Metric", "Samples", "Base score", "The same weights on the whole split"]
+    caption = (
+        "Base scores: of the samples whose routes are shown, on the routes that they chose. Every change of a score "
+        "by other routes, below, is from these."
+    )
+    return table(heads, rows, caption)
+
+
+def base_words(flow: Flow) -> str:
+    """Returns ``the base score, 78.6``."""
+    return "the base score" if flow.base is None else f"the base score, {flow.base:.1f}"
 
 
 # --- Frequencies ----------------------------------------------------------------------------------------------------
@@ -139,15 +177,13 @@ def interventions(flow: Flow) -> str:
     changes = flow.report.interventions
     if not changes:
         return ""
-    metric = flow.report.metric
     known = [each.change for each in changes if each.change is not None]
     largest = max([DEEPEST, *map(abs, known)])
-    score = flow.report.metrics.get(metric)
-    before = "" if score is None else f", {score:.1f} as chosen"
     said = (
-        f"The change of {metric}{before}, in points, when all samples are forced to an option at one layer, or "
-        f"forbidden it, and all else stays as chosen. Small print: how often the option is chosen. A choice that can "
-        f"be forbidden at no loss is a habit."
+        f"Changes of {flow.metric} from {base_words(flow)}, in points. All samples are forced to an option at one "
+        f"layer, or forbidden it, and all else stays as chosen. Small print: the 95 % interval, and how often the "
+        f"option is chosen. Grey: the interval holds zero, or no sample goes another way. A choice that can be "
+        f"forbidden at no loss is a habit."
     )
     heats = [
         _heat([each for each in changes if each.kind == kind], flow, caption, largest)
@@ -162,13 +198,14 @@ def _other_routes(flow: Flow) -> str:
         "most frequent": "all samples on the most frequent route",
         "shuffled": "each on the route of a sample drawn at random",
     }
-    parts = [
-        f"{kinds[each.kind]} {'unknown' if each.change is None else signed(each.change)} "
-        f"({each.rerouted} of {each.samples} samples go another way)"
-        f"{of_changes(each.bounds)}"
-        for each in flow.report.whole_routes
-    ]
-    return element("p", escape(f"Whole routes: {'; '.join(parts)}.")) if parts else ""
+    parts = []
+    for each in flow.report.whole_routes:
+        change = "unknown" if each.change is None else signed(each.change)
+        told = f"{change}{of_changes(each.bounds)}, {each.rerouted} of {each.samples} samples go another way"
+        grey = within_zero(each.bounds) or not each.rerouted
+        shown = element("span", escape(told), class_="within") if grey else escape(told)
+        parts.append(f"{escape(kinds[each.kind])}: {shown}")
+    return element("p", f"Changes with whole routes, from the same base score: {'; '.join(parts)}.") if parts else ""
 
 
 def _heat(changes: list[RouteChange], flow: Flow, caption: str, largest: float) -> str:
@@ -198,9 +235,12 @@ def _change(each: RouteChange | None, flow: Flow, largest: float) -> str:
     if each.change is None:
         return _tinted(0, largest, ["unknown", chosen], title)
     if not each.rerouted:
-        return _tinted(0, largest, ["same", chosen], title)
+        return _grey(["same", chosen], title)
     value = float(each.change)
-    return _tinted(value if float(f"{value:.1f}") else 0.0, largest, [signed(value) + reach, chosen], title)
+    lines = [signed(value), *([reach.strip(" ()")] if reach else []), chosen]
+    if within_zero(each.bounds) or not float(f"{value:.1f}"):
+        return _grey(lines, title)
+    return _tinted(value, largest, lines, title)
 
 
 # --- Dependence, training, attention ----------------------------------------------------------------------------------

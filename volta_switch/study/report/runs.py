@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from volta_switch.config import Config
-from volta_switch.cost.counts import BatchCounts, some_batch
-from volta_switch.cost.executed import inference, parameters, training_step
-from volta_switch.cost.paths import inference_paths, training_paths
+from volta_switch.checksums import is_there
+from volta_switch.cost.executed import parameters
 from volta_switch.data.files.json_files import read_object
 from volta_switch.study.arms import Arm, flat
-from volta_switch.study.planned_runs import PRETRAINING, FinishedRun, RunRecord, find_record, works_of
-from volta_switch.study.records import Record, Settings
+from volta_switch.study.json_records import Record
+from volta_switch.study.planned_runs import (
+    PRETRAINING,
+    FinishedRun,
+    PlannedRun,
+    RunKind,
+    RunRecord,
+    find_record,
+    works_of,
+)
+from volta_switch.study.records import Settings
+from volta_switch.study.report.chart import in_units
 from volta_switch.study.report.route_counts import CollectedRoutes
 from volta_switch.study.run_plan import RunPlan
+from volta_switch.train.log_file import lines_of
 from volta_switch.train.step_log import EXECUTED, PATHS
 
-PAIRS = 32  # image-text pairs that FLOPs are the mean of
+SCRIPTS = {  # entry point -> its command, which runs in any folder
+    "train_concap": "pretrain",
+    "train_task": "finetune",
+    "eval_task": "evaluate",
+    "eval_retrieval": "retrieve",
+    "routes": "routes",
+}
 
 
 @dataclass(frozen=True)
 class RunSummary(Record):
-    """A run: whether it is finished, how long it took, its commands as given, and where it ran."""
+    """A run: whether it is finished, how long it took, its commands, and where it ran."""
 
     cell: str
     """Its name."""
@@ -36,7 +50,10 @@ class RunSummary(Record):
     begun: bool
     seconds: float | None
     commands: tuple[str, ...]
+    """As they are typed in a shell, in this study's folder."""
     environment: Settings
+    ended: float | None = None
+    """When its log ends, in seconds since 1970."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +88,6 @@ def every_run(plan: RunPlan, done: Mapping[str, FinishedRun]) -> tuple[RunSummar
     found = []
     for run in plan.runs:
         record, finished = find_record(run), run.key in done
-        # run.json holds the training's command; what follows it (a test) is as planned.
-        written = [shlex.join(["python", *record.command])] if record and record.command else []
         found.append(
             RunSummary(
                 cell=run.name,
@@ -81,11 +96,19 @@ def every_run(plan: RunPlan, done: Mapping[str, FinishedRun]) -> tuple[RunSummar
                 finished=finished,
                 begun=record is not None,
                 seconds=done[run.key].seconds if finished else None,
-                commands=(*written, *run.typed[len(written) :]),
+                commands=tuple(shlex.join(["volta-switch", SCRIPTS[entry], *own]) for entry, own in run.commands),
                 environment=flat((record or RunRecord()).environment or {}),
+                ended=_ended(run),
             )
         )
     return tuple(found)
+
+
+def _ended(run: PlannedRun) -> float | None:
+    """Returns when a run's log ends; None where there is none, or it does not say it."""
+    log = run.folder / "log.jsonl"
+    times = [line["time"] for line in lines_of(log) if "time" in line] if is_there(log) else []
+    return times[-1] if times else None
 
 
 def commands_of(runs: Iterable[RunSummary]) -> dict[str, tuple[RunGroup, ...]]:
@@ -132,17 +155,6 @@ def environments(runs: Sequence[RunSummary]) -> Environments:
 
 
 @dataclass(frozen=True)
-class PairCost(Record):
-    """Parameters of a model, and FLOPs of a pair of image and text in pre-training (``some_batch``)."""
-
-    parameters: int
-    training_executed: float
-    inference_executed: float
-    training_paths: float
-    inference_paths: float
-
-
-@dataclass(frozen=True)
 class MeanTime(Record):
     """The mean time of some finished runs."""
 
@@ -152,78 +164,95 @@ class MeanTime(Record):
 
 
 @dataclass(frozen=True)
-class ArmCost(PairCost):
-    """What an arm costs, as counted and as its runs tracked it."""
+class RunCost(Record):
+    """What one kind of run costs an arm: FLOPs of a pair of image and text, as its finished runs tracked them.
 
-    trained: Mapping[str, float]
-    """FLOPs of a pair as its finished pre-training runs tracked them, the mean over seeds; empty where none did."""
-    top_k: int | None
-    seconds: Mapping[str, MeanTime]
-    """Kind of run -> the time of its finished runs."""
-    tracked: Mapping[str, Mapping[str, float]]
-    """Task -> FLOPs of a pair by the routes that its samples took."""
+    Means over seeds; None where no run tracked it.
+    """
+
+    work: str
+    """``pre-training``, ``refcoco+``."""
+    training_executed: float | None = None
+    training_paths: float | None = None
+    """Of all active paths, each paid for."""
+    inference_executed: float | None = None
+    """Of the test split's pairs, by the routes that they took in the first seed's report of routes."""
+    inference_paths: float | None = None
+    time: MeanTime | None = None
+
+
+@dataclass(frozen=True)
+class ArmCost(Record):
+    """What an arm costs."""
+
+    parameters: int
+    works: tuple[RunCost, ...] = ()
+
+    def of(self, work: str) -> RunCost:
+        """Returns the cost of one kind of run."""
+        return next((cost for cost in self.works if cost.work == work), RunCost(work))
 
 
 @dataclass(frozen=True)
 class Costs(Record):
     """What arms cost."""
 
-    pairs: int
-    """That FLOPs are the mean of."""
     arms: Mapping[str, ArmCost]
+
+    @property
+    def on_tasks(self) -> tuple[float, ...]:
+        """The costs of training on the tasks, which the pictures show; empty where nothing was tracked."""
+        costs = (cost for arm in self.arms.values() for cost in arm.works if cost.work != RunKind.PRETRAINING.value)
+        return tuple(filter(None, (end for cost in costs for end in (cost.training_executed, cost.training_paths))))
+
+    @property
+    def unit(self) -> tuple[float, str]:
+        """The page's one unit of FLOPs: a divisor, and words, ``(1e6, ", millions")``."""
+        costs = (cost for arm in self.arms.values() for cost in arm.works)
+        every = (end for cost in costs for end in (cost.training_executed, cost.training_paths))
+        return in_units(max(filter(None, every), default=1.0))
 
 
 def costs_of(plan: RunPlan, done: Mapping[str, FinishedRun], routes: Sequence[CollectedRoutes]) -> Costs:
-    """Returns each arm's parameters, FLOPs of a pair in pre-training, and times of its finished runs."""
-    tracked: dict[str, dict[str, Mapping[str, float]]] = {}
-    for route in routes:
-        if route.report:
-            tracked.setdefault(route.arm, {})[route.task] = route.report.flops or {}
-    arms: dict[str, ArmCost] = {}
-    counted: dict[str, PairCost] = {}
-    for name in {name: None for table in plan.study.tables for name in table.arms}:
-        arm, config = plan.study.arms[name], plan.config(name)
-        key = json.dumps(config.to_dict(), sort_keys=True)
-        if key not in counted:
-            counted[key] = _cost_of_pair(config)
-        arms[name] = ArmCost(
-            **vars(counted[key]),
-            trained=_trained(plan, arm, done),
-            top_k=None if config.switch is None else config.switch.active_modes,
-            seconds=_seconds(plan, arm, done),
-            tracked=tracked.get(name, {}),
-        )
-    return Costs(PAIRS, arms)
+    """Returns each arm's parameters, and what its finished runs tracked and took."""
+    tested = {(each.arm, each.task): each.report.flops or {} for each in routes if each.report}
+    names = {name: None for table in plan.study.tables for name in table.arms}
+    return Costs({name: _cost_of(plan, plan.study.arms[name], done, tested) for name in names})
 
 
-def _cost_of_pair(config: Config) -> PairCost:
-    counts = BatchCounts.from_batch(config, some_batch(PAIRS, config=config))
-    return PairCost(
-        parameters=parameters(config),
-        training_executed=training_step(config, counts) / PAIRS,
-        inference_executed=inference(config, counts) / PAIRS,
-        training_paths=training_paths(config, counts) / PAIRS,
-        inference_paths=inference_paths(config, counts) / PAIRS,
-    )
-
-
-def _trained(plan: RunPlan, arm: Arm, done: Mapping[str, FinishedRun]) -> dict[str, float]:
-    """Returns FLOPs of a pair as an arm's finished pre-training runs tracked them."""
-    runs = [plan.run_of(arm.name, seed) for seed in arm.seeds if plan.has(arm.name, seed)]
-    metrics = [read_object(run.folder / "metrics.json") for run in runs if run.key in done]
-    kept = [each for each in metrics if EXECUTED in each]
-    names = {"training_executed": EXECUTED, "training_paths": PATHS}
-    sums = {name: sum(each.get(key, each[EXECUTED]) for each in kept) for name, key in names.items()}
-    return {name: total / len(kept) for name, total in sums.items() if kept}
-
-
-def _seconds(plan: RunPlan, arm: Arm, done: Mapping[str, FinishedRun]) -> dict[str, MeanTime]:
-    """Returns kind of run -> the time of its finished runs."""
-    found = {}
+def _cost_of(
+    plan: RunPlan,
+    arm: Arm,
+    done: Mapping[str, FinishedRun],
+    tested: Mapping[tuple[str, str], Mapping[str, float]],
+) -> ArmCost:
+    works = []
     for work in works_of(plan.study.tasks):
         runs = [plan.run_of(arm.name, seed, work) for seed in arm.seeds if plan.has(arm.name, seed, work)]
-        times = [done[run.key].seconds for run in runs if run.key in done]
-        if times:
-            name = "pre-training" if work == PRETRAINING else plan.spec(arm.name, work.task).name
-            found[name] = MeanTime(sum(times) / len(times), len(times))
-    return found
+        runs = [run for run in runs if run.key in done]
+        if not runs:
+            continue
+        name = RunKind.PRETRAINING.value if work == PRETRAINING else plan.spec(arm.name, work.task).name
+        inference = tested.get((arm.name, name), {})
+        works.append(
+            RunCost(
+                name,
+                **_tracked(runs),
+                inference_executed=inference.get("inference_executed"),
+                inference_paths=inference.get("inference_paths"),
+                time=MeanTime(statistics.fmean(done[run.key].seconds for run in runs), len(runs)),
+            )
+        )
+    return ArmCost(parameters(plan.config(arm.name)), tuple(works))
+
+
+def _tracked(runs: Iterable[PlannedRun]) -> dict[str, float]:
+    """Returns the mean FLOPs of a pair in training, of those runs that tracked them."""
+    metrics = [read_object(run.folder / "metrics.json") for run in runs]
+    kept = [each for each in metrics if EXECUTED in each]
+    if not kept:
+        return {}
+    return {
+        "training_executed": statistics.fmean(each[EXECUTED] for each in kept),
+        "training_paths": statistics.fmean(each.get(PATHS, each[EXECUTED]) for each in kept),
+    }

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from volta_switch.checksums import is_there
+from volta_switch.study.json_records import Record
 from volta_switch.study.planned_runs import PRETRAINING, works_of
-from volta_switch.study.records import Record
 from volta_switch.study.run_plan import RunPlan
 from volta_switch.train.log_file import lines_of
 from volta_switch.train.switch_watch import is_one_route
