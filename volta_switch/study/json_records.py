@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from functools import cache
 from typing import Any, Self, Union, cast, get_args, get_origin, get_type_hints
 
@@ -27,7 +27,8 @@ class Record:
         found = {}
         for each in fields(cast(Any, self)):
             value = getattr(self, each.name)
-            if not (each.metadata.get("optional") and value == each.default):
+            default = each.default if each.default_factory is MISSING else each.default_factory()
+            if not (each.metadata.get("optional") and value == default):
                 found[each.metadata.get("key") or each.name] = as_json(value)
         return found
 

@@ -206,9 +206,11 @@ class TableRow(Record):
     """Kind of run ("pretraining", "refcoco+") -> FLOPs."""
     soft_minus_hard: Mapping[str, float] = field(default_factory=dict)
     """Run ("refcoco+/seed0") -> validation score with soft routes minus that with hard ones, in points."""
-    pretraining: Mapping[str, MeasuredQuantity] = field(default_factory=dict)
+    pretraining: Mapping[str, MeasuredQuantity] = field(default_factory=dict, metadata=in_json(optional=True))
     """Loss ("loss", "itm") of pre-training's last validation, with hard routes; empty unless the table shows it."""
-    pretraining_difference: Mapping[str, MeasuredQuantity] = field(default_factory=dict)
+    pretraining_difference: Mapping[str, MeasuredQuantity] = field(
+        default_factory=dict, metadata=in_json(optional=True)
+    )
     """The same less that of the table's first arm, seed by seed; empty for that arm."""
 
 

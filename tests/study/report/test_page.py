@@ -111,7 +111,7 @@ def test_links_lead_to_places_on_the_page(parsed):
 
 def test_switchers_over_training_have_a_table_where_any_were_watched(written, text):
     assert "0.500 → 0.500 → 0.867" in text and "12 → 12 → 3" in text and "1.50 → 1.50 → 0.41" in text
-    assert text.count('<td class="number">1 of 3</td>') == 2
+    assert text.count('<td class="number" data-label="one route for all">1 of 3</td>') == 2
     found = collect(written.plan, written.tables)
     assert "While they train" not in render(replace(found, switchers=()), draw(found))
 
