@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from synthetic_world import json_of, write_config
+from train.run_ends import close_numbers
 from volta_switch import load_config
 from volta_switch.tasks import load_task
 
@@ -109,7 +110,9 @@ def test_two_processes_fine_tune_to_the_metrics_of_one(pretrained, example):
         run = out / "checkpoints" / name / f"{RUNS[name]}-of{processes}"
         assert json_of(run / "run.json")["processes"] == processes
         found.append(json_of(run / "metrics.json")["last_validation"])
+    switchers = [metrics.pop("switchers") for metrics in found]
     assert found[1] == pytest.approx(found[0], rel=1e-5)
+    assert close_numbers(switchers[1], switchers[0], 1e-5)
 
 
 def test_no_script_is_left_out():

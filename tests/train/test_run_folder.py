@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from volta_switch import UserError, load_config
+from volta_switch.identities import commit_of_code
 from volta_switch.train.log_file import lines_of
 from volta_switch.train.run_folder import RunFolder
 
@@ -30,7 +31,9 @@ def test_the_start_is_recorded(tmp_path):
     assert load_config(run.path / "config.json") == CONFIG
     record = json.loads((run.path / "run.json").read_text())
     assert record["command"] == ["train_task.py", "--save_name", "two words"] and record["precision"] == "float32"
-    assert {"python", "platform", "versions", "threads", "device"} == set(record["environment"])
+    known = {"commit": commit} if (commit := commit_of_code()) else {}  # none outside a checkout
+    assert {"python", "platform", "versions", "threads", "device", *known} == set(record["environment"])
+    assert record["environment"].get("commit") == commit
     assert (run.path / "command.txt").read_text() == "train_task.py --save_name 'two words'\n"  # can be pasted
 
 
