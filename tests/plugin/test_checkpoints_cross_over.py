@@ -28,7 +28,8 @@ from volta_switch.weights import load_volta, read_weights, to_volta, write_weigh
 volta_checkout()
 
 HEADS = load_golden("ctrl_uniter").tasks  # every kind that VOLTA has
-ANNEALING = ("switch_samples", "switch_start_temperature")  # where VOLTA's from_pretrained starts anew
+# Where VOLTA's from_pretrained starts anew.
+ANNEALING = ("switch_samples", "switch_start_temperature", "switch_floor_samples")
 PRINTED = 0.0005  # VOLTA prints three decimals
 
 

@@ -1,5 +1,6 @@
 """The plug-in's own contract, with a stand-in for VOLTA; what is put into VOLTA itself is in test_plugin_in_volta."""
 
+import dataclasses
 import sys
 import textwrap
 
@@ -262,6 +263,15 @@ def test_training_passes_count_their_samples_and_evaluation_does_not():
     encoder(*(tensor[:3] for tensor in inputs))
     assert int(encoder.switch_samples) == 4 + 3
     assert int(encoder.state_dict()["switch_samples"]) == 7
+
+
+@pytest.mark.parametrize("field", ["anneal_share", "finetune_anneal_share"])
+def test_a_share_of_a_run_whose_length_nobody_knows_is_refused_in_training(field):
+    encoder, _, inputs = encoder_and_inputs()
+    encoder.switch = dataclasses.replace(encoder.switch, **{field: 0.5})
+    encoder.eval()(*inputs)
+    with pytest.raises(UserError, match=rf"switch\.{field} is 0\.5, .*switch\.anneal_rate"):
+        encoder.train()(*inputs)
 
 
 def test_every_ranks_samples_are_counted(monkeypatch):

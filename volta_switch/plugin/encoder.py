@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from volta_switch.config import Config, load_config
+from volta_switch.config import Config, SwitchConfig, load_config
+from volta_switch.errors import UserError
 from volta_switch.model.bert import switch_encoder
 from volta_switch.model.encoder import SwitchEncoder
 from volta_switch.model.rows import PackedLayout
@@ -67,7 +68,13 @@ class VoltaSwitchEncoder(SwitchEncoder):
             text_mask, vision_mask: (B, 1, 1, T or R), 0 at real positions and -10000 at padding.
             output_all_encoded_layers: also the states after every sublayer.
             output_all_attention_masks: accepted; the merged attention keeps no masks, each entry is None.
+
+        Raises:
+            UserError: in training, the temperature's floor is to come at a share of the run, whose length VOLTA's loop
+                does not tell.
         """
+        if self.training:
+            _refuse_share(self.switch)
         layout = PackedLayout.of((text_mask[:, 0, 0] > -1, vision_mask[:, 0, 0] > -1))
         states = layout.text.pack(text), layout.vision.pack(vision)
         encoded = super().forward(states, layout, keep_all=output_all_encoded_layers)
@@ -113,6 +120,17 @@ def encoder_config(config: Any) -> Config:
     given = vars(config)
     values = {name: given[name] for name in ENCODER_FIELDS if name in given}
     return load_config({**values, "fusion_method": "none"})  # VOLTA checks its poolers' sizes itself
+
+
+def _refuse_share(switch: SwitchConfig) -> None:
+    for name in ("anneal_share", "finetune_anneal_share"):
+        share = getattr(switch, name)
+        if share is not None:
+            raise UserError(
+                f"switch.{name} is {share:g}, but VOLTA's scripts do not tell how long a run is; expected null: set "
+                "switch.anneal_rate to ln(start / floor) / (share x training samples of the run) in its place, start "
+                f"and floor being switch.temperature (fine-tuning: finetune_temperature) and min_temperature"
+            )
 
 
 def _ranks() -> int:
