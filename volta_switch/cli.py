@@ -20,16 +20,18 @@ from volta_switch.plugin.commands import add_volta_arguments, run_volta
 from volta_switch.quick import add_quick_arguments, run_quick
 from volta_switch.routes import route_flags
 from volta_switch.study.commands import add_study_commands
-from volta_switch.train.entry_points import ENTRY_POINTS, entry_main
+from volta_switch.train.entry_points import COMMANDS, ENTRY_POINTS, entry_main
 from volta_switch.world.spec import add_world_arguments, run_world
 
-# Command -> what VOLTA calls it, and what it does.
-ENTRY_COMMANDS = {
-    "pretrain": ("train_concap", "pre-train a model on image-caption pairs (train_concap.py)"),
-    "finetune": ("train_task", "fine-tune a model on a task (train_task.py)"),
-    "evaluate": ("eval_task", "evaluate a model on a task (eval_task.py)"),
-    "retrieve": ("eval_retrieval", "evaluate image-text retrieval over all pairs (eval_retrieval.py)"),
+# VOLTA's name of a command -> what it does.
+_ENTRIES = {
+    "train_concap": "pre-train a model on image-caption pairs (train_concap.py)",
+    "train_task": "fine-tune a model on a task (train_task.py)",
+    "eval_task": "evaluate a model on a task (eval_task.py)",
+    "eval_retrieval": "evaluate image-text retrieval over all pairs (eval_retrieval.py)",
 }
+# Command -> what VOLTA calls it, and what it does.
+ENTRY_COMMANDS = {COMMANDS[name]: (name, about) for name, about in _ENTRIES.items()}
 # Completion: after a command its flags and the commands below it, after a flag with choices these, else file names.
 SHELLS = ("bash", "zsh")
 _BASH = """\

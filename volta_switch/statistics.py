@@ -190,6 +190,11 @@ def estimate_difference(better: np.ndarray, worse: np.ndarray, *, paired: bool =
     )
 
 
+def holds_zero(interval: Sequence[float] | None) -> bool:
+    """Returns whether an interval holds zero: the number is not told apart from none. Of no interval it is False."""
+    return interval is not None and interval[0] <= 0 <= interval[1]
+
+
 def by_group(items: np.ndarray, groups: Sequence[Any] | np.ndarray) -> np.ndarray:
     """Returns results of groups of items that are not independent (one image's questions, captions or expressions).
 

@@ -7,7 +7,8 @@ O options of a switcher (M or C).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,6 +140,32 @@ class BatchStatistics(nn.Module):
         for kept, new in ((self.mean, mean), (self.variance, variance)):
             kept.copy_(kept.double().lerp(torch.where(sound, new, kept.double()), share))
         self.steps += sound.long()
+
+
+def switchers_of(encoder: nn.Module) -> Iterator[tuple[str, int, Switcher]]:
+    """Yields the block, ``modes`` or ``inputs``, the layer, from 0, and the switcher of everything that decides."""
+    for index, switcher in enumerate(getattr(encoder, "attention_switch", ())):
+        yield "modes", index, switcher
+    for index, switcher in enumerate(getattr(encoder, "input_switch", ()), 1):  # the first layer has no choice
+        yield "inputs", index, switcher
+
+
+@contextmanager
+def noted_scores(encoder: nn.Module) -> Iterator[dict[tuple[str, int], Tensor]]:
+    """Notes what the switchers say in forward passes within the block: block and layer -> log pi (B, O), the last."""
+    found: dict[tuple[str, int], Tensor] = {}
+    handles = []
+    for block, index, switcher in switchers_of(encoder):
+
+        def note(_: Any, __: Any, said: Tensor, place: tuple[str, int] = (block, index)) -> None:
+            found[place] = said
+
+        handles.append(switcher.register_forward_hook(note))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def batch_statistics(model: nn.Module) -> list[BatchStatistics]:

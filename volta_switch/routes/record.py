@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import compress
 from typing import Any, cast
@@ -22,7 +21,7 @@ from volta_switch.cost.paths import TrackedFlops
 from volta_switch.data.batches.collate import Batch
 from volta_switch.model.bert import BertForVLTasks, Output
 from volta_switch.model.encoder import SwitchEncoder
-from volta_switch.model.switch import Routes, soft_weights
+from volta_switch.model.switch import Routes, noted_scores, soft_weights
 from volta_switch.tasks import Evaluation, Task
 
 # What each input candidate is called: where it takes text and vision from.
@@ -119,13 +118,13 @@ def record(
     ids: list[str] = []
     scored: list[str] = []
     observed, tracked = ObservedModel(model, encoder), TrackedFlops(task.config, task.spec.head(), epsilon)
-    with _scores(encoder) as scores:
+    with noted_scores(encoder) as scores:
 
         def watch(tensors: dict[str, Tensor], out: Output) -> None:
             assert out.routes is not None
             words, boxes = (tensors[name].sum(1) for name in ("attention_mask", "image_attention_mask"))
             hard = Routes(out.routes.modes.cpu(), out.routes.inputs.cpu())
-            said = _known(scores["modes"], hard.modes), _known(scores["inputs"], hard.inputs)
+            said = _known(scores, "modes", hard.modes), _known(scores, "inputs", hard.inputs)
             tracked.add(tensors, soft_routes(encoder, *said), hard)
             for name, value in (
                 ("modes", hard.modes.argmax(2)),
@@ -136,7 +135,7 @@ def record(
                 ("regions", boxes - int(task.config.add_global_imgfeat is not None)),
             ):
                 found.setdefault(name, []).append(value.cpu().numpy())
-            scores.update(modes={}, inputs={})
+            scores.clear()
 
         observed.watch = watch
         evaluation = evaluate(task, observed, collect_ids(task, batches, ids, scored), device)
@@ -176,33 +175,12 @@ def collect_ids(task: Task, batches: Iterable[Batch], ids: list[str], scored: li
         yield batch
 
 
-@contextmanager
-def _scores(encoder: SwitchEncoder) -> Iterator[dict[str, dict[int, Tensor]]]:
-    """Collects the switchers' outputs in forward passes inside the block: block -> layer -> log pi (B, O)."""
-    found: dict[str, dict[int, Tensor]] = {"modes": {}, "inputs": {}}
-    handles = []
-    for block, switchers, first in (
-        ("modes", getattr(encoder, "attention_switch", ()), 0),
-        ("inputs", getattr(encoder, "input_switch", ()), 1),
-    ):
-        for index, switcher in enumerate(switchers, first):
-
-            def note(_: Any, __: Any, out: Tensor, block: str = block, index: int = index) -> None:
-                found[block][index] = out.cpu()
-
-            handles.append(switcher.register_forward_hook(note))
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _known(of_layers: dict[int, Tensor], weights: Tensor) -> Tensor:
-    """Returns log pi (B, L, O); where there was no choice, that of the only option."""
+def _known(said: dict[tuple[str, int], Tensor], block: str, weights: Tensor) -> Tensor:
+    """Returns log pi (B, L, O) on the CPU; where there was no choice, that of the only option."""
     scores = weights.log()
-    for layer, said in of_layers.items():
-        scores[:, layer] = said
+    for (of_block, layer), of_layer in said.items():
+        if of_block == block:
+            scores[:, layer] = of_layer.cpu()
     return scores
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from volta_switch.statistics import Estimate, estimate_mean
+from volta_switch.statistics import Estimate, estimate_mean, holds_zero
 from volta_switch.study.json_records import Record, in_json
 from volta_switch.study.names import column_title
 
@@ -121,8 +121,7 @@ class ReportedVerdict(Record):
     @property
     def within_zero(self) -> bool:
         """Whether the difference is not told apart from none: its interval at Holm's level holds zero, or lacks."""
-        low, high = self.level_interval or (0.0, 0.0)
-        return low <= 0 <= high
+        return self.level_interval is None or holds_zero(self.level_interval)
 
 
 # --- Tables ---------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
+from volta_switch.statistics import holds_zero
 from volta_switch.study.names import task_title
 from volta_switch.study.records import (
     ArmScore,
@@ -212,8 +213,8 @@ def grey_quantities(found: Sequence[RoutesOverSeeds]) -> set[tuple[str, int]]:
     for column, each in enumerate(found):
         for key in DIFFERENCES:
             if key in each.quantities:
-                low, high = each.quantities[key].estimate.interval or (0.0, 0.0)
-                if low <= 0 <= high:
+                interval = each.quantities[key].estimate.interval
+                if interval is None or holds_zero(interval):
                     grey.add((QUANTITIES[key][0], column))
     return grey
 

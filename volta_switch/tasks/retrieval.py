@@ -201,7 +201,7 @@ def check_pools(spec: TaskSpec, split: str) -> None:
     if spec.pool_images is None or spec.type not in RetrievalTask.heads:
         return
     path = captions_file(spec, split)
-    if is_there(path) and path.is_file():
+    if is_there(path):
         lines = sum(bool(line.strip()) for line in path.read_bytes().splitlines())
         refuse_uneven(lines, spec.pool_images, str(path))
 

@@ -135,6 +135,12 @@ class Trainer:
         early = self._has_its_steps(0) and self.validated_step == self.progress.step
         return early or self.progress.epoch >= self.hyper.epochs
 
+    @property
+    def steps(self) -> int:
+        """Returns the optimiser steps of the whole run."""
+        steps = self.steps_per_epoch * self.hyper.epochs
+        return min(steps, self.max_steps or steps)
+
     def _epoch(self) -> None:
         """Trains the rest of the epoch under way."""
         progress = self.progress
@@ -274,8 +280,7 @@ class Trainer:
         values = {"epoch": progress.epoch, "samples": progress.samples, "score": validation.score, **validation.metrics}
         values |= self.watch.found
         self.run.log("valid", progress.step, values)
-        steps = self.steps_per_epoch * self.hyper.epochs
-        warnings = self.watch.collapse(progress.step, progress.step / min(steps, self.max_steps or steps))
+        warnings = self.watch.collapse(progress.step, progress.step / self.steps)
         improved = validation.score > progress.best_score
         if improved:
             progress.best_score, progress.best_epoch = validation.score, progress.epoch

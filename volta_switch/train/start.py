@@ -108,8 +108,7 @@ def start_run(
             return trainer
     step = trainer.progress.step
     lines = saved.plain["log_lines"] if saved is not None else 0
-    steps = trainer.steps_per_epoch * run.hyper.epochs
-    described["steps"] = min(steps, args.max_steps or steps)
+    described["steps"] = trainer.steps
     if not is_own:
         folder.discard()
     folder.start(run.config, [f"{run.entry_point}.py", *argv], described, saved is not None, step, lines, args.log_ids)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from volta_switch.data.batches.collate import Batch
 from volta_switch.model.encoder import EncoderOutput, SwitchEncoder, routed
+from volta_switch.model.switch import noted_scores, switchers_of
 from volta_switch.train.optimisation import Validation
 from volta_switch.train.run_folder import RunFolder
 
@@ -108,18 +109,12 @@ class SwitchWatch:
         """Makes a block in which forward passes are noted."""
         assert self._encoder is not None
         self._start()
-        hooks = [self._encoder.register_forward_hook(self._note_pairs)]
-        for block, index, switcher in _switchers(self._encoder):
-
-            def note(_: nn.Module, __: Any, said: Tensor, place: tuple[str, int] = (block, index)) -> None:
-                self._said[place] = said
-
-            hooks.append(switcher.register_forward_hook(note))
+        hook = self._encoder.register_forward_hook(self._note_pairs)
         try:
-            yield
+            with noted_scores(self._encoder) as self._said:
+                yield
         finally:
-            for hook in hooks:
-                hook.remove()
+            hook.remove()
 
     def _note_pairs(self, _: nn.Module, __: Any, encoded: EncoderOutput) -> None:
         """Adds up a forward pass, unless it is a stand-in's."""
@@ -127,7 +122,7 @@ class SwitchWatch:
         if self._is_counted and self._said:
             taken = torch.cat((encoded.routes.modes.argmax(-1), encoded.routes.inputs.argmax(-1)), -1)  # (B, 2 L)
             self._routes.update(map(bytes, taken.to(torch.uint8).cpu().numpy()))
-            said = [self._said[block, index] for block, index, _ in _switchers(self._encoder)]
+            said = [self._said[block, index] for block, index, _ in switchers_of(self._encoder)]
             own = _sums_of(torch.cat(said, -1).cpu(), [each.shape[-1] for each in said])
             self._sums = own + self._sums if len(self._sums) else own
         self._said.clear()
@@ -135,7 +130,7 @@ class SwitchWatch:
     def _read(self) -> dict[str, Any]:
         """Returns ``found`` of the pairs of all processes."""
         assert self._encoder is not None
-        ranks, switchers = self._run.ranks, list(_switchers(self._encoder))
+        ranks, switchers = self._run.ranks, list(switchers_of(self._encoder))
         options = [switcher.options.out_features for _, _, switcher in switchers]
         own = self._sums if len(self._sums) else torch.zeros(4, sum(options), dtype=torch.float64)
         sums = torch.tensor(ranks.sums(own.flatten().tolist()), dtype=torch.float64).view_as(own)
@@ -215,14 +210,6 @@ def _sums_of(said: Tensor, options: list[int]) -> Tensor:
     probability = torch.cat(of_switchers, -1).exp()
     logit = torch.cat([each - each.mean(-1, keepdim=True) for each in of_switchers], -1)  # those of eq. 6, centred
     return torch.stack((probability, torch.special.entr(probability), logit, logit**2)).sum(1)
-
-
-def _switchers(encoder: SwitchEncoder) -> Iterator[tuple[str, int, Any]]:
-    """Yields the block, the layer, from 0, and the switcher of everything that decides."""
-    for index, switcher in enumerate(getattr(encoder, "attention_switch", ())):
-        yield "modes", index, switcher
-    for index, switcher in enumerate(getattr(encoder, "input_switch", ()), 1):
-        yield "inputs", index, switcher
 
 
 def _message(step: int, found: dict[str, Any], temperature: float) -> str:

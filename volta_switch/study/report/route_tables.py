@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from volta_switch.statistics import holds_zero
 from volta_switch.study.report.route_counts import Flow, parsed_routes, percent
 from volta_switch.study.report.route_samples import route_path
 from volta_switch.study.report.svg import COLOURS, FAINT, GRID, Scale, element, escape, marker, picture, words
@@ -55,11 +56,6 @@ def _tinted(value: float, largest: float, lines: Sequence[str], title: str = "")
     first = element("b", f"{arrow}{escape(lines[0])}")
     more = [element("span", escape(line)) for line in lines[1:]]
     return element("td", first, *more, class_="tint", style=f"background:{colour}", title=title or None)
-
-
-def within_zero(interval: Bounds) -> bool:
-    """Tells whether a change's interval holds zero, so that it is not told apart from none."""
-    return interval is not None and interval[0] <= 0 <= interval[1]
 
 
 def of_shares(interval: Bounds) -> str:
@@ -202,7 +198,7 @@ def _other_routes(flow: Flow) -> str:
     for each in flow.report.whole_routes:
         change = "unknown" if each.change is None else signed(each.change)
         told = f"{change}{of_changes(each.bounds)}, {each.rerouted} of {each.samples} samples go another way"
-        grey = within_zero(each.bounds) or not each.rerouted
+        grey = holds_zero(each.bounds) or not each.rerouted
         shown = element("span", escape(told), class_="within") if grey else escape(told)
         parts.append(f"{escape(kinds[each.kind])}: {shown}")
     return element("p", f"Changes with whole routes, from the same base score: {'; '.join(parts)}.") if parts else ""
@@ -238,7 +234,7 @@ def _change(each: RouteChange | None, flow: Flow, largest: float) -> str:
         return _grey(["same", chosen], title)
     value = float(each.change)
     lines = [signed(value), *([reach.strip(" ()")] if reach else []), chosen]
-    if within_zero(each.bounds) or not float(f"{value:.1f}"):
+    if holds_zero(each.bounds) or not float(f"{value:.1f}"):
         return _grey(lines, title)
     return _tinted(value, largest, lines, title)
 

@@ -26,16 +26,11 @@ from volta_switch.study.records import Settings
 from volta_switch.study.report.chart import in_units
 from volta_switch.study.report.route_counts import CollectedRoutes
 from volta_switch.study.run_plan import RunPlan
+from volta_switch.train.entry_points import COMMANDS
 from volta_switch.train.log_file import lines_of
 from volta_switch.train.step_log import EXECUTED, PATHS
 
-SCRIPTS = {  # entry point -> its command, which runs in any folder
-    "train_concap": "pretrain",
-    "train_task": "finetune",
-    "eval_task": "evaluate",
-    "eval_retrieval": "retrieve",
-    "routes": "routes",
-}
+SCRIPTS = {**COMMANDS, "routes": "routes"}  # entry point -> its command, which runs in any folder
 
 
 @dataclass(frozen=True)

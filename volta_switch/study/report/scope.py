@@ -59,10 +59,11 @@ def _world(plan: RunPlan) -> str:
     specs = [WorldSpec(**(arm.world or {})) for arm in plan.study.arms.values()]
     first = specs[0]
     other = " Some arms have worlds with other settings, as their tables say." if len(set(specs)) > 1 else ""
+    tested = first.test_images or first.eval_images
     return (
         "The data are synthetic: scenes of coloured shapes and texts about them, made by a program "
         f"(volta-switch world, seed {first.seed}). Each task has up to {first.images:,} training images and up to "
-        f"{first.eval_images:,} test images. None is a photograph, and no person wrote the texts.{other}"
+        f"{tested:,} test images. None is a photograph, and no person wrote the texts.{other}"
     )
 
 
