@@ -19,15 +19,16 @@ from volta_switch.controls.conditions import (
     Budget,
     Condition,
     Threshold,
-    anneal_rate,
     cut_gradients,
     entropy,
     model_config,
     mutual_information,
+    start_annealing,
 )
 from volta_switch.controls.gradients import compared_gradients, correlation, relative_error
 from volta_switch.controls.planted_routes import MODES, draw, recovered
-from volta_switch.model.switch import Switcher, annealed_temperature, samples_until_floor
+from volta_switch.model.bert import BertModel
+from volta_switch.model.switch import Switcher
 
 HALF = np.array([0, 1] * 8)
 
@@ -101,21 +102,23 @@ def test_relative_error_is_of_the_larger_and_leaves_rounding_of_small_ones():
 @pytest.mark.parametrize("condition", (RIGHT, *SABOTAGES), ids=lambda condition: condition.name)
 def test_the_temperature_reaches_its_floor_where_the_condition_says(condition):
     budget = Budget(steps=200, batch=8)
-    switch = condition.config(model_config(1, vocab_size=10, width=16), budget).switch
-    until = samples_until_floor(switch, condition.start)
-    assert until == pytest.approx(max(condition.share * budget.samples, budget.batch))
-    before, after = (
-        float(annealed_temperature(switch, torch.tensor(condition.start), torch.tensor(samples)))
-        for samples in (int(0.9 * until), math.ceil(until))
-    )
-    assert before > 0.2 and after == pytest.approx(0.2)
+    encoder = BertModel(condition.config(model_config(1, vocab_size=10, width=16), budget)).encoder
+    start_annealing(encoder, budget)
+    until = int(encoder.switch_floor_samples)
+    assert until == round(max(condition.share * budget.samples, budget.batch))
+    temperatures = []
+    for samples in (0, int(0.9 * until), until):
+        encoder.switch_samples.fill_(samples)
+        temperatures.append(float(encoder.temperature))
+    start, before, after = temperatures
+    assert start == condition.start and before > 0.2 and after == pytest.approx(0.2)
 
 
 def test_the_schedules_of_issue_7_are_the_demos_rate():
     shares = {condition.name: condition.share for condition in SABOTAGES if condition.name.startswith("issue 7")}
     assert shares["issue 7, pre-training"] == pytest.approx(math.log(25) / 0.00096 / 36_000)
-    assert anneal_rate(5.0, 0.2, shares["issue 7, pre-training"] * 36_000) == pytest.approx(0.00096)
-    assert anneal_rate(1.0, 0.2, shares["issue 7, fine-tuning"] * 16_000) == pytest.approx(0.00096)
+    assert math.log(5.0 / 0.2) / (shares["issue 7, pre-training"] * 36_000) == pytest.approx(0.00096)
+    assert math.log(1.0 / 0.2) / (shares["issue 7, fine-tuning"] * 16_000) == pytest.approx(0.00096)
 
 
 def test_a_static_model_has_no_schedule():

@@ -67,19 +67,19 @@ class Condition:
         """
         if config.switch is None:
             return config
-        until = max(self.share * budget.samples, budget.batch)
         switch = dataclasses.replace(
             config.switch,
             temperature=self.start,
             min_temperature=self.floor,
-            anneal_rate=anneal_rate(self.start, self.floor, until),
+            anneal_share=max(self.share, budget.batch / budget.samples),
         )
         return dataclasses.replace(config, switch=switch)
 
 
-def anneal_rate(start: float, floor: float, samples: float) -> float:
-    """Returns the rate per sample with which the temperature falls from ``start`` to ``floor`` in so many samples."""
-    return math.log(start / floor) / samples
+def start_annealing(encoder: SwitchEncoder, budget: Budget) -> None:
+    """Starts the schedule that an encoder's configuration says, for a run of this length."""
+    assert encoder.switch.anneal_share is not None
+    encoder.anneal_within(encoder.switch.anneal_share, budget.samples)
 
 
 NEEDS, PLANTED, GRADIENTS = CONTROLS
@@ -225,6 +225,7 @@ def train(
     model.train()
     handles = cut_gradients(model) if condition.detached else []
     if isinstance(encoder, SwitchEncoder):
+        start_annealing(encoder, budget)
         encoder.routing = "auto" if condition.noise else "soft"
     for step in range(budget.steps):
         if isinstance(encoder, SwitchEncoder):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from volta_switch.config import Config
-from volta_switch.controls.conditions import Budget, Condition, cut_gradients, model_config
+from volta_switch.controls.conditions import Budget, Condition, cut_gradients, model_config, start_annealing
 from volta_switch.model.bert import BertForVLPreTraining, switch_encoder
 from volta_switch.model.noise import sample_keys
 
@@ -69,6 +69,7 @@ def measure(seed: int, condition: Condition) -> dict[str, float]:
     encoder = switch_encoder(model)
     assert encoder is not None
     encoder.routing = "auto" if condition.noise else "soft"
+    start_annealing(encoder, BUDGET)
     encoder.switch_samples.fill_(BUDGET.samples // 2)
     batch = draw(rng, BUDGET.batch, config, seed)
     if condition.detached:
