@@ -19,6 +19,7 @@ from volta_switch.study.planned_runs import (
     PlannedRun,
     RunKind,
     RunRecord,
+    Work,
     find_record,
     works_of,
 )
@@ -146,6 +147,11 @@ def environments(runs: Sequence[RunSummary]) -> Environments:
     return Environments(len(recorded), same, differing)
 
 
+def work_name(plan: RunPlan, arm: str, work: Work) -> str:
+    """Returns ``pre-training``, or the task's name as an arm's data have it."""
+    return RunKind.PRETRAINING.value if work == PRETRAINING else plan.spec(arm, work.task).name
+
+
 # --- Cost -----------------------------------------------------------------------------------------------------------
 
 
@@ -227,7 +233,7 @@ def _cost_of(
         runs = [run for run in runs if run.key in done]
         if not runs:
             continue
-        name = RunKind.PRETRAINING.value if work == PRETRAINING else plan.spec(arm.name, work.task).name
+        name = work_name(plan, arm.name, work)
         inference = tested.get((arm.name, name), {})
         works.append(
             RunCost(

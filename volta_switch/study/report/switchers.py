@@ -10,7 +10,8 @@ from typing import Any
 
 from volta_switch.checksums import is_there
 from volta_switch.study.json_records import Record
-from volta_switch.study.planned_runs import PRETRAINING, works_of
+from volta_switch.study.planned_runs import works_of
+from volta_switch.study.report.runs import work_name
 from volta_switch.study.run_plan import RunPlan
 from volta_switch.train.log_file import lines_of
 from volta_switch.train.switch_watch import is_one_route
@@ -52,8 +53,7 @@ def watched_runs(plan: RunPlan, done: Collection[str]) -> tuple[WatchedRuns, ...
                     runs[seed] = _validations(plan.run_of(name, seed, work).folder / "log.jsonl")
             runs = {seed: validations for seed, validations in runs.items() if validations}
             if runs:
-                title = "pre-training" if work == PRETRAINING else plan.spec(name, work.task).name
-                found.append(_summed_up(name, title, runs))
+                found.append(_summed_up(name, work_name(plan, name, work), runs))
     return tuple(found)
 
 
