@@ -2,9 +2,8 @@
 
 import json
 import re
-from copy import deepcopy
-from html import escape
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -12,14 +11,16 @@ import pytest
 from volta_switch import load_config
 from volta_switch.cost.commands import cost
 from volta_switch.study.claims import judge
+from volta_switch.study.plan import load_study
 from volta_switch.study.power import sizing
-from volta_switch.study.records import ReportedTable, StudyClaim, StudyResults
-from volta_switch.study.table_formats import routes_in_words
+from volta_switch.study.records import ReportedTable, StudyClaim
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "findings.md").read_text(encoding="utf-8").replace("−", "-")
-SMALL, PILOT = (
-    json.loads((DOCS / "findings" / f"{name}.json").read_text(encoding="utf-8")) for name in ("table", "pilot")
+FLOWING = " ".join(PAGE.split())
+FIRST, CONTROLS = (
+    json.loads((DOCS / name).read_text(encoding="utf-8"))
+    for name in ("findings/first-study.json", "controls/controls.json")
 )
 README = (DOCS.parent / "README.md").read_text(encoding="utf-8")
 TASKS = ("VQAv2", "Flickr30k, image retrieval R@1", "Flickr30k, text retrieval R@1", "RefCOCO+")
@@ -46,20 +47,51 @@ def verdicts(rivals):
     return judge(claims, SCORES, paired=False)
 
 
-TRAINED = ("The architectures side by side", "One block or both", "The mismatch sweep", "Attention modes", "Routes")
+def section(title):
+    (body,) = re.findall(rf"^## {title}[^\n]*\n+(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
+    return body
 
 
-@pytest.mark.parametrize("section", [*TRAINED, "Active paths over training"])
-def test_what_rests_on_the_withdrawn_schedule_says_so_before_anything_else(section):
-    (body,) = re.findall(rf"^### {section}[^\n]*\n+(.*?)(?=^### )", PAGE, re.MULTILINE | re.DOTALL)
-    first = body.split("\n\n")[0]
-    assert first.startswith("**") and "schedule" in first and "top of this page" in first.replace("\n", " ")
+def mean_of(control, condition, measure):
+    return fmean(values[measure] for values in outcome(control, condition)["values"].values())
 
 
-def test_page_and_readme_say_first_that_the_trial_was_not_fair():
-    assert PAGE.index("has not had a fair trial") < PAGE.index("| claim")
+def outcome(control, condition):
+    (found,) = (each for each in CONTROLS["outcomes"] if (each["control"], each["condition"]) == (control, condition))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("row", "condition"),
+    [
+        ("floor at the end of the run", "as it should be"),
+        ("floor at 12 %", "floor at 12 %"),
+        ("the first study's, pre-training", "issue 7, pre-training"),
+        ("the first study's, fine-tuning", "issue 7, fine-tuning"),
+    ],
+)
+def test_the_controls_are_told_as_they_were_measured(row, condition):
+    failing, seeds = (outcome("planted-routes", condition)[key] for key in ("failing seeds", "values"))
+    passes = f"fails on {len(failing)} of {len(seeds)}" if failing else f"passes on {len(seeds)}"
+    accuracy, mi = (mean_of("needs-switching", condition, measure) for measure in ("Switch-BERT", "MI"))
+    sab, sib, error = (mean_of("planted-routes", condition, key) for key in ("SAB MI/H", "SIB MI/H", "error"))
+    assert f"| {row} | {accuracy:.2f}, {mi:.2f} | {sab:.2f}, {sib:.2f} | {error:.2f} | {passes} |" in PAGE
+    if condition == "floor at 12 %":
+        right = [mean_of("planted-routes", "as it should be", key) for key in ("SAB MI/H", "SIB MI/H")]
+        assert (
+            f"SAB {sab:.2f} in place of {right[0]:.2f}" in PAGE and f"SIB {sib:.2f} in place of {right[1]:.2f}" in PAGE
+        )
+    if condition == "as it should be":
+        assert f"Joint attention stays at {mean_of('needs-switching', condition, 'joint'):.2f}" in PAGE
+
+
+def test_what_a_reader_takes_home_is_said_first_and_withdrawn_numbers_come_last():
+    titles = re.findall(r"^## (.*)$", PAGE, re.MULTILINE)
+    assert titles.index("What the controls show") == 0
+    assert titles.index("The new study") < titles.index("The first study, and what became of its claims")
+    assert PAGE.index("are withdrawn") < PAGE.index("## ")
     line = next(part for part in README.split("\n\n") if "docs/findings.md" in part)
-    assert "no fair trial" in line
+    assert "withdrawn" in line
 
 
 def test_the_printed_table_decides_what_the_page_says():
@@ -75,9 +107,8 @@ def test_the_best_rivals_are_those_that_the_page_names():
     others = [arm for arm in PRINTED if arm != "Switch-BERT"]
     best = [max(others, key=lambda arm: PRINTED[arm][number][0]) for number in range(4)]
     found = verdicts(best)
-    flowing = " ".join(PAGE.split())
-    assert f"({', '.join(best)})" in flowing and {verdict.verdict for verdict in found} == {"undecided"}
-    assert f"p after Holm {', '.join(f'{verdict.p_holm:.2g}' for verdict in found)}." in flowing
+    assert f"({', '.join(best)})" in FLOWING and {verdict.verdict for verdict in found} == {"undecided"}
+    assert f"p after Holm {', '.join(f'{verdict.p_holm:.2g}' for verdict in found)}." in FLOWING
 
 
 @pytest.mark.parametrize(("row", "config", "overrides"), ROWS)
@@ -90,13 +121,15 @@ def test_costs_are_what_the_command_says(row, config, overrides):
         assert f"{paths / uniter:.2f}" in PAGE
 
 
-@pytest.mark.parametrize("table", SMALL["tables"], ids=lambda table: table["name"])
-def test_the_small_study_is_told_as_it_was_recorded(table):
-    assert table["seeds"] == table["planned_seeds"]  # nothing is tested early
-    for row in table["rows"]:
-        scores = " | ".join(f"{score['mean']:.1f} ± {score['std']:.1f}" for score in row["scores"])
-        assert f"| {row['arm']} | {scores} |" in PAGE
-    for verdict in table["verdicts"]:
+def claims_of_the_first_study():
+    return [(table, verdict) for table in FIRST["tables"] for verdict in table["verdicts"]]
+
+
+def test_every_claim_of_the_first_study_is_told_as_it_was_recorded_and_with_what_became_of_it():
+    told = [line for line in section("The first study").splitlines() if re.match(r"\| .*: (refcoco|VQA|Retr)", line)]
+    assert len(told) == len(claims_of_the_first_study()) == 14
+    for table, verdict in claims_of_the_first_study():
+        assert table["seeds"] == table["planned_seeds"]  # nothing was tested early
         claim, found = verdict["claim"], verdict["estimate"]
         effect = f"{found['value']:+.2f}, {verdict['level_low']:+.2f} to {verdict['level_high']:+.2f}"
         excluded = f", ± {verdict['minimum_effect']:g} excluded" if verdict["excludes_minimum_effect"] else ""
@@ -105,40 +138,35 @@ def test_the_small_study_is_told_as_it_was_recorded(table):
             for each in table["columns"]
             if (each["task"], each["metric"]) == (claim["task"], claim["metric"])
         )
-        name = claim["text"] if len(table["columns"]) == 1 else f"{claim['text']}, {heading}"
-        assert f"| {name} | {effect} | {verdict['p_holm']:.2g} | **{verdict['verdict']}**{excluded} |" in PAGE
-        assert claim["source"] in PAGE
+        of = ", without pre-training" if table["name"] == "modes-unpretrained" else ""
+        source = claim["source"] or "section 3.4.2"
+        row = f"| {claim['text']} ({source}): {heading}{of} | {effect} | {verdict['p_holm']:.2g} | {verdict['verdict']}"
+        (line,) = (line for line in told if line.startswith(f"{row}{excluded} |"))
+        assert line.split("|")[5].strip()
 
 
-@pytest.mark.parametrize("table", [*SMALL["tables"], PILOT], ids=lambda table: table["name"])
-def test_the_number_of_seeds_is_by_the_spread_of_the_first_three(table):
-    first = deepcopy(table)
-    for verdict in first["verdicts"]:
-        verdict["claim"] = {"text": "", "better": "", "worse": "", **verdict["claim"]}  # the pilot's file is short
-    for row in first["rows"]:
-        for score in row["scores"]:
-            score["values"] = score["values"][:3]
-    for line in sizing([ReportedTable.from_dict(first)], 2.0):
-        compared = {2: "two arms", 4: "two advantages"}[line.arms]
-        name = line.table if len(table["columns"]) == 1 else f"{line.table}, {line.column}"
-        seeds, at_the_bound = ("over 10000" if each is None else each for each in (line.seeds, line.seeds_bound))
-        assert (
-            f"| {name} | {compared} | {line.tests} | {line.seen[0]} x 3 | {line.spread:.2f} | "
-            f"{line.bound:.2f} | {line.items:.2f} | {seeds} | {at_the_bound} |"
-        ) in PAGE
+def test_what_the_first_study_could_find_is_what_the_power_analysis_says():
+    tables = [ReportedTable.from_dict(table) for table in FIRST["tables"]]
+    lines = {(line.column, line.difference): line for line in sizing(tables, 0.9) if line.table == "table3"}
+    over_uniter = "switchbert minus ctrl_uniter"
+    refcoco = lines["refcoco+ accuracy", over_uniter]
+    assert f"would need {refcoco.seeds}. What {refcoco.seen} exclude there is ± {refcoco.excluded:.2f}." in PAGE
+    retrieval = lines["RetrievalFlickr30k image R@1", over_uniter]
+    assert f"by {retrieval.items:.2f} points: no number of seeds finds 2." in PAGE
+    of_two_points = [line for line in sizing(tables, 2.0) if line.column == "RetrievalFlickr30k image R@1"]
+    assert [line.seeds for line in of_two_points] == [None]
 
 
-def test_routes_over_seeds_are_told_as_they_were_recorded():
-    headings, lines = routes_in_words(StudyResults.from_dict(SMALL).routes)
-    assert len(headings) > 1
-    for line in lines:
-        assert f"| {' | '.join(line)} |".replace("−", "-") in PAGE
+def test_routes_of_the_first_study_are_told_as_they_were_recorded():
+    shares = [share for arm in FIRST["routes"] for share in arm["quantities"]["most frequent"]["values"]]
+    alike = shares.count(100.0)
+    assert f"{alike} of {len(shares)} runs gave all samples one route" in PAGE
 
 
-def test_pictures_are_there_and_are_of_these_numbers():
-    pictures = re.findall(r"\]\((findings/[^)]+\.svg)\)", PAGE)
-    assert pictures and {f"findings/{path.name}" for path in (DOCS / "findings").glob("*.svg")} == set(pictures)
-    drawn = "".join((DOCS / name).read_text(encoding="utf-8") for name in pictures)
-    for table in SMALL["tables"]:
-        for verdict in table["verdicts"]:
-            assert escape(verdict["text"]) in drawn
+def test_the_new_study_is_told_as_it_is_planned():
+    study = load_study(DOCS.parent / "studies" / "switching.yaml")
+    told = section("The new study")
+    for table in study.tables:
+        assert f"| {table.name}: " in told and f" | {len(table.arms)} | 0 to 4" in told
+        assert all(table.seeds_of(study.arms[arm]) == (0, 1, 2, 3, 4) for arm in table.arms)
+    assert f"| {study.minimum_effect:g} points |" in PAGE

@@ -33,8 +33,8 @@ def test_a_task_may_be_a_number_in_the_file(study_of):
             "tables.t.claims: a is none of ctrl_uniter",
         ),
         (
-            {"tables": {"t": {"seeds": [0, 1]}}},
-            "tables.t.seeds: expected how many of the seeds, 1 or more, found [0, 1]",
+            {"tables": {"t": {"seeds": "0, 1"}}},
+            "tables.t.seeds: expected how many of the seeds, 1 or more, or a list of them, found '0, 1'",
         ),
         ({"routes": ["a"]}, "routes: expected a section of settings, found ['a']"),
         ({"routes": {"samples": 9}}, "routes: expected arms, a list of those whose routes are reported, found []"),
@@ -124,6 +124,32 @@ def test_a_table_whose_arms_differ_in_what_it_does_not_vary_is_refused(study_of,
     assert "table t is confounded: " in message and named in message and "or name it under varies" in message
     key = named.split(" ")[0]
     assert study_of(of_arms(other, varies=[key.split(".")[0]])).tables[0].arms == ("first", "second")
+
+
+def test_arms_with_other_seeds_are_compared_on_those_that_the_table_names(study_of):
+    tables = {"t": {"arms": ["first", "second"], "seeds": [3, 1]}, "all": {"arms": ["first", "second"], "seeds": 1}}
+    arms = {"first": {"model": "demo/ctrl_uniter"}, "second": {"model": "demo/switchbert", "seeds": [0, 1, 3]}}
+    study = study_of({**MINIMAL, "models": None, "seeds": [0, 1, 2, 3], "arms": arms, "tables": tables})
+    taken = {table.name: [table.seeds_of(arm) for arm in study.arms.values()] for table in study.tables}
+    assert taken == {"t": [(3, 1)] * 2, "all": [(0,)] * 2}
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"),
+    [
+        ([0, 7], "tables.t.seeds: first has no seed 7 (0, 1); add it to arms.first.seeds"),
+        ([1, 1], "tables.t.seeds: 1 stands there twice; keep one of them"),
+        ([], "or a list of them, found []"),
+        ([True], "or a list of them, found [True]"),
+        ([0.0], "or a list of them, found [0.0]"),
+        (0, "1 or more, or a list of them, found 0"),
+    ],
+)
+def test_seeds_that_a_table_cannot_take_are_refused(study_of, seeds, message):
+    arms = {"first": {"model": "demo/ctrl_uniter"}}
+    with pytest.raises(UserError) as caught:
+        study_of({**MINIMAL, "models": None, "seeds": [0, 1], "arms": arms, "tables": {"t": {"seeds": seeds}}})
+    assert message in str(caught.value)
 
 
 def test_arms_of_a_table_have_the_same_seeds(study_of):

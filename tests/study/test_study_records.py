@@ -10,7 +10,7 @@ import pytest
 from volta_switch.study.json_records import Record, in_json
 from volta_switch.study.records import ReportedTable, StudyResults
 
-TABLE = Path(__file__).parents[2] / "docs" / "findings" / "table.json"
+TABLE = Path(__file__).parents[2] / "docs" / "findings" / "first-study.json"
 
 
 @dataclass(frozen=True)

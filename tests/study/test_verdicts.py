@@ -107,10 +107,16 @@ def test_undecided_claims_say_where_a_difference_worth_finding_is_excluded():
     (verdict,) = judge([claim()], close, minimum_effect=0.7)
     low, high = verdict.estimate.interval()
     assert verdict.verdict == "undecided" and -0.7 < low < 0 < high < 0.7 and verdict.excludes_minimum_effect
-    assert "The interval contains 0. A difference of 0.7 points either way is excluded (95 %). At the" in verdict.text
+    beyond = max(-low, high)
+    assert verdict.excluded_beyond == pytest.approx(beyond) == verdict.reported().excluded_beyond
+    told = (
+        f"The interval contains 0. Excluded are differences beyond {beyond:.2f} points either way (95 %), which leaves"
+    )
+    assert f"{told} no effect of interest (0.7 or more). At the" in verdict.text
     (smaller,), (unknown,) = judge([claim()], close, minimum_effect=0.3), judge([claim()], close)
     assert not smaller.excludes_minimum_effect and not unknown.excludes_minimum_effect
-    assert "excluded" not in smaller.text + unknown.text
+    assert f"{told} effects of interest (0.3 or more). At the" in smaller.text
+    assert f"{told.removesuffix(', which leaves')}. At the" in unknown.text
     # The level is that of the family, whatever Holm's step of the claim is: here the other claim leaves it 95 %.
     between = (max(-low, high) + max(-(wide := verdict.estimate.interval(0.975))[0], wide[1])) / 2
     scores = close | table(much=[9, 9.1, 9.2, 9, 9], less=[1, 1, 1, 1, 1.1])
@@ -119,6 +125,7 @@ def test_undecided_claims_say_where_a_difference_worth_finding_is_excluded():
     assert judge([claim()], close, minimum_effect=between)[0].excludes_minimum_effect
     (alone,) = judge([claim()], table(switch=[70], uniter=[70]), minimum_effect=100)
     assert not alone.excludes_minimum_effect  # one seed knows no spread
+    assert "xcluded" not in alone.text and alone.reported().excluded_beyond is None
 
 
 def test_a_claim_that_cannot_be_tested_keeps_its_place_in_the_family():

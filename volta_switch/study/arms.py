@@ -92,12 +92,12 @@ class PlannedTable:
     """Whether operations of training stand beside the scores."""
     pretraining: bool = False
     """Whether pre-training's last validation does."""
-    seeds: int | None = None
-    """How many of the arms' seeds, from the first; None: all."""
+    seeds: int | tuple[int, ...] | None = None
+    """How many of the arms' seeds, from the first, or which; None: all."""
 
     def seeds_of(self, arm: Arm) -> tuple[int, ...]:
         """Returns the seeds of an arm that the table takes."""
-        return arm.seeds[: self.seeds]
+        return self.seeds if isinstance(self.seeds, tuple) else arm.seeds[: self.seeds]
 
 
 def flat(values: Settings, prefix: str = "") -> dict[str, object]:

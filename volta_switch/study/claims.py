@@ -79,12 +79,15 @@ class Verdict:
         return 1 - (1 - self.confidence) / self.family
 
     @property
-    def excludes_minimum_effect(self) -> bool:
-        """Whether effects of interest are excluded, either way, at ``family_confidence``."""
-        if self.minimum_effect is None or self.estimate.problem:
-            return False
+    def excluded_beyond(self) -> float:
+        """Differences beyond this, in points, are excluded either way, at ``family_confidence``; NaN: none is."""
         low, high = self.estimate.interval(self.family_confidence)
-        return max(-low, high) < self.minimum_effect
+        return max(-low, high)
+
+    @property
+    def excludes_minimum_effect(self) -> bool:
+        """Whether effects of interest are excluded."""
+        return self.minimum_effect is not None and self.excluded_beyond < self.minimum_effect
 
     @property
     def text(self) -> str:
@@ -97,15 +100,18 @@ class Verdict:
             family = f" after Holm over {self.family} tests" if self.family > 1 else ""
             parts.append(f"{_shown_p(self.p_holm)}{family} (of a true difference of {claim.at_least:g})")
         parts.append(self.reason)
-        if self.verdict == "undecided" and self.excludes_minimum_effect:
-            excluded = f"A difference of {self.minimum_effect:g} points either way is excluded"
-            parts.append(f"{excluded} ({100 * self.family_confidence:.4g} %)")
+        if self.verdict == "undecided" and not found.problem:
+            parts.append(
+                f"Excluded are differences beyond {self.excluded_beyond:.2f} points either way "
+                f"({100 * self.family_confidence:.4g} %){self._of_interest}"
+            )
         return ". ".join([*parts, *self._seeds_needed()]) + "."
 
     def reported(self) -> ReportedVerdict:
         """Returns the verdict as tables and reports have it."""
         low, high = self.estimate.interval(1 - self.level)
         numbers = {"level": self.level, "level_low": low, "level_high": high, "power": self.power}
+        numbers["excluded_beyond"] = self.excluded_beyond
         return ReportedVerdict(
             claim=self.claim,
             verdict=self.verdict,
@@ -131,6 +137,14 @@ class Verdict:
         other = f"{found.items} test items taken as a sample" if found.items else "on these test items"
         standard = "" if math.isnan(found.effect_size) else f", standardised {found.effect_size:+.1f}"
         return f"{text}, {other}{standard}"
+
+    @property
+    def _of_interest(self) -> str:
+        """What that means for the smallest effect of interest."""
+        if self.minimum_effect is None:
+            return ""
+        left = "no effect" if self.excludes_minimum_effect else "effects"
+        return f", which leaves {left} of interest ({self.minimum_effect:g} or more)"
 
     def _seeds_needed(self) -> list[str]:
         if self.needed is None:

@@ -6,7 +6,7 @@ A setting is written by its dotted name, ``hyperparameters.learning_rate``, as e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from volta_switch.errors import UserError
@@ -26,7 +26,7 @@ def refuse_confounds(source: str, table: PlannedTable, arms: Mapping[str, Arm]) 
     Raises:
         UserError: two arms differ in a setting that the table does not vary; the setting and both values are named.
     """
-    first, *others = (arms[name] for name in table.arms)
+    first, *others = (replace(arms[name], seeds=table.seeds_of(arms[name])) for name in table.arms)
     left = first.settings(table.tasks)
     for other in others:
         right = other.settings(table.tasks)

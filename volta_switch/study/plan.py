@@ -22,8 +22,8 @@ Of the study's settings an arm changes ``set`` (added), ``pretraining`` (merged;
 
 A table has a name, ``arms``, ``tasks``, what they vary (``varies``), ``title``, ``claims``, and what was ``published``.
 ``flops``, ``pretraining``: whether operations of training, and pre-training's last validation, stand beside the scores.
-``seeds``: how many of the arms' seeds it takes, from the first. ``dial``: the sweep that its arms make, drawn as lines
-(a ``label``, and ``series``: a name, and each arm's number).
+``seeds``: how many of the arms' seeds it takes, from the first, or a list of them. ``dial``: the sweep that its arms
+make, drawn as lines (a ``label``, and ``series``: a name, and each arm's number).
 """
 
 from __future__ import annotations
@@ -36,13 +36,12 @@ from typing import Any
 from volta_switch.config import find_config, load_config
 from volta_switch.errors import UserError
 from volta_switch.files import here_or_shipped, read_yaml
-from volta_switch.ranges import SEED
 from volta_switch.study.arms import Arm, PlannedTable, TaskFlags, with_layers, with_text_layers
 from volta_switch.study.claims import read_claims
-from volta_switch.study.command_lines import DATA_KEYS, DATA_ROOT, refuse_arms_flags, refuse_flags
+from volta_switch.study.command_lines import refuse_arms_flags, refuse_flags
 from volta_switch.study.confounds import refuse_confounds
+from volta_switch.study.plan_values import check_kinds, refuse_twice, refuse_unknown
 from volta_switch.study.records import Flags, Sweep
-from volta_switch.world.spec import WorldSpec
 
 FOLDERS = ("cells", "figures", "merged", "world")  # of a study's folder; "world-..." too
 SHARED = ("seeds", "set", "pretraining", "tasks")
@@ -52,8 +51,6 @@ DEPTHS = {"layers": with_layers, "text_layers": with_text_layers}
 WORLDS_FIELDS = ("bert_model", "vocab_size")  # of a configuration: a synthetic world decides them
 SHOWN = ("flops", "pretraining")
 TABLE_KEYS = ("title", "arms", "tasks", "varies", "claims", "published", *SHOWN, "seeds", "dial")
-LISTS: dict[str, type] = {"models": str, "seeds": int, "set": str}  # of what
-SECTIONS = ("world", "data", "pretraining", "tasks", "routes")
 
 
 @dataclass(frozen=True)
@@ -101,18 +98,18 @@ def load_study(path: str | Path) -> Study:
     values = read_yaml(path, "study", "shipped ones are in studies/")
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected keys {', '.join(KEYS)}")
-    _refuse_unknown(str(path), values, KEYS, "a study has")
+    refuse_unknown(str(path), values, KEYS, "a study has")
     values = {key: value for key, value in values.items() if value is not None}
     if not values.get("models") and not values.get("arms"):
         raise UserError(f"{path}: models is missing or empty; give models, or arms")
     if not values.get("tasks"):
         raise UserError(f"{path}: tasks is missing or empty")
-    _check_kinds(str(path), values)
+    check_kinds(str(path), values)
     if ("world" in values) == bool(values.get("data")):
         raise UserError(f"{path}: give either world (to write one) or data (where yours lie)")
     arms = _arms(path, values)
     tasks = tuple(str(task) for task in values["tasks"])
-    _refuse_twice(f"{path}: tasks", [task.removeprefix("TASK") for task in tasks])
+    refuse_twice(f"{path}: tasks", [task.removeprefix("TASK") for task in tasks])
     for arm in arms.values():
         unknown = [task for task in arm.tasks if task not in tasks]
         if unknown:
@@ -151,8 +148,8 @@ def _arms(path: Path, values: Mapping[str, Any]) -> dict[str, Arm]:
         for here, other in (("world", "data"), ("data", "world")):
             if changes.get(here) and other in values:
                 raise UserError(f"{where}.{here}: the study has {other}, and so have its arms; leave {here} out")
-        _refuse_unknown(where, changes, ARM_KEYS, "an arm has")
-        _check_kinds(where, {key: value for key, value in changes.items() if value is not None and value is not False})
+        refuse_unknown(where, changes, ARM_KEYS, "an arm has")
+        check_kinds(where, {key: value for key, value in changes.items() if value is not None and value is not False})
         written[str(name)] = dict(changes)
     return {name: _arm(name, values, changes) for name, changes in written.items()}
 
@@ -215,7 +212,7 @@ def _tables(
 def _table(where: str, name: str, given: Any, arms: Mapping[str, Arm], tasks: tuple[str, ...]) -> PlannedTable:
     if not isinstance(given, Mapping):
         raise UserError(f"{where}: expected a section of settings, found {given!r}")
-    _refuse_unknown(where, given, TABLE_KEYS, "a table has")
+    refuse_unknown(where, given, TABLE_KEYS, "a table has")
     for key in ("arms", "tasks", "varies", "claims"):
         if not isinstance(given.get(key) or [], list):
             raise UserError(f"{where}.{key}: expected a list, found {given[key]!r}")
@@ -228,7 +225,7 @@ def _table(where: str, name: str, given: Any, arms: Mapping[str, Arm], tasks: tu
         claims=read_claims(given.get("claims") or [], f"{where}.claims"),
         published=given.get("published") or {},
         **{key: given.get(key, False) for key in SHOWN},
-        seeds=given.get("seeds"),
+        seeds=_chosen_seeds(where, given.get("seeds")),
         sweep=_sweep(where, given.get("dial")),
     )
     _check_table(where, table, arms, tasks)
@@ -239,13 +236,11 @@ def _check_table(where: str, table: PlannedTable, arms: Mapping[str, Arm], tasks
     """Raises UserError for values that cannot be, and for names that the study does not have or the table has twice."""
     if "seeds" in table.varies:
         raise UserError(f"{where}.varies: arms are compared seed by seed, so that seeds cannot be varied")
-    if table.seeds is not None and (type(table.seeds) is not int or table.seeds < 1):
-        raise UserError(f"{where}.seeds: expected how many of the seeds, 1 or more, found {table.seeds!r}")
     for key in SHOWN:
         if not isinstance(getattr(table, key), bool):
             raise UserError(f"{where}.{key}: expected true or false, found {getattr(table, key)!r}")
     for key, names in (("arms", table.arms), ("tasks", table.tasks), ("varies", table.varies)):
-        _refuse_twice(f"{where}.{key}", names)
+        refuse_twice(f"{where}.{key}", names)
     sides = tuple(name for claim in table.claims for name in claim.arms)
     swept = tuple(arm for series in (table.sweep.series.values() if table.sweep else ()) for arm in series)
     checked = (
@@ -257,12 +252,25 @@ def _check_table(where: str, table: PlannedTable, arms: Mapping[str, Arm], tasks
         unknown = [one for one in found if one not in known]
         if unknown:
             raise UserError(f"{where}.{key}: {unknown[0]} is none of {', '.join(known)}")
-    fewest = min(table.arms, key=lambda name: len(arms[name].seeds))
-    if table.seeds is not None and table.seeds > len(arms[fewest].seeds):
-        raise UserError(
-            f"{where}.seeds: {table.seeds}, but {fewest} has {len(arms[fewest].seeds)} "
-            f"({', '.join(map(str, arms[fewest].seeds))}); add seeds or take fewer"
-        )
+    for name in table.arms:
+        own, listed = arms[name].seeds, ", ".join(map(str, arms[name].seeds))
+        if isinstance(table.seeds, int) and table.seeds > len(own):
+            raise UserError(
+                f"{where}.seeds: {table.seeds}, but {name} has {len(own)} ({listed}); add seeds or take fewer"
+            )
+        lacking = [seed for seed in table.seeds_of(arms[name]) if seed not in own]
+        if lacking:
+            raise UserError(f"{where}.seeds: {name} has no seed {lacking[0]} ({listed}); add it to arms.{name}.seeds")
+
+
+def _chosen_seeds(where: str, given: Any) -> int | tuple[int, ...] | None:
+    """Reads which of its arms' seeds a table takes."""
+    if isinstance(given, list) and given and all(type(seed) is int for seed in given):
+        refuse_twice(f"{where}.seeds", given)
+        return tuple(given)
+    if given is None or (type(given) is int and given > 0):
+        return given
+    raise UserError(f"{where}.seeds: expected how many of the seeds, 1 or more, or a list of them, found {given!r}")
 
 
 def _sweep(where: str, given: Any) -> Sweep | None:
@@ -300,50 +308,6 @@ def _routes(
             raise UserError(f"{path}: routes: {name} is in no table, so that it is not trained; add it to one")
         if seeds > len(arms[name].seeds):
             raise UserError(f"{path}: routes: seeds: {seeds}, but {name} has {len(arms[name].seeds)}")
-    _refuse_twice(f"{path}: routes: arms", names)
+    refuse_twice(f"{path}: routes: arms", names)
     refuse_flags(f"{path}: routes", "routes", flags)
     return RouteReports(tuple(names), seeds, flags)
-
-
-def _refuse_twice(where: str, names: Sequence[str]) -> None:
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise UserError(f"{where}: {twice[0]} stands there twice; keep one of them")
-
-
-def _refuse_unknown(where: str, values: Mapping[Any, Any], known: tuple[str, ...], has: str) -> None:
-    unknown = [str(key) for key in values if key not in known]
-    if unknown:
-        raise UserError(f"{where}: unknown key {unknown[0]}; {has} {', '.join(known)}")
-
-
-def _check_kinds(where: str, values: Mapping[str, Any]) -> None:
-    """Raises UserError unless lists are lists and sections sections."""
-    for key, kind in LISTS.items():
-        found = values.get(key, [])
-        if not isinstance(found, list) or not all(type(item) is kind for item in found):
-            raise UserError(f"{where}: {key}: expected a list of {kind.__name__}, found {found!r}")
-        wrong = [seed for seed in found if not SEED.fits(seed)] if key == "seeds" else []
-        if wrong:
-            raise UserError(f"{where}: seeds: expected {SEED.expected}, found {wrong[0]}")
-        if key == "seeds" and len(set(found)) < len(found):
-            raise UserError(f"{where}: seeds: one stands there twice in {found}; a seed is one run")
-        if key == "set":
-            _refuse_twice(f"{where}: set", [override.partition("=")[0].strip() for override in found])
-    sections = {key: values[key] for key in SECTIONS if key in values}
-    tasks = values.get("tasks")
-    for task, flags in dict(tasks).items() if isinstance(tasks, Mapping) else ():
-        sections[f"tasks.{task}"] = flags or {}
-        if isinstance(flags, Mapping):
-            sections |= {f"tasks.{task}.{part}": inner or {} for part, inner in flags.items()}
-            wrong = [str(part) for part in flags if part not in ("train", "test")]
-            if wrong:
-                raise UserError(f"{where}: tasks.{task} has {wrong[0]}; expected train and test, each with flags")
-    for key, found in sections.items():
-        if not isinstance(found, Mapping):
-            raise UserError(f"{where}: {key}: expected a section of settings, found {found!r}")
-    _refuse_unknown(f"{where}: data", values.get("data", {}), (*DATA_KEYS, DATA_ROOT), "it has")
-    fields = WorldSpec.__dataclass_fields__
-    unknown = [str(key) for key in values.get("world", ()) if key not in fields]
-    if unknown:
-        raise UserError(f"{where}: world has no {unknown[0]}; its parameters are {', '.join(fields)}")

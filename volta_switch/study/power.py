@@ -7,9 +7,8 @@ claim asks for ("better by at least m"). ``sizing`` plans with the spread of the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 import numpy as np
 from scipy.optimize import brentq
@@ -17,7 +16,7 @@ from scipy.special import chdtri, nctdtr, ndtr
 from tabulate import tabulate
 
 from volta_switch.statistics import SEEDS_AGREE, Estimate, critical_value
-from volta_switch.study.records import ReportedColumn, ReportedEstimate, ReportedTable, StudyClaim
+from volta_switch.study.records import ReportedColumn, ReportedEstimate, ReportedTable, ReportedVerdict, StudyClaim
 
 MOST_SEEDS = 10_000  # a larger number is no plan
 ASSURANCE = 0.8  # the chance that the true spread is below the bound that is planned with
@@ -88,6 +87,41 @@ def minimum_effect(spread: float, seeds: int, target: float = 0.8, **settings: f
     return float(brentq(lambda effect: power(effect, spread, seeds, **settings) - target, 0, largest))
 
 
+def excluded_effect(
+    spread: float,
+    seeds: int,
+    target: float = 0.8,
+    *,
+    alpha: float = 0.05,
+    item_variance: float = 0.0,
+) -> float:
+    """Returns the smallest effect, in points, that ``seeds`` pairs of seeds exclude, either way, if there is none.
+
+    They exclude m where the whole interval at 1 - ``alpha`` lies between -m and m; ``target`` is the chance of it, the
+    mean over the quantiles of the spread's chi-square, right to 1e-3.
+
+    Args:
+        spread, seeds, alpha, item_variance: ``power``'s, paired.
+
+    Raises:
+        ValueError: fewer than two seeds, or no spread.
+    """
+    if seeds < 2 or not spread > 0:
+        raise ValueError(f"an interval needs two seeds and a spread above 0, found {seeds} and {spread}")
+    degrees = seeds - 1
+    seen = spread**2 / seeds * _chi_square_quantiles(degrees) / degrees  # the seeds' part, as their studies estimate it
+    half = critical_value(alpha, (seen, degrees), (item_variance, math.inf)) * np.sqrt(seen + item_variance)
+    standard_error = math.sqrt(spread**2 / seeds + item_variance)
+
+    def chance(margin: float) -> float:
+        return float(np.maximum(2 * ndtr((margin - half) / standard_error) - 1, 0.0).mean())
+
+    most = standard_error
+    while chance(most) < target:
+        most *= 2
+    return float(brentq(lambda margin: chance(margin) - target, 0, most))
+
+
 @dataclass(frozen=True)
 class SeedsNeeded:
     """How many seeds would decide, were effect and spread as observed; None: more than ``MOST_SEEDS``, or no number."""
@@ -139,9 +173,12 @@ def _noncentral_t(distance: float, degrees: float, noncentrality: float) -> floa
     """Returns the distribution function at ``distance``."""
     below = float(nctdtr(degrees, noncentrality, distance))
     if math.isnan(below):  # SciPy's fails far out; the mean over the chi-square's quantiles is right to 1e-3
-        chi_square = chdtri(degrees, (np.arange(2000) + 0.5) / 2000)
-        below = float(ndtr(distance * np.sqrt(chi_square / degrees) - noncentrality).mean())
+        below = float(ndtr(distance * np.sqrt(_chi_square_quantiles(degrees) / degrees) - noncentrality).mean())
     return below
+
+
+def _chi_square_quantiles(degrees: float) -> np.ndarray:
+    return np.asarray(chdtri(degrees, (np.arange(2000) + 0.5) / 2000))
 
 
 # --- Planning with the spread of finished seeds ---------------------------------------------------------------------
@@ -149,16 +186,16 @@ def _noncentral_t(distance: float, degrees: float, noncentrality: float) -> floa
 
 @dataclass(frozen=True)
 class SeedPlan:
-    """How many seeds the claims on one column of a table need to find the smallest effect of interest."""
+    """How many seeds a claim needs to find the smallest effect of interest, and what the planned ones can exclude."""
 
     table: str
     column: str
+    difference: str
+    """That the claim is about, in words: "switchbert minus ctrl_uniter"."""
     tests: int
     """Claims of the table, which are one family."""
-    arms: int
-    """That a claim compares: 2, or 4 for a difference of differences."""
-    seen: tuple[int, int]
-    """Arms and seeds that the spread was estimated from."""
+    seen: int
+    """Seeds that the spread was estimated from."""
     spread: float
     """Of the difference over seeds, in points."""
     bound: float
@@ -169,59 +206,60 @@ class SeedPlan:
     """None where ``MOST_SEEDS`` are not enough, or all seeds agree (``spread`` is 0)."""
     seeds_bound: int | None
     """The same, were the spread at its bound."""
+    planned: int
+    """Seeds that the table plans."""
+    excluded: float | None
+    """The smallest effect that these exclude, in points, were there none and the spread as seen; None: seeds agree."""
 
 
 def sizing(tables: Sequence[ReportedTable], effect: float, target: float = 0.8) -> list[SeedPlan]:
-    """Plans the number of seeds for each table and column with claims on it.
+    """Plans the number of seeds for each claim of each table.
 
-    An arm's spread over seeds is pooled over the table's A arms, with A (S - 1) degrees of freedom. A difference of two
-    arms spreads sqrt(2) times as much, one of two differences twice as much. This assumes that equal seeds make scores
-    no more alike; where they do, fewer seeds are enough.
+    The spread is that of the claim's own difference, seed by seed, with S - 1 degrees of freedom: equal seeds make two
+    arms' scores more alike, or less, and other arms spread otherwise.
     A pilot knows the spread badly. The number of seeds is therefore given for the upper bound of its one-sided
-    chi-square interval, too. Test items that are a random effect of the verdicts are one here, by the mean variance
-    that they give the differences: seeds do not lessen it. Claims are tested at Holm's hardest step, alpha / F of the
-    table's F claims.
+    chi-square interval, too. Test items that are a random effect of the verdict are one here: seeds do not lessen it.
+    Claims are tested at Holm's hardest step, alpha / F of the table's F claims.
 
     Args:
         tables: made tables, with the seeds that all of their arms have finished.
         effect: the smallest effect of interest, in points.
-        target: the chance of finding it.
+        target: the chance of finding it, and of excluding ``SeedPlan.excluded``.
     """
     return [
-        line
+        _plan_claim(table, verdict, effect, target)
         for table in tables
-        for number, column in enumerate(table.columns)
-        for line in _plan_column(table, number, column, effect, target)
+        for verdict in table.verdicts
+        if len(table.seeds) > 1
     ]
 
 
-def _plan_column(
-    table: ReportedTable, number: int, column: ReportedColumn, effect: float, target: float
-) -> Iterator[SeedPlan]:
-    compared: dict[int, list[float]] = {}  # number of arms -> the items' variance of each claim
-    for verdict in table.verdicts:
-        if _is_about(verdict.claim, column):
-            compared.setdefault(len(verdict.claim.arms), []).append(_item_variance(verdict.estimate))
-    scores = np.array([row.scores[number].values for row in table.rows])  # (A, S)
-    degrees = scores.shape[0] * (scores.shape[1] - 1)
-    for arms, variances in sorted(compared.items() if degrees else ()):
-        spread = math.sqrt(arms * float(scores.var(1, ddof=1).mean()))
-        bound = spread * math.sqrt(degrees / float(chdtri(degrees, ASSURANCE)))
-        known = {"alpha": 0.05 / len(table.verdicts), "item_variance": fmean(variances)}
-        spreads = (spread, bound) if spread > SEEDS_AGREE else ()
-        seeds = [seeds_needed(effect, each, target, **known) for each in spreads] or [None, None]
-        yield SeedPlan(
-            table=table.name,
-            column=column.title,
-            tests=len(table.verdicts),
-            arms=arms,
-            seen=(scores.shape[0], scores.shape[1]),
-            spread=spread,
-            bound=bound,
-            items=math.sqrt(known["item_variance"]),
-            seeds=seeds[0],
-            seeds_bound=seeds[1],
-        )
+def _plan_claim(table: ReportedTable, verdict: ReportedVerdict, effect: float, target: float) -> SeedPlan:
+    claim = verdict.claim
+    (number,) = (n for n, column in enumerate(table.columns) if _is_about(claim, column))
+    scores = {row.arm: np.array(row.scores[number].values) for row in table.rows}
+    values = [scores[arm] for arm in claim.arms]
+    differences = sum(sign * own for sign, own in zip((1, -1, -1, 1), values, strict=False))  # (S,)
+    spread, degrees = float(np.std(differences, ddof=1)), len(values[0]) - 1
+    bound = spread * math.sqrt(degrees / float(chdtri(degrees, ASSURANCE)))
+    known = {"alpha": 0.05 / len(table.verdicts), "item_variance": _item_variance(verdict.estimate)}
+    spreads = (spread, bound) if spread > SEEDS_AGREE else ()
+    seeds = [seeds_needed(effect, each, target, **known) for each in spreads] or [None, None]
+    planned = len(table.planned_seeds)
+    return SeedPlan(
+        table=table.name,
+        column=table.columns[number].title,
+        difference=claim.difference,
+        tests=len(table.verdicts),
+        seen=len(values[0]),
+        spread=spread,
+        bound=bound,
+        items=math.sqrt(known["item_variance"]),
+        seeds=seeds[0],
+        seeds_bound=seeds[1],
+        planned=planned,
+        excluded=excluded_effect(spread, planned, target, **known) if spreads and planned > 1 else None,
+    )
 
 
 def _is_about(claim: StudyClaim, column: ReportedColumn) -> bool:
@@ -239,18 +277,22 @@ def sizing_text(lines: Sequence[SeedPlan], effect: float, target: float = 0.8) -
     """Writes ``sizing``'s lines as a table for a reader."""
     if not lines:
         return "Nothing to reckon with: no table has claims and two seeds that all of its arms have finished."
-    headings = ["table", "column", "tests", "between", "arms x seeds so far", "spread", "80 % bound", "of items"]
-    headings += ["seeds", "at the bound"]
+    headings = ["table", "column", "difference", "tests", "seeds so far", "spread", "80 % bound", "of items"]
+    headings += ["seeds", "at the bound", "planned", "these exclude"]
     body = [
         [
-            *(line.table, line.column, line.tests, f"{line.arms} arms", " x ".join(map(str, line.seen))),
+            *(line.table, line.column, line.difference, line.tests, line.seen),
             *(f"{line.spread:.2f}", f"{line.bound:.2f}", f"{line.items:.2f}"),
             *(_shown(line, seeds) for seeds in (line.seeds, line.seeds_bound)),
+            *(line.planned, "–" if line.excluded is None else f"± {line.excluded:.2f}"),
         ]
         for line in lines
     ]
-    about = f"Seeds that find a difference of {effect:g} points with {100 * target:g} % power, after Holm:"
-    return f"{about}\n\n{tabulate(body, headings, tablefmt='github')}"
+    about = (
+        f"Seeds that find a difference of {effect:g} points with {100 * target:g} % power, after Holm; and the "
+        "smallest difference that the planned seeds exclude, with the same chance, if there is none:"
+    )
+    return f"{about}\n\n{tabulate(body, headings, tablefmt='github', disable_numparse=True)}"
 
 
 def _shown(line: SeedPlan, seeds: int | None) -> str:

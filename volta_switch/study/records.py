@@ -111,6 +111,8 @@ class ReportedVerdict(Record):
     power: float | None = None
     minimum_effect: float | None = None
     excludes_minimum_effect: bool = False
+    excluded_beyond: float | None = field(default=None, metadata=in_json(optional=True))
+    """Differences beyond this, in points, either way, are excluded with all of the family's tests in mind."""
     seeds_needed: Mapping[str, int | None] | None = None
 
     @property
