@@ -112,7 +112,9 @@ def test_a_study_tests_within_pools_and_takes_captions_and_images_as_items(finis
     assert "are about new seeds and new items" in table.intervals
     read = json_of(folder / "table.json")["tables"][0]["columns"]
     assert [column["pool_images"] for column in read] == [POOL, POOL]
-    assert "5.0" in tables_text(make_tables(plan_of(study, folder))).splitlines()[3]  # the row of chance
+    printed = tables_text(make_tables(plan_of(study, folder)))
+    assert "5.0" in printed.splitlines()[3]  # the row of chance
+    assert f"\n\nTested: retrieval (synthetic) on test, in pools of {POOL} images.\n\n" in printed
 
 
 def test_finished_runs_are_known_and_those_of_other_pools_are_not(finished):

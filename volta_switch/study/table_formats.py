@@ -56,7 +56,15 @@ def as_markdown(table: ReportedTable) -> str:
     title = [f"**{table.title}**"] if table.title else []
     verdicts = [verdict.text for verdict in table.verdicts]
     notes += [FLOPS_NOTE] if table.shows_flops else []
-    return "\n\n".join([*title, *_partial(table), text, table.intervals, *losses, *notes, *verdicts])
+    return "\n\n".join([*title, *_partial(table), text, *_scopes(table), table.intervals, *losses, *notes, *verdicts])
+
+
+def _scopes(table: ReportedTable) -> list[str]:
+    """Returns a line that says on which splits, and in which pools, the columns were tested; or nothing."""
+    tested = dict.fromkeys(
+        f"{task_title(column.task, column.synthetic)} on {column.scope}" for column in table.columns if column.scope
+    )
+    return [f"Tested: {'; '.join(tested)}."] if tested else []
 
 
 def as_latex(table: ReportedTable) -> str:
