@@ -36,7 +36,8 @@ def test_the_table_has_a_row_for_each_model_and_one_for_chance(finished):
     study, folder = finished
     text = tables_text(make_tables(plan_of(study, folder)))
     assert (folder / "table.md").read_text() == text
-    header, rule, uniter, switch, chance, _, intervals, _, note = text.splitlines()
+    header, rule, uniter, switch, chance, _, tested, _, intervals, _, note = text.splitlines()
+    assert tested == "Tested: referring expressions (synthetic) on test."
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (header, uniter, switch, chance)]
     assert cells[0] == ["model", "parameters", "referring expressions (synthetic), accuracy"]
     assert set(rule) <= set("|-:")
