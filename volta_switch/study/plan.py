@@ -18,7 +18,7 @@ and flags of ``volta-switch routes`` |
 
 Of the study's settings an arm changes ``set`` (added), ``pretraining`` (merged; false: none), ``tasks``, ``world``,
 ``data`` (merged) and ``seeds``. ``layers`` gives a single-stream model another depth, ``text_layers`` a ViLBERT
-(``arms.with_layers``). A BERT from which such an arm starts may be deeper (``--allow_deeper_bert``).
+(``config.depths``). A BERT from which such an arm starts may be deeper (``--allow_deeper_bert``).
 
 A table has a name, ``arms``, ``tasks``, what they vary (``varies``), ``title``, ``claims``, and what was ``published``.
 ``flops``, ``pretraining``: whether operations of training, and pre-training's last validation, stand beside the scores.
@@ -34,9 +34,10 @@ from pathlib import Path
 from typing import Any
 
 from volta_switch.config import find_config, load_config
+from volta_switch.config.depths import with_layers, with_text_layers
 from volta_switch.errors import UserError
 from volta_switch.files import here_or_shipped, read_yaml
-from volta_switch.study.arms import Arm, PlannedTable, TaskFlags, with_layers, with_text_layers
+from volta_switch.study.arms import Arm, PlannedTable, TaskFlags
 from volta_switch.study.claims import read_claims
 from volta_switch.study.command_lines import refuse_arms_flags, refuse_flags
 from volta_switch.study.confounds import refuse_confounds
