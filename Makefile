@@ -9,7 +9,7 @@ VOLTA_BIN := $(VOLTA_VENV)/bin
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo quick golden-runs test test-more test-long test-survival test-oldest test-newest test-volta test-cuda volta-home \
+.PHONY: demo quick golden-runs test test-more test-long test-survival test-oldest test-newest test-volta test-peers test-cuda volta-home \
 	lint setup setup-test setup-volta clean
 
 demo: setup
@@ -42,6 +42,10 @@ test-survival: setup-test
 # The numbers that small runs of every kind gave, written anew after RESULTS_VERSION was raised with them.
 golden-runs: setup-test
 	PYTHONPATH=. $(BIN)/python tests/golden_runs.py
+
+# Imported models beside the code of the projects that they come from (PEERS_HOME, docs/testing.md).
+test-peers: setup-test
+	$(BIN)/python -m pytest -q tests/weight_tools
 
 # What only a CUDA GPU can show, in 4 minutes, the most telling first. It takes PYTHON as it is and installs nothing: torch,
 # numpy and pytest are enough, and a test that needs more is skipped and says so. REHEARSE_ON=cpu rehearses it elsewhere.

@@ -21,6 +21,7 @@ from volta_switch.quick import add_quick_arguments, run_quick
 from volta_switch.routes import route_flags
 from volta_switch.study.commands import add_study_commands
 from volta_switch.train.entry_points import COMMANDS, ENTRY_POINTS, entry_main
+from volta_switch.weight_tools.commands import add_weights_commands
 from volta_switch.world.spec import add_world_arguments, run_world
 
 # VOLTA's name of a command -> what it does.
@@ -121,6 +122,8 @@ def command_parser() -> FlagParser:
     add_quick_arguments(quick)
     quick.set_defaults(run=run_quick)
     add_data_commands(commands.add_parser("data", help="check, convert, repack and shard data files"))
+    about = "say whose weights a file holds, and take over other programs' checkpoints"
+    add_weights_commands(commands.add_parser("weights", help=about))
     flops = commands.add_parser("flops", help="print what a configuration costs: operations, parameters, memory")
     add_flops_arguments(flops)
     flops.set_defaults(run=run_flops)

@@ -125,6 +125,9 @@ def test_a_dictionary_that_holds_itself_is_refused(tmp_path):
 # --- Other projects' ------------------------------------------------------------------------------------------------
 
 
+IMPORTED = ("UNITER", "LXMERT", "ViLBERT", "12-in-1", "VisualBERT")
+
+
 @pytest.mark.parametrize("layout", OTHERS)
 def test_another_projects_weights_are_refused_by_what_they_are(layout, tmp_path):
     project, made = OTHERS[layout]
@@ -141,7 +144,9 @@ def test_another_projects_weights_are_refused_by_what_they_are(layout, tmp_path)
                 load(model, config)
             message = str(caught.value)
             assert message.startswith(f"{path}: these are weights of {project}")
-            assert "importing them is not supported yet: give" in message and "weights of a run" in message
+            told = f"import them first (volta-switch weights import {path} FOLDER), or give"
+            told = told if layout.startswith(IMPORTED) else "importing them is not supported: give"
+            assert told in message and "weights of a run" in message
             assert same(before, state_of(model))
 
 

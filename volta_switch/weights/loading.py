@@ -35,16 +35,23 @@ _HEADS = ("cls.", "clfs_dict.")  # which stand beside ``bert.``
 _WORDS = "embeddings.word_embeddings.weight"
 _RUN = re.compile(r"\.attention_self\.")  # VOLTA's and this project's runs
 _BERT = re.compile(r"bert\.encoder\.layer\.\d+\.attention\.self\.query\.weight")
+# Those whose files ``weight_tools`` reads, one tuple for each layout.
+VOLTA_LXMERT = ("LXMERT (VOLTA's conversion)",)
+LXMERT = ("LXMERT (Hugging Face's layout)", "LXMERT (its own layout)")
+VISUAL_BERT = ("VisualBERT (Hugging Face's layout)", "VisualBERT (its own layout)")
+UNITER = ("UNITER or VILLA",)
+VILBERT = ("12-in-1", "ViLBERT or 12-in-1")
 # Project -> a part of a name, after ``normalised``, that no other's files have. The first that is found counts.
 _OTHERS = {
+    VOLTA_LXMERT[0]: r"^cls\.qaPredictions\.",
     "VL-BERT (its own layout)": r"(^|\.)vlbert\.",
-    "12-in-1": r"\.task_embeddings\.|^vil_prediction_gqa\.|^vil_tri_prediction\.",
-    "ViLBERT or 12-in-1": r"\.encoder\.(c_layer|v_layer)\.\d+\.|^vil_prediction\.",
-    "LXMERT (Hugging Face's layout)": r"^lxmert\.",
-    "LXMERT (its own layout)": r"(^|\.)encoder\.(x_layers|r_layers|visn_fc)\.",
-    "VisualBERT (Hugging Face's layout)": r"(^|\.)visual_bert\.|(^|\.)visual_(token_type|position)_embeddings\.",
-    "VisualBERT (its own layout)": r"(^|\.)(token_type|position)_embeddings_visual\.",
-    "UNITER or VILLA": r"^uniter\.|(^|\.)img_embeddings\.",
+    VILBERT[0]: r"\.task_embeddings\.|^vil_prediction_gqa\.|^vil_tri_prediction\.",
+    VILBERT[1]: r"\.encoder\.(c_layer|v_layer)\.\d+\.|^vil_prediction\.",
+    LXMERT[0]: r"^lxmert\.",
+    LXMERT[1]: r"(^|\.)encoder\.(x_layers|r_layers|visn_fc)\.",
+    VISUAL_BERT[0]: r"(^|\.)visual_bert\.|(^|\.)visual_(token_type|position)_embeddings\.",
+    VISUAL_BERT[1]: r"(^|\.)(token_type|position)_embeddings_visual\.",
+    UNITER[0]: r"^uniter\.|(^|\.)img_embeddings\.",
     "Oscar or VinVL": r"(^|\.)img_embedding\.",
     "ViLT": r"^vilt\.|^transformer\.patch_embed\.",
     "ALBEF or BLIP": r"^visual_encoder\.",
@@ -214,14 +221,26 @@ def refuse_others(names: Iterable[str], source: str, wanted: str) -> None:
         wanted: what to give instead.
     """
     names = list(names)
-    if is_of_a_run(names):
+    project = project_of(names)
+    if not project:
         return
-    for project, sign in _OTHERS.items():
-        if found := next((name for name in names if re.search(sign, name)), ""):
-            raise UserError(
-                f"{source}: these are weights of {project}, by names such as {some([found])}; importing them is not "
-                f"supported yet: {wanted}"
-            )
+    importable = project in (*VOLTA_LXMERT, *LXMERT, *VISUAL_BERT, *UNITER, *VILBERT)
+    command = f"import them first (volta-switch weights import {source} FOLDER), or"
+    told = command if importable else "importing them is not supported:"
+    signed = some([_signed(names, project)])
+    raise UserError(f"{source}: these are weights of {project}, by names such as {signed}; {told} {wanted}")
+
+
+def project_of(names: Iterable[str]) -> str:
+    """Returns whose weights these are, by names as ``normalised`` gives them; "": a run's, a BERT's, or unknown."""
+    names = list(names)
+    projects = VOLTA_LXMERT if is_of_a_run(names) else _OTHERS
+    return next((project for project in projects if _signed(names, project)), "")
+
+
+def _signed(names: Iterable[str], project: str) -> str:
+    """Returns the first name that a project's files alone have, "" without one."""
+    return next((name for name in names if re.search(_OTHERS[project], name)), "")
 
 
 def refuse_bert(names: Iterable[str], source: str, wanted: str) -> None:

@@ -1,0 +1,223 @@
+"""``volta-switch weights``: what it says of a file, and an import that answers the synthetic world's questions."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from synthetic_world import json_of
+from volta_switch import BertForVLPreTraining, UserError, load_config
+from volta_switch.cli import main
+from volta_switch.tasks.vqa_files import load_labels
+from volta_switch.train import evaluation
+from volta_switch.weight_tools.commands import inspect_text
+from volta_switch.weight_tools.importing import import_weights
+from volta_switch.weights import read_weights, write_weights
+from weights.layouts import hugging_face_state
+
+transformers = pytest.importorskip("transformers")
+
+HEADS = 2
+SIZES = {"hidden_size": 16, "num_attention_heads": HEADS, "intermediate_size": 32, "max_position_embeddings": 40}
+LAYERS = {"l_layers": 2, "r_layers": 1, "x_layers": 2}
+
+
+@pytest.fixture(scope="module")
+def answers(world):
+    """The world's answers, in the order of its data."""
+    return load_labels(world.path / "datasets/vqa/annotations")
+
+
+@pytest.fixture(scope="module")
+def theirs(world, answers):
+    """A model of transformers for the world's questions, with two answers more, in another order."""
+    torch.manual_seed(1)
+    config = transformers.LxmertConfig(
+        **SIZES,
+        **LAYERS,
+        vocab_size=world.overrides["vocab_size"],
+        visual_feat_dim=world.overrides["v_feature_size"],
+        num_qa_labels=len(answers) + 2,
+    )
+    model = transformers.LxmertForQuestionAnswering(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape))
+        model.answer_head.logit_fc[3].bias.zero_()  # else one answer is every question's
+    return model
+
+
+@pytest.fixture(scope="module")
+def given(theirs, world, answers, tmp_path_factory):
+    """Its folder, with the world's vocabulary, and the file of its answers."""
+    folder = tmp_path_factory.mktemp("theirs")
+    theirs.save_pretrained(folder)
+    (folder / "vocab.txt").write_text((world.path / "bert-world" / "vocab.txt").read_text())
+    labels = ["none of them", *reversed(answers), "another"]
+    (folder / "labels.json").write_text(json.dumps(labels))
+    return folder
+
+
+def run(*arguments):
+    """The command in this process; returns its exit code."""
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as ended:
+        return ended.code or 0
+    return 0
+
+
+def test_an_imported_lxmert_answers_the_worlds_questions_as_transformers_does(given, theirs, world, tmp_path, capsys):
+    folder, data = tmp_path / "lxmert", world.path / "datasets/vqa/annotations"
+    flags = ("--task", "TASK1", "--labels", given / "labels.json", "--answers-of", data)
+    assert run("weights", "import", given, folder, *flags) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "weights of LXMERT (Hugging Face's layout)" in said and "poolers tanh" in said
+    assert f"eval_task.py --config_file {folder}/config.json --set bert_model={folder} --from_pretrained " in said
+    assert {path.name for path in folder.iterdir()} >= {
+        "config.json",
+        "model.safetensors",
+        "preprocessor.json",
+        "vocab.txt",
+    }
+    assert json_of(folder / "preprocessor.json")["locations"] == 4
+    flags = [
+        "--config_file",
+        str(folder / "config.json"),
+        "--set",
+        f"bert_model={folder}",
+        "--from_pretrained",
+        str(folder / "model.safetensors"),
+    ]
+    flags += [*world.data_flags("eval_task", "vqa"), "--output_dir", str(tmp_path)]
+    found = evaluation.main([*flags, "--batch_size", "16"])
+    config = load_config(folder / "config.json", [f"bert_model={folder}"])
+    task, expected = world.task("vqa", config), {}
+    names, labels = json_of(given / "labels.json"), load_labels(data)
+    rows = [names.index(answer) for answer in labels]
+    for batch in task.loader("val", 16, training=False):
+        inputs = batch.inputs
+        with torch.no_grad():
+            scores = theirs(
+                input_ids=inputs["input_ids"],
+                visual_feats=inputs["image_feat"],
+                visual_pos=inputs["image_loc"],
+                attention_mask=inputs["attention_mask"],
+                visual_attention_mask=inputs["image_attention_mask"],
+                token_type_ids=inputs.get("token_type_ids"),
+            ).question_answering_score[:, rows]
+        expected |= {name: labels[int(row.argmax())] for name, row in zip(batch.ids, scores, strict=True)}
+    answered = {str(result["question_id"]): result["answer"] for result in found.results}
+    assert answered == expected and len(set(answered.values())) > 2
+
+
+def test_inspect_says_what_an_import_would_do_and_writes_nothing(given, tmp_path, capsys):
+    before = sorted(path.name for path in given.iterdir())
+    assert run("weights", "inspect", given) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "left out answer_head.logit_fc.0" in said and "--task TASK1 keeps them" in said
+    assert sorted(path.name for path in given.iterdir()) == before
+
+
+def test_inspect_knows_runs_and_berts(world, tmp_path):
+    write_weights(tmp_path / "run.bin", BertForVLPreTraining(world.config("ctrl_uniter")).state_dict())
+    said = " ".join(inspect_text(tmp_path / "run.bin").split())
+    assert "weights of a run, this project's or VOLTA's" in said and "cls.predictions" in said
+    torch.save(hugging_face_state(), tmp_path / "pytorch_model.bin")
+    bert = " ".join(inspect_text(tmp_path).split())
+    assert "weights of a BERT layers 3" in bert
+    torch.save({"some.weight": torch.zeros(2)}, tmp_path / "other.bin")
+    with pytest.raises(UserError, match="neither a run's weights nor a BERT's, nor of a layout that is known"):
+        inspect_text(tmp_path / "other.bin")
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--task", "TASK1"), "--task and --labels: give both, or neither"),
+        (("--format", "uniter"), "--format uniter: these are weights of LXMERT"),
+        (("--set", "fusion_act=sine"), "fusion_act"),
+        (("--task", "TASK1", "--labels", "short.json"), "answers, and 1 were given; --labels FILE names them"),
+        (("--task", "TASK1", "--labels", "twice.json"), "an answer stands twice in --labels"),
+        (("--task", "TASK1", "--labels", "none.json"), "expected a JSON list of answers"),
+    ],
+)
+def test_a_refused_import_is_one_line_and_writes_nothing(flags, told, given, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    count = len(json_of(given / "labels.json"))
+    Path("short.json").write_text('["yes"]')
+    Path("twice.json").write_text(json.dumps(["yes"] * count))
+    Path("none.json").write_text('{"yes": 1}')
+    assert run("weights", "import", given, tmp_path / "to", *flags) == 2
+    said = capsys.readouterr().err
+    assert told in said and len(said.splitlines()) == 1 and not (tmp_path / "to").exists()
+
+
+def test_an_answer_of_the_data_that_the_head_lacks_is_named(given, world, tmp_path):
+    labels = json_of(given / "labels.json")
+    lacking = [*labels[:3], "instead", *labels[4:]]
+    with pytest.raises(UserError, match=f"its head has no answer {labels[3]}, which the task's data have"):
+        import_weights(given, task="TASK1", labels=lacking, wanted=load_labels(world.path / "datasets/vqa/annotations"))
+
+
+def test_a_folder_that_is_there_is_left_alone(given, tmp_path, capsys):
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "mine.txt").write_text("mine")
+    assert run("weights", "import", given, tmp_path / "to") == 2
+    assert "is there already; give another folder" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "to").iterdir()] == ["mine.txt"]
+
+
+def test_the_same_file_gives_the_same_weights(tmp_path):
+    torch.manual_seed(2)
+    sizes = {**SIZES, "vocab_size": 31, "num_hidden_layers": 2, "visual_embedding_dim": 8}
+    transformers.VisualBertForPreTraining(transformers.VisualBertConfig(**sizes)).save_pretrained(tmp_path / "from")
+    for number in (1, 2):
+        torch.manual_seed(number)
+        assert run("weights", "import", tmp_path / "from", tmp_path / f"to{number}") == 0
+    one, two = (read_weights(tmp_path / f"to{number}" / "model.safetensors") for number in (1, 2))
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+# --- The files of other projects, as they are met ---------------------------------------------------------------------
+
+CASES = {
+    "bert_hf.bin": "these are a BERT's weights", "bert_gamma_beta.bin": "these are a BERT's weights",
+    "bert_bare.bin": "these are a BERT's weights", "bert_module.bin": "these are a BERT's weights",
+    "bert_position_ids.bin": "these are a BERT's weights",
+    "uniter-base.pt": "UNITER or VILLA: region_classifier.net.2", "uniter_bert_prefix.pt": "UNITER or VILLA: region",
+    "model_LXRT.pth": "LXMERT (its own layout): ", "Epoch20_LXRT_module.pth": "LXMERT (its own layout): ",
+    "hf_lxmert.bin": "LXMERT (Hugging Face's layout): ", "vilbert_pretrained.bin": "ViLBERT or 12-in-1: ",
+    "multi_task_model_12in1.bin": "ViLBERT or 12-in-1: ", "vl-bert-base-e2e.model": "weights of VL-BERT",
+    "hf_visualbert.bin": "", "ucla_visualbert.th": "",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    """A folder with such files, by the script that ``CHECKPOINT_CASES`` names: it writes them into ``$OUT``."""
+    maker = os.environ.get("CHECKPOINT_CASES", "")
+    if not maker:
+        pytest.skip("CHECKPOINT_CASES is not set: a script that writes other projects' checkpoints into $OUT")
+    folder = tmp_path_factory.mktemp("cases")
+    subprocess.run([sys.executable, maker], env={**os.environ, "OUT": str(folder)}, check=True)
+    return folder
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_cases_of_other_projects_are_imported_or_refused_by_their_layout(name, cases):
+    sets = ["num_attention_heads=4", "v_num_attention_heads=4"]
+    if not CASES[name]:
+        assert import_weights(cases / name, overrides=sets).layout.name == "visualbert"
+        return
+    with pytest.raises(UserError) as caught:
+        import_weights(cases / name, overrides=sets)
+    assert CASES[name] in str(caught.value)
+
+
+def test_all_cases_are_named_here(cases):
+    assert {path.name for path in cases.iterdir()} == set(CASES)

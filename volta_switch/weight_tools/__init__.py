@@ -1,0 +1,10 @@
+"""Other programs' checkpoints as models of this project, and the command line of weights.
+
+| module | subject |
+|---|---|
+| ``importing`` | a file read, placed, checked name by name, and written as a folder |
+| ``layouts`` | whose files are known |
+| ``single_stream``, ``two_streams`` | where UNITER's, VisualBERT's, LXMERT's and ViLBERT's weights go |
+| ``places`` | what these have in common: names of theirs -> names of ours |
+| ``commands`` | ``volta-switch weights`` |
+"""

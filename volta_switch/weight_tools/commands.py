@@ -1,0 +1,130 @@
+"""``volta-switch weights``: what a file of weights is, and other programs' checkpoints as models of this project."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from volta_switch.errors import UserError
+from volta_switch.hub import VOCABULARY, WEIGHTS, find_bert
+from volta_switch.ranges import ANY_TEXT, PATH, Text
+
+if TYPE_CHECKING:
+    from volta_switch.weight_tools.importing import ImportedModel
+
+BERT_LAYER = "bert.encoder.layer.0.attention.self.query.weight"
+
+
+def add_weights_commands(parser: argparse.ArgumentParser) -> None:
+    """Adds the commands below ``volta-switch weights``."""
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    about = "say whose weights a file holds, and what an import would keep and leave out"
+    inspect = commands.add_parser("inspect", help=about)
+    taken = commands.add_parser("import", help="write another program's checkpoint as a model of this one, a folder")
+    for command in (inspect, taken):
+        command.add_argument("source", type=PATH, metavar="FROM", help="a file, or a folder of Hugging Face's")
+        command.add_argument("--format", type=ANY_TEXT, default="", help="refuse any other layout: lxmert, uniter, ...")
+        of = "of its configuration, where weights do not tell it"
+        command.add_argument("--set", nargs="+", type=Text(), default=[], metavar="KEY=VALUE", help=of)
+    inspect.set_defaults(run=_inspect)
+    taken.add_argument("to", type=PATH, metavar="TO", help="the folder; must not exist")
+    taken.add_argument("--task", type=ANY_TEXT, default="", help="keep its answers as this task's head, such as TASK1")
+    labels = "a JSON list of its answers, in its order; needed with --task"
+    taken.add_argument("--labels", type=ANY_TEXT, default="", metavar="FILE", help=labels)
+    data = "the task's folder of annotations, with trainval_label2ans.pkl: answers are brought into its order"
+    taken.add_argument("--answers-of", type=ANY_TEXT, default="", metavar="FOLDER", help=data)
+    taken.set_defaults(run=_import)
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    print(inspect_text(Path(args.source), args.format, args.set))
+
+
+def _import(args: argparse.Namespace) -> None:
+    from volta_switch.tasks.vqa_files import load_labels
+    from volta_switch.weight_tools.importing import import_weights, write_model
+
+    if bool(args.task) != bool(args.labels):
+        raise UserError("--task and --labels: give both, or neither: answers are kept with their names, or left out")
+    labels = _labels(Path(args.labels)) if args.labels else []
+    wanted = load_labels(Path(args.answers_of)) if args.answers_of else []
+    model = import_weights(args.source, args.format, args.set, args.task, labels, wanted)
+    write_model(model, Path(args.to))
+    print(import_text(model))
+    script = "eval_task.py" if model.answers else "train_task.py"
+    vocabulary = f" --set bert_model={args.to}" if (Path(args.to) / VOCABULARY).is_file() else ""
+    weights = Path(args.to) / WEIGHTS[0]
+    print(f"\nwritten to {args.to}; next: python {script} --config_file {args.to}/config.json{vocabulary} ", end="")
+    print(f"--from_pretrained {weights} --task {args.task or 'TASK1'}")
+
+
+def import_text(model: ImportedModel) -> str:
+    """Returns what became of a file, for a reader."""
+    from tabulate import tabulate
+
+    config = model.config
+    rows = [
+        ("weights of", model.project),
+        ("layout", model.layout.name),
+        ("architecture", f"{model.layout.base}, {model.parameters / 1e6:.2f} M parameters"),
+        ("poolers", config.fusion_act),
+        ("regions", f"{model.layout.regions}; {config.v_feature_size} wide, {config.num_locs} numbers of a box"),
+        ("heads kept", ", ".join(model.heads) or "none"),
+        *([("answers", str(model.answers))] if model.answers else []),
+        *(("left out", f"{', '.join(names)}: {why}") for why, names in _by_reason(model).items()),
+        *([("initial values", ", ".join(_modules(model.initial)))] if model.initial else []),
+    ]
+    return tabulate(rows, tablefmt="plain", disable_numparse=True)
+
+
+def inspect_text(source: Path, layout: str = "", overrides: Sequence[str] = ()) -> str:
+    """Returns what a file of weights holds: a run's, a BERT's, or what an import would make of it.
+
+    Raises:
+        UserError: it is none of these, or cannot be read; arguments as ``importing.import_weights``'s.
+    """
+    from tabulate import tabulate
+
+    from volta_switch.weight_tools.importing import import_weights
+    from volta_switch.weights.files import read_weights
+    from volta_switch.weights.loading import is_of_a_run, project_of
+
+    path = find_bert(source) if source.is_dir() else source
+    state = read_weights(path)
+    if layout or project_of(state):
+        return import_text(import_weights(path, layout, overrides))
+    kind = "a run, this project's or VOLTA's" if is_of_a_run(state) else "a BERT" if BERT_LAYER in state else ""
+    if not kind:
+        raise UserError(f"{path}: neither a run's weights nor a BERT's, nor of a layout that is known")
+    parts: dict[str, int] = {}
+    for name, tensor in state.items():
+        words = name.split(".")
+        part = ".".join(words[: 2 if words[0] in ("cls", "clfs_dict") else 1])
+        parts[part] = parts.get(part, 0) + tensor.numel()
+    layers = {name.split(".")[3] for name in state if name.startswith("bert.encoder.layer.")}
+    depth = ("sublayers" if is_of_a_run(state) else "layers", str(len(layers)))
+    rows = [("weights of", kind), depth, *((part, f"{count:,} numbers") for part, count in parts.items())]
+    return tabulate(rows, tablefmt="plain", disable_numparse=True)
+
+
+def _by_reason(model: ImportedModel) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, why in model.left_out.items():
+        found.setdefault(why, []).append(name)
+    return {why: _modules(names) for why, names in found.items()}
+
+
+def _modules(names: Iterable[str]) -> list[str]:
+    """Returns the modules of names, their last part taken off and numbers of layers left away."""
+    return list(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
+
+
+def _labels(path: Path) -> list[str]:
+    from volta_switch.data.files.json_files import read_json
+
+    found = read_json(path)
+    if not isinstance(found, list) or not all(isinstance(answer, str) for answer in found):
+        raise UserError(f"{path}: expected a JSON list of answers, the first for the head's first row")
+    return found

@@ -1,0 +1,80 @@
+"""Layouts of one stream: UNITER, and VisualBERT in its own files and Hugging Face's."""
+
+from __future__ import annotations
+
+from volta_switch.config import load_config
+from volta_switch.config.depths import with_layers
+from volta_switch.weight_tools.places import BOTH, WORDS, GivenWeights, Places, head_widths, sizes
+
+
+def uniter(given: GivenWeights, task: str) -> tuple[list[str], Places]:
+    """UNITER: seven numbers of a box, a tanh pooler of the text. In its matching, row 1 is aligned."""
+    places = _stream(given)
+    for theirs, ours in (
+        ("img_linear", "image_embeddings"),
+        ("img_layer_norm", "image_layer_norm"),
+        ("pos_linear", "image_location_embeddings"),
+        ("pos_layer_norm", "image_location_layer_norm"),
+        ("LayerNorm", "v_LayerNorm"),
+    ):
+        places.module(f"img_embeddings.{theirs}", f"bert.embeddings.{ours}")
+    types = "embeddings.token_type_embeddings.weight"
+    places.tensor(types, f"bert.{types}", "bert.embeddings.image_token_type_embeddings.weight")
+    places.left_out["img_embeddings.mask_embedding."] = "added to masked regions in its pre-training; VOLTA's are zeros"
+    places.left_out["feat_regress."] = "predicts features by the transposed table of regions; no visual target does"
+    places.matching_head("itm_output", swapped=True)
+    for theirs, ours in (("0", "transform.dense"), ("2", "transform.LayerNorm"), ("3", "decoder_dict.0")):
+        places.module(f"region_classifier.net.{theirs}", f"cls.imagePredictions.{ours}", head="region_classifier")
+    places.left_out["cls.seq_relationship."] = "BERT's head, whether a sentence follows another"
+    answers = given.head("vqa_output")
+    if answers:
+        places.answers_head(answers, task)
+    classes = given.heads.get("region_classifier.net.3.weight")
+    overrides = [
+        *_overrides(given, "ctrl_uniter_base", "img_embeddings.img_linear", "img_embeddings.pos_linear"),
+        *head_widths(given, answers=f"{answers}.0"),
+        *([f"v_num_classes={len(classes)}"] if classes is not None else ()),
+    ]
+    return overrides, places
+
+
+def visualbert(given: GivenWeights, task: str) -> tuple[list[str], Places]:
+    """VisualBERT: no boxes, a tanh pooler of the text. Its files have no head for regions."""
+    places = _stream(given)
+    hugging_face = "embeddings.visual_projection.weight" in given.trunk
+    names = ("visual_projection", "visual_token_type_embeddings", "visual_position_embeddings")
+    theirs = names if hugging_face else ("projection", "token_type_embeddings_visual", "position_embeddings_visual")
+    places.module(f"embeddings.{theirs[0]}", "bert.embeddings.projection")
+    for name, ours in zip(theirs[1:], ("token_type_embeddings_visual", "position_embeddings_visual"), strict=True):
+        places.tensor(f"embeddings.{name}.weight", f"bert.embeddings.{ours}.weight")
+    places.matching_head("cls.seq_relationship")
+    if "cls.weight" in given.heads:
+        places.left_out["cls."] = (
+            "a linear layer of one of its tasks, which reads other states than any head of VOLTA's"
+        )
+    places.left_out["embeddings.position_ids"] = "a list of the numbers of positions"
+    return _overrides(given, "ctrl_visualbert_base", f"embeddings.{theirs[0]}"), places
+
+
+def _stream(given: GivenWeights) -> Places:
+    """Places what BERT and all of these have: text embeddings, layers, a pooler, the head for masked words."""
+    places = Places()
+    places.text_embeddings()
+    for layer in range(given.count("encoder.layer")):
+        places.layer(f"encoder.layer.{layer}", 2 * layer, BOTH)
+    places.module("pooler.dense", "bert.t_pooler.dense")
+    places.words_head()
+    return places
+
+
+def _overrides(given: GivenWeights, base: str, features: str, boxes: str = "") -> list[str]:
+    """Returns those of sizes, depth and pooling; no global region."""
+    hidden = given.width(WORDS, 1)
+    return [
+        *sizes(given, features, boxes),
+        *(f"{key}={hidden}" for key in ("v_hidden_size", "pooler_size", "v_pooler_size")),
+        f"v_num_attention_heads={given.attention_heads('num_attention_heads', hidden, 64)}",
+        f"v_intermediate_size={given.width('encoder.layer.0.intermediate.dense.weight')}",
+        *("fusion_method=text", "fusion_act=tanh", "add_global_imgfeat=null"),
+        *with_layers(load_config(base), given.count("encoder.layer")),
+    ]
