@@ -7,6 +7,7 @@ import torch
 
 from volta_switch import UserError
 from volta_switch.command import run_command
+from volta_switch.model_folder import take_model
 from volta_switch.train.device import prepare_device
 from volta_switch.train.flag_values import run_name
 from volta_switch.train.flags import TRAINING, parser
@@ -74,7 +75,9 @@ def test_threads_are_set_where_asked_for():
     (("--save_name", "x"), "switchbert-x"),
 ])  # fmt: skip
 def test_a_run_is_named_by_its_model(flags, name):
-    assert run_name(parsed(*flags)) == name and run_name(parsed(*flags), "VQA_") == f"VQA_{name}"
+    args = parsed(*flags)
+    take_model(args)
+    assert run_name(args) == name and run_name(args, "VQA_") == f"VQA_{name}"
 
 
 @pytest.mark.parametrize("length", [2, 65])
@@ -87,5 +90,5 @@ def test_texts_must_fit_the_models_positions(world, length):
 def test_the_help_names_every_flags_default(capsys):
     with pytest.raises(SystemExit) as caught:
         parsed("--help")
-    assert caught.value.code == 0 and "(default: switchbert)" in capsys.readouterr().out
+    assert caught.value.code == 0 and "(default: checkpoints)" in capsys.readouterr().out
     assert isinstance(parser("", 0, TRAINING), argparse.ArgumentParser)

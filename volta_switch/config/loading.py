@@ -1,7 +1,8 @@
 """Finding, reading and overriding configurations.
 
 A configuration is found by name (``switchbert``, ``switchbert.json``, ``demo/switchbert``: a file under ``config/``),
-by path, or given as a dict; any field can be overridden by ``key=value`` with dots for nested fields.
+by path, in a folder (its ``config.json``), or given as a dict; any field can be overridden by ``key=value`` with dots
+for nested fields. A vocabulary that lies beside a ``config.json`` is that model's.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from volta_switch.errors import UserError
 from volta_switch.files import SHIPPED_FOLDERS, parse_json, parse_yaml, require_file
 from volta_switch.ranges import SHOWN, Unread, range_of, shown
 
+CONFIG, VOCABULARY = "config.json", "vocab.txt"  # of a model's folder
 CONFIG_FOLDERS = tuple(folder / "config" for folder in SHIPPED_FOLDERS)
 
 # VOLTA's keys for models that this project does not build, with the only value it accepts.
@@ -54,6 +56,8 @@ def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Iter
     else:
         path = find_config(source)
         values, origin = _read_json(path), str(path)
+        if path.name == CONFIG and os.path.isfile(path.with_name(VOCABULARY)):
+            values["bert_model"] = str(path.parent)
     for override in overrides:
         _apply_override(values, override)
     try:
@@ -69,6 +73,8 @@ def find_config(name: str | Path) -> Path:
         UserError: there is none; the nearest name is suggested.
     """
     given = Path(name)
+    if given.name and os.path.isfile(given / CONFIG):
+        return given / CONFIG
     spellings = [given, given.with_name(given.name + ".json")] if given.name else []
     tried = list(spellings)
     if not given.is_absolute():

@@ -17,6 +17,7 @@ from volta_switch.data.batches.collate import Batch
 from volta_switch.errors import UserError
 from volta_switch.model.bert import BertForVLTasks, switch_encoder
 from volta_switch.model.encoder import SwitchEncoder, encoder_of
+from volta_switch.model_folder import take_model
 from volta_switch.routes.measurements import intervene, watched
 from volta_switch.routes.record import (
     INPUT_NAMES,
@@ -42,6 +43,7 @@ def run_routes(args: argparse.Namespace) -> None:
         UserError: flags that mean nothing here, or an architecture that switches nothing.
     """
     _check(args)
+    take_model(args)
     print_ineffective_settings(args)
     if Path(args.out).exists() and not args.overwrite:
         raise UserError(f"{args.out}: is there already; give another --out, or replace it with --overwrite")

@@ -33,10 +33,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from volta_switch.config import find_config, load_config
+from volta_switch.config import load_config
 from volta_switch.config.depths import with_layers, with_text_layers
 from volta_switch.errors import UserError
 from volta_switch.files import here_or_shipped, read_yaml
+from volta_switch.model_folder import config_name
 from volta_switch.study.arms import Arm, PlannedTable, TaskFlags
 from volta_switch.study.claims import read_claims
 from volta_switch.study.command_lines import refuse_arms_flags, refuse_flags
@@ -128,7 +129,7 @@ def load_study(path: str | Path) -> Study:
 
 
 def _arms(path: Path, values: Mapping[str, Any]) -> dict[str, Arm]:
-    stems = [find_config(model).stem for model in values.get("models") or ()]
+    stems = [config_name(model) for model in values.get("models") or ()]
     for stem in stems:
         if stems.count(stem) > 1:
             raise UserError(f"{path}: models has {stem} twice; each needs a file name of its own, its rows' name")

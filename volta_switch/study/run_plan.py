@@ -12,9 +12,10 @@ from tempfile import TemporaryDirectory
 
 import yaml
 
-from volta_switch.config import Config, find_config, load_config
+from volta_switch.config import Config, load_config
 from volta_switch.errors import UserError
 from volta_switch.identities import RESULTS_VERSION
+from volta_switch.model_folder import config_name
 from volta_switch.ranges import WORDS
 from volta_switch.study.arms import Arm, PlannedTable, TaskFlags
 from volta_switch.study.command_lines import (
@@ -194,7 +195,7 @@ class RunPlan:
         return f"{arm.name}/{own.name}", folder
 
     def _pretraining_run(self, arm: Arm, seed: int) -> PlannedRun:
-        where, stem = self.places(arm.name), find_config(arm.model).stem
+        where, stem = self.places(arm.name), config_name(arm.model)
         config = load_config(arm.model, arm.overrides).to_dict()
         named = self.data.of_named_files({"": arm.pretraining}, arm.world is not None)
         read = where.identity if arm.world else self.data.of_pairs(where.annotations_path, where.features_path)
@@ -209,7 +210,7 @@ class RunPlan:
 
     def _task_run(self, arm: Arm, seed: int, task: str) -> PlannedRun:
         needed = self._of.get((arm.name, seed, PRETRAINING))
-        spec, flags, stem = self.spec(arm.name, task), arm.tasks[task], find_config(arm.model).stem
+        spec, flags, stem = self.spec(arm.name, task), arm.tasks[task], config_name(arm.model)
         check_pools(self.tested_spec(arm.name, task), test_split(spec, flags))
         key, training = (
             self._task_key(arm, seed, task, given, "" if needed is None else needed.key)

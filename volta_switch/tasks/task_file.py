@@ -166,6 +166,10 @@ class TaskSpec:
         names = ("type", "process", "loss", "max_seq_length", "max_region_num", "num_labels", "num_clf_layers")
         return {name: getattr(self, name) for name in names}
 
+    def kept(self) -> dict[str, Any]:
+        """What a model's folder keeps of the entry: its name, and what decides, without the places of data."""
+        return {"name": self.name, **{name: value for name, value in self.deciding().items() if value is not None}}
+
     def head(self) -> dict[str, Any]:
         """What ``BertForVLTasks`` needs to build the head."""
         return {"type": self.type, "num_labels": self.num_labels, "num_clf_layers": self.num_clf_layers}

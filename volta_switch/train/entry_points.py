@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from volta_switch.command import environment_number, is_in_environment, run_command
 from volta_switch.errors import UserError
 from volta_switch.flag_parser import FlagParser
+from volta_switch.model_folder import take_model
 from volta_switch.train import flags, needed_files
 from volta_switch.train.flag_values import print_ineffective_settings
 from volta_switch.train.needed_files import NeededFiles
@@ -110,6 +111,8 @@ def read_flags(name: str, argv: Sequence[str], typed: str = "") -> argparse.Name
     args = parser.parse_args(argv)
     if args.world:
         args = on_world(name, entry.parser, argv)
+    else:
+        take_model(args)
     needed_files.require(entry.needed(args))
     print_ineffective_settings(args)
     return args

@@ -20,6 +20,7 @@ from volta_switch.data.files.json_files import read_object
 from volta_switch.errors import UserError
 from volta_switch.identities import described, differences
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks, switch_encoder
+from volta_switch.model_folder import task_in
 from volta_switch.tasks import Evaluation, Task, build_task
 from volta_switch.tasks.retrieval import RetrievalTask
 from volta_switch.tasks.retrieval_dataset import inputs_identity
@@ -96,7 +97,7 @@ class EvaluationRun:
 
     @property
     def other_settings(self) -> list[tuple[str, Any, Any]]:
-        """Settings that shapes do not show and that the run's ``config.json``, beside its weights, has otherwise.
+        """Settings that shapes do not show and that the model's folder, in which its weights lie, has otherwise.
 
         Each with both values. Dropout and initial values count in training alone; a task may set the fusion itself.
         """
@@ -108,7 +109,12 @@ class EvaluationRun:
         except UserError:  # of another version
             trained = None
         found = [] if trained is None else differences(trained, deciding_config(self.task.config))
-        return [each for each in found if not any(map(_is_of_training, each[0].split(".")))]
+        found = [each for each in found if not any(map(_is_of_training, each[0].split(".")))]
+        task = task_in(beside.parent)
+        return [
+            *found,
+            *(differences(task[1], self.task.spec.kept()) if task and task[0] == self.task.spec.key else ()),
+        ]
 
     def autocast(self) -> torch.autocast:
         """Returns a block in the forward pass's precision."""

@@ -9,9 +9,10 @@ import sys
 from typing import Any
 
 from volta_switch.command import environment_number
-from volta_switch.config import Config, find_config, load_config
+from volta_switch.config import Config, load_config
 from volta_switch.config.checks import check_region_loss
 from volta_switch.errors import UserError
+from volta_switch.model_folder import config_name
 from volta_switch.tasks.task_file import UNREAD, TaskSpec, load_task
 from volta_switch.train.flags import WITHOUT_EFFECT
 
@@ -68,12 +69,13 @@ def load_pretraining_config(args: argparse.Namespace) -> Config:
 
 
 def run_name(args: argparse.Namespace, prefix: str = "") -> str:
-    """Returns VOLTA's name of a run: ``[<task>_]<config>[-<save_name>]``."""
+    """Returns VOLTA's name of a run: ``[<task>_]<config>[-<save_name>]``; a folder's task is named once."""
     if "/" in args.save_name:
         raise UserError(
             f"--save_name {args.save_name}: expected a name without /; --output_dir says where runs are written"
         )
-    name = prefix + find_config(args.config_file).stem + (f"-{args.save_name}" if args.save_name else "")
+    model = config_name(args.config_file).removeprefix(prefix)
+    name = prefix + model + (f"-{args.save_name}" if args.save_name else "")
     if len(os.fsencode(name)) > LONGEST_NAME:
         raise UserError(
             f"--save_name {args.save_name}: the run's folder would have a name of {len(os.fsencode(name))} bytes, more "

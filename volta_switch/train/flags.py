@@ -118,12 +118,12 @@ def parser(
     add_data_flags(flags)
     _add_reading_flags(flags)
     model, machine, output = (flags.group(heading) for heading in (MODEL, MACHINE, RESULTS))
-    named = "a name in config/, or a path"
-    model.add_argument("--config_file", "--config", type=PATH, default="switchbert", help=named)
+    named = "a name in config/, a path, or a model's folder; default: --from_pretrained's, else switchbert"
+    model.add_argument("--config_file", "--config", type=PATH, default=None, help=named)
     model.add_argument(
         "--set", action="append", type=Text(), default=[], metavar="KEY=VALUE", help="override a field of it"
     )
-    start = "weights of another run, a BERT (folder or hub name), or '' for random initial weights"
+    start = "a run's folder or a file of weights, a BERT (folder or hub name), or '' for random initial weights"
     model.add_argument("--from_pretrained", type=ANY_TEXT, default="", help=start)
     output.add_argument("--output_dir", type=PATH, default="checkpoints", help="run folders are made here")
     output.add_argument("--save_name", type=ANY_TEXT, default="", help="appended to the run folder's name")
@@ -237,7 +237,8 @@ def _add_division_flags(flags: FlagParser) -> None:
 def _add_task_flags(flags: FlagParser) -> None:
     """Adds the flags of the entry points that read a task file."""
     data = flags.group(DATA)
-    data.add_argument("--task", type=ANY_TEXT, default="", help="number, key or name: 10, TASK10, refcoco+")
+    which = "number, key or name: 10, TASK10, refcoco+; default: the model's"
+    data.add_argument("--task", type=ANY_TEXT, default="", help=which)
     data.add_argument(
         "--tasks_config_file", type=PATH, default="config_tasks/ctrl_trainval_tasks.yml", help="VOLTA's task file"
     )

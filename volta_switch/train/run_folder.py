@@ -2,7 +2,8 @@
 
 | file | content |
 |---|---|
-| ``config.json`` | the resolved model configuration |
+| ``config.json``, ``vocab.txt``, ``task.yml`` | the model, with the weights below (``model_folder``): its resolved \
+configuration, its vocabulary, the task that it is fine-tuned on |
 | ``run.json`` | command, hyperparameters, data, versions, device: what a comparison checks |
 | ``command.txt`` | the command line |
 | ``log.jsonl`` | one JSON object per start, logged step and validation |
@@ -32,6 +33,7 @@ import torch
 
 from volta_switch.checksums import SUMS, is_there, record_json, recording, verify
 from volta_switch.config import Config
+from volta_switch.config.loading import CONFIG
 from volta_switch.errors import UserError
 from volta_switch.files import find_object, remove, remove_unfinished
 from volta_switch.identities import commit_of_code
@@ -79,10 +81,12 @@ class RunFolder:
         step: int,
         log_lines: int = 0,
         with_ids: bool = False,
+        files: Mapping[str, bytes] | None = None,
     ) -> None:
         """Makes the folder, writes what is about to run and opens the logs, which are continued.
 
-        ``log_lines``: as many lines of the log as the checkpoint that a run goes on from knew of.
+        ``log_lines``: as many lines of the log as the checkpoint that a run goes on from knew of. ``files``: what
+        else belongs to the model, name -> content (``model_folder.files_of``).
 
         Raises:
             UserError: the folder cannot be made, or its log or metrics, which are continued, are damaged.
@@ -107,7 +111,10 @@ class RunFolder:
         remove_unfinished(self.path)
         self.log("start", step, {"resumed": resumed} | ({"keeps": log_lines} if resumed else {}))
         self.log_lines = len(lines_of(log))
-        record_json(self.path / "config.json", config.to_dict())
+        record_json(self.path / CONFIG, config.to_dict())
+        for name, content in (files or {}).items():
+            with recording(self.path / name) as temporary:
+                temporary.write_bytes(content)
         record_json(self.path / "run.json", {"command": argv, **settings, "environment": environment()})
         with recording(self.path / "command.txt") as temporary:
             temporary.write_bytes(os.fsencode(shlex.join(argv)) + b"\n")  # file names as they are

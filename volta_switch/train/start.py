@@ -23,6 +23,7 @@ from volta_switch.model.bert import switch_encoder
 from volta_switch.model.encoder import SwitchEncoder, encoder_of
 from volta_switch.model.noise import batch_dependent
 from volta_switch.model.switch import samples_until_floor
+from volta_switch.model_folder import files_of
 from volta_switch.train.checkpoints import Checkpoint, CheckpointStore, check_identity
 from volta_switch.train.device import compute_deterministically
 from volta_switch.train.loop import SavingSchedule, Trainer
@@ -50,6 +51,7 @@ class TrainingRun:
     loader: Loader
     val_loader: Loader
     validate: Callable[[Iterable[Batch]], Validation]
+    task: Mapping[str, Any] | None = None  # that is fine-tuned on, as its folder's task.yml has it
     anneal_share: float | None = None  # of the run, at which the temperature reaches its floor; None: by a rate
 
     @property
@@ -111,7 +113,9 @@ def start_run(
     described["steps"] = trainer.steps
     if not is_own:
         folder.discard()
-    folder.start(run.config, [f"{run.entry_point}.py", *argv], described, saved is not None, step, lines, args.log_ids)
+    command = [f"{run.entry_point}.py", *argv]
+    files = files_of(run.config, run.task)
+    folder.start(run.config, command, described, saved is not None, step, lines, args.log_ids, files)
     ranks.wait()  # all have read what they go on from
     if ranks.first:
         store.clear_unfinished()

@@ -20,6 +20,7 @@ from typing import Any
 from volta_switch.command import environment_number
 from volta_switch.config import load_config
 from volta_switch.errors import UserError
+from volta_switch.model_folder import take_model
 from volta_switch.tasks.task_file import load_task
 from volta_switch.train.flag_values import load_model_config, load_pretraining_config, run_name
 
@@ -50,6 +51,7 @@ def on_world(entry: str, parser: Callable[[], argparse.ArgumentParser], argv: Se
     flags = parser()
     flags.set_defaults(**_defaults(entry))
     args = flags.parse_args(argv)
+    take_model(args)
     args.set = [*_fields(args), *args.set]
     if getattr(args, "resume", False):
         args.overwrite = False

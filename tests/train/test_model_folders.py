@@ -1,0 +1,144 @@
+"""A run's folder is a model: weights, configuration, vocabulary and task, wherever it lies and however it is called."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+
+from synthetic_world import json_of
+from volta_switch import UserError, load_config
+from volta_switch.model_folder import config_name, is_model_folder, take_model, task_in, weights_in
+from volta_switch.routes import route_flags
+from volta_switch.routes.run import run_routes
+from volta_switch.train import evaluation, finetuning
+from volta_switch.train.flags import evaluation_flags
+from volta_switch.weights import read_weights
+
+
+def moved(run, to):
+    """A copy of a run's folder under another name, without what a model does not need."""
+    shutil.copytree(run, to, ignore=shutil.ignore_patterns("checkpoints", "log.jsonl", "run.json", "command.txt"))
+    return to
+
+
+def args_of(*flags):
+    args = evaluation_flags().parse_args([str(flag) for flag in flags])
+    take_model(args)
+    return args
+
+
+def test_the_whole_path_goes_by_folders_alone(world, pretrained, finetuned, tmp_path, monkeypatch):
+    model = moved(pretrained("switchbert"), tmp_path / "elsewhere" / "my model")
+    expected = finetuned("switchbert", "vqa")
+    monkeypatch.chdir(tmp_path)
+    data = ["--tasks_config_file", str(world.tasks_file)]
+    flags = ["--batch_size", "8", "--num_epoch", "3", "--lr", "5e-3", "--seed", "7", "--in_memory"]
+    tuned = finetuning.main([*data, "--task", "TASK1", "--from_pretrained", "elsewhere/my model", *flags])
+    assert tuned.name == "VQA_my model" and load_config(tuned).switch == load_config(model).switch
+    ours, theirs = (read_weights(run / "pytorch_model_best.bin") for run in (tuned, expected))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+    last = tmp_path / "last"
+    shutil.move(tuned, last)
+    shutil.rmtree(model)
+    found = evaluation.main([*data, "--from_pretrained", "last"])
+    assert (tmp_path / "results" / "VQA_last" / "val_metrics.json").is_file()
+    best = json_of(expected / "metrics.json")["best_validation"]
+    assert found.metrics["vqa_score"] == pytest.approx(best["vqa_score"], rel=1e-4)
+    run_routes(route_flags().parse_args([*data, "--from_pretrained", "last", "--out", "routes.json"]))
+    assert json_of(tmp_path / "routes.json")["task"] == "TASK1"
+
+
+def test_a_fine_tuned_folder_says_its_task_and_no_places_of_data(world, finetuned):
+    run = finetuned("ctrl_uniter", "refer")
+    (entry,) = yaml.safe_load((run / "task.yml").read_text()).values()
+    theirs = yaml.safe_load(world.tasks_file.read_text())["TASK10"]
+    assert set(entry) == {"name", "type", "process", "loss", "max_seq_length", "max_region_num", "num_labels"} | (
+        set(entry) & {"num_clf_layers"}
+    )
+    assert all(entry[name] == theirs[name] for name in entry if name in theirs) and entry["name"] == "refcoco+"
+    assert str(world.path) not in (run / "task.yml").read_text() and task_in(run) == ("TASK10", entry)
+    assert (run / "vocab.txt").read_bytes() == (world.path / "bert-world" / "vocab.txt").read_bytes()
+
+
+def test_flags_win_over_the_folder(finetuned, world):
+    run = finetuned("ctrl_uniter", "refer")
+    plain = args_of("--from_pretrained", run)
+    assert plain.config_file == str(run) and plain.task == "TASK10"
+    assert plain.from_pretrained == str(run / "pytorch_model_best.bin")
+    given = args_of("--from_pretrained", run, "--task", "TASK1", "--config_file", "demo/switchbert")
+    assert given.config_file == "demo/switchbert" and given.task == "TASK1"
+    assert args_of("--from_pretrained", run / "pytorch_model_2.bin").config_file == "switchbert"
+
+
+def test_an_evaluation_with_other_lengths_than_the_models_says_so(finetuned, world, tmp_path, capsys):
+    model = moved(finetuned("ctrl_uniter", "refer"), tmp_path / "model")
+    (model / "volta_switch.sums").unlink()
+    entries = yaml.safe_load((model / "task.yml").read_text())
+    entries["TASK10"]["max_seq_length"] += 1
+    (model / "task.yml").write_text(yaml.safe_dump(entries))
+    flags = [
+        "--tasks_config_file",
+        str(world.tasks_file),
+        "--from_pretrained",
+        str(model),
+        "--output_dir",
+        str(tmp_path),
+    ]
+    evaluation.main(flags)
+    length = entries["TASK10"]["max_seq_length"]
+    said = capsys.readouterr().err
+    assert f"trained with max_seq_length = {length}, evaluated with {length - 1}" in said
+
+
+def test_the_vocabulary_beside_a_model_is_its_own(pretrained, tmp_path):
+    model = moved(pretrained("ctrl_uniter"), tmp_path / "model")
+    assert load_config(model).bert_model == str(model)
+    assert load_config(model, ["bert_model=elsewhere"]).bert_model == "elsewhere"
+    (model / "vocab.txt").unlink()
+    assert load_config(model).bert_model != str(model)
+
+
+def test_a_run_is_called_by_its_models_folder_and_its_task_once(pretrained, finetuned, tmp_path, monkeypatch):
+    assert config_name(pretrained("ctrl_uniter")) == "ctrl_uniter" == config_name("demo/ctrl_uniter")
+    run = finetuned("ctrl_uniter", "refer")
+    assert config_name(run) == "refcoco+_ctrl_uniter" == config_name(run / "config.json")
+    monkeypatch.chdir(run)
+    assert config_name("config.json") == "refcoco+_ctrl_uniter"
+
+
+def test_safetensors_come_before_what_volta_loads(tmp_path):
+    (tmp_path / "pytorch_model_best.bin").write_bytes(b"")
+    assert weights_in(tmp_path).name == "pytorch_model_best.bin"
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert weights_in(tmp_path).name == "model.safetensors"
+
+
+def test_what_is_no_model_folder_is_left_to_others(world, tmp_path):
+    assert not is_model_folder(tmp_path) and not is_model_folder(tmp_path / "not there")
+    bert = tmp_path / "bert"
+    bert.mkdir()
+    (bert / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_size": 16}))
+    assert not is_model_folder(bert)
+    assert args_of("--from_pretrained", bert).from_pretrained == str(bert)
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda model: (model / "config.json").write_text("{"), "config.json"),
+        (lambda model: (model / "pytorch_model_best.bin").unlink(), "holds neither model.safetensors nor"),
+        (lambda model: (model / "task.yml").write_text("- a list"), "expected one task, as fine-tuning writes it"),
+        (lambda model: (model / "task.yml").write_text("TASK1: {}\nTASK2: {}\n"), "name the task with --task"),
+        (lambda model: (model / "task.yml").write_text(": : :"), "task.yml"),
+    ],
+)
+def test_a_damaged_folder_is_refused_in_one_line(damage, told, finetuned, tmp_path):
+    model = moved(finetuned("ctrl_uniter", "refer"), tmp_path / "model")
+    (model / "volta_switch.sums").unlink()
+    damage(model)
+    with pytest.raises(UserError) as caught:
+        args_of("--from_pretrained", model)
+    assert told in str(caught.value) and "\n" not in str(caught.value)
