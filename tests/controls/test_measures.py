@@ -115,10 +115,10 @@ def test_the_temperature_reaches_its_floor_where_the_condition_says(condition):
 
 
 def test_the_schedules_of_issue_7_are_the_demos_rate():
-    shares = {condition.name: condition.share for condition in SABOTAGES if condition.name.startswith("issue 7")}
-    assert shares["issue 7, pre-training"] == pytest.approx(math.log(25) / 0.00096 / 36_000)
-    assert math.log(5.0 / 0.2) / (shares["issue 7, pre-training"] * 36_000) == pytest.approx(0.00096)
-    assert math.log(1.0 / 0.2) / (shares["issue 7, fine-tuning"] * 16_000) == pytest.approx(0.00096)
+    shares = {condition.name: condition.share for condition in SABOTAGES if condition.name.startswith("first study")}
+    assert shares["first study, pre-training"] == pytest.approx(math.log(25) / 0.00096 / 36_000)
+    assert math.log(5.0 / 0.2) / (shares["first study, pre-training"] * 36_000) == pytest.approx(0.00096)
+    assert math.log(1.0 / 0.2) / (shares["first study, fine-tuning"] * 16_000) == pytest.approx(0.00096)
 
 
 def test_a_static_model_has_no_schedule():
@@ -146,7 +146,7 @@ def test_every_control_has_thresholds_and_every_required_failure_is_stated():
     assert set(THRESHOLDS) == set(CONTROLS)
     required = {condition.name: set(condition.fails) for condition in SABOTAGES}
     assert required["detached"] >= {NEEDS, PLANTED}
-    assert all(PLANTED in required[name] for name in ("floor at step 1", "floor at 12 %", "issue 7, pre-training"))
+    assert all(PLANTED in required[name] for name in ("floor at step 1", "floor at 12 %", "first study, pre-training"))
     assert Condition("a", "b").fails == () == RIGHT.fails
 
 

@@ -7,13 +7,15 @@ from statistics import fmean
 
 import numpy as np
 import pytest
+from scipy.stats import combine_pvalues
 
 from volta_switch import load_config
 from volta_switch.cost.commands import cost
 from volta_switch.study.claims import judge
 from volta_switch.study.plan import load_study
-from volta_switch.study.power import sizing
+from volta_switch.study.power import excluded_effect
 from volta_switch.study.records import ReportedTable, StudyClaim
+from volta_switch.study.sizing import sizing
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "findings.md").read_text(encoding="utf-8").replace("−", "-")
@@ -22,6 +24,7 @@ FIRST, CONTROLS = (
     json.loads((DOCS / name).read_text(encoding="utf-8"))
     for name in ("findings/first-study.json", "controls/controls.json")
 )
+SEEDS = {"needs-switching": ("0", "1", "2"), "planted-routes": ("10", "11", "12")}
 README = (DOCS.parent / "README.md").read_text(encoding="utf-8")
 TASKS = ("VQAv2", "Flickr30k, image retrieval R@1", "Flickr30k, text retrieval R@1", "RefCOCO+")
 PRINTED = {  # table 3 of the paper: mean and standard deviation over three seeds
@@ -53,7 +56,8 @@ def section(title):
 
 
 def mean_of(control, condition, measure):
-    return fmean(values[measure] for values in outcome(control, condition)["values"].values())
+    """Over the seeds on which all conditions were run."""
+    return fmean(outcome(control, condition)["values"][seed][measure] for seed in SEEDS[control])
 
 
 def outcome(control, condition):
@@ -66,8 +70,8 @@ def outcome(control, condition):
     [
         ("floor at the end of the run", "as it should be"),
         ("floor at 12 %", "floor at 12 %"),
-        ("the first study's, pre-training", "issue 7, pre-training"),
-        ("the first study's, fine-tuning", "issue 7, fine-tuning"),
+        ("the first study's, pre-training", "first study, pre-training"),
+        ("the first study's, fine-tuning", "first study, fine-tuning"),
     ],
 )
 def test_the_controls_are_told_as_they_were_measured(row, condition):
@@ -76,13 +80,14 @@ def test_the_controls_are_told_as_they_were_measured(row, condition):
     accuracy, mi = (mean_of("needs-switching", condition, measure) for measure in ("Switch-BERT", "MI"))
     sab, sib, error = (mean_of("planted-routes", condition, key) for key in ("SAB MI/H", "SIB MI/H", "error"))
     assert f"| {row} | {accuracy:.2f}, {mi:.2f} | {sab:.2f}, {sib:.2f} | {error:.2f} | {passes} |" in PAGE
-    if condition == "floor at 12 %":
+    if condition == "first study, pre-training":
         right = [mean_of("planted-routes", "as it should be", key) for key in ("SAB MI/H", "SIB MI/H")]
         assert (
             f"SAB {sab:.2f} in place of {right[0]:.2f}" in PAGE and f"SIB {sib:.2f} in place of {right[1]:.2f}" in PAGE
         )
     if condition == "as it should be":
-        assert f"Joint attention stays at {mean_of('needs-switching', condition, 'joint'):.2f}" in PAGE
+        joint = fmean(values["joint"] for values in outcome("needs-switching", condition)["values"].values())
+        assert f"Joint attention stays at {joint:.2f}" in PAGE
 
 
 def test_what_a_reader_takes_home_is_said_first_and_withdrawn_numbers_come_last():
@@ -150,11 +155,52 @@ def test_what_the_first_study_could_find_is_what_the_power_analysis_says():
     lines = {(line.column, line.difference): line for line in sizing(tables, 0.9) if line.table == "table3"}
     over_uniter = "switchbert minus ctrl_uniter"
     refcoco = lines["refcoco+ accuracy", over_uniter]
-    assert f"would need {refcoco.seeds}. What {refcoco.seen} exclude there is ± {refcoco.excluded:.2f}." in PAGE
+    assert f"takes {refcoco.seeds} ({refcoco.seeds_bound} at the spread's bound)." in PAGE
+    assert f"Five can count on excluding ± {refcoco.excluded:.2f} only." in PAGE and refcoco.seen == 5
     retrieval = lines["RetrievalFlickr30k image R@1", over_uniter]
     assert f"by {retrieval.items:.2f} points: no number of seeds finds 2." in PAGE
     of_two_points = [line for line in sizing(tables, 2.0) if line.column == "RetrievalFlickr30k image R@1"]
     assert [line.seeds for line in of_two_points] == [None]
+
+
+def test_what_the_planned_seeds_can_exclude_is_by_the_first_studys_spreads():
+    plan = load_study(DOCS.parent / "studies" / "paper-small.yaml")
+    planned = {(claim.text, claim.metric): table for table in plan.tables for claim in table.claims}
+    lines = {
+        (line.column, line.difference): line
+        for line in sizing([ReportedTable.from_dict(t) for t in FIRST["tables"]], 0.9)
+    }
+    told = 0
+    for table, verdict in claims_of_the_first_study():
+        claim = verdict["claim"]
+        new = planned.get((claim["text"], claim["metric"]))
+        if new is None:
+            continue
+        (column,) = (
+            each for each in table["columns"] if (each["task"], each["metric"]) == (claim["task"], claim["metric"])
+        )
+        line = lines[column["heading"], f"{claim['better']} minus {claim['worse']}"]
+        images = 100 if column["heading"].startswith("Retrieval") else 200
+        known = {"alpha": 0.05 / len(new.claims), "item_variance": line.items**2 * images / 1000}
+        excluded = excluded_effect(line.spread, len(new.seeds), **known)
+        assert f"| {claim['text']}, {column['heading']} | ± {excluded:.2f} |" in PAGE
+        told += 1
+    assert told == sum(len(table.claims) for table in plan.tables) == 6
+
+
+def test_claims_that_are_asked_again_are_those_of_the_plan():
+    plan = load_study(DOCS.parent / "studies" / "paper-small.yaml")
+    asked = {claim.text for table in plan.tables for claim in table.claims}
+    for line in section("The first study").splitlines():
+        if "asked again" in line or "shown again" in line:
+            text = line.split(" (")[0].removeprefix("| ")
+            assert ("asked again |" in line) == (text in asked), line
+    assert all(table.pilot == 5 and min(table.seeds) == 100 for table in plan.tables if table.claims)
+
+
+def test_the_four_tests_together_are_told_as_they_are():
+    p = combine_pvalues([verdict.p_value for verdict in verdicts(["UNITER"] * 4)]).pvalue
+    assert f"combination of their p-values would give {p:.2g}." in FLOWING
 
 
 def test_routes_of_the_first_study_are_told_as_they_were_recorded():

@@ -75,7 +75,10 @@ def test_a_task_may_be_a_number_in_the_file(study_of):
         ({"models": ["demo/ctrl_unitor"]}, "did you mean demo/ctrl_uniter?"),
         ({"set": ["hidden_sice=3"]}, "did you mean hidden_size?"),
         ({"tables": {"t": {"flops": "paths"}}}, "tables.t.flops: expected true or false, found 'paths'"),
-        ({"routes": {"arms": ["ctrl_uniter"], "seeds": 0}}, "seeds: expected how many, from the first, found 0"),
+        (
+            {"routes": {"arms": ["ctrl_uniter"], "seeds": 0}},
+            "seeds: expected how many of the seeds, 1 or more, or a list of them, found 0",
+        ),
         ({"models": ["demo/ctrl_lxmert", "ctrl_lxmert"]}, "models has ctrl_lxmert twice"),
     ],
 )
@@ -150,6 +153,18 @@ def test_seeds_that_a_table_cannot_take_are_refused(study_of, seeds, message):
     with pytest.raises(UserError) as caught:
         study_of({**MINIMAL, "models": None, "seeds": [0, 1], "arms": arms, "tables": {"t": {"seeds": seeds}}})
     assert message in str(caught.value)
+
+
+def test_a_pilot_takes_the_place_of_a_tables_seeds_where_it_has_one(study_of):
+    tables = {"t": {"arms": ["first"], "seeds": [3], "pilot": 2}, "other": {"arms": ["first"], "seeds": 1}}
+    arms = {"first": {"model": "demo/ctrl_uniter"}}
+    study = study_of({**MINIMAL, "models": None, "seeds": [0, 1, 3], "arms": arms, "tables": tables})
+    for each, taken in ((study, {"t": (3,), "other": (0,)}), (study.pilot(), {"t": (0, 1), "other": (0,)})):
+        assert {table.name: table.seeds_of(each.arms["first"]) for table in each.tables} == taken
+    with pytest.raises(
+        UserError, match=r"tables\.t\.pilot: first has no seed 9 \(0, 1\); add it to arms\.first\.seeds"
+    ):
+        study_of({**MINIMAL, "models": None, "seeds": [0, 1], "arms": arms, "tables": {"t": {"pilot": [9]}}})
 
 
 def test_arms_of_a_table_have_the_same_seeds(study_of):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from volta_switch.statistics import critical_value, estimate_difference, estimate_mean
-from volta_switch.study.power import MOST_SEEDS, _noncentral_t, minimum_effect, power, seeds_needed, seeds_to_decide
+from volta_switch.study.power import MOST_SEEDS, _noncentral_t, power, seeds_needed, seeds_to_decide
 
 
 @pytest.mark.parametrize(("effect", "pairs"), [(0.2, 199), (0.5, 34), (0.8, 15), (1.0, 10)])
@@ -45,14 +45,6 @@ def test_the_number_of_seeds_is_the_smallest_that_suffices(effect, spread, alpha
     else:
         assert power(effect, spread, found, **settings) >= 0.8
         assert found == 2 or power(effect, spread, found - 1, **settings) < 0.8
-
-
-@pytest.mark.parametrize("seeds", [2, 3, 5, 10, 50])
-@pytest.mark.parametrize("items_variance", [0.0, 0.5])
-def test_the_minimum_effect_is_detected_with_the_power_asked_for(seeds, items_variance):
-    found = minimum_effect(0.7, seeds, 0.9, item_variance=items_variance)
-    assert power(found, 0.7, seeds, item_variance=items_variance) == pytest.approx(0.9, abs=1e-6)
-    assert minimum_effect(1.4, seeds, 0.9, item_variance=4 * items_variance) == pytest.approx(2 * found, rel=1e-6)
 
 
 def test_no_number_of_seeds_takes_the_items_spread_away():

@@ -84,9 +84,9 @@ def start_annealing(encoder: SwitchEncoder, budget: Budget) -> None:
 
 NEEDS, PLANTED, GRADIENTS = CONTROLS
 RIGHT = Condition("as it should be", "noise, all gradients, the floor at the end of the run")
-# What was shipped at issue 7: the demo's rate, for pre-training on 36,000 samples and fine-tuning on 16,000 (referring
+# What the first study ran under: the demo's rate, for pre-training on 36,000 samples and fine-tuning on 16,000 (referring
 # expressions), so that the floor came after 3,353 and 1,676 of them.
-ISSUE_7_RATE = 0.00096
+FIRST_STUDY_RATE = 0.00096
 SABOTAGES = (
     Condition("detached", "the switchers get no gradient", detached=True, fails=CONTROLS),
     Condition(
@@ -95,15 +95,15 @@ SABOTAGES = (
     Condition("floor at 12 %", "the floor at 12 % of the run", share=0.12, fails=(PLANTED,)),
     Condition("noise off", "soft weights without Gumbel noise", noise=False),
     Condition(
-        "issue 7, pre-training",
-        "the demo's schedule at issue 7, from 5.0 to 0.2 at 9 % of the run",
-        share=math.log(5.0 / 0.2) / ISSUE_7_RATE / 36_000,
+        "first study, pre-training",
+        "the demo's schedule in the first study, from 5.0 to 0.2 at 9 % of the run",
+        share=math.log(5.0 / 0.2) / FIRST_STUDY_RATE / 36_000,
         fails=(PLANTED,),
     ),
     Condition(
-        "issue 7, fine-tuning",
-        "the demo's schedule at issue 7, from 1.0 to 0.2 at 10 % of the run",
-        share=math.log(1.0 / 0.2) / ISSUE_7_RATE / 16_000,
+        "first study, fine-tuning",
+        "the demo's schedule in the first study, from 1.0 to 0.2 at 10 % of the run",
+        share=math.log(1.0 / 0.2) / FIRST_STUDY_RATE / 16_000,
         start=1.0,
     ),
 )

@@ -89,10 +89,17 @@ class PlannedTable:
     """Whether pre-training's last validation does."""
     seeds: int | tuple[int, ...] | None = None
     """How many of the arms' seeds, from the first, or which; None: all."""
+    pilot: int | tuple[int, ...] | None = None
+    """The same of those by whose spread its claims' seeds are planned (``sizing``); None: its own."""
 
     def seeds_of(self, arm: Arm) -> tuple[int, ...]:
         """Returns the seeds of an arm that the table takes."""
-        return self.seeds if isinstance(self.seeds, tuple) else arm.seeds[: self.seeds]
+        return chosen_seeds(self.seeds, arm.seeds)
+
+
+def chosen_seeds(chosen: int | tuple[int, ...] | None, seeds: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns which of an arm's seeds are meant: so many from the first, these, or (None) all."""
+    return chosen if isinstance(chosen, tuple) else seeds[:chosen]
 
 
 def flat(values: Settings, prefix: str = "") -> dict[str, object]:

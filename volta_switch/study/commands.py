@@ -109,14 +109,15 @@ def _print_table(args: argparse.Namespace) -> None:
 
 
 def _print_power(args: argparse.Namespace) -> None:
-    from volta_switch.study.power import sizing, sizing_text
     from volta_switch.study.run_plan import plan_of
+    from volta_switch.study.sizing import sizing, sizing_text
     from volta_switch.study.table import tables_of
 
     study = _study(args)
     effect = study.minimum_effect if args.effect is None else args.effect
-    made = tables_of(plan_of(study, _folder(args, study)), finished_only=True).tables
-    print(sizing_text(sizing(made, effect, args.target), effect, args.target))
+    planned = {table.name: len(table.seeds_of(study.arms[table.arms[0]])) for table in study.tables}
+    made = tables_of(plan_of(study.pilot(), _folder(args, study)), finished_only=True).tables
+    print(sizing_text(sizing(made, effect, args.target, planned), effect, args.target))
 
 
 def _study(args: argparse.Namespace) -> Study:

@@ -12,8 +12,8 @@
 | ``models`` | arms that differ in the model alone |
 | ``arms`` | others: a name, its ``model``, and what it changes of the study's settings |
 | ``tables`` | see below; without them there is one of all arms and tasks, which varies the model |
-| ``routes`` | ``arms`` that switch, whose routes on every task of theirs are reported, for how many ``seeds`` (1), \
-and flags of ``volta-switch routes`` |
+| ``routes`` | ``arms`` that switch, whose routes on every task of theirs are reported, for how many ``seeds`` (1) or \
+which, and flags of ``volta-switch routes`` |
 | ``minimum_effect`` | the smallest effect of interest, in points (``power.sizing``), set before anything is run |
 
 Of the study's settings an arm changes ``set`` (added), ``pretraining`` (merged; false: none), ``tasks``, ``world``,
@@ -22,8 +22,9 @@ Of the study's settings an arm changes ``set`` (added), ``pretraining`` (merged;
 
 A table has a name, ``arms``, ``tasks``, what they vary (``varies``), ``title``, ``claims``, and what was ``published``.
 ``flops``, ``pretraining``: whether operations of training, and pre-training's last validation, stand beside the scores.
-``seeds``: how many of the arms' seeds it takes, from the first, or a list of them. ``dial``: the sweep that its arms
-make, drawn as lines (a ``label``, and ``series``: a name, and each arm's number).
+``seeds``: how many of the arms' seeds it takes, from the first, or a list of them; ``pilot``: the same of those by
+whose spread ``study power`` plans its claims. ``dial``: the sweep that its arms make, drawn as lines (a ``label``, and
+``series``: a name, and each arm's number).
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ ARM_KEYS = ("model", "layers", "text_layers", "world", "data", *SHARED)
 DEPTHS = {"layers": with_layers, "text_layers": with_text_layers}
 WORLDS_FIELDS = ("bert_model", "vocab_size")  # of a configuration: a synthetic world decides them
 SHOWN = ("flops", "pretraining")
-TABLE_KEYS = ("title", "arms", "tasks", "varies", "claims", "published", *SHOWN, "seeds", "dial")
+TABLE_KEYS = ("title", "arms", "tasks", "varies", "claims", "published", *SHOWN, "seeds", "pilot", "dial")
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class RouteReports:
     """Whose routes are reported, and how."""
 
     arms: tuple[str, ...] = ()
-    seeds: int = 1  # of each arm, from the first
+    seeds: int | tuple[int, ...] = 1  # how many of each arm's, from the first, or which
     flags: Flags = field(default_factory=dict)
 
 
@@ -75,6 +76,11 @@ class Study:
     routes: RouteReports = RouteReports()
     minimum_effect: float = 2.0  # points
     path: Path = Path()  # that it was read from
+
+    def pilot(self) -> Study:
+        """Returns the study with each table's pilot in the place of its seeds, where it has one."""
+        tables = (replace(each, seeds=each.seeds if each.pilot is None else each.pilot) for each in self.tables)
+        return replace(self, tables=tuple(tables))
 
     def only(self, tables: Sequence[str]) -> Study:
         """Returns the study with some of its tables.
@@ -227,7 +233,8 @@ def _table(where: str, name: str, given: Any, arms: Mapping[str, Arm], tasks: tu
         claims=read_claims(given.get("claims") or [], f"{where}.claims"),
         published=given.get("published") or {},
         **{key: given.get(key, False) for key in SHOWN},
-        seeds=_chosen_seeds(where, given.get("seeds")),
+        seeds=_chosen_seeds(f"{where}.seeds", given.get("seeds")),
+        pilot=_chosen_seeds(f"{where}.pilot", given.get("pilot")),
         sweep=_sweep(where, given.get("dial")),
     )
     _check_table(where, table, arms, tasks)
@@ -255,24 +262,28 @@ def _check_table(where: str, table: PlannedTable, arms: Mapping[str, Arm], tasks
         if unknown:
             raise UserError(f"{where}.{key}: {unknown[0]} is none of {', '.join(known)}")
     for name in table.arms:
-        own, listed = arms[name].seeds, ", ".join(map(str, arms[name].seeds))
-        if isinstance(table.seeds, int) and table.seeds > len(own):
-            raise UserError(
-                f"{where}.seeds: {table.seeds}, but {name} has {len(own)} ({listed}); add seeds or take fewer"
-            )
-        lacking = [seed for seed in table.seeds_of(arms[name]) if seed not in own]
-        if lacking:
-            raise UserError(f"{where}.seeds: {name} has no seed {lacking[0]} ({listed}); add it to arms.{name}.seeds")
+        for key, chosen in (("seeds", table.seeds), ("pilot", table.pilot)):
+            _check_seeds(f"{where}.{key}", chosen, name, arms[name].seeds)
+
+
+def _check_seeds(where: str, chosen: int | tuple[int, ...] | None, arm: str, own: tuple[int, ...]) -> None:
+    """Raises UserError for seeds that an arm does not have."""
+    listed = ", ".join(map(str, own))
+    if isinstance(chosen, int) and chosen > len(own):
+        raise UserError(f"{where}: {chosen}, but {arm} has {len(own)} ({listed}); add seeds or take fewer")
+    lacking = [seed for seed in chosen if seed not in own] if isinstance(chosen, tuple) else []
+    if lacking:
+        raise UserError(f"{where}: {arm} has no seed {lacking[0]} ({listed}); add it to arms.{arm}.seeds")
 
 
 def _chosen_seeds(where: str, given: Any) -> int | tuple[int, ...] | None:
     """Reads which of its arms' seeds a table takes."""
     if isinstance(given, list) and given and all(type(seed) is int for seed in given):
-        refuse_twice(f"{where}.seeds", given)
+        refuse_twice(where, given)
         return tuple(given)
     if given is None or (type(given) is int and given > 0):
         return given
-    raise UserError(f"{where}.seeds: expected how many of the seeds, 1 or more, or a list of them, found {given!r}")
+    raise UserError(f"{where}: expected how many of the seeds, 1 or more, or a list of them, found {given!r}")
 
 
 def _sweep(where: str, given: Any) -> Sweep | None:
@@ -299,8 +310,7 @@ def _routes(
     names, seeds = flags.pop("arms", []), flags.pop("seeds", 1)
     if written and (not isinstance(names, list) or not names):
         raise UserError(f"{path}: routes: expected arms, a list of those whose routes are reported, found {names!r}")
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
-        raise UserError(f"{path}: routes: seeds: expected how many, from the first, found {seeds!r}")
+    seeds = _chosen_seeds(f"{path}: routes: seeds", seeds) or 1
     for name in names:
         if name not in arms:
             raise UserError(f"{path}: routes: {name} is none of {', '.join(arms)}")
@@ -308,8 +318,7 @@ def _routes(
             raise UserError(f"{path}: routes: {name} switches nothing ({arms[name].model} has no switch section)")
         if not any(name in table.arms for table in tables):
             raise UserError(f"{path}: routes: {name} is in no table, so that it is not trained; add it to one")
-        if seeds > len(arms[name].seeds):
-            raise UserError(f"{path}: routes: seeds: {seeds}, but {name} has {len(arms[name].seeds)}")
+        _check_seeds(f"{path}: routes: seeds", seeds, name, arms[name].seeds)
     refuse_twice(f"{path}: routes: arms", names)
     refuse_flags(f"{path}: routes", "routes", flags)
     return RouteReports(tuple(names), seeds, flags)

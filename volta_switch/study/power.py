@@ -1,25 +1,21 @@
 """Power analysis: how many seeds a study needs, before it, during it, and after it (what would have decided).
 
 The tests are those of ``statistics``: two-sided, seeds a random effect. The effect is counted from the margin m that a
-claim asks for ("better by at least m"). ``sizing`` plans with the spread of the seeds that are finished.
+claim asks for ("better by at least m"). ``sizing`` plans a study's claims with it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import chdtri, nctdtr, ndtr
-from tabulate import tabulate
 
-from volta_switch.statistics import SEEDS_AGREE, Estimate, critical_value
-from volta_switch.study.records import ReportedColumn, ReportedEstimate, ReportedTable, ReportedVerdict, StudyClaim
+from volta_switch.statistics import Estimate, critical_value
 
 MOST_SEEDS = 10_000  # a larger number is no plan
-ASSURANCE = 0.8  # the chance that the true spread is below the bound that is planned with
 
 
 def power(
@@ -73,18 +69,6 @@ def seeds_needed(effect: float, spread: float, target: float = 0.8, **settings: 
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high
-
-
-def minimum_effect(spread: float, seeds: int, target: float = 0.8, **settings: float) -> float:
-    """Returns the smallest distance from the margin, in points, that ``seeds`` seeds detect with power ``target``.
-
-    Args:
-        settings: ``power``'s.
-    """
-    largest = spread
-    while power(largest, spread, seeds, **settings) < target:
-        largest *= 2
-    return float(brentq(lambda effect: power(effect, spread, seeds, **settings) - target, 0, largest))
 
 
 def excluded_effect(
@@ -179,123 +163,3 @@ def _noncentral_t(distance: float, degrees: float, noncentrality: float) -> floa
 
 def _chi_square_quantiles(degrees: float) -> np.ndarray:
     return np.asarray(chdtri(degrees, (np.arange(2000) + 0.5) / 2000))
-
-
-# --- Planning with the spread of finished seeds ---------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class SeedPlan:
-    """How many seeds a claim needs to find the smallest effect of interest, and what the planned ones can exclude."""
-
-    table: str
-    column: str
-    difference: str
-    """That the claim is about, in words: "switchbert minus ctrl_uniter"."""
-    tests: int
-    """Claims of the table, which are one family."""
-    seen: int
-    """Seeds that the spread was estimated from."""
-    spread: float
-    """Of the difference over seeds, in points."""
-    bound: float
-    """Upper bound of the spread, at ``ASSURANCE``."""
-    items: float
-    """Standard deviation that test items give the difference, in points; 0 where they are taken as they are."""
-    seeds: int | None
-    """None where ``MOST_SEEDS`` are not enough, or all seeds agree (``spread`` is 0)."""
-    seeds_bound: int | None
-    """The same, were the spread at its bound."""
-    planned: int
-    """Seeds that the table plans."""
-    excluded: float | None
-    """The smallest effect that these exclude, in points, were there none and the spread as seen; None: seeds agree."""
-
-
-def sizing(tables: Sequence[ReportedTable], effect: float, target: float = 0.8) -> list[SeedPlan]:
-    """Plans the number of seeds for each claim of each table.
-
-    The spread is that of the claim's own difference, seed by seed, with S - 1 degrees of freedom: equal seeds make two
-    arms' scores more alike, or less, and other arms spread otherwise.
-    A pilot knows the spread badly. The number of seeds is therefore given for the upper bound of its one-sided
-    chi-square interval, too. Test items that are a random effect of the verdict are one here: seeds do not lessen it.
-    Claims are tested at Holm's hardest step, alpha / F of the table's F claims.
-
-    Args:
-        tables: made tables, with the seeds that all of their arms have finished.
-        effect: the smallest effect of interest, in points.
-        target: the chance of finding it, and of excluding ``SeedPlan.excluded``.
-    """
-    return [
-        _plan_claim(table, verdict, effect, target)
-        for table in tables
-        for verdict in table.verdicts
-        if len(table.seeds) > 1
-    ]
-
-
-def _plan_claim(table: ReportedTable, verdict: ReportedVerdict, effect: float, target: float) -> SeedPlan:
-    claim = verdict.claim
-    (number,) = (n for n, column in enumerate(table.columns) if _is_about(claim, column))
-    scores = {row.arm: np.array(row.scores[number].values) for row in table.rows}
-    values = [scores[arm] for arm in claim.arms]
-    differences = sum(sign * own for sign, own in zip((1, -1, -1, 1), values, strict=False))  # (S,)
-    spread, degrees = float(np.std(differences, ddof=1)), len(values[0]) - 1
-    bound = spread * math.sqrt(degrees / float(chdtri(degrees, ASSURANCE)))
-    known = {"alpha": 0.05 / len(table.verdicts), "item_variance": _item_variance(verdict.estimate)}
-    spreads = (spread, bound) if spread > SEEDS_AGREE else ()
-    seeds = [seeds_needed(effect, each, target, **known) for each in spreads] or [None, None]
-    planned = len(table.planned_seeds)
-    return SeedPlan(
-        table=table.name,
-        column=table.columns[number].title,
-        difference=claim.difference,
-        tests=len(table.verdicts),
-        seen=len(values[0]),
-        spread=spread,
-        bound=bound,
-        items=math.sqrt(known["item_variance"]),
-        seeds=seeds[0],
-        seeds_bound=seeds[1],
-        planned=planned,
-        excluded=excluded_effect(spread, planned, target, **known) if spreads and planned > 1 else None,
-    )
-
-
-def _is_about(claim: StudyClaim, column: ReportedColumn) -> bool:
-    return (claim.task, claim.metric) == (column.task, column.metric)
-
-
-def _item_variance(found: ReportedEstimate) -> float:
-    """Returns a difference's variance over other test items with infinitely many seeds; 0 without such items."""
-    if not found.items or found.standard_error is None or found.spread is None:
-        return 0.0
-    return float(max(found.standard_error**2 - found.spread**2 / found.seeds, 0.0))
-
-
-def sizing_text(lines: Sequence[SeedPlan], effect: float, target: float = 0.8) -> str:
-    """Writes ``sizing``'s lines as a table for a reader."""
-    if not lines:
-        return "Nothing to reckon with: no table has claims and two seeds that all of its arms have finished."
-    headings = ["table", "column", "difference", "tests", "seeds so far", "spread", "80 % bound", "of items"]
-    headings += ["seeds", "at the bound", "planned", "these exclude"]
-    body = [
-        [
-            *(line.table, line.column, line.difference, line.tests, line.seen),
-            *(f"{line.spread:.2f}", f"{line.bound:.2f}", f"{line.items:.2f}"),
-            *(_shown(line, seeds) for seeds in (line.seeds, line.seeds_bound)),
-            *(line.planned, "–" if line.excluded is None else f"± {line.excluded:.2f}"),
-        ]
-        for line in lines
-    ]
-    about = (
-        f"Seeds that find a difference of {effect:g} points with {100 * target:g} % power, after Holm; and the "
-        "smallest difference that the planned seeds exclude, with the same chance, if there is none:"
-    )
-    return f"{about}\n\n{tabulate(body, headings, tablefmt='github', disable_numparse=True)}"
-
-
-def _shown(line: SeedPlan, seeds: int | None) -> str:
-    if not line.spread > SEEDS_AGREE:
-        return "all agree"
-    return f"over {MOST_SEEDS}" if seeds is None else str(seeds)

@@ -17,7 +17,7 @@ from volta_switch.errors import UserError
 from volta_switch.identities import RESULTS_VERSION
 from volta_switch.model_folder import config_name
 from volta_switch.ranges import WORDS
-from volta_switch.study.arms import Arm, PlannedTable, TaskFlags
+from volta_switch.study.arms import Arm, PlannedTable, TaskFlags, chosen_seeds
 from volta_switch.study.command_lines import (
     Places,
     as_flags,
@@ -91,7 +91,8 @@ class RunPlan:
                         self._add(arm.name, seed, work, run)
             for arm in (study.arms[name] for name in study.routes.arms):
                 for task in study.tasks:
-                    if seed in arm.seeds[: study.routes.seeds] and (arm.name, seed, Work.fine_tuning(task)) in wanted:
+                    reported = chosen_seeds(study.routes.seeds, arm.seeds)
+                    if seed in reported and (arm.name, seed, Work.fine_tuning(task)) in wanted:
                         self._add(arm.name, seed, Work.routes(task), self._routes_run(arm, seed, task))
         self._refuse_second_names()
         for table in study.tables:
