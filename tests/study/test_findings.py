@@ -69,6 +69,7 @@ def outcome(control, condition):
     ("row", "condition"),
     [
         ("floor at the end of the run", "as it should be"),
+        ("the same, without Gumbel noise", "noise off"),
         ("floor at 12 %", "floor at 12 %"),
         ("the first study's, pre-training", "first study, pre-training"),
         ("the first study's, fine-tuning", "first study, fine-tuning"),

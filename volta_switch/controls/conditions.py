@@ -84,8 +84,8 @@ def start_annealing(encoder: SwitchEncoder, budget: Budget) -> None:
 
 NEEDS, PLANTED, GRADIENTS = CONTROLS
 RIGHT = Condition("as it should be", "noise, all gradients, the floor at the end of the run")
-# What the first study ran under: the demo's rate, for pre-training on 36,000 samples and fine-tuning on 16,000 (referring
-# expressions), so that the floor came after 3,353 and 1,676 of them.
+# What the first study ran under: the demo's rate, for pre-training on 36,000 samples and fine-tuning on 16,000
+# (referring expressions), so that the floor came after 3,353 and 1,676 of them.
 FIRST_STUDY_RATE = 0.00096
 SABOTAGES = (
     Condition("detached", "the switchers get no gradient", detached=True, fails=CONTROLS),
