@@ -109,8 +109,10 @@ class Desk:
         on_world = "--world" in flags
         kind = script.partition("_")[0]
         values = {"--config": "demo/switchbert" if on_world else "tiny.json"}
+        by_folder = not on_world and not {"--config", "--config_file"} & {*flags}  # which has the configuration, too
         if "--from_pretrained" in flags:
-            values["--from_pretrained"] = "" if kind == "train" else str(self._weights(flags))
+            weights = "" if kind == "train" else self._weights(flags)
+            values["--from_pretrained"] = str(weights.parent if by_folder and weights else weights)
         if "--features_path" in flags:
             self._write_shards()
         if on_world and kind == "eval":
@@ -121,6 +123,8 @@ class Desk:
             given[position + 1] = values.get(name, given[position + 1])
         if kind == "train" and not on_world and "--from_pretrained" not in flags:
             given += ["--from_pretrained", ""]
+        if kind == "train" and by_folder:
+            given += ["--config", values["--config"]]
         if on_world:
             sizes = {**SIZES, "switch.hidden_size": 8}
             given += [part for name, value in sizes.items() for part in ("--set", f"{name}={value}")]
@@ -134,7 +138,7 @@ class Desk:
 
     def _weights(self, flags: Sequence[str]) -> Path:
         """Weights of a model that was trained on a command's task, for one step."""
-        task = flags[flags.index("--task") + 1]
+        task = flags[flags.index("--task") + 1] if "--task" in flags else "TASK10"
         out = self.folder / "weights" / task
         found = list(out.rglob("pytorch_model_best.bin"))
         if not found:

@@ -77,7 +77,7 @@ def test_an_imported_lxmert_answers_the_worlds_questions_as_transformers_does(gi
     assert run("weights", "import", given, folder, *flags) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "weights of LXMERT (Hugging Face's layout)" in said and "poolers tanh" in said
-    assert f"eval_task.py --config_file {folder}/config.json --set bert_model={folder} --from_pretrained " in said
+    assert f"next: python eval_task.py --from_pretrained {folder}" in said
     assert {path.name for path in folder.iterdir()} >= {
         "config.json",
         "model.safetensors",
@@ -85,17 +85,9 @@ def test_an_imported_lxmert_answers_the_worlds_questions_as_transformers_does(gi
         "vocab.txt",
     }
     assert json_of(folder / "preprocessor.json")["locations"] == 4
-    flags = [
-        "--config_file",
-        str(folder / "config.json"),
-        "--set",
-        f"bert_model={folder}",
-        "--from_pretrained",
-        str(folder / "model.safetensors"),
-    ]
-    flags += [*world.data_flags("eval_task", "vqa"), "--output_dir", str(tmp_path)]
-    found = evaluation.main([*flags, "--batch_size", "16"])
-    config = load_config(folder / "config.json", [f"bert_model={folder}"])
+    data_flags = ["--tasks_config_file", str(world.tasks_file), "--output_dir", str(tmp_path)]
+    found = evaluation.main([*data_flags, "--from_pretrained", str(folder), "--batch_size", "16"])
+    config = load_config(folder)
     task, expected = world.task("vqa", config), {}
     names, labels = json_of(given / "labels.json"), load_labels(data)
     rows = [names.index(answer) for answer in labels]
@@ -140,7 +132,15 @@ def test_inspect_knows_runs_and_berts(world, tmp_path):
     [
         (("--task", "TASK1"), "--task and --labels: give both, or neither"),
         (("--format", "uniter"), "--format uniter: these are weights of LXMERT"),
-        (("--set", "fusion_act=sine"), "fusion_act"),
+        (("--set", "fusion_act=sine"), "--set fusion_act=sine: "),
+        (("--set", "hidden_size=48"), "--set hidden_size=48: "),
+        (("--set", "vocab_size=9"), "does --set contradict the weights?"),
+        (("--set", "num_attention_heads=" + "9" * 5000), "num_attention_heads"),
+        (("--answers-of", "."), "and --answers-of with them alone"),
+        (("--task", "TASK1/../x", "--labels", "short.json"), "expected TASK and a number"),
+        (("--task", "a.b", "--labels", "short.json"), "expected TASK and a number"),
+        (("--task", "TASK 1", "--labels", "short.json"), "expected TASK and a number"),
+        (("--task", "TASK1", "--labels", "not there.json"), "give a JSON list of the head's answers"),
         (("--task", "TASK1", "--labels", "short.json"), "answers, and 1 were given; --labels FILE names them"),
         (("--task", "TASK1", "--labels", "twice.json"), "an answer stands twice in --labels"),
         (("--task", "TASK1", "--labels", "none.json"), "expected a JSON list of answers"),

@@ -146,8 +146,12 @@ def test_lxmerts_answers_in_the_order_of_the_data(batch, tmp_path):
     wanted = [labels[n] for n in (4, 0, 8, 2)]
     for order, rows in (([], list(range(9))), (wanted, [4, 0, 8, 2])):
         imported = import_weights(saved(theirs, tmp_path), task="TASK1", labels=labels, wanted=order)
-        assert imported.answers == len(rows) and not imported.left_out and not imported.initial
-        model = BertForVLTasks(imported.config, {"TASK1": {"type": "VL-classifier", "num_labels": len(rows)}}).eval()
+        assert (
+            imported.task == {"TASK1": {"type": "VL-classifier", "num_labels": len(rows)}}
+            and not imported.left_out
+            and not imported.initial
+        )
+        model = BertForVLTasks(imported.config, imported.task).eval()
         load_volta(model, imported.state)
         out = theirs(**of_lxmert(batch)).question_answering_score
         same(model("TASK1", **batch).scores, out[:, rows])
@@ -222,7 +226,7 @@ def test_a_model_that_cannot_be_built_is_refused_by_its_own_name(change, told, t
     beside.write_text(json.dumps({**json.loads(beside.read_text()), **change}))
     with pytest.raises(UserError) as caught:
         import_weights(path)
-    assert str(caught.value).startswith(f"{path}: no model of this project is like it") and told in str(caught.value)
+    assert str(caught.value).startswith(f"{path}: VisualBERT (Hugging Face's layout): ") and told in str(caught.value)
 
 
 @pytest.mark.parametrize("lost", ["encoder.layer.1.", "encoder.layer.2.output.dense.weight", "pooler."])

@@ -71,8 +71,7 @@ def lxmert_layers(text: int, vision: int, crossed: int) -> tuple[str, ...]:
 
     One of the last is three sublayers: attention to each other, which both share, to oneself, and feed-forward.
     """
-    first = 2 * max(text, vision)
-    meeting = list(range(first, first + 3 * crossed, 3))
+    meeting = lxmert_meetings(text, vision, crossed)
     own, feed_forward = [n + 1 for n in meeting], [n + 2 for n in meeting]
     tt, vv = (list(range(0, 2 * alone, 2)) + own for alone in (text, vision))
     t_ff, v_ff = (list(range(1, 2 * alone, 2)) + feed_forward for alone in (text, vision))
@@ -80,13 +79,24 @@ def lxmert_layers(text: int, vision: int, crossed: int) -> tuple[str, ...]:
     return _overrides(lists, {"shared_sublayers": meeting, "single_ln_sublayers": []}, _from_bert(tt, t_ff))
 
 
+def lxmert_meetings(text: int, vision: int, crossed: int) -> list[int]:
+    """Returns the sublayers of an LXMERT in which text and vision attend to each other; two of its own follow each."""
+    first = 2 * max(text, vision)
+    return list(range(first, first + 3 * crossed, 3))
+
+
+def vilbert_meetings(text: int, crossed: int) -> list[int]:
+    """Returns those of a ViLBERT; a feed-forward one and a layer of each stream's own follow each."""
+    first = 2 * (text - crossed)
+    return list(range(first, first + 4 * crossed, 4))
+
+
 def vilbert_layers(text: int, crossed: int) -> tuple[str, ...]:
     """Returns the overrides of a ViLBERT: so many text layers, the last of which follow one crossing layer each.
 
     Vision has as many layers as there are crossing ones. No sublayer is shared.
     """
-    alone = 2 * (text - crossed)
-    meeting = list(range(alone, alone + 4 * crossed, 4))
+    alone, meeting = 2 * (text - crossed), vilbert_meetings(text, crossed)
     own = [n + 2 for n in meeting]
     tt, t_ff = [*range(0, alone, 2), *own], [*range(1, alone, 2)]
     after = sorted(n + 1 for n in (*meeting, *own))

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from volta_switch.errors import UserError
-from volta_switch.hub import VOCABULARY, WEIGHTS, find_bert
+from volta_switch.files import require_file
+from volta_switch.hub import WEIGHTS
 from volta_switch.ranges import ANY_TEXT, PATH, Text
 
 if TYPE_CHECKING:
     from volta_switch.weight_tools.importing import ImportedModel
-
-BERT_LAYER = "bert.encoder.layer.0.attention.self.query.weight"
 
 
 def add_weights_commands(parser: argparse.ArgumentParser) -> None:
@@ -46,18 +47,20 @@ def _import(args: argparse.Namespace) -> None:
     from volta_switch.tasks.vqa_files import load_labels
     from volta_switch.weight_tools.importing import import_weights, write_model
 
-    if bool(args.task) != bool(args.labels):
-        raise UserError("--task and --labels: give both, or neither: answers are kept with their names, or left out")
+    if bool(args.task) != bool(args.labels) or (args.answers_of and not args.task):
+        raise UserError(
+            "--task and --labels: give both, or neither, and --answers-of with them alone: answers are kept with their "
+            "names, or left out"
+        )
     labels = _labels(Path(args.labels)) if args.labels else []
     wanted = load_labels(Path(args.answers_of)) if args.answers_of else []
+    if args.answers_of and not wanted:
+        raise UserError(f"{args.answers_of}: names no answer; expected the lists of a task's answers")
     model = import_weights(args.source, args.format, args.set, args.task, labels, wanted)
     write_model(model, Path(args.to))
     print(import_text(model))
-    script = "eval_task.py" if model.answers else "train_task.py"
-    vocabulary = f" --set bert_model={args.to}" if (Path(args.to) / VOCABULARY).is_file() else ""
-    weights = Path(args.to) / WEIGHTS[0]
-    print(f"\nwritten to {args.to}; next: python {script} --config_file {args.to}/config.json{vocabulary} ", end="")
-    print(f"--from_pretrained {weights} --task {args.task or 'TASK1'}")
+    script = "eval_task.py" if model.task else "train_task.py --task TASK1"
+    print(f"\nwritten to {args.to}; next: python {script} --from_pretrained {shlex.quote(args.to)}")
 
 
 def import_text(model: ImportedModel) -> str:
@@ -65,16 +68,21 @@ def import_text(model: ImportedModel) -> str:
     from tabulate import tabulate
 
     config = model.config
+    heads = [f"{config.num_attention_heads} in text", f"{config.v_num_attention_heads} in vision"]
+    heads += [f"{number} in sublayer {at}" for at, number in config.sublayer2num_attention_heads.items()]
+    answers = [str(entry["num_labels"]) for entry in model.task.values()]
     rows = [
         ("weights of", model.project),
         ("layout", model.layout.name),
         ("architecture", f"{model.layout.base}, {model.parameters / 1e6:.2f} M parameters"),
+        ("attention heads", ", ".join(heads)),
         ("poolers", config.fusion_act),
         ("regions", f"{model.layout.regions}; {config.v_feature_size} wide, {config.num_locs} numbers of a box"),
         ("heads kept", ", ".join(model.heads) or "none"),
-        *([("answers", str(model.answers))] if model.answers else []),
+        *(("answers", number) for number in answers),
         *(("left out", f"{', '.join(names)}: {why}") for why, names in _by_reason(model).items()),
         *([("initial values", ", ".join(_modules(model.initial)))] if model.initial else []),
+        *([("changed by --set", ", ".join(model.overrides))] if model.overrides else []),
     ]
     return tabulate(rows, tablefmt="plain", disable_numparse=True)
 
@@ -87,15 +95,17 @@ def inspect_text(source: Path, layout: str = "", overrides: Sequence[str] = ()) 
     """
     from tabulate import tabulate
 
+    from volta_switch.weight_tools.given import weights_file
     from volta_switch.weight_tools.importing import import_weights
     from volta_switch.weights.files import read_weights
-    from volta_switch.weights.loading import is_of_a_run, project_of
+    from volta_switch.weights.loading import is_a_bert, is_of_a_run, project_of
 
-    path = find_bert(source) if source.is_dir() else source
+    path = weights_file(source, WEIGHTS)
     state = read_weights(path)
     if layout or project_of(state):
+        del state  # read anew, with what stands beside it
         return import_text(import_weights(path, layout, overrides))
-    kind = "a run, this project's or VOLTA's" if is_of_a_run(state) else "a BERT" if BERT_LAYER in state else ""
+    kind = "a run, this project's or VOLTA's" if is_of_a_run(state) else "a BERT" if is_a_bert(state) else ""
     if not kind:
         raise UserError(f"{path}: neither a run's weights nor a BERT's, nor of a layout that is known")
     parts: dict[str, int] = {}
@@ -117,13 +127,15 @@ def _by_reason(model: ImportedModel) -> dict[str, list[str]]:
 
 
 def _modules(names: Iterable[str]) -> list[str]:
-    """Returns the modules of names, their last part taken off and numbers of layers left away."""
-    return list(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
+    """Returns the modules of names, once each; ``*`` for the number of a layer."""
+    modules = (re.sub(r"\.\d+\.", ".*.", name.rpartition(".")[0] or name) for name in names)
+    return list(dict.fromkeys(modules))
 
 
 def _labels(path: Path) -> list[str]:
     from volta_switch.data.files.json_files import read_json
 
+    require_file(path, "list of answers", "give a JSON list of the head's answers, in its order")
     found = read_json(path)
     if not isinstance(found, list) or not all(isinstance(answer, str) for answer in found):
         raise UserError(f"{path}: expected a JSON list of answers, the first for the head's first row")

@@ -6,28 +6,44 @@ name without either, a missing one, another shape or a part of a head refuse the
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+import yaml
+from torch import Tensor, nn
 
+from volta_switch.checksums import read_recorded, record_json, recording
 from volta_switch.config import Config, load_config
+from volta_switch.config.loading import CONFIG, VOCABULARY
 from volta_switch.errors import UserError
-from volta_switch.files import find_object, write_json
-from volta_switch.hub import VOCABULARY, WEIGHTS, find_bert
+from volta_switch.hub import WEIGHTS
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks
+from volta_switch.model_folder import TASK
+from volta_switch.weight_tools.given import as_floats, divided, read_settings, weights_file
 from volta_switch.weight_tools.layouts import Layout, layout_of
-from volta_switch.weight_tools.places import Places, split
+from volta_switch.weight_tools.places import Places
 from volta_switch.weights.files import read_weights, write_weights
-from volta_switch.weights.loading import fitted, is_of_a_run, project_of, refuse_bert, some, to_volta
+from volta_switch.weights.loading import (
+    check_shared,
+    fitted,
+    is_of_a_run,
+    project_of,
+    refuse_bert,
+    shared_names,
+    some,
+    to_volta,
+)
 
-CONFIG = "config.json"
-HEADS = ("num_attention_heads", "v_num_attention_heads")  # which depend on widths
 REGIONS = "preprocessor.json"
+HEADS = ("num_attention_heads", "v_num_attention_heads")  # what --set may say of a file that has no config.json
+TASK_NAME = re.compile(r"TASK[0-9]{1,4}")
 
 
 @dataclass(frozen=True)
@@ -40,19 +56,21 @@ class ImportedModel:
     config: Config
     state: Mapping[str, Tensor]
     heads: tuple[str, ...]
-    """Of the file's, that are kept."""
+    """Prediction heads of the file's, that are kept."""
     left_out: Mapping[str, str]
     """Name of theirs -> why it is left out."""
     initial: tuple[str, ...]
     """Names of ours that the file has nothing for, and that have initial values."""
-    answers: int | None
-    """Of the task's head, if one is kept."""
+    task: Mapping[str, Mapping[str, Any]]
+    """What ``task.yml`` holds: the task whose head the file's answers are; empty without one."""
     source: Path
+    overrides: tuple[str, ...]
+    """That were given: what the model computes may differ from the file's own program by them."""
 
     @property
     def parameters(self) -> int:
         """Number of weights, shared ones once."""
-        return sum(tensor.numel() for tensor in {id(tensor): tensor for tensor in self.state.values()}.values())
+        return sum(tensor.numel() for tensor in {tensor.data_ptr(): tensor for tensor in self.state.values()}.values())
 
 
 def import_weights(
@@ -76,95 +94,109 @@ def import_weights(
 
     Raises:
         UserError: the file is of no layout, or of another one than was asked for; a name of it has no place, or one is
-            missing; a weight is misshapen or not finite; the answers' names do not fit its head.
+            missing; a weight is misshapen or not finite; what stands beside it is of another model; the answers' names
+            do not fit its head, or it has none.
     """
-    path = find_bert(source) if Path(source).is_dir() else Path(source)
-    state, said = read_weights(path), str(path)
+    if task and not TASK_NAME.fullmatch(task):
+        raise UserError(f"--task {task!r}: expected TASK and a number, as task files have it: TASK1")
+    path = weights_file(source, WEIGHTS)
+    state = read_weights(path)
     project = project_of(state)
     if is_of_a_run(state) and not project:
-        raise UserError(f"{said}: these are weights of a run, this project's or VOLTA's, and need no import")
+        raise UserError(f"{path}: these are weights of a run, this project's or VOLTA's, and need no import")
     if not project:
-        refuse_bert(state, said, "it needs no import")
-    found = layout_of(state, said, layout)
-    given = split(state, {**_settings(path), **_numbers(overrides)}, said)
+        refuse_bert(state, str(path), "it needs no import")
+    found = layout_of(state, str(path), layout)
+    said = f"{path}: {project}"
+    given = divided(as_floats(state, said), read_settings(path), _numbers(overrides), said)
     own, places = found.read(given, task)
     config = _configuration(found, own, overrides, said)
     names = {**given.trunk, **given.heads}
-    _check_names(names, places, f"{said}: {project}")
+    _check_names(names, places, said)
     placed = _placed(names, places)
-    answers = _answers(placed, task)
-    if answers is not None:
+    entry = _task_entry(placed, task, labels, wanted, said)
+    if entry:
         placed = _in_order(placed, task, labels, wanted, said)
-        answers = len(wanted or labels)
-    expected = _expected(config, placed, task, answers)
-    initial = [name for name in expected if name not in placed]
-    if lost := [name for name in initial if not name.startswith("cls.")]:
-        raise UserError(f"{said}: {some(lost)} missing, of a whole model of {project}")
-    advice = "is its config.json another model's?"
-    whole = dict(fitted({name: expected[name] for name in placed}, placed, said, advice))
-    if initial:
-        torch.manual_seed(0)
-        start = to_volta(BertForVLPreTraining(config))
-        whole |= {name: start[name] for name in initial}
+    whole, initial = _whole(config, placed, entry, said)
     kept = sorted({head for name, head in places.heads.items() if name in names})
-    left = {name: places.reason(name) for name in names if name not in places.of}
-    return ImportedModel(found, project, config, whole, tuple(kept), left, tuple(initial), answers, path)
+    left = {name: places.reason(name) for name in names if name not in places.targets}
+    return ImportedModel(
+        found, project, config, whole, tuple(kept), left, tuple(initial), entry, path, tuple(overrides)
+    )
 
 
 def write_model(model: ImportedModel, folder: Path) -> None:
-    """Writes configuration, weights, what is known of its regions, and the vocabulary where one lies beside the file.
+    """Writes the model's folder whole or not at all, with the vocabulary that lies beside the file.
 
     Raises:
-        UserError: the folder is there and not empty, or cannot be written.
+        UserError: the folder is there and not empty, or the vocabulary is damaged.
+        OSError: it cannot be written; nothing is left.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    folder = Path(os.path.realpath(folder))
+    if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: is there already; give another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = model.source.with_name(VOCABULARY)
-    config = model.config.to_dict()
-    if vocabulary.is_file():
-        shutil.copyfile(vocabulary, folder / VOCABULARY)
-    write_json(folder / CONFIG, config)
-    config_of_regions = {
-        "regions": model.layout.regions,
-        "width": model.config.v_feature_size,
-        "locations": model.config.num_locs,
-        "global_region": model.config.add_global_imgfeat,
-    }
-    write_json(folder / REGIONS, config_of_regions)
-    write_weights(folder / WEIGHTS[0], model.state, recorded=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        unfinished.chmod(0o777 & ~_umask())
+        vocabulary = model.source.with_name(VOCABULARY)
+        if vocabulary.is_file():
+            with recording(unfinished / VOCABULARY) as temporary:
+                temporary.write_bytes(read_recorded(vocabulary))
+        record_json(unfinished / CONFIG, model.config.to_dict())
+        regions = {
+            "regions": model.layout.regions,
+            "width": model.config.v_feature_size,
+            "locations": model.config.num_locs,
+            "global_region": model.config.add_global_imgfeat,
+        }
+        record_json(unfinished / REGIONS, regions)
+        if model.task:
+            with recording(unfinished / TASK) as temporary:
+                temporary.write_text(yaml.safe_dump(dict(model.task), sort_keys=False), encoding="utf-8")
+        write_weights(unfinished / WEIGHTS[0], model.state, recorded=True)
+        os.replace(unfinished, folder)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def _umask() -> int:
+    before = os.umask(0)
+    os.umask(before)
+    return before
 
 
 def _configuration(layout: Layout, own: Sequence[str], overrides: Sequence[str], source: str) -> Config:
-    """Returns the layout's configuration with the sizes of the file.
+    """Returns the layout's configuration with the sizes of the file, and what was asked for.
 
     Raises:
-        UserError: the overrides are wrong, or the file and what stands beside it are of a model that cannot be built.
+        UserError: the file and what stands beside it are of a model that cannot be built, or the overrides are wrong.
     """
-    load_config(layout.base, [each for each in overrides if each.partition("=")[0] not in HEADS])
+    try:
+        load_config(layout.base, own)
+    except UserError as error:
+        raise UserError(f"{source}: no model of this project is like it: {_without_file(error)}") from None
     try:
         return load_config(layout.base, [*own, *overrides])
     except UserError as error:
-        _, _, told = str(error).partition(": ")
-        raise UserError(
-            f"{source}: no model of this project is like it, or its {CONFIG} is another's: {told}"
-        ) from None
+        raise UserError(f"--set {' '.join(overrides)}: {_without_file(error)}") from None
 
 
-def _settings(path: Path) -> dict[str, Any]:
-    """Returns what a program wrote of its model beside the weights; {} without."""
-    return find_object(path.with_name(CONFIG)) or {}
+def _without_file(error: UserError) -> str:
+    """Returns a message about a configuration without the file that it begins with: the layout's, not the user's."""
+    return str(error).partition(": ")[2] or str(error)
 
 
 def _numbers(overrides: Sequence[str]) -> dict[str, int]:
-    """Returns the numbers among overrides, which a layout may need before there is a configuration."""
+    """Returns the numbers of attention heads among overrides, which a layout needs before there is a configuration."""
     pairs = (override.partition("=")[::2] for override in overrides)
-    return {key.strip(): int(value) for key, value in pairs if value.strip().isdecimal()}
+    return {key: int(value) for key, value in pairs if key in HEADS and re.fullmatch("[0-9]{1,6}", value)}
 
 
 def _check_names(names: Mapping[str, Tensor], places: Places, source: str) -> None:
     """Raises UserError for a name without a place or a reason, and for what a trunk or a head lacks."""
-    if strange := [name for name in names if name not in places.of and not places.reason(name)]:
+    if strange := [name for name in names if name not in places.targets and not places.reason(name)]:
         raise UserError(f"{source}: {some(strange)} has no place in this layout, and would be lost")
     if lost := places.missing(names):
         of = places.heads.get(lost[0])
@@ -174,16 +206,34 @@ def _check_names(names: Mapping[str, Tensor], places: Places, source: str) -> No
 def _placed(names: Mapping[str, Tensor], places: Places) -> dict[str, Tensor]:
     """Returns the weights under our names; both rows of a matching head exchanged where theirs are the other way."""
     found: dict[str, Tensor] = {}
-    for theirs, ours in places.of.items():
+    for theirs, ours in places.targets.items():
         if theirs in names:
             tensor = names[theirs].flip(0) if theirs in places.swapped else names[theirs]
             found |= dict.fromkeys(ours, tensor)
     return found
 
 
-def _answers(placed: Mapping[str, Tensor], task: str) -> int | None:
-    last = placed.get(f"clfs_dict.{task}.logit_fc.3.weight") if task else None
-    return None if last is None else len(last)
+def _task_entry(
+    placed: Mapping[str, Tensor], task: str, labels: Sequence[str], wanted: Sequence[str], source: str
+) -> dict[str, dict[str, Any]]:
+    """Returns the entry of the task whose head is kept; {} where none is asked for.
+
+    Raises:
+        UserError: a head is asked for, and the file has none that can be kept; or one that cannot be used.
+    """
+    if not task:
+        return {}
+    last = placed.get(f"clfs_dict.{task}.logit_fc.3.weight")
+    if last is None:
+        raise UserError(f"{source}: has no head of answers that could become {task}'s; leave out --task and --labels")
+    rows = len(last)
+    if len(labels) != rows:
+        told = f"{len(labels)} were given" if labels else "none were given"
+        raise UserError(
+            f"{source}: its head has {rows} answers, and {told}; --labels FILE names them in its order (a JSON list), "
+            "for no other program numbers answers as VOLTA does"
+        )
+    return {task: {"type": "VL-classifier", "num_labels": len(wanted or labels)}}
 
 
 def _in_order(
@@ -192,32 +242,44 @@ def _in_order(
     """Returns the weights with the answers' rows in the order of the task's data.
 
     Raises:
-        UserError: the answers' names are not given or not as many as the head's rows, or one of the data's is none of
-            them.
+        UserError: an answer of the head stands twice, or one of the data's is none of them.
     """
-    last = f"clfs_dict.{task}.logit_fc.3"
-    rows = len(placed[f"{last}.weight"])
-    if len(labels) != rows:
-        told = f"{len(labels)} were given" if labels else "none were given"
-        raise UserError(
-            f"{source}: its head has {rows} answers, and {told}; --labels FILE names them in its order (a JSON list), "
-            "for no other program numbers answers as VOLTA does"
-        )
     numbers = {answer: row for row, answer in enumerate(labels)}
-    if len(numbers) < rows:
+    if len(numbers) < len(labels):
         raise UserError(f"{source}: an answer stands twice in --labels")
     if lacking := [answer for answer in wanted if answer not in numbers]:
         raise UserError(f"{source}: its head has no answer {some(lacking)}, which the task's data have")
-    order = torch.tensor([numbers[answer] for answer in wanted or labels])
-    return {name: tensor[order] if name.startswith(f"{last}.") else tensor for name, tensor in placed.items()}
+    order, last = torch.tensor([numbers[answer] for answer in wanted or labels]), f"clfs_dict.{task}.logit_fc.3."
+    return {name: tensor[order] if name.startswith(last) else tensor for name, tensor in placed.items()}
 
 
-def _expected(config: Config, placed: Mapping[str, Tensor], task: str, answers: int | None) -> dict[str, Tensor]:
-    """Returns the model's own weights, without values; of heads those of which ``placed`` has some."""
+def _whole(
+    config: Config, placed: Mapping[str, Tensor], task: Mapping[str, Mapping[str, Any]], source: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Returns all weights of the model, and the names of those that the file has nothing for.
+
+    Raises:
+        UserError: a weight has no place in the model, or one is missing, misshapen or contradictory.
+    """
     with torch.device("meta"):
-        found = to_volta(BertForVLPreTraining(config))
-        if answers is not None:
-            entry = {"type": "VL-classifier", "num_labels": answers}
-            found = {**found, **to_volta(BertForVLTasks(config, {task: entry}))}
+        models: list[nn.Module] = [BertForVLPreTraining(config)]
+        models += [BertForVLTasks(config, task)] if task else []
+    expected = {name: tensor for model in models for name, tensor in to_volta(model).items()}
+    if strange := [name for name in placed if name not in expected]:
+        raise UserError(f"{source}: {some(strange)} has no place in a model of these settings; change --set")
     has_heads = any(name.startswith("cls.") for name in placed)
-    return {name: tensor for name, tensor in found.items() if has_heads or not name.startswith("cls.")}
+    initial = [name for name in expected if name not in placed and (has_heads or not name.startswith("cls."))]
+    if lost := [name for name in initial if not name.startswith("cls.")]:
+        raise UserError(f"{source}: {some(lost)} missing, of the whole model")
+    advice = "does --set contradict the weights?"
+    whole = dict(fitted({name: expected[name] for name in placed}, placed, source, advice))
+    for model in models:
+        check_shared(model, whole, source)
+        for shared in shared_names(model):  # a file may hold one weight twice
+            first = next((whole[name] for name in shared if name in whole), None)
+            whole |= {name: first for name in shared if name in whole and first is not None}
+    if initial:
+        torch.manual_seed(0)
+        start = to_volta(BertForVLPreTraining(config))
+        whole |= {name: start[name] for name in initial}
+    return whole, initial

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from volta_switch.errors import UserError
-from volta_switch.weight_tools.places import GivenWeights, Places
+from volta_switch.weight_tools.given import GivenWeights
+from volta_switch.weight_tools.places import Places
 from volta_switch.weight_tools.single_stream import uniter, visualbert
 from volta_switch.weight_tools.two_streams import lxmert, vilbert, volta_lxmert
 from volta_switch.weights.loading import LXMERT, UNITER, VILBERT, VISUAL_BERT, VOLTA_LXMERT, project_of

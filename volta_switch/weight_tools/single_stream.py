@@ -1,14 +1,20 @@
-"""Layouts of one stream: UNITER, and VisualBERT in its own files and Hugging Face's."""
+"""Layouts of one stream: UNITER, and VisualBERT in its own files and Hugging Face's.
+
+Each function returns the overrides of its layout's configuration, and the places of all names; it raises UserError
+where sizes are not known, or settings beside the weights are of a model that cannot be imported.
+"""
 
 from __future__ import annotations
 
 from volta_switch.config import load_config
 from volta_switch.config.depths import with_layers
-from volta_switch.weight_tools.places import BOTH, WORDS, GivenWeights, Places, head_widths, sizes
+from volta_switch.weight_tools.given import WORDS, GivenWeights
+from volta_switch.weight_tools.places import BOTH, ENDS, FIRST, Places, head_widths, sizes, training_settings
 
 
 def uniter(given: GivenWeights, task: str) -> tuple[list[str], Places]:
     """UNITER: seven numbers of a box, a tanh pooler of the text. In its matching, row 1 is aligned."""
+    given.expect(hidden_act="gelu")  # which its region classifier has, whatever its settings say
     places = _stream(given)
     for theirs, ours in (
         ("img_linear", "image_embeddings"),
@@ -20,18 +26,24 @@ def uniter(given: GivenWeights, task: str) -> tuple[list[str], Places]:
         places.module(f"img_embeddings.{theirs}", f"bert.embeddings.{ours}")
     types = "embeddings.token_type_embeddings.weight"
     places.tensor(types, f"bert.{types}", "bert.embeddings.image_token_type_embeddings.weight")
-    places.left_out["img_embeddings.mask_embedding."] = "added to masked regions in its pre-training; VOLTA's are zeros"
+    places.left_out["img_embeddings.mask_embedding.weight"] = (
+        "added to masked regions in its pre-training; VOLTA's are zeros"
+    )
     places.left_out["feat_regress."] = "predicts features by the transposed table of regions; no visual target does"
+    places.left_out |= {
+        f"cls.seq_relationship.{end}": "BERT's head, whether a sentence follows another" for end in ENDS
+    }
     places.matching_head("itm_output", swapped=True)
+    classifier = "region_classifier.net"
     for theirs, ours in (("0", "transform.dense"), ("2", "transform.LayerNorm"), ("3", "decoder_dict.0")):
-        places.module(f"region_classifier.net.{theirs}", f"cls.imagePredictions.{ours}", head="region_classifier")
-    places.left_out["cls.seq_relationship."] = "BERT's head, whether a sentence follows another"
+        places.module(f"{classifier}.{theirs}", f"cls.imagePredictions.{ours}", head="region_classifier")
     answers = given.head("vqa_output")
     if answers:
         places.answers_head(answers, task)
-    classes = given.heads.get("region_classifier.net.3.weight")
+    classes = given.heads.get(f"{classifier}.3.weight")
     overrides = [
         *_overrides(given, "ctrl_uniter_base", "img_embeddings.img_linear", "img_embeddings.pos_linear"),
+        *training_settings(given),
         *head_widths(given, answers=f"{answers}.0"),
         *([f"v_num_classes={len(classes)}"] if classes is not None else ()),
     ]
@@ -39,7 +51,8 @@ def uniter(given: GivenWeights, task: str) -> tuple[list[str], Places]:
 
 
 def visualbert(given: GivenWeights, task: str) -> tuple[list[str], Places]:
-    """VisualBERT: no boxes, a tanh pooler of the text. Its files have no head for regions."""
+    """VisualBERT: no boxes, a tanh pooler of the text. Its files have no head for regions, and no classifier."""
+    given.expect(model_type="visual_bert", bypass_transformer=False)
     places = _stream(given)
     hugging_face = "embeddings.visual_projection.weight" in given.trunk
     names = ("visual_projection", "visual_token_type_embeddings", "visual_position_embeddings")
@@ -48,19 +61,22 @@ def visualbert(given: GivenWeights, task: str) -> tuple[list[str], Places]:
     for name, ours in zip(theirs[1:], ("token_type_embeddings_visual", "position_embeddings_visual"), strict=True):
         places.tensor(f"embeddings.{name}.weight", f"bert.embeddings.{ours}.weight")
     places.matching_head("cls.seq_relationship")
-    if "cls.weight" in given.heads:
-        places.left_out["cls."] = (
-            "a linear layer of one of its tasks, which reads other states than any head of VOLTA's"
-        )
+    reads_others = "a linear layer of one of its tasks, which reads other states than any head of VOLTA's"
+    places.left_out |= {f"cls.{end}": reads_others for end in ENDS}
     places.left_out["embeddings.position_ids"] = "a list of the numbers of positions"
-    return _overrides(given, "ctrl_visualbert_base", f"embeddings.{theirs[0]}"), places
+    features = f"embeddings.{theirs[0]}"
+    given.expect(visual_embedding_dim=given.width(f"{features}.weight", 1))
+    overrides = _overrides(given, "ctrl_visualbert_base", features)
+    return [*overrides, *training_settings(given, "layer_norm_eps")], places
 
 
 def _stream(given: GivenWeights) -> Places:
     """Places what BERT and all of these have: text embeddings, layers, a pooler, the head for masked words."""
     places = Places()
     places.text_embeddings()
-    for layer in range(given.count("encoder.layer")):
+    layers = given.count("encoder.layer")
+    given.expect(num_hidden_layers=layers)
+    for layer in range(layers):
         places.layer(f"encoder.layer.{layer}", 2 * layer, BOTH)
     places.module("pooler.dense", "bert.t_pooler.dense")
     places.words_head()
@@ -74,7 +90,7 @@ def _overrides(given: GivenWeights, base: str, features: str, boxes: str = "") -
         *sizes(given, features, boxes),
         *(f"{key}={hidden}" for key in ("v_hidden_size", "pooler_size", "v_pooler_size")),
         f"v_num_attention_heads={given.attention_heads('num_attention_heads', hidden, 64)}",
-        f"v_intermediate_size={given.width('encoder.layer.0.intermediate.dense.weight')}",
+        f"v_intermediate_size={given.width(f'{FIRST}.intermediate.dense.weight')}",
         *("fusion_method=text", "fusion_act=tanh", "add_global_imgfeat=null"),
         *with_layers(load_config(base), given.count("encoder.layer")),
     ]

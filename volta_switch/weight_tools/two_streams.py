@@ -1,34 +1,44 @@
-"""Layouts of two streams: LXMERT, in its own files and Hugging Face's, and ViLBERT with 12-in-1."""
+"""Layouts of two streams: LXMERT, in its own files, Hugging Face's and VOLTA's, and ViLBERT with 12-in-1.
+
+Each function returns and raises as those of ``single_stream``.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
-from volta_switch.config.depths import lxmert_layers, vilbert_layers
+import torch
+
+from volta_switch.config import load_config
+from volta_switch.config.depths import lxmert_layers, lxmert_meetings, vilbert_layers, vilbert_meetings
 from volta_switch.errors import UserError
+from volta_switch.model.bert import BertForVLPreTraining
+from volta_switch.weight_tools.given import WORDS, GivenWeights
 from volta_switch.weight_tools.places import (
     BOTH,
     ENDS,
     FIRST,
     TEXT,
     VISION,
-    WORDS,
-    GivenWeights,
     Places,
     attention_parts,
     head_widths,
     sizes,
+    training_settings,
 )
 
 CROSS = attention_parts("visual_attention.att", "visual_attention.output")
+TARGETS = {"obj": "3", "attr": "4", "feat": "5"}  # what LXMERT predicts of a region -> VOLTA's visual target
 
 
 def lxmert(given: GivenWeights, task: str) -> tuple[list[str], Places]:
     """LXMERT: text and vision alone, then layers in which each attends to the other with shared weights.
 
-    Its poolers end in tanh, where VOLTA's configuration of LXMERT has ReLU. In its matching, row 1 is aligned.
+    Its pooler ends in tanh, where VOLTA's configuration of LXMERT has ReLU. In its matching, row 1 is aligned.
     """
     text, vision, crossed = (given.count(f"encoder.{name}") for name in ("layer", "r_layers", "x_layers"))
+    given.expect(model_type="lxmert", l_layers=text, r_layers=vision, x_layers=crossed)
     places = Places()
     places.text_embeddings()
     for theirs, ours in (
@@ -42,8 +52,8 @@ def lxmert(given: GivenWeights, task: str) -> tuple[list[str], Places]:
         places.layer(f"encoder.layer.{layer}", 2 * layer, TEXT)
     for layer in range(vision):
         places.layer(f"encoder.r_layers.{layer}", 2 * layer, VISION)
-    for layer in range(crossed):
-        theirs, meeting = f"encoder.x_layers.{layer}", 2 * max(text, vision) + 3 * layer
+    for layer, meeting in enumerate(lxmert_meetings(text, vision, crossed)):
+        theirs = f"encoder.x_layers.{layer}"
         places.attention(theirs, meeting, BOTH, CROSS)
         for streams, name in ((TEXT, "lang"), (VISION, "visn")):
             own = attention_parts(f"{name}_self_att.self", f"{name}_self_att.output")
@@ -52,42 +62,61 @@ def lxmert(given: GivenWeights, task: str) -> tuple[list[str], Places]:
     places.module("pooler.dense", "bert.t_pooler.dense")
     places.words_head()
     places.matching_head("cls.seq_relationship", swapped=True)
-    for part in ("dense", "LayerNorm"):
-        name = f"transform.{part}"
-        places.module(f"obj_predict_head.{name}", f"cls.imagePredictions.{name}", head="obj_predict_head")
-    for theirs, target in (("obj", "3"), ("attr", "4"), ("feat", "5")):
-        ours = f"cls.imagePredictions.decoder_dict.{target}"
-        places.module(f"obj_predict_head.decoder_dict.{theirs}", ours, head="obj_predict_head")
+    targets = _lxmert_regions(given, places)
     answers = given.head("logit_fc", "answer_head.logit_fc")
     if answers:
         places.answers_head(answers, task)
-    objects = "obj_predict_head.decoder_dict"
+    features, boxes, objects = "encoder.visn_fc.visn_fc", "encoder.visn_fc.box_fc", "obj_predict_head.decoder_dict"
+    given.expect(visual_feat_dim=given.width(f"{features}.weight", 1), visual_pos_dim=given.width(f"{boxes}.weight", 1))
     overrides = [
-        *sizes(given, "encoder.visn_fc.visn_fc", "encoder.visn_fc.box_fc"),
+        *sizes(given, features, boxes),
         *_as_wide(given, f"{FIRST}.intermediate.dense"),
+        *training_settings(given),
         *lxmert_layers(text, vision, crossed),
         *head_widths(given, f"{objects}.obj", f"{objects}.attr", f"{answers}.0"),
+        f"visual_target_weights={json.dumps(targets)}",
     ]
     return overrides, places
 
 
+def _lxmert_regions(given: GivenWeights, places: Places) -> dict[str, float]:
+    """Places the head of regions; returns the weights of its targets, of which the settings may leave some out."""
+    for part in ("dense", "LayerNorm"):
+        name = f"transform.{part}"
+        places.module(f"obj_predict_head.{name}", f"cls.imagePredictions.{name}", head="obj_predict_head")
+    there = [name for name in TARGETS if given.settings.get(f"visual_{name}_loss") is not False]
+    for name in there:
+        ours = f"cls.imagePredictions.decoder_dict.{TARGETS[name]}"
+        places.module(f"obj_predict_head.decoder_dict.{name}", ours, head="obj_predict_head")
+    return _target_weights(given, there or list(TARGETS))
+
+
+def _target_weights(given: GivenWeights, names: Iterable[str]) -> dict[str, float]:
+    """Returns the weight of each visual target: LXMERT has one for all."""
+    return {TARGETS[name]: given.settings.get("visual_loss_normalizer", 6.667) for name in names}
+
+
 def volta_lxmert(given: GivenWeights, task: str) -> tuple[list[str], Places]:
     """LXMERT as VOLTA's conversion writes it: VOLTA's names, with LXMERT's answers and its order of matching."""
-    places = Places()
-    for name in given.trunk:
-        places.tensor(name, f"bert.{name}")
-    answers = "cls.qaPredictions.logit_fc"
-    for name in given.heads:
-        if not name.startswith(f"{answers}."):
-            places.tensor(name, name, head="cls")
-    places.swapped |= {f"cls.bi_seq_relationship.{end}" for end in ENDS}
-    places.answers_head(answers, task)
+    answers, between = "cls.qaPredictions.logit_fc", "encoder.layer.1.intermediate.dense"
     boxes, decoders = "v_embeddings.image_location_embeddings", "cls.imagePredictions.decoder_dict"
     overrides = [
-        *sizes(given, "v_embeddings.image_embeddings", boxes, "encoder.layer.1.intermediate.dense"),
-        *_as_wide(given, "encoder.layer.1.intermediate.dense"),
+        *sizes(given, "v_embeddings.image_embeddings", boxes, between),
+        *_as_wide(given, between),
+        *training_settings(given),
         *head_widths(given, f"{decoders}.3", f"{decoders}.4", f"{answers}.0"),
+        f"visual_target_weights={json.dumps(_target_weights(given, TARGETS))}",
     ]
+    with torch.device("meta"):
+        own = BertForVLPreTraining(load_config("lxmert", overrides)).state_dict()
+    places = Places()
+    for name in own:
+        if name.startswith("bert."):
+            places.tensor(name.removeprefix("bert."), name)
+        else:
+            places.tensor(name, name, head=".".join(name.split(".")[:2]))
+    places.swapped |= {f"cls.bi_seq_relationship.{end}" for end in ENDS}
+    places.answers_head(answers, task)
     return overrides, places
 
 
@@ -109,25 +138,32 @@ def vilbert(given: GivenWeights, task: str) -> tuple[list[str], Places]:
     each of its texts, has no place in VOLTA's inputs; its heads were trained with it.
     """
     text, vision, crossed = (given.count(f"encoder.{name}") for name in ("layer", "v_layer", "c_layer"))
-    if vision != crossed or text < crossed:
+    if vision != crossed or text < crossed or not crossed:
         raise UserError(
             f"{given.source}: {text} text, {vision} vision and {crossed} crossing layers; expected as many of vision "
-            "as crossing ones, and no fewer of text: where else they would cross is not told by weights"
+            "as crossing ones, one at least, and no fewer of text"
         )
+    alone = text - crossed
+    given.expect(
+        num_hidden_layers=text, v_num_hidden_layers=vision, t_biattention_id=list(range(alone, text)),
+        v_biattention_id=list(range(crossed)), with_coattention=True, dynamic_attention=False, fast_mode=False,
+        in_batch_pairs=False, model="bert", visual_target=0,
+    )  # fmt: skip
     places = Places()
     places.text_embeddings()
     for name in ("image_embeddings", "image_location_embeddings", "LayerNorm"):
         places.module(f"v_embeddings.{name}", f"bert.v_embeddings.{name}")
-    alone = text - crossed
-    for layer in range(text):
-        places.layer(f"encoder.layer.{layer}", 2 * layer if layer < alone else 4 * layer - 2 * alone + 2, TEXT)
-    for layer in range(crossed):
-        theirs, meeting = f"encoder.c_layer.{layer}", 2 * alone + 4 * layer
+    meetings = vilbert_meetings(text, crossed)
+    for layer in range(alone):
+        places.layer(f"encoder.layer.{layer}", 2 * layer, TEXT)
+    for layer, meeting in enumerate(meetings):
+        theirs = f"encoder.c_layer.{layer}"
         for streams, number, name in ((VISION, "1", "v"), (TEXT, "2", "t")):
             parts = {part: f"{module}{number}" for part, module in attention_parts("biattention", "biOutput").items()}
             places.attention(theirs, meeting, streams, parts)
             places.feed_forward(theirs, meeting + 1, streams, f"{name}_intermediate", f"{name}_output")
             places.left_out[f"{theirs}.biOutput.q_dense{number}."] = "no program computes with it"
+        places.layer(f"encoder.layer.{alone + layer}", meeting + 2, TEXT)
         places.layer(f"encoder.v_layer.{layer}", meeting + 2, VISION)
     for name in ("t_pooler", "v_pooler"):
         places.module(f"{name}.dense", f"bert.{name}.dense")
@@ -139,31 +175,45 @@ def vilbert(given: GivenWeights, task: str) -> tuple[list[str], Places]:
     decoder = "cls.imagePredictions.decoder"
     places.module(decoder, f"{decoder}_dict.0", head="cls.imagePredictions")
     of_tasks = "it was trained with a word for the task in each text, which has no place in VOLTA's inputs"
-    places.left_out["embeddings.task_embeddings."] = of_tasks
-    for head in ("prediction", "prediction_gqa", "binary_prediction", "logit", "tri_prediction"):
-        places.left_out[f"vil_{head}."] = of_tasks
+    places.left_out["embeddings.task_embeddings.weight"] = of_tasks
+    for name in ("prediction", "prediction_gqa", "binary_prediction", "logit", "tri_prediction"):
+        places.left_out[f"vil_{name}."] = of_tasks
     places.left_out |= {"vision_logit.": of_tasks, "linguisic_logit.": of_tasks}
-    width, both = (
-        given.width(name) for name in ("v_embeddings.LayerNorm.weight", "encoder.c_layer.0.biattention.query2.weight")
-    )
+    classes = given.heads.get(f"{decoder}.weight")
+    fusion = given.setting("fusion_method", "mul", "sum")
+    overrides = [
+        *sizes(given, "v_embeddings.image_embeddings", "v_embeddings.image_location_embeddings"),
+        *_vilbert_widths(given, meetings),
+        *training_settings(given),
+        *([f"fusion_method={fusion}"] if fusion else ()),
+        *vilbert_layers(text, crossed),
+        *([f"v_num_classes={len(classes)}"] if classes is not None else ()),
+    ]
+    return overrides, places
+
+
+def _vilbert_widths(given: GivenWeights, meetings: list[int]) -> list[str]:
+    """Returns the overrides of vision's widths, and of the crossing layers'."""
+    width = given.width("v_embeddings.LayerNorm.weight")
+    both = given.width("encoder.c_layer.0.biattention.query2.weight")
+    between = given.width("encoder.v_layer.0.intermediate.dense.weight")
+    given.expect(v_hidden_size=width, bi_hidden_size=both, v_intermediate_size=between)
     vision_heads = given.attention_heads("v_num_attention_heads", width, 128)
-    heads = given.attention_heads("bi_num_attention_heads", both, both // vision_heads)
-    meetings = [str(2 * alone + 4 * layer) for layer in range(crossed)]
+    heads = given.attention_heads("bi_num_attention_heads", both, 128)
     of_meetings = {
         "sublayer2attn_hidden_size": both,
         "sublayer2num_attention_heads": heads,
         "sublayer2v_attn_hidden_size": both if both != width else None,
         "sublayer2v_num_attention_heads": heads if heads != vision_heads else None,
     }
-    overrides = [
-        *sizes(given, "v_embeddings.image_embeddings", "v_embeddings.image_location_embeddings"),
+    return [
         f"v_hidden_size={width}",
         f"v_num_attention_heads={vision_heads}",
-        f"v_intermediate_size={given.width('encoder.v_layer.0.intermediate.dense.weight')}",
+        f"v_intermediate_size={between}",
         f"pooler_size={given.width('t_pooler.dense.weight')}",
         f"v_pooler_size={given.width('v_pooler.dense.weight')}",
-        *(f"{key}={json.dumps(dict.fromkeys(meetings if each else (), each))}" for key, each in of_meetings.items()),
-        *vilbert_layers(text, crossed),
-        *([f"v_num_classes={len(given.heads[f'{decoder}.weight'])}"] if f"{decoder}.weight" in given.heads else ()),
+        *(
+            f"{key}={json.dumps(dict.fromkeys(map(str, meetings if each else ()), each))}"
+            for key, each in of_meetings.items()
+        ),
     ]
-    return overrides, places

@@ -243,6 +243,11 @@ def _signed(names: Iterable[str], project: str) -> str:
     return next((name for name in names if re.search(_OTHERS[project], name)), "")
 
 
+def is_a_bert(names: Iterable[str]) -> bool:
+    """Whether these are names of a BERT's layers."""
+    return any(_BERT.fullmatch(name) for name in names)
+
+
 def refuse_bert(names: Iterable[str], source: str, wanted: str) -> None:
     """As ``refuse_others`` for a BERT's, where a run's are wanted."""
     if found := next((name for name in names if _BERT.fullmatch(name)), ""):
