@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from volta_switch.checksums import read_recorded
+from volta_switch.checksums import is_there, read_recorded, verify
 from volta_switch.config import Config
 from volta_switch.config.loading import CONFIG, VOCABULARY, find_config
 from volta_switch.errors import UserError
@@ -96,7 +96,7 @@ def take_model(args: argparse.Namespace) -> None:
         if "task" in args and not args.task:
             args.task = (task_in(folder) or ("",))[0]
     if args.config_file is None:
-        args.config_file = folder or DEFAULT
+        args.config_file = str(Path(folder, CONFIG)) if folder else DEFAULT
 
 
 def task_in(folder: str | Path) -> tuple[str, dict[str, Any]] | None:
@@ -106,17 +106,14 @@ def task_in(folder: str | Path) -> tuple[str, dict[str, Any]] | None:
         UserError: its task file is damaged, or holds several.
     """
     path = Path(folder, TASK)
-    if not os.path.isfile(path):
+    if not is_there(path):
         return None
+    verify(path)
     entries: Any = read_yaml(path, "task", "it is written by fine-tuning")
-    if (
-        not isinstance(entries, dict)
-        or len(entries) != 1
-        or not all(isinstance(each, dict) for each in entries.values())
-    ):
+    found = list(entries.items()) if isinstance(entries, dict) else []
+    if len(found) != 1 or not isinstance(found[0][1], dict):
         raise UserError(f"{path}: expected one task, as fine-tuning writes it; name the task with --task")
-    ((key, entry),) = entries.items()
-    return str(key), entry
+    return str(found[0][0]), found[0][1]
 
 
 def config_name(source: str | Path) -> str:

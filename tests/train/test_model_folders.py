@@ -66,7 +66,7 @@ def test_a_fine_tuned_folder_says_its_task_and_no_places_of_data(world, finetune
 def test_flags_win_over_the_folder(finetuned, world):
     run = finetuned("ctrl_uniter", "refer")
     plain = args_of("--from_pretrained", run)
-    assert plain.config_file == str(run) and plain.task == "TASK10"
+    assert plain.config_file == str(run / "config.json") and plain.task == "TASK10"
     assert plain.from_pretrained == str(run / "pytorch_model_best.bin")
     given = args_of("--from_pretrained", run, "--task", "TASK1", "--config_file", "demo/switchbert")
     assert given.config_file == "demo/switchbert" and given.task == "TASK1"
@@ -98,7 +98,18 @@ def test_the_vocabulary_beside_a_model_is_its_own(pretrained, tmp_path):
     assert load_config(model).bert_model == str(model)
     assert load_config(model, ["bert_model=elsewhere"]).bert_model == "elsewhere"
     (model / "vocab.txt").unlink()
+    with pytest.raises(UserError, match=r"vocab\.txt"):  # which its checksums know of
+        load_config(model)
+    (model / "volta_switch.sums").unlink()
     assert load_config(model).bert_model != str(model)
+
+
+def test_a_shipped_name_is_no_folder_of_that_name(pretrained, tmp_path, monkeypatch):
+    moved(pretrained("ctrl_uniter"), tmp_path / "switchbert")
+    monkeypatch.chdir(tmp_path)
+    assert load_config("switchbert").switch is not None
+    assert args_of("--from_pretrained", "switchbert").config_file == "switchbert/config.json"
+    assert load_config("switchbert/config.json").switch is None
 
 
 def test_a_run_is_called_by_its_models_folder_and_its_task_once(pretrained, finetuned, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from volta_switch.checksums import read_recorded
+from volta_switch.checksums import is_there, read_recorded
 from volta_switch.config.schema import Config, SwitchConfig
 from volta_switch.errors import UserError
 from volta_switch.files import SHIPPED_FOLDERS, parse_json, parse_yaml, require_file
@@ -56,7 +56,7 @@ def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Iter
     else:
         path = find_config(source)
         values, origin = _read_json(path), str(path)
-        if path.name == CONFIG and os.path.isfile(path.with_name(VOCABULARY)):
+        if path.name == CONFIG and is_there(path.with_name(VOCABULARY)):
             values["bert_model"] = str(path.parent)
     for override in overrides:
         _apply_override(values, override)
@@ -73,12 +73,11 @@ def find_config(name: str | Path) -> Path:
         UserError: there is none; the nearest name is suggested.
     """
     given = Path(name)
-    if given.name and os.path.isfile(given / CONFIG):
-        return given / CONFIG
     spellings = [given, given.with_name(given.name + ".json")] if given.name else []
     tried = list(spellings)
     if not given.is_absolute():
         tried += [folder / spelling for folder in CONFIG_FOLDERS for spelling in spellings]
+    tried.append(given / CONFIG)  # behind the names: a run's folder may have one of them
     for path in tried:
         if os.path.isfile(path):
             return path

@@ -16,11 +16,12 @@ import torch
 from volta_switch import __version__
 from volta_switch.checksums import Changed, is_there, record_json, recording
 from volta_switch.config import load_config
+from volta_switch.config.loading import CONFIG
 from volta_switch.data.files.json_files import read_object
 from volta_switch.errors import UserError
 from volta_switch.identities import described, differences
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks, switch_encoder
-from volta_switch.model_folder import task_in
+from volta_switch.model_folder import is_model_folder, task_in
 from volta_switch.tasks import Evaluation, Task, build_task
 from volta_switch.tasks.retrieval import RetrievalTask
 from volta_switch.tasks.retrieval_dataset import inputs_identity
@@ -101,20 +102,12 @@ class EvaluationRun:
 
         Each with both values. Dropout and initial values count in training alone; a task may set the fusion itself.
         """
-        beside = Path(self.weights).with_name("config.json")
-        try:
-            trained = deciding_config(load_config(beside)) if is_there(beside) else None
-        except Changed:
-            raise
-        except UserError:  # of another version
-            trained = None
-        found = [] if trained is None else differences(trained, deciding_config(self.task.config))
+        folder, spec = Path(self.weights).parent, self.task.spec
+        trained, here = _of_folder(folder), deciding_config(self.task.config)
+        found = [] if trained is None else list(differences(trained, here))
         found = [each for each in found if not any(map(_is_of_training, each[0].split(".")))]
-        task = task_in(beside.parent)
-        return [
-            *found,
-            *(differences(task[1], self.task.spec.kept()) if task and task[0] == self.task.spec.key else ()),
-        ]
+        key, entry = (task_in(folder) if trained is not None else None) or ("", {})
+        return [*found, *(differences(entry, spec.kept()) if key == spec.key else ())]
 
     def autocast(self) -> torch.autocast:
         """Returns a block in the forward pass's precision."""
@@ -164,6 +157,16 @@ class EvaluationRun:
         shown += "".join(f"  {name}: {value}" for name, value in result.notes.items())
         print(f"{spec.name} {self.split}: {shown}", file=sys.stderr)
         print(f"written to {self.folder}", file=sys.stderr)
+
+
+def _of_folder(folder: Path) -> dict[str, Any] | None:
+    """Returns what decides of the configuration that a model's folder has; None where there is none, or another's."""
+    try:
+        return deciding_config(load_config(folder / CONFIG)) if is_model_folder(folder) else None
+    except Changed:
+        raise
+    except UserError:  # of another version
+        return None
 
 
 def prepare(args: argparse.Namespace, ranks_of_pairs: Ranks | None = None) -> EvaluationRun:
