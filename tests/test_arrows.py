@@ -32,12 +32,13 @@ ALLOWED = {
     "cost": ("base", "config", "model", "data"),
     "train": ("base", "package", "config", "model", "weights", "data", "tasks", "world", "cost"),
     "data_tools": ("base", "config", "data", "tasks"),
+    "weight_tools": (*MODELS, "data"),
     "routes": TRAINING,
     "study": ANALYSES,
     "study/report": ANALYSES,
     "controls": (*TRAINING, "study/report"),
     "plugin": (*MODELS, "package"),
-    "command line": (*ANALYSES, "data_tools", "study/report", "controls", "plugin"),
+    "command line": (*ANALYSES, "data_tools", "weight_tools", "study/report", "controls", "plugin"),
 }
 
 

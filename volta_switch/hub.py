@@ -14,10 +14,10 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from volta_switch.config.loading import VOCABULARY
 from volta_switch.errors import UserError
 from volta_switch.files import require_file
 
+VOCABULARY = "vocab.txt"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _SUFFIXES = (".bin", ".safetensors", ".pt", ".pth", ".th", ".ckpt", ".tar")
 

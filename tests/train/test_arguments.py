@@ -7,7 +7,7 @@ import torch
 
 from volta_switch import UserError
 from volta_switch.command import run_command
-from volta_switch.model_folder import take_model
+from volta_switch.config.model_folder import take_model
 from volta_switch.train.device import prepare_device
 from volta_switch.train.flag_values import run_name
 from volta_switch.train.flags import TRAINING, parser

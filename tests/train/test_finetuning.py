@@ -8,6 +8,7 @@ import torch
 from synthetic_world import ENTRY_POINTS, TASKS, equal_weights, json_of, log_of, refusal, weights_of
 from train.short_runs import FINETUNING
 from volta_switch.checksums import SUMS
+from volta_switch.config.model_folder import take_model
 from volta_switch.tasks import load_task
 from volta_switch.train.flags import finetuning_flags
 from volta_switch.train.loop import Trainer
@@ -55,7 +56,7 @@ def test_a_run_leaves_the_promised_files_and_no_others(finetuned, task):
     assert run.name == f"{NAMES[task]}_switchbert"
     assert {path.name for path in run.iterdir()} == {
         "config.json", "run.json", "command.txt", "log.jsonl", "metrics.json", "pytorch_model_best.bin", SUMS,
-        "checkpoints", ".lock", *(f"pytorch_model_{epoch}.bin" for epoch in range(3)),
+        "checkpoints", ".lock", "vocab.txt", "task.yml", *(f"pytorch_model_{epoch}.bin" for epoch in range(3)),
     }  # fmt: skip
     assert list((run.parent / "logs" / run.name).glob("events.out.tfevents*"))
 
@@ -220,7 +221,9 @@ def test_a_task_may_override_the_fusion_method(world, tmp_path):
 
 
 def test_defaults_are_the_methods():
-    args = vars(finetuning_flags().parse_args([]))
+    flags = finetuning_flags().parse_args([])
+    take_model(flags)
+    args = vars(flags)
     expected = {
         "warmup_proportion": 0.1, "adam_epsilon": 1e-6, "adam_betas": (0.9, 0.999), "weight_decay": 1e-4,
         "clip_grad_norm": 1.0, "config_file": "switchbert", "tasks_config_file": "config_tasks/ctrl_trainval_tasks.yml",

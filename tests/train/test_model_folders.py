@@ -9,7 +9,7 @@ import yaml
 
 from synthetic_world import json_of
 from volta_switch import UserError, load_config
-from volta_switch.model_folder import config_name, is_model_folder, take_model, task_in, weights_in
+from volta_switch.config.model_folder import config_name, is_model_folder, take_model, task_in, weights_in
 from volta_switch.routes import route_flags
 from volta_switch.routes.run import run_routes
 from volta_switch.train import evaluation, finetuning

@@ -20,9 +20,10 @@ from volta_switch.checksums import is_there, read_recorded
 from volta_switch.config.schema import Config, SwitchConfig
 from volta_switch.errors import UserError
 from volta_switch.files import SHIPPED_FOLDERS, parse_json, parse_yaml, require_file
+from volta_switch.hub import VOCABULARY
 from volta_switch.ranges import SHOWN, Unread, range_of, shown
 
-CONFIG, VOCABULARY = "config.json", "vocab.txt"  # of a model's folder
+CONFIG = "config.json"  # of a model's folder
 CONFIG_FOLDERS = tuple(folder / "config" for folder in SHIPPED_FOLDERS)
 
 # VOLTA's keys for models that this project does not build, with the only value it accepts.

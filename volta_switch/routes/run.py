@@ -13,11 +13,11 @@ import numpy as np
 
 from volta_switch.checksums import record_json
 from volta_switch.config import Config
+from volta_switch.config.model_folder import take_model
 from volta_switch.data.batches.collate import Batch
 from volta_switch.errors import UserError
 from volta_switch.model.bert import BertForVLTasks, switch_encoder
 from volta_switch.model.encoder import SwitchEncoder, encoder_of
-from volta_switch.model_folder import take_model
 from volta_switch.routes.measurements import intervene, watched
 from volta_switch.routes.record import (
     INPUT_NAMES,

@@ -36,9 +36,9 @@ from typing import Any
 
 from volta_switch.config import load_config
 from volta_switch.config.depths import with_layers, with_text_layers
+from volta_switch.config.model_folder import config_name
 from volta_switch.errors import UserError
 from volta_switch.files import here_or_shipped, read_yaml
-from volta_switch.model_folder import config_name
 from volta_switch.study.arms import Arm, PlannedTable, TaskFlags
 from volta_switch.study.claims import read_claims
 from volta_switch.study.command_lines import refuse_arms_flags, refuse_flags

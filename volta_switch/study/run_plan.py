@@ -13,9 +13,9 @@ from tempfile import TemporaryDirectory
 import yaml
 
 from volta_switch.config import Config, load_config
+from volta_switch.config.model_folder import config_name
 from volta_switch.errors import UserError
 from volta_switch.identities import RESULTS_VERSION
-from volta_switch.model_folder import config_name
 from volta_switch.ranges import WORDS
 from volta_switch.study.arms import Arm, PlannedTable, TaskFlags, chosen_seeds
 from volta_switch.study.command_lines import (

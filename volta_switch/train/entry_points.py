@@ -17,9 +17,9 @@ from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 
 from volta_switch.command import environment_number, is_in_environment, run_command
+from volta_switch.config.model_folder import take_model
 from volta_switch.errors import UserError
 from volta_switch.flag_parser import FlagParser
-from volta_switch.model_folder import take_model
 from volta_switch.train import flags, needed_files
 from volta_switch.train.flag_values import print_ineffective_settings
 from volta_switch.train.needed_files import NeededFiles

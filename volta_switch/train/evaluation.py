@@ -17,11 +17,11 @@ from volta_switch import __version__
 from volta_switch.checksums import Changed, is_there, record_json, recording
 from volta_switch.config import load_config
 from volta_switch.config.loading import CONFIG
+from volta_switch.config.model_folder import is_model_folder, task_in
 from volta_switch.data.files.json_files import read_object
 from volta_switch.errors import UserError
 from volta_switch.identities import described, differences
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks, switch_encoder
-from volta_switch.model_folder import is_model_folder, task_in
 from volta_switch.tasks import Evaluation, Task, build_task
 from volta_switch.tasks.retrieval import RetrievalTask
 from volta_switch.tasks.retrieval_dataset import inputs_identity

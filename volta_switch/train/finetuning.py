@@ -12,6 +12,7 @@ from typing import cast
 import torch
 
 from volta_switch.config import Config
+from volta_switch.config.model_folder import files_of
 from volta_switch.data.batches.collate import Batch
 from volta_switch.data.batches.loader import Loader
 from volta_switch.errors import UserError
@@ -104,7 +105,7 @@ def _finetune(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
         ),
         loader=loader,
         val_loader=val_loader,
-        task={spec.key: spec.kept()},
+        files=files_of(config, {spec.key: spec.kept()}),
         anneal_share=config.switch.finetune_anneal_share if config.switch is not None else None,
         validate=lambda batches: _validate(val_task, model, batches, device, rank),
     )

@@ -11,8 +11,8 @@ from typing import Any
 from volta_switch.command import environment_number
 from volta_switch.config import Config, load_config
 from volta_switch.config.checks import check_region_loss
+from volta_switch.config.model_folder import config_name
 from volta_switch.errors import UserError
-from volta_switch.model_folder import config_name
 from volta_switch.tasks.task_file import UNREAD, TaskSpec, load_task
 from volta_switch.train.flags import WITHOUT_EFFECT
 

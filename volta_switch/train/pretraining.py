@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 
 from volta_switch.config import Config
+from volta_switch.config.model_folder import files_of
 from volta_switch.data.batches.collate import Batch, BatchLayout
 from volta_switch.data.batches.concap_dataset import ConcapDataset
 from volta_switch.data.batches.loader import Loader, make_loader, start_epoch
@@ -110,6 +111,7 @@ def _pretrain(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
         data={"features_path": args.features_path, "annotations_path": args.annotations_path},
         fingerprints=vocabulary_fingerprint(config) | pair_fingerprints(args.annotations_path, args.features_path),
         loader=loaders["train"],
+        files=files_of(config),
         anneal_share=config.switch.anneal_share if config.switch is not None else None,
         val_loader=loaders["valid"],
         validate=lambda batches: validate(learner, batches, device, rank),

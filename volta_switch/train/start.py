@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from volta_switch.model.bert import switch_encoder
 from volta_switch.model.encoder import SwitchEncoder, encoder_of
 from volta_switch.model.noise import batch_dependent
 from volta_switch.model.switch import samples_until_floor
-from volta_switch.model_folder import files_of
 from volta_switch.train.checkpoints import Checkpoint, CheckpointStore, check_identity
 from volta_switch.train.device import compute_deterministically
 from volta_switch.train.loop import SavingSchedule, Trainer
@@ -51,7 +50,7 @@ class TrainingRun:
     loader: Loader
     val_loader: Loader
     validate: Callable[[Iterable[Batch]], Validation]
-    task: Mapping[str, Any] | None = None  # that is fine-tuned on, as its folder's task.yml has it
+    files: Mapping[str, bytes] = field(default_factory=dict)  # of its folder, beside configuration and weights
     anneal_share: float | None = None  # of the run, at which the temperature reaches its floor; None: by a rate
 
     @property
@@ -114,8 +113,7 @@ def start_run(
     if not is_own:
         folder.discard()
     command = [f"{run.entry_point}.py", *argv]
-    files = files_of(run.config, run.task)
-    folder.start(run.config, command, described, saved is not None, step, lines, args.log_ids, files)
+    folder.start(run.config, command, described, saved is not None, step, lines, args.log_ids, run.files)
     ranks.wait()  # all have read what they go on from
     if ranks.first:
         store.clear_unfinished()

@@ -19,8 +19,8 @@ from typing import Any
 
 from volta_switch.command import environment_number
 from volta_switch.config import load_config
+from volta_switch.config.model_folder import take_model
 from volta_switch.errors import UserError
-from volta_switch.model_folder import take_model
 from volta_switch.tasks.task_file import load_task
 from volta_switch.train.flag_values import load_model_config, load_pretraining_config, run_name
 

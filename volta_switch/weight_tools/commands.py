@@ -95,12 +95,13 @@ def inspect_text(source: Path, layout: str = "", overrides: Sequence[str] = ()) 
     """
     from tabulate import tabulate
 
+    from volta_switch.config import model_folder
     from volta_switch.weight_tools.given import weights_file
     from volta_switch.weight_tools.importing import import_weights
     from volta_switch.weights.files import read_weights
     from volta_switch.weights.loading import is_a_bert, is_of_a_run, project_of
 
-    path = weights_file(source, WEIGHTS)
+    path = weights_file(source, (*WEIGHTS, *model_folder.WEIGHTS))
     state = read_weights(path)
     if layout or project_of(state):
         del state  # read anew, with what stands beside it

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from volta_switch.checksums import read_recorded, record_json, recording
 from volta_switch.config import Config, load_config
-from volta_switch.config.loading import CONFIG, VOCABULARY
+from volta_switch.config.loading import CONFIG
+from volta_switch.config.model_folder import TASK
 from volta_switch.errors import UserError
-from volta_switch.hub import WEIGHTS
+from volta_switch.hub import VOCABULARY, WEIGHTS
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks
-from volta_switch.model_folder import TASK
 from volta_switch.weight_tools.given import as_floats, divided, read_settings, weights_file
 from volta_switch.weight_tools.layouts import Layout, layout_of
 from volta_switch.weight_tools.places import Places

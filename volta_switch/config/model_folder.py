@@ -19,14 +19,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from volta_switch.checksums import is_there, read_recorded, verify
-from volta_switch.config import Config
-from volta_switch.config.loading import CONFIG, VOCABULARY, find_config
+from volta_switch.config.loading import CONFIG, find_config
+from volta_switch.config.schema import Config
 from volta_switch.errors import UserError
 from volta_switch.files import parse_json, read_yaml
-from volta_switch.hub import find_vocabulary
+from volta_switch.hub import VOCABULARY, find_vocabulary
 
 WEIGHTS = ("model.safetensors", "pytorch_model_best.bin")
 TASK = "task.yml"
@@ -77,6 +75,8 @@ def files_of(config: Config, task: Mapping[str, Any] | None = None) -> dict[str,
     """
     found = {VOCABULARY: read_recorded(find_vocabulary(config.bert_model))}
     if task is not None:
+        import yaml  # here, not above: only who has read a task file needs it
+
         found[TASK] = yaml.safe_dump(dict(task), sort_keys=False, allow_unicode=True).encode()
     return found
 

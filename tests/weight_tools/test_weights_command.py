@@ -119,6 +119,9 @@ def test_inspect_knows_runs_and_berts(world, tmp_path):
     write_weights(tmp_path / "run.bin", BertForVLPreTraining(world.config("ctrl_uniter")).state_dict())
     said = " ".join(inspect_text(tmp_path / "run.bin").split())
     assert "weights of a run, this project's or VOLTA's" in said and "cls.predictions" in said
+    (tmp_path / "run").mkdir()
+    write_weights(tmp_path / "run" / "pytorch_model_best.bin", read_weights(tmp_path / "run.bin"))
+    assert inspect_text(tmp_path / "run").split() == inspect_text(tmp_path / "run.bin").split()
     torch.save(hugging_face_state(), tmp_path / "pytorch_model.bin")
     bert = " ".join(inspect_text(tmp_path).split())
     assert "weights of a BERT layers 3" in bert
