@@ -61,8 +61,13 @@ def recording(path: Path) -> Iterator[Path]:
 
 def record_json(path: Path, value: Any) -> None:
     """Writes JSON like ``files.write_json``, and keeps the file's checksum in its folder."""
+    record_bytes(path, json_bytes(value))
+
+
+def record_bytes(path: Path, content: bytes) -> None:
+    """Writes a file of this content, and keeps its checksum in its folder; raises as ``recording``."""
     with recording(path) as temporary:
-        temporary.write_bytes(json_bytes(value))
+        temporary.write_bytes(content)
 
 
 def record(path: Path) -> None:

@@ -11,7 +11,7 @@ import site
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -63,9 +63,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # what open() would have given; mkstemp's files are private
+        temporary.chmod(0o666 & ~umask())  # what open() would have given; mkstemp's files are private
         temporary.replace(path)
     except OSError as error:
         if isinstance(error, UserError) or not _concerns(error, path, temporary):
@@ -75,6 +73,13 @@ def replacing(path: Path) -> Iterator[Path]:
         if temporary is not None:
             with suppress(OSError):  # it is gone already, or the disk has become read-only; the first error counts
                 temporary.unlink()
+
+
+def umask() -> int:
+    """Returns the permissions that this process keeps from what it makes; mkstemp and mkdtemp ask nothing of it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _concerns(error: OSError, path: Path, temporary: Path | None) -> bool:
@@ -117,6 +122,11 @@ def here_or_shipped(name: str | Path) -> Path:
     if path.exists() or path.is_absolute():
         return path
     return next((folder / path for folder in SHIPPED_FOLDERS if (folder / path).is_file()), path)
+
+
+def first_there(folder: str | Path, names: Iterable[str]) -> Path | None:
+    """Returns the first of these files that a folder holds; None without one."""
+    return next((Path(folder, name) for name in names if os.path.isfile(Path(folder, name))), None)
 
 
 def require_file(path: Path, what: str, advice: str) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from volta_switch.errors import UserError
-from volta_switch.files import require_file
+from volta_switch.files import first_there, require_file
 
 VOCABULARY = "vocab.txt"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -66,9 +66,8 @@ def find_bert(source: str | Path, fetch: bool = True) -> Path:
     if os.path.isfile(path):
         return path
     if os.path.isdir(path):
-        for name in WEIGHTS:
-            if os.path.isfile(path / name):
-                return path / name
+        if found := first_there(path, WEIGHTS):
+            return found
         raise UserError(f"{path}: holds neither {WEIGHTS[0]} nor {WEIGHTS[1]}")
     if not _is_hub_name(str(source)):
         raise UserError(f"{path}: no BERT there; expected a folder with {WEIGHTS[0]} or {WEIGHTS[1]}, or a hub name")

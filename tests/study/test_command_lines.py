@@ -153,6 +153,10 @@ def test_a_table_has_nothing_twice_and_no_more_than_there_is(study_of, table, sa
         ({"tasks": {"TASK10": {}, 10: {}}}, "tasks: 10 stands there twice"),
         ({"routes": {"arms": ["first", "first"]}}, "routes: arms: first stands there twice"),
         ({"routes": {"arms": ["first"], "seeds": 3}}, "routes: seeds: 3, but first has 2"),
+        *(
+            ({"routes": {"arms": ["first"], "seeds": wrong}}, "routes: seeds: expected how many of the seeds, 1 or")
+            for wrong in (None, 0, True, [], "2", 1.5)
+        ),
         ({"routes": {"arms": ["first"]}, "tables": {"t": {"arms": ["second"]}}}, "routes: first is in no table"),
         ({"world": None, "data": {"feature_path": "x"}}, "data: unknown key feature_path; it has tasks_config_file"),
     ],

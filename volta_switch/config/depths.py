@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from volta_switch.config.schema import Config
 from volta_switch.errors import UserError
 
+BERTS_LAYERS = 12  # of BERT-base, which initialise a model's first ones
+
 
 def with_layers(config: Config, layers: int) -> tuple[str, ...]:
     """Returns the overrides of a single-stream encoder, static or switched, with so many layers.
@@ -54,18 +56,6 @@ def with_text_layers(config: Config, layers: int) -> tuple[str, ...]:
     return _overrides(lists, _from_bert(attention, own))
 
 
-def _from_bert(attention: list[int], feed_forward: list[int], most: int = 12) -> dict[str, dict[str, int]]:
-    """Returns which sublayers BERT's layers initialise."""
-    return {
-        "bert_layer2attn_sublayer": {str(n): sublayer for n, sublayer in enumerate(attention[:most])},
-        "bert_layer2ff_sublayer": {str(n): sublayer for n, sublayer in enumerate(feed_forward[:most])},
-    }
-
-
-def _overrides(*fields: Mapping[str, object]) -> tuple[str, ...]:
-    return tuple(f"{key}={json.dumps(value)}" for some in fields for key, value in some.items())
-
-
 def lxmert_layers(text: int, vision: int, crossed: int) -> tuple[str, ...]:
     """Returns the overrides of an LXMERT: layers of text alone, of vision alone, and those in which both meet.
 
@@ -109,3 +99,15 @@ def _sublayers(attention: Mapping[str, list[int]], text: list[int], vision: list
     """Returns the lists of a configuration: who attends to whom, query first, and the feed-forward ones."""
     lists = {f"{pair}_attn_sublayers": numbers for pair, numbers in attention.items()}
     return {**lists, "t_ff_sublayers": text, "v_ff_sublayers": vision}
+
+
+def _from_bert(attention: list[int], feed_forward: list[int]) -> dict[str, dict[str, int]]:
+    """Returns which sublayers BERT's layers initialise."""
+    return {
+        "bert_layer2attn_sublayer": {str(n): sublayer for n, sublayer in enumerate(attention[:BERTS_LAYERS])},
+        "bert_layer2ff_sublayer": {str(n): sublayer for n, sublayer in enumerate(feed_forward[:BERTS_LAYERS])},
+    }
+
+
+def _overrides(*fields: Mapping[str, object]) -> tuple[str, ...]:
+    return tuple(f"{key}={json.dumps(value)}" for some in fields for key, value in some.items())

@@ -23,7 +23,7 @@ from volta_switch.checksums import is_there, read_recorded, verify
 from volta_switch.config.loading import CONFIG, find_config
 from volta_switch.config.schema import Config
 from volta_switch.errors import UserError
-from volta_switch.files import parse_json, read_yaml
+from volta_switch.files import first_there, parse_json, read_yaml
 from volta_switch.hub import VOCABULARY, find_vocabulary
 
 WEIGHTS = ("model.safetensors", "pytorch_model_best.bin")
@@ -54,9 +54,8 @@ def weights_in(folder: str | Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    for name in WEIGHTS:
-        if os.path.isfile(Path(folder, name)):
-            return Path(folder, name)
+    if found := first_there(folder, WEIGHTS):
+        return found
     raise UserError(
         f"{folder}: holds neither {' nor '.join(WEIGHTS)}; has its run written weights? (its epochs' files, "
         "pytorch_model_<epoch>.bin, can be given by themselves)"
@@ -75,10 +74,15 @@ def files_of(config: Config, task: Mapping[str, Any] | None = None) -> dict[str,
     """
     found = {VOCABULARY: read_recorded(find_vocabulary(config.bert_model))}
     if task is not None:
-        import yaml  # here, not above: only who has read a task file needs it
-
-        found[TASK] = yaml.safe_dump(dict(task), sort_keys=False, allow_unicode=True).encode()
+        found[TASK] = task_bytes(task)
     return found
+
+
+def task_bytes(task: Mapping[str, Any]) -> bytes:
+    """Returns what ``task.yml`` holds of a task: its key and, below it, its entry."""
+    import yaml  # here, not above: only who has read a task file needs it
+
+    return yaml.safe_dump(dict(task), sort_keys=False, allow_unicode=True).encode()
 
 
 def take_model(args: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@
 | ``tables`` | see below; without them there is one of all arms and tasks, which varies the model |
 | ``routes`` | ``arms`` that switch, whose routes on every task of theirs are reported, for how many ``seeds`` (1) or \
 which, and flags of ``volta-switch routes`` |
-| ``minimum_effect`` | the smallest effect of interest, in points (``power.sizing``), set before anything is run |
+| ``minimum_effect`` | the smallest effect of interest, in points (``sizing.sizing``), set before anything is run |
 
 Of the study's settings an arm changes ``set`` (added), ``pretraining`` (merged; false: none), ``tasks``, ``world``,
 ``data`` (merged) and ``seeds``. ``layers`` gives a single-stream model another depth, ``text_layers`` a ViLBERT
@@ -53,7 +53,8 @@ ARM_KEYS = ("model", "layers", "text_layers", "world", "data", *SHARED)
 DEPTHS = {"layers": with_layers, "text_layers": with_text_layers}
 WORLDS_FIELDS = ("bert_model", "vocab_size")  # of a configuration: a synthetic world decides them
 SHOWN = ("flops", "pretraining")
-TABLE_KEYS = ("title", "arms", "tasks", "varies", "claims", "published", *SHOWN, "seeds", "pilot", "dial")
+SEEDS_KEYS = ("seeds", "pilot")
+TABLE_KEYS = ("title", "arms", "tasks", "varies", "claims", "published", *SHOWN, *SEEDS_KEYS, "dial")
 
 
 @dataclass(frozen=True)
@@ -224,6 +225,8 @@ def _table(where: str, name: str, given: Any, arms: Mapping[str, Arm], tasks: tu
     for key in ("arms", "tasks", "varies", "claims"):
         if not isinstance(given.get(key) or [], list):
             raise UserError(f"{where}.{key}: expected a list, found {given[key]!r}")
+    settings: dict[str, Any] = {key: given.get(key, False) for key in SHOWN}
+    settings |= {key: _chosen_seeds(f"{where}.{key}", given[key]) for key in SEEDS_KEYS if given.get(key) is not None}
     table = PlannedTable(
         name=name,
         arms=tuple(map(str, given.get("arms") or arms)),
@@ -232,9 +235,7 @@ def _table(where: str, name: str, given: Any, arms: Mapping[str, Arm], tasks: tu
         varies=tuple(map(str, given.get("varies") or ("model",))),
         claims=read_claims(given.get("claims") or [], f"{where}.claims"),
         published=given.get("published") or {},
-        **{key: given.get(key, False) for key in SHOWN},
-        seeds=_chosen_seeds(f"{where}.seeds", given.get("seeds")),
-        pilot=_chosen_seeds(f"{where}.pilot", given.get("pilot")),
+        **settings,
         sweep=_sweep(where, given.get("dial")),
     )
     _check_table(where, table, arms, tasks)
@@ -276,12 +277,12 @@ def _check_seeds(where: str, chosen: int | tuple[int, ...] | None, arm: str, own
         raise UserError(f"{where}: {arm} has no seed {lacking[0]} ({listed}); add it to arms.{arm}.seeds")
 
 
-def _chosen_seeds(where: str, given: Any) -> int | tuple[int, ...] | None:
-    """Reads which of its arms' seeds a table takes."""
+def _chosen_seeds(where: str, given: Any) -> int | tuple[int, ...]:
+    """Reads which of its arms' seeds a table or a report of routes takes."""
     if isinstance(given, list) and given and all(type(seed) is int for seed in given):
         refuse_twice(where, given)
         return tuple(given)
-    if given is None or (type(given) is int and given > 0):
+    if type(given) is int and given > 0:
         return given
     raise UserError(f"{where}: expected how many of the seeds, 1 or more, or a list of them, found {given!r}")
 
@@ -310,7 +311,7 @@ def _routes(
     names, seeds = flags.pop("arms", []), flags.pop("seeds", 1)
     if written and (not isinstance(names, list) or not names):
         raise UserError(f"{path}: routes: expected arms, a list of those whose routes are reported, found {names!r}")
-    seeds = _chosen_seeds(f"{path}: routes: seeds", seeds) or 1
+    seeds = _chosen_seeds(f"{path}: routes: seeds", seeds)
     for name in names:
         if name not in arms:
             raise UserError(f"{path}: routes: {name} is none of {', '.join(arms)}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from volta_switch.checksums import record_json, recording
+from volta_switch.checksums import record_bytes, record_json
 from volta_switch.cost.executed import parameters
 from volta_switch.errors import UserError
 from volta_switch.statistics import estimate_mean
@@ -107,8 +107,7 @@ def make_tables(plan: RunPlan, finished_only: bool = False) -> StudyResults:
         "table.tex": "\n\n".join(map(as_latex, found.tables)) + "\n",
     }
     for name, content in written.items():
-        with recording(folder / name) as temporary:
-            temporary.write_text(content, encoding="utf-8")
+        record_bytes(folder / name, content.encode())
     record_json(folder / "table.json", found.to_dict())
     return found
 

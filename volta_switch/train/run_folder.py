@@ -31,7 +31,7 @@ from typing import Any, TextIO
 
 import torch
 
-from volta_switch.checksums import SUMS, is_there, record_json, recording, verify
+from volta_switch.checksums import SUMS, is_there, record_bytes, record_json, verify
 from volta_switch.config import Config
 from volta_switch.config.loading import CONFIG
 from volta_switch.errors import UserError
@@ -113,11 +113,9 @@ class RunFolder:
         self.log_lines = len(lines_of(log))
         record_json(self.path / CONFIG, config.to_dict())
         for name, content in (files or {}).items():
-            with recording(self.path / name) as temporary:
-                temporary.write_bytes(content)
+            record_bytes(self.path / name, content)
         record_json(self.path / "run.json", {"command": argv, **settings, "environment": environment()})
-        with recording(self.path / "command.txt") as temporary:
-            temporary.write_bytes(os.fsencode(shlex.join(argv)) + b"\n")  # file names as they are
+        record_bytes(self.path / "command.txt", os.fsencode(shlex.join(argv)) + b"\n")  # file names as they are
 
     def refuse_results(self, resume: bool) -> None:
         """Keeps what a run has left from one that would start anew in its folder; nothing is changed.

@@ -97,15 +97,14 @@ def inspect_text(source: Path, layout: str = "", overrides: Sequence[str] = ()) 
 
     from volta_switch.config import model_folder
     from volta_switch.weight_tools.given import weights_file
-    from volta_switch.weight_tools.importing import import_weights
+    from volta_switch.weight_tools.importing import import_state
     from volta_switch.weights.files import read_weights
     from volta_switch.weights.loading import is_a_bert, is_of_a_run, project_of
 
     path = weights_file(source, (*WEIGHTS, *model_folder.WEIGHTS))
     state = read_weights(path)
     if layout or project_of(state):
-        del state  # read anew, with what stands beside it
-        return import_text(import_weights(path, layout, overrides))
+        return import_text(import_state(path, state, layout, overrides))
     kind = "a run, this project's or VOLTA's" if is_of_a_run(state) else "a BERT" if is_a_bert(state) else ""
     if not kind:
         raise UserError(f"{path}: neither a run's weights nor a BERT's, nor of a layout that is known")

@@ -18,12 +18,11 @@ from torch import Tensor
 from volta_switch.config.loading import CONFIG
 from volta_switch.data.files.json_files import read_object
 from volta_switch.errors import UserError
-from volta_switch.files import require_file
-from volta_switch.weights.loading import check_finite, some
+from volta_switch.files import first_there, require_file
+from volta_switch.weights.loading import check_finite, other_kind, some
 
 WORDS = "embeddings.word_embeddings.weight"
 DECODER = "cls.predictions.decoder"
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SHARDED = "*.index.json"  # Hugging Face's list of the parts of a checkpoint
 
 
@@ -147,9 +146,8 @@ def weights_file(source: str | Path, found: Sequence[str]) -> Path:
     path = Path(source)
     if not path.is_dir():
         return path
-    for name in found:
-        if (path / name).is_file():
-            return path / name
+    if there := first_there(path, found):
+        return there
     parts = next(iter(path.glob(_SHARDED)), None)
     if parts is not None:
         raise UserError(
@@ -163,16 +161,14 @@ def as_floats(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     """Returns weights as float32, and whole numbers as they are.
 
     Raises:
-        UserError: a tensor is sparse, nested, without values, quantised, complex or a single number; or not finite.
+        UserError: a tensor is of a kind that ``loading.fitted`` refuses, or a single number; or not finite.
     """
     found = {}
     for name, tensor in state.items():
-        dense = not tensor.is_nested and tensor.layout == torch.strided and not tensor.is_meta
-        if not dense or not tensor.dim() or tensor.is_quantized or tensor.is_complex():
-            raise UserError(f"{source}: {some([name])} is no dense tensor of weights, but {_kind(tensor)}")
-        if tensor.is_floating_point() and tensor.dtype not in _FLOATS:
-            raise UserError(f"{source}: {some([name])} is a tensor of {tensor.dtype}; expected 16, 32 or 64 bits")
-        found[name] = tensor.float() if tensor.is_floating_point() else tensor
+        floats = tensor.is_floating_point()
+        if kind := other_kind(tensor, floats) or ("" if tensor.dim() else "a single number"):
+            raise UserError(f"{source}: {some([name])} is {kind}; expected a dense tensor of weights")
+        found[name] = tensor.float() if floats else tensor
     check_finite(found, source, "; give other weights")
     return found
 
@@ -211,14 +207,6 @@ def _tied(heads: dict[str, Tensor], words: Tensor, source: str) -> dict[str, Ten
     if any(name.startswith("cls.predictions.") for name in heads):
         heads.setdefault(f"{DECODER}.weight", words)
     return heads
-
-
-def _kind(tensor: Tensor) -> str:
-    if tensor.is_meta:
-        return "one without values (meta)"
-    if tensor.is_nested or tensor.layout != torch.strided:
-        return "a sparse or nested one"
-    return "a single number" if not tensor.dim() else f"one of {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def _number(name: str, start: str) -> str:

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
-from volta_switch.checksums import read_recorded, record_json, recording
+from volta_switch.checksums import read_recorded, record_bytes, record_json
 from volta_switch.config import Config, load_config
 from volta_switch.config.loading import CONFIG
-from volta_switch.config.model_folder import TASK
+from volta_switch.config.model_folder import TASK, task_bytes
 from volta_switch.errors import UserError
+from volta_switch.files import umask
 from volta_switch.hub import VOCABULARY, WEIGHTS
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks
 from volta_switch.weight_tools.given import as_floats, divided, read_settings, weights_file
@@ -100,7 +100,19 @@ def import_weights(
     if task and not TASK_NAME.fullmatch(task):
         raise UserError(f"--task {task!r}: expected TASK and a number, as task files have it: TASK1")
     path = weights_file(source, WEIGHTS)
-    state = read_weights(path)
+    return import_state(path, read_weights(path), layout, overrides, task, labels, wanted)
+
+
+def import_state(
+    path: Path,
+    state: Mapping[str, Tensor],
+    layout: str = "",
+    overrides: Sequence[str] = (),
+    task: str = "",
+    labels: Sequence[str] = (),
+    wanted: Sequence[str] = (),
+) -> ImportedModel:
+    """Does the same with what ``weights.files.read_weights`` has read of ``path``."""
     project = project_of(state)
     if is_of_a_run(state) and not project:
         raise UserError(f"{path}: these are weights of a run, this project's or VOLTA's, and need no import")
@@ -138,11 +150,10 @@ def write_model(model: ImportedModel, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        unfinished.chmod(0o777 & ~_umask())
+        unfinished.chmod(0o777 & ~umask())
         vocabulary = model.source.with_name(VOCABULARY)
         if vocabulary.is_file():
-            with recording(unfinished / VOCABULARY) as temporary:
-                temporary.write_bytes(read_recorded(vocabulary))
+            record_bytes(unfinished / VOCABULARY, read_recorded(vocabulary))
         record_json(unfinished / CONFIG, model.config.to_dict())
         regions = {
             "regions": model.layout.regions,
@@ -152,19 +163,12 @@ def write_model(model: ImportedModel, folder: Path) -> None:
         }
         record_json(unfinished / REGIONS, regions)
         if model.task:
-            with recording(unfinished / TASK) as temporary:
-                temporary.write_text(yaml.safe_dump(dict(model.task), sort_keys=False), encoding="utf-8")
+            record_bytes(unfinished / TASK, task_bytes(model.task))
         write_weights(unfinished / WEIGHTS[0], model.state, recorded=True)
         os.replace(unfinished, folder)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-
-
-def _umask() -> int:
-    before = os.umask(0)
-    os.umask(before)
-    return before
 
 
 def _configuration(layout: Layout, own: Sequence[str], overrides: Sequence[str], source: str) -> Config:

@@ -37,8 +37,6 @@ class Places:
     """Of theirs: two rows that stand for mismatched and aligned, in that order; ours are the other way round."""
     left_out: dict[str, str] = field(default_factory=dict)
     """Beginning of theirs -> why no model here has it."""
-    task: str = ""
-    """The task whose head the answers become; "": none."""
 
     def module(self, theirs: str, *ours: str, head: str = "") -> None:
         """Places weight and bias of a module."""
@@ -105,7 +103,6 @@ class Places:
                 self.module(f"{theirs}.{part}", f"clfs_dict.{task}.logit_fc.{part}", head=theirs)
             else:
                 self.left_out |= {f"{theirs}.{part}.{end}": ANSWERS for end in ENDS}
-        self.task = task
 
     def missing(self, given: Iterable[str]) -> list[str]:
         """Returns the names without which the trunk, or a head that is there in part, is not whole."""
@@ -148,6 +145,25 @@ def sizes(
     return [f"{key}={value}" for key, value in known.items()]
 
 
+def vision_like_text(given: GivenWeights, between: str = f"{FIRST}.intermediate.dense") -> list[str]:
+    """Returns the overrides of a model whose streams are equally wide, and whose poolers end in tanh.
+
+    Args:
+        given: the weights.
+        between: the first layer's map to the feed-forward width.
+
+    Raises:
+        UserError: as ``sizes``.
+    """
+    hidden = given.width(WORDS, 1)
+    return [
+        *(f"{key}={hidden}" for key in ("v_hidden_size", "pooler_size", "v_pooler_size")),
+        f"v_num_attention_heads={given.attention_heads('num_attention_heads', hidden, 64)}",
+        f"v_intermediate_size={given.width(f'{between}.weight')}",
+        "fusion_act=tanh",
+    ]
+
+
 def training_settings(given: GivenWeights, *more: str) -> list[str]:
     """Returns the overrides that the settings tell and shapes do not, of those that the layout's program reads.
 
@@ -163,14 +179,18 @@ def training_settings(given: GivenWeights, *more: str) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in known.items()]
 
 
-def head_widths(given: GivenWeights, classes: str = "", attributes: str = "", answers: str = "") -> list[str]:
+def head_widths(
+    given: GivenWeights, classes: str = "", attributes: str = "", answers: str = "", background: bool = False
+) -> list[str]:
     """Returns the overrides that heads tell, each where the file has it.
 
     Args:
         given: the weights.
-        classes, attributes: the decoders of the detector's classes and attributes, without a background.
+        classes, attributes: the decoders of the detector's classes and attributes.
         answers: the first layer of the classifier.
+        background: the decoders have a row for no object, as VOLTA's have; else it is counted in addition.
     """
-    known = {"v_num_classes": (classes, 1), "v_num_attributes": (attributes, 1), "clf_hidden_size": (answers, 0)}
+    more = 0 if background else 1
+    known = {"v_num_classes": (classes, more), "v_num_attributes": (attributes, more), "clf_hidden_size": (answers, 0)}
     found = {key: (given.heads.get(f"{name}.weight"), more) for key, (name, more) in known.items()}
     return [f"{key}={len(tensor) + more}" for key, (tensor, more) in found.items() if tensor is not None]

@@ -8,8 +8,16 @@ from __future__ import annotations
 
 from volta_switch.config import load_config
 from volta_switch.config.depths import with_layers
-from volta_switch.weight_tools.given import WORDS, GivenWeights
-from volta_switch.weight_tools.places import BOTH, ENDS, FIRST, Places, head_widths, sizes, training_settings
+from volta_switch.weight_tools.given import GivenWeights
+from volta_switch.weight_tools.places import (
+    BOTH,
+    ENDS,
+    Places,
+    head_widths,
+    sizes,
+    training_settings,
+    vision_like_text,
+)
 
 
 def uniter(given: GivenWeights, task: str) -> tuple[list[str], Places]:
@@ -40,12 +48,10 @@ def uniter(given: GivenWeights, task: str) -> tuple[list[str], Places]:
     answers = given.head("vqa_output")
     if answers:
         places.answers_head(answers, task)
-    classes = given.heads.get(f"{classifier}.3.weight")
     overrides = [
         *_overrides(given, "ctrl_uniter_base", "img_embeddings.img_linear", "img_embeddings.pos_linear"),
         *training_settings(given),
-        *head_widths(given, answers=f"{answers}.0"),
-        *([f"v_num_classes={len(classes)}"] if classes is not None else ()),
+        *head_widths(given, f"{classifier}.3", answers=f"{answers}.0", background=True),
     ]
     return overrides, places
 
@@ -85,12 +91,9 @@ def _stream(given: GivenWeights) -> Places:
 
 def _overrides(given: GivenWeights, base: str, features: str, boxes: str = "") -> list[str]:
     """Returns those of sizes, depth and pooling; no global region."""
-    hidden = given.width(WORDS, 1)
     return [
         *sizes(given, features, boxes),
-        *(f"{key}={hidden}" for key in ("v_hidden_size", "pooler_size", "v_pooler_size")),
-        f"v_num_attention_heads={given.attention_heads('num_attention_heads', hidden, 64)}",
-        f"v_intermediate_size={given.width(f'{FIRST}.intermediate.dense.weight')}",
-        *("fusion_method=text", "fusion_act=tanh", "add_global_imgfeat=null"),
+        *vision_like_text(given),
+        *("fusion_method=text", "add_global_imgfeat=null"),
         *with_layers(load_config(base), given.count("encoder.layer")),
     ]

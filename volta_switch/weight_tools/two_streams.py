@@ -14,11 +14,10 @@ from volta_switch.config import load_config
 from volta_switch.config.depths import lxmert_layers, lxmert_meetings, vilbert_layers, vilbert_meetings
 from volta_switch.errors import UserError
 from volta_switch.model.bert import BertForVLPreTraining
-from volta_switch.weight_tools.given import WORDS, GivenWeights
+from volta_switch.weight_tools.given import GivenWeights
 from volta_switch.weight_tools.places import (
     BOTH,
     ENDS,
-    FIRST,
     TEXT,
     VISION,
     Places,
@@ -26,9 +25,11 @@ from volta_switch.weight_tools.places import (
     head_widths,
     sizes,
     training_settings,
+    vision_like_text,
 )
 
 CROSS = attention_parts("visual_attention.att", "visual_attention.output")
+REGION_HEAD = "cls.imagePredictions"  # the head for masked regions, in ours and ViLBERT's
 TARGETS = {"obj": "3", "attr": "4", "feat": "5"}  # what LXMERT predicts of a region -> VOLTA's visual target
 
 
@@ -70,7 +71,7 @@ def lxmert(given: GivenWeights, task: str) -> tuple[list[str], Places]:
     given.expect(visual_feat_dim=given.width(f"{features}.weight", 1), visual_pos_dim=given.width(f"{boxes}.weight", 1))
     overrides = [
         *sizes(given, features, boxes),
-        *_as_wide(given, f"{FIRST}.intermediate.dense"),
+        *vision_like_text(given),
         *training_settings(given),
         *lxmert_layers(text, vision, crossed),
         *head_widths(given, f"{objects}.obj", f"{objects}.attr", f"{answers}.0"),
@@ -83,10 +84,10 @@ def _lxmert_regions(given: GivenWeights, places: Places) -> dict[str, float]:
     """Places the head of regions; returns the weights of its targets, of which the settings may leave some out."""
     for part in ("dense", "LayerNorm"):
         name = f"transform.{part}"
-        places.module(f"obj_predict_head.{name}", f"cls.imagePredictions.{name}", head="obj_predict_head")
+        places.module(f"obj_predict_head.{name}", f"{REGION_HEAD}.{name}", head="obj_predict_head")
     there = [name for name in TARGETS if given.settings.get(f"visual_{name}_loss") is not False]
     for name in there:
-        ours = f"cls.imagePredictions.decoder_dict.{TARGETS[name]}"
+        ours = f"{REGION_HEAD}.decoder_dict.{TARGETS[name]}"
         places.module(f"obj_predict_head.decoder_dict.{name}", ours, head="obj_predict_head")
     return _target_weights(given, there or list(TARGETS))
 
@@ -99,10 +100,10 @@ def _target_weights(given: GivenWeights, names: Iterable[str]) -> dict[str, floa
 def volta_lxmert(given: GivenWeights, task: str) -> tuple[list[str], Places]:
     """LXMERT as VOLTA's conversion writes it: VOLTA's names, with LXMERT's answers and its order of matching."""
     answers, between = "cls.qaPredictions.logit_fc", "encoder.layer.1.intermediate.dense"
-    boxes, decoders = "v_embeddings.image_location_embeddings", "cls.imagePredictions.decoder_dict"
+    boxes, decoders = "v_embeddings.image_location_embeddings", f"{REGION_HEAD}.decoder_dict"
     overrides = [
         *sizes(given, "v_embeddings.image_embeddings", boxes, between),
-        *_as_wide(given, between),
+        *vision_like_text(given, between),
         *training_settings(given),
         *head_widths(given, f"{decoders}.3", f"{decoders}.4", f"{answers}.0"),
         f"visual_target_weights={json.dumps(_target_weights(given, TARGETS))}",
@@ -118,17 +119,6 @@ def volta_lxmert(given: GivenWeights, task: str) -> tuple[list[str], Places]:
     places.swapped |= {f"cls.bi_seq_relationship.{end}" for end in ENDS}
     places.answers_head(answers, task)
     return overrides, places
-
-
-def _as_wide(given: GivenWeights, between: str) -> list[str]:
-    """Returns LXMERT's overrides for vision, which is as wide as text, and its activation of poolers."""
-    hidden = given.width(WORDS, 1)
-    return [
-        *(f"{key}={hidden}" for key in ("v_hidden_size", "pooler_size", "v_pooler_size")),
-        f"v_num_attention_heads={given.attention_heads('num_attention_heads', hidden, 64)}",
-        f"v_intermediate_size={given.width(f'{between}.weight')}",
-        "fusion_act=tanh",
-    ]
 
 
 def vilbert(given: GivenWeights, task: str) -> tuple[list[str], Places]:
@@ -165,21 +155,7 @@ def vilbert(given: GivenWeights, task: str) -> tuple[list[str], Places]:
             places.left_out[f"{theirs}.biOutput.q_dense{number}."] = "no program computes with it"
         places.layer(f"encoder.layer.{alone + layer}", meeting + 2, TEXT)
         places.layer(f"encoder.v_layer.{layer}", meeting + 2, VISION)
-    for name in ("t_pooler", "v_pooler"):
-        places.module(f"{name}.dense", f"bert.{name}.dense")
-    places.words_head()
-    places.matching_head("cls.bi_seq_relationship")
-    for part in ("dense", "LayerNorm"):
-        name = f"cls.imagePredictions.transform.{part}"
-        places.module(name, name, head="cls.imagePredictions")
-    decoder = "cls.imagePredictions.decoder"
-    places.module(decoder, f"{decoder}_dict.0", head="cls.imagePredictions")
-    of_tasks = "it was trained with a word for the task in each text, which has no place in VOLTA's inputs"
-    places.left_out["embeddings.task_embeddings.weight"] = of_tasks
-    for name in ("prediction", "prediction_gqa", "binary_prediction", "logit", "tri_prediction"):
-        places.left_out[f"vil_{name}."] = of_tasks
-    places.left_out |= {"vision_logit.": of_tasks, "linguisic_logit.": of_tasks}
-    classes = given.heads.get(f"{decoder}.weight")
+    _vilbert_heads(places)
     fusion = given.setting("fusion_method", "mul", "sum")
     overrides = [
         *sizes(given, "v_embeddings.image_embeddings", "v_embeddings.image_location_embeddings"),
@@ -187,9 +163,26 @@ def vilbert(given: GivenWeights, task: str) -> tuple[list[str], Places]:
         *training_settings(given),
         *([f"fusion_method={fusion}"] if fusion else ()),
         *vilbert_layers(text, crossed),
-        *([f"v_num_classes={len(classes)}"] if classes is not None else ()),
+        *head_widths(given, f"{REGION_HEAD}.decoder", background=True),
     ]
     return overrides, places
+
+
+def _vilbert_heads(places: Places) -> None:
+    """Places poolers and heads of pre-training; those of 12-in-1's tasks are left out."""
+    for name in ("t_pooler", "v_pooler"):
+        places.module(f"{name}.dense", f"bert.{name}.dense")
+    places.words_head()
+    places.matching_head("cls.bi_seq_relationship")
+    for part in ("dense", "LayerNorm"):
+        name = f"{REGION_HEAD}.transform.{part}"
+        places.module(name, name, head=REGION_HEAD)
+    places.module(f"{REGION_HEAD}.decoder", f"{REGION_HEAD}.decoder_dict.0", head=REGION_HEAD)
+    of_tasks = "it was trained with a word for the task in each text, which has no place in VOLTA's inputs"
+    places.left_out["embeddings.task_embeddings.weight"] = of_tasks
+    for name in ("prediction", "prediction_gqa", "binary_prediction", "logit", "tri_prediction"):
+        places.left_out[f"vil_{name}."] = of_tasks
+    places.left_out |= {"vision_logit.": of_tasks, "linguisic_logit.": of_tasks}
 
 
 def _vilbert_widths(given: GivenWeights, meetings: list[int]) -> list[str]:

@@ -270,8 +270,9 @@ def fitted(own: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str, 
         UserError: a tensor is of another kind or shape, or holds a number that is not finite.
     """
     for name, tensor in given.items():
-        if found := _other_kind(own[name], tensor):
-            kind = "floating-point numbers" if own[name].is_floating_point() else "whole numbers"
+        floats = own[name].is_floating_point()
+        if found := other_kind(tensor, floats):
+            kind = "floating-point numbers" if floats else "whole numbers"
             raise UserError(f"{source}: {some([name])} is {found}; expected a dense tensor of {kind}")
     for name, tensor in given.items():
         if tensor.shape != own[name].shape:
@@ -308,19 +309,24 @@ def shared_names(model: nn.Module) -> list[list[str]]:
     return [names for names in groups.values() if len(names) > 1]
 
 
+def other_kind(given: Tensor, floats: bool) -> str:
+    """Returns what keeps a tensor from being a parameter, whatever its shape; "" where nothing does.
+
+    Args:
+        given: the tensor.
+        floats: the parameter holds floating-point numbers, not whole ones.
+    """
+    if given.is_nested or given.layout != torch.strided:
+        return "a sparse or nested tensor"
+    if given.is_meta:
+        return "a tensor without values (meta)"
+    if given.dtype not in (_FLOATS if floats else _WHOLE):
+        return f"a tensor of {str(given.dtype).removeprefix('torch.')}"
+    return ""
+
+
 def _is_finite(tensor: Tensor) -> bool:
     """Whether all numbers are; the extremes say it, a NaN being both, in a seventh of ``isfinite``'s time."""
     if not tensor.numel() or not tensor.is_floating_point():
         return True
     return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))
-
-
-def _other_kind(own: Tensor, given: Tensor) -> str:
-    """Returns what keeps a tensor from being a parameter, whatever its shape; "" where nothing does."""
-    if given.is_nested or given.layout != torch.strided:
-        return "a sparse or nested tensor"
-    if given.is_meta:
-        return "a tensor without values (meta)"
-    if given.dtype not in (_FLOATS if own.is_floating_point() else _WHOLE):
-        return f"a tensor of {str(given.dtype).removeprefix('torch.')}"
-    return ""
