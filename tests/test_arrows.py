@@ -16,23 +16,24 @@ from typing import NamedTuple
 PACKAGE = Path(__file__).parents[1] / "volta_switch"
 # The command line: these modules, and each folder's ``commands`` and ``__main__``. Others beside folders are "base".
 COMMAND_LINE = ("cli", "quick", "__main__")
-MODELS = ("base", "config", "model", "weights")
-TRAINING = (*MODELS, "package", "data", "tasks", "world", "cost", "train")
+MODELS = ("base", "config", "weights", "data", "model")
+TRAINING = (*MODELS, "package", "tasks", "world", "cost", "cards", "train")
 ANALYSES = (*TRAINING, "routes", "study")
 # Folder -> what it may import, itself apart. "package" is what ``from volta_switch import ...`` offers.
 ALLOWED = {
     "base": (),
     "config": ("base",),
     "package": ("base", "config", "model"),
-    "model": ("base", "config"),
-    "weights": ("base", "config", "model"),
+    "weights": ("base", "config"),
     "data": ("base", "config"),
+    "model": ("base", "config", "weights", "data"),
     "tasks": ("base", "config", "model", "data"),
     "world": ("base", "config", "data", "tasks"),
     "cost": ("base", "config", "model", "data"),
-    "train": ("base", "package", "config", "model", "weights", "data", "tasks", "world", "cost"),
+    "cards": ("base", "config"),
+    "train": (*MODELS, "package", "tasks", "world", "cost", "cards"),
     "data_tools": ("base", "config", "data", "tasks"),
-    "weight_tools": (*MODELS, "data"),
+    "weight_tools": (*MODELS, "tasks"),
     "routes": TRAINING,
     "study": ANALYSES,
     "study/report": ANALYSES,

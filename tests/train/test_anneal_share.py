@@ -9,8 +9,8 @@ from train.short_runs import PRETRAINING
 from train.test_several_processes import NO_DROPOUT, divided, from_step, newest, same_end_weights, same_training
 from volta_switch import BertForVLPreTraining, load_config
 from volta_switch.model.bert import switch_encoder
-from volta_switch.model.switch import FLOOR_SAMPLES
 from volta_switch.weights import fingerprint, load_volta
+from volta_switch.weights.loading import FLOOR_SAMPLES
 
 SHARE = {"switch.anneal_share": 0.5, "switch.alignment_norm": "batch"}
 FLOOR = 20  # of 40 samples

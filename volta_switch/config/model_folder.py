@@ -6,6 +6,9 @@
 | ``model.safetensors``, else ``pytorch_model_best.bin`` | its weights; a run keeps them under VOLTA's name alone |
 | ``vocab.txt`` | its vocabulary; it counts before the configuration's ``bert_model``, wherever that may be |
 | ``task.yml`` | of a fine-tuned one: its task as a task file has it, without the places of data |
+| ``labels.json`` | of one with a list of answers: what each row of its head stands for, a JSON list |
+| ``preprocessor.json`` | what its region features are |
+| ``training.json``, ``README.md`` | how it came about and what it scored, for programs and for people |
 
 ``--from_pretrained FOLDER`` stands for all of them: the weights and, unless other flags say otherwise, configuration,
 vocabulary and task. A folder that is moved or renamed is the same model.
@@ -28,6 +31,10 @@ from volta_switch.hub import VOCABULARY, find_vocabulary
 
 WEIGHTS = ("model.safetensors", "pytorch_model_best.bin")
 TASK = "task.yml"
+LABELS = "labels.json"
+REGIONS = "preprocessor.json"
+TRAINING = "training.json"
+CARD = "README.md"
 DEFAULT = "switchbert"  # the configuration where none is given
 _OURS = "tt_attn_sublayers"  # a key of this project's and VOLTA's configurations, and of no BERT's
 

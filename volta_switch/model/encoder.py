@@ -25,7 +25,6 @@ from volta_switch.model.noise import Site, fold_in
 from volta_switch.model.rows import PackedLayout, States, join
 from volta_switch.model.sublayers import AttentionSublayer, FeedForwardSublayer
 from volta_switch.model.switch import (
-    FLOOR_SAMPLES,
     Forced,
     Routes,
     Switcher,
@@ -37,6 +36,7 @@ from volta_switch.model.switch import (
     soft_weights,
     switch_inputs,
 )
+from volta_switch.weights.loading import FLOOR_SAMPLES
 
 S = TypeVar("S")  # the states of a forward pass in some form
 

@@ -20,11 +20,11 @@ from volta_switch.config import SwitchConfig
 from volta_switch.errors import UserError
 from volta_switch.model.noise import exponential
 from volta_switch.model.rows import PackedLayout, States, join
+from volta_switch.weights.loading import FLOOR_SAMPLES
 
 # (which text state, which vision state) of each input candidate: 0 is layer l-1's output, 1 the older input.
 INPUT_CANDIDATES = ((0, 0), (1, 0), (0, 1), (1, 1))
 
-FLOOR_SAMPLES = "switch_floor_samples"  # an encoder's buffer, which weights of before there were shares lack
 EPSILON = 1e-5  # is added to a variance
 MOMENTUM = 0.1  # share of a step in running statistics; more of the first ten
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from volta_switch.checksums import read_recorded, record_bytes, record_json
 from volta_switch.config import Config, load_config
 from volta_switch.config.loading import CONFIG
-from volta_switch.config.model_folder import TASK, task_bytes
+from volta_switch.config.model_folder import REGIONS, TASK, task_bytes
 from volta_switch.errors import UserError
 from volta_switch.files import umask
 from volta_switch.hub import VOCABULARY, WEIGHTS
@@ -41,7 +41,6 @@ from volta_switch.weights.loading import (
     to_volta,
 )
 
-REGIONS = "preprocessor.json"
 HEADS = ("num_attention_heads", "v_num_attention_heads")  # what --set may say of a file that has no config.json
 TASK_NAME = re.compile(r"TASK[0-9]{1,4}")
 

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from volta_switch.errors import UserError
-from volta_switch.model.switch import FLOOR_SAMPLES
 
+FLOOR_SAMPLES = "switch_floor_samples"  # an encoder's buffer, which weights of before there were shares lack
 # Keys under which training programs store weights beside optimisers, epochs and the like.
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "module", "net", "network", "weights")
 _DEEPEST = 8
