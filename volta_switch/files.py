@@ -82,6 +82,28 @@ def umask() -> int:
     return mask
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Gives a folder to fill inside the block; after it stands at ``path``, whole or not at all.
+
+    Raises:
+        UserError: something is there already; an empty folder may be.
+        OSError: it cannot be written; nothing is left.
+    """
+    path = Path(os.path.realpath(path))
+    if os.path.lexists(path) and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path}: is there already; give another folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        unfinished.chmod(0o777 & ~umask())
+        yield unfinished
+        os.replace(unfinished, path)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
 def _concerns(error: OSError, path: Path, temporary: Path | None) -> bool:
     """Returns whether an error is one of writing; a block may read other files, too, whose errors name them."""
     return error.filename is None or temporary is None or str(error.filename) in (str(path), str(temporary))

@@ -1,6 +1,7 @@
 """A run's folder is a model: weights, configuration, vocabulary and task, wherever it lies and however it is called."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 import yaml
 
 from synthetic_world import json_of
-from volta_switch import UserError, load_config
+from volta_switch import BertForVLTasks, UserError, load_config
 from volta_switch.config.model_folder import config_name, is_model_folder, take_model, task_in, weights_in
 from volta_switch.routes import route_flags
 from volta_switch.routes.run import run_routes
@@ -136,13 +137,59 @@ def test_what_is_no_model_folder_is_left_to_others(world, tmp_path):
     assert args_of("--from_pretrained", bert).from_pretrained == str(bert)
 
 
+@pytest.mark.parametrize(("model", "task"), [("switchbert", "vqa"), ("ctrl_uniter", "refer")])
+def test_in_python_a_folder_answers_as_the_test_says(world, finetuned, tmp_path, model, task):
+    run = finetuned(model, task)
+    evaluation.main(
+        [*world.data_flags("eval_task", task), "--from_pretrained", str(run), "--output_dir", str(tmp_path)]
+    )
+    (results,) = tmp_path.glob("*/val_result.json")
+    expected = json_of(results)
+    loaded = BertForVLTasks.from_pretrained(moved(run, tmp_path / "moved"))
+    read = world.task(task, loaded.config).dataset("val", training=False)
+    asked = [(entry.question if task == "vqa" else entry.caption, str(entry.image_id)) for entry in read.entries]
+    store = world.task(task, loaded.config).store("val")
+    found = loaded.predict([text for text, _ in asked], [store[name] for _, name in asked], batch_size=5)
+    if task == "vqa":
+        by_id = {str(entry.question_id): each.label for entry, each in zip(read.entries, found, strict=True)}
+        assert by_id == {str(result["question_id"]): result["answer"] for result in expected} and len(by_id) > 20
+        labels = json_of(run / "labels.json")["TASK1"]
+        assert labels == read.label2ans == list(found[0].labels)
+    else:
+        by_id = {entry.sent_id: each.region for entry, each in zip(read.entries, found, strict=True)}
+        assert by_id == {result["id"]: result["target"] for result in expected} and len(by_id) > 20
+        assert not (run / "labels.json").exists()
+
+
+def test_answers_in_another_order_are_refused(world, finetuned, tmp_path, capsys):
+    model = moved(finetuned("switchbert", "vqa"), tmp_path / "model")
+    (model / "volta_switch.sums").unlink()
+    labels = json_of(model / "labels.json")
+    labels["TASK1"][1:3] = labels["TASK1"][2:0:-1]
+    (model / "labels.json").write_text(json.dumps(labels))
+    flags = [*world.data_flags("eval_task", "vqa"), "--from_pretrained", str(model), "--output_dir", str(tmp_path)]
+    for command in (evaluation.main, finetuning.main):
+        with pytest.raises(UserError, match=r"labels\.json: not the answers of the data .*: answer 1 is") as caught:
+            command(flags)
+        assert "\n" not in str(caught.value) and os.listdir(tmp_path) == ["model"]
+    other = {"TASK2": labels["TASK1"]}  # of a head that is not asked for
+    (model / "labels.json").write_text(json.dumps(other))
+    evaluation.main(flags)
+    (model / "labels.json").write_text(json.dumps({"TASK1": labels["TASK1"][:-1]}))
+    with pytest.raises(UserError, match="not the answers of the data"):
+        evaluation.main([*flags, "--overwrite"])
+
+
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
         (lambda model: (model / "config.json").write_text("{"), "config.json"),
         (lambda model: (model / "pytorch_model_best.bin").unlink(), "holds neither model.safetensors nor"),
         (lambda model: (model / "task.yml").write_text("- a list"), "expected one task, as fine-tuning writes it"),
-        (lambda model: (model / "task.yml").write_text("TASK1: {}\nTASK2: {}\n"), "name the task with --task"),
+        (
+            lambda model: (model / "task.yml").write_text("TASK1: {}\nTASK2: {}\n"),
+            "found TASK1, TASK2; name one with --task",
+        ),
         (lambda model: (model / "task.yml").write_text(": : :"), "task.yml"),
     ],
 )

@@ -4,9 +4,9 @@
 |---|---|
 | ``config.json`` | its configuration |
 | ``model.safetensors``, else ``pytorch_model_best.bin`` | its weights; a run keeps them under VOLTA's name alone |
-| ``vocab.txt`` | its vocabulary; it counts before the configuration's ``bert_model``, wherever that may be |
+| ``vocab.txt`` | its vocabulary, which counts before ``bert_model``; for other programs as ``tokenizer.json``, too |
 | ``task.yml`` | of a fine-tuned one: its task as a task file has it, without the places of data |
-| ``labels.json`` | of one with a list of answers: what each row of its head stands for, a JSON list |
+| ``labels.json`` | of one with a list of answers: by task, what each row of its head stands for |
 | ``preprocessor.json`` | what its region features are |
 | ``training.json``, ``README.md`` | how it came about and what it scored, for programs and for people |
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from volta_switch.checksums import is_there, read_recorded, verify
 from volta_switch.config.loading import CONFIG, find_config
 from volta_switch.config.schema import Config
 from volta_switch.errors import UserError
-from volta_switch.files import first_there, parse_json, read_yaml
+from volta_switch.files import first_there, json_bytes, parse_json, read_yaml
 from volta_switch.hub import VOCABULARY, find_vocabulary
 
 WEIGHTS = ("model.safetensors", "pytorch_model_best.bin")
@@ -35,6 +35,8 @@ LABELS = "labels.json"
 REGIONS = "preprocessor.json"
 TRAINING = "training.json"
 CARD = "README.md"
+TOKENIZER = "tokenizer.json"
+BESIDE = (VOCABULARY, TOKENIZER, LABELS, REGIONS, TRAINING, CARD)  # of a folder: what its model does not say itself
 DEFAULT = "switchbert"  # the configuration where none is given
 _OURS = "tt_attn_sublayers"  # a key of this project's and VOLTA's configurations, and of no BERT's
 
@@ -69,20 +71,68 @@ def weights_in(folder: str | Path) -> Path:
     )
 
 
-def files_of(config: Config, task: Mapping[str, Any] | None = None) -> dict[str, bytes]:
+def files_of(
+    config: Config, tokenizer: str, task: Mapping[str, Any] | None = None, labels: Sequence[str] = ()
+) -> dict[str, bytes]:
     """Returns what belongs to a model beside configuration and weights: name -> content.
 
     Args:
         config: its configuration.
+        tokenizer: what ``tokenizer.json`` holds.
         task: of a fine-tuned one, what ``task.yml`` holds.
+        labels: what each row of its head stands for; () where it has no labels.
 
     Raises:
         UserError: there is no vocabulary.
     """
-    found = {VOCABULARY: read_recorded(find_vocabulary(config.bert_model))}
+    found = {VOCABULARY: read_recorded(find_vocabulary(config.bert_model)), TOKENIZER: tokenizer.encode()}
     if task is not None:
         found[TASK] = task_bytes(task)
+        found |= {LABELS: json_bytes({key: list(labels) for key in task})} if labels else {}
     return found
+
+
+def read_labels(content: bytes, source: str) -> dict[str, list[str]]:
+    """Returns what ``labels.json`` says: task -> what each row of its head stands for.
+
+    Raises:
+        UserError: it says something else; ``source`` is named.
+    """
+    try:
+        found = parse_json(content.decode("utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not all(_are_labels(labels) for labels in found.values()):
+        raise UserError(f"{source}: expected a JSON object, task -> list of answers, as fine-tuning writes it")
+    return found
+
+
+def _are_labels(labels: Any) -> bool:
+    return isinstance(labels, list) and all(isinstance(label, str) for label in labels)
+
+
+def refuse_other_labels(weights: str | Path, task: str, labels: Sequence[str]) -> None:
+    """Compares what a model's head was trained to mean with what the data at hand call its rows.
+
+    Args:
+        weights: a file of weights; the labels lie in its folder, where it is a model's.
+        task: the head's.
+        labels: the data's.
+
+    Raises:
+        UserError: the two differ: right answers would count as wrong ones.
+    """
+    path = Path(weights).parent / LABELS
+    if not labels or not is_model_folder(path.parent) or not is_there(path):
+        return
+    known = read_labels(read_recorded(path), str(path)).get(task)
+    if known is None or known == list(labels):
+        return
+    place = next((row for row, (one, other) in enumerate(zip(known, labels, strict=False)) if one != other), None)
+    told = f"{len(known)} answers, the data {len(labels)}"
+    if place is not None:
+        told = f"answer {place} is {known[place]!r}, in the data {labels[place]!r}"
+    raise UserError(f"{path}: not the answers of the data that are named: {told}; take the data that it was trained on")
 
 
 def task_bytes(task: Mapping[str, Any]) -> bytes:
@@ -110,21 +160,32 @@ def take_model(args: argparse.Namespace) -> None:
         args.config_file = str(Path(folder, CONFIG)) if folder else DEFAULT
 
 
+def tasks_in(folder: str | Path) -> dict[str, dict[str, Any]]:
+    """Returns the tasks that a model has heads of, key -> entry; {} where it was not fine-tuned.
+
+    Raises:
+        UserError: its task file is damaged.
+    """
+    path = Path(folder, TASK)
+    if not is_there(path):
+        return {}
+    verify(path)
+    entries: Any = read_yaml(path, "task", "it is written by fine-tuning")
+    if not isinstance(entries, dict) or not entries or not all(isinstance(entry, dict) for entry in entries.values()):
+        raise UserError(f"{path}: expected one task, as fine-tuning writes it; name the task with --task")
+    return {str(key): entry for key, entry in entries.items()}
+
+
 def task_in(folder: str | Path) -> tuple[str, dict[str, Any]] | None:
     """Returns key and entry of the task that a model was fine-tuned on; None where there is none.
 
     Raises:
         UserError: its task file is damaged, or holds several.
     """
-    path = Path(folder, TASK)
-    if not is_there(path):
-        return None
-    verify(path)
-    entries: Any = read_yaml(path, "task", "it is written by fine-tuning")
-    found = list(entries.items()) if isinstance(entries, dict) else []
-    if len(found) != 1 or not isinstance(found[0][1], dict):
-        raise UserError(f"{path}: expected one task, as fine-tuning writes it; name the task with --task")
-    return str(found[0][0]), found[0][1]
+    entries = tasks_in(folder)
+    if len(entries) > 1:
+        raise UserError(f"{Path(folder, TASK)}: expected one task, found {', '.join(entries)}; name one with --task")
+    return next(iter(entries.items()), None)
 
 
 def config_name(source: str | Path) -> str:

@@ -212,6 +212,25 @@ def global_feature(features: np.ndarray) -> np.ndarray:
     return as_float32(features).sum(axis=0) / max(len(features), 1)
 
 
+def image_sample(regions: Regions, num_locs: int, max_regions: int | None = None) -> dict[str, np.ndarray]:
+    """Returns what a task's sample holds about an image, see ``batches.collate``.
+
+    Args:
+        regions: all of the image; the global feature is the mean of all, as in VOLTA.
+        num_locs: values of a region's location.
+        max_regions: only the first ones are among the others; None: all.
+
+    Returns:
+        image_feat (n, F), as the file holds it, image_loc (n, num_locs) and global_feat (F,), both float32.
+    """
+    shown = regions.first(max_regions)
+    return {
+        "image_feat": shown.features,
+        "image_loc": locations(shown, num_locs),
+        "global_feat": global_feature(regions.features),
+    }
+
+
 def pairwise_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Returns the intersection over union of every box (..., n, 4) with every other (..., m, 4): (..., n, m) float32.
 

@@ -43,14 +43,31 @@ class Tokenizer:
     """
 
     def __init__(self, vocab: str | Path, do_lower_case: bool = True) -> None:
+        path = find_vocabulary(vocab)
+        self._set(read_vocabulary(path), str(path), do_lower_case)
+
+    @classmethod
+    def of_content(cls, content: bytes, source: str, do_lower_case: bool = True) -> Tokenizer:
+        """Makes one of what a vocab.txt holds; ``source`` is named where it is none."""
+        self = cls.__new__(cls)
+        self._set(parse_vocabulary(content, source), source, do_lower_case)
+        return self
+
+    def _set(self, ids: dict[str, int], source: str, do_lower_case: bool) -> None:
         from tokenizers import BertWordPieceTokenizer  # here, not above: token ids can be had without it
 
-        path = find_vocabulary(vocab)
-        ids = read_vocabulary(path)
-        self.source = str(path)
+        self.source, self._ids = source, ids
         self._wordpiece = BertWordPieceTokenizer(ids, lowercase=do_lower_case)
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (ids[token] for token in _SPECIAL)
         self.vocab_size = len(ids)
+
+    def to_json(self) -> str:
+        """Returns what ``tokenizer.json`` holds: the same tokenizer for Hugging Face's libraries."""
+        return self._wordpiece.to_str()
+
+    def to_text(self) -> str:
+        """Returns what ``vocab.txt`` holds."""
+        return "".join(f"{token}\n" for token in self._ids)
 
     def encode(self, text: str, max_length: int) -> list[int]:
         """Returns [CLS] pieces [SEP], the pieces cut so that there are at most max_length ids."""
@@ -65,6 +82,11 @@ class Tokenizer:
 
 
 def read_vocabulary(path: Path) -> dict[str, int]:
+    """Returns token ids by token, as ``parse_vocabulary``."""
+    return parse_vocabulary(read_recorded(path), str(path))
+
+
+def parse_vocabulary(content: bytes, path: str) -> dict[str, int]:
     """Returns token ids by token: the number of its line, from 0. Lines may end as Windows' do.
 
     Raises:
@@ -73,7 +95,7 @@ def read_vocabulary(path: Path) -> dict[str, int]:
     """
     expected = "expected a BERT vocabulary, a token a line"
     try:
-        text = read_recorded(path).decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}: not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x}); save it as UTF-8"

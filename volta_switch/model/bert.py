@@ -28,6 +28,7 @@ from volta_switch.model.embeddings import (
 from volta_switch.model.encoder import EncoderOutput, OutputPositions, SwitchEncoder, build_encoder
 from volta_switch.model.heads import DETECTED, Pooler, PreTrainingHeads, RegionLabels, task_head, visual_loss
 from volta_switch.model.noise import Dropout, Site, apply_keyed, fold_in
+from volta_switch.model.pretrained import PretrainedEncoder, PretrainedTasks
 from volta_switch.model.rows import PackedLayout, copy_to
 from volta_switch.model.switch import Forced, Routes, Switcher
 
@@ -136,7 +137,7 @@ class BertModel(nn.Module):
         return None if self.t_pooler is None else text, None if self.v_pooler is None else first
 
 
-class BertForVLPreTraining(nn.Module):
+class BertForVLPreTraining(PretrainedEncoder):
     """Masked words, masked regions and image-text matching (paper section 2.4.3)."""
 
     def __init__(self, config: Config):
@@ -211,7 +212,7 @@ class BertForVLPreTraining(nn.Module):
         return out
 
 
-class BertForVLTasks(nn.Module):
+class BertForVLTasks(PretrainedTasks):
     """Task heads over one encoder; ``tasks`` maps a name (``TASK10``) to its entry in VOLTA's task file."""
 
     def __init__(self, config: Config, tasks: Mapping[str, Mapping[str, Any]], dropout_prob: float = 0.1):

@@ -268,19 +268,14 @@ class TaskImages:
         self._prepared: dict[str, TaskImage] = {}
 
     def __getitem__(self, image_id: str | int) -> TaskImage:
-        from volta_switch.data.regions import global_feature, locations
+        from volta_switch.data.regions import image_sample
 
         image_id = str(image_id)
         if image_id in self._prepared:
             return self._prepared[image_id]
         everything = self._store[image_id]
-        regions = everything.first(self._max_regions)
-        inputs = {
-            "image_feat": regions.features,
-            "image_loc": locations(regions, self._num_locs),
-            "global_feat": global_feature(everything.features),
-        }
-        image = TaskImage(regions, inputs)
+        inputs = image_sample(everything, self._num_locs, self._max_regions)
+        image = TaskImage(everything.first(self._max_regions), inputs)
         if self._store.in_memory:
             self._prepared[image_id] = image
         return image

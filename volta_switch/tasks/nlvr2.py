@@ -177,6 +177,11 @@ class Nlvr2Task(Task):
         return nlvr2_files(spec.path(spec.dataroot), split, spec.given_annotations(split))
 
     @classmethod
+    def labels(cls, spec: TaskSpec) -> list[str]:
+        """Of a statement about two images."""
+        return ["false", "true"]
+
+    @classmethod
     def statements(cls, spec: TaskSpec, split: str) -> list[Nlvr2Entry]:
         """Reads the statements of a split."""
         return load_nlvr2(spec.path(spec.dataroot), split, spec.given_annotations(split))

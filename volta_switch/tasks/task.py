@@ -164,6 +164,11 @@ class Task(ABC):
         """What training needs beside them."""
         return []
 
+    @classmethod
+    def labels(cls, spec: TaskSpec) -> list[str]:
+        """What each row of the head stands for; [] where it scores boxes or pairs."""
+        return []
+
     # --- Samples and their batches ----------------------------------------------------------------------------------
 
     @abstractmethod
@@ -260,11 +265,7 @@ class Task(ABC):
         """The batch's entries in the submission file."""
 
     def evaluate(
-        self,
-        model: BertForVLTasks,
-        batches: Iterable[Batch],
-        device: torch.device,
-        gathered: Gathered = alone,
+        self, model: BertForVLTasks, batches: Iterable[Batch], device: torch.device, gathered: Gathered = alone
     ) -> Evaluation:
         """Mean loss and measures over all samples, each counted once; results where the samples have ids.
 

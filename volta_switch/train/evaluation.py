@@ -17,7 +17,7 @@ from volta_switch import __version__
 from volta_switch.checksums import Changed, is_there, record_json, recording
 from volta_switch.config import load_config
 from volta_switch.config.loading import CONFIG
-from volta_switch.config.model_folder import is_model_folder, task_in
+from volta_switch.config.model_folder import is_model_folder, refuse_other_labels, tasks_in
 from volta_switch.data.files.json_files import read_object
 from volta_switch.errors import UserError
 from volta_switch.identities import described, differences
@@ -106,8 +106,8 @@ class EvaluationRun:
         trained, here = _of_folder(folder), deciding_config(self.task.config)
         found = [] if trained is None else list(differences(trained, here))
         found = [each for each in found if not any(map(_is_of_training, each[0].split(".")))]
-        key, entry = (task_in(folder) if trained is not None else None) or ("", {})
-        return [*found, *(differences(entry, spec.kept()) if key == spec.key else ())]
+        entry = tasks_in(folder).get(spec.key) if trained is not None else None
+        return [*found, *(differences(entry, spec.kept()) if entry is not None else ())]
 
     def autocast(self) -> torch.autocast:
         """Returns a block in the forward pass's precision."""
@@ -194,6 +194,7 @@ def prepare(args: argparse.Namespace, ranks_of_pairs: Ranks | None = None) -> Ev
         model = BertForVLPreTraining(config)
         load_volta(model, state, source=args.from_pretrained)
     else:
+        refuse_other_labels(args.from_pretrained, spec.key, task.labels(spec))
         model = BertForVLTasks(config, {spec.key: spec.head()})
         load_volta(model, state, unused=("cls.", "clfs_dict"), source=args.from_pretrained)
     model.to(device)

@@ -12,7 +12,7 @@ from typing import cast
 import torch
 
 from volta_switch.config import Config
-from volta_switch.config.model_folder import files_of
+from volta_switch.config.model_folder import files_of, refuse_other_labels
 from volta_switch.data.batches.collate import Batch
 from volta_switch.data.batches.loader import Loader
 from volta_switch.errors import UserError
@@ -80,6 +80,8 @@ def _finetune(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
     )
     for split, some in ((train_split, loader), (val_split, val_loader)):
         _require_answers(spec, split, some)
+    labels = task.labels(spec)
+    refuse_other_labels(args.from_pretrained, spec.key, labels)
     model, start = _model(args, spec, config, hyper)
     run = TrainingRun(
         entry_point="train_task",
@@ -105,7 +107,7 @@ def _finetune(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
         ),
         loader=loader,
         val_loader=val_loader,
-        files=files_of(config, {spec.key: spec.kept()}),
+        files=files_of(config, tokenizer.to_json(), {spec.key: spec.kept()}, labels),
         anneal_share=config.switch.finetune_anneal_share if config.switch is not None else None,
         validate=lambda batches: _validate(val_task, model, batches, device, rank),
     )

@@ -111,7 +111,7 @@ def _pretrain(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
         data={"features_path": args.features_path, "annotations_path": args.annotations_path},
         fingerprints=vocabulary_fingerprint(config) | pair_fingerprints(args.annotations_path, args.features_path),
         loader=loaders["train"],
-        files=files_of(config),
+        files=files_of(config, tokenizer.to_json()),
         anneal_share=config.switch.anneal_share if config.switch is not None else None,
         val_loader=loaders["valid"],
         validate=lambda batches: validate(learner, batches, device, rank),

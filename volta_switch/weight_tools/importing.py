@@ -6,10 +6,7 @@ name without either, a missing one, another shape or a part of a head refuse the
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +20,7 @@ from volta_switch.config import Config, load_config
 from volta_switch.config.loading import CONFIG
 from volta_switch.config.model_folder import REGIONS, TASK, task_bytes
 from volta_switch.errors import UserError
-from volta_switch.files import umask
+from volta_switch.files import new_folder
 from volta_switch.hub import VOCABULARY, WEIGHTS
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks
 from volta_switch.weight_tools.given import as_floats, divided, read_settings, weights_file
@@ -143,13 +140,7 @@ def write_model(model: ImportedModel, folder: Path) -> None:
         UserError: the folder is there and not empty, or the vocabulary is damaged.
         OSError: it cannot be written; nothing is left.
     """
-    folder = Path(os.path.realpath(folder))
-    if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: is there already; give another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        unfinished.chmod(0o777 & ~umask())
+    with new_folder(folder) as unfinished:
         vocabulary = model.source.with_name(VOCABULARY)
         if vocabulary.is_file():
             record_bytes(unfinished / VOCABULARY, read_recorded(vocabulary))
@@ -164,10 +155,6 @@ def write_model(model: ImportedModel, folder: Path) -> None:
         if model.task:
             record_bytes(unfinished / TASK, task_bytes(model.task))
         write_weights(unfinished / WEIGHTS[0], model.state, recorded=True)
-        os.replace(unfinished, folder)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
 
 
 def _configuration(layout: Layout, own: Sequence[str], overrides: Sequence[str], source: str) -> Config:

@@ -1,0 +1,203 @@
+"""What a model answers to texts about images, with labels and probabilities.
+
+Legend: S texts, A labels, n regions of an image, B rows of a batch, R regions with the global one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from volta_switch.config import Config
+from volta_switch.data.batches.collate import BatchLayout, image_inputs, on_device, text_inputs
+from volta_switch.data.regions import Regions, image_sample
+from volta_switch.data.tokenizer import Tokenizer
+from volta_switch.errors import UserError
+
+Images = Regions | Sequence[Regions]  # what one text is about: one image, or NLVR2's two
+Scores = Callable[[dict[str, Tensor]], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a model answers to one text about one image, or about two.
+
+    Attributes:
+        label: the answer; "" where answers are boxes or pairs.
+        probability: the answer's, the box's or the pair's; None where a head only compares pairs and was given no
+            other pair of this image or this text.
+        score: what the head gave for it.
+        labels: (A,) all answers.
+        probabilities: of each of them, or (n,) of each region that may be answered, or () of a pair. Heads for answers
+            and boxes are trained with binary cross-entropy: each probability stands by itself, and they need not add up
+            to 1.
+        region: of a referring expression the number of the box, from 0; else None.
+        box: the box, x1, y1, x2, y2 in pixels.
+    """
+
+    label: str
+    probability: float | None
+    score: float
+    labels: tuple[str, ...] = ()
+    probabilities: np.ndarray | None = None
+    region: int | None = None
+    box: tuple[float, float, float, float] | None = None
+
+    def best(self, count: int = 5) -> list[tuple[str, float]]:
+        """Returns the most probable answers with their probabilities, the best first."""
+        if self.probabilities is None or not self.labels:
+            return []
+        places = np.argsort(-self.probabilities)[:count].tolist()
+        return [(self.labels[place], float(self.probabilities[place])) for place in places]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A head and what must be known to ask it.
+
+    Attributes:
+        kind: the head's type in VOLTA's words, or "matching" for that of pre-training.
+        labels: (A,) what each row of the head stands for; () where it has no labels.
+        longest: tokens of a text, [CLS] and [SEP] included; longer ones are cut.
+        most_regions: of an image, the others are left out; None: all.
+    """
+
+    kind: str
+    labels: tuple[str, ...]
+    longest: int
+    most_regions: int | None = None
+
+    @property
+    def images(self) -> int:
+        """Images that one text is about."""
+        return 2 if self.kind == "VL-binary-classifier" else 1
+
+
+def predict(
+    model: nn.Module,
+    scores: Scores,
+    question: Question,
+    config: Config,
+    tokenizer: Tokenizer,
+    texts: str | Sequence[str],
+    images: Regions | Sequence[Images],
+    batch_size: int,
+) -> list[Prediction]:
+    """Returns the answer to each text about its image.
+
+    Args:
+        model: in evaluation mode while this runs.
+        scores: a batch's inputs -> the head's scores, as ``BertForVLTasks.forward`` gives them; of matching (B, 2).
+        question: the head's.
+        config: the model's.
+        tokenizer: the model's.
+        texts: (S,), or one that is asked about every image.
+        images: (S,) regions, or pairs of them for NLVR2; or one image that every text is about.
+        batch_size: texts at a time.
+
+    Raises:
+        UserError: there are as many texts as images neither, or an image does not fit the model.
+    """
+    pairs = _paired(texts, images, question.images)
+    samples = [_sample(number, pair, question, config) for number, pair in enumerate(pairs)]
+    layout = BatchLayout(config.add_global_imgfeat, pad_id=config.pad_token_id)  # type: ignore[arg-type]
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    found: list[Prediction] = []
+    try:
+        with torch.inference_mode():
+            for start in range(0, len(pairs), batch_size):
+                part = slice(start, start + batch_size)
+                words = [np.asarray(tokenizer.encode(text, question.longest)) for text, _ in pairs[part]]
+                rows = [row for each in samples[part] for row in each]
+                inputs = text_inputs([ids for ids in words for _ in range(question.images)], layout)
+                given = on_device(inputs | image_inputs(rows, layout), device)
+                shown = [image for _, image in pairs[part]]
+                found += _read(scores(given).float().cpu(), question, shown, layout)
+    finally:
+        model.train(was_training)
+    one_of_each = isinstance(texts, str) != isinstance(images, Regions)
+    return _compared(found) if question.kind == "VL-logit" and one_of_each and len(found) > 1 else found
+
+
+def _paired(
+    texts: str | Sequence[str], images: Regions | Sequence[Images], count: int
+) -> list[tuple[str, tuple[Regions, ...]]]:
+    """Returns each text with its images, where one of both may stand for all."""
+    shown: list[Images] = [images] if isinstance(images, Regions) else list(images)
+    asked = [texts] if isinstance(texts, str) else list(texts)
+    if isinstance(texts, str) and len(shown) > 1:
+        asked *= len(shown)
+    if isinstance(images, Regions) and len(asked) > 1:
+        shown *= len(asked)
+    if len(asked) != len(shown):
+        raise UserError(f"predict: {len(asked)} texts and {len(shown)} images; expected one image for each text")
+    sets = [(each,) if isinstance(each, Regions) else tuple(each) for each in shown]
+    for number, each in enumerate(sets):
+        if len(each) != count or not all(isinstance(image, Regions) for image in each):
+            raise UserError(
+                f"predict: text {number} is about {len(each)} images, expected {count} (data.regions.Regions)"
+            )
+    return list(zip(asked, sets, strict=True))
+
+
+def _sample(
+    number: int, pair: tuple[str, tuple[Regions, ...]], question: Question, config: Config
+) -> list[dict[str, Any]]:
+    """Returns the inputs of a text's images."""
+    text, images = pair
+    if not isinstance(text, str):
+        raise UserError(f"predict: text {number} is {text!r:.60}, expected a text")
+    for regions in images:
+        try:
+            regions.check()
+        except ValueError as error:
+            raise UserError(f"predict: the image of text {number}: {error}") from None
+        if len(regions) == 0:
+            raise UserError(f"predict: the image of text {number} has no regions; expected one or more")
+        if regions.features.shape[1] != config.v_feature_size:
+            raise UserError(
+                f"predict: the image of text {number} has features {regions.features.shape[1]} wide, the model was "
+                f"made for {config.v_feature_size}; take the detector that its preprocessor.json names"
+            )
+    return [image_sample(regions, config.num_locs, question.most_regions) for regions in images]
+
+
+def _read(
+    scores: Tensor, question: Question, images: Sequence[tuple[Regions, ...]], layout: BatchLayout
+) -> Iterator[Prediction]:
+    """Yields what a batch's scores say."""
+    if question.kind == "matching":  # (B, 2), 0 aligned
+        for score, probability in zip(scores, scores.softmax(1)[:, 0].tolist(), strict=True):
+            yield Prediction("", probability, float(score[0] - score[1]))
+    elif question.kind == "VL-logit":  # (B, 1)
+        yield from (Prediction("", None, score) for score in scores[:, 0].tolist())
+    elif question.kind == "V-logit":  # (B, R, 1)
+        for row, (regions,) in zip(scores[..., 0], images, strict=True):
+            shown = regions.first(question.most_regions)
+            of_boxes = row[layout.boxes_from : layout.boxes_from + len(shown)]
+            best, chances = int(of_boxes.argmax()), of_boxes.sigmoid().numpy()
+            box = tuple(shown.boxes[best].tolist())
+            yield Prediction("", float(chances[best]), float(of_boxes[best]), (), chances, best, box)
+    else:  # (B, A)
+        if question.labels and len(question.labels) != scores.shape[1]:
+            raise UserError(
+                f"predict: the head has {scores.shape[1]} rows, labels.json names {len(question.labels)} answers; take "
+                "the file that the model was saved with"
+            )
+        for row in scores:
+            best, chances = int(row.argmax()), row.sigmoid().numpy()
+            labels = question.labels or tuple(map(str, range(len(row))))
+            yield Prediction(labels[best], float(chances[best]), float(row[best]), labels, chances)
+
+
+def _compared(found: Sequence[Prediction]) -> list[Prediction]:
+    """Returns pairs of one text or of one image with their probabilities among each other, as in training."""
+    chances = torch.tensor([each.score for each in found]).softmax(0).tolist()
+    return [Prediction("", chance, each.score) for chance, each in zip(chances, found, strict=True)]

@@ -1,0 +1,231 @@
+"""The library's side of model folders: ``from_pretrained``, ``save_pretrained``, ``push_to_hub`` and ``predict``.
+
+A model that was loaded keeps what lay beside its weights (vocabulary, labels, card and others), so that it is saved as
+it was found, wherever its folder may be by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from torch import nn
+
+from volta_switch.checksums import read_recorded, record_bytes, record_json
+from volta_switch.config import Config, load_config
+from volta_switch.config.loading import CONFIG
+from volta_switch.config.model_folder import (
+    BESIDE,
+    CARD,
+    LABELS,
+    TASK,
+    TOKENIZER,
+    is_model_folder,
+    read_labels,
+    task_bytes,
+    tasks_in,
+    weights_in,
+)
+from volta_switch.data.regions import Regions
+from volta_switch.data.tokenizer import Tokenizer
+from volta_switch.errors import UserError
+from volta_switch.files import first_there, new_folder
+from volta_switch.hub import VOCABULARY
+from volta_switch.model.predictions import Images, Prediction, Question, predict
+from volta_switch.weights.files import read_weights, write_weights
+from volta_switch.weights.loading import load_volta, to_volta
+
+SAFE = "model.safetensors"
+LIBRARY = "volta-switch"
+Model = TypeVar("Model", bound="Pretrained")
+
+
+class Pretrained(PyTorchModelHubMixin, nn.Module, library_name=LIBRARY):
+    """A model as a folder, here or on the Hugging Face hub.
+
+    Attributes:
+        files: what lay beside the weights of the folder that the model was loaded from, name -> content.
+    """
+
+    config: Config
+    files: Mapping[str, bytes] = MappingProxyType({})
+    left_out: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of names that a file may have, and that this model has nothing for."""
+
+    @classmethod
+    def from_pretrained(cls: type[Model], source: str | Path, *, overrides: Sequence[str] = ()) -> Model:  # type: ignore[override]
+        """Loads a model, in evaluation mode.
+
+        Args:
+            source: a model's folder, or ``hf://owner/name[@revision]``.
+            overrides: ``key=value`` of its configuration.
+
+        Raises:
+            UserError: there is no such folder, its files are damaged or do not fit each other, or it is a model of
+                another kind.
+        """
+        folder = Path(source)
+        if not is_model_folder(folder):
+            raise UserError(
+                f"{source}: no model's folder with {CONFIG} (docs/weights.md); other programs' weights are imported "
+                "first (volta-switch weights import)"
+            )
+        config = load_config(folder, overrides)
+        model = cls._empty(folder, config)
+        weights = weights_in(folder)
+        load_volta(model, read_weights(weights), unused=cls.left_out, source=str(weights))
+        there = (name for name in BESIDE if first_there(folder, [name]))
+        model.files = {name: read_recorded(folder / name) for name in there}
+        return model.eval()
+
+    @classmethod
+    def _empty(cls: type[Model], folder: Path, config: Config) -> Model:
+        """Returns the model that a folder describes, with initial weights."""
+        raise NotImplementedError
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:  # type: ignore[override]
+        """Writes a model's folder, whole or not at all, and pushes it where ``push_to_hub=True`` asks for it.
+
+        Args:
+            save_directory: the folder; must not exist, or be empty.
+            options: of ``push_to_hub``: ``repo_id``, ``commit_message``, ``private``, ``token`` and others.
+
+        Raises:
+            UserError: something is there already, or there is no vocabulary.
+            OSError: the folder cannot be written; nothing is left.
+        """
+        push = options.pop("push_to_hub", False)
+        repository = options.pop("repo_id", None) or Path(save_directory).name
+        with new_folder(Path(save_directory)) as folder:
+            super().save_pretrained(folder)
+        return self.push_to_hub(repository, **options) if push else None
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Fills a new folder; the mixin calls it."""
+        for name, content in self._files().items():
+            record_bytes(save_directory / name, content)
+        record_json(save_directory / CONFIG, self.config.to_dict())
+        write_weights(save_directory / SAFE, to_volta(self), recorded=True)
+
+    def _files(self) -> dict[str, bytes]:
+        """Returns what lies beside configuration and weights."""
+        own = {TOKENIZER: self.tokenizer.to_json().encode(), VOCABULARY: self.tokenizer.to_text().encode()}
+        return {**own, **self.files, **self._task_files()}
+
+    def _task_files(self) -> dict[str, bytes]:
+        """Returns what a folder says of the model's tasks."""
+        return {}
+
+    def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
+        """Returns the model's card."""
+        if CARD not in self.files:
+            return super().generate_model_card()
+        return ModelCard(self.files[CARD].decode("utf-8"), ignore_metadata_errors=True)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The model's own, else that of the configuration's ``bert_model``."""
+        if VOCABULARY in self.files:
+            return Tokenizer.of_content(self.files[VOCABULARY], VOCABULARY, self.config.do_lower_case)
+        return Tokenizer(self.config.bert_model, self.config.do_lower_case)
+
+    def _answers(
+        self,
+        scores: Any,
+        question: Question,
+        texts: str | Sequence[str],
+        images: Regions | Sequence[Images],
+        batch_size: int,
+    ) -> list[Prediction]:
+        return predict(self, scores, question, self.config, self.tokenizer, texts, images, batch_size)
+
+
+class PretrainedTasks(Pretrained):
+    """A model with heads of tasks as a folder, whose ``task.yml`` and ``labels.json`` say what the heads are.
+
+    Attributes:
+        tasks: name ("TASK1") -> its entry.
+    """
+
+    tasks: dict[str, dict[str, Any]]
+    left_out = ("cls.",)
+
+    @classmethod
+    def _empty(cls: type[Model], folder: Path, config: Config) -> Model:
+        tasks = tasks_in(folder)
+        if not tasks:
+            raise UserError(
+                f"{folder}: has no {TASK}, so that it is a pre-trained model without a task's head: fine-tune it "
+                "(train_task.py --from_pretrained), or take BertForVLPreTraining.from_pretrained"
+            )
+        return cls(config, tasks)  # type: ignore[call-arg]
+
+    def _task_files(self) -> dict[str, bytes]:
+        return {TASK: task_bytes(self.tasks)}
+
+    def labels(self, task: str) -> tuple[str, ...]:
+        """Returns what each row of a task's head stands for; () where it has no labels, or they are not known."""
+        return tuple(read_labels(self.files[LABELS], LABELS).get(task, ())) if LABELS in self.files else ()
+
+    def predict(
+        self,
+        texts: str | Sequence[str],
+        regions: Regions | Sequence[Images],
+        *,
+        task: str = "",
+        batch_size: int = 64,
+    ) -> list[Prediction]:
+        """Answers each text about its image; no gradient is kept.
+
+        Args:
+            texts: (S,) questions, expressions, captions, statements or hypotheses; one stands for every image.
+            regions: (S,) what the detector saw in each image; pairs of them for NLVR2; one image stands for every text.
+            task: which head, of a model that has several.
+            batch_size: texts at a time.
+
+        Returns:
+            (S,) predictions. Captions of one image, and images of one caption, are compared with each other.
+
+        Raises:
+            UserError: texts and images do not pair off, an image does not fit the model, or the task is not known.
+        """
+        name = task or (next(iter(self.tasks)) if len(self.tasks) == 1 else "")
+        if name not in self.tasks:
+            raise UserError(f"predict: task {task!r}; this model has {', '.join(self.tasks)}")
+        entry = self.tasks[name]
+        longest = entry.get("max_seq_length") or self.config.max_position_embeddings
+        question = Question(str(entry["type"]), self.labels(name), int(longest), entry.get("max_region_num"))
+        return self._answers(lambda given: self(name, **given).scores, question, texts, regions, batch_size)
+
+
+class PretrainedEncoder(Pretrained):
+    """A model with the heads of pre-training as a folder."""
+
+    left_out = ("clfs_dict.",)
+
+    @classmethod
+    def _empty(cls: type[Model], folder: Path, config: Config) -> Model:
+        return cls(config)  # type: ignore[call-arg]
+
+    def predict(
+        self, texts: str | Sequence[str], regions: Regions | Sequence[Images], *, batch_size: int = 64
+    ) -> list[Prediction]:
+        """Tells how probable it is that each text belongs to its image; arguments as of ``BertForVLTasks.predict``.
+
+        Raises:
+            UserError: as there, or the model has no matching head.
+        """
+
+        def scores(given: dict[str, torch.Tensor]) -> torch.Tensor:
+            found = self(**given).seq_relationship_score
+            if found is None:
+                raise UserError(f"predict: fusion_method {self.config.fusion_method} has no head that matches")
+            return found
+
+        question = Question("matching", (), self.config.max_position_embeddings)
+        return self._answers(scores, question, texts, regions, batch_size)
