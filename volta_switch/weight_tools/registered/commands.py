@@ -42,7 +42,7 @@ def _verification_flags() -> FlagParser:
     source = "weights that are here: a run's folder or a file; default: NAME's own, fetched where they are not here"
     flags.add_argument("--from", dest="from_pretrained", type=ANY_TEXT, metavar="SOURCE", help=source)
     flags.set_defaults(tasks_config_file="config_tasks/ctrl_test_tasks.yml")
-    flags.set_defaults(shard=None, restart=False, keep_scores=False, pool_images=None)  # of retrieval
+    flags.set_defaults(world=False, shard=None, restart=False, keep_scores=False, pool_images=None)
     return flags
 
 
@@ -73,7 +73,7 @@ def _fetch(args: argparse.Namespace) -> None:
 def _verify(args: argparse.Namespace) -> None:
     """Raises UserError where nothing can be compared; before anything is fetched, if that is known before."""
     from volta_switch.config import load_config
-    from volta_switch.config.model_folder import is_model_folder, take_model
+    from volta_switch.config.model_folder import take_model
     from volta_switch.data.files.json_files import read_object
     from volta_switch.tasks.task_file import KINDS
     from volta_switch.tasks.vqa_files import load_labels
@@ -91,7 +91,7 @@ def _verify(args: argparse.Namespace) -> None:
 
     entry = find_entry(load_registry(args.registry), args.name)
     if args.from_pretrained:
-        if args.config_file is None and not is_model_folder(args.from_pretrained):
+        if args.config_file is None and os.path.isfile(args.from_pretrained):
             args.config_file = entry.config
         take_model(args)
     if not args.task:

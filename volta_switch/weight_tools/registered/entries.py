@@ -181,7 +181,7 @@ def load_registry(path: str | Path = "") -> dict[str, Entry]:
         try:
             entries[str(name)] = _entry(str(name), values)
         except ValueError as error:
-            raise UserError(f"{file}: {name}: {error}; docs/weights.md shows an entry") from None
+            raise UserError(f"{file}: {name}: {error}; the first lines of {SHIPPED} describe the keys") from None
     return entries
 
 

@@ -201,7 +201,8 @@ def _file(remote: RemoteFile, work: Path, name: str, seconds: float) -> tuple[Pa
     if found is None or expected.difference(found):
         found = fetch(remote.addresses, fetched, expected, seconds)
     if remote.member:
-        take_member(fetched, remote.member, path)
+        with _discarding(fetched):
+            take_member(fetched, remote.member, path)
     return path, found
 
 
