@@ -292,6 +292,18 @@ def test_a_killed_fetch_goes_on(registry, server, files, tmp_path):
     assert not (tmp_path / ".model.fetching").exists()
 
 
+def test_a_fetch_that_was_killed_before_the_model_was_written_fetches_nothing_again(registry, server, files, tmp_path):
+    path, work = registry(), tmp_path / ".model.fetching"
+    (work / "model").mkdir(parents=True)
+    (work / "model" / "vocab.txt").write_text("half of one")
+    shutil.copyfile(files / "tuned.bin", work / "pytorch_model_best.bin")
+    run("fetch", "tiny", "--registry", path, "--to", tmp_path / "model")
+    assert (
+        not server.asked and not work.exists() and load_config(tmp_path / "model").bert_model == str(tmp_path / "model")
+    )
+    assert (tmp_path / "model" / "vocab.txt").read_text() != "half of one"
+
+
 def test_weights_in_an_archive_are_taken_out_of_it(registry, server, files, tmp_path, refused):
     import zipfile
 

@@ -139,8 +139,6 @@ def _made(entry: Entry, work: Path, wanted: Sequence[str], seconds: float) -> tu
 
 def _imported(entry: Entry, work: Path, made: Path, wanted: Sequence[str], seconds: float) -> ImportedModel:
     """Writes a file in another layout as a model's folder."""
-    from volta_switch.weight_tools.importing import import_weights, write_model
-
     remote, labels = entry.weights, []
     task = entry.answers.task if entry.answers and wanted else ""
     if entry.answers and wanted:
@@ -151,8 +149,10 @@ def _imported(entry: Entry, work: Path, made: Path, wanted: Sequence[str], secon
                 raise UserError(f"{entry.answers.key}: expected a JSON list of answers")
         _remember(entry.answers, found)
     if remote.hub:
-        hub_file(remote.hub, [CONFIG], True, "give another --registry")
+        hub_file(remote.hub, [CONFIG], True, "import its folder (volta-switch weights import FOLDER TO)")
     weights, found = (_hub_weights(remote), {}) if remote.hub else _file(remote, work, _ORIGINAL, seconds)
+    from volta_switch.weight_tools.importing import import_weights, write_model  # only now: it imports PyTorch
+
     with _discarding(*() if remote.hub else (weights, work / _ARCHIVE)):
         model = import_weights(weights, str(entry.layout), (), task, labels, wanted)
     if not remote.hub:
