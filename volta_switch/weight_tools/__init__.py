@@ -6,5 +6,6 @@
 | ``layouts`` | whose files are known |
 | ``single_stream``, ``two_streams`` | where UNITER's, VisualBERT's, LXMERT's and ViLBERT's weights go |
 | ``places`` | what these have in common: names of theirs -> names of ours |
+| ``registered`` | published weights by name: list, fetch, verify |
 | ``commands`` | ``volta-switch weights`` |
 """

@@ -13,6 +13,7 @@ from volta_switch.errors import UserError
 from volta_switch.files import require_file
 from volta_switch.hub import WEIGHTS
 from volta_switch.ranges import ANY_TEXT, PATH, Text
+from volta_switch.weight_tools.registered.commands import add_registry_commands
 
 if TYPE_CHECKING:
     from volta_switch.weight_tools.importing import ImportedModel
@@ -37,6 +38,7 @@ def add_weights_commands(parser: argparse.ArgumentParser) -> None:
     data = "the task's folder of annotations, with trainval_label2ans.pkl: answers are brought into its order"
     taken.add_argument("--answers-of", type=ANY_TEXT, default="", metavar="FOLDER", help=data)
     taken.set_defaults(run=_import)
+    add_registry_commands(commands)
 
 
 def _inspect(args: argparse.Namespace) -> None:
