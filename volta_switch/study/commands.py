@@ -1,4 +1,4 @@
-"""``volta-switch study``: its sub-commands and their flags; what they need is imported when they run."""
+"""``volta-switch study`` and ``compare``: their flags; what they need is imported when they run."""
 
 from __future__ import annotations
 

@@ -36,7 +36,6 @@ from volta_switch.study.row_differences import Thing, differing, things_between
 from volta_switch.study.table_formats import as_csv, as_latex, as_markdown, as_text
 from volta_switch.tasks import TaskSpec, load_task, task_class
 from volta_switch.tasks.metrics import mean_std
-from volta_switch.train.entry_points import ENTRY_POINTS
 from volta_switch.train.step_log import EXECUTED, PATHS
 
 LOSSES = ("loss", "itm", "mlm", "vision")
@@ -339,10 +338,11 @@ def _spec(run: FoundRun, test: RunTest) -> TaskSpec:
     record = run.record
     if record is None or record.entry_point != "train_task":
         raise NoItems(f"{run.folder}: does not say where its data lie")
+    said = record.data or {}
     try:
-        flags, _ = ENTRY_POINTS["train_task"].parser().parse_known_args(list(record.command[1:]))
-        root = getattr(flags, "data_root", "") or ""
-        spec = load_task(str((record.data or {}).get("tasks_config_file")), run.key, root)
-    except (UserError, SystemExit) as error:
+        spec = load_task(str(said.get("tasks_config_file")), run.key)
+        root = str(said.get("dataroot", "")).removesuffix(spec.dataroot)  # in which all of the entry's paths lie
+        spec = load_task(str(said.get("tasks_config_file")), run.key, root)
+    except UserError as error:
         raise NoItems(str(error)) from None
     return replace(spec, pool_images=test.of.get("pool_images"))

@@ -148,7 +148,7 @@ def _run_in(folder: Path) -> FoundRun:
 def _untrained(folder: Path, test: RunTest) -> FoundRun:
     """Returns what is known of weights by a test of them alone."""
     try:
-        config = load_config({**test.of["config"], "bert_model": ""})
+        config = load_config(test.of["config"])
     except (KeyError, TypeError, UserError) as error:
         raise UserError(f"{test.path}: its configuration cannot be read ({error}); evaluate again") from None
     task, entry = str(test.metrics.get("name")), test.of.get("entry", {})
@@ -210,11 +210,12 @@ def _with_start(run: FoundRun) -> FoundRun:
 def _there(wanted: Path, near: Path, name: str) -> Path | None:
     """Returns where a folder lies that a record names, with a file of this name; None where it is not found.
 
-    Paths in records are relative to where a command ran: that may be here, or a folder above the record.
+    Paths in records are relative to where a command ran: that may be here, or a folder above the record. Of a tree that
+    was moved as a whole the ends of paths are still right.
     """
-    places = [wanted]
-    if not wanted.is_absolute():
-        places += [above / wanted for above in near.resolve().parents]
+    above = near.resolve().parents
+    ends = [Path(*wanted.parts[-count:]) for count in range(len(wanted.parts) - wanted.is_absolute(), 1, -1)]
+    places = [wanted, *(folder / end for end in ends for folder in above)]
     return next((place for place in places if (place / name).is_file()), None)
 
 

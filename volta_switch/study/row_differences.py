@@ -164,6 +164,9 @@ def _tested(run: FoundRun) -> str:
 def _put_recorded(one: RunRecord, other: RunRecord, put: Any) -> None:
     """Adds what two records differ in."""
     left, right = map(_without_inert, compared_sections(one, other, set(SECTIONS)))
+    fractions = [of["settings"].get("data_fraction", 1) for of in (left, right)]
+    for of in (left, right) if 1 in fractions else ():  # one of them draws no share
+        of["settings"].pop("data_fraction_seed", None)
     versions = [record.results_version or 1 for record in (one, other)]
     if versions[0] != versions[1]:
         put("results_version", ("results_version", *versions))
@@ -180,13 +183,11 @@ def _put_recorded(one: RunRecord, other: RunRecord, put: Any) -> None:
 
 
 def _without_inert(sections: dict[str, Any]) -> dict[str, Any]:
-    """Returns sections without the task's number, and the seed of a share of the data that is all of them.
+    """Returns sections without the task's number; fingerprints are told by what their split is for.
 
-    Fingerprints are told by what their split is for: "train: features", "validation: features".
+    "train: features", "validation: features", whatever the splits are called.
     """
     settings = {name: value for name, value in (sections.get("settings") or {}).items() if name != "task"}
-    if settings.get("data_fraction") == 1:
-        settings.pop("data_fraction_seed", None)
     roles = {settings.get("train_split", "train"): "train", settings.get("val_split", "valid"): "validation"}
     data = {_of_role(name, roles): value for name, value in (sections.get("data") or {}).items()}
     return {**sections, "settings": settings, "data": data}

@@ -133,7 +133,13 @@ def _cells(table: ReportedTable) -> tuple[list[str], list[list[str]]]:
     headers = ["model", "parameters", *seeds, *(column.title for column in table.columns), *flops]
     digits = [column.digits for column in table.columns]
     body = [
-        [row.arm, f"{row.parameters / 1e6:.2f} M", *count, *map(_shown, row.scores, digits), *map(amount, own)]
+        [
+            row.arm,
+            f"{row.parameters / 1e6:.2f} M" if row.parameters else "–",
+            *count,
+            *map(_shown, row.scores, digits),
+            *map(amount, own),
+        ]
         for row, count, own in zip(table.rows, counts, of_rows, strict=True)
     ]
     if table.chance:
