@@ -28,7 +28,18 @@ def test_version(capsys):
 
 @pytest.mark.parametrize(
     "command",
-    ["", "world", "study", "study run", "data", "data check", "data convert", "data repack", "data vqa-targets"],
+    [
+        "",
+        "world",
+        "study",
+        "study run",
+        "compare",
+        "data",
+        "data check",
+        "data convert",
+        "data repack",
+        "data vqa-targets",
+    ],
 )
 def test_help_is_given_for_every_command(command, capsys):
     code, out, err = exits([*command.split(), "--help"], capsys)

@@ -100,6 +100,7 @@ def completed(shell, *words):
         (("finetune", "--precision", "bf16", "--max-st"), ["--max-steps"]),
         (("finetune", "--loc"), []),
         (("finetune", "ru"), []),
+        (("compare", "run", "--format", ""), ["text", "md", "csv", "tex", "json"]),
         (("completion", ""), ["bash", "zsh"]),
     ],
 )

@@ -19,7 +19,7 @@ from volta_switch.flag_parser import FlagParser, all_parsers
 from volta_switch.plugin.commands import add_volta_arguments, run_volta
 from volta_switch.quick import add_quick_arguments, run_quick
 from volta_switch.routes import route_flags
-from volta_switch.study.commands import add_study_commands
+from volta_switch.study.commands import add_compare_arguments, add_study_commands
 from volta_switch.train.entry_points import COMMANDS, ENTRY_POINTS, entry_main
 from volta_switch.weight_tools.commands import add_weights_commands
 from volta_switch.world.spec import add_world_arguments, run_world
@@ -115,6 +115,8 @@ def command_parser() -> FlagParser:
         flags = ENTRY_POINTS[entry].parser()
         commands.add_parser(name, help=about, description=flags.description, parents=[flags], add_help=False)
     add_study_commands(commands.add_parser("study", help="run a controlled comparison and print its table"))
+    compare = commands.add_parser("compare", help="print the table of finished runs, side by side")
+    add_compare_arguments(compare)
     world = commands.add_parser("world", help="write a small synthetic world in VOLTA's file formats")
     add_world_arguments(world)
     world.set_defaults(run=run_world)

@@ -1,9 +1,10 @@
-"""``volta-switch study``: its sub-commands and their flags; what they need is imported when they run."""
+"""``volta-switch study`` and ``compare``: their flags; what they need is imported when they run."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from volta_switch.train.flags import SHARD
 if TYPE_CHECKING:
     from volta_switch.study.plan import Study
 
+FORMATS = ("text", "md", "csv", "tex", "json")
 EFFECT = Number(0.0, 100.0, above=True)  # points
 
 
@@ -55,6 +57,27 @@ def add_study_commands(parser: argparse.ArgumentParser) -> None:
                 "--retries", type=whole(0, 1000), default=1, help="how often a failed cell is tried again"
             )
             command.add_argument("--dry-run", action="store_true", help="list the cells and their hours, run nothing")
+
+
+def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of ``volta-switch compare``."""
+    of = "a folder that a training run, or an evaluation, has written; runs that differ in the seed alone are one row"
+    parser.add_argument("runs", type=PATH, nargs="+", metavar="RUN", help=of)
+    tests = "folders of tests, whose runs are known by their weights (default: looked for in results and in the runs)"
+    parser.add_argument("--results", type=PATH, nargs="+", default=[], metavar="FOLDER", help=tests)
+    parser.add_argument("--format", choices=FORMATS, default="text", help="what is printed")
+    several = "make a table of rows that differ in several things, too; it says in which"
+    parser.add_argument("--anyway", action="store_true", help=several)
+    parser.set_defaults(run=_print_comparison)
+
+
+def _print_comparison(args: argparse.Namespace) -> None:
+    from volta_switch.study.compare import compare_runs
+
+    found = compare_runs(args.runs, args.results, args.anyway)
+    for remark in found.remarks:
+        print(f"note: {remark}", file=sys.stderr)
+    print(found.text(args.format))
 
 
 def _run_study(args: argparse.Namespace) -> None:

@@ -63,7 +63,7 @@ def refuse_recorded_confounds(runs: RecordsOfArms, planned: Mapping[str, Setting
                 sections -= {"hyperparameters", "settings"}
             if of_left["data"] != of_right["data"]:
                 sections.remove("data")
-            for name, of_one, of_other in differences(*_compared(runs[left][run], runs[right][run], sections)):
+            for name, of_one, of_other in differences(*compared_sections(runs[left][run], runs[right][run], sections)):
                 raise UserError(
                     f"the table is refused: in {run}, {name} is {of_one} for {left} and {of_other} for {right}; "
                     "rows may differ in what the table varies only"
@@ -77,7 +77,7 @@ def _refuse_other_seeds(arm: str, runs: Mapping[str, RunRecord]) -> None:
     first: dict[str, str] = {}  # kind of run -> the first one
     for run, record in runs.items():
         before = first.setdefault(run.split("/")[0], run)
-        for name, was, found in differences(*_compared(runs[before], record, set(SECTIONS))):
+        for name, was, found in differences(*compared_sections(runs[before], record, set(SECTIONS))):
             if name.rpartition(".")[2] != "seed":
                 raise UserError(
                     f"the table is refused: {name} of {arm} is {was} in {before} and {found} in {run}; runs of one arm "
@@ -85,7 +85,9 @@ def _refuse_other_seeds(arm: str, runs: Mapping[str, RunRecord]) -> None:
                 )
 
 
-def _compared(one: RunRecord, other: RunRecord, sections: set[str]) -> tuple[dict[str, object], dict[str, object]]:
+def compared_sections(
+    one: RunRecord, other: RunRecord, sections: set[str]
+) -> tuple[dict[str, object], dict[str, object]]:
     """Returns what of two records is compared: of data what they are, and where they lie where one tells no more."""
     left, right = (record.sections(sorted(sections)) for record in (one, other))
     if "data" in sections:

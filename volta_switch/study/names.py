@@ -6,7 +6,10 @@ no score of RefCOCO+, and is not called so where people read it.
 
 from __future__ import annotations
 
-METRICS = {"accuracy": "accuracy", "vqa_score": "score", "ir_r1": "image R@1", "tr_r1": "text R@1"}
+METRICS = {
+    **{"accuracy": "accuracy", "vqa_score": "score", "ir_r1": "image R@1", "tr_r1": "text R@1"},
+    **{"itm": "matching loss", "mlm": "loss of words", "vision": "loss of regions"},
+}
 OTHER_METRICS = {"vqa_score": "VQA score", "accuracy_4way": "accuracy among four"}  # where a task's name is spelt out
 SYNTHETIC = {  # VOLTA's name of a task -> what the stand-in of a synthetic world is
     "refcoco+": "referring expressions",

@@ -142,6 +142,13 @@ class RunRecord(Record):
     environment: Settings | None = None
     steps: int | None = None
     """Of the whole training."""
+    start: str | None = None
+    """Where its weights come from, in words."""
+    started_from: Settings | None = None
+    """The same as ``weights``, a file or a name, and their ``sha256``; older runs do not say it."""
+    results_version: int | None = None
+    parameters: int | None = None
+    """Numbers that are trained, those of its head among them."""
 
     def sections(self, names: Iterable[str]) -> dict[str, object]:
         """Returns those of some fields that it says."""

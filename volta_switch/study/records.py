@@ -153,6 +153,8 @@ class ReportedColumn(Record):
     """Of retrieval: images of the pools within which it ranks; None: the whole split is one pool."""
     synthetic: bool = False
     """Whether the data are a synthetic world."""
+    digits: int = 1
+    """Behind the point, of its numbers as they are shown."""
 
     @property
     def scope(self) -> str:
@@ -168,6 +170,7 @@ class ReportedColumn(Record):
         """Returns the column as JSON values, in the order that ``table.json`` has always had."""
         found = {name: getattr(self, name) for name in ("task", "key", "metric", "split", "heading")}
         found |= {} if self.pool_images is None else {"pool_images": self.pool_images}
+        found |= {} if self.digits == 1 else {"digits": self.digits}
         return {**found, "synthetic": True} if self.synthetic else found
 
 
@@ -213,6 +216,21 @@ class TableRow(Record):
         default_factory=dict, metadata=in_json(optional=True)
     )
     """The same less that of the table's first arm, seed by seed; empty for that arm."""
+    seeds: tuple[int | None, ...] = field(default=(), metadata=in_json(optional=True))
+    """Its own, None where one is not recorded; empty: the table's."""
+    folders: tuple[str, ...] = field(default=(), metadata=in_json(optional=True))
+    """Of its runs, where the table is not a study's."""
+
+
+@dataclass(frozen=True)
+class ReportedDifference(Record):
+    """One row less another one, in one column."""
+
+    row: str
+    less: str
+    column: str
+    """Its title."""
+    estimate: ReportedEstimate
 
 
 @dataclass(frozen=True)
@@ -233,6 +251,10 @@ class ReportedTable(Record):
     verdicts: tuple[ReportedVerdict, ...] = ()
     chance: tuple[float, ...] = ()
     """The best blind guess in each column, in percent; empty where it is not known."""
+    comparisons: tuple[ReportedDifference, ...] = field(default=(), metadata=in_json(optional=True))
+    """Of rows with the first one, where no claims are made."""
+    notes: tuple[str, ...] = field(default=(), metadata=in_json(optional=True))
+    """What must be known to read it, in every format."""
 
     @property
     def synthetic(self) -> bool:

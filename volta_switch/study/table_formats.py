@@ -13,6 +13,7 @@ from volta_switch.study.names import task_title
 from volta_switch.study.records import (
     ArmScore,
     MeasuredQuantity,
+    ReportedDifference,
     ReportedEstimate,
     ReportedTable,
     RoutesOverSeeds,
@@ -47,16 +48,38 @@ def tables_text(results: StudyResults) -> str:
 
 def as_markdown(table: ReportedTable) -> str:
     """Returns title, what it is of, rows, what its intervals are, and the verdicts."""
+    return _as_paragraphs(table, "github", f"**{table.title}**")
+
+
+def as_text(table: ReportedTable) -> str:
+    """Returns the same for a terminal."""
+    return _as_paragraphs(table, "simple", table.title)
+
+
+def _as_paragraphs(table: ReportedTable, style: str, title: str) -> str:
     headers, body = _cells(table)
     text = tabulate(
-        body, headers, tablefmt="github", disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1))
+        body, headers, tablefmt=style, disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1))
     )
     losses = pretraining_as_markdown(table)
     notes = [_switch_note(row, table.synthetic) for row in table.rows if row.soft_minus_hard]
-    title = [f"**{table.title}**"] if table.title else []
     verdicts = [verdict.text for verdict in table.verdicts]
     notes += [FLOPS_NOTE] if table.shows_flops else []
-    return "\n\n".join([*title, *_partial(table), text, *_scopes(table), table.intervals, *losses, *notes, *verdicts])
+    before = [*([title] if table.title else []), *table.notes, *_partial(table)]
+    said = [*_scopes(table), table.intervals, *map(_comparison, table.comparisons)]
+    return "\n\n".join([*before, text, *said, *losses, *notes, *verdicts])
+
+
+def _comparison(found: ReportedDifference) -> str:
+    """Returns a difference of two rows in a sentence."""
+    own = found.estimate
+    about = f"{found.column}, {found.row} minus {found.less}: {own.value:+.3f}"
+    if own.interval is None:
+        return f"{about} (no interval: {own.problem})."
+    unit = {"seed": "seeds", "pair of seeds": "pairs of seeds"}[own.unit]
+    of = f"{own.items} test items taken as a sample" if own.items else "on these test data"
+    low, high = own.interval
+    return f"{about} ({100 * own.confidence:g} % interval {low:+.3f} to {high:+.3f}, {own.seeds} {unit}, {of})."
 
 
 def _scopes(table: ReportedTable) -> list[str]:
@@ -68,11 +91,22 @@ def _scopes(table: ReportedTable) -> list[str]:
 
 
 def as_latex(table: ReportedTable) -> str:
-    """Returns rows alone, for booktabs; of a partial table a comment says so."""
+    """Returns rows alone, for booktabs; of a partial table a comment says so. Notes are lines below the rows."""
     headers, body = _cells(table)
     body = [[cell.replace("±", "$\\pm$") for cell in row] for row in body]
     rows = tabulate(body, headers, tablefmt="latex_booktabs", disable_numparse=True)
+    notes = "".join(
+        f"\\multicolumn{{{len(headers)}}}{{p{{0.9\\linewidth}}}}{{{_latex(note)}}} \\\\\n" for note in table.notes
+    )
+    if notes:
+        rows = rows.replace("\\bottomrule", f"\\midrule\n{notes}\\bottomrule")
     return "\n".join([*(f"% {line}" for line in _partial(table)), rows.replace("\\$\\textbackslash{}pm\\$", "$\\pm$")])
+
+
+def _latex(text: str) -> str:
+    """Returns plain text as LaTeX writes it."""
+    names = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(names.get(each, f"\\{each}" if each in "&%$#_{}" else each) for each in text)
 
 
 def as_csv(table: ReportedTable) -> str:
@@ -80,31 +114,49 @@ def as_csv(table: ReportedTable) -> str:
     out = io.StringIO()
     lines = csv.writer(out, lineterminator="\n")
     names = "table arm parameters task metric split seed score published flops path_flops column"
-    lines.writerow(names.split())
+    notes = [" ".join(table.notes)] if table.notes else []
+    lines.writerow([*names.split(), *("notes" for _ in notes)])
     for row in table.rows:
         for column, score in zip(table.columns, row.scores, strict=True):
             place, flops = (column.task, column.metric, column.split), row.flops[column.task]
-            for number, (seed, value) in enumerate(zip(table.seeds, score.values, strict=True)):
+            for number, (seed, value) in enumerate(zip(row.seeds or table.seeds, score.values, strict=True)):
                 own = (table.name, row.arm, row.parameters, *place, seed, value, score.published)
-                lines.writerow([*own, flops.executed[number], flops.paths[number], column.title])
+                lines.writerow([*own, flops.executed[number], flops.paths[number], column.title, *notes])
     return out.getvalue()
 
 
 def _cells(table: ReportedTable) -> tuple[list[str], list[list[str]]]:
     """Returns headings and rows as text."""
     flops, of_rows = flops_columns(table)
-    headers = ["model", "parameters", *(column.title for column in table.columns), *flops]
+    counts = [[str(len(row.seeds))] if row.seeds else [] for row in table.rows]
+    seeds = ["seeds"] if any(counts) else []
+    headers = ["model", "parameters", *seeds, *(column.title for column in table.columns), *flops]
+    digits = [column.digits for column in table.columns]
     body = [
-        [row.arm, f"{row.parameters / 1e6:.2f} M", *map(_shown, row.scores), *map(amount, own)]
-        for row, own in zip(table.rows, of_rows, strict=True)
+        [
+            row.arm,
+            f"{row.parameters / 1e6:.2f} M" if row.parameters else "–",
+            *count,
+            *map(_shown, row.scores, digits),
+            *map(amount, own),
+        ]
+        for row, count, own in zip(table.rows, counts, of_rows, strict=True)
     ]
     if table.chance:
-        body.append(["best blind guess", "", *(f"{value:.1f}" for value in table.chance), *("" for _ in flops)])
+        body.append(
+            [
+                "best blind guess",
+                "",
+                *("" for _ in seeds),
+                *(f"{value:.1f}" for value in table.chance),
+                *("" for _ in flops),
+            ]
+        )
     return headers, body
 
 
-def _shown(score: ArmScore) -> str:
-    own = f"{score.mean:.1f}" + (f" ± {score.std:.1f}" if len(score.values) > 1 else "")
+def _shown(score: ArmScore, digits: int) -> str:
+    own = f"{score.mean:.{digits}f}" + (f" ± {score.std:.{digits}f}" if len(score.values) > 1 else "")
     return own if score.published is None else f"{own} ({score.published})"
 
 

@@ -47,7 +47,7 @@ _OF_TRAINING = (
 )
 
 
-def _is_of_training(field: str) -> bool:
+def is_of_training(field: str) -> bool:
     """Returns whether a field of a configuration decides nothing of an evaluation, or is the task's (the fusion)."""
     return field in _OF_TRAINING or field.endswith(("dropout_prob", "temperature"))
 
@@ -105,7 +105,7 @@ class EvaluationRun:
         folder, spec = Path(self.weights).parent, self.task.spec
         trained, here = _of_folder(folder), deciding_config(self.task.config)
         found = [] if trained is None else list(differences(trained, here))
-        found = [each for each in found if not any(map(_is_of_training, each[0].split(".")))]
+        found = [each for each in found if not any(map(is_of_training, each[0].split(".")))]
         entry = tasks_in(folder).get(spec.key) if trained is not None else None
         return [*found, *(differences(entry, spec.kept()) if entry is not None else ())]
 

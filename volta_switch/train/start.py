@@ -18,7 +18,9 @@ from volta_switch.data.batches.collate import Batch
 from volta_switch.data.batches.loader import Loader
 from volta_switch.data.fingerprints import Fingerprint
 from volta_switch.errors import UserError
+from volta_switch.files import measured
 from volta_switch.hub import find_bert, is_weight_file
+from volta_switch.identities import RESULTS_VERSION
 from volta_switch.model.bert import switch_encoder
 from volta_switch.model.encoder import SwitchEncoder, encoder_of
 from volta_switch.model.noise import batch_dependent
@@ -194,6 +196,8 @@ def _described(
     return {
         "entry_point": run.entry_point,
         "start": run.start,
+        "started_from": _started_from(args.from_pretrained),
+        "results_version": RESULTS_VERSION,
         "hyperparameters": run.hyper.to_dict(),
         "settings": settings | ({"max_steps": args.max_steps} if args.max_steps else {}),
         "data": {**run.data, "fingerprints": run.fingerprints},
@@ -202,6 +206,16 @@ def _described(
         "processes": ranks.count,
         "accumulation_steps": args.accumulate,
     }
+
+
+def _started_from(source: str) -> dict[str, Any] | None:
+    """Returns by which weights a run starts, and what they hold: another run's are known again by it."""
+    return {"weights": source, "sha256": measured(_weights_of(source))["sha256"]} if source else None
+
+
+def _weights_of(source: str) -> Path:
+    """Returns the file that initial weights come from."""
+    return Path(source) if is_weight_file(source) else find_bert(source)
 
 
 def _check_flags(args: argparse.Namespace, run: TrainingRun, precision: torch.dtype, ranks: Ranks) -> None:
@@ -262,7 +276,7 @@ def initial_weights(model: nn.Module, config: Config, source: str, allow_deeper_
     """
     if not source:
         return "random initial weights"
-    state = read_weights(Path(source) if is_weight_file(source) else find_bert(source))
+    state = read_weights(_weights_of(source))
     if is_of_a_run(state):
         return _from_run(model, state, source)
     return f"text side from {source}{load_bert(model, config, state, source, allow_deeper_bert).described}"

@@ -12,7 +12,15 @@ every name, shape and type: what is missing, left over, misshapen, contradictory
 
 from volta_switch.weights.bert import StartFromBert, load_bert, volta_name
 from volta_switch.weights.files import load_plain, read_tensors, read_weights, write_weights
-from volta_switch.weights.loading import check_finite, fingerprint, is_of_a_run, load_volta, shared_names, to_volta
+from volta_switch.weights.loading import (
+    check_finite,
+    fingerprint,
+    is_of_a_run,
+    load_volta,
+    shared_names,
+    state_fingerprint,
+    to_volta,
+)
 
 __all__ = [
     "StartFromBert",
@@ -25,6 +33,7 @@ __all__ = [
     "read_tensors",
     "read_weights",
     "shared_names",
+    "state_fingerprint",
     "to_volta",
     "volta_name",
     "write_weights",

@@ -116,8 +116,13 @@ def load_volta(
 
 def fingerprint(model: nn.Module) -> str:
     """Returns a short checksum of the model's weights: equal where two runs start from the same ones."""
+    return state_fingerprint(to_volta(model))
+
+
+def state_fingerprint(state: Mapping[str, Tensor]) -> str:
+    """Returns what ``fingerprint`` does of the model that a run's file of weights holds, from what was read of it."""
     digest = hashlib.sha256()
-    for name, tensor in to_volta(model).items():
+    for name, tensor in state.items():
         if name.endswith(FLOOR_SAMPLES):  # follows from configuration and length of run; was not always there
             continue
         digest.update(name.encode())
