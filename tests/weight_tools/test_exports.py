@@ -298,6 +298,26 @@ def test_what_is_no_model_of_this_project_is_refused(tmp_path):
         export_weights(tmp_path, "other")
 
 
+@pytest.mark.parametrize("layout", ["volta", "bert", "uniter"])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"bert.encoder.layer.1.output.dense.bias": None}, "bert.encoder.layer.1.output.dense.bias missing"),
+        ({"bert.more.weight": torch.zeros(2)}, "bert.more.weight unexpected"),
+        ({"bert.embeddings.LayerNorm.bias": torch.zeros(5)}, "has shape [5], the model expects [24]"),
+        ({"bert.embeddings.LayerNorm.bias": torch.full((24,), torch.nan)}, "holds numbers that are not finite"),
+    ],
+)
+def test_weights_of_another_model_than_the_configurations_are_refused(layout, change, told, tmp_path):
+    folder_of(tmp_path / "own", configuration("uniter"))
+    path = tmp_path / "own" / "pytorch_model_best.bin"
+    state = {**read_weights(path), **change}
+    write_weights(path, {name: tensor for name, tensor in state.items() if tensor is not None})
+    with pytest.raises(UserError) as caught:
+        export_weights(tmp_path / "own", layout)
+    assert told in str(caught.value)
+
+
 def test_a_folder_that_is_there_is_left_alone(tmp_path, capsys):
     folder_of(tmp_path / "own", configuration("uniter"))
     (tmp_path / "to").mkdir()

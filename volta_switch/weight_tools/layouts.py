@@ -69,7 +69,7 @@ _ALL = (
         Written(single_stream.uniter_settings, single_stream.uniter_sublayers, "uniter.", WEIGHTS[1]),
     ),
     Layout(
-        *("vilbert", VILBERT, "vilbert_base", two_streams.vilbert, "up to 100 boxes of a ResNeXt Faster R-CNN"),
+        *("vilbert", VILBERT, two_streams.VILBERT, two_streams.vilbert, "up to 100 boxes of a ResNeXt Faster R-CNN"),
         Written(two_streams.vilbert_settings, two_streams.vilbert_sublayers, "bert.", WEIGHTS[1]),
     ),
 )

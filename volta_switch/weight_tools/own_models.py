@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from volta_switch.checksums import is_there, read_recorded
@@ -18,10 +19,12 @@ from volta_switch.errors import UserError
 from volta_switch.files import json_bytes, parse_json
 from volta_switch.hub import VOCABULARY
 from volta_switch.hub import WEIGHTS as HUB_WEIGHTS
+from volta_switch.model.bert import BertForVLPreTraining
 from volta_switch.weight_tools.places import fits, text_settings
 from volta_switch.weights.bert import bert_places
 from volta_switch.weights.files import read_weights
-from volta_switch.weights.loading import is_of_a_run, some
+from volta_switch.weights.loading import FLOOR_SAMPLES, fitted, is_of_a_run, some
+from volta_switch.weights.loading import to_volta as to_volta_names
 
 VOLTA, BERT = "volta", "bert"
 TARGETS = "cls.imagePredictions.decoder_dict."  # of our names: the predictions of masked regions, by visual target
@@ -92,11 +95,25 @@ def own_model(source: str | Path, config_file: str = "") -> OwnModel:
     names = (VOCABULARY, LABELS, REGIONS, TASK)
     beside = {name: read_recorded(folder / name) for name in names if is_there(folder / name)}
     config = load_config(config_file or _json(folder / CONFIG))  # not by its path: the vocabulary is not the folder's
+    _check_weights(state, config, str(path))
     answers = key if entry.get("type") in _ANSWERING else ""
     labels = _json(folder / LABELS) if answers and LABELS in beside else []
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise UserError(f"{folder / LABELS}: expected a JSON list of answers; move it away, or mend it")
     return OwnModel(path, config, state, answers, tuple(labels), beside)
+
+
+def _check_weights(state: Mapping[str, Tensor], config: Config, source: str) -> None:
+    """Raises UserError unless encoder and heads of pre-training are those of the configuration."""
+    with torch.device("meta"):
+        expected = to_volta_names(BertForVLPreTraining(config))
+    given = {name: tensor for name, tensor in state.items() if not name.startswith("clfs_dict.")}
+    lost = [name for name in expected if name.startswith("bert.") and name not in given]
+    if lost := [name for name in lost if not name.endswith(FLOOR_SAMPLES)]:
+        raise UserError(f"{source}: {some(lost)} missing; is the configuration another model's?")
+    if strange := [name for name in given if name not in expected]:
+        raise UserError(f"{source}: {some(strange)} unexpected; is the configuration another model's?")
+    fitted(expected, given, source, "is the configuration another model's?")
 
 
 def _json(path: Path) -> Any:

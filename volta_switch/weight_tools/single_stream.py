@@ -62,7 +62,9 @@ def uniter_settings(config: Config, state: Mapping[str, Tensor], task: str) -> t
     """What UNITER's own program reads; it takes the number of classes from its command line."""
     fits(config, num_locs=7, hidden_act="gelu", **({"clf_hidden_size": 2 * config.hidden_size} if task else {}))
     layers = len(config.attention_sublayers)
-    return {**text_settings(config), "num_hidden_layers": layers}, _uniter_places(layers, "vqa_output", task)
+    return {**text_settings(config), "num_hidden_layers": layers}, _uniter_places(
+        layers, "vqa_output" if task else "", task
+    )
 
 
 def uniter_sublayers(config: Config) -> Iterable[str]:

@@ -36,6 +36,7 @@ from volta_switch.weight_tools.places import (
 
 CROSS = attention_parts("visual_attention.att", "visual_attention.output")
 REGION_HEAD = "cls.imagePredictions"  # the head for masked regions, in ours and ViLBERT's
+VILBERT = "vilbert_base"  # a shipped configuration
 _ANSWERING = "LxmertForQuestionAnswering"
 TARGETS = {"obj": "3", "attr": "4", "feat": "5"}  # what LXMERT predicts of a region -> VOLTA's visual target
 
@@ -221,8 +222,11 @@ def vilbert_sublayers(config: Config) -> Iterable[str]:
     """As ``single_stream.uniter_sublayers``; raises UserError without a layer in which both meet."""
     if not config.tv_attn_sublayers:
         raise UserError("tv_attn_sublayers is empty, and text and vision meet in this layout")
-    sizes_of_the_base = ("sublayer2attn_hidden_size={}", "sublayer2num_attention_heads={}")
-    return *sizes_of_the_base, *vilbert_layers(len(config.tt_attn_sublayers), len(config.tv_attn_sublayers))
+    text, crossed, base = len(config.tt_attn_sublayers), len(config.tv_attn_sublayers), load_config(VILBERT)
+    meetings = [str(number) for number in vilbert_meetings(text, crossed)]
+    widths = {"attn_hidden_size": base.v_hidden_size, "num_attention_heads": base.v_num_attention_heads}
+    overrides = [f"sublayer2{key}={json.dumps(dict.fromkeys(meetings, size))}" for key, size in widths.items()]
+    return *overrides, *vilbert_layers(text, crossed)
 
 
 def _vilbert_depth(text: int, crossed: int) -> dict[str, Any]:
