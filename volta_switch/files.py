@@ -75,33 +75,33 @@ def replacing(path: Path) -> Iterator[Path]:
                 temporary.unlink()
 
 
+@contextmanager
+def writing_folder(folder: Path) -> Iterator[Path]:
+    """Yields a new folder beside ``folder``, which takes its place, whole, when the block ends without an error.
+
+    Raises:
+        UserError: ``folder`` is there and not empty.
+        OSError: the system refused to write; nothing is left.
+    """
+    folder = Path(os.path.realpath(folder))
+    if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: is there already; give another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        unfinished.chmod(0o777 & ~umask())
+        yield unfinished
+        os.replace(unfinished, folder)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
 def umask() -> int:
     """Returns the permissions that this process keeps from what it makes; mkstemp and mkdtemp ask nothing of it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Gives a folder to fill inside the block; after it stands at ``path``, whole or not at all.
-
-    Raises:
-        UserError: something is there already; an empty folder may be.
-        OSError: it cannot be written; nothing is left.
-    """
-    path = Path(os.path.realpath(path))
-    if os.path.lexists(path) and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path}: is there already; give another folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        unfinished.chmod(0o777 & ~umask())
-        yield unfinished
-        os.replace(unfinished, path)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
 
 
 def _concerns(error: OSError, path: Path, temporary: Path | None) -> bool:

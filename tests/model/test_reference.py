@@ -181,8 +181,21 @@ def test_states_and_scores_of_every_architecture(name):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_scores_and_gradients_of_every_task_head(name):
     changes = {"fusion_method": "vl-bert_vqa"} if name == "vl-bert_base" else {}  # it pre-trains without any
+    same_heads(small(name, **changes))
+
+
+def test_scores_and_gradients_of_one_linear_layer_on_an_unpooled_state():
+    config = small("ctrl_visualbert_base", fusion_method="visualbert_vqa", pooler_size=48, clf_hidden_size=None)
+    names = same_heads(config)
+    assert "clfs_dict.TASK1.weight" in names and not any("pooler" in name for name in names)
+    with pytest.raises(UserError, match=r"heads read a state without a pooler, so that pooler_size \(64\) must be"):
+        small("ctrl_visualbert_base", fusion_method="visualbert_vqa")
+
+
+def same_heads(config):
+    """Compares scores and gradients of all heads; returns the names of the weights."""
     torch.manual_seed(0)
-    model = moved(BertForVLTasks(small(name, **changes), TASKS))
+    model = moved(BertForVLTasks(config, TASKS))
     batch = inputs_of(random_batch(model.config, 4, 7, 5, seed=4))
     reference = exact(model)
     for task in TASKS:
@@ -193,11 +206,13 @@ def test_scores_and_gradients_of_every_task_head(name):
         (found.scores * direction.float()).sum().backward()
         (expected.scores * direction).sum().backward()
     assert same_gradients(model, reference)
+    return list(model.state_dict())
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_every_fusion(fusion):
-    model = moved(BertForVLPreTraining(small("ctrl_uniter_base", fusion_method=fusion)))
+    width = {} if FUSIONS[fusion].through_pooler else {"pooler_size": 48}
+    model = moved(BertForVLPreTraining(small("ctrl_uniter_base", fusion_method=fusion, **width)))
     batch = random_batch(model.config, 3, 6, 4)
     same_losses_and_gradients(model, exact(model), batch)
 

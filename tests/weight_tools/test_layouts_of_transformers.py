@@ -196,12 +196,48 @@ def test_visual_berts_losses(batch, tmp_path):
     torch.testing.assert_close(ours.loss, out.loss, atol=TOLERANCE, rtol=1e-6)
 
 
+def test_visual_berts_answers_in_the_order_of_the_data(batch, tmp_path):
+    theirs = shaken(
+        transformers.VisualBertForQuestionAnswering(transformers.VisualBertConfig(**VISUAL_BERT, num_labels=4))
+    )
+    labels = list("abcd")
+    for order, rows in (([], [0, 1, 2, 3]), (["d", "a", "c"], [3, 0, 2])):
+        imported = import_weights(saved(theirs, tmp_path), task="TASK1", labels=labels, wanted=order)
+        assert imported.task == {"TASK1": {"type": "VL-classifier", "num_labels": len(rows)}}
+        assert imported.labels == tuple(order or labels) and not imported.initial
+        assert set(imported.left_out) == {"pooler.dense.weight", "pooler.dense.bias"}
+        model = BertForVLTasks(imported.config, imported.task).eval()
+        load_volta(model, imported.state)
+        given = {**batch, "image_loc": torch.rand(B, R, imported.config.num_locs)}
+        same(model("TASK1", **given).scores, theirs(**of_visual_bert(batch)).logits[:, rows])
+
+
+@pytest.mark.parametrize(
+    ("architectures", "told"),
+    [
+        (["VisualBertForVisualReasoning"], "both images' regions in one sequence"),
+        (["VisualBertForMultipleChoice"], "scores answers that are part of the text"),
+        (["Other"], "nothing says whose head cls.weight is"),
+        (None, "nothing says whose head cls.weight is"),
+    ],
+)
+def test_another_head_of_visual_bert_becomes_no_tasks(architectures, told, tmp_path):
+    theirs = transformers.VisualBertForVisualReasoning(transformers.VisualBertConfig(**VISUAL_BERT, num_labels=2))
+    path = saved(theirs, tmp_path, "bin")
+    settings = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "architectures": architectures}))
+    with pytest.raises(UserError, match=told):
+        import_weights(path, task="TASK1", labels=["a", "b"])
+    assert import_weights(path).left_out.keys() == {"cls.weight", "cls.bias"}
+
+
 @pytest.mark.parametrize("kind", ["VisualBertForQuestionAnswering", "VisualBertForVisualReasoning"])
 def test_visual_berts_task_heads_are_left_out_with_a_reason_and_the_encoder_is_kept(kind, batch, tmp_path):
     theirs = shaken(getattr(transformers, kind)(transformers.VisualBertConfig(**VISUAL_BERT, num_labels=4)))
     imported = import_weights(saved(theirs, tmp_path))
     assert set(imported.left_out) == {"cls.weight", "cls.bias"} and not imported.initial
-    assert all("reads other states" in why for why in imported.left_out.values())
+    told = "--task TASK1 keeps them" if kind.endswith("Answering") else "reads both images' regions in one sequence"
+    assert all(told in why for why in imported.left_out.values())
     model = BertForVLTasks(imported.config, {"TASK1": {"type": "VL-classifier", "num_labels": 2}}).eval()
     load_volta(model, imported.state, fresh=("clfs_dict",))
     assert {name.split(".")[0] for name in imported.state} == {"bert"}

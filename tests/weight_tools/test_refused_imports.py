@@ -9,8 +9,10 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from volta_switch import BertForVLPreTraining, UserError, load_config
+from volta_switch.cli import main
 from volta_switch.weight_tools import importing
 from volta_switch.weight_tools.importing import import_weights, write_model
 from volta_switch.weights import load_volta, read_weights
@@ -252,7 +254,7 @@ def test_a_task_is_not_taken_where_no_head_can_become_its(tmp_path):
     torch.manual_seed(0)
     sizes = {"vocab_size": 31, "hidden_size": 64, "num_attention_heads": 1, "intermediate_size": 8}
     config = transformers.VisualBertConfig(**sizes, num_hidden_layers=1, visual_embedding_dim=8)
-    transformers.VisualBertForQuestionAnswering(config).save_pretrained(tmp_path)
+    transformers.VisualBertForPreTraining(config).save_pretrained(tmp_path)
     assert "has no head of answers that could become TASK1's" in refused(tmp_path, task="TASK1", labels=["a", "b"])
 
 
@@ -285,6 +287,85 @@ def test_a_full_disk_and_an_interrupt_leave_nothing(written, tmp_path):
     assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
 
 
-def test_a_checkpoint_in_parts_is_named(tmp_path):
-    (tmp_path / "model.safetensors.index.json").write_text("{}")
-    assert "a checkpoint in several files; load it with transformers" in refused(tmp_path)
+@pytest.mark.parametrize("where", ["read_weights", "write_weights"])
+def test_an_interrupt_says_that_nothing_was_written_and_nothing_of_resuming(
+    where, written, tmp_path, monkeypatch, capsys
+):
+    path = written()
+    monkeypatch.setattr(importing, where, lambda *given, **more: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(SystemExit) as ended:
+        main(["weights", "import", str(path), str(tmp_path / "to")])
+    assert ended.value.code == 130 and capsys.readouterr().err == "interrupted; nothing was written\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"their.bin", "config.json"}
+
+
+# --- Checkpoints in several files -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parts(lxmert, tmp_path):
+    """A folder as transformers writes it, with the weights in several files, and the same import from one file."""
+    torch.manual_seed(0)
+    model = transformers.LxmertForPreTraining(transformers.LxmertConfig(**WIDE))
+    model.save_pretrained(tmp_path / "whole")
+    model.save_pretrained(tmp_path / "parts", max_shard_size="200KB")
+    assert len(list((tmp_path / "parts").glob("model-*.safetensors"))) > 3
+    return tmp_path / "parts", import_weights(tmp_path / "whole")
+
+
+def in_pytorchs_files(folder):
+    """The same parts as PyTorch files, with their list."""
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    names = {name: name.replace("safetensors", "bin") for name in set(index["weight_map"].values())}
+    for name, other in names.items():
+        torch.save(load_file(folder / name), folder / other)
+        (folder / name).unlink()
+    index["weight_map"] = {weight: names[name] for weight, name in index["weight_map"].items()}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors.index.json").unlink()
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_all_parts_of_a_checkpoint_are_read(form, parts):
+    folder, expected = parts
+    if form == "bin":
+        in_pytorchs_files(folder)
+    found = import_weights(folder)
+    assert found.state.keys() == expected.state.keys() and found.left_out == expected.left_out
+    assert all(torch.equal(found.state[name], expected.state[name]) for name in found.state)
+    assert import_weights(next(folder.glob("*.index.json"))).state.keys() == found.state.keys()
+
+
+def test_a_part_that_is_missing_or_holds_something_else_is_refused_by_its_name(parts):
+    folder, _ = parts
+    first, *_ = sorted(folder.glob("model-*.safetensors"))
+    content = load_file(first)
+    first.unlink()
+    assert f"{first}: missing; " in refused(folder)
+    lost, *_ = content
+    save_file({name: tensor for name, tensor in content.items() if name != lost}, first)
+    assert f"{first}: {lost} missing, which model.safetensors.index.json says to be in it" in refused(folder)
+    save_file({**content, "more.weight": torch.zeros(2)}, first)
+    assert f"{first}: holds more.weight, of which model.safetensors.index.json says nothing" in refused(folder)
+    first.write_bytes(first.read_bytes()[:100])
+    assert f"{first}: could not be read as weights" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{", "could not be read as JSON"),
+        ("[]", "expected weight_map"),
+        ("{}", "expected weight_map"),
+        ('{"weight_map": {}}', "expected weight_map"),
+        ('{"weight_map": {"a.weight": 3}}', "expected weight_map"),
+        ('{"weight_map": {"a.weight": "../their.bin"}}', "is no name of a file beside it"),
+        ('{"weight_map": {"a.weight": "/etc/passwd"}}', "is no name of a file beside it"),
+        ('{"weight_map": {"a.weight": ""}}', "is no name of a file beside it"),
+        ('{"weight_map": {"a.weight": "model.safetensors.index.json"}}', "is no name of a file beside it"),
+        ('{"weight_map": {"a.weight": "not there.bin"}}', "not there.bin: missing"),
+    ],
+)
+def test_a_list_of_parts_that_is_none_is_refused(content, told, tmp_path):
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    assert told in refused(tmp_path)

@@ -107,6 +107,55 @@ def test_an_imported_lxmert_answers_the_worlds_questions_as_transformers_does(gi
     assert answered == expected and len(set(answered.values())) > 2
 
 
+def test_an_imported_visual_bert_answers_the_worlds_questions_as_transformers_does(world, answers, tmp_path, capsys):
+    torch.manual_seed(4)
+    labels = [*reversed(answers), "another"]
+    sizes = {"vocab_size": world.overrides["vocab_size"], "visual_embedding_dim": world.overrides["v_feature_size"]}
+    config = transformers.VisualBertConfig(**SIZES, **sizes, num_hidden_layers=2, num_labels=len(labels))
+    theirs = transformers.VisualBertForQuestionAnswering(config).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape))
+        theirs.cls.bias.zero_()
+    source, folder, data = tmp_path / "theirs", tmp_path / "visualbert", world.path / "datasets/vqa/annotations"
+    theirs.save_pretrained(source)
+    (source / "vocab.txt").write_text((world.path / "bert-world" / "vocab.txt").read_text())
+    (source / "labels.json").write_text(json.dumps(labels))
+    flags = ("--task", "TASK1", "--labels", source / "labels.json", "--answers-of", data)
+    assert run("weights", "import", source, folder, *flags) == 0
+    assert "left out pooler.dense: the answers' head does not read it" in " ".join(capsys.readouterr().out.split())
+    data_flags = ["--tasks_config_file", str(world.tasks_file), "--output_dir", str(tmp_path)]
+    found = evaluation.main([*data_flags, "--from_pretrained", str(folder), "--batch_size", "16"])
+    rows, expected = [labels.index(answer) for answer in answers], {}
+    for batch in world.task("vqa", load_config(folder)).loader("val", 16, training=False):
+        inputs = batch.inputs
+        with torch.no_grad():
+            scores = theirs(
+                input_ids=inputs["input_ids"],
+                visual_embeds=inputs["image_feat"],
+                attention_mask=inputs["attention_mask"],
+                visual_attention_mask=inputs["image_attention_mask"],
+                token_type_ids=inputs.get("token_type_ids"),
+            ).logits[:, rows]
+        expected |= {name: answers[int(row.argmax())] for name, row in zip(batch.ids, scores, strict=True)}
+    answered = {str(result["question_id"]): result["answer"] for result in found.results}
+    assert answered == expected and len(set(answered.values())) > 2
+
+
+def test_inspect_of_a_models_folder_says_what_it_is(given, answers, tmp_path, capsys):
+    folder = tmp_path / "lxmert"
+    assert run("weights", "import", given, folder, "--task", "TASK1", "--labels", given / "labels.json") == 0
+    capsys.readouterr()
+    assert run("weights", "inspect", folder) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "weights of a run, this project's or VOLTA's sublayers 10" in said and "clfs_dict.TASK1" in said
+    assert "architecture lxmert, 6 attention sublayers, 16 and 16 wide fusion text, tanh" in said
+    assert f"task TASK1, type: VL-classifier, num_labels: {len(answers) + 2}" in said
+    assert f"answers {len(answers) + 2}: none of them, {answers[-1]}" in said and ", ... regions: " in said
+    assert "regions: regions 36 boxes of the Visual Genome Faster R-CNN" in said
+    assert "regions: locations 4" in said and "regions: global_region none" in said
+
+
 def test_inspect_says_what_an_import_would_do_and_writes_nothing(given, tmp_path, capsys):
     before = sorted(path.name for path in given.iterdir())
     assert run("weights", "inspect", given) == 0

@@ -134,6 +134,11 @@ def check_widths(config: Config) -> None:
             f"hidden_size ({config.hidden_size}) and v_hidden_size ({config.v_hidden_size}) must be equal where "
             "sublayers or embeddings are shared"
         )
+    if not FUSIONS[config.fusion_method].through_pooler and config.pooler_size != config.hidden_size:
+        raise UserError(
+            f"fusion_method {config.fusion_method}: heads read a state without a pooler, so that pooler_size "
+            f"({config.pooler_size}) must be hidden_size ({config.hidden_size})"
+        )
     if FUSIONS[config.fusion_method].pools_vision and config.pooler_size != config.v_pooler_size:
         raise UserError(
             f"fusion_method {config.fusion_method}: pooler_size ({config.pooler_size}) and v_pooler_size "

@@ -107,6 +107,12 @@ def read_labels(content: bytes, source: str) -> dict[str, list[str]]:
     return found
 
 
+def labels_in(folder: str | Path) -> dict[str, list[str]]:
+    """Returns what a folder's ``labels.json`` says, as ``read_labels``; {} where there is none."""
+    path = Path(folder, LABELS)
+    return read_labels(read_recorded(path), str(path)) if is_there(path) else {}
+
+
 def _are_labels(labels: Any) -> bool:
     return isinstance(labels, list) and all(isinstance(label, str) for label in labels)
 
@@ -123,9 +129,7 @@ def refuse_other_labels(weights: str | Path, task: str, labels: Sequence[str]) -
         UserError: the two differ: right answers would count as wrong ones.
     """
     path = Path(weights).parent / LABELS
-    if not labels or not is_model_folder(path.parent) or not is_there(path):
-        return
-    known = read_labels(read_recorded(path), str(path)).get(task)
+    known = labels_in(path.parent).get(task) if labels and is_model_folder(path.parent) else None
     if known is None or known == list(labels):
         return
     place = next((row for row, (one, other) in enumerate(zip(known, labels, strict=False)) if one != other), None)

@@ -167,7 +167,8 @@ class Config:
     image_head_ln: bool = bounded(True, Truth())
     itm_dim: int = bounded(2, Choice(2))  # aligned, mismatched
     visual_target_weights: Mapping[str, float] = bounded({"0": 1.0}, Table(Choice(*VISUAL_TARGETS), Number(0.0, 1e6)))
-    clf_hidden_size: int = bounded(1536, WIDTH)
+    # of the classifier that a task puts on the pooled vector; None: it is one linear layer
+    clf_hidden_size: int | None = bounded(1536, OrNone(WIDTH))
     objective: int = bounded(0, Unread(0, why="train_concap.py --objective {value} says it"))
     # This project's
     # Standard deviation of the initial biases of the map from region features to states; 0: they start at zero, as in

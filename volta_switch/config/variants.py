@@ -62,6 +62,7 @@ class Fusion:
     pools_vision: bool = True
     at_end: bool = False  # the text is pooled at its last token but one in place of [CLS]
     matches: bool = True  # pre-training has a head of image-text matching
+    through_pooler: bool = True  # else the states themselves are the pooled vectors
 
 
 FUSIONS = {
@@ -70,4 +71,6 @@ FUSIONS = {
     "text": Fusion(_text_alone, pools_vision=False),
     "vl-bert_vqa": Fusion(_text_alone, pools_vision=False, at_end=True, matches=False),
     "none": Fusion(_text_alone, pools_text=False, pools_vision=False, matches=False),
+    # VisualBERT's VQA, as in transformers' VisualBertForQuestionAnswering
+    "visualbert_vqa": Fusion(_text_alone, pools_vision=False, at_end=True, matches=False, through_pooler=False),
 }

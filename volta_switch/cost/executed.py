@@ -163,6 +163,8 @@ def switchers(config: Config, counts: BatchCounts) -> int:
 
 def poolers(config: Config, counts: BatchCounts) -> int:
     """Returns the multiplications of the poolers of text and of vision."""
+    if not config.fusion.through_pooler:
+        return 0
     macs = counts.samples * config.pooler_size * config.hidden_size * config.fusion.pools_text
     if config.fusion.pools_vision:
         macs += counts.samples * config.v_pooler_size * config.v_hidden_size
@@ -187,10 +189,10 @@ def _task_head(config: Config, counts: BatchCounts) -> int:
     if kind == "V-logit":
         return counts.vision.rows * D_v * (1 + D_v * (task.get("num_clf_layers", 1) == 2))
     if kind == "VL-binary-classifier":  # of two images
-        return samples // 2 * inner * (2 * P + 2)
+        return samples // 2 * (2 * P * 2 if inner is None else inner * (2 * P + 2))
     if kind in ("VL-logit", "VL-tri-classifier"):
         return samples * P * (1 if kind == "VL-logit" else 3)
-    return samples * inner * (P + task["num_labels"])
+    return samples * (P * task["num_labels"] if inner is None else inner * (P + task["num_labels"]))
 
 
 def pretraining_model(config: Config) -> BertForVLPreTraining:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -79,8 +80,9 @@ class BertModel(nn.Module):
             self.v_embeddings = DUAL_EMBEDDINGS[config.image_embeddings](config)
         self.encoder = build_encoder(config)
         text, vision = (config.hidden_size, config.pooler_size), (config.v_hidden_size, config.v_pooler_size)
-        self.t_pooler = Pooler(*text, config.fusion_act) if fusion.pools_text else None
-        self.v_pooler = Pooler(*vision, config.fusion_act) if fusion.pools_vision else None
+        pooler = partial(Pooler, activation=config.fusion_act) if fusion.through_pooler else nn.Identity
+        self.t_pooler = pooler(*text) if fusion.pools_text else None
+        self.v_pooler = pooler(*vision) if fusion.pools_vision else None
 
     def forward(
         self,
@@ -129,8 +131,8 @@ class BertModel(nn.Module):
     def pooled_positions(self, attention_mask: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Where the states lie that stand for the text and for the image, (B,) on the host; None where none is pooled.
 
-        ``[CLS]``, or for VL-BERT's VQA the last but one real token, as the mask (B, T) of real ones says; the first
-        region.
+        ``[CLS]``, or for VL-BERT's and VisualBERT's VQA the last but one real token, as the mask (B, T) of real ones
+        says; the first region.
         """
         first = torch.zeros(len(attention_mask), dtype=torch.long)
         text = (attention_mask.cpu() != 0).sum(1) - 2 if self.text_at_end else first

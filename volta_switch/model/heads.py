@@ -136,13 +136,13 @@ def task_head(config: Config, name: str, task: Mapping[str, Any]) -> nn.Module:
         UserError: an unknown ``type``, or a classifier without ``num_labels``.
     """
     kind = task.get("type")
-    P, eps = config.pooler_size, config.layer_norm_eps
+    P = config.pooler_size
     if kind in ("VL-classifier", "VL-classifier-GQA"):
         if not isinstance(task.get("num_labels"), int):
             raise UserError(f"{name}: a {kind} needs num_labels, the number of answers")
-        return SimpleClassifier(P, config.clf_hidden_size, task["num_labels"], eps)
+        return _classifier(config, P, task["num_labels"])
     if kind == "VL-binary-classifier":  # two images per text: their fused vectors side by side
-        return SimpleClassifier(2 * P, config.clf_hidden_size, 2, eps)
+        return _classifier(config, 2 * P, 2)
     if kind == "VL-tri-classifier":
         return nn.Linear(P, 3)
     if kind == "VL-logit":
@@ -154,6 +154,12 @@ def task_head(config: Config, name: str, task: Mapping[str, Any]) -> nn.Module:
             return nn.Sequential(nn.Linear(D, D), nn.GELU(), dropout, nn.Linear(D, 1))
         return nn.Linear(D, 1)
     raise UserError(f"{name}: type must be one of {', '.join(TASK_TYPES)}, found {kind!r}")
+
+
+def _classifier(config: Config, width: int, labels: int) -> nn.Module:
+    if config.clf_hidden_size is None:
+        return nn.Linear(width, labels)
+    return SimpleClassifier(width, config.clf_hidden_size, labels, config.layer_norm_eps)
 
 
 NEGATIVES = 128  # of target 2: 70 % from other images of the batch, 30 % from the same image

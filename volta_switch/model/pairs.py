@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from volta_switch.errors import UserError
 from volta_switch.model import banks
@@ -20,7 +20,6 @@ from volta_switch.model.banks import Bank, per_pair
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks, BertModel
 from volta_switch.model.embeddings import ModelInputs, VLBertEmbeddings
 from volta_switch.model.encoder import SwitchEncoder
-from volta_switch.model.heads import Pooler
 from volta_switch.model.rows import PackedLayout
 from volta_switch.model.sublayers import AttentionSublayer, FeedForwardSublayer
 
@@ -129,7 +128,7 @@ def _embedded(bert: BertModel, texts: dict[str, Tensor], images: dict[str, Tenso
     return Bank(layout.text, text, of_text, pooled=pooled), Bank(layout.vision, vision, of_image, pooled=v_pooled)
 
 
-def _pooled(pooler: Pooler | None, bank: Bank) -> Tensor | None:
+def _pooled(pooler: nn.Module | None, bank: Bank) -> Tensor | None:
     """(P, width)."""
     if pooler is None or bank.pooled is None:
         return None

@@ -34,7 +34,7 @@ from volta_switch.config.model_folder import (
 from volta_switch.data.regions import Regions
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.errors import UserError
-from volta_switch.files import first_there, new_folder
+from volta_switch.files import first_there, writing_folder
 from volta_switch.hub import VOCABULARY
 from volta_switch.model.predictions import Images, Prediction, Question, predict
 from volta_switch.weights.files import read_weights, write_weights
@@ -101,7 +101,7 @@ class Pretrained(PyTorchModelHubMixin, nn.Module, library_name=LIBRARY):
         """
         push = options.pop("push_to_hub", False)
         repository = options.pop("repo_id", None) or Path(save_directory).name
-        with new_folder(Path(save_directory)) as folder:
+        with writing_folder(Path(save_directory)) as folder:
             super().save_pretrained(folder)
         return self.push_to_hub(repository, **options) if push else None
 

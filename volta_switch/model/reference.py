@@ -333,16 +333,16 @@ class Reference:
     def pooled(self, own: str, states: States, real: States) -> Tensor | None:
         """One state through a linear layer and an activation, (B, P); None where the fusion needs none.
 
-        It is that of ``[CLS]`` or of the first region; for VL-BERT's VQA that of the last token but one.
+        It is that of ``[CLS]`` or of the first region; for VL-BERT's and (as it is) VisualBERT's VQA the last but one.
         """
-        name = f"bert.{own}_pooler.dense"
-        if f"{name}.weight" not in self.weights:
+        fusion, name = self.config.fusion, f"bert.{own}_pooler.dense"
+        if not (fusion.pools_text if own == "t" else fusion.pools_vision):
             return None
         place = torch.zeros_like(real[own].sum(1))  # (B,)
-        if own == "t" and self.config.fusion.at_end:
+        if own == "t" and fusion.at_end:
             place = real["t"].sum(1) - 2
         state = states[own][torch.arange(len(place), device=place.device), place]  # (B, D)
-        return self.dense(name, self.config.fusion_act, state)
+        return self.dense(name, self.config.fusion_act, state) if fusion.through_pooler else state
 
 
 def _mixture(weights: Tensor, options: list[Tensor]) -> Tensor:

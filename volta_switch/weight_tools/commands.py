@@ -1,13 +1,14 @@
-"""``volta-switch weights``: what a file of weights is, and other programs' checkpoints as models of this project."""
+"""``volta-switch weights``: what weights are, other programs' as models of this project, and these as others'."""
 
 from __future__ import annotations
 
 import argparse
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from volta_switch.errors import UserError
 from volta_switch.files import require_file
@@ -17,16 +18,17 @@ from volta_switch.weight_tools.registered.commands import add_registry_commands
 
 if TYPE_CHECKING:
     from volta_switch.weight_tools.importing import ImportedModel
+    from volta_switch.weight_tools.own_models import ExportedModel
 
 
 def add_weights_commands(parser: argparse.ArgumentParser) -> None:
     """Adds the commands below ``volta-switch weights``."""
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    about = "say whose weights a file holds, and what an import would keep and leave out"
+    about = "say what a model's folder is, or whose weights a file holds and what an import would keep and leave out"
     inspect = commands.add_parser("inspect", help=about)
     taken = commands.add_parser("import", help="write another program's checkpoint as a model of this one, a folder")
     for command in (inspect, taken):
-        command.add_argument("source", type=PATH, metavar="FROM", help="a file, or a folder of Hugging Face's")
+        command.add_argument("source", type=PATH, metavar="FROM", help="a file of weights, or a folder")
         command.add_argument("--format", type=ANY_TEXT, default="", help="refuse any other layout: lxmert, uniter, ...")
         of = "of its configuration, where weights do not tell it"
         command.add_argument("--set", nargs="+", type=Text(), default=[], metavar="KEY=VALUE", help=of)
@@ -38,28 +40,58 @@ def add_weights_commands(parser: argparse.ArgumentParser) -> None:
     data = "the task's folder of annotations, with trainval_label2ans.pkl: answers are brought into its order"
     taken.add_argument("--answers-of", type=ANY_TEXT, default="", metavar="FOLDER", help=data)
     taken.set_defaults(run=_import)
+    given = commands.add_parser("export", help="write a model of this project as another program's")
+    given.add_argument("source", type=PATH, metavar="FROM", help="a model's folder, or a file of weights")
+    given.add_argument("to", type=PATH, metavar="TO", help="the folder; must not exist")
+    layouts = "volta, lxmert, visualbert, uniter, vilbert, or bert for the text side alone"
+    given.add_argument("--format", type=ANY_TEXT, required=True, help=layouts)
+    about = "of a file that lies in no model's folder: its configuration"
+    given.add_argument("--config_file", "--config-file", type=ANY_TEXT, default="", metavar="NAME", help=about)
+    given.set_defaults(run=_export)
+
     add_registry_commands(commands)
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Gives Ctrl-C inside the block its line: nothing is there that could be resumed."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; nothing was written") from None
+
+
 def _inspect(args: argparse.Namespace) -> None:
-    print(inspect_text(Path(args.source), args.format, args.set))
+    with _interruptible():
+        print(inspect_text(Path(args.source), args.format, args.set))
+
+
+def _export(args: argparse.Namespace) -> None:
+    with _interruptible():
+        from volta_switch.weight_tools.exporting import export_weights, write_export
+
+        model = export_weights(args.source, args.format, args.config_file)
+        write_export(model, Path(args.to))
+    print(export_text(model))
+    print(f"\nwritten to {args.to}")
 
 
 def _import(args: argparse.Namespace) -> None:
-    from volta_switch.tasks.vqa_files import load_labels
-    from volta_switch.weight_tools.importing import import_weights, write_model
-
     if bool(args.task) != bool(args.labels) or (args.answers_of and not args.task):
         raise UserError(
             "--task and --labels: give both, or neither, and --answers-of with them alone: answers are kept with their "
             "names, or left out"
         )
-    labels = _labels(Path(args.labels)) if args.labels else []
-    wanted = load_labels(Path(args.answers_of)) if args.answers_of else []
-    if args.answers_of and not wanted:
-        raise UserError(f"{args.answers_of}: names no answer; expected the lists of a task's answers")
-    model = import_weights(args.source, args.format, args.set, args.task, labels, wanted)
-    write_model(model, Path(args.to))
+    with _interruptible():
+        from volta_switch.tasks.vqa_files import load_labels
+        from volta_switch.weight_tools.importing import import_weights, write_model
+
+        labels = _labels(Path(args.labels)) if args.labels else []
+        wanted = load_labels(Path(args.answers_of)) if args.answers_of else []
+        if args.answers_of and not wanted:
+            raise UserError(f"{args.answers_of}: names no answer; expected the lists of a task's answers")
+        model = import_weights(args.source, args.format, args.set, args.task, labels, wanted)
+        write_model(model, Path(args.to))
     print(import_text(model))
     script = "eval_task.py" if model.task else "train_task.py --task TASK1"
     print(f"\nwritten to {args.to}; next: python {script} --from_pretrained {shlex.quote(args.to)}")
@@ -82,15 +114,34 @@ def import_text(model: ImportedModel) -> str:
         ("regions", f"{model.layout.regions}; {config.v_feature_size} wide, {config.num_locs} numbers of a box"),
         ("heads kept", ", ".join(model.heads) or "none"),
         *(("answers", number) for number in answers),
-        *(("left out", f"{', '.join(names)}: {why}") for why, names in _by_reason(model).items()),
+        *(("left out", f"{', '.join(names)}: {why}") for why, names in _by_reason(model.left_out).items()),
         *([("initial values", ", ".join(_modules(model.initial)))] if model.initial else []),
         *([("changed by --set", ", ".join(model.overrides))] if model.overrides else []),
     ]
     return tabulate(rows, tablefmt="plain", disable_numparse=True)
 
 
+def export_text(model: ExportedModel) -> str:
+    """Returns what became of a model, for a reader."""
+    from tabulate import tabulate
+
+    distinct = {tensor.data_ptr(): tensor.numel() for tensor in model.state.values()}
+    rows = [
+        ("weights of", str(model.source)),
+        ("layout", model.format),
+        ("written", f"{model.file}, {len(model.state)} names, {sum(distinct.values()) / 1e6:.2f} M parameters"),
+        *(("for", name) for name in model.settings.get("architectures", ())),
+        *(("left out", f"{', '.join(names)}: {why}") for why, names in _by_reason(model.left_out).items()),
+        *([("without", f"{', '.join(_modules(model.absent))}, which no model here has")] if model.absent else []),
+        *(("of training", told) for told in model.not_told),
+    ]
+    return tabulate(rows, tablefmt="plain", disable_numparse=True)
+
+
 def inspect_text(source: Path, layout: str = "", overrides: Sequence[str] = ()) -> str:
     """Returns what a file of weights holds: a run's, a BERT's, or what an import would make of it.
+
+    Of a model's folder it also says what its other files say.
 
     Raises:
         UserError: it is none of these, or cannot be read; arguments as ``importing.import_weights``'s.
@@ -103,7 +154,8 @@ def inspect_text(source: Path, layout: str = "", overrides: Sequence[str] = ()) 
     from volta_switch.weights.files import read_weights
     from volta_switch.weights.loading import is_a_bert, is_of_a_run, project_of
 
-    path = weights_file(source, (*WEIGHTS, *model_folder.WEIGHTS))
+    own = model_folder.is_model_folder(source)
+    path = model_folder.weights_in(source) if own else weights_file(source, (*WEIGHTS, *model_folder.WEIGHTS))
     state = read_weights(path)
     if layout or project_of(state):
         return import_text(import_state(path, state, layout, overrides))
@@ -118,12 +170,38 @@ def inspect_text(source: Path, layout: str = "", overrides: Sequence[str] = ()) 
     layers = {name.split(".")[3] for name in state if name.startswith("bert.encoder.layer.")}
     depth = ("sublayers" if is_of_a_run(state) else "layers", str(len(layers)))
     rows = [("weights of", kind), depth, *((part, f"{count:,} numbers") for part, count in parts.items())]
-    return tabulate(rows, tablefmt="plain", disable_numparse=True)
+    return tabulate([*rows, *(_folder_rows(source) if own else [])], tablefmt="plain", disable_numparse=True)
 
 
-def _by_reason(model: ImportedModel) -> dict[str, list[str]]:
+def _folder_rows(folder: Path) -> list[tuple[str, str]]:
+    """Returns what a model's folder says of its architecture, its task, its answers and its regions."""
+    from volta_switch.checksums import is_there
+    from volta_switch.config import load_config, model_folder
+    from volta_switch.data.files.json_files import read_object
+
+    config = load_config(folder)
+    count = len(config.attention_sublayers)
+    kind = f"{'Switch-BERT' if config.switch else config.image_embeddings}, {count} attention sublayers"
+    rows = [("architecture", f"{kind}, {config.hidden_size} and {config.v_hidden_size} wide")]
+    rows.append(("fusion", f"{config.fusion_method}, {config.fusion_act}"))
+    if found := model_folder.task_in(folder):
+        key, entry = found
+        rows.append(("task", ", ".join([key, *(f"{name}: {_shown(value)}" for name, value in entry.items())])))
+    for task, labels in model_folder.labels_in(folder).items():
+        few = f"{', '.join(labels[:5])}{', ...' if len(labels) > 5 else ''}"
+        rows.append((f"answers of {task}", f"{len(labels)}: {few}"))
+    if is_there(path := folder / model_folder.REGIONS):
+        rows += [(f"regions: {name}", _shown(value)) for name, value in read_object(path).items()]
+    return rows
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+def _by_reason(left_out: Mapping[str, str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for name, why in model.left_out.items():
+    for name, why in left_out.items():
         found.setdefault(why, []).append(name)
     return {why: _modules(names) for why, names in found.items()}
 
@@ -139,6 +217,8 @@ def _labels(path: Path) -> list[str]:
 
     require_file(path, "list of answers", "give a JSON list of the head's answers, in its order")
     found = read_json(path)
+    if isinstance(found, dict) and len(found) == 1:  # of a model's folder, by task
+        (found,) = found.values()
     if not isinstance(found, list) or not all(isinstance(answer, str) for answer in found):
         raise UserError(f"{path}: expected a JSON list of answers, the first for the head's first row")
     return found

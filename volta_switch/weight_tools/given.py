@@ -19,11 +19,11 @@ from volta_switch.config.loading import CONFIG
 from volta_switch.data.files.json_files import read_object
 from volta_switch.errors import UserError
 from volta_switch.files import first_there, require_file
+from volta_switch.weights.files import INDEX
 from volta_switch.weights.loading import check_finite, other_kind, some
 
 WORDS = "embeddings.word_embeddings.weight"
 DECODER = "cls.predictions.decoder"
-_SHARDED = "*.index.json"  # Hugging Face's list of the parts of a checkpoint
 
 
 @dataclass(frozen=True)
@@ -134,26 +134,20 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def weights_file(source: str | Path, found: Sequence[str]) -> Path:
-    """Returns the file of weights that is given, or that a folder holds.
+    """Returns the file of weights that is given, or that a folder holds, or its list of the files of a checkpoint.
 
     Args:
         source: a file, or a folder.
-        found: names of files, the first of which counts.
+        found: names of files, the first of which counts; then the lists of files that are called after them.
 
     Raises:
-        UserError: the folder holds none of them, or a checkpoint in parts.
+        UserError: the folder holds none of them.
     """
     path = Path(source)
     if not path.is_dir():
         return path
-    if there := first_there(path, found):
+    if there := first_there(path, [*found, *(f"{name}{INDEX}" for name in found)]):
         return there
-    parts = next(iter(path.glob(_SHARDED)), None)
-    if parts is not None:
-        raise UserError(
-            f"{parts}: a checkpoint in several files; load it with transformers and write it as one "
-            "(model.save_pretrained(FOLDER, max_shard_size='100GB'))"
-        )
     raise UserError(f"{path}: holds neither {' nor '.join(found)}; give the file of weights")
 
 

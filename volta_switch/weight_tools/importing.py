@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from volta_switch.checksums import read_recorded, record_bytes, record_json
 from volta_switch.config import Config, load_config
 from volta_switch.config.loading import CONFIG
-from volta_switch.config.model_folder import REGIONS, TASK, task_bytes
+from volta_switch.config.model_folder import LABELS, REGIONS, TASK, task_bytes
 from volta_switch.errors import UserError
-from volta_switch.files import new_folder
+from volta_switch.files import writing_folder
 from volta_switch.hub import VOCABULARY, WEIGHTS
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks
 from volta_switch.weight_tools.given import as_floats, divided, read_settings, weights_file
@@ -62,6 +62,8 @@ class ImportedModel:
     source: Path
     overrides: tuple[str, ...]
     """That were given: what the model computes may differ from the file's own program by them."""
+    labels: tuple[str, ...] = ()
+    """What each row of the task's head stands for."""
 
     @property
     def parameters(self) -> int:
@@ -107,8 +109,12 @@ def import_state(
     task: str = "",
     labels: Sequence[str] = (),
     wanted: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
 ) -> ImportedModel:
-    """Does the same with what ``weights.files.read_weights`` has read of ``path``."""
+    """Does the same with what ``weights.files.read_weights`` has read of ``path``, or will find there.
+
+    ``settings``: those that its program wrote; by default of the ``config.json`` beside the file.
+    """
     project = project_of(state)
     if is_of_a_run(state) and not project:
         raise UserError(f"{path}: these are weights of a run, this project's or VOLTA's, and need no import")
@@ -116,7 +122,8 @@ def import_state(
         refuse_bert(state, str(path), "it needs no import")
     found = layout_of(state, str(path), layout)
     said = f"{path}: {project}"
-    given = divided(as_floats(state, said), read_settings(path), _numbers(overrides), said)
+    settings = read_settings(path) if settings is None else settings
+    given = divided(as_floats(state, said), settings, _numbers(overrides), said)
     own, places = found.read(given, task)
     config = _configuration(found, own, overrides, said)
     names = {**given.trunk, **given.heads}
@@ -129,7 +136,8 @@ def import_state(
     kept = sorted({head for name, head in places.heads.items() if name in names})
     left = {name: places.reason(name) for name in names if name not in places.targets}
     return ImportedModel(
-        found, project, config, whole, tuple(kept), left, tuple(initial), entry, path, tuple(overrides)
+        *(found, project, config, whole, tuple(kept), left, tuple(initial), entry, path, tuple(overrides)),
+        tuple(wanted or labels) if entry else (),
     )
 
 
@@ -140,7 +148,7 @@ def write_model(model: ImportedModel, folder: Path) -> None:
         UserError: the folder is there and not empty, or the vocabulary is damaged.
         OSError: it cannot be written; nothing is left.
     """
-    with new_folder(folder) as unfinished:
+    with writing_folder(folder) as unfinished:
         vocabulary = model.source.with_name(VOCABULARY)
         if vocabulary.is_file():
             record_bytes(unfinished / VOCABULARY, read_recorded(vocabulary))
@@ -154,6 +162,7 @@ def write_model(model: ImportedModel, folder: Path) -> None:
         record_json(unfinished / REGIONS, regions)
         if model.task:
             record_bytes(unfinished / TASK, task_bytes(model.task))
+            record_json(unfinished / LABELS, {task: list(model.labels) for task in model.task})
         write_weights(unfinished / WEIGHTS[0], model.state, recorded=True)
 
 
@@ -213,7 +222,7 @@ def _task_entry(
     """
     if not task:
         return {}
-    last = placed.get(f"clfs_dict.{task}.logit_fc.3.weight")
+    last = placed.get(f"{last_layer(placed, task)}.weight")
     if last is None:
         raise UserError(f"{source}: has no head of answers that could become {task}'s; leave out --task and --labels")
     rows = len(last)
@@ -239,8 +248,14 @@ def _in_order(
         raise UserError(f"{source}: an answer stands twice in --labels")
     if lacking := [answer for answer in wanted if answer not in numbers]:
         raise UserError(f"{source}: its head has no answer {some(lacking)}, which the task's data have")
-    order, last = torch.tensor([numbers[answer] for answer in wanted or labels]), f"clfs_dict.{task}.logit_fc.3."
+    order, last = torch.tensor([numbers[answer] for answer in wanted or labels]), f"{last_layer(placed, task)}."
     return {name: tensor[order] if name.startswith(last) else tensor for name, tensor in placed.items()}
+
+
+def last_layer(placed: Mapping[str, Tensor], task: str) -> str:
+    """Returns the layer of a task's head that has a row for each answer: the classifier's last, or its only one."""
+    one = f"clfs_dict.{task}"
+    return one if f"{one}.weight" in placed else f"{one}.logit_fc.3"
 
 
 def _whole(

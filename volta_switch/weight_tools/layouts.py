@@ -1,20 +1,38 @@
-"""Whose checkpoints are known, and how each is read.
+"""Whose checkpoints are known, and how each is read and written.
 
 A layout is a function from a file's weights to the overrides of a shipped configuration, and the places of its names
-(``Places``). ``importing`` does the rest, and accounts for every name.
+(``Places``). ``importing`` does the rest, and accounts for every name. Back lead the same places, and a function from a
+configuration to the settings that the layout's program reads (``exporting``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from torch import Tensor
+
+from volta_switch.config import Config
 from volta_switch.errors import UserError
+from volta_switch.hub import WEIGHTS
+from volta_switch.weight_tools import single_stream, two_streams
 from volta_switch.weight_tools.given import GivenWeights
 from volta_switch.weight_tools.places import Places
-from volta_switch.weight_tools.single_stream import uniter, visualbert
-from volta_switch.weight_tools.two_streams import lxmert, vilbert, volta_lxmert
 from volta_switch.weights.loading import LXMERT, UNITER, VILBERT, VISUAL_BERT, VOLTA_LXMERT, project_of
+
+
+@dataclass(frozen=True)
+class Written:
+    """How a program's files are written from a model of this project."""
+
+    settings: Callable[[Config, Mapping[str, Tensor], str], tuple[dict[str, Any], Places]]
+    """From a configuration, its weights, and the task whose head the answers are ("": none)."""
+    sublayers: Callable[[Config], Iterable[str]]
+    """Overrides of the sublayer lists of the layout's own model that comes nearest to a configuration."""
+    prefix: str
+    """Of what is no head."""
+    file: str
 
 
 @dataclass(frozen=True)
@@ -31,15 +49,29 @@ class Layout:
     """From weights, and the task whose head the answers become ("": none)."""
     regions: str
     """What its region features are, as its project says."""
+    written: Written | None = None
 
 
 _BOTTOM_UP = "boxes of the Visual Genome Faster R-CNN (bottom-up attention)"
 _ALL = (
-    Layout("lxmert", LXMERT, "lxmert", lxmert, f"36 {_BOTTOM_UP}"),
-    Layout("volta-lxmert", VOLTA_LXMERT, "lxmert", volta_lxmert, f"36 {_BOTTOM_UP}"),
-    Layout("visualbert", VISUAL_BERT, "ctrl_visualbert_base", visualbert, "another detector for each task"),
-    Layout("uniter", UNITER, "ctrl_uniter_base", uniter, f"10 to 100 {_BOTTOM_UP}"),
-    Layout("vilbert", VILBERT, "vilbert_base", vilbert, "up to 100 boxes of a ResNeXt Faster R-CNN"),
+    Layout(
+        *("lxmert", LXMERT, "lxmert", two_streams.lxmert, f"36 {_BOTTOM_UP}"),
+        Written(two_streams.lxmert_settings, two_streams.lxmert_sublayers, "lxmert.", WEIGHTS[0]),
+    ),
+    Layout("volta-lxmert", VOLTA_LXMERT, "lxmert", two_streams.volta_lxmert, f"36 {_BOTTOM_UP}"),
+    Layout(
+        *("visualbert", VISUAL_BERT, single_stream.VISUAL_BERT, single_stream.visualbert),
+        "another detector for each task",
+        Written(single_stream.visualbert_settings, single_stream.visualbert_sublayers, "visual_bert.", WEIGHTS[0]),
+    ),
+    Layout(
+        *("uniter", UNITER, single_stream.UNITER, single_stream.uniter, f"10 to 100 {_BOTTOM_UP}"),
+        Written(single_stream.uniter_settings, single_stream.uniter_sublayers, "uniter.", WEIGHTS[1]),
+    ),
+    Layout(
+        *("vilbert", VILBERT, two_streams.VILBERT, two_streams.vilbert, "up to 100 boxes of a ResNeXt Faster R-CNN"),
+        Written(two_streams.vilbert_settings, two_streams.vilbert_sublayers, "bert.", WEIGHTS[1]),
+    ),
 )
 LAYOUTS = {layout.name: layout for layout in _ALL}
 

@@ -1,11 +1,14 @@
-"""Where the weights of a layout go: names of theirs, without prefixes -> names of ours."""
+"""Where the weights of a layout go: names of theirs, without prefixes -> names of ours; and back."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from volta_switch.config import Config
+from volta_switch.errors import UserError
 from volta_switch.weight_tools.given import WORDS, GivenWeights
 
 ANSWERS = "answers; --task TASK1 keeps them as that task's head"
@@ -15,6 +18,9 @@ BOTH = ("", "v_")  # a shared sublayer's weights stand under the names of text a
 TEXT, VISION = ("",), ("v_",)
 PARTS = ("query", "key", "value", "dense", "LayerNorm")  # of an attention sublayer
 CLASSIFIER = ("0", "2", "3")  # of VOLTA's: linear, (activation,) LayerNorm, linear
+# What stands in settings and configurations under one name: what the trunk's weights tell, and what they do not.
+SIZES = ("vocab_size", "hidden_size", "max_position_embeddings", "type_vocab_size", "intermediate_size")
+OF_BOTH = ("hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob")  # of text, and with v_ of vision
 
 
 def attention_parts(own: str = "attention.self", out: str = "attention.output") -> dict[str, str]:
@@ -37,6 +43,8 @@ class Places:
     """Of theirs: two rows that stand for mismatched and aligned, in that order; ours are the other way round."""
     left_out: dict[str, str] = field(default_factory=dict)
     """Beginning of theirs -> why no model here has it."""
+    not_theirs: dict[str, str] = field(default_factory=dict)
+    """Beginning of ours -> why an export leaves it out."""
 
     def module(self, theirs: str, *ours: str, head: str = "") -> None:
         """Places weight and bias of a module."""
@@ -130,13 +138,8 @@ def sizes(
         UserError: a weight is missing, or the settings are another model's.
     """
     words = given.width(WORDS, 1)
-    known = {
-        "vocab_size": given.width(WORDS),
-        "hidden_size": words,
-        "max_position_embeddings": given.width("embeddings.position_embeddings.weight"),
-        "type_vocab_size": given.width("embeddings.token_type_embeddings.weight"),
-        "intermediate_size": given.width(f"{between}.weight"),
-    }
+    tables = (given.width(f"embeddings.{kind}_embeddings.weight") for kind in ("position", "token_type"))
+    known = dict(zip(SIZES, (given.width(WORDS), words, *tables, given.width(f"{between}.weight")), strict=True))
     given.expect(**known)
     known["num_attention_heads"] = given.attention_heads("num_attention_heads", words, 64)
     known["v_feature_size"] = given.width(f"{features}.weight", 1)
@@ -171,12 +174,29 @@ def training_settings(given: GivenWeights, *more: str) -> list[str]:
         given: the weights and settings.
         more: settings beside activation, dropout and initial values that the program reads, such as "layer_norm_eps".
     """
-    settings, of_both = given.settings, ("hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob")
-    known = {key: settings[key] for key in (*of_both, "initializer_range", *more) if key in settings}
-    for key in of_both:
+    settings = given.settings
+    known = {key: settings[key] for key in (*OF_BOTH, "initializer_range", *more) if key in settings}
+    for key in OF_BOTH:
         if key in settings or f"v_{key}" in settings:
             known[f"v_{key}"] = settings.get(f"v_{key}", settings.get(key))
     return [f"{key}={json.dumps(value)}" for key, value in known.items()]
+
+
+def text_settings(config: Config, *more: str) -> dict[str, Any]:
+    """Returns what a layout's program reads of a configuration under the same names, ``more`` beside the usual ones."""
+    names = (*SIZES, "num_attention_heads", *OF_BOTH, "initializer_range", *more)
+    return {name: getattr(config, name) for name in names}
+
+
+def fits(config: Config, **values: Any) -> None:
+    """Compares a configuration with what a layout's program has built in.
+
+    Raises:
+        UserError: a field has another value.
+    """
+    for key, value in values.items():
+        if (found := getattr(config, key)) != value:
+            raise UserError(f"{key} is {found!r}, and always {value!r} in this layout")
 
 
 def head_widths(

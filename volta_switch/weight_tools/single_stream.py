@@ -1,29 +1,79 @@
 """Layouts of one stream: UNITER, and VisualBERT in its own files and Hugging Face's.
 
-Each function returns the overrides of its layout's configuration, and the places of all names; it raises UserError
-where sizes are not known, or settings beside the weights are of a model that cannot be imported.
+For each a function from a file's weights to the overrides of its layout's configuration, and the places of all names;
+it raises UserError where sizes are not known, or settings beside the weights are of a model that cannot be imported.
+And one from a configuration to the settings that its program reads, and the same places; it raises UserError for what
+the program cannot be told.
 """
 
 from __future__ import annotations
 
-from volta_switch.config import load_config
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from volta_switch.config import Config, load_config
 from volta_switch.config.depths import with_layers
+from volta_switch.errors import UserError
 from volta_switch.weight_tools.given import GivenWeights
 from volta_switch.weight_tools.places import (
+    ANSWERS,
     BOTH,
     ENDS,
     Places,
+    fits,
     head_widths,
     sizes,
+    text_settings,
     training_settings,
     vision_like_text,
 )
+
+UNITER, VISUAL_BERT = "ctrl_uniter_base", "ctrl_visualbert_base"  # shipped configurations
+REGION_HEAD = "cls.imagePredictions"  # of ours, for masked regions
+NAMES = ("visual_projection", "visual_token_type_embeddings", "visual_position_embeddings")  # of Hugging Face's
+OWN_NAMES = ("projection", "token_type_embeddings_visual", "position_embeddings_visual")  # of VisualBERT's own files
+VQA = "VisualBertForQuestionAnswering"  # transformers' class, whose head a task can have
+# Why the head of a class is none of a task's here.
+OTHER_HEADS = {
+    "VisualBertForVisualReasoning": (
+        "the head of VisualBertForVisualReasoning reads both images' regions in one sequence, the first image's with "
+        "the token type 0; the inputs of models here have one image, whose regions are all of type 1"
+    ),
+    "VisualBertForMultipleChoice": "the head of VisualBertForMultipleChoice scores answers that are part of the text",
+}
 
 
 def uniter(given: GivenWeights, task: str) -> tuple[list[str], Places]:
     """UNITER: seven numbers of a box, a tanh pooler of the text. In its matching, row 1 is aligned."""
     given.expect(hidden_act="gelu")  # which its region classifier has, whatever its settings say
-    places = _stream(given)
+    answers = given.head("vqa_output")
+    places = _uniter_places(_layers(given), answers, task)
+    overrides = [
+        *_overrides(given, UNITER, "img_embeddings.img_linear", "img_embeddings.pos_linear"),
+        *training_settings(given),
+        *head_widths(given, "region_classifier.net.3", answers=f"{answers}.0", background=True),
+    ]
+    return overrides, places
+
+
+def uniter_settings(config: Config, state: Mapping[str, Tensor], task: str) -> tuple[dict[str, Any], Places]:
+    """What UNITER's own program reads; it takes the number of classes from its command line."""
+    fits(config, num_locs=7, hidden_act="gelu", **({"clf_hidden_size": 2 * config.hidden_size} if task else {}))
+    layers = len(config.attention_sublayers)
+    return {**text_settings(config), "num_hidden_layers": layers}, _uniter_places(
+        layers, "vqa_output" if task else "", task
+    )
+
+
+def uniter_sublayers(config: Config) -> Iterable[str]:
+    """Overrides of the sublayer lists of a UNITER that has as many layers as a configuration."""
+    return with_layers(load_config(UNITER), len(config.attention_sublayers))
+
+
+def _uniter_places(layers: int, answers: str, task: str) -> Places:
+    places = _stream(layers)
     for theirs, ours in (
         ("img_linear", "image_embeddings"),
         ("img_layer_norm", "image_layer_norm"),
@@ -42,49 +92,106 @@ def uniter(given: GivenWeights, task: str) -> tuple[list[str], Places]:
         f"cls.seq_relationship.{end}": "BERT's head, whether a sentence follows another" for end in ENDS
     }
     places.matching_head("itm_output", swapped=True)
-    classifier = "region_classifier.net"
     for theirs, ours in (("0", "transform.dense"), ("2", "transform.LayerNorm"), ("3", "decoder_dict.0")):
-        places.module(f"{classifier}.{theirs}", f"cls.imagePredictions.{ours}", head="region_classifier")
-    answers = given.head("vqa_output")
+        places.module(f"region_classifier.net.{theirs}", f"{REGION_HEAD}.{ours}", head="region_classifier")
     if answers:
         places.answers_head(answers, task)
-    overrides = [
-        *_overrides(given, "ctrl_uniter_base", "img_embeddings.img_linear", "img_embeddings.pos_linear"),
-        *training_settings(given),
-        *head_widths(given, f"{classifier}.3", answers=f"{answers}.0", background=True),
-    ]
-    return overrides, places
+    return places
 
 
 def visualbert(given: GivenWeights, task: str) -> tuple[list[str], Places]:
-    """VisualBERT: no boxes, a tanh pooler of the text. Its files have no head for regions, and no classifier."""
+    """VisualBERT: no boxes, a tanh pooler of the text. Its files have no head for regions.
+
+    Its answers' head is one linear layer on the last word's state, which no pooler has changed.
+    """
     given.expect(model_type="visual_bert", bypass_transformer=False)
-    places = _stream(given)
-    hugging_face = "embeddings.visual_projection.weight" in given.trunk
-    names = ("visual_projection", "visual_token_type_embeddings", "visual_position_embeddings")
-    theirs = names if hugging_face else ("projection", "token_type_embeddings_visual", "position_embeddings_visual")
-    places.module(f"embeddings.{theirs[0]}", "bert.embeddings.projection")
-    for name, ours in zip(theirs[1:], ("token_type_embeddings_visual", "position_embeddings_visual"), strict=True):
+    names = NAMES if f"embeddings.{NAMES[0]}.weight" in given.trunk else OWN_NAMES
+    answers = "cls.weight" in given.heads and _has_answers(given, task)
+    places = _visualbert_places(_layers(given), names, task if answers else "")
+    if not task:
+        why = (
+            ANSWERS if answers else OTHER_HEADS.get(_written_by(given), "a task's head, and nothing says which task's")
+        )
+        places.left_out |= {f"cls.{end}": why for end in ENDS}
+    features = f"embeddings.{names[0]}"
+    given.expect(visual_embedding_dim=given.width(f"{features}.weight", 1))
+    overrides = [*_overrides(given, VISUAL_BERT, features), *training_settings(given, "layer_norm_eps")]
+    if answers and task:
+        overrides += ["fusion_method=visualbert_vqa", "clf_hidden_size=null"]
+    return overrides, places
+
+
+def _has_answers(given: GivenWeights, task: str) -> bool:
+    """Returns whether a task's head is that of answers; raises UserError where a task asks for another one."""
+    found = _written_by(given)
+    if task and found != VQA:
+        raise UserError(
+            f"{given.source}: {OTHER_HEADS[found]}; leave out --task and --labels: the encoder is kept"
+            if found in OTHER_HEADS
+            else f"{given.source}: nothing says whose head cls.weight is; put the config.json beside the file that "
+            f"says architectures = ['{VQA}'], or leave out --task and --labels"
+        )
+    return found == VQA
+
+
+def _written_by(given: GivenWeights) -> str:
+    """Returns the class of transformers that wrote a file; "" where nothing says it."""
+    found = given.settings.get("architectures")
+    return found[0] if isinstance(found, list) and len(found) == 1 and isinstance(found[0], str) else ""
+
+
+def visualbert_settings(config: Config, state: Mapping[str, Tensor], task: str) -> tuple[dict[str, Any], Places]:
+    """What transformers reads of a VisualBERT."""
+    kinds = {"cls.predictions.bias": "VisualBertForPreTraining", f"clfs_dict.{task}.weight": VQA}
+    layers = len(config.attention_sublayers)
+    settings = {
+        "architectures": [next((kind for name, kind in kinds.items() if name in state), "VisualBertModel")],
+        "model_type": "visual_bert",
+        **text_settings(config, "layer_norm_eps", "pad_token_id"),
+        "num_hidden_layers": layers,
+        "visual_embedding_dim": config.v_feature_size,
+        "bypass_transformer": False,
+    }
+    answers = f"clfs_dict.{task}.weight" in state and not config.fusion.through_pooler
+    if answers:
+        settings["num_labels"] = len(state[f"clfs_dict.{task}.weight"])
+    return settings, _visualbert_places(layers, NAMES, task if answers else "")
+
+
+def visualbert_sublayers(config: Config) -> Iterable[str]:
+    """As ``uniter_sublayers``."""
+    return with_layers(load_config(VISUAL_BERT), len(config.attention_sublayers))
+
+
+def _visualbert_places(layers: int, names: tuple[str, ...], task: str) -> Places:
+    """``task``: whose head the answers become; "": they are left out."""
+    places = _stream(layers, pooled=not task)
+    places.module(f"embeddings.{names[0]}", "bert.embeddings.projection")
+    for name, ours in zip(names[1:], OWN_NAMES[1:], strict=True):
         places.tensor(f"embeddings.{name}.weight", f"bert.embeddings.{ours}.weight")
     places.matching_head("cls.seq_relationship")
-    reads_others = "a linear layer of one of its tasks, which reads other states than any head of VOLTA's"
-    places.left_out |= {f"cls.{end}": reads_others for end in ENDS}
     places.left_out["embeddings.position_ids"] = "a list of the numbers of positions"
-    features = f"embeddings.{theirs[0]}"
-    given.expect(visual_embedding_dim=given.width(f"{features}.weight", 1))
-    overrides = _overrides(given, "ctrl_visualbert_base", features)
-    return [*overrides, *training_settings(given, "layer_norm_eps")], places
+    if task:
+        places.module("cls", f"clfs_dict.{task}", head="cls")
+        places.left_out |= {f"pooler.dense.{end}": "the answers' head does not read it" for end in ENDS}
+    places.not_theirs[f"{REGION_HEAD}."] = "VisualBERT has no head for masked regions"
+    return places
 
 
-def _stream(given: GivenWeights) -> Places:
+def _layers(given: GivenWeights) -> int:
+    layers = given.count("encoder.layer")
+    given.expect(num_hidden_layers=layers)
+    return layers
+
+
+def _stream(layers: int, pooled: bool = True) -> Places:
     """Places what BERT and all of these have: text embeddings, layers, a pooler, the head for masked words."""
     places = Places()
     places.text_embeddings()
-    layers = given.count("encoder.layer")
-    given.expect(num_hidden_layers=layers)
     for layer in range(layers):
         places.layer(f"encoder.layer.{layer}", 2 * layer, BOTH)
-    places.module("pooler.dense", "bert.t_pooler.dense")
+    if pooled:
+        places.module("pooler.dense", "bert.t_pooler.dense")
     places.words_head()
     return places
 

@@ -83,7 +83,7 @@ def load_bert(
             contradicts itself, or does not fit. The model is as it was.
     """
     given = normalised(state, source)
-    own, places = model.state_dict(), _places(config)
+    own, places = model.state_dict(), bert_places(config)
     _check_names(given, source)
     layers = _check_depth(given, places, source, allow_deeper)
     places = {name: place for name, place in places.items() if place in own or _layer_of(name) is not None}
@@ -116,7 +116,7 @@ def volta_name(name: str, config: Config) -> str | None:
     return None if sublayer is None else f"bert.encoder.layer.{sublayer}.{module.replace('.', '_')}.{last}.{end}"
 
 
-def _places(config: Config) -> dict[str, str]:
+def bert_places(config: Config) -> dict[str, str]:
     """Returns BERT's name of a weight -> a model's, of all that the configuration has a place for."""
     places = {name: name for name in (*_EMBEDDINGS, *_HEADS)} | {f"{_HEAD}decoder.bias": f"{_HEAD}bias"}
     for kind, parts in _IN_LAYERS.items():

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from volta_switch.checksums import recording, verify
 from volta_switch.errors import UserError
-from volta_switch.files import replacing, require_file
-from volta_switch.weights.loading import normalised, unwrapped
+from volta_switch.files import parse_json, replacing, require_file
+from volta_switch.weights.loading import normalised, some, unwrapped
 
 State = Mapping[str, Tensor]
+INDEX = ".index.json"  # how Hugging Face's list of the parts of a checkpoint ends: model.safetensors.index.json
 # Keys of a safetensors file's metadata: what stands under several names, and a checksum over all of it.
 _SHARED, _CHECKSUM = "shared", "crc32"
 _FOLDER = 0x10  # an attribute of a zip's record; PyTorch reads nothing from such a one, and leaves memory as it was
@@ -31,18 +32,50 @@ _FOLDER = 0x10  # an attribute of a zip's record; PyTorch reads nothing from suc
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Reads a weight file: ``.safetensors``, or a PyTorch file such as VOLTA's ``pytorch_model_*.bin``.
 
+    Of a checkpoint in several files the list of its parts (``INDEX``) is given, and all parts are read.
+
     Names are those of ``loading.normalised``, whatever program wrote the file. No code in it is run: PyTorch files are
     read with ``weights_only=True``. What the tensors hold is looked at when they are loaded (``loading``).
 
     Raises:
-        UserError: the file is missing, no regular file, damaged, refused, or holds no weights or several.
+        UserError: the file is missing, no regular file, damaged, refused, or holds no weights or several; a part is
+            missing, or does not hold what the list of parts says.
     """
     path = Path(path)
+    return normalised(_parts(path) if path.name.endswith(INDEX) else _one_file(path), str(path))
+
+
+def _one_file(path: Path) -> dict[str, Tensor]:
     require_file(path, "weight file", "give a .safetensors or .bin file that a run has written")
     verify(path)
-    if path.suffix == ".safetensors":
-        return normalised(read_tensors(path), str(path))
-    return normalised(unwrapped(load_plain(path, "weights"), str(path)), str(path))
+    return read_tensors(path) if path.suffix == ".safetensors" else unwrapped(load_plain(path, "weights"), str(path))
+
+
+def _parts(path: Path) -> dict[str, Tensor]:
+    """Returns the weights of all parts of a checkpoint, each of which holds what the list says, and no more."""
+    require_file(path, "list of a checkpoint's files", "give one that Hugging Face's libraries have written")
+    verify(path)
+    try:
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: could not be read as JSON ({error})") from None
+    files = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(files, dict) or not files or not all(isinstance(name, str) for name in files.values()):
+        raise UserError(f"{path}: expected weight_map, an object with the file of each weight")
+    whole: dict[str, Tensor] = {}
+    for name in dict.fromkeys(files.values()):
+        part = path.with_name(name) if name and Path(name).name == name else None
+        if part is None or name.endswith(INDEX):
+            raise UserError(f"{path}: {some([repr(name)])} is no name of a file beside it")
+        if not os.path.lexists(part):
+            raise UserError(f"{part}: missing; {path} names it as a part of the checkpoint; copy it, too")
+        found, listed = _one_file(part), {weight for weight, file in files.items() if file == name}
+        if lost := sorted(listed - found.keys()):
+            raise UserError(f"{part}: {some(lost)} missing, which {path.name} says to be in it; copy both anew")
+        if more := sorted(found.keys() - listed):
+            raise UserError(f"{part}: holds {some(more)}, of which {path.name} says nothing; copy both anew")
+        whole |= found
+    return whole
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -143,7 +176,8 @@ def write_weights(path: str | Path, state: State, recorded: bool = False) -> Non
             from safetensors import SafetensorError
             from safetensors.torch import save_file
 
-            metadata = {_SHARED: json.dumps(shared), _CHECKSUM: _checksum(tensors, shared)}
+            # "format": without it some versions of Hugging Face's libraries refuse a file
+            metadata = {"format": "pt", _SHARED: json.dumps(shared), _CHECKSUM: _checksum(tensors, shared)}
             _save(temporary, SafetensorError, lambda: save_file(tensors, temporary, metadata=metadata))
         else:
             whole = {name: tensors[shared.get(name, name)] for name in state}  # torch.save sees what is one tensor
