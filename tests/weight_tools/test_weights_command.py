@@ -151,7 +151,7 @@ def test_inspect_of_a_models_folder_says_what_it_is(given, answers, tmp_path, ca
     assert "weights of a run, this project's or VOLTA's sublayers 10" in said and "clfs_dict.TASK1" in said
     assert "architecture lxmert, 6 attention sublayers, 16 and 16 wide fusion text, tanh" in said
     assert f"task TASK1, type: VL-classifier, num_labels: {len(answers) + 2}" in said
-    assert f"answers {len(answers) + 2}: none of them, {answers[-1]}" in said and ", ... regions: " in said
+    assert f"answers of TASK1 {len(answers) + 2}: none of them, {answers[-1]}" in said and ", ... regions: " in said
     assert "regions: regions 36 boxes of the Visual Genome Faster R-CNN" in said
     assert "regions: locations 4" in said and "regions: global_region none" in said
 
