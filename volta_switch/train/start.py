@@ -250,7 +250,8 @@ def initial_weights(model: nn.Module, config: Config, source: str, allow_deeper_
     Args:
         model: any model of this project.
         config: its configuration.
-        source: a file of weights, a folder with ``model.safetensors`` or ``pytorch_model.bin``, or a hub name.
+        source: a file of weights, a folder with ``model.safetensors`` or ``pytorch_model.bin``, a hub name, or an
+            address on the hub.
         allow_deeper_bert: whether layers of a BERT may be left out (``load_bert``).
 
     Returns:

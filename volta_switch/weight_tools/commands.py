@@ -25,7 +25,9 @@ def add_weights_commands(parser: argparse.ArgumentParser) -> None:
     inspect = commands.add_parser("inspect", help=about)
     taken = commands.add_parser("import", help="write another program's checkpoint as a model of this one, a folder")
     for command in (inspect, taken):
-        command.add_argument("source", type=PATH, metavar="FROM", help="a file, or a folder of Hugging Face's")
+        command.add_argument(
+            "source", type=PATH, metavar="FROM", help="a file, a folder of Hugging Face's, or hf://owner/name"
+        )
         command.add_argument("--format", type=ANY_TEXT, default="", help="refuse any other layout: lxmert, uniter, ...")
         of = "of its configuration, where weights do not tell it"
         command.add_argument("--set", nargs="+", type=Text(), default=[], metavar="KEY=VALUE", help=of)
@@ -40,7 +42,7 @@ def add_weights_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> None:
-    print(inspect_text(Path(args.source), args.format, args.set))
+    print(inspect_text(args.source, args.format, args.set))
 
 
 def _import(args: argparse.Namespace) -> None:
@@ -87,7 +89,7 @@ def import_text(model: ImportedModel) -> str:
     return tabulate(rows, tablefmt="plain", disable_numparse=True)
 
 
-def inspect_text(source: Path, layout: str = "", overrides: Sequence[str] = ()) -> str:
+def inspect_text(source: str | Path, layout: str = "", overrides: Sequence[str] = ()) -> str:
     """Returns what a file of weights holds: a run's, a BERT's, or what an import would make of it.
 
     Raises:

@@ -20,6 +20,7 @@ from torch import Tensor
 from volta_switch.checksums import recording, verify
 from volta_switch.errors import UserError
 from volta_switch.files import replacing, require_file
+from volta_switch.hub_models import is_address, weights_of
 from volta_switch.weights.loading import normalised, unwrapped
 
 State = Mapping[str, Tensor]
@@ -31,13 +32,14 @@ _FOLDER = 0x10  # an attribute of a zip's record; PyTorch reads nothing from suc
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Reads a weight file: ``.safetensors``, or a PyTorch file such as VOLTA's ``pytorch_model_*.bin``.
 
+    That of an address (``hf://owner/name``) is fetched from the hub unless it is in its cache on this machine.
     Names are those of ``loading.normalised``, whatever program wrote the file. No code in it is run: PyTorch files are
     read with ``weights_only=True``. What the tensors hold is looked at when they are loaded (``loading``).
 
     Raises:
         UserError: the file is missing, no regular file, damaged, refused, or holds no weights or several.
     """
-    path = Path(path)
+    path = weights_of(str(path)) if is_address(path) else Path(path)
     require_file(path, "weight file", "give a .safetensors or .bin file that a run has written")
     verify(path)
     if path.suffix == ".safetensors":
