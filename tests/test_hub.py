@@ -89,6 +89,15 @@ def test_what_can_be_no_hub_name_is_not_asked_for(hub, ask, source):
     assert not hub.asked
 
 
+def test_an_address_gives_either_file(hub, ask):
+    hub.create("some/bert", {"vocab.txt": b"[PAD]\n", "pytorch_model.bin": b"weights"})
+    hub.create("no/vocabulary", {"pytorch_model.bin": b"weights"})
+    vocabulary, bert = ask(("vocabulary", "hf://some/bert"), ("bert", "hf://some/bert"))
+    assert Path(vocabulary).read_bytes() == b"[PAD]\n" and Path(bert).read_bytes() == b"weights"
+    (found,) = ask(("vocabulary", "hf://no/vocabulary"))
+    assert found == "error: hf://no/vocabulary: has no vocab.txt; give a vocabulary with --set bert_model=FOLDER"
+
+
 def test_files_and_folders_are_taken_as_they_are(tmp_path):
     (tmp_path / "vocab.txt").write_text("[PAD]\n")
     assert find_vocabulary(tmp_path) == find_vocabulary(tmp_path / "vocab.txt") == tmp_path / "vocab.txt"

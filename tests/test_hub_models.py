@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -88,9 +87,7 @@ def test_a_new_push_is_seen_and_nothing_is_fetched_twice(hub, ask):
     before = ask("whole_folder", MODEL)
     assert ask("whole_folder", MODEL) == before
     fetched = {name: count for name, count in hub.asked.items() if "revision" not in name}
-    assert fetched == {
-        **{f"{kind} {name}": 2 if kind == "HEAD" else 1 for name in FILES for kind in ("HEAD", "GET")},
-    }
+    assert fetched == {f"{kind} {name}": times for name in FILES for kind, times in (("HEAD", 2), ("GET", 1))}
     later = hub.create("me/model", {**FILES, "vocab.txt": b"[UNK]\n"})
     after = Path(ask("whole_folder", MODEL))
     assert after.name == later and (after / "vocab.txt").read_bytes() == b"[UNK]\n"
@@ -140,12 +137,11 @@ def test_what_the_librarys_own_program_fetched_is_taken_offline(hub, ask):
     assert not blob.exists()
 
 
-@pytest.mark.parametrize("fault", [500, 503, 429, "silent", "gone"])
+@pytest.mark.parametrize("fault", [503, "silent", "gone"])
 def test_without_an_answer_the_cache_is_taken_and_a_line_says_so(hub, fault):
     commit = hub.create("me/model", FILES)
-    code = f"{ASK}\nprint('said', file=sys.stderr)"
     wanted = json.dumps([("whole_folder", MODEL)])
-    found = hub.python(code, wanted)
+    found = hub.python(ASK, wanted)
     hub.stop() if fault == "gone" else setattr(hub, "fault", fault)
     hub.create("me/model", {})
     again = hub.python(f"import contextlib\nwith contextlib.redirect_stderr(sys.stdout):\n exec({ASK!r})", wanted)
@@ -154,7 +150,7 @@ def test_without_an_answer_the_cache_is_taken_and_a_line_says_so(hub, fault):
     assert said.startswith(f"{MODEL}: the hub could not be asked (")
 
 
-@pytest.mark.parametrize("fault", [500, 429, "silent", "gone", "names"])
+@pytest.mark.parametrize("fault", [429, "silent", "gone", "names"])
 def test_without_an_answer_and_a_cache_one_line_comes_soon(hub, ask, fault):
     hub.stop() if fault == "gone" else setattr(hub, "fault", 0 if fault == "names" else fault)
     slow = {"HF_ENDPOINT": "http://hub.invalid", "SLOW_NAMES": "1"} if fault == "names" else {}
@@ -184,7 +180,7 @@ def test_what_cannot_be_fetched_to_its_end_leaves_nothing_that_is_taken_for_whol
     assert Path(ask("weights_of", MODEL)).read_bytes() == FILES["model.safetensors"]
 
 
-@pytest.mark.parametrize("file", list(FILES))
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])  # a small one and a large one
 def test_a_file_that_is_not_what_the_hub_says_is_refused_and_does_not_stay(hub, ask, file):
     hub.create("me/model", FILES)
     hub.wrong = {file}
@@ -200,7 +196,7 @@ def test_a_file_that_is_not_what_the_hub_says_is_refused_and_does_not_stay(hub, 
     assert Path(ask("whole_folder", MODEL), file).read_bytes() == FILES[file]
 
 
-@pytest.mark.parametrize("file", list(FILES))
+@pytest.mark.parametrize("file", ["vocab.txt", "model.safetensors"])
 def test_a_file_that_is_not_what_was_written_is_refused_and_does_not_stay(hub, ask, file):
     hub.create("me/model", {**FILES, "volta_switch.sums": sums({**FILES, file: b"other"})})
     found = error(ask("whole_folder", MODEL))
@@ -260,10 +256,3 @@ def test_addresses_are_told_from_paths_and_names():
     assert repository_name("hf://me/model.v2@refs/pr/1") == "model.v2" and repository_name("hf://bert") == "bert"
     commit = f"hf://me/model@{'0' * 40}"
     assert pinned(commit) == commit
-
-
-def test_a_slow_hub_is_waited_for_once(hub, ask):
-    hub.fault = "silent"
-    start = time.monotonic()
-    error(ask("whole_folder", MODEL))
-    assert time.monotonic() - start < 60 and hub.asked == {"GET revision/main": 1}
