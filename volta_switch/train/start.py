@@ -87,6 +87,7 @@ def start_run(
         switched.anneal_within(run.anneal_share, run.samples)
     settings = {**run.settings, "deterministic": args.deterministic}
     identity = _identity(run, settings, precision)
+    check_same_start(identity["start"], ranks)
     folder = RunFolder(Path(args.output_dir) / run.name, Path(args.logdir) / run.name, ranks)
     store = CheckpointStore(folder.path / CHECKPOINTS, args.keep_checkpoints)
     saved = _saved(args, store, identity, ranks)
@@ -218,6 +219,23 @@ def _check_flags(args: argparse.Namespace, run: TrainingRun, precision: torch.dt
     reason = batch_dependent(run.config) if args.deterministic and parts > 1 else ""
     if reason:
         raise UserError(f"--deterministic with {parts} parts: {reason}; give one process and one accumulation step")
+
+
+def check_same_start(start: str, ranks: Ranks) -> None:
+    """Compares what the processes start from: each reads its weights, and nothing sends them to the others.
+
+    Args:
+        start: the fingerprint of this process's weights.
+        ranks: all processes; each calls it.
+
+    Raises:
+        UserError: they differ, as where a branch on the hub moved while the processes looked it up.
+    """
+    if len(set(ranks.gathered(start))) > 1:
+        raise UserError(
+            "--from_pretrained: the processes were given different weights; name a commit (hf://owner/name@commit), or "
+            "a file that is the same for all"
+        )
 
 
 def _saved(
