@@ -35,6 +35,16 @@ def world(tmp_path_factory):
     return write_synthetic_world(tmp_path_factory.mktemp("small") / "world")
 
 
+@pytest.fixture
+def hub(tmp_path):
+    """A stand-in for the Hugging Face hub, and processes that know it alone (tests/hub_server.py)."""
+    from hub_server import HubServer
+
+    made = HubServer(tmp_path)
+    yield made
+    made.stop()
+
+
 @pytest.fixture(autouse=True)
 def plain_msgpack(request):
     """msgpack as it is installed, though some modules import tensorpack, which replaces its functions for good.

@@ -21,6 +21,7 @@ from pages import ROOT, Command
 
 # What each kind of command needs where it is not run to its end; the first pattern that a command begins with counts.
 NOT_RUN = {
+    r".* hf://": "a hub; tests/train/test_models_on_the_hub.py gives such commands one",
     r"make (quick|demo)$": "an environment of its own; tests/test_quick.py and tests/study run what they run",
     r"make ": "an environment of its own, or hours; this is one of these targets",
     r"source \.venv/bin/activate$": "the environment of make setup",

@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import threading
-from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,9 +10,8 @@ import pytest
 from volta_switch import UserError
 from volta_switch.hub import NotCached, find_bert, find_vocabulary, is_weight_file
 
-COMMIT = "0" * 39 + "1"
 ASK = """
-import json, os, socket, sys, time
+import os, socket, time
 if os.environ.get("SLOW_NAMES"):  # a resolver whose servers do not answer
     socket.getaddrinfo = lambda *given, **options: time.sleep(600)
 from volta_switch.errors import UserError
@@ -33,83 +26,14 @@ print(json.dumps(found))
 """
 
 
-class Hub:
-    """A hub that holds some files. ``fault``: a status for every request, or "silent": it never answers."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.fault: int | str = 0
-        self.asked: Counter[str] = Counter()
-        self.over = threading.Event()
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:
-                self.answer(with_content=False)
-
-            def do_GET(self) -> None:
-                self.answer(with_content=True)
-
-            def answer(self, with_content: bool) -> None:
-                if "/resolve/" not in self.path:  # the library may have questions of its own
-                    self.send_error(404)
-                    return
-                hub.asked[f"{self.command} {self.path.rsplit('/', 1)[-1]}"] += 1
-                name = self.path.lstrip("/").replace("/resolve/main", "").replace(f"/resolve/{COMMIT}", "")
-                if hub.fault == "silent":
-                    hub.over.wait(120)
-                    return
-                status = hub.fault or (200 if name in hub.files else 404)
-                content = hub.files.get(name, b"")
-                self.send_response(int(status))
-                self.send_header("X-Repo-Commit", COMMIT)
-                if status == 404:
-                    self.send_header("X-Error-Code", "EntryNotFound")
-                self.send_header("ETag", f'"{len(content)}-{name.replace("/", "-")}"')
-                self.send_header("Content-Length", str(len(content) if status == 200 else 0))
-                self.end_headers()
-                if with_content and status == 200:
-                    self.wfile.write(content)
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-
-    def stop(self) -> None:
-        self.over.set()
-        self._server.shutdown()
-        self._server.server_close()
-
-
 @pytest.fixture
-def hub():
-    made = Hub()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def ask(tmp_path, hub):
+def ask(hub):
     """ask(("vocabulary", name), ("bert", name), ...) -> paths and errors, of a process that knows this hub alone."""
-
-    def run(*wanted, offline=False, **changes):
-        own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_ETAG_TIMEOUT": "2"}
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
-        environment |= {**own, "HF_HUB_OFFLINE": str(int(offline)), "NO_PROXY": "127.0.0.1", **changes}
-        command = [sys.executable, "-c", ASK, json.dumps(wanted)]
-        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=100)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    return run
+    return lambda *wanted, **options: json.loads(hub.python(ASK, json.dumps(wanted), **options))
 
 
 def test_a_file_is_fetched_once_and_then_taken_from_the_cache(hub, ask):
-    hub.files["some/bert/vocab.txt"] = b"[PAD]\n"
+    hub.create("some/bert", {"vocab.txt": b"[PAD]\n"})
     first = ask(("vocabulary", "some/bert"))
     assert Path(first[0]).read_bytes() == b"[PAD]\n"
     asked = dict(hub.asked)
@@ -121,7 +45,7 @@ def test_a_file_is_fetched_once_and_then_taken_from_the_cache(hub, ask):
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 def test_either_weight_file_will_do(hub, ask, name):
-    hub.files[f"bert/{name}"] = b"weights"
+    hub.create("bert", {name: b"weights"})
     assert ask(("bert", "bert"))[0].endswith(name)
 
 
@@ -135,7 +59,8 @@ def test_a_hub_that_fails_is_asked_once(hub, ask, kind, file, fault):
     assert hub.asked == {f"HEAD {file}": 1}
 
 
-def test_a_hub_without_the_model_is_asked_once_for_each_file(hub, ask):
+def test_a_hub_without_the_files_is_asked_once_for_each(hub, ask):
+    hub.create("nobody/none", {})
     vocabulary, bert = ask(("vocabulary", "nobody/none"), ("bert", "nobody/none"))
     assert "EntryNotFound" in vocabulary and "EntryNotFound" in bert
     assert hub.asked == {"HEAD vocab.txt": 1, "HEAD model.safetensors": 1, "HEAD pytorch_model.bin": 1}
@@ -162,6 +87,15 @@ def test_what_can_be_no_hub_name_is_not_asked_for(hub, ask, source):
     for found in ask(("vocabulary", source), ("bert", source)):
         assert found.startswith("error: ") and "the hub could deliver" not in found
     assert not hub.asked
+
+
+def test_an_address_gives_either_file(hub, ask):
+    hub.create("some/bert", {"vocab.txt": b"[PAD]\n", "pytorch_model.bin": b"weights"})
+    hub.create("no/vocabulary", {"pytorch_model.bin": b"weights"})
+    vocabulary, bert = ask(("vocabulary", "hf://some/bert"), ("bert", "hf://some/bert"))
+    assert Path(vocabulary).read_bytes() == b"[PAD]\n" and Path(bert).read_bytes() == b"weights"
+    (found,) = ask(("vocabulary", "hf://no/vocabulary"))
+    assert found == "error: hf://no/vocabulary: has no vocab.txt; give a vocabulary with --set bert_model=FOLDER"
 
 
 def test_files_and_folders_are_taken_as_they_are(tmp_path):

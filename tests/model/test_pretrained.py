@@ -193,3 +193,39 @@ def test_what_cannot_be_asked_is_refused_in_one_line(world):
         with pytest.raises(UserError) as caught:
             model.predict(texts, images, task=task)
         assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+PUSH = """
+from volta_switch import BertForVLTasks
+model = BertForVLTasks.from_pretrained(sys.argv[1])
+print(model.push_to_hub("me/model"))
+"""
+PULL = """
+from volta_switch import BertForVLTasks
+sources = [("me/model", ""), ("hf://me/model", ""), ("me/model", sys.argv[2]), (f"hf://me/model@{sys.argv[2]}", "")]
+models = [BertForVLTasks.from_pretrained(source, revision=revision) for source, revision in sources]
+for number, model in enumerate(models):
+    model.save_pretrained(f"{sys.argv[1]}/{number}")
+"""
+
+
+def test_the_hub_gives_what_was_pushed_by_name_and_by_revision(world, hub, tmp_path):
+    first, second = (task_model(world, "switchbert", {"TASK1": HEADS["TASK1"]}, seed) for seed in (1, 2))
+    for number, model in enumerate((first, second)):
+        model.save_pretrained(tmp_path / f"own {number}")
+        (tmp_path / f"own {number}" / "labels.json").write_text(json.dumps({"TASK1": list("abcdefg")}))
+    hub.python(PUSH, tmp_path / "own 0")
+    commit = hub.commit_of("me/model")
+    hub.python(PUSH, tmp_path / "own 1")
+    assert commit != hub.commit_of("me/model")
+    hub.python(PULL, tmp_path, commit)
+    for number, model in enumerate((second, second, first, first)):
+        found = BertForVLTasks.from_pretrained(tmp_path / str(number))
+        assert same(found, model) and found.labels("TASK1") == tuple("abcdefg") and found.tasks == model.tasks
+    card = hub.files("me/model", "main")["README.md"].decode()
+    assert card.startswith("---\n") and "library_name: volta-switch" in card
+    told = hub.python(
+        "from volta_switch import BertForVLTasks, UserError\ntry:\n BertForVLTasks.from_pretrained('me/no')\n"
+        "except UserError as error:\n print(error)"
+    )
+    assert "me/no" in told and len(told.strip().splitlines()) == 1

@@ -1,8 +1,8 @@
 """Finding, reading and overriding configurations.
 
 A configuration is found by name (``switchbert``, ``switchbert.json``, ``demo/switchbert``: a file under ``config/``),
-by path, in a folder (its ``config.json``), or given as a dict; any field can be overridden by ``key=value`` with dots
-for nested fields. A vocabulary that lies beside a ``config.json`` is that model's.
+by path, in a folder (its ``config.json``), on the hub (``hf://owner/name``), or given as a dict; any field can be
+overridden by ``key=value`` with dots for nested fields. A vocabulary beside a ``config.json`` is that model's.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from volta_switch.config.schema import Config, SwitchConfig
 from volta_switch.errors import UserError
 from volta_switch.files import SHIPPED_FOLDERS, parse_json, parse_yaml, require_file
 from volta_switch.hub import VOCABULARY
+from volta_switch.hub_models import is_address, settings_folder
 from volta_switch.ranges import SHOWN, Unread, range_of, shown
 
 CONFIG = "config.json"  # of a model's folder
+OWN_KEY = "tt_attn_sublayers"  # of this project's and VOLTA's configurations, and of no BERT's
 CONFIG_FOLDERS = tuple(folder / "config" for folder in SHIPPED_FOLDERS)
 
 # VOLTA's keys for models that this project does not build, with the only value it accepts.
@@ -56,9 +58,11 @@ def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Iter
         values, origin = copy.deepcopy(dict(source)), "config"
     else:
         path = find_config(source)
-        values, origin = _read_json(path), str(path)
+        values, origin = _read_json(path), str(source if is_address(source) else path)
+        if is_address(source) and OWN_KEY not in values:
+            raise UserError(f"{source}: {described_foreign(values, str(source))}")
         if path.name == CONFIG and is_there(path.with_name(VOCABULARY)):
-            values["bert_model"] = str(path.parent)
+            values["bert_model"] = str(source if is_address(source) else path.parent)
     for override in overrides:
         _apply_override(values, override)
     try:
@@ -73,6 +77,11 @@ def find_config(name: str | Path) -> Path:
     Raises:
         UserError: there is none; the nearest name is suggested.
     """
+    if is_address(name):
+        path = settings_folder(str(name)) / CONFIG
+        if not path.is_file():
+            raise UserError(f"{name}: no model of this project: it has no {CONFIG}")
+        return path
     given = Path(name)
     spellings = [given, given.with_name(given.name + ".json")] if given.name else []
     tried = list(spellings)
@@ -88,6 +97,22 @@ def find_config(name: str | Path) -> Path:
     near = difflib.get_close_matches(str(name).removesuffix(".json"), known, n=1)
     hint = f"; did you mean {near[0]}?" if near else "."
     raise UserError(f"config {name}: no such file or name{hint} Known names: {', '.join(known)}")
+
+
+def described_foreign(values: Mapping[str, Any], address: str) -> str:
+    """Returns whose model a configuration on the hub is that is none of this project's, and what can be done with it.
+
+    Args:
+        values: its ``config.json``.
+        address: its address.
+    """
+    kind = values.get("model_type")
+    if kind == "bert":
+        return "a BERT, no model of this project; it starts a model's training (--from_pretrained), and nothing else"
+    return (
+        f"no model of this project ({CONFIG}: model_type = {shown(kind)}); LXMERT's, VisualBERT's, UNITER's and "
+        f"ViLBERT's become one by `volta-switch weights import {address} FOLDER`"
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

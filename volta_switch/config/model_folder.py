@@ -11,7 +11,8 @@
 | ``training.json``, ``README.md`` | how it came about and what it scored, for programs and for people |
 
 ``--from_pretrained FOLDER`` stands for all of them: the weights and, unless other flags say otherwise, configuration,
-vocabulary and task. A folder that is moved or renamed is the same model.
+vocabulary and task. A folder that is moved or renamed is the same model. On the hub it is a repository, and
+``hf://owner/name`` stands for it wherever a folder does (``hub_models``).
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from volta_switch.checksums import is_there, read_recorded, verify
-from volta_switch.config.loading import CONFIG, find_config
+from volta_switch.config.loading import CONFIG, OWN_KEY, described_foreign, find_config
 from volta_switch.config.schema import Config
 from volta_switch.errors import UserError
 from volta_switch.files import first_there, json_bytes, parse_json, read_yaml
 from volta_switch.hub import VOCABULARY, find_vocabulary
+from volta_switch.hub_models import is_address, pinned, repository_name, settings_folder, weights_of
 
 WEIGHTS = ("model.safetensors", "pytorch_model_best.bin")
 TASK = "task.yml"
@@ -38,31 +40,47 @@ CARD = "README.md"
 TOKENIZER = "tokenizer.json"
 BESIDE = (VOCABULARY, TOKENIZER, LABELS, REGIONS, TRAINING, CARD)  # of a folder: what its model does not say itself
 DEFAULT = "switchbert"  # the configuration where none is given
-_OURS = "tt_attn_sublayers"  # a key of this project's and VOLTA's configurations, and of no BERT's
 
 
 def is_model_folder(source: str | Path) -> bool:
-    """Returns whether this is a folder with a model of this project; a BERT's folder is none.
+    """Returns whether this is a folder, or an address, with a model of this project; a BERT's is none.
 
     Raises:
-        UserError: its configuration is damaged.
+        UserError: its configuration is damaged, or the hub does not give it.
     """
-    path = Path(source) / CONFIG
-    if not os.path.isdir(source) or not os.path.isfile(path):
-        return False
+    return OWN_KEY in (_settings(source) or ())
+
+
+def _settings(source: str | Path) -> dict[str, Any] | None:
+    """Returns what a folder's ``config.json`` holds; None where it has none."""
+    path = local_folder(source) / CONFIG
+    if not os.path.isfile(path):
+        return None
     try:
         values = parse_json(read_recorded(path).decode("utf-8"))
     except ValueError:
         raise UserError(f"{path}: could not be read as JSON; give another folder, or a file of weights") from None
-    return isinstance(values, dict) and _OURS in values
+    return values if isinstance(values, dict) else {}
+
+
+def local_folder(source: str | Path) -> Path:
+    """Returns a folder as it is, and of an address the one in the hub's cache, weights perhaps left out."""
+    return settings_folder(str(source)) if is_address(source) else Path(source)
+
+
+def folder_around(weights: str | Path) -> Path:
+    """Returns the folder in which a file of weights lies, or that of an address."""
+    return local_folder(weights) if is_address(weights) else Path(weights).parent
 
 
 def weights_in(folder: str | Path) -> Path:
-    """Returns a model folder's file of weights.
+    """Returns the file of weights of a model's folder or address.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or the hub does not give it.
     """
+    if is_address(folder):
+        return weights_of(str(folder))
     if found := first_there(folder, WEIGHTS):
         return found
     raise UserError(
@@ -109,7 +127,7 @@ def read_labels(content: bytes, source: str) -> dict[str, list[str]]:
 
 def labels_in(folder: str | Path) -> dict[str, list[str]]:
     """Returns what a folder's ``labels.json`` says, as ``read_labels``; {} where there is none."""
-    path = Path(folder, LABELS)
+    path = local_folder(folder) / LABELS
     return read_labels(read_recorded(path), str(path)) if is_there(path) else {}
 
 
@@ -128,15 +146,17 @@ def refuse_other_labels(weights: str | Path, task: str, labels: Sequence[str]) -
     Raises:
         UserError: the two differ: right answers would count as wrong ones.
     """
-    path = Path(weights).parent / LABELS
-    known = labels_in(path.parent).get(task) if labels and is_model_folder(path.parent) else None
+    folder = folder_around(weights)
+    known = labels_in(folder).get(task) if labels and is_model_folder(folder) else None
     if known is None or known == list(labels):
         return
     place = next((row for row, (one, other) in enumerate(zip(known, labels, strict=False)) if one != other), None)
     told = f"{len(known)} answers, the data {len(labels)}"
     if place is not None:
         told = f"answer {place} is {known[place]!r}, in the data {labels[place]!r}"
-    raise UserError(f"{path}: not the answers of the data that are named: {told}; take the data that it was trained on")
+    raise UserError(
+        f"{folder / LABELS}: not the answers of the data that are named: {told}; take the data that it was trained on"
+    )
 
 
 def task_bytes(task: Mapping[str, Any]) -> bytes:
@@ -149,19 +169,40 @@ def task_bytes(task: Mapping[str, Any]) -> bytes:
 def take_model(args: argparse.Namespace) -> None:
     """Puts a folder's weights in the place of ``--from_pretrained``, its configuration and task where none is given.
 
+    Addresses become those of the commits that they name now: all that is read comes from one commit, and records name
+    it. Their weights are fetched when they are read.
+
     Args:
         args: flags of an entry point; changed in place. ``config_file`` is None where it is not given.
 
     Raises:
-        UserError: the folder holds no weights, or something damaged.
+        UserError: the folder holds no weights, or something damaged; or an address is none, or holds no model that can
+            be used.
     """
+    _pin(args)
     folder = args.from_pretrained if args.from_pretrained and is_model_folder(args.from_pretrained) else ""
-    if folder:
+    if is_address(args.from_pretrained) and not folder:
+        values = _settings(args.from_pretrained) or {}
+        if values.get("model_type", "bert") != "bert":
+            raise UserError(f"{args.from_pretrained}: {described_foreign(values, args.from_pretrained)}")
+    if folder and not is_address(folder):
         args.from_pretrained = str(weights_in(folder))
-        if "task" in args and not args.task:
-            args.task = (task_in(folder) or ("",))[0]
+    if folder and "task" in args and not args.task:
+        args.task = (task_in(folder) or ("",))[0]
     if args.config_file is None:
-        args.config_file = str(Path(folder, CONFIG)) if folder else DEFAULT
+        args.config_file = folder if is_address(folder) else str(Path(folder, CONFIG)) if folder else DEFAULT
+
+
+def _pin(args: argparse.Namespace) -> None:
+    """Puts the commits that they name now into the addresses of an entry point's flags."""
+    for name in ("from_pretrained", "config_file"):
+        if is_address(getattr(args, name)):
+            setattr(args, name, pinned(getattr(args, name)))
+    start = "bert_model="
+    values = (each.removeprefix(start) if each.startswith(start) else "" for each in args.set)
+    args.set = [
+        start + pinned(value) if is_address(value) else each for each, value in zip(args.set, values, strict=True)
+    ]
 
 
 def tasks_in(folder: str | Path) -> dict[str, dict[str, Any]]:
@@ -170,7 +211,7 @@ def tasks_in(folder: str | Path) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: its task file is damaged.
     """
-    path = Path(folder, TASK)
+    path = local_folder(folder) / TASK
     if not is_there(path):
         return {}
     verify(path)
@@ -193,6 +234,11 @@ def task_in(folder: str | Path) -> tuple[str, dict[str, Any]] | None:
 
 
 def config_name(source: str | Path) -> str:
-    """Returns what runs call a configuration: its file's name, or that of the folder in which ``config.json`` lies."""
+    """Returns what runs call a configuration.
+
+    It is its file's name, that of the folder in which ``config.json`` lies, or that of the repository on the hub.
+    """
+    if is_address(source):
+        return repository_name(str(source))
     path = find_config(source)
     return path.absolute().parent.name if path.name == CONFIG else path.stem

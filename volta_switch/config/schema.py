@@ -116,7 +116,7 @@ class Config:
     layer_norm_eps: float = bounded(1e-12, Number(0.0, 1.0, above=True))
     initializer_range: float = bounded(0.02, Number(0.0, 10.0, above=True))
     pooler_size: int = bounded(768, WIDTH)
-    bert_model: str = bounded("bert-base-uncased", PATH)  # the vocabulary: a folder with vocab.txt, or a hub name
+    bert_model: str = bounded("bert-base-uncased", PATH)  # the vocabulary: a folder with vocab.txt, or on the hub
     model: str = bounded("bert", Choice("bert"))
     do_lower_case: bool = bounded(True, Truth())
     # Vision

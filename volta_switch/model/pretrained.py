@@ -35,7 +35,8 @@ from volta_switch.data.regions import Regions
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.errors import UserError
 from volta_switch.files import first_there, writing_folder
-from volta_switch.hub import VOCABULARY
+from volta_switch.hub import VOCABULARY, is_hub_name
+from volta_switch.hub_models import SCHEME, is_address, whole_folder
 from volta_switch.model.predictions import Images, Prediction, Question, predict
 from volta_switch.weights.files import read_weights, write_weights
 from volta_switch.weights.loading import load_volta, to_volta
@@ -58,18 +59,21 @@ class Pretrained(PyTorchModelHubMixin, nn.Module, library_name=LIBRARY):
     """Beginnings of names that a file may have, and that this model has nothing for."""
 
     @classmethod
-    def from_pretrained(cls: type[Model], source: str | Path, *, overrides: Sequence[str] = ()) -> Model:  # type: ignore[override]
+    def from_pretrained(  # type: ignore[override]
+        cls: type[Model], source: str | Path, *, revision: str = "", overrides: Sequence[str] = ()
+    ) -> Model:
         """Loads a model, in evaluation mode.
 
         Args:
-            source: a model's folder, or ``hf://owner/name[@revision]``.
+            source: a model's folder, ``hf://owner/name[@revision]``, or ``owner/name`` where there is no such folder.
+            revision: of the hub's model: a branch, a tag or a commit; its default branch by default.
             overrides: ``key=value`` of its configuration.
 
         Raises:
             UserError: there is no such folder, its files are damaged or do not fit each other, or it is a model of
                 another kind.
         """
-        folder = Path(source)
+        folder = _folder(str(source), revision)
         if not is_model_folder(folder):
             raise UserError(
                 f"{source}: no model's folder with {CONFIG} (docs/weights.md); other programs' weights are imported "
@@ -143,6 +147,15 @@ class Pretrained(PyTorchModelHubMixin, nn.Module, library_name=LIBRARY):
         batch_size: int,
     ) -> list[Prediction]:
         return predict(self, scores, question, self.config, self.tokenizer, texts, images, batch_size)
+
+
+def _folder(source: str, revision: str) -> Path:
+    """Returns a model's folder on this machine, fetched where it is the hub's."""
+    if not is_address(source) and not Path(source).exists() and is_hub_name(source) and "/" in source:
+        source = f"{SCHEME}{source}"
+    if revision and (not is_address(source) or "@" in source):
+        raise UserError(f"{source}: revision {revision!r} is of a model on the hub that is named without one")
+    return whole_folder(f"{source}@{revision}" if revision else source) if is_address(source) else Path(source)
 
 
 class PretrainedTasks(Pretrained):

@@ -17,7 +17,7 @@ from volta_switch import __version__
 from volta_switch.checksums import Changed, is_there, record_json, recording
 from volta_switch.config import load_config
 from volta_switch.config.loading import CONFIG
-from volta_switch.config.model_folder import is_model_folder, refuse_other_labels, tasks_in
+from volta_switch.config.model_folder import folder_around, is_model_folder, refuse_other_labels, tasks_in
 from volta_switch.data.files.json_files import read_object
 from volta_switch.errors import UserError
 from volta_switch.identities import described, differences
@@ -91,7 +91,7 @@ class EvaluationRun:
     model: BertForVLTasks | BertForVLPreTraining
     device: torch.device
     precision: torch.dtype
-    weights: str  # the file
+    weights: str  # the file, or an address on the hub
     folder: Path
     # What decides the results; what a user is likely to have changed stands first.
     identity: dict[str, Any] = field(default_factory=dict)
@@ -102,7 +102,7 @@ class EvaluationRun:
 
         Each with both values. Dropout and initial values count in training alone; a task may set the fusion itself.
         """
-        folder, spec = Path(self.weights).parent, self.task.spec
+        folder, spec = folder_around(self.weights), self.task.spec
         trained, here = _of_folder(folder), deciding_config(self.task.config)
         found = [] if trained is None else list(differences(trained, here))
         found = [each for each in found if not any(map(is_of_training, each[0].split(".")))]

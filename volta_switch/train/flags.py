@@ -118,12 +118,12 @@ def parser(
     add_data_flags(flags)
     _add_reading_flags(flags)
     model, machine, output = (flags.group(heading) for heading in (MODEL, MACHINE, RESULTS))
-    named = "a name in config/, a path, or a model's folder; default: --from_pretrained's, else switchbert"
+    named = "a name in config/, a path, a folder or hf://owner/name; default: --from_pretrained's, else switchbert"
     model.add_argument("--config_file", "--config", type=PATH, default=None, help=named)
     model.add_argument(
         "--set", action="append", type=Text(), default=[], metavar="KEY=VALUE", help="override a field of it"
     )
-    start = "a run's folder or a file of weights, a BERT (folder or hub name), or '' for random initial weights"
+    start = "a run's folder, hf://owner/name, a file of weights, a BERT (folder or hub name), or '' for random weights"
     model.add_argument("--from_pretrained", type=ANY_TEXT, default="", help=start)
     output.add_argument("--output_dir", type=PATH, default="checkpoints", help="run folders are made here")
     output.add_argument("--save_name", type=ANY_TEXT, default="", help="appended to the run folder's name")

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from volta_switch.config.model_folder import is_model_folder
 from volta_switch.data.files.pair_files import CAPTIONS, Split, find_pairs
 from volta_switch.errors import UserError
 from volta_switch.files import require_file
 from volta_switch.hub import NotCached, find_bert, find_vocabulary, is_weight_file
+from volta_switch.hub_models import is_address, weights_of
 from volta_switch.tasks import annotation_files, features_path
 from volta_switch.tasks.dataset import Choice
 from volta_switch.tasks.refer import other_splits
@@ -166,6 +168,11 @@ def needed_by_evaluation(args: argparse.Namespace) -> NeededFiles:
     def weights(fetch: bool) -> None:
         if not args.from_pretrained:
             raise UserError("--from_pretrained: name the weights to evaluate, for example <run>/pytorch_model_best.bin")
+        if is_address(args.from_pretrained):
+            if not is_model_folder(args.from_pretrained):
+                raise UserError(f"{args.from_pretrained}: no model of this project; give one that was fine-tuned")
+            weights_of(args.from_pretrained, fetch)
+            return
         require_file(Path(args.from_pretrained), "weight file", f"give one that a run has written{made}")
 
     return _of_task(args, spec, data, weights)

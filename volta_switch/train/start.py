@@ -89,6 +89,7 @@ def start_run(
         switched.anneal_within(run.anneal_share, run.samples)
     settings = {**run.settings, "deterministic": args.deterministic}
     identity = _identity(run, settings, precision)
+    check_same_start(identity["start"], ranks)
     folder = RunFolder(Path(args.output_dir) / run.name, Path(args.logdir) / run.name, ranks)
     store = CheckpointStore(folder.path / CHECKPOINTS, args.keep_checkpoints)
     saved = _saved(args, store, identity, ranks)
@@ -234,6 +235,23 @@ def _check_flags(args: argparse.Namespace, run: TrainingRun, precision: torch.dt
         raise UserError(f"--deterministic with {parts} parts: {reason}; give one process and one accumulation step")
 
 
+def check_same_start(start: str, ranks: Ranks) -> None:
+    """Compares what the processes start from: each reads its weights, and nothing sends them to the others.
+
+    Args:
+        start: the fingerprint of this process's weights.
+        ranks: all processes; each calls it.
+
+    Raises:
+        UserError: they differ, as where a branch on the hub moved while the processes looked it up.
+    """
+    if len(set(ranks.gathered(start))) > 1:
+        raise UserError(
+            "--from_pretrained: the processes were given different weights; name a commit (hf://owner/name@commit), or "
+            "a file that is the same for all"
+        )
+
+
 def _saved(
     args: argparse.Namespace, store: CheckpointStore, identity: dict[str, Any], ranks: Ranks
 ) -> Checkpoint | None:
@@ -264,7 +282,8 @@ def initial_weights(model: nn.Module, config: Config, source: str, allow_deeper_
     Args:
         model: any model of this project.
         config: its configuration.
-        source: a file of weights, a folder with ``model.safetensors`` or ``pytorch_model.bin``, or a hub name.
+        source: a file of weights, a folder with ``model.safetensors`` or ``pytorch_model.bin``, a hub name, or an
+            address on the hub.
         allow_deeper_bert: whether layers of a BERT may be left out (``load_bert``).
 
     Returns:

@@ -28,7 +28,9 @@ def add_weights_commands(parser: argparse.ArgumentParser) -> None:
     inspect = commands.add_parser("inspect", help=about)
     taken = commands.add_parser("import", help="write another program's checkpoint as a model of this one, a folder")
     for command in (inspect, taken):
-        command.add_argument("source", type=PATH, metavar="FROM", help="a file of weights, or a folder")
+        command.add_argument(
+            "source", type=PATH, metavar="FROM", help="a file of weights, a folder, or hf://owner/name"
+        )
         command.add_argument("--format", type=ANY_TEXT, default="", help="refuse any other layout: lxmert, uniter, ...")
         of = "of its configuration, where weights do not tell it"
         command.add_argument("--set", nargs="+", type=Text(), default=[], metavar="KEY=VALUE", help=of)
@@ -63,7 +65,7 @@ def _interruptible() -> Iterator[None]:
 
 def _inspect(args: argparse.Namespace) -> None:
     with _interruptible():
-        print(inspect_text(Path(args.source), args.format, args.set))
+        print(inspect_text(args.source, args.format, args.set))
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -138,7 +140,7 @@ def export_text(model: ExportedModel) -> str:
     return tabulate(rows, tablefmt="plain", disable_numparse=True)
 
 
-def inspect_text(source: Path, layout: str = "", overrides: Sequence[str] = ()) -> str:
+def inspect_text(source: str | Path, layout: str = "", overrides: Sequence[str] = ()) -> str:
     """Returns what a file of weights holds: a run's, a BERT's, or what an import would make of it.
 
     Of a model's folder it also says what its other files say.
@@ -170,7 +172,11 @@ def inspect_text(source: Path, layout: str = "", overrides: Sequence[str] = ()) 
     layers = {name.split(".")[3] for name in state if name.startswith("bert.encoder.layer.")}
     depth = ("sublayers" if is_of_a_run(state) else "layers", str(len(layers)))
     rows = [("weights of", kind), depth, *((part, f"{count:,} numbers") for part, count in parts.items())]
-    return tabulate([*rows, *(_folder_rows(source) if own else [])], tablefmt="plain", disable_numparse=True)
+    return tabulate(
+        [*rows, *(_folder_rows(model_folder.local_folder(source)) if own else [])],
+        tablefmt="plain",
+        disable_numparse=True,
+    )
 
 
 def _folder_rows(folder: Path) -> list[tuple[str, str]]:

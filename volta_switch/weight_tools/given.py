@@ -19,6 +19,7 @@ from volta_switch.config.loading import CONFIG
 from volta_switch.data.files.json_files import read_object
 from volta_switch.errors import UserError
 from volta_switch.files import first_there, require_file
+from volta_switch.hub_models import is_address, weights_of
 from volta_switch.weights.files import INDEX
 from volta_switch.weights.loading import check_finite, other_kind, some
 
@@ -134,15 +135,17 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def weights_file(source: str | Path, found: Sequence[str]) -> Path:
-    """Returns the file of weights that is given, or that a folder holds, or its list of the files of a checkpoint.
+    """Returns the file of weights that is given, or that a folder or an address holds, or a checkpoint's list of files.
 
     Args:
-        source: a file, or a folder.
+        source: a file, a folder, or an address, of which the settings are fetched, too.
         found: names of files, the first of which counts; then the lists of files that are called after them.
 
     Raises:
-        UserError: the folder holds none of them.
+        UserError: the folder holds none of them, or the hub does not give it.
     """
+    if is_address(source):
+        return weights_of(str(source))
     path = Path(source)
     if not path.is_dir():
         return path

@@ -82,8 +82,8 @@ def import_weights(
     """Reads another program's checkpoint.
 
     Args:
-        source: a file, or a folder with ``model.safetensors`` or ``pytorch_model.bin``; ``config.json`` beside it is
-            read for what weights do not tell.
+        source: a file, a folder with ``model.safetensors`` or ``pytorch_model.bin``, or an address on the hub;
+            ``config.json`` beside it is read for what weights do not tell.
         layout: ask for one of ``layouts.LAYOUTS``; by default it is found by names.
         overrides: ``key=value`` of the configuration.
         task: the task whose head the file's answers become, such as "TASK1"; "": they are left out.

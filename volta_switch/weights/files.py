@@ -20,6 +20,7 @@ from torch import Tensor
 from volta_switch.checksums import recording, verify
 from volta_switch.errors import UserError
 from volta_switch.files import parse_json, replacing, require_file
+from volta_switch.hub_models import is_address, weights_of
 from volta_switch.weights.loading import normalised, some, unwrapped
 
 State = Mapping[str, Tensor]
@@ -32,8 +33,8 @@ _FOLDER = 0x10  # an attribute of a zip's record; PyTorch reads nothing from suc
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Reads a weight file: ``.safetensors``, or a PyTorch file such as VOLTA's ``pytorch_model_*.bin``.
 
-    Of a checkpoint in several files the list of its parts (``INDEX``) is given, and all parts are read.
-
+    That of an address (``hf://owner/name``) is fetched from the hub unless it is in its cache on this machine. Of a
+    checkpoint in several files the list of its parts (``INDEX``) is given, and all parts are read.
     Names are those of ``loading.normalised``, whatever program wrote the file. No code in it is run: PyTorch files are
     read with ``weights_only=True``. What the tensors hold is looked at when they are loaded (``loading``).
 
@@ -41,7 +42,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         UserError: the file is missing, no regular file, damaged, refused, or holds no weights or several; a part is
             missing, or does not hold what the list of parts says.
     """
-    path = Path(path)
+    path = weights_of(str(path)) if is_address(path) else Path(path)
     return normalised(_parts(path) if path.name.endswith(INDEX) else _one_file(path), str(path))
 
 
