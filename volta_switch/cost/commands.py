@@ -29,7 +29,7 @@ HEADINGS = {  # of the table
 
 def add_flops_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
-    parser.add_argument("config", type=PATH, help="a name in config/, or a path")
+    parser.add_argument("config", type=PATH, help="a name in config/, a path, or a model's folder")
     parser.add_argument(
         "--set", action="append", type=Text(), default=[], metavar="KEY=VALUE", help="overrides a field"
     )
