@@ -11,7 +11,8 @@
 | ``training.json``, ``README.md`` | how it came about and what it scored, for programs and for people |
 
 ``--from_pretrained FOLDER`` stands for all of them: the weights and, unless other flags say otherwise, configuration,
-vocabulary and task. A folder that is moved or renamed is the same model.
+vocabulary and task. Data alone are missing: ``--data_root``, or a task file. A folder that is moved or renamed is the
+same model.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ REGIONS = "preprocessor.json"
 TRAINING = "training.json"
 CARD = "README.md"
 DEFAULT = "switchbert"  # the configuration where none is given
+TASKS = "config_tasks/ctrl_trainval_tasks.yml"  # the task file where none is given
 _OURS = "tt_attn_sublayers"  # a key of this project's and VOLTA's configurations, and of no BERT's
 
 
@@ -96,7 +98,8 @@ def take_model(args: argparse.Namespace) -> None:
     """Puts a folder's weights in the place of ``--from_pretrained``, its configuration and task where none is given.
 
     Args:
-        args: flags of an entry point; changed in place. ``config_file`` is None where it is not given.
+        args: flags of an entry point; changed in place. ``config_file`` is None where it is not given. Where the
+            command has a task, ``model_task`` becomes the folder's (``task_in``), or None if another one is asked for.
 
     Raises:
         UserError: the folder holds no weights, or something damaged.
@@ -104,10 +107,20 @@ def take_model(args: argparse.Namespace) -> None:
     folder = args.from_pretrained if args.from_pretrained and is_model_folder(args.from_pretrained) else ""
     if folder:
         args.from_pretrained = str(weights_in(folder))
-        if "task" in args and not args.task:
-            args.task = (task_in(folder) or ("",))[0]
+    if "task" in args:
+        _take_task(args, folder)
     if args.config_file is None:
         args.config_file = str(Path(folder, CONFIG)) if folder else DEFAULT
+
+
+def _take_task(args: argparse.Namespace, folder: str) -> None:
+    found = task_in(folder) if folder else None
+    args.model_task = None
+    if found is None:
+        return
+    key, entry = found
+    if args.task.strip() in ("", key, key.removeprefix("TASK"), entry.get("name")):
+        args.model_task, args.task = found, key
 
 
 def task_in(folder: str | Path) -> tuple[str, dict[str, Any]] | None:

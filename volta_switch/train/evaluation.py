@@ -187,7 +187,7 @@ def prepare(args: argparse.Namespace, ranks_of_pairs: Ranks | None = None) -> Ev
     if ranks_of_pairs is not None and not isinstance(task, RetrievalTask):
         raise UserError(f"{spec.key} ({spec.name}) is no retrieval task; evaluate it with eval_task.py")
     if not args.from_pretrained:
-        raise UserError("--from_pretrained: name the weights to evaluate, for example <run>/pytorch_model_best.bin")
+        raise UserError("--from_pretrained: name the model to evaluate, for example a run's folder")
     state = read_weights(args.from_pretrained)
     model: BertForVLTasks | BertForVLPreTraining
     if args.zero_shot:

@@ -12,7 +12,7 @@ from typing import cast
 import torch
 
 from volta_switch.config import Config
-from volta_switch.config.model_folder import files_of
+from volta_switch.config.model_folder import TASKS, files_of
 from volta_switch.data.batches.collate import Batch
 from volta_switch.data.batches.loader import Loader
 from volta_switch.errors import UserError
@@ -96,7 +96,7 @@ def _finetune(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
             "entry": spec.deciding(),
             **data_settings(args),
         },
-        data={"tasks_config_file": args.tasks_config_file, "dataroot": str(spec.path(spec.dataroot))},
+        data={"tasks_config_file": args.tasks_config_file or TASKS, "dataroot": str(spec.path(spec.dataroot))},
         fingerprints=vocabulary_fingerprint(config)
         | task_fingerprints(
             spec,
