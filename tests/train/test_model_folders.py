@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from synthetic_world import json_of
+from synthetic_world import json_of, refusal
 from volta_switch import UserError, load_config
 from volta_switch.config.model_folder import TASKS, config_name, is_model_folder, take_model, task_in, weights_in
 from volta_switch.routes import route_flags
@@ -123,9 +123,8 @@ def test_a_fine_tuned_folder_says_its_task_and_no_places_of_data(world, finetune
     run = finetuned("ctrl_uniter", "refer")
     (entry,) = yaml.safe_load((run / "task.yml").read_text()).values()
     theirs = yaml.safe_load(world.tasks_file.read_text())["TASK10"]
-    assert set(entry) == {"name", "type", "process", "loss", "max_seq_length", "max_region_num", "num_labels"} | (
-        set(entry) & {"num_clf_layers"}
-    )
+    decides = {"type", "process", "loss", "max_seq_length", "max_region_num", "num_labels", "num_clf_layers"}
+    assert set(entry) == {"name", "metric", *decides} and entry["metric"] == "accuracy"
     assert all(entry[name] == theirs[name] for name in entry if name in theirs) and entry["name"] == "refcoco+"
     assert str(world.path) not in (run / "task.yml").read_text() and task_in(run) == ("TASK10", entry)
     assert (run / "vocab.txt").read_bytes() == (world.path / "bert-world" / "vocab.txt").read_bytes()
@@ -202,6 +201,14 @@ def test_what_is_no_model_folder_is_left_to_others(world, tmp_path):
     (bert / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_size": 16}))
     assert not is_model_folder(bert)
     assert args_of("--from_pretrained", bert).from_pretrained == str(bert)
+
+
+def test_a_folder_without_a_model_cannot_be_evaluated(world, tmp_path, capsys):
+    (tmp_path / "model").mkdir()
+    flags = ["--from_pretrained", tmp_path / "model", "--data_root", world.path, "--task", "10"]
+    flags += ["--set", f"bert_model={world.path / 'bert-world'}"]
+    said = refusal(evaluation.main, flags, capsys)
+    assert said.startswith(f"{tmp_path / 'model'}: a folder without a model, whose config.json would say what it is;")
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ UNREAD = {
     "format": "",  # a feature file is known by what it holds
     "embed_clf": "VOLTA does not read it, either",
     "start_iteration": "VOLTA does not read it, either",
+    "metric": "",  # of a model's own task: a task knows it
 }
 
 

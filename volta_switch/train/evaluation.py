@@ -28,6 +28,7 @@ from volta_switch.tasks.retrieval_dataset import inputs_identity
 from volta_switch.tasks.retrieval_pools import write_matrix
 from volta_switch.tasks.retrieval_scores import ScoreParts
 from volta_switch.tasks.task import Share
+from volta_switch.tasks.task_file import UNREAD
 from volta_switch.train.device import autocast, prepare_device
 from volta_switch.train.entry_points import read_flags
 from volta_switch.train.flag_values import evaluated_spec, load_model_config, run_name
@@ -107,6 +108,7 @@ class EvaluationRun:
         found = [] if trained is None else list(differences(trained, here))
         found = [each for each in found if not any(map(_is_of_training, each[0].split(".")))]
         key, entry = (task_in(folder) if trained is not None else None) or ("", {})
+        entry = {name: value for name, value in entry.items() if name not in UNREAD}
         return [*found, *(differences(entry, spec.kept()) if key == spec.key else ())]
 
     def autocast(self) -> torch.autocast:

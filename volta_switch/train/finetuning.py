@@ -105,7 +105,7 @@ def _finetune(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
         ),
         loader=loader,
         val_loader=val_loader,
-        files=files_of(config, {spec.key: spec.kept()}),
+        files=files_of(config, {spec.key: {**spec.kept(), "metric": task.metric}}),
         anneal_share=config.switch.finetune_anneal_share if config.switch is not None else None,
         validate=lambda batches: _validate(val_task, model, batches, device, rank),
     )
