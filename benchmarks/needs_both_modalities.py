@@ -4,7 +4,7 @@ All start from the same pre-training weights and get the same hyperparameters; t
 locations, or texts reduced to [CLS] [SEP]. Prints one Markdown table with the best blind guess beside it.
 
     python benchmarks/needs_both_modalities.py --world runs/demo/world \\
-        --from_pretrained runs/demo/ctrl_uniter/seed0/ctrl_uniter/pytorch_model_best.bin
+        --from_pretrained runs/demo/ctrl_uniter/seed0/ctrl_uniter
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tabulate import tabulate
 
 from volta_switch import BertForVLTasks, load_config
 from volta_switch.command import run_command
+from volta_switch.config.model_folder import take_model
 from volta_switch.data.batches.collate import Batch
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.tasks import DataOptions, Task, build_task, load_task
@@ -41,11 +42,12 @@ def main(argv: Any) -> None:
     """Trains, tests and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", type=Path, required=True)
-    parser.add_argument("--from_pretrained", required=True)
-    parser.add_argument("--config", default="demo/ctrl_uniter")
+    parser.add_argument("--from_pretrained", required=True, help="a model's folder, or weights of --config's model")
+    parser.add_argument("--config", dest="config_file")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--views", nargs="+", default=list(VIEWS), choices=list(VIEWS))
     args = parser.parse_args(argv)
+    take_model(args)
     blind = _blind_guesses(json.loads((args.world / "world.json").read_text())["balance"])
     rows = []
     for key in TASKS:
@@ -55,7 +57,7 @@ def main(argv: Any) -> None:
 
 
 def _score(args: argparse.Namespace, key: str, view: str) -> float:
-    config = load_config(args.config, [f"bert_model={args.world / 'bert-world'}"])
+    config = load_config(args.config_file, [f"bert_model={args.world / 'bert-world'}"])
     spec = load_task(args.world / "tasks.yml", key)
     tokenizer = Tokenizer(config.bert_model)
     task: Task = build_task(spec, config, tokenizer, DataOptions(in_memory=True))

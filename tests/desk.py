@@ -106,6 +106,9 @@ class Desk:
     def _of_an_entry_point(self, words: Sequence[str]) -> list[str]:
         """An entry point's words, for a model of the world's size."""
         script, *flags = words
+        if (model := _given(flags, "--from_pretrained")).startswith("runs/world/"):
+            self._train_on_world(Path(model).name.removesuffix("_switchbert"))
+            return words if "--world" not in words or script.startswith("eval") else [*words, "--max_steps", "1"]
         on_world = "--world" in flags
         kind = script.partition("_")[0]
         values = {"--config": "demo/switchbert" if on_world else "tiny.json"}
@@ -113,17 +116,19 @@ class Desk:
         if "--from_pretrained" in flags:
             weights = "" if kind == "train" else self._weights(flags)
             values["--from_pretrained"] = str(weights.parent if by_folder and weights else weights)
+        if by_folder and script == "train_task.py":
+            values["--from_pretrained"] = str(self._pretrained())
         if "--features_path" in flags:
             self._write_shards()
         if on_world and kind == "eval":
-            self._train_on_world(flags)
+            self._train_on_world(_given(flags, "--task"))
         given = list(flags)
         for position, flag in enumerate(flags[:-1]):
             name = "--config" if flag == "--config_file" else flag
             given[position + 1] = values.get(name, given[position + 1])
         if kind == "train" and not on_world and "--from_pretrained" not in flags:
             given += ["--from_pretrained", ""]
-        if kind == "train" and by_folder:
+        if script == "train_concap.py" and by_folder:
             given += ["--config", values["--config"]]
         if on_world:
             sizes = {**SIZES, "switch.hidden_size": 8}
@@ -131,14 +136,17 @@ class Desk:
             return [script, *given]
         return [script, *given, *ADDED[kind]]
 
-    def _train_on_world(self, flags: Sequence[str]) -> None:
-        task = flags[flags.index("--task") + 1]
-        if not (self.folder / "runs/world/checkpoints" / f"{task}_switchbert").exists():
-            start(["python", *self._of_an_entry_point(["train_task.py", "--config", "-", "--task", task, "--world"])])
+    def _train_on_world(self, task: str) -> None:
+        """A model on the world, which is trained on a task; or, called "switchbert", pre-trained."""
+        runs, words = self.folder / "runs/world/checkpoints", ["--config", "-", "--world"]
+        if task == "switchbert" and not (runs / task).exists():
+            start(["python", *self._of_an_entry_point(["train_concap.py", *words])])
+        elif task != "switchbert" and not (runs / f"{task}_switchbert").exists():
+            start(["python", *self._of_an_entry_point(["train_task.py", "--task", task, *words])])
 
     def _weights(self, flags: Sequence[str]) -> Path:
         """Weights of a model that was trained on a command's task, for one step."""
-        task = flags[flags.index("--task") + 1] if "--task" in flags else "TASK10"
+        task = _given(flags, "--task") or Path(_given(flags, "--from_pretrained")).name.partition("_")[0]
         out = self.folder / "weights" / task
         found = list(out.rglob("pytorch_model_best.bin"))
         if not found:
@@ -146,6 +154,14 @@ class Desk:
             start(["python", *self._of_an_entry_point(["train_task.py", *own])])
             found = list(out.rglob("pytorch_model_best.bin"))
         return found[0]
+
+    def _pretrained(self) -> Path:
+        """A pre-trained model's folder, of one step."""
+        out = self.folder / "weights" / "concap"
+        if not out.exists():
+            own = ["--config", "-", "--from_pretrained", "-", "--output_dir", str(out), "--train_batch_size", "8"]
+            start(["python", *self._of_an_entry_point(["train_concap.py", *own])])
+        return out / "tiny"
 
     def _write_shards(self) -> None:
         """Shards of both splits, where a bucket would hold them."""
@@ -162,3 +178,8 @@ class Desk:
             tsv = f"{name}_obj36-36.tsv"
             if tsv in words and not (self.folder / tsv).exists():
                 start(["volta-switch", "data", "convert", f"{images}/{source}", tsv, "--to", "tsv"])
+
+
+def _given(flags: Sequence[str], name: str) -> str:
+    """What a flag is given; empty where it is not there."""
+    return flags[flags.index(name) + 1] if name in flags else ""

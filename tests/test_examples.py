@@ -91,6 +91,7 @@ def test_concap_trains_and_is_tested_zero_shot(pretrained, example):
 def test_a_task_trains_from_concap_and_is_tested(pretrained, example, name):
     out = example(f"{name}/train", "--num_epoch", "1", "--batch_size", "20")
     record = json_of(out / "checkpoints" / name / RUNS[name] / "run.json")
+    assert str(pretrained) in record["command"] and "--config_file" not in record["command"]  # which the folder says
     assert record["start"] == f"weights from {pretrained / 'pytorch_model_best.bin'}; left out: cls; fresh: clfs_dict"
     assert record["hyperparameters"]["weight_decay"] == 1e-4 and record["hyperparameters"]["clip_grad_norm"] == 1.0
     flags = ["--val_features_lmdbpath", TEST_FEATURES] if name == "vqa" else []

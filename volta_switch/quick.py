@@ -44,22 +44,13 @@ def run_quick(args: argparse.Namespace) -> None:
     world = out / "quick-world"  # a name that no world of the user's has: it is replaced where it is of another version
     ensure_world(world, seed=0, images=2000, eval_images=100, render=False, data_sets=("refer",))
     print(f"{world}: a small synthetic world; a model learns to find what an expression names", file=sys.stderr)
-    model = [
-        "--config",
-        MODEL,
-        "--set",
-        f"bert_model={json.dumps(str(world / DIRECTORY))}",
-        "--output_dir",
-        str(out),
-        "--in_memory",
-    ]
-    model += ["--tasks_config_file", str(world / "tasks.yml"), "--task", TASK]
+    data = ["--tasks_config_file", str(world / "tasks.yml"), "--output_dir", str(out), "--in_memory"]
+    model = ["--config", MODEL, "--set", f"bert_model={json.dumps(str(world / DIRECTORY))}", "--task", TASK]
     training = ["--num_epoch", "1", "--batch_size", "64", "--lr", "1.5e-3", "--max_steps", str(args.max_steps)]
     training += ["--from_pretrained", "", "--save_best_only", "--save_every", "0", "--overwrite"]
     training += ["--logdir", str(out / "logs")]
-    run = finetuning.main([*model, *training])
-    tested = ["--split", SPLIT, "--from_pretrained", str(run / "pytorch_model_best.bin")]
-    answers, score = answered(world, [*model, *tested])
+    run = finetuning.main([*data, *model, *training])
+    answers, score = answered(world, [*data, "--split", SPLIT, "--from_pretrained", str(run)])
     blind = 100 * read_object(world / SUMMARY)["balance"]["refer"][SPLIT]["chance"]
     path = out / "answers.png"
     title = f"Switch-BERT finds what an expression names: {score:.1f} % right ({len(answers)} test expressions)"

@@ -4,5 +4,5 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../run.sh"
 
-WEIGHTS=${WEIGHTS:-$OUT/concap/$NAME/pytorch_model_best.bin}
+TESTED=$OUT/concap/$NAME
 evaluate eval_retrieval.py concap RetrievalFlickr30k --zero_shot "$@"

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -171,3 +172,43 @@ def test_a_shipped_study_is_planned_and_a_command_runs(python, tmp_path):
     finished([command, "evaluate", "--task", "refcoco+", "--world"], tmp_path)
     finished([command, "world", tmp_path / "world", "--images", "20", "--eval-images", "10", "--no-render"], tmp_path)
     assert (tmp_path / "world" / "tasks.yml").is_file()
+
+
+def test_the_whole_path_goes_by_folders_alone_and_moved_models_are_the_same(python, tmp_path):
+    """From a world to routes; what is said once, in pre-training, is never said again."""
+    data, here = tmp_path / "data" / "world", tmp_path / "here"
+    here.mkdir()
+
+    def volta_switch(*words):
+        return finished([python.parent / "volta-switch", *words], here)
+
+    volta_switch("world", data, "--images", "20", "--eval-images", "10", "--no-render")
+    captions = data / "datasets" / "conceptual_captions"
+    features = captions / "resnet101_faster_rcnn_genome_imgfeats" / "volta"
+    words = json.loads((data / "bert-world" / "config.json").read_text())["vocab_size"]
+    sets = ["--set", f"bert_model={data / 'bert-world'}", "--set", f"vocab_size={words}", "--set", "switch.top_k=2"]
+    pairs = ["--annotations_path", captions / "annotations", "--features_path", features, "--train_batch_size", "10"]
+    volta_switch("pretrain", "--config", "demo/switchbert", *sets, *pairs, "--from_pretrained", "", "--max_steps", "4")
+    tasks = ["--tasks_config_file", data / "tasks.yml", "--task", "VQA", "--num_epoch", "1", "--lr", "1e-3"]
+    tuned = volta_switch("finetune", "--from_pretrained", "checkpoints/switchbert", *tasks, "--output_dir", "tuned")
+    assert "next: volta-switch evaluate --from_pretrained tuned/VQA_switchbert --split val" in tuned.stderr
+
+    def tested(folder):
+        volta_switch("evaluate", "--from_pretrained", folder, "--data_root", data, "--split", "val")
+        volta_switch("routes", "--from_pretrained", folder, "--data_root", data, "--out", f"{folder.name}.json")
+        found = json.loads((here / "results" / f"VQA_{folder.name.removeprefix('VQA_')}/val_metrics.json").read_text())
+        routes = json.loads((here / f"{folder.name}.json").read_text())
+        assert routes["metrics"]["vqa_score"] == pytest.approx(found["vqa_score"])
+        for one in (found, routes):
+            del one["weights"]
+        return found, {name: value for name, value in routes.items() if name != "config"}
+
+    before = tested(Path("tuned/VQA_switchbert"))
+    assert before[0]["of"]["config"]["switch"]["top_k"] == 2
+    away = tmp_path / "elsewhere" / "a model"
+    away.parent.mkdir()
+    shutil.move(here / "tuned" / "VQA_switchbert", away)
+    shutil.rmtree(here / "checkpoints")
+    shutil.rmtree(data / "bert-world")
+    assert tested(away) == before
+    assert "parameters" in volta_switch("flops", away).stdout

@@ -1,5 +1,6 @@
 """``volta-switch volta``: what it says to mistakes, and that flags reach the script; with a stand-in for VOLTA."""
 
+import json
 import re
 import sys
 import textwrap
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from synthetic_world import refusal
+from volta_switch import UserError, load_config
 from volta_switch.cli import _run
 from volta_switch.plugin import encoder
 from volta_switch.plugin.checkout import find_files
@@ -108,6 +110,25 @@ def test_files_are_found_here_then_in_the_checkout_then_among_the_shipped_ones(h
     for spelling in ("switchbert.json", "switchbert"):
         (shipped,) = find_files(home, [f"--config={spelling}"])
         assert shipped.endswith("/config/switchbert.json") and str(home) not in shipped
+
+
+def test_a_models_folder_is_weights_and_configuration(home, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(load_config("demo/ctrl_uniter").to_dict()))
+    best = folder / "pytorch_model_best.bin"
+    best.write_bytes(b"")
+    own = ["--config_file", str(folder / "config.json")]
+    assert find_files(home, ["--from_pretrained", str(folder), "--seed", "3"]) == [
+        "--from_pretrained", str(best), "--seed", "3", *own
+    ]  # fmt: skip
+    assert find_files(home, [f"--from_pretrained={folder}"]) == [f"--from_pretrained={best}", *own]
+    named = ["--from_pretrained", str(folder), "--config_file", "config/theirs.json"]
+    assert find_files(home, named)[1:] == [str(best), "--config_file", str(home / "config/theirs.json")]
+    assert find_files(home, ["--from_pretrained", str(best)]) == ["--from_pretrained", str(best)]
+    best.rename(folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"pytorch_model_best.bin: no such weight file; VOLTA reads no other of a"):
+        find_files(home, named)
 
 
 # --- The catalogue ------------------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
-from synthetic_world import log_of
-from volta_switch import UserError
+from synthetic_world import SIZES, log_of
+from volta_switch import UserError, load_config
 from volta_switch.checksums import SUMS
 from volta_switch.errors import Stopped
 from volta_switch.study import planned_runs as notes
@@ -18,6 +18,7 @@ from volta_switch.study.planned_runs import Work, note_begun, note_finished
 from volta_switch.study.run import run_study
 from volta_switch.study.run_plan import RunPlan
 from volta_switch.train import evaluation
+from volta_switch.train.run_data import deciding_config
 
 
 def finished_cells(folder):
@@ -43,7 +44,10 @@ def test_a_study_runs_every_cell_through_real_processes(finished):
         assert {"run.json", "pytorch_model_best.bin", "test_metrics.json"} < {path.name for path in run.iterdir()}
         record = json.loads((run / "run.json").read_text())
         assert record["start"].startswith(f"weights from {folder / model / 'seed0' / model}")
+        started, tuned = (load_config(folder / model / "seed0" / name) for name in (model, f"refcoco+_{model}"))
+        assert deciding_config(started) == deciding_config(tuned) and tuned.hidden_size == SIZES["hidden_size"]
         log = (folder / "cells" / f"{model}.seed0.refcoco+.log").read_text()
+        assert "next: " not in log  # the study says what comes next
         assert log.count("$ python train_task.py") == 1 and "$ python eval_task.py" in log
 
 

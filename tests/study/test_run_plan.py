@@ -1,5 +1,6 @@
 """A plan gives every model the same flags, runs each cell once, and knows it by what decides its outcome."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -66,7 +67,9 @@ def test_every_command_of_the_demo_is_one_that_its_entry_point_takes(demo):
     for cell in demo[1]:
         for entry, arguments in cell.commands:
             args = flags[entry].parse_args(arguments)
-            assert args.seed == cell.seed and args.config_file == f"demo/{cell.arm}"
+            assert args.seed == cell.seed
+            model = args.config_file if entry == "train_concap" else args.from_pretrained
+            assert model.endswith(cell.arm) and (entry == "train_concap") == (args.config_file is not None)
     entries = {cell.work: [entry for entry, _ in cell.commands] for cell in demo[1]}
     assert entries == {
         PRETRAINING: ["train_concap"],
@@ -87,9 +90,9 @@ def test_fine_tuning_waits_for_its_own_models_pretraining_and_starts_from_it(dem
             continue
         assert cell.needs == f"{stem}/seed0/pretraining" and cell.name.startswith(f"{stem}/seed0/")
         train = finetuning_flags().parse_args(cell.commands[0][1])
-        assert train.from_pretrained.endswith(f"{stem}/seed0/{stem}/pytorch_model_best.bin") and train.resume
+        assert train.from_pretrained.endswith(f"{stem}/seed0/{stem}") and train.resume
         test = evaluation_flags().parse_args(cell.commands[1][1])
-        assert test.from_pretrained.startswith(train.output_dir) and test.split == "test"
+        assert test.from_pretrained == str(cell.folder) and test.split == "test"
 
 
 def test_seeds_and_overrides_reach_every_command(world, study_of, tmp_path):
@@ -103,7 +106,22 @@ def test_seeds_and_overrides_reach_every_command(world, study_of, tmp_path):
         vocabulary = [f"bert_model={tmp_path / 'world' / 'bert-world'}", "vocab_size=53"]
         assert train.set == ["hidden_dropout_prob=0.2", *vocabulary]
         assert train.seed == cell.seed and train.from_pretrained == "" and not cell.needs  # no pre-training planned
-        assert evaluation_flags().parse_args(cell.commands[1][1]).split == "val"  # the task file's
+        test = evaluation_flags().parse_args(cell.commands[1][1])
+        assert test.split == "val" and test.set == vocabulary and test.config_file is None  # the folder says the rest
+
+
+def test_an_arm_of_another_name_that_shares_a_pretraining_names_its_model(study_of, world, tmp_path):
+    (tmp_path / "mine.json").write_text(json.dumps(load_config("demo/switchbert").to_dict()))
+    arms = {"first": ARMS["first"], "second": {"model": str(tmp_path / "mine.json"), "set": [], "tasks": {}}}
+    arms["second"]["tasks"] = {"TASK10": {"train": {"lr": 3e-3}}}
+    study = study_of({**SHARED, "arms": arms, "tables": {"t": {"arms": [*arms], "varies": ["model", "tasks"]}}})
+    (tmp_path / "world").mkdir()
+    shutil.copy(world.tasks_file, tmp_path / "world")
+    plan, work = RunPlan(study, tmp_path), Work.fine_tuning("TASK10")
+    assert plan.run_of("second", 0) is plan.run_of("first", 0)
+    trained = {arm: finetuning_flags().parse_args(plan.run_of(arm, 0, work).commands[0][1]) for arm in arms}
+    assert trained["first"].config_file is None and trained["second"].config_file == str(tmp_path / "mine.json")
+    assert plan.run_of("second", 0, work).folder == tmp_path / "second" / "seed0" / "refcoco+_mine"
 
 
 def test_ones_own_data_are_named_in_the_plan(world, study_of):
@@ -220,7 +238,7 @@ def test_arms_share_the_work_that_is_the_same(study_of, world, tmp_path):
     ]  # fmt: skip
     assert plan.run_of("second", 1) is plan.run_of("first", 1)
     train = finetuning_flags().parse_args(plan.run_of("second", 1, Work.fine_tuning("TASK10")).commands[0][1])
-    assert train.from_pretrained == str(tmp_path / "first" / "seed1" / "switchbert" / "pytorch_model_best.bin")
+    assert train.from_pretrained == str(tmp_path / "first" / "seed1" / "switchbert")
     assert train.output_dir == str(tmp_path / "second" / "seed1") and train.lr == 3e-3
 
 
@@ -270,7 +288,7 @@ def test_routes_are_reported_of_as_many_seeds_as_are_asked_for_and_of_what_a_tab
     flags = route_flags().parse_args(arguments)
     assert entry == "routes" and (flags.split, flags.batch_size) == ("test", 9)
     assert (flags.interventions, flags.attention, flags.samples) == (True, False, 40)
-    assert flags.from_pretrained == str(tmp_path / "first" / "seed0" / "refcoco+_switchbert" / "pytorch_model_best.bin")
+    assert flags.from_pretrained == str(tmp_path / "first" / "seed0" / "refcoco+_switchbert")
     assert {place: cell.folder / ROUTES_FILE for place, cell in plan.route_runs().items()} == {
         ("first", 0, "TASK10"): Path(flags.out),
         ("first", 0, "TASK8"): tmp_path / "first" / "seed0" / "RetrievalFlickr30k_routes" / "routes.json",

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import yaml
 
+from volta_switch.checksums import record_bytes
 from volta_switch.study.plan import load_study
 from volta_switch.study.run_plan import RunPlan
 from volta_switch.study.study_data import DATA_FILE
@@ -142,3 +143,14 @@ def test_a_flag_of_the_training_and_one_of_the_test_name_two_files(world, planne
         keys.append(found["RetrievalFlickr30k"])
     assert len({key for key, _ in keys}) == 3
     assert len({training for _, training in keys}) == 2 and keys[0][1] == keys[2][1]  # the test is not the training's
+
+
+def test_a_start_that_is_a_models_folder_is_known_by_its_weights(world, planned, finished, tmp_path):
+    runs = {name: finished[1] / name / "seed0" / name for name in ("ctrl_uniter", "switchbert")}
+    start = shutil.copytree(runs["ctrl_uniter"], tmp_path / "start")
+    flags = {"pretraining": {"from_pretrained": str(start)}, "tasks": {"refcoco+": {}}}
+    before = planned(world.path, "one", **flags)
+    assert planned(world.path, "two", **flags) == before
+    record_bytes(start / "pytorch_model_best.bin", (runs["switchbert"] / "pytorch_model_best.bin").read_bytes())
+    after = planned(world.path, "three", **flags)
+    assert before.keys() == after.keys() and not {*before.values()} & {*after.values()}

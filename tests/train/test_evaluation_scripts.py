@@ -98,7 +98,7 @@ def test_retrieval_is_the_only_task_of_eval_retrieval(world, finetuned, tmp_path
 
 
 def test_weights_must_be_named(world, tmp_path):
-    with pytest.raises(UserError, match="--from_pretrained: name the weights to evaluate"):
+    with pytest.raises(UserError, match="--from_pretrained: name the model to evaluate"):
         world.run("eval_task", tmp_path / "out", "ctrl_uniter", task="refer")
     assert not (tmp_path / "out").exists()
 

@@ -226,6 +226,6 @@ def test_defaults_are_the_methods():
     args = vars(flags)
     expected = {
         "warmup_proportion": 0.1, "adam_epsilon": 1e-6, "adam_betas": (0.9, 0.999), "weight_decay": 1e-4,
-        "clip_grad_norm": 1.0, "config_file": "switchbert", "tasks_config_file": "config_tasks/ctrl_trainval_tasks.yml",
+        "clip_grad_norm": 1.0, "config_file": "switchbert", "tasks_config_file": None,
     }  # fmt: skip
     assert {name: args[name] for name in expected} == expected

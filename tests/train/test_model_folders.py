@@ -3,19 +3,24 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from synthetic_world import json_of
+from synthetic_world import json_of, refusal
 from volta_switch import BertForVLTasks, UserError, load_config
-from volta_switch.config.model_folder import config_name, is_model_folder, take_model, task_in, weights_in
+from volta_switch.config.model_folder import TASKS, config_name, is_model_folder, take_model, task_in, weights_in
 from volta_switch.routes import route_flags
 from volta_switch.routes.run import run_routes
+from volta_switch.tasks.task_file import PATH_SETTINGS
 from volta_switch.train import evaluation, finetuning
+from volta_switch.train.flag_values import load_task_spec
 from volta_switch.train.flags import evaluation_flags
 from volta_switch.weights import read_weights
+
+ROOT = Path(__file__).parents[2]
 
 
 def moved(run, to):
@@ -52,13 +57,75 @@ def test_the_whole_path_goes_by_folders_alone(world, pretrained, finetuned, tmp_
     assert json_of(tmp_path / "routes.json")["task"] == "TASK1"
 
 
+def test_a_data_root_is_enough_for_a_fine_tuned_model(world, finetuned, tmp_path, monkeypatch, capsys):
+    """Its task's own settings count, such as how many answers it has; paths and splits are VOLTA's."""
+    first = finetuned("switchbert", "vqa")
+    moved(first, tmp_path / "my model")
+    monkeypatch.chdir(tmp_path)
+    root = ["--data_root", str(world.path), "--from_pretrained", "my model"]
+    by_file = evaluation.main(["--from_pretrained", "my model", "--tasks_config_file", str(world.tasks_file)])
+    shutil.rmtree(tmp_path / "results")
+    capsys.readouterr()
+    assert evaluation.main(root).metrics == by_file.metrics
+    assert "trained with" not in capsys.readouterr().err
+    assert evaluation.main([*root, "--task", "VQA"]).metrics == by_file.metrics
+    run_routes(route_flags().parse_args([*root, "--out", "routes.json", "--checkpoints", "my model"]))
+    report = json_of(tmp_path / "routes.json")
+    assert report["over training"][0]["vqa_score"] == report["metrics"]["vqa_score"]
+    tuned = finetuning.main([*root, "--num_epoch", "1", "--batch_size", "64"])
+    assert json_of(tuned / "run.json")["settings"]["entry"] == json_of(first / "run.json")["settings"]["entry"]
+
+
+def test_a_worlds_files_lie_as_the_shipped_task_file_says(world):
+    """So that a data root is enough for them."""
+    theirs = yaml.safe_load(world.tasks_file.read_text())
+    shipped = yaml.safe_load((ROOT / TASKS).read_text())
+    for key, entry in theirs.items():
+        for name in ("name", "type", "train_split", "val_split", *set(PATH_SETTINGS) - {"features_h5path2"}):
+            assert entry[name] == shipped[key][name], (key, name)
+
+
+@pytest.mark.parametrize(
+    ("entries", "flags", "told"),
+    [
+        ({"TASK1": {"name": "refcoco+"}}, (), "TASK1 (refcoco+): a VL-classifier, and a V-logit in"),
+        ({"TASK1": {"name": "Claims"}}, (), "has no such task; give the task file that has (--tasks_config_file)"),
+        ({"TASK1": {"num_labels": "many"}}, (), "task.yml: TASK1: num_labels: "),
+        ({"TASK1": {"batch": 3}}, (), "task.yml: TASK1: unknown key batch"),
+        ({"TASK10": {}}, ("--tasks_config_file", TASKS), "TASK10 is refcoco+ there, and VQA in the model's task.yml"),
+        ({"TASK1": {}}, ("--data_root", "nowhere"), "nowhere: no such folder; --data_root names"),
+    ],
+)
+def test_a_task_that_cannot_be_the_models_is_refused(entries, flags, told, finetuned, tmp_path):
+    model = moved(finetuned("switchbert", "vqa"), tmp_path / "model")
+    (model / "volta_switch.sums").unlink()
+    (own,) = yaml.safe_load((model / "task.yml").read_text()).values()
+    (model / "task.yml").write_text(yaml.safe_dump({key: {**own, **changes} for key, changes in entries.items()}))
+    with pytest.raises(UserError) as caught:
+        load_task_spec(args_of("--from_pretrained", model, *flags))
+    assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_another_task_than_the_models_is_the_task_files(finetuned):
+    args = args_of("--from_pretrained", finetuned("switchbert", "vqa"), "--task", "GQA")
+    assert args.model_task is None and load_task_spec(args).num_labels == 1842
+
+
+def test_an_imported_head_is_the_task_of_its_key(finetuned, tmp_path):
+    """It says no name: nobody knows on which data set it was trained."""
+    model = moved(finetuned("switchbert", "vqa"), tmp_path / "model")
+    (model / "volta_switch.sums").unlink()
+    (model / "task.yml").write_text("TASK1: {type: VL-classifier, num_labels: 9}\n")
+    spec = load_task_spec(args_of("--from_pretrained", model))
+    assert (spec.name, spec.num_labels, spec.max_seq_length) == ("VQA", 9, 23)
+
+
 def test_a_fine_tuned_folder_says_its_task_and_no_places_of_data(world, finetuned):
     run = finetuned("ctrl_uniter", "refer")
     (entry,) = yaml.safe_load((run / "task.yml").read_text()).values()
     theirs = yaml.safe_load(world.tasks_file.read_text())["TASK10"]
-    assert set(entry) == {"name", "type", "process", "loss", "max_seq_length", "max_region_num", "num_labels"} | (
-        set(entry) & {"num_clf_layers"}
-    )
+    decides = {"type", "process", "loss", "max_seq_length", "max_region_num", "num_labels", "num_clf_layers"}
+    assert set(entry) == {"name", "metric", *decides} and entry["metric"] == "accuracy"
     assert all(entry[name] == theirs[name] for name in entry if name in theirs) and entry["name"] == "refcoco+"
     assert str(world.path) not in (run / "task.yml").read_text() and task_in(run) == ("TASK10", entry)
     assert (run / "vocab.txt").read_bytes() == (world.path / "bert-world" / "vocab.txt").read_bytes()
@@ -178,6 +245,14 @@ def test_answers_in_another_order_are_refused(world, finetuned, tmp_path, capsys
     (model / "labels.json").write_text(json.dumps({"TASK1": labels["TASK1"][:-1]}))
     with pytest.raises(UserError, match="not the answers of the data"):
         evaluation.main([*flags, "--overwrite"])
+
+
+def test_a_folder_without_a_model_cannot_be_evaluated(world, tmp_path, capsys):
+    (tmp_path / "model").mkdir()
+    flags = ["--from_pretrained", tmp_path / "model", "--data_root", world.path, "--task", "10"]
+    flags += ["--set", f"bert_model={world.path / 'bert-world'}"]
+    said = refusal(evaluation.main, flags, capsys)
+    assert said.startswith(f"{tmp_path / 'model'}: a folder without a model, whose config.json would say what it is;")
 
 
 @pytest.mark.parametrize(

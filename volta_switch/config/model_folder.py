@@ -11,8 +11,8 @@
 | ``training.json``, ``README.md`` | how it came about and what it scored, for programs and for people |
 
 ``--from_pretrained FOLDER`` stands for all of them: the weights and, unless other flags say otherwise, configuration,
-vocabulary and task. A folder that is moved or renamed is the same model. On the hub it is a repository, and
-``hf://owner/name`` stands for it wherever a folder does (``hub_models``).
+vocabulary and task. Data alone are missing: ``--data_root``, or a task file. A folder that is moved or renamed is the
+same model. On the hub it is a repository, and ``hf://owner/name`` stands for it (``hub_models``).
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ CARD = "README.md"
 TOKENIZER = "tokenizer.json"
 BESIDE = (VOCABULARY, TOKENIZER, LABELS, REGIONS, TRAINING, CARD)  # of a folder: what its model does not say itself
 DEFAULT = "switchbert"  # the configuration where none is given
+TASKS = "config_tasks/ctrl_trainval_tasks.yml"  # the task file where none is given
 
 
 def is_model_folder(source: str | Path) -> bool:
@@ -173,7 +174,8 @@ def take_model(args: argparse.Namespace) -> None:
     it. Their weights are fetched when they are read.
 
     Args:
-        args: flags of an entry point; changed in place. ``config_file`` is None where it is not given.
+        args: flags of an entry point; changed in place. ``config_file`` is None where it is not given. Where the
+            command has a task, ``model_task`` becomes the folder's (``task_in``), or None if another one is asked for.
 
     Raises:
         UserError: the folder holds no weights, or something damaged; or an address is none, or holds no model that can
@@ -187,8 +189,8 @@ def take_model(args: argparse.Namespace) -> None:
             raise UserError(f"{args.from_pretrained}: {described_foreign(values, args.from_pretrained)}")
     if folder and not is_address(folder):
         args.from_pretrained = str(weights_in(folder))
-    if folder and "task" in args and not args.task:
-        args.task = (task_in(folder) or ("",))[0]
+    if "task" in args:
+        _take_task(args, folder)
     if args.config_file is None:
         args.config_file = folder if is_address(folder) else str(Path(folder, CONFIG)) if folder else DEFAULT
 
@@ -219,6 +221,16 @@ def tasks_in(folder: str | Path) -> dict[str, dict[str, Any]]:
     if not isinstance(entries, dict) or not entries or not all(isinstance(entry, dict) for entry in entries.values()):
         raise UserError(f"{path}: expected one task, as fine-tuning writes it; name the task with --task")
     return {str(key): entry for key, entry in entries.items()}
+
+
+def _take_task(args: argparse.Namespace, folder: str) -> None:
+    found = task_in(folder) if folder else None
+    args.model_task = None
+    if found is None:
+        return
+    key, entry = found
+    if args.task.strip() in ("", key, key.removeprefix("TASK"), entry.get("name")):
+        args.model_task, args.task = found, key
 
 
 def task_in(folder: str | Path) -> tuple[str, dict[str, Any]] | None:

@@ -29,7 +29,8 @@ HEADINGS = {  # of the table
 
 def add_flops_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
-    parser.add_argument("config", type=PATH, help="a name in config/, a path, or hf://owner/name")
+    about = "a name in config/, a path, a model's folder, or hf://owner/name"
+    parser.add_argument("config", type=PATH, help=about)
     parser.add_argument(
         "--set", action="append", type=Text(), default=[], metavar="KEY=VALUE", help="overrides a field"
     )

@@ -18,8 +18,10 @@ from pathlib import Path
 from types import ModuleType
 
 from volta_switch.config import find_config
+from volta_switch.config.loading import CONFIG
+from volta_switch.config.model_folder import WEIGHTS, is_model_folder
 from volta_switch.errors import UserError
-from volta_switch.files import read_yaml
+from volta_switch.files import read_yaml, require_file
 from volta_switch.plugin.replacements import STAND_INS
 
 CHECKOUT = "a checkout of github.com/e-bug/volta (git clone https://github.com/e-bug/volta)"
@@ -206,11 +208,13 @@ def find_files(home: Path, argv: Sequence[str]) -> list[str]:
         argv: the script's own flags.
 
     Raises:
-        UserError: the configuration or the task file is nowhere, or the task is not in its file.
+        UserError: the configuration or the task file is nowhere, the task is not in its file, or a model's folder has
+            no weights that VOLTA reads.
     """
     flags: dict[str, Callable[[Path, str], str]] = {
-        "--config_file": _config, "--config": _config, "--tasks_config_file": _task_file
+        "--config_file": _config, "--config": _config, "--tasks_config_file": _task_file, "--from_pretrained": _weights
     }  # fmt: skip
+    argv = [*argv, *_config_of_folder(argv)]
     found = list(argv)
     for index, argument in enumerate(argv):
         flag, equals, value = argument.partition("=")
@@ -225,6 +229,22 @@ def find_files(home: Path, argv: Sequence[str]) -> list[str]:
 def _config(home: Path, name: str) -> str:
     given = _in_checkout(home, name)
     return given if Path(given).is_file() else str(find_config(name))
+
+
+def _config_of_folder(argv: Sequence[str]) -> list[str]:
+    """Returns the flag that names a model's folder as configuration, where weights are its and none is named."""
+    words = [part for argument in argv for part in argument.split("=", 1)]
+    folder = dict(pairwise(words)).get("--from_pretrained", "")
+    named = {"--config_file", "--config"} & set(words)
+    return ["--config_file", str(Path(folder, CONFIG))] if folder and not named and is_model_folder(folder) else []
+
+
+def _weights(home: Path, source: str) -> str:
+    if not source or not is_model_folder(source):
+        return source
+    found = Path(source, WEIGHTS[-1])
+    require_file(found, "weight file", "VOLTA reads no other of a model's folder; give a file that torch.save has made")
+    return str(found)
 
 
 def _task_file(home: Path, name: str) -> str:

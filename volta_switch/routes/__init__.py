@@ -24,7 +24,7 @@ def route_flags() -> FlagParser:
     own.add_argument("--samples", type=COUNT_OR_NONE, default=0, metavar="N", help=some)
     draws = "draws the images of --samples: the same for every model and --seed"
     own.add_argument("--samples-seed", "--samples_seed", type=SEED, default=0, help=draws)
-    over = "weights of the same run at other times: their routes' entropy, and what else changes"
+    over = "folders or files of weights of the same run at other times: their routes' entropy, and what else changes"
     own.add_argument("--checkpoints", nargs="+", type=PATH, default=[], metavar="WEIGHTS", help=over)
     own.add_argument("--permutations", type=whole(0, 1_000_000), default=200, help="of the test of mutual information")
     own.add_argument(

@@ -13,7 +13,7 @@ import numpy as np
 
 from volta_switch.checksums import record_json
 from volta_switch.config import Config
-from volta_switch.config.model_folder import take_model
+from volta_switch.config.model_folder import take_model, weights_in
 from volta_switch.data.batches.collate import Batch
 from volta_switch.errors import UserError
 from volta_switch.model.bert import BertForVLTasks, switch_encoder
@@ -151,8 +151,9 @@ def _add_attention(
         found.setdefault("intervals", {})["attention"] = drawn.intervals(masses.values(), groups)
 
 
-def _short_report(args: argparse.Namespace, weights: str, drawn: ImageSample | None) -> dict[str, Any]:
-    """Returns a short report of the routes of other weights."""
+def _short_report(args: argparse.Namespace, source: str, drawn: ImageSample | None) -> dict[str, Any]:
+    """Returns a short report of the routes of other weights: a file, or a folder that has them."""
+    weights = str(weights_in(source)) if Path(source).is_dir() else source
     run = prepare(argparse.Namespace(**{**vars(args), "from_pretrained": weights}))
     model, encoder = run.model, switch_encoder(run.model)
     assert isinstance(model, BertForVLTasks) and encoder is not None

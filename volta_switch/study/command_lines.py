@@ -47,7 +47,9 @@ def pretraining_command(arm: Arm, seed: int, where: Places, row: Path) -> list[s
     return [*_common(arm, seed, where, row), *data, "--logdir", str(row / "logs"), "--resume"]
 
 
-def training_command(arm: Arm, seed: int, where: Places, task: str, row: Path, start: str) -> list[str]:
+def training_command(
+    arm: Arm, seed: int, where: Places, task: str, row: Path, start: Path | None, named: bool = False
+) -> list[str]:
     """Returns that of ``train_task``, but for the flags of the task's ``train``.
 
     Args:
@@ -56,25 +58,27 @@ def training_command(arm: Arm, seed: int, where: Places, task: str, row: Path, s
         where: the arm's data.
         task: as ``--task`` takes it.
         row: the folder of all runs of the arm and seed.
-        start: the pre-training's weights; empty: none.
+        start: the folder of the pre-training, which is the arm's model; None: it starts from none.
+        named: the model is named all the same, because the run is called by it.
     """
-    command = [*_common(arm, seed, where, row), *_task(where, task), "--logdir", str(row / "logs"), "--resume"]
-    return [*command, "--from_pretrained", start] if start else command
+    command = _common(arm, seed, where, row) if start is None or named else _of_folder(seed, where, row)
+    command += [*_task(where, task), "--logdir", str(row / "logs"), "--resume"]
+    return command if start is None else [*command, "--from_pretrained", str(start)]
 
 
-def test_command(arm: Arm, seed: int, where: Places, task: str, tuned: Path) -> list[str]:
-    """Returns that of an evaluation of a run's fine-tuned weights, but for the flags of the task's ``test``."""
-    best = ["--from_pretrained", str(tuned / "pytorch_model_best.bin")]
-    return [*_common(arm, seed, where, tuned.parent), *_task(where, task), *best, "--overwrite"]
+def test_command(seed: int, where: Places, task: str, tuned: Path) -> list[str]:
+    """Returns that of an evaluation of a fine-tuned model, but for the flags of the task's ``test``."""
+    said = [*_of_folder(seed, where, tuned.parent), *_task(where, task)]
+    return [*said, "--from_pretrained", str(tuned), "--overwrite"]
 
 
-def routes_command(arm: Arm, seed: int, where: Places, task: str, tuned: Path, out: Path) -> list[str]:
-    """Returns that of ``routes`` of the fine-tuned weights, but for the flags of the study's ``routes``."""
-    return [*test_command(arm, seed, where, task, tuned), "--out", str(out)]
+def routes_command(seed: int, where: Places, task: str, tuned: Path, out: Path) -> list[str]:
+    """Returns that of ``routes`` of a fine-tuned model, but for the flags of the study's ``routes``."""
+    return [*test_command(seed, where, task, tuned), "--out", str(out)]
 
 
 def planned_command(entry: str, pretrained: bool) -> list[str]:
-    """Returns what a study says itself to an entry point, with other values: to know the flags by.
+    """Returns what a study says to an entry point, itself or by a model's folder: to know the flags by.
 
     Args:
         entry: the entry point.
@@ -83,12 +87,13 @@ def planned_command(entry: str, pretrained: bool) -> list[str]:
     arm, where, folder = Arm("", "switchbert"), Places(Path(), Path(), Path(), "data", overrides=("a=1",)), Path("run")
     commands: dict[str, Callable[[], list[str]]] = {
         "train_concap": lambda: pretraining_command(arm, 0, where, folder),
-        "train_task": lambda: training_command(arm, 0, where, "1", folder, "weights" if pretrained else ""),
-        "eval_task": lambda: test_command(arm, 0, where, "1", folder),
-        "eval_retrieval": lambda: test_command(arm, 0, where, "1", folder),
-        "routes": lambda: routes_command(arm, 0, where, "1", folder, folder / "routes.json"),
+        "train_task": lambda: training_command(arm, 0, where, "1", folder, folder if pretrained else None, True),
+        "eval_task": lambda: test_command(0, where, "1", folder),
+        "eval_retrieval": lambda: test_command(0, where, "1", folder),
+        "routes": lambda: routes_command(0, where, "1", folder, folder / "routes.json"),
     }
-    return commands[entry]()
+    of_folder = [] if entry.startswith("train") else ["--config_file", arm.model]
+    return [*commands[entry](), *of_folder]
 
 
 def as_flags(values: Flags) -> list[str]:
@@ -111,8 +116,17 @@ def _task(where: Places, task: str) -> list[str]:
 
 
 def _common(arm: Arm, seed: int, where: Places, folder: Path) -> list[str]:
-    overrides = [part for override in (*arm.overrides, *where.overrides) for part in ("--set", override)]
-    return ["--config_file", arm.model, *overrides, "--seed", str(seed), "--output_dir", str(folder)]
+    overrides = [part for override in arm.overrides for part in ("--set", override)]
+    return ["--config_file", arm.model, *overrides, *_of_folder(seed, where, folder)]
+
+
+def _of_folder(seed: int, where: Places, folder: Path) -> list[str]:
+    """Returns what is said of a model that a folder of the study holds: its configuration is the arm's.
+
+    The world's vocabulary is named all the same: a study that was moved has it elsewhere than its older runs say.
+    """
+    vocabulary = [part for override in where.overrides for part in ("--set", override)]
+    return [*vocabulary, "--seed", str(seed), "--output_dir", str(folder)]
 
 
 # --- Checks of given flags --------------------------------------------------------------------------------------------

@@ -264,10 +264,11 @@ class RunPlan:
         where, entry = self.places(arm.name), task_class(spec).entry_point
         for name in flags.test.keys() - taken_by(entry, flags.test).keys():
             raise UserError(f"study {self.study.name}: tasks: {spec.name}: test: {entry}.py has no flag --{name}")
-        start = str(needed.folder / "pytorch_model_best.bin") if needed else ""
-        train = training_command(arm, seed, where, spec.key, folder.parent, start)
+        start = needed.folder if needed else None
+        named = start is not None and folder.name != f"{spec.name}_{start.name}"  # an arm of another name shares it
+        train = training_command(arm, seed, where, spec.key, folder.parent, start, named)
         train += as_flags({**(READ_ONCE if start else WITHOUT), **_from_bert(arm, flags.train), **flags.train})
-        test = test_command(arm, seed, where, spec.key, folder)
+        test = test_command(seed, where, spec.key, folder)
         test += as_flags({**READ_ONCE, "split": test_split(spec, flags), **flags.test})
         return ("train_task", tuple(train)), (entry, tuple(test))
 
@@ -277,7 +278,7 @@ class RunPlan:
         where, spec, flags = self.places(arm.name), self.spec(arm.name, task), arm.tasks[task]
         key = _key(["routes", dict(self.study.routes.flags), tuned.key])
         row, folder = self._place(arm, seed, f"{spec.name}_routes", key, key)
-        command = routes_command(arm, seed, where, spec.key, tuned.folder, folder / ROUTES_FILE)
+        command = routes_command(seed, where, spec.key, tuned.folder, folder / ROUTES_FILE)
         of_test = taken_by("routes", flags.test)
         command += as_flags({**READ_ONCE, "split": test_split(spec, flags), **of_test, **self.study.routes.flags})
         name, commands = f"{row}/{spec.name} routes", (("routes", tuple(command)),)

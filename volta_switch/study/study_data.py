@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from volta_switch.checksums import is_there
+from volta_switch.config.model_folder import is_model_folder, weights_in
 from volta_switch.data.files.json_files import read_object
 from volta_switch.data.fingerprints import Fingerprint, file_fingerprint, store_fingerprint
 from volta_switch.errors import UserError
@@ -212,6 +213,8 @@ class DataIdentities:
 
 
 def _weights(path: Path, name: str) -> dict[str, Fingerprint]:
+    if is_model_folder(path):
+        path = weights_in(path)
     return {name: file_fingerprint(find_bert(path, fetch=False) if path.is_dir() else path)}
 
 

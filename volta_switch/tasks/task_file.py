@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,12 @@ UNREAD = {
     "format": "",  # a feature file is known by what it holds
     "embed_clf": "VOLTA does not read it, either",
     "start_iteration": "VOLTA does not read it, either",
+    "metric": "",  # of a model's own task: a task knows it
 }
 
 
+# Of an entry: what decides how a model sees the data and answers; a model's folder keeps it.
+DECIDING = ("type", "process", "loss", "max_seq_length", "max_region_num", "num_labels", "num_clf_layers")
 PATH_SETTINGS = (  # of an entry: what names its files
     *("dataroot", "features_h5path1", "features_h5path2", "train_annotations_jsonpath", "val_annotations_jsonpath"),
 )
@@ -163,8 +166,7 @@ class TaskSpec:
 
     def deciding(self) -> dict[str, Any]:
         """What of the entry decides how a model sees the data and answers, wherever they lie and however it learns."""
-        names = ("type", "process", "loss", "max_seq_length", "max_region_num", "num_labels", "num_clf_layers")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in DECIDING}
 
     def kept(self) -> dict[str, Any]:
         """What a model's folder keeps of the entry: its name, and what decides, without the places of data."""
@@ -185,13 +187,7 @@ def load_task(path: str | Path, task: str, data_root: str | Path = "") -> TaskSp
             one that nobody knows, a value out of its range, or one that its type does not have.
     """
     path = here_or_shipped(path)
-    root = Path(data_root) if str(data_root) else None
-    if root is not None and not root.is_dir():
-        raise UserError(f"{root}: no such folder; --data_root names the one that a task file's paths begin in")
-    entries = read_yaml(path, "task file", "shipped ones are in config_tasks/")
-    if not isinstance(entries, Mapping) or not all(isinstance(entry, Mapping) for entry in entries.values()):
-        raise UserError(f"{path}: expected entries TASK<n>, each with settings")
-    entries = {str(key): entry for key, entry in entries.items()}
+    entries = _entries(path)
     wanted = task.strip()
     names = {str(entry.get("name")): key for key, entry in entries.items()}
     key = next((k for k in (wanted, f"TASK{wanted}", names.get(wanted)) if k in entries), None)
@@ -203,7 +199,57 @@ def load_task(path: str | Path, task: str, data_root: str | Path = "") -> TaskSp
         near = difflib.get_close_matches(wanted, [*entries, *names], n=1)
         hint = f"; did you mean {near[0]}?" if near else "."
         raise UserError(f"{path}: no task {wanted!r}{hint} It has {', '.join(known)}; choose one with --task")
-    entry = dict(entries[key])
+    return _spec(path, key, entries[key], _root(data_root))
+
+
+def load_model_task(
+    path: str | Path, key: str, kept: Mapping[str, Any], data_root: str | Path = "", source: str | Path = "task.yml"
+) -> TaskSpec:
+    """Returns the task that a model was fine-tuned on: its kept settings, and of a task file's entry all others.
+
+    Args:
+        path: the task file; the entry is the one of the same name, or of the same key where none is kept.
+        key: of the model's task, by which its head is called.
+        kept: what the model's folder keeps of the entry (``TaskSpec.kept``).
+        data_root: as ``load_task`` takes it.
+        source: what messages call the model's own task file.
+
+    Raises:
+        UserError: the task file has no such task, or one of another type; a kept setting is refused as an entry's.
+    """
+    path = here_or_shipped(path)
+    entries = _entries(path)
+    name = str(kept.get("name", entries.get(key, {}).get("name", "")))
+    entry = next((entry for entry in entries.values() if str(entry.get("name")) == name), None)
+    given = f"{source}: {key}" + (f" ({name})" if name else "")
+    if entry is None:
+        raise UserError(f"{given}: {path} has no such task; give the task file that has (--tasks_config_file)")
+    if kept.get("type", entry.get("type")) != entry.get("type"):
+        raise UserError(
+            f"{given}: a {kept['type']}, and a {entry.get('type')} in {path}; give the model's task file "
+            "(--tasks_config_file)"
+        )
+    decided = {name: None for name in DECIDING if name in entry}  # where nothing is kept the model had none
+    own = {**entry, "fusion_method": None, **(decided if "name" in kept else {}), **kept}
+    return replace(_spec(Path(source), key, own, _root(data_root)), folder=path.parent)
+
+
+def _root(data_root: str | Path) -> Path | None:
+    root = Path(data_root) if str(data_root) else None
+    if root is not None and not root.is_dir():
+        raise UserError(f"{root}: no such folder; --data_root names the one that a task file's paths begin in")
+    return root
+
+
+def _entries(path: Path) -> dict[str, Mapping[str, Any]]:
+    entries = read_yaml(path, "task file", "shipped ones are in config_tasks/")
+    if not isinstance(entries, Mapping) or not all(isinstance(entry, Mapping) for entry in entries.values()):
+        raise UserError(f"{path}: expected entries TASK<n>, each with settings")
+    return {str(key): entry for key, entry in entries.items()}
+
+
+def _spec(path: Path, key: str, entry: Mapping[str, Any], root: Path | None) -> TaskSpec:
+    """Returns a task file's entry, read and checked; raises UserError where it cannot be."""
     missing = [name for name in REQUIRED if entry.get(name) is None]
     if missing:
         raise UserError(f"{path}: {key} lacks {', '.join(missing)}")

@@ -23,6 +23,7 @@ from volta_switch.flag_parser import FlagParser
 from volta_switch.train import flags, needed_files
 from volta_switch.train.flag_values import print_ineffective_settings
 from volta_switch.train.needed_files import NeededFiles
+from volta_switch.train.next_command import given_flags, next_command
 from volta_switch.train.world_runs import on_world
 
 
@@ -79,7 +80,7 @@ def run_entry_point(name: str) -> None:
 
 
 def entry_main(name: str, typed: str = "") -> Callable[[Sequence[str]], None]:
-    """Returns the function that runs an entry point with a command line.
+    """Returns the function that runs an entry point with a command line, and says at the end how to go on.
 
     Args:
         name: the entry point, ``train_task``.
@@ -93,7 +94,11 @@ def entry_main(name: str, typed: str = "") -> Callable[[Sequence[str]], None]:
                 args = read_flags(name, argv, typed)
             module, function = entry.work
             work = getattr(importlib.import_module(module), function)
-        work(args, argv)
+        result = work(args, argv)
+        if environment_number("RANK", 0) == 0:
+            said = next_command(name, args, given_flags(entry.parser(), argv), result, typed)
+            if said:
+                print(f"next: {said}", file=sys.stderr)
 
     return main
 

@@ -28,6 +28,7 @@ from volta_switch.tasks.retrieval_dataset import inputs_identity
 from volta_switch.tasks.retrieval_pools import write_matrix
 from volta_switch.tasks.retrieval_scores import ScoreParts
 from volta_switch.tasks.task import Share
+from volta_switch.tasks.task_file import UNREAD
 from volta_switch.train.device import autocast, prepare_device
 from volta_switch.train.entry_points import read_flags
 from volta_switch.train.flag_values import evaluated_spec, load_model_config, run_name
@@ -107,7 +108,9 @@ class EvaluationRun:
         found = [] if trained is None else list(differences(trained, here))
         found = [each for each in found if not any(map(is_of_training, each[0].split(".")))]
         entry = tasks_in(folder).get(spec.key) if trained is not None else None
-        return [*found, *(differences(entry, spec.kept()) if entry is not None else ())]
+        if entry is None:
+            return found
+        return [*found, *differences({name: value for name, value in entry.items() if name not in UNREAD}, spec.kept())]
 
     def autocast(self) -> torch.autocast:
         """Returns a block in the forward pass's precision."""
@@ -187,7 +190,7 @@ def prepare(args: argparse.Namespace, ranks_of_pairs: Ranks | None = None) -> Ev
     if ranks_of_pairs is not None and not isinstance(task, RetrievalTask):
         raise UserError(f"{spec.key} ({spec.name}) is no retrieval task; evaluate it with eval_task.py")
     if not args.from_pretrained:
-        raise UserError("--from_pretrained: name the weights to evaluate, for example <run>/pytorch_model_best.bin")
+        raise UserError("--from_pretrained: name the model to evaluate, for example a run's folder")
     state = read_weights(args.from_pretrained)
     model: BertForVLTasks | BertForVLPreTraining
     if args.zero_shot:

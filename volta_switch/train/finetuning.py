@@ -12,7 +12,7 @@ from typing import cast
 import torch
 
 from volta_switch.config import Config
-from volta_switch.config.model_folder import files_of, refuse_other_labels
+from volta_switch.config.model_folder import TASKS, files_of, refuse_other_labels
 from volta_switch.data.batches.collate import Batch
 from volta_switch.data.batches.loader import Loader
 from volta_switch.errors import UserError
@@ -98,7 +98,7 @@ def _finetune(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
             "entry": spec.deciding(),
             **data_settings(args),
         },
-        data={"tasks_config_file": args.tasks_config_file, "dataroot": str(spec.path(spec.dataroot))},
+        data={"tasks_config_file": args.tasks_config_file or TASKS, "dataroot": str(spec.path(spec.dataroot))},
         fingerprints=vocabulary_fingerprint(config)
         | task_fingerprints(
             spec,
@@ -107,7 +107,7 @@ def _finetune(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
         ),
         loader=loader,
         val_loader=val_loader,
-        files=files_of(config, tokenizer.to_json(), {spec.key: spec.kept()}, labels),
+        files=files_of(config, tokenizer.to_json(), {spec.key: {**spec.kept(), "metric": task.metric}}, labels),
         anneal_share=config.switch.finetune_anneal_share if config.switch is not None else None,
         validate=lambda batches: _validate(val_task, model, batches, device, rank),
     )

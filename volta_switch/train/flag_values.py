@@ -6,14 +6,15 @@ import argparse
 import dataclasses
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from volta_switch.command import environment_number
 from volta_switch.config import Config, load_config
 from volta_switch.config.checks import check_region_loss
-from volta_switch.config.model_folder import config_name
+from volta_switch.config.model_folder import TASK, TASKS, config_name
 from volta_switch.errors import UserError
-from volta_switch.tasks.task_file import UNREAD, TaskSpec, load_task
+from volta_switch.tasks.task_file import UNREAD, TaskSpec, load_model_task, load_task
 from volta_switch.train.flags import WITHOUT_EFFECT
 
 LONGEST_NAME = 240  # bytes; file systems take 255, and files are written beside under longer names
@@ -22,12 +23,33 @@ DONE_BY_TORCHRUN = ("local_rank", "distributed")  # what they ask for happens un
 
 
 def load_task_spec(args: argparse.Namespace) -> TaskSpec:
-    """Returns the task that the flags name, with the annotation files that they override."""
-    spec = load_task(args.tasks_config_file, args.task, args.data_root)
+    """Returns the task that the flags name, with the annotation files that they override.
+
+    Without a task file, the task that a model was fine-tuned on has that model's settings.
+
+    Raises:
+        UserError: there is no such task, or the task file has another one under the key of the model's.
+    """
+    if args.tasks_config_file is None and args.model_task is not None:
+        key, kept = args.model_task
+        spec = load_model_task(TASKS, key, kept, args.data_root, Path(args.from_pretrained).with_name(TASK))
+    else:
+        spec = load_task(args.tasks_config_file or TASKS, args.task, args.data_root)
+        _refuse_other_task(args, spec)
     names = ("train_annotations_jsonpath", "val_annotations_jsonpath")
     given = {name: getattr(args, name) for name in names if getattr(args, name)}
     absolute: dict[str, Any] = {name: str(spec.given_path(path).absolute()) for name, path in given.items()}
     return dataclasses.replace(spec, **absolute)
+
+
+def _refuse_other_task(args: argparse.Namespace, spec: TaskSpec) -> None:
+    """Raises UserError where a task file numbers its tasks otherwise than the one that the model was tuned by."""
+    name = None if args.model_task is None else args.model_task[1].get("name")
+    if name not in (None, spec.name):
+        raise UserError(
+            f"{args.tasks_config_file}: {spec.key} is {spec.name} there, and {name} in the model's {TASK}; give a task "
+            "file that has the model's task under its key"
+        )
 
 
 def evaluated_spec(args: argparse.Namespace) -> tuple[TaskSpec, str]:
@@ -111,7 +133,7 @@ def ineffective_settings(args: argparse.Namespace) -> list[str]:
         said.append(f"--routing {args.routing} (the model switches nothing)")
     if getattr(args, "data_fraction_seed", 0) and args.data_fraction == 1:
         said.append("--data_fraction_seed (all samples are taken)")
-    if hasattr(args, "tasks_config_file"):
+    if hasattr(args, "task"):
         spec = load_task_spec(args)
         said += [f"{name} of {spec.key} ({UNREAD[name]})" for name in spec.extra if UNREAD[name]]
     return said

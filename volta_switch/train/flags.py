@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from volta_switch.config.model_folder import TASKS
 from volta_switch.flag_parser import FlagParser
 from volta_switch.ranges import (
     ADAM_BETA,
@@ -239,9 +240,8 @@ def _add_task_flags(flags: FlagParser) -> None:
     data = flags.group(DATA)
     which = "number, key or name: 10, TASK10, refcoco+; default: the model's"
     data.add_argument("--task", type=ANY_TEXT, default="", help=which)
-    data.add_argument(
-        "--tasks_config_file", type=PATH, default="config_tasks/ctrl_trainval_tasks.yml", help="VOLTA's task file"
-    )
+    file = f"VOLTA's task file; default: {TASKS}, in which the model's own task has the model's settings"
+    data.add_argument("--tasks_config_file", type=PATH, default=None, help=file)
     root = (
         "the folder in which the task file's relative paths begin; default: a small world's own, else the working "
         "directory or the task file's folder, whichever has them"

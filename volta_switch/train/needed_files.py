@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from volta_switch.config.loading import CONFIG
 from volta_switch.config.model_folder import is_model_folder
 from volta_switch.data.files.pair_files import CAPTIONS, Split, find_pairs
 from volta_switch.errors import UserError
@@ -167,13 +168,16 @@ def needed_by_evaluation(args: argparse.Namespace) -> NeededFiles:
 
     def weights(fetch: bool) -> None:
         if not args.from_pretrained:
-            raise UserError("--from_pretrained: name the weights to evaluate, for example <run>/pytorch_model_best.bin")
-        if is_address(args.from_pretrained):
-            if not is_model_folder(args.from_pretrained):
-                raise UserError(f"{args.from_pretrained}: no model of this project; give one that was fine-tuned")
-            weights_of(args.from_pretrained, fetch)
+            raise UserError("--from_pretrained: name the model to evaluate, for example a run's folder")
+        source, advice = args.from_pretrained, f"give one that a run has written{made}"
+        if is_address(source):
+            if not is_model_folder(source):
+                raise UserError(f"{source}: no model of this project; give one that was fine-tuned")
+            weights_of(source, fetch)
             return
-        require_file(Path(args.from_pretrained), "weight file", f"give one that a run has written{made}")
+        if os.path.isdir(source):
+            raise UserError(f"{source}: a folder without a model, whose {CONFIG} would say what it is; {advice}")
+        require_file(Path(source), "weight file" if is_weight_file(source) else "model's folder", advice)
 
     return _of_task(args, spec, data, weights)
 
@@ -190,7 +194,7 @@ def _data_set(spec: TaskSpec) -> DataSet | None:
 
 
 def _start(args: argparse.Namespace, advice: str) -> Callable[[bool], object]:
-    """Looks for the weights that training starts from."""
+    """Returns a function that looks for what training starts from."""
     source = args.from_pretrained
 
     def look(fetch: bool) -> None:
@@ -198,8 +202,15 @@ def _start(args: argparse.Namespace, advice: str) -> Callable[[bool], object]:
             return
         if is_weight_file(source):
             require_file(Path(source), "weight file", advice)
-        else:
+            return
+        try:
+            find_bert(source, fetch=False)
+        except NotCached:
             find_bert(source, fetch)
+        except UserError:
+            if os.path.lexists(source):
+                raise
+            raise UserError(f"{source}: no such model's folder; {advice}") from None
 
     return look
 
