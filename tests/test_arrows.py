@@ -33,7 +33,7 @@ ALLOWED = {
     "cards": ("base", "config"),
     "train": (*MODELS, "package", "tasks", "world", "cost", "cards"),
     "data_tools": ("base", "config", "data", "tasks"),
-    "weight_tools": (*MODELS, "tasks"),
+    "weight_tools": (*MODELS, "tasks", "cards"),
     "routes": TRAINING,
     "study": ANALYSES,
     "study/report": ANALYSES,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from volta_switch.cards.origin import describe_configuration, describe_origin
 from volta_switch.command import environment_number
 from volta_switch.config import Config
 from volta_switch.data.batches.collate import Batch
@@ -29,7 +30,7 @@ from volta_switch.train.loop import SavingSchedule, Trainer
 from volta_switch.train.optimisation import Hyperparameters, Learner, Validation
 from volta_switch.train.ranks import Ranks, seed_process
 from volta_switch.train.replicas import Replicas, compile_layers
-from volta_switch.train.run_data import deciding_config
+from volta_switch.train.run_data import deciding_config, world_of
 from volta_switch.train.run_folder import CHECKPOINTS, RunFolder
 from volta_switch.weights import fingerprint, is_of_a_run, load_bert, load_volta, read_weights
 
@@ -194,6 +195,9 @@ def _described(
     return {
         "entry_point": run.entry_point,
         "start": run.start,
+        "origin": describe_origin(args.from_pretrained, run.start) if ranks.first else {},
+        "configuration": describe_configuration(args.config_file, run.config),
+        "synthetic_world": world_of(run.data.get("dataroot") or run.data["annotations_path"]),
         "hyperparameters": run.hyper.to_dict(),
         "settings": settings | ({"max_steps": args.max_steps} if args.max_steps else {}),
         "data": {**run.data, "fingerprints": run.fingerprints},

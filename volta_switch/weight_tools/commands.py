@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +66,8 @@ def import_text(model: ImportedModel) -> str:
     """Returns what became of a file, for a reader."""
     from tabulate import tabulate
 
+    from volta_switch.weight_tools.importing import left_out_by_reason, modules_of
+
     config = model.config
     heads = [f"{config.num_attention_heads} in text", f"{config.v_num_attention_heads} in vision"]
     heads += [f"{number} in sublayer {at}" for at, number in config.sublayer2num_attention_heads.items()]
@@ -80,8 +81,8 @@ def import_text(model: ImportedModel) -> str:
         ("regions", f"{model.layout.regions}; {config.v_feature_size} wide, {config.num_locs} numbers of a box"),
         ("heads kept", ", ".join(model.heads) or "none"),
         *(("answers", number) for number in answers),
-        *(("left out", f"{', '.join(names)}: {why}") for why, names in _by_reason(model).items()),
-        *([("initial values", ", ".join(_modules(model.initial)))] if model.initial else []),
+        *(("left out", f"{', '.join(names)}: {why}") for why, names in left_out_by_reason(model).items()),
+        *([("initial values", ", ".join(modules_of(model.initial)))] if model.initial else []),
         *([("changed by --set", ", ".join(model.overrides))] if model.overrides else []),
     ]
     return tabulate(rows, tablefmt="plain", disable_numparse=True)
@@ -117,19 +118,6 @@ def inspect_text(source: Path, layout: str = "", overrides: Sequence[str] = ()) 
     depth = ("sublayers" if is_of_a_run(state) else "layers", str(len(layers)))
     rows = [("weights of", kind), depth, *((part, f"{count:,} numbers") for part, count in parts.items())]
     return tabulate(rows, tablefmt="plain", disable_numparse=True)
-
-
-def _by_reason(model: ImportedModel) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for name, why in model.left_out.items():
-        found.setdefault(why, []).append(name)
-    return {why: _modules(names) for why, names in found.items()}
-
-
-def _modules(names: Iterable[str]) -> list[str]:
-    """Returns the modules of names, once each; ``*`` for the number of a layer."""
-    modules = (re.sub(r"\.\d+\.", ".*.", name.rpartition(".")[0] or name) for name in names)
-    return list(dict.fromkeys(modules))
 
 
 def _labels(path: Path) -> list[str]:
