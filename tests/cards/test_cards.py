@@ -7,11 +7,12 @@ import shutil
 import socket
 
 import pytest
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from huggingface_hub.utils import validate_repo_id
 
 from cards.conftest import TASKS
+from cards.hub_cards import verified
 from synthetic_world import json_of
 from train.short_runs import FINETUNING
 from volta_switch import UserError, load_config
@@ -23,23 +24,6 @@ from volta_switch.config.loading import CONFIG_FOLDERS
 from volta_switch.train import evaluation
 
 WEIGHTS = "pytorch_model_best.bin"
-
-
-def verified(folder):
-    """A folder's card as the hub's library reads it, checked against what the hub says it verifies of metadata."""
-    card = ModelCard.load(folder / "README.md")
-    data = card.data.to_dict()
-    assert data["library_name"] == "volta-switch" and "vision-and-language" in data["tags"]
-    assert all(isinstance(tag, str) and tag for tag in data["tags"]) and "license" not in data
-    for name in (*data.get("datasets", ()), *([data["base_model"]] if "base_model" in data else ())):
-        validate_repo_id(name)
-    assert ModelCardData(**card.data.to_dict()).to_dict() == data  # results are taken apart and put together again
-    assert str(card) == (folder / "README.md").read_text()
-    for entry in data.get("model-index", ()):
-        for result in entry["results"]:
-            assert {"type", "name"} <= result["dataset"].keys() and result["task"]["type"]
-            assert all(isinstance(metric["value"], float) and metric["type"] for metric in result["metrics"])
-    return card
 
 
 def of_run(folder):
@@ -140,7 +124,9 @@ def test_a_second_evaluation_is_added_and_the_same_one_replaces_its_numbers(worl
         ("val", "float32"),
         ("val", "bfloat16"),
     ]
-    verified(model)
+    names = [result.metric_name for result in verified(model).data.eval_results if result.dataset_split == "val"]
+    assert {"accuracy (boxes: detected)", "accuracy (bfloat16, boxes: detected)"} < set(names)
+    assert len(set(names)) == len(names)
 
 
 def test_an_evaluation_of_other_weights_is_never_written_on_a_card(world, model, finetuned, capsys):
@@ -156,10 +142,10 @@ def test_an_evaluation_of_other_weights_is_never_written_on_a_card(world, model,
 
 
 def test_an_evaluation_with_other_settings_says_which(world, model):
-    again(world, model, "--split", "val", "--set", "num_attention_heads=1")
+    again(world, model, "--split", "val", "--set", "fusion_act=tanh")
     *_, test = json_of(model / "training.json")["tests"]
-    assert ["num_attention_heads", 2, 1] in test["otherwise"]
-    assert "num_attention_heads 1, trained with 2" in (model / "README.md").read_text()
+    assert ["fusion_act", "relu", "tanh"] in test["otherwise"]
+    assert "fusion_act tanh, trained with relu" in (model / "README.md").read_text()
 
 
 def test_a_card_that_somebody_has_edited_is_left_as_it_is(world, model, capsys):
@@ -201,7 +187,8 @@ def test_overwriting_a_run_removes_what_was_written_and_keeps_what_was_edited(wo
     assert json_of(run / "training.json")["weights"] != first["weights"]
     card.unlink()
     world.run("train_task", tmp_path, "ctrl_uniter", *flags, "--overwrite", task="refer")
-    assert is_own_card(card) and json_of(run / "training.json") == first
+    assert is_own_card(card)  # a PyTorch file has a name in it that differs from one writing to the next
+    assert json_of(run / "training.json") | {"weights": None} == first | {"weights": None}
 
 
 def test_a_resumed_run_that_has_ended_writes_its_card_again(world, tmp_path):

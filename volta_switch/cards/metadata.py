@@ -7,7 +7,7 @@ of hub ids; the hub links those that it has.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,9 +82,20 @@ def metadata(record: Mapping[str, Any], title: str) -> dict[str, Any]:
         found["datasets"] = [known.id]
     if base:
         found["base_model"] = base
-    if results := [_result(test) for test in record.get("tests", [])]:
-        found["model-index"] = [{"name": title, "results": results}]
+    if tests := record.get("tests"):
+        found["model-index"] = [{"name": title, "results": _results(tests)}]
     return found
+
+
+def _results(tests: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns evaluations as ``model-index`` has them: those of one data set's split in one entry."""
+    entries: dict[tuple[str, str], dict[str, Any]] = {}
+    for test in tests:
+        entry = _result(test)
+        first = entries.setdefault((entry["dataset"]["name"], entry["dataset"]["split"]), entry)
+        if first is not entry:
+            first["metrics"] += entry["metrics"]
+    return list(entries.values())
 
 
 def _result(test: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,8 +115,8 @@ def _result(test: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "task": {"type": known.task_type if known else "other", "name": task_title(name, synthetic)},
         "dataset": {
-            "type": SYNTHETIC if synthetic else known.id if known else "other",
             "name": task_title(name, True) if synthetic else known.title if known else name,
+            "type": SYNTHETIC if synthetic else known.id if known else "other",
             "split": test["split"],
         },
         "metrics": metrics,
@@ -117,6 +128,7 @@ def test_settings(test: Mapping[str, Any]) -> str:
     settings = test["settings"]
     parts = ["zero-shot"] if settings.get("zero_shot") else []
     parts += ["soft routes"] if settings.get("routing") == "soft" else []
+    parts += [settings["precision"]] if settings.get("precision", "float32") != "float32" else []
     parts += ["with VOLTA's known errors"] if settings.get("volta_compat") else []
     parts += [f"{name}: {value}" for name, value in test.get("notes", {}).items()]
     parts += [f"{name} {now}, trained with {was}" for name, was, now in test.get("otherwise", [])]
