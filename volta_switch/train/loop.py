@@ -38,7 +38,7 @@ from volta_switch.train.optimisation import (
 )
 from volta_switch.train.ranks import random_states, restore_random_states
 from volta_switch.train.replicas import Replicas
-from volta_switch.train.run_folder import BEST, RunFolder
+from volta_switch.train.run_folder import BEST, FINISHED, RunFolder
 from volta_switch.train.step_log import Meter, RouteLog
 from volta_switch.train.switch_watch import SwitchWatch
 from volta_switch.weights import write_weights
@@ -126,7 +126,7 @@ class Trainer:
                     self._epoch()
                 self._finish_epoch()
         self.routes.record_means(self.run)
-        self.run.finish(self.progress.step)
+        self.run.record(FINISHED, self.progress.step)
         return self.progress
 
     @property

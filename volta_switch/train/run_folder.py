@@ -33,7 +33,6 @@ from typing import Any, TextIO
 import torch
 
 from volta_switch.cards.card import is_own_card
-from volta_switch.cards.record import write_run_record
 from volta_switch.checksums import SUMS, is_there, record_bytes, record_json, verify
 from volta_switch.config import Config
 from volta_switch.config.loading import CONFIG
@@ -233,16 +232,6 @@ class RunFolder:
         if not self.ranks.first:
             return
         record_json(self.path / "metrics.json", {**self.metrics(), name: values})
-
-    def finish(self, step: int) -> None:
-        """Records that the run has ended, and writes what its folder says of its model.
-
-        Raises:
-            UserError: what the run wrote is damaged, or the system refused to write; ``--resume`` writes it again.
-        """
-        self.record(FINISHED, step)
-        if self.ranks.first:
-            write_run_record(self.path)
 
     def close(self) -> None:
         """Flushes and closes the logs."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from volta_switch.cards.origin import describe_configuration, describe_origin
+from volta_switch.cards.record import write_run_record
 from volta_switch.command import environment_number
 from volta_switch.config import Config
 from volta_switch.data.batches.collate import Batch
@@ -24,7 +26,7 @@ from volta_switch.model.bert import switch_encoder
 from volta_switch.model.encoder import SwitchEncoder, encoder_of
 from volta_switch.model.noise import batch_dependent
 from volta_switch.model.switch import samples_until_floor
-from volta_switch.train.checkpoints import Checkpoint, CheckpointStore, check_identity
+from volta_switch.train.checkpoints import Checkpoint, CheckpointStore, TrainingProgress, check_identity
 from volta_switch.train.device import compute_deterministically
 from volta_switch.train.loop import SavingSchedule, Trainer
 from volta_switch.train.optimisation import Hyperparameters, Learner, Validation
@@ -128,6 +130,19 @@ def start_run(
         if switched is not None and saved is None:
             _warn_of_early_floor(run, switched)
     return trainer
+
+
+def train_to_end(trainer: Trainer) -> TrainingProgress:
+    """Trains, closes the run's logs, and writes what its folder says of its model; returns where the run stands.
+
+    Raises:
+        Stopped, UserError: as ``Trainer.fit``; and where what the run wrote is damaged.
+    """
+    with closing(trainer.run):
+        progress = trainer.fit()
+        if trainer.ranks.first:
+            write_run_record(trainer.run.path)
+    return progress
 
 
 def _warn_of_early_floor(run: TrainingRun, switched: SwitchEncoder) -> None:
