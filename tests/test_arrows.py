@@ -16,7 +16,7 @@ from typing import NamedTuple
 PACKAGE = Path(__file__).parents[1] / "volta_switch"
 # The command line: these modules, and each folder's ``commands`` and ``__main__``. Others beside folders are "base".
 COMMAND_LINE = ("cli", "quick", "__main__")
-MODELS = ("base", "config", "weights", "data", "model")
+MODELS = ("base", "config", "weights", "data", "cards", "model")
 TRAINING = (*MODELS, "package", "tasks", "world", "cost", "cards", "train")
 ANALYSES = (*TRAINING, "routes", "study")
 # Folder -> what it may import, itself apart. "package" is what ``from volta_switch import ...`` offers.
@@ -26,14 +26,14 @@ ALLOWED = {
     "package": ("base", "config", "model"),
     "weights": ("base", "config"),
     "data": ("base", "config"),
-    "model": ("base", "config", "weights", "data"),
+    "cards": ("base", "config"),
+    "model": ("base", "config", "weights", "data", "cards"),
     "tasks": ("base", "config", "model", "data"),
     "world": ("base", "config", "data", "tasks"),
     "cost": ("base", "config", "model", "data"),
-    "cards": ("base", "config"),
     "train": (*MODELS, "package", "tasks", "world", "cost", "cards"),
     "data_tools": ("base", "config", "data", "tasks"),
-    "weight_tools": (*MODELS, "tasks"),
+    "weight_tools": (*MODELS, "tasks", "cards"),
     "routes": TRAINING,
     "study": ANALYSES,
     "study/report": ANALYSES,

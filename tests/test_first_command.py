@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from hub_server import HubServer
 from synthetic_world import write_config
-from test_hub import Hub
 from volta_switch.train.entry_points import ENTRY_POINTS
 
 ROOT = Path(__file__).parents[1]
@@ -33,9 +33,9 @@ atexit.register(say)
 
 
 @pytest.fixture
-def hub():
+def hub(tmp_path):
     """A hub that never answers: whoever waits for it fails."""
-    made = Hub()
+    made = HubServer(tmp_path)
     made.fault = "silent"
     yield made
     made.stop()

@@ -248,7 +248,7 @@ def test_items_of_one_image_alone_give_none(tested, tmp_path):
 def test_each_file_is_read_once(tested, monkeypatch):
     test, metrics = tested("VQA", 0)
     reader, read = ItemReader(), []
-    monkeypatch.setattr("volta_switch.study.items.read_json", lambda path: read.append(path) or json_of(path))
+    monkeypatch.setattr("volta_switch.tasks.graded_items.read_json", lambda path: read.append(path) or json_of(path))
     for _ in range(2):
         reader.column({"a": [(test, metrics["vqa_score"])]}, "vqa_score")
     assert read == [test.results]

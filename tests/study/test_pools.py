@@ -9,7 +9,6 @@ import yaml
 from study.small_plans import MINIMAL
 from synthetic_world import json_of
 from volta_switch import UserError
-from volta_switch.study.claims import ITEMS_TOLERANCE
 from volta_switch.study.planned_runs import Work
 from volta_switch.study.records import ReportedColumn
 from volta_switch.study.report.intervals import _column_title
@@ -18,6 +17,7 @@ from volta_switch.study.run_plan import RunPlan, plan_of
 from volta_switch.study.study_data import blind_guesses
 from volta_switch.study.table import make_tables
 from volta_switch.study.table_formats import tables_text
+from volta_switch.tasks.graded_items import ITEMS_TOLERANCE
 
 POOL, TEST_IMAGES = 20, 40
 FLICKR = Work.fine_tuning("TASK8")

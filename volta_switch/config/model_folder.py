@@ -38,7 +38,7 @@ REGIONS = "preprocessor.json"
 TRAINING = "training.json"
 CARD = "README.md"
 TOKENIZER = "tokenizer.json"
-BESIDE = (VOCABULARY, TOKENIZER, LABELS, REGIONS, TRAINING, CARD)  # of a folder: what its model does not say itself
+BESIDE = (VOCABULARY, TOKENIZER, LABELS, REGIONS, TRAINING)  # of a folder: what its model does not say itself
 DEFAULT = "switchbert"  # the configuration where none is given
 TASKS = "config_tasks/ctrl_trainval_tasks.yml"  # the task file where none is given
 

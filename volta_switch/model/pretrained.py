@@ -13,18 +13,19 @@ from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from huggingface_hub import PyTorchModelHubMixin
 from torch import nn
 
+from volta_switch.cards.record import parse_record, write_saved_record
 from volta_switch.checksums import read_recorded, record_bytes, record_json
 from volta_switch.config import Config, load_config
 from volta_switch.config.loading import CONFIG
 from volta_switch.config.model_folder import (
     BESIDE,
-    CARD,
     LABELS,
     TASK,
     TOKENIZER,
+    TRAINING,
     is_model_folder,
     read_labels,
     task_bytes,
@@ -39,9 +40,10 @@ from volta_switch.hub import VOCABULARY, is_hub_name
 from volta_switch.hub_models import SCHEME, is_address, whole_folder
 from volta_switch.model.predictions import Images, Prediction, Question, predict
 from volta_switch.weights.files import read_weights, write_weights
-from volta_switch.weights.loading import load_volta, to_volta
+from volta_switch.weights.loading import fingerprint, load_volta, to_volta
 
 SAFE = "model.safetensors"
+HERE = "."  # as a configuration's bert_model: no place on the machine where the model was saved
 LIBRARY = "volta-switch"
 Model = TypeVar("Model", bound="Pretrained")
 
@@ -55,6 +57,7 @@ class Pretrained(PyTorchModelHubMixin, nn.Module, library_name=LIBRARY):
 
     config: Config
     files: Mapping[str, bytes] = MappingProxyType({})
+    _loaded = ""  # fingerprint of the weights as they were loaded
     left_out: ClassVar[tuple[str, ...]] = ()
     """Beginnings of names that a file may have, and that this model has nothing for."""
 
@@ -85,6 +88,7 @@ class Pretrained(PyTorchModelHubMixin, nn.Module, library_name=LIBRARY):
         load_volta(model, read_weights(weights), unused=cls.left_out, source=str(weights))
         there = (name for name in BESIDE if first_there(folder, [name]))
         model.files = {name: read_recorded(folder / name) for name in there}
+        model._loaded = fingerprint(model)
         return model.eval()
 
     @classmethod
@@ -111,10 +115,14 @@ class Pretrained(PyTorchModelHubMixin, nn.Module, library_name=LIBRARY):
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Fills a new folder; the mixin calls it."""
-        for name, content in self._files().items():
+        files = self._files()
+        loaded = parse_record(files.pop(TRAINING), TRAINING) if TRAINING in files else None
+        for name, content in files.items():
             record_bytes(save_directory / name, content)
-        record_json(save_directory / CONFIG, self.config.to_dict())
+        record_json(save_directory / CONFIG, {**self.config.to_dict(), "bert_model": HERE})
         write_weights(save_directory / SAFE, to_volta(self), recorded=True)
+        parameters = sum(parameter.numel() for parameter in self.parameters())
+        write_saved_record(save_directory, parameters, loaded, self._loaded != fingerprint(self))
 
     def _files(self) -> dict[str, bytes]:
         """Returns what lies beside configuration and weights."""
@@ -124,12 +132,6 @@ class Pretrained(PyTorchModelHubMixin, nn.Module, library_name=LIBRARY):
     def _task_files(self) -> dict[str, bytes]:
         """Returns what a folder says of the model's tasks."""
         return {}
-
-    def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
-        """Returns the model's card."""
-        if CARD not in self.files:
-            return super().generate_model_card()
-        return ModelCard(self.files[CARD].decode("utf-8"), ignore_metadata_errors=True)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -25,11 +25,10 @@ from volta_switch.errors import UserError
 from volta_switch.statistics import Estimate, estimate_difference, estimate_mean, holm, holm_levels, without_nan
 from volta_switch.study.power import MOST_SEEDS, SeedsNeeded, seeds_to_decide
 from volta_switch.study.records import ReportedEstimate, ReportedVerdict, StudyClaim
+from volta_switch.tasks.graded_items import ITEMS_TOLERANCE
 
 Measure = tuple[str, str]  # task, metric
 Scores = Mapping[str, Mapping[Measure, np.ndarray]]  # arm -> (S,) in points
-
-ITEMS_TOLERANCE = 0.01  # points by which the mean of the items may differ from the score, which may be rounded
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,17 +25,13 @@ from typing import Any
 
 import numpy as np
 
-from volta_switch.checksums import Changed, is_there
+from volta_switch.checksums import is_there
 from volta_switch.data.files.json_files import read_json
 from volta_switch.errors import UserError
 from volta_switch.statistics import by_group
-from volta_switch.study.claims import ITEMS_TOLERANCE, ItemResults
-from volta_switch.tasks import task_class
+from volta_switch.study.claims import ItemResults
+from volta_switch.tasks.graded_items import Items, NoItems, find_grader, read_items
 from volta_switch.tasks.task import FinishedTest, Grader
-
-
-class NoItems(Exception):
-    """Why the results of a column cannot be taken apart into items; one line."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +52,6 @@ class Evaluated(FinishedTest):
         return spec.type, spec.name, self.split, spec.val_split, spec.num_labels, spec.pool_images, where
 
 
-@dataclass(frozen=True, eq=False)
-class Items:
-    """A run's results on the items of a test, whose mean is the score."""
-
-    ids: np.ndarray  # (I,) texts, sorted
-    groups: np.ndarray  # (I,) the name of each item's group
-    points: np.ndarray  # (I,) float32, from 0 to 100
-    source: Path  # the file of the results
-
-
 class ItemReader:
     """Reads the items of a study's tests: every file once, ids and groups kept once for all runs on the same items."""
 
@@ -83,16 +69,13 @@ class ItemReader:
             score: the metric's value, in percent, as the evaluation wrote it.
 
         Raises:
-            NoItems: the files do not tell, or what they tell is not the score (see ``claims.ITEMS_TOLERANCE``).
+            NoItems: the files do not tell, or what they tell is not the score (see ``graded_items.ITEMS_TOLERANCE``).
         """
         key = (test.results, metric)
         if key not in self._items:
             self._items[key] = self._share(test, metric, self._read(test, metric))
-        found = self._items[key]
-        mean = float(found.points.mean(dtype=np.float64))
-        if not abs(mean - score) <= ITEMS_TOLERANCE:
-            raise NoItems(f"{found.source} gives {mean:.3f}, not the score {score:.3f}: ties, or of another test")
-        return found
+        self._items[key].refuse_other_score(score)
+        return self._items[key]
 
     def column(self, arms: Mapping[str, Sequence[tuple[Evaluated, float]]], metric: str) -> dict[str, ItemResults]:
         """The items of several arms' runs by group.
@@ -124,26 +107,9 @@ class ItemReader:
     def _read(self, test: Evaluated, metric: str) -> Items:
         if is_there(test.travelled):
             return _items_of_json(test.travelled, metric)
-        source = test.results
-        try:
-            task = task_class(test.spec)
-            if test.data not in self._graders:
-                self._graders[test.data] = task.grader(test.spec, test.split)
-            source = task.graded_file(test, metric)
-            rows = sorted(self._graders[test.data](read_json(source), metric))
-        except Changed:
-            raise
-        except UserError as error:  # the data, or the run's files, are not there
-            raise NoItems(str(error)) from error
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise NoItems(f"{source}: not the results of {test.spec.name}'s split {test.split} ({error!r})") from error
-        if not rows:
-            raise NoItems(f"{source}: no results")
-        ids, groups, right = zip(*rows, strict=True)
-        if len(set(ids)) < len(ids):
-            raise NoItems(f"{source}: an item stands twice")
-        points = (100 * np.array(right, dtype=np.float64)).astype(np.float32)
-        return Items(np.array(ids), np.array(groups), points, source)
+        if test.data not in self._graders:
+            self._graders[test.data] = find_grader(test)
+        return read_items(test, metric, self._graders[test.data])
 
     def _share(self, test: Evaluated, metric: str, items: Items) -> Items:
         """The same with the ids and groups of an earlier run where they are equal."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from volta_switch.statistics import Estimate, estimate_mean, holds_zero
 from volta_switch.study.json_records import Record, in_json
-from volta_switch.study.names import column_title
+from volta_switch.task_names import column_title
 
 FlagValue = Any  # str, int, float, bool, a list of them, or None: whatever a flag's parser takes
 Flags = Mapping[str, FlagValue]

@@ -18,7 +18,7 @@ from volta_switch.study.arms import Arm, PlannedTable
 from volta_switch.study.claims import ItemResults, Measure, Verdict, judge
 from volta_switch.study.confounds import refuse_recorded_confounds
 from volta_switch.study.items import Evaluated, ItemReader, NoItems
-from volta_switch.study.names import column_title
+from volta_switch.study.model_cards import write_comparisons
 from volta_switch.study.planned_runs import Work, finished_runs
 from volta_switch.study.records import (
     ArmScore,
@@ -44,6 +44,7 @@ from volta_switch.study.trained_runs import (
     trained_runs,
     training_flops,
 )
+from volta_switch.task_names import column_title
 from volta_switch.tasks import TaskSpec, task_class
 from volta_switch.tasks.metrics import mean_std
 
@@ -87,6 +88,8 @@ class ColumnScores:
 def make_tables(plan: RunPlan, finished_only: bool = False) -> StudyResults:
     """Writes ``table.md``, ``.json``, ``.csv`` and ``.tex`` into the study's folder and returns what the JSON holds.
 
+    What they say of a model is written into its folder, too (``model_cards``).
+
     Args:
         plan: the study's.
         finished_only: as in ``tables_of``.
@@ -100,6 +103,7 @@ def make_tables(plan: RunPlan, finished_only: bool = False) -> StudyResults:
     except UserError:
         for kind in ("md", "json", "csv", "tex"):  # a refused table must not leave an older one in its place
             (folder / f"table.{kind}").unlink(missing_ok=True)
+        write_comparisons(plan, ())  # nor may a model's card
         raise
     written = {
         "table.md": tables_text(found),
@@ -109,6 +113,7 @@ def make_tables(plan: RunPlan, finished_only: bool = False) -> StudyResults:
     for name, content in written.items():
         record_bytes(folder / name, content.encode())
     record_json(folder / "table.json", found.to_dict())
+    write_comparisons(plan, found.tables)
     return found
 
 

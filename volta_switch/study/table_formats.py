@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from tabulate import tabulate
 
 from volta_switch.statistics import holds_zero
-from volta_switch.study.names import task_title
 from volta_switch.study.records import (
     ArmScore,
     MeasuredQuantity,
@@ -22,6 +21,7 @@ from volta_switch.study.records import (
     TrackedFlops,
 )
 from volta_switch.study.route_reports import QUANTITIES
+from volta_switch.task_names import task_title
 
 FLOPS_NOTE = (
     "FLOPs are those of training on a pair of image and text, as runs tracked them, the mean over seeds: executed, and "

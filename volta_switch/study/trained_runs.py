@@ -11,8 +11,9 @@ import numpy as np
 
 from volta_switch.data.files.json_files import read_object
 from volta_switch.errors import UserError
-from volta_switch.study.arms import Arm
-from volta_switch.study.planned_runs import RunRecord, Work
+from volta_switch.study.arms import Arm, PlannedTable
+from volta_switch.study.confounds import ConfoundCheck, check_confounds
+from volta_switch.study.planned_runs import PRETRAINING, RunRecord, Work, find_record, works_of
 from volta_switch.study.records import MeasuredQuantity, TrackedFlops
 from volta_switch.study.run_plan import RunPlan
 from volta_switch.tasks import task_class
@@ -89,3 +90,26 @@ def differences(own: Mapping[str, np.ndarray], first: Mapping[str, np.ndarray]) 
     """Returns losses less those of the first arm, paired by seed."""
     both = [name for name in own if name in first and len(own[name]) == len(first[name])]
     return {name: MeasuredQuantity.of(own[name] - first[name]) for name in both}
+
+
+def confounds_of(plan: RunPlan, table: PlannedTable) -> ConfoundCheck:
+    """Compares the settings of a table's arms, as planned and as those of their runs that have begun recorded them."""
+    return check_confounds(
+        table,
+        {name: plan.study.arms[name].settings(table.tasks) for name in table.arms},
+        {name: _recorded(plan, name, table) for name in table.arms},
+        {name: plan.sections(name, table.tasks) for name in table.arms},
+    )
+
+
+def _recorded(plan: RunPlan, arm: str, table: PlannedTable) -> dict[str, RunRecord]:
+    """Returns ``pretraining/seed0`` -> what that run wrote down, of those that have begun."""
+    found = {}
+    for seed in table.seeds_of(plan.study.arms[arm]):
+        for work in works_of(table.tasks):
+            if plan.has(arm, seed, work):
+                record = find_record(plan.run_of(arm, seed, work))
+                name = "pretraining" if work == PRETRAINING else plan.spec(arm, work.task).name
+                if record:
+                    found[f"{name}/seed{seed}"] = record
+    return found

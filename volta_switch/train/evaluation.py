@@ -29,6 +29,7 @@ from volta_switch.tasks.retrieval_pools import write_matrix
 from volta_switch.tasks.retrieval_scores import ScoreParts
 from volta_switch.tasks.task import Share
 from volta_switch.tasks.task_file import UNREAD
+from volta_switch.train.card_results import add_to_card, digest_beside_card
 from volta_switch.train.device import autocast, prepare_device
 from volta_switch.train.entry_points import read_flags
 from volta_switch.train.flag_values import evaluated_spec, load_model_config, run_name
@@ -96,6 +97,7 @@ class EvaluationRun:
     folder: Path
     # What decides the results; what a user is likely to have changed stands first.
     identity: dict[str, Any] = field(default_factory=dict)
+    weights_sha256: str = ""  # of the file, before it was read; "": it lies beside no ``training.json``
 
     @property
     def other_settings(self) -> list[tuple[str, Any, Any]]:
@@ -160,6 +162,7 @@ class EvaluationRun:
         shown += "".join(f"  {name}: {value}" for name, value in result.notes.items())
         print(f"{spec.name} {self.split}: {shown}", file=sys.stderr)
         print(f"written to {self.folder}", file=sys.stderr)
+        add_to_card(self, result)
 
 
 def _of_folder(folder: Path) -> dict[str, Any] | None:
@@ -191,6 +194,7 @@ def prepare(args: argparse.Namespace, ranks_of_pairs: Ranks | None = None) -> Ev
         raise UserError(f"{spec.key} ({spec.name}) is no retrieval task; evaluate it with eval_task.py")
     if not args.from_pretrained:
         raise UserError("--from_pretrained: name the model to evaluate, for example a run's folder")
+    digest = digest_beside_card(args.from_pretrained)
     state = read_weights(args.from_pretrained)
     model: BertForVLTasks | BertForVLPreTraining
     if args.zero_shot:
@@ -205,7 +209,7 @@ def prepare(args: argparse.Namespace, ranks_of_pairs: Ranks | None = None) -> Ev
     if switched is not None:
         switched.routing = args.routing
     folder = Path(args.output_dir) / run_name(args, f"{spec.name}_")
-    return EvaluationRun(task, split, model, device, precision, args.from_pretrained, folder)
+    return EvaluationRun(task, split, model, device, precision, args.from_pretrained, folder, weights_sha256=digest)
 
 
 def _with_identity(args: argparse.Namespace, run: EvaluationRun) -> EvaluationRun:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import cast
 
@@ -31,7 +30,7 @@ from volta_switch.train.flag_values import (
 from volta_switch.train.optimisation import Hyperparameters, Learner, LossCounts, Losses, Validation
 from volta_switch.train.ranks import Ranks, ranks
 from volta_switch.train.run_data import data_options, load_tokenizer, task_fingerprints, vocabulary_fingerprint
-from volta_switch.train.start import TrainingRun, initial_weights, start_run
+from volta_switch.train.start import TrainingRun, initial_weights, start_run, train_to_end
 
 
 def main(argv: Sequence[str]) -> Path:
@@ -112,8 +111,7 @@ def _finetune(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
         validate=lambda batches: _validate(val_task, model, batches, device, rank),
     )
     trainer = start_run(args, argv, run, device, precision, rank)
-    with closing(trainer.run):
-        progress = trainer.fit()
+    progress = train_to_end(trainer)
     if rank.first:
         print(f"best validation score: {progress.best_score:.3f} (epoch {progress.best_epoch + 1})", file=sys.stderr)
     return trainer.run.path

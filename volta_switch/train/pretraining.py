@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections.abc import Iterable, Sequence
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -29,7 +28,7 @@ from volta_switch.train.flag_values import data_settings, load_pretraining_confi
 from volta_switch.train.optimisation import Hyperparameters, Learner, LossCounts, Losses, Validation
 from volta_switch.train.ranks import Ranks, ranks
 from volta_switch.train.run_data import load_tokenizer, pair_fingerprints, vocabulary_fingerprint
-from volta_switch.train.start import TrainingRun, initial_weights, start_run
+from volta_switch.train.start import TrainingRun, initial_weights, start_run, train_to_end
 
 Split = Literal["train", "valid"]
 REGRESSED = ("1", "2", "5")  # the visual targets that read the features before masking
@@ -117,8 +116,7 @@ def _pretrain(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
         validate=lambda batches: validate(learner, batches, device, rank),
     )
     trainer = start_run(args, argv, run, device, precision, rank)
-    with closing(trainer.run):
-        trainer.fit()
+    train_to_end(trainer)
     return trainer.run.path
 
 

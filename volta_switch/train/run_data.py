@@ -9,13 +9,16 @@ from typing import Any, Literal
 
 import torch
 
+from volta_switch.checksums import is_there
 from volta_switch.config import Config
+from volta_switch.data.files.json_files import read_object
 from volta_switch.data.files.pair_files import CAPTIONS, find_pairs
 from volta_switch.data.fingerprints import Fingerprint, file_fingerprint, store_fingerprint
 from volta_switch.data.tokenizer import Tokenizer, check_vocab_size
 from volta_switch.errors import UserError
 from volta_switch.hub import find_vocabulary
 from volta_switch.tasks import DataOptions, TaskSpec, read_files
+from volta_switch.tasks.task_file import WORLD
 from volta_switch.train.ranks import Ranks
 
 
@@ -97,6 +100,18 @@ def pair_fingerprints(annotations_path: str | Path, features_path: str | Path) -
         for number, store in enumerate(stores):
             found[f"{split}: features" + (f" {number}" if len(stores) > 1 else "")] = store_fingerprint(store)
     return found
+
+
+def world_of(path: str | Path) -> dict[str, Any] | None:
+    """Returns the parameters of the synthetic world that a file or folder of data lies in; None where it lies in none.
+
+    Raises:
+        UserError: the world's own description is damaged.
+    """
+    for folder in Path(path).resolve().parents:
+        if is_there(folder / WORLD):
+            return dict(read_object(folder / WORLD)["spec"])
+    return None
 
 
 def vocabulary_fingerprint(config: Config) -> dict[str, Fingerprint]:

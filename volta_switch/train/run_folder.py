@@ -8,6 +8,7 @@ configuration, its vocabulary, the task that it is fine-tuned on |
 | ``command.txt`` | the command line |
 | ``log.jsonl`` | one JSON object per start, logged step and validation |
 | ``metrics.json`` | the last and the best validation; at the end FLOPs of a pair, and that it has ended |
+| ``training.json``, ``README.md`` | at the end: how the best weights came about and what they scored (``cards``) |
 | ``pytorch_model_<epoch>.bin``, ``pytorch_model_best.bin`` | weights that VOLTA loads |
 | ``checkpoints/step-<steps>/`` | weights, optimiser, random states, progress: what ``--resume`` reads |
 | ``volta_switch.sums`` | checksums of the files above (``checksums``); checkpoints have their own |
@@ -31,9 +32,11 @@ from typing import Any, TextIO
 
 import torch
 
+from volta_switch.cards.card import is_own_card
 from volta_switch.checksums import SUMS, is_there, record_bytes, record_json, verify
 from volta_switch.config import Config
 from volta_switch.config.loading import CONFIG
+from volta_switch.config.model_folder import CARD, TRAINING
 from volta_switch.errors import UserError
 from volta_switch.files import find_object, remove, remove_unfinished
 from volta_switch.identities import commit_of_code
@@ -44,10 +47,11 @@ CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 BEST = "pytorch_model_best.bin"
 FINISHED = "finished"  # of metrics.json: the step at which the run ended
-# What a run and its tests leave, for --overwrite; nothing else in a folder is touched.
+# What a run and its tests leave, for --overwrite, beside a card that nobody has edited; nothing else is touched.
 _RESULTS = (
     "pytorch_model_*.bin",
     "metrics.json",
+    TRAINING,
     "*_metrics.json",
     "*_result.json",
     "*_ranks.json",
@@ -155,6 +159,8 @@ class RunFolder:
             for pattern in _RESULTS:
                 for path in self.path.glob(pattern):
                     path.unlink()
+            if is_own_card(self.path / CARD):
+                (self.path / CARD).unlink()
             for path in (self.path / CHECKPOINTS).glob("*step-*"):
                 remove(path)
             for path in self.logdir.glob("events.out.tfevents.*") if self.logdir is not None else ():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,26 +13,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from volta_switch.cards.origin import describe_configuration, describe_origin
+from volta_switch.cards.record import write_run_record
 from volta_switch.command import environment_number
 from volta_switch.config import Config
 from volta_switch.data.batches.collate import Batch
 from volta_switch.data.batches.loader import Loader
 from volta_switch.data.fingerprints import Fingerprint
 from volta_switch.errors import UserError
-from volta_switch.files import measured
 from volta_switch.hub import find_bert, is_weight_file
 from volta_switch.identities import RESULTS_VERSION
 from volta_switch.model.bert import switch_encoder
 from volta_switch.model.encoder import SwitchEncoder, encoder_of
 from volta_switch.model.noise import batch_dependent
 from volta_switch.model.switch import samples_until_floor
-from volta_switch.train.checkpoints import Checkpoint, CheckpointStore, check_identity
+from volta_switch.train.checkpoints import Checkpoint, CheckpointStore, TrainingProgress, check_identity
 from volta_switch.train.device import compute_deterministically
 from volta_switch.train.loop import SavingSchedule, Trainer
 from volta_switch.train.optimisation import Hyperparameters, Learner, Validation
 from volta_switch.train.ranks import Ranks, seed_process
 from volta_switch.train.replicas import Replicas, compile_layers
-from volta_switch.train.run_data import deciding_config
+from volta_switch.train.run_data import deciding_config, world_of
 from volta_switch.train.run_folder import CHECKPOINTS, RunFolder
 from volta_switch.weights import fingerprint, is_of_a_run, load_bert, load_volta, read_weights
 
@@ -132,6 +134,19 @@ def start_run(
     return trainer
 
 
+def train_to_end(trainer: Trainer) -> TrainingProgress:
+    """Trains, closes the run's logs, and writes what its folder says of its model; returns where the run stands.
+
+    Raises:
+        Stopped, UserError: as ``Trainer.fit``; and where what the run wrote is damaged.
+    """
+    with closing(trainer.run):
+        progress = trainer.fit()
+        if trainer.ranks.first:
+            write_run_record(trainer.run.path)
+    return progress
+
+
 def _warn_of_early_floor(run: TrainingRun, switched: SwitchEncoder) -> None:
     """Says on standard error where the temperature reaches its floor before the learning rate is whole."""
     start, given = float(switched.switch_start_temperature), int(switched.switch_floor_samples)
@@ -194,11 +209,15 @@ def _described(
     args: argparse.Namespace, run: TrainingRun, settings: dict[str, Any], precision: torch.dtype, ranks: Ranks
 ) -> dict[str, Any]:
     """Returns what ``run.json`` says beside the command and the environment."""
+    origin = describe_origin(args.from_pretrained, run.start) if ranks.first else {}
     return {
         "entry_point": run.entry_point,
         "start": run.start,
-        "started_from": _started_from(args.from_pretrained),
         "results_version": RESULTS_VERSION,
+        "origin": origin,
+        "started_from": {"weights": args.from_pretrained, "sha256": origin.get("sha256")},
+        "configuration": describe_configuration(args.config_file, run.config),
+        "synthetic_world": world_of(run.data.get("dataroot") or run.data["annotations_path"]),
         "hyperparameters": run.hyper.to_dict(),
         "settings": settings | ({"max_steps": args.max_steps} if args.max_steps else {}),
         "data": {**run.data, "fingerprints": run.fingerprints},
@@ -207,11 +226,6 @@ def _described(
         "processes": ranks.count,
         "accumulation_steps": args.accumulate,
     }
-
-
-def _started_from(source: str) -> dict[str, Any] | None:
-    """Returns by which weights a run starts, and what they hold: another run's are known again by it."""
-    return {"weights": source, "sha256": measured(_weights_of(source))["sha256"]} if source else None
 
 
 def _weights_of(source: str) -> Path:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,6 +102,8 @@ def import_text(model: ImportedModel) -> str:
     """Returns what became of a file, for a reader."""
     from tabulate import tabulate
 
+    from volta_switch.weight_tools.importing import left_out_by_reason, modules_of
+
     config = model.config
     heads = [f"{config.num_attention_heads} in text", f"{config.v_num_attention_heads} in vision"]
     heads += [f"{number} in sublayer {at}" for at, number in config.sublayer2num_attention_heads.items()]
@@ -116,8 +117,8 @@ def import_text(model: ImportedModel) -> str:
         ("regions", f"{model.layout.regions}; {config.v_feature_size} wide, {config.num_locs} numbers of a box"),
         ("heads kept", ", ".join(model.heads) or "none"),
         *(("answers", number) for number in answers),
-        *(("left out", f"{', '.join(names)}: {why}") for why, names in _by_reason(model.left_out).items()),
-        *([("initial values", ", ".join(_modules(model.initial)))] if model.initial else []),
+        *(("left out", f"{', '.join(names)}: {why}") for why, names in left_out_by_reason(model.left_out).items()),
+        *([("initial values", ", ".join(modules_of(model.initial)))] if model.initial else []),
         *([("changed by --set", ", ".join(model.overrides))] if model.overrides else []),
     ]
     return tabulate(rows, tablefmt="plain", disable_numparse=True)
@@ -127,14 +128,16 @@ def export_text(model: ExportedModel) -> str:
     """Returns what became of a model, for a reader."""
     from tabulate import tabulate
 
+    from volta_switch.weight_tools.importing import left_out_by_reason, modules_of
+
     distinct = {tensor.data_ptr(): tensor.numel() for tensor in model.state.values()}
     rows = [
         ("weights of", str(model.source)),
         ("layout", model.format),
         ("written", f"{model.file}, {len(model.state)} names, {sum(distinct.values()) / 1e6:.2f} M parameters"),
         *(("for", name) for name in model.settings.get("architectures", ())),
-        *(("left out", f"{', '.join(names)}: {why}") for why, names in _by_reason(model.left_out).items()),
-        *([("without", f"{', '.join(_modules(model.absent))}, which no model here has")] if model.absent else []),
+        *(("left out", f"{', '.join(names)}: {why}") for why, names in left_out_by_reason(model.left_out).items()),
+        *([("without", f"{', '.join(modules_of(model.absent))}, which no model here has")] if model.absent else []),
         *(("of training", told) for told in model.not_told),
     ]
     return tabulate(rows, tablefmt="plain", disable_numparse=True)
@@ -203,19 +206,6 @@ def _folder_rows(folder: Path) -> list[tuple[str, str]]:
 
 def _shown(value: Any) -> str:
     return "none" if value is None else str(value)
-
-
-def _by_reason(left_out: Mapping[str, str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for name, why in left_out.items():
-        found.setdefault(why, []).append(name)
-    return {why: _modules(names) for why, names in found.items()}
-
-
-def _modules(names: Iterable[str]) -> list[str]:
-    """Returns the modules of names, once each; ``*`` for the number of a layer."""
-    modules = (re.sub(r"\.\d+\.", ".*.", name.rpartition(".")[0] or name) for name in names)
-    return list(dict.fromkeys(modules))
 
 
 def _labels(path: Path) -> list[str]:

@@ -7,7 +7,7 @@ name without either, a missing one, another shape or a part of a head refuse the
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from volta_switch.cards.origin import describe_configuration, describe_origin, weights_digest
+from volta_switch.cards.record import FORMAT, architecture_of, write_record
 from volta_switch.checksums import read_recorded, record_bytes, record_json
 from volta_switch.config import Config, load_config
 from volta_switch.config.loading import CONFIG
@@ -164,6 +166,50 @@ def write_model(model: ImportedModel, folder: Path) -> None:
             record_bytes(unfinished / TASK, task_bytes(model.task))
             record_json(unfinished / LABELS, {task: list(model.labels) for task in model.task})
         write_weights(unfinished / WEIGHTS[0], model.state, recorded=True)
+        write_record(unfinished, _record(model, unfinished / WEIGHTS[0]))
+
+
+def _record(model: ImportedModel, weights: Path) -> dict[str, Any]:
+    """Returns what ``training.json`` says of an import; ``weights``: the file that was written."""
+    origin = describe_origin(str(model.source), "")
+    return {
+        "format": FORMAT,
+        "kind": "import",
+        "model": {
+            "architecture": architecture_of(model.config),
+            "configuration": describe_configuration(model.layout.base, model.config),
+            "parameters": model.parameters,
+        },
+        "weights": {"file": weights.name, "sha256": weights_digest(weights)},
+        **({"task": {"key": next(iter(model.task)), **next(iter(model.task.values()))}} if model.task else {}),
+        "start": origin,
+        "imported": {
+            "project": model.project,
+            "layout": model.layout.name,
+            "file": model.source.name,
+            "sha256": origin["sha256"],
+            "heads": list(model.heads),
+            "left_out": left_out_by_reason(model.left_out),
+            "initial": modules_of(model.initial),
+            "overrides": [each for each in model.overrides if not each.startswith("bert_model=")],
+        },
+        "tests": [],
+        "comparison": [],
+    }
+
+
+def left_out_by_reason(left_out: Mapping[str, str]) -> dict[str, list[str]]:
+    """Returns why parts of a file are left out -> their modules."""
+    found: dict[str, list[str]] = {}
+    for name, why in left_out.items():
+        found.setdefault(why, []).append(name)
+    return {why: modules_of(names) for why, names in found.items()}
+
+
+def modules_of(names: Iterable[str]) -> list[str]:
+    """Returns the modules of names, once each; ``*`` for the number of a layer."""
+    modules = (re.sub(r"\.\d+\.", ".*.", name.rpartition(".")[0] or name) for name in names)
+    return list(dict.fromkeys(modules))
 
 
 def _configuration(layout: Layout, own: Sequence[str], overrides: Sequence[str], source: str) -> Config:

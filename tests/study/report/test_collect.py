@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import yaml
 
-import volta_switch.study.report.collect as collecting
 from study.report.conftest import STUDY
 from volta_switch.config import load_config
 from volta_switch.cost.executed import parameters
+from volta_switch.study import trained_runs
 from volta_switch.study.plan import load_study
 from volta_switch.study.records import StudyResults
 from volta_switch.study.report.collect import _routes, _validations, collect
@@ -153,14 +153,14 @@ def test_the_confound_check_counts_and_names_settings(values):
 
 
 def test_a_recorded_confound_is_reported(written, monkeypatch):
-    def corrupted(cell, of=collecting.find_record):
+    def corrupted(cell, of=trained_runs.find_record):
         record = of(cell)
         if cell.name == "switchbert/seed1/pretraining":
             record.hyperparameters["learning_rate"] = 0.5
         return record
 
-    monkeypatch.setattr(collecting, "find_record", corrupted)
-    check = collecting.confounds_of(written.plan, written.plan.study.tables[0]).to_dict()
+    monkeypatch.setattr(trained_runs, "find_record", corrupted)
+    check = trained_runs.confounds_of(written.plan, written.plan.study.tables[0]).to_dict()
     values = {"ctrl_uniter": 1e-3, "switchbert": "0.001, 0.5"}
     assert check["recorded"]["differing"] == [
         {"setting": "hyperparameters.learning_rate in pretraining", "values": values}

@@ -10,16 +10,13 @@ from typing import Any
 from volta_switch.checksums import is_there
 from volta_switch.data.files.json_files import read_object
 from volta_switch.study.arms import PlannedTable
-from volta_switch.study.confounds import ConfoundCheck, check_confounds
+from volta_switch.study.confounds import ConfoundCheck
 from volta_switch.study.json_records import Record
-from volta_switch.study.names import metric_title, task_title
 from volta_switch.study.planned_runs import (
     PRETRAINING,
     FinishedRun,
     PlannedRun,
-    RunRecord,
     Work,
-    find_record,
     finished_runs,
     works_of,
 )
@@ -42,6 +39,8 @@ from volta_switch.study.route_reports import RouteReport, read_routes
 from volta_switch.study.run_plan import RunPlan
 from volta_switch.study.study_data import is_synthetic, world_folder
 from volta_switch.study.table import named_claims
+from volta_switch.study.trained_runs import confounds_of
+from volta_switch.task_names import metric_title, task_title
 from volta_switch.tasks import task_class
 from volta_switch.train.log_file import lines_of
 from volta_switch.train.step_log import EXECUTED, PATHS
@@ -223,29 +222,6 @@ def _runs_of(plan: RunPlan, table: PlannedTable) -> list[PlannedRun]:
                     run = plan.run_of(name, seed, work)
                     found[run.key] = run
     return list(found.values())
-
-
-def confounds_of(plan: RunPlan, table: PlannedTable) -> ConfoundCheck:
-    """Compares the settings of a table's arms, as planned and as those of their runs that have begun recorded them."""
-    return check_confounds(
-        table,
-        {name: plan.study.arms[name].settings(table.tasks) for name in table.arms},
-        {name: _recorded(plan, name, table) for name in table.arms},
-        {name: plan.sections(name, table.tasks) for name in table.arms},
-    )
-
-
-def _recorded(plan: RunPlan, arm: str, table: PlannedTable) -> dict[str, RunRecord]:
-    """Returns ``pretraining/seed0`` -> what that run wrote down, of those that have begun."""
-    found = {}
-    for seed in table.seeds_of(plan.study.arms[arm]):
-        for work in works_of(table.tasks):
-            if plan.has(arm, seed, work):
-                record = find_record(plan.run_of(arm, seed, work))
-                name = "pretraining" if work == PRETRAINING else plan.spec(arm, work.task).name
-                if record:
-                    found[f"{name}/seed{seed}"] = record
-    return found
 
 
 def _routes(plan: RunPlan, done: DoneRuns) -> tuple[CollectedRoutes, ...]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
-from volta_switch.study.names import task_title
 from volta_switch.study.report.route_counts import MEANINGS, CollectedRoutes, Flow, counted, flows_of, paint, percent
 from volta_switch.study.report.route_samples import samples_markup
 from volta_switch.study.report.route_tables import (
@@ -23,6 +22,7 @@ from volta_switch.study.report.route_tables import (
 )
 from volta_switch.study.report.svg import FAINT, INK, element, escape, picture, shortened, words
 from volta_switch.study.route_reports import RouteReport
+from volta_switch.task_names import task_title
 
 # Units of the drawing, CSS pixels at its natural size.
 NODE, GAP = 54, 28  # a layer's column, and between two

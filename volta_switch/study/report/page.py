@@ -18,7 +18,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from volta_switch.files import replacing
-from volta_switch.study.names import task_title
 from volta_switch.study.planned_runs import RunKind
 from volta_switch.study.records import ArmScore, ReportedTable, StudyResults
 from volta_switch.study.report.collect import ReportData, StudySummary, collect
@@ -30,6 +29,7 @@ from volta_switch.study.report.route_counts import flows_of
 from volta_switch.study.report.runs import ArmCost
 from volta_switch.study.run_plan import RunPlan
 from volta_switch.study.table_formats import FLOPS_NOTE, ROUTES_NOTE, flops_columns, grey_quantities, routes_in_words
+from volta_switch.task_names import task_title
 
 HERE = Path(__file__).parent
 SYMBOLS = {"supported": "✓", "contradicted": "✗", "undecided": "?", "not tested": "…"}

@@ -12,8 +12,8 @@ from volta_switch.config import ATTENTION_MODES
 from volta_switch.errors import UserError
 from volta_switch.model.switch import INPUT_CANDIDATES
 from volta_switch.study.json_records import Record
-from volta_switch.study.names import metric_title, task_title
 from volta_switch.study.route_reports import ReportIntervals, RouteReport
+from volta_switch.task_names import metric_title, task_title
 
 MEANINGS = {name: mode.meaning for name, mode in ATTENTION_MODES.items()}
 PAINTS = {name: (mode.fill, mode.ink) for name, mode in ATTENTION_MODES.items()}

@@ -1,4 +1,4 @@
-"""What a reader sees a study's tasks and columns called: on a synthetic world never as the real data sets are.
+"""What a reader sees tasks and their columns called: on a synthetic world never as the real data sets are.
 
 A synthetic world has VOLTA's task names (``refcoco+``), under which files and claims know its tasks. A score of it is
 no score of RefCOCO+, and is not called so where people read it.
