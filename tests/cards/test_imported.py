@@ -34,5 +34,5 @@ def test_imported_weights_say_whose_they_are(imported):
     assert any(name.startswith("cls.imagePredictions") for name in taken["initial"])
     assert "initial values, not the file's | cls.imagePredictions" in card.text
     assert "another detector for each task" in card.text and "@misc{li2019visualbert" in card.text
-    assert "Not known to this project: the weights were imported." in card.text
+    assert "Not known to this project." in card.text
     assert not [name for name in ("training.json", "README.md") if "secretplace" in (folder / name).read_text()]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 
 from synthetic_world import json_of, refusal
 from volta_switch import BertForVLTasks, UserError, load_config
@@ -226,6 +227,30 @@ def test_in_python_a_folder_answers_as_the_test_says(world, finetuned, tmp_path,
         by_id = {entry.sent_id: each.region for entry, each in zip(read.entries, found, strict=True)}
         assert by_id == {result["id"]: result["target"] for result in expected} and len(by_id) > 20
         assert not (run / "labels.json").exists()
+
+
+def test_the_card_is_of_the_weights_that_are_saved_and_an_edited_one_is_kept(world, finetuned, tmp_path, capsys):
+    run = finetuned("switchbert", "vqa")
+    model = BertForVLTasks.from_pretrained(run)
+    model.save_pretrained(tmp_path / "same")
+    known, saved = (json.loads((folder / "training.json").read_text()) for folder in (run, tmp_path / "same"))
+    assert saved.pop("weights")["file"] == "model.safetensors" and known.pop("weights") and saved == known
+    card = ModelCard.load(tmp_path / "same" / "README.md")
+    assert card.data.library_name == "volta-switch" and "fine-tuned on" in card.text
+    with torch.no_grad():
+        model.clfs_dict["TASK1"].logit_fc[3].bias[0] += 1
+    model.save_pretrained(tmp_path / "changed")
+    changed = json.loads((tmp_path / "changed" / "training.json").read_text())
+    assert (
+        changed["kind"] == "python" and not changed["tests"] and changed["start"]["training"]["kind"] == "fine-tuning"
+    )
+    assert "How its weights came about is not recorded" in (tmp_path / "changed" / "README.md").read_text()
+    assert "were changed" in (tmp_path / "changed" / "README.md").read_text()
+    mine = "---\nlicense: mit\n---\nMine.\n"
+    (tmp_path / "same" / "README.md").write_text(mine)
+    BertForVLTasks.from_pretrained(tmp_path / "same").save_pretrained(tmp_path / "kept")
+    assert (tmp_path / "kept" / "README.md").read_text() == mine
+    assert "left as it is" in capsys.readouterr().err
 
 
 def test_answers_in_another_order_are_refused(world, finetuned, tmp_path, capsys):

@@ -33,7 +33,7 @@ from volta_switch.cards.origin import ANCESTOR, weights_digest
 from volta_switch.checksums import is_there, read_recorded, record_json
 from volta_switch.config import Config, load_config
 from volta_switch.config.loading import CONFIG
-from volta_switch.config.model_folder import TRAINING, WEIGHTS, task_in
+from volta_switch.config.model_folder import TRAINING, WEIGHTS, task_in, tasks_in
 from volta_switch.errors import UserError
 from volta_switch.files import first_there
 
@@ -107,10 +107,10 @@ def write_saved_record(folder: Path, parameters: int, loaded: Mapping[str, Any] 
     """
     weights = next(name for name in WEIGHTS if (folder / name).is_file())
     file = {"file": weights, "sha256": weights_digest(folder / weights)}
-    if loaded is not None and not changed:
+    config, tasks = load_config(folder / CONFIG), list(tasks_in(folder).items())
+    if loaded is not None and not changed and (tasks or "task" not in loaded):
         write_record(folder, {**loaded, "weights": file})
         return
-    config, found = load_config(folder / CONFIG), task_in(folder)
     start: Record = {"kind": "nothing", "words": ""}
     if loaded is not None:
         ancestor = {name: loaded[name] for name in ANCESTOR if loaded.get(name) is not None}
@@ -121,7 +121,7 @@ def write_saved_record(folder: Path, parameters: int, loaded: Mapping[str, Any] 
         "kind": "python",
         "model": {"architecture": architecture_of(config), "configuration": {}, "parameters": parameters},
         "weights": file,
-        **({"task": {"key": found[0], **found[1]}} if found else {}),
+        **({"task": {"key": tasks[0][0], **tasks[0][1]}} if len(tasks) == 1 else {}),
         "start": start,
         "tests": [],
         "comparison": [],

@@ -16,12 +16,14 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import nn
 
+from volta_switch.cards.card import is_own_card
 from volta_switch.cards.record import parse_record, write_saved_record
 from volta_switch.checksums import read_recorded, record_bytes, record_json
 from volta_switch.config import Config, load_config
 from volta_switch.config.loading import CONFIG
 from volta_switch.config.model_folder import (
     BESIDE,
+    CARD,
     LABELS,
     TASK,
     TOKENIZER,
@@ -87,7 +89,10 @@ class Pretrained(PyTorchModelHubMixin, nn.Module, library_name=LIBRARY):
         weights = weights_in(folder)
         load_volta(model, read_weights(weights), unused=cls.left_out, source=str(weights))
         there = (name for name in BESIDE if first_there(folder, [name]))
-        model.files = {name: read_recorded(folder / name) for name in there}
+        files = {name: read_recorded(folder / name) for name in there}
+        if (card := folder / CARD).is_file() and not is_own_card(card):
+            files[CARD] = card.read_bytes()  # that somebody has edited
+        model.files = files
         model._loaded = fingerprint(model)
         return model.eval()
 
@@ -117,6 +122,8 @@ class Pretrained(PyTorchModelHubMixin, nn.Module, library_name=LIBRARY):
         """Fills a new folder; the mixin calls it."""
         files = self._files()
         loaded = parse_record(files.pop(TRAINING), TRAINING) if TRAINING in files else None
+        if CARD in files:
+            (save_directory / CARD).write_bytes(files.pop(CARD))
         for name, content in files.items():
             record_bytes(save_directory / name, content)
         record_json(save_directory / CONFIG, {**self.config.to_dict(), "bert_model": HERE})

@@ -21,8 +21,7 @@ from volta_switch.errors import UserError
 from volta_switch.statistics import estimate_difference, estimate_mean
 from volta_switch.study.claims import ItemResults
 from volta_switch.study.finished_folders import PRETRAINING, FoundRun, RunTest, find_runs
-from volta_switch.study.items import Evaluated, ItemReader, NoItems
-from volta_switch.study.names import column_title
+from volta_switch.study.items import Evaluated, ItemReader
 from volta_switch.study.records import (
     ArmScore,
     ReportedColumn,
@@ -34,7 +33,9 @@ from volta_switch.study.records import (
 )
 from volta_switch.study.row_differences import Thing, differing, things_between
 from volta_switch.study.table_formats import as_csv, as_latex, as_markdown, as_text
+from volta_switch.task_names import column_title
 from volta_switch.tasks import TaskSpec, load_task, task_class
+from volta_switch.tasks.graded_items import NoItems
 from volta_switch.tasks.metrics import mean_std
 from volta_switch.train.step_log import EXECUTED, PATHS
 
