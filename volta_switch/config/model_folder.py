@@ -105,10 +105,21 @@ def files_of(
         UserError: there is no vocabulary.
     """
     found = {VOCABULARY: read_recorded(find_vocabulary(config.bert_model)), TOKENIZER: tokenizer.encode()}
+    found[REGIONS] = json_bytes(region_facts(config, "as in the feature files that training.json names"))
     if task is not None:
         found[TASK] = task_bytes(task)
         found |= {LABELS: json_bytes({key: list(labels) for key in task})} if labels else {}
     return found
+
+
+def region_facts(config: Config, regions: str) -> dict[str, Any]:
+    """Returns what ``preprocessor.json`` says of a model's region features; ``regions``: where they come from."""
+    return {
+        "regions": regions,
+        "width": config.v_feature_size,
+        "locations": config.num_locs,
+        "global_region": config.add_global_imgfeat,
+    }
 
 
 def read_labels(content: bytes, source: str) -> dict[str, list[str]]:

@@ -2,8 +2,7 @@
 
 | file | content |
 |---|---|
-| ``config.json``, ``vocab.txt``, ``task.yml`` | the model, with the weights below (``model_folder``): its resolved \
-configuration, its vocabulary, the task that it is fine-tuned on |
+| ``config.json``, ``vocab.txt``, ``task.yml`` and others | the model, with the weights below (``model_folder``) |
 | ``run.json`` | command, hyperparameters, data, versions, device: what a comparison checks |
 | ``command.txt`` | the command line |
 | ``log.jsonl`` | one JSON object per start, logged step and validation |

@@ -20,7 +20,7 @@ from volta_switch.cards.record import FORMAT, architecture_of, write_record
 from volta_switch.checksums import read_recorded, record_bytes, record_json
 from volta_switch.config import Config, load_config
 from volta_switch.config.loading import CONFIG
-from volta_switch.config.model_folder import LABELS, REGIONS, TASK, task_bytes
+from volta_switch.config.model_folder import LABELS, REGIONS, TASK, region_facts, task_bytes
 from volta_switch.errors import UserError
 from volta_switch.files import writing_folder
 from volta_switch.hub import VOCABULARY, WEIGHTS
@@ -155,13 +155,7 @@ def write_model(model: ImportedModel, folder: Path) -> None:
         if vocabulary.is_file():
             record_bytes(unfinished / VOCABULARY, read_recorded(vocabulary))
         record_json(unfinished / CONFIG, model.config.to_dict())
-        regions = {
-            "regions": model.layout.regions,
-            "width": model.config.v_feature_size,
-            "locations": model.config.num_locs,
-            "global_region": model.config.add_global_imgfeat,
-        }
-        record_json(unfinished / REGIONS, regions)
+        record_json(unfinished / REGIONS, region_facts(model.config, model.layout.regions))
         if model.task:
             record_bytes(unfinished / TASK, task_bytes(model.task))
             record_json(unfinished / LABELS, {task: list(model.labels) for task in model.task})
