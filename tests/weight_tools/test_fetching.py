@@ -300,3 +300,22 @@ def test_what_is_no_archive_or_lacks_the_file_is_one_line(tmp_path):
     with pytest.raises(UserError, match="damaged"):
         take_member(tmp_path / "archive", "model.bin", tmp_path / "out.bin")
     assert os.listdir(tmp_path) == ["archive"]
+
+
+@pytest.mark.parametrize("compression", ["zip", "gz", "xz", "bz2"])
+def test_a_damaged_archive_is_one_line(compression, tmp_path):
+    content = random.Random(0).randbytes(30_000)
+    if compression == "zip":
+        with zipfile.ZipFile(tmp_path / "archive", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("model.bin", content.hex())
+    else:
+        with tarfile.open(tmp_path / "archive", f"w:{compression}") as archive:
+            entry = tarfile.TarInfo("model.bin")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    whole = (tmp_path / "archive").read_bytes()
+    for place in range(len(whole) // 3, len(whole) // 2, len(whole) // 40):
+        (tmp_path / "archive").write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        with pytest.raises(UserError, match="damaged"):
+            take_member(tmp_path / "archive", "model.bin", tmp_path / "out.bin")
+        assert os.listdir(tmp_path) == ["archive"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -14,7 +16,10 @@ from volta_switch.errors import UserError
 
 _PIECE = 1 << 20
 _MOST_BYTES = 1 << 37  # of the file that is taken out
-_BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError)
+_BROKEN = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    *(EOFError, NotImplementedError, RuntimeError, OSError),
+)
 
 
 class _Member(NamedTuple):
@@ -54,6 +59,8 @@ def take_member(archive: Path, member: str, to: Path) -> None:
                     raise UserError(f"{archive}: damaged, {member} in it ends too early; fetch it again")
     except _BROKEN as error:
         to.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:  # gzip and bz2 raise it without a number
+            raise
         raise UserError(f"{archive}: no zip or tar archive, or a damaged one ({error}); fetch it again") from None
     except BaseException:
         to.unlink(missing_ok=True)
@@ -62,7 +69,7 @@ def take_member(archive: Path, member: str, to: Path) -> None:
 
 @contextmanager
 def _opened(archive: Path) -> Iterator[tuple[list[_Member], Callable[[str], IO[bytes]]]]:
-    """Yields an archive's members, and a function that opens one by its name."""
+    """Yields an archive's members, and a function that opens one by its name; then compares an archive's checksum."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as zipped:
             yield [_zip_member(each) for each in zipped.infolist()], zipped.open
@@ -75,6 +82,9 @@ def _opened(archive: Path) -> Iterator[tuple[list[_Member], Callable[[str], IO[b
             return file
 
         yield [_Member(each.name, each.isreg(), each.isdir(), each.size) for each in tar.getmembers()], opened
+        assert tar.fileobj is not None
+        while tar.fileobj.read(_PIECE):  # a compressed file's checksum stands at its end
+            pass
 
 
 def _zip_member(each: zipfile.ZipInfo) -> _Member:
