@@ -41,7 +41,7 @@ def _verification_flags() -> FlagParser:
     flags = evaluation_flags("Compares a model's score on a task with the published one.")
     source = "weights that are here: a run's folder or a file; default: NAME's own, fetched where they are not here"
     flags.add_argument("--from", dest="from_pretrained", type=ANY_TEXT, metavar="SOURCE", help=source)
-    flags.set_defaults(tasks_config_file="config_tasks/ctrl_test_tasks.yml")
+    flags.set_defaults(tasks_config_file="config_tasks/ctrl_test_tasks.yml", model_task=None)
     flags.set_defaults(world=False, shard=None, restart=False, keep_scores=False, pool_images=None)
     return flags
 
