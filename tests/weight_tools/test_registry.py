@@ -265,6 +265,15 @@ def test_a_folder_that_is_something_else_is_not_touched(registry, refused, tmp_p
     assert [each.name for each in (tmp_path / "mine").iterdir()] == ["letter.txt"]
 
 
+def test_a_folder_of_another_entry_or_of_other_answers_is_not_taken_for_this_one(of_the_hub, refused, world, tmp_path):
+    entries = yaml.safe_load(of_the_hub.read_text())
+    of_the_hub.write_text(yaml.safe_dump(entries | {"other": entries["lxmert"]}))
+    fetch = ("fetch", "lxmert", "--registry", of_the_hub, "--to", tmp_path / "m")
+    run(*fetch, "--answers-of", world.path / "datasets/vqa/annotations")
+    assert "was not fetched as other" in refused("fetch", "other", *fetch[2:])
+    assert "was not fetched as lxmert" in refused(*fetch)
+
+
 def test_without_a_network_it_is_one_line(registry, refused, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -359,18 +368,11 @@ def test_a_head_of_answers_is_brought_into_the_order_of_the_data_and_verified(of
     data = ["--tasks_config_file", world.tasks_file, "--task", "TASK1", "--split", "val", "--output_dir", tmp_path]
     run("verify", "lxmert", "--registry", of_the_hub, *data)
     said = capsys.readouterr().out
-    labels = load_labels(world.path / "datasets/vqa/annotations")
-    run(
-        "fetch",
-        "lxmert",
-        "--registry",
-        of_the_hub,
-        "--to",
-        tmp_path / "m",
-        "--answers-of",
-        world.path / "datasets/vqa/annotations",
-    )
+    labels_folder = world.path / "datasets/vqa/annotations"
+    labels = load_labels(labels_folder)
+    run("fetch", "lxmert", "--registry", of_the_hub, "--to", tmp_path / "m", "--answers-of", labels_folder)
     found = evaluation.main([*map(str, data), "--from_pretrained", str(tmp_path / "m"), "--save_name", "again"])
+    run("fetch", "lxmert", "--registry", of_the_hub, "--to", tmp_path / "m", "--answers-of", labels_folder)
     assert f"{found.metrics['vqa_score']:.2f}" in said and "neither: no spread over seeds is published" in said
     assert yaml.safe_load((tmp_path / "m/task.yml").read_text())["TASK1"]["num_labels"] == len(labels)
 

@@ -56,8 +56,13 @@ def cache_folder() -> Path:
 
 def default_folder(entry: Entry, answers: Sequence[str] = ()) -> Path:
     """Returns the folder of an entry's model; of one with a head, another for each order of its answers."""
-    kind = f"-{hashlib.sha256(chr(0).join(answers).encode()).hexdigest()[:8]}" if answers else ""
-    return cache_folder() / f"{entry.name}{kind}"
+    return cache_folder() / "-".join(filter(None, _model_of(entry, answers).values()))
+
+
+def _model_of(entry: Entry, answers: Sequence[str]) -> dict[str, str]:
+    """Returns what the record says of a folder: whose model it holds, and which answers in which order."""
+    digest = hashlib.sha256(chr(0).join(answers).encode()).hexdigest()[:8] if answers else ""
+    return {"name": entry.name, "answers": digest}
 
 
 def models_here(entries: Mapping[str, Entry]) -> dict[str, Path]:
@@ -68,8 +73,9 @@ def models_here(entries: Mapping[str, Entry]) -> dict[str, Path]:
         if entry.layout == BERT and entry.weights.hub:
             with suppress(NotCached):
                 found[name] = hub_file(entry.weights.hub, [str(entry.weights.file)], False, "").parent
-        for folder in (kept.get(name), str(default_folder(entry))):
-            if folder and os.path.isfile(Path(folder, CONFIG)) and first_there(folder, WEIGHTS):
+        own = [folder for folder, model in kept.items() if isinstance(model, dict) and model.get("name") == name]
+        for folder in own:
+            if os.path.isfile(Path(folder, CONFIG)) and first_there(folder, WEIGHTS):
                 found.setdefault(name, Path(folder))
     return found
 
@@ -96,7 +102,7 @@ def obtain(entry: Entry, to: str | Path = "", wanted: Sequence[str] = (), second
         return _bert_in_cache(entry)
     folder = Path(os.path.realpath(to or default_folder(entry, wanted)))
     if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        _check_there(entry, folder)
+        _check_there(entry, folder, wanted)
         return FetchedModel(str(folder), True)
     work = folder.with_name(f".{folder.name}.fetching")
     with _alone(work):
@@ -106,7 +112,7 @@ def obtain(entry: Entry, to: str | Path = "", wanted: Sequence[str] = (), second
         except OSError as error:
             raise CannotWrite(folder, error) from error
         shutil.rmtree(work, ignore_errors=True)
-    _keep("folders", folder.name if wanted else entry.name, str(folder))
+    _keep("folders", str(folder), _model_of(entry, wanted))
     return FetchedModel(str(folder), False, imported)
 
 
@@ -234,10 +240,11 @@ def _check_weights(path: Path, config: Any, entry: Entry) -> None:
     fitted(own, {name: state[name] for name in own if name in state}, said, f"it is no {entry.config}")
 
 
-def _check_there(entry: Entry, folder: Path) -> None:
-    """Raises UserError where a folder that is there is not this entry's model, or was changed."""
-    if str(folder) not in (_kept("folders").get(entry.name), _kept("folders").get(folder.name)):
-        raise UserError(f"{folder}: is there already, and was not fetched as {entry.name}; give another folder (--to)")
+def _check_there(entry: Entry, folder: Path, answers: Sequence[str]) -> None:
+    """Raises UserError where a folder that is there is not this entry's model with these answers, or was changed."""
+    if _kept("folders").get(str(folder)) != _model_of(entry, answers):
+        same = f"{entry.name} with the answers that are asked for" if answers else entry.name
+        raise UserError(f"{folder}: is there already, and was not fetched as {same}; give another folder (--to)")
     if entry.layout == BERT:
         verify(folder)
         return
@@ -324,6 +331,6 @@ def _alone(folder: Path) -> Iterator[None]:
             raise UserError(f"{folder}: another process is fetching into it; wait for that one") from None
         yield
     finally:
-        os.close(handle)
         with suppress(OSError):
-            folder.rmdir()
+            folder.rmdir()  # before another process may have it
+        os.close(handle)
