@@ -19,7 +19,7 @@ from volta_switch import UserError, load_config
 from volta_switch.cards.card import card_text, is_own_card
 from volta_switch.cards.metadata import DATA_SETS, metadata
 from volta_switch.cards.origin import describe_origin, hub_model, weights_digest
-from volta_switch.cards.record import architecture_of, find_record, write_record
+from volta_switch.cards.record import architecture_of, change_record, find_record, write_record
 from volta_switch.config.loading import CONFIG_FOLDERS
 from volta_switch.train import evaluation
 
@@ -215,6 +215,28 @@ def test_a_model_from_the_hubs_cache_is_named_by_its_hub_name(tmp_path, finetune
     record = json_of(run / "training.json") | {"start": {"kind": "file", "training": {"start": origin}}}
     assert hub_model(record["start"]) == metadata(record, "a model")["base_model"] == "some-org/some-model"
     assert evaluation.digest_beside_card(folder / WEIGHTS) == ""  # nothing is written into the cache
+
+
+def test_a_start_is_told_by_its_place_in_the_words_alone(finetuned, tmp_path, monkeypatch):
+    shutil.copy(finetuned("ctrl_uniter", "refer") / WEIGHTS, tmp_path / "w")
+    monkeypatch.chdir(tmp_path)
+    origin = describe_origin("w", "weights from w; left out: cls")
+    assert origin["words"] == f"weights from a file (sha256 {origin['sha256'][:12]}); left out: cls"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"kind": 3}, {"model": {}}, {"start": {"kind": "file", "training": "x"}, "task": 1}, {"tests": [1]}],
+)
+def test_a_record_of_another_program_is_one_line(change, finetuned, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(finetuned("ctrl_uniter", "refer"), run)
+    (run / "training.json").write_text(json.dumps(json_of(run / "training.json") | change))
+    (run / "volta_switch.sums").unlink()
+    change_record(run, lambda record: {**record, "steps": 1})
+    said = capsys.readouterr().err
+    assert f"{run}: the model's card is not renewed: {run / 'training.json'}: not as this project" in said
+    assert not hub_model({"kind": "file", "training": "x"}) and not hub_model({"training": {"start": [1]}})
 
 
 def test_scores_on_real_data_are_of_that_data_set(finetuned, evaluated):

@@ -375,7 +375,7 @@ def test_a_pretraining_that_was_made_anew_or_is_gone_is_not_compared_and_that_is
     assert any("where no run's record lies" in remark for remark in compared(*runs).remarks)
     first, second = (run_of(copied, "ctrl_uniter", seed) for seed in (0, 1))
     assert things(first, second) == []
-    change(second / "run.json", started_from={"weights": "other.bin", "sha256": "0"}, start="weights from other.bin")
+    change(second / "run.json", origin={"kind": "file", "sha256": "0"}, start="weights from other.bin")
     assert things(first, second) == ["the start"]
 
 
@@ -384,9 +384,7 @@ def test_another_pretraining_seed_makes_another_seed_of_the_row(copied):
     shutil.copytree(copied / "checkpoints" / "concap" / "ctrl_uniter", copied / "checkpoints" / "concap" / "again")
     again = copied / "checkpoints" / "concap" / "again"
     change(again / "run.json", "hyperparameters", seed=5)
-    change(
-        second / "run.json", start=f"weights from {again / 'pytorch_model_best.bin'}; left out: cls", started_from=None
-    )
+    change(second / "run.json", start=f"weights from {again / 'pytorch_model_best.bin'}; left out: cls", origin=None)
     table = compared(first, second).table
     assert len(table.rows) == 1 and table.rows[0].seeds == (0, 1)
     change(second / "run.json", "hyperparameters", seed=0)

@@ -117,7 +117,7 @@ def test_addresses_are_those_of_commits_and_name_what_can_be_used(hub):
     assert bert == f"{of['their/bert']} switchbert bert_model={of['their/bert']}"
     assert gpt.startswith(f"error: {of['their/gpt']}: no model of this project (config.json: model_type = 'gpt2')")
     assert weights.startswith(f"{of['their/weights']} switchbert ")
-    assert damaged.startswith("error: ") and "could not be read as JSON" in damaged
+    assert damaged.startswith("error: ") and "expected a JSON object" in damaged
     assert not hub.sent["model.safetensors"]
 
 

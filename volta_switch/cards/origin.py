@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,11 @@ from volta_switch.config import Config, load_config
 from volta_switch.config.loading import CONFIG_FOLDERS, find_config
 from volta_switch.config.model_folder import TRAINING
 from volta_switch.files import find_object, measured
-from volta_switch.hub import find_bert, is_weight_file
-from volta_switch.hub_models import SCHEME, is_address, weights_of
+from volta_switch.hub import find_bert
 from volta_switch.identities import differences
 
 _SNAPSHOT = re.compile(r"/models--([^/]+)/snapshots/([^/]+)/")  # of the hub's cache: a model's name, a revision
-ANCESTOR = ("kind", "model", "task", "weights", "start", "data", "hyperparameters", "steps", "imported")
+_ANCESTOR = ("kind", "model", "task", "weights", "start", "data", "hyperparameters", "steps", "imported")
 
 
 def weights_digest(path: Path) -> str:
@@ -38,53 +38,49 @@ def describe_origin(source: str, words: str) -> dict[str, Any]:
         words: the run's own (``start`` of ``run.json``), in which the source may stand.
 
     Returns:
-        ``kind`` is "nothing", "hub" (with ``name`` and, where it is known, ``revision``) or "file"; with the weights'
+        ``kind`` is "nothing", "hub" (with ``name`` and ``revision``) or "file"; with the weights'
         ``sha256`` and, where they are a model's of this project, ``training``: what its own record says. ``words``
         without the place of a file.
     """
     found = _origin(source)
     if source:
-        words = words.replace(source, found.get("name") or f"a file (sha256 {found['sha256'][:12]})")
+        told = found.get("name") or f"a file (sha256 {found['sha256'][:12]})"
+        words = words.replace(f" from {source}", f" from {told}", 1)
     return {"words": words, **found}
 
 
 def _origin(source: str) -> dict[str, Any]:
     if not source:
         return {"kind": "nothing"}
-    found: dict[str, Any] = {"kind": "file"}
-    if is_address(source):
-        path = weights_of(source, fetch=False)
-        found = {"kind": "hub", "name": source.removeprefix(SCHEME).partition("@")[0], **_revision(path)}
-    else:
-        path = Path(source) if is_weight_file(source) else find_bert(source, fetch=False)
-        if not os.path.lexists(source):
-            found = {"kind": "hub", "name": source, **_revision(path)}
-        elif snapshot := in_hub_cache(path):
-            found = {"kind": "hub", "name": snapshot, **_revision(path)}
+    path = find_bert(source, fetch=False)  # any file that is there
     digest = weights_digest(path)
+    name, revision = in_hub_cache(path)
+    found: dict[str, Any] = {"kind": "hub", "name": name, "revision": revision} if name else {"kind": "file"}
     record = find_object(path.with_name(TRAINING)) or {}
-    if record.get("weights", {}).get("sha256") == digest:
-        found["training"] = {name: record[name] for name in ANCESTOR if record.get(name) is not None}
+    weights = record.get("weights")
+    if isinstance(weights, Mapping) and weights.get("sha256") == digest:
+        found["training"] = ancestor_of(record)
     return {**found, "sha256": digest}
 
 
-def in_hub_cache(path: Path) -> str:
-    """Returns the hub name of the model whose cached snapshot a file lies in; "" where it lies elsewhere."""
+def ancestor_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a model's record says in those of models that start from it."""
+    return {name: record[name] for name in _ANCESTOR if record.get(name) is not None}
+
+
+def in_hub_cache(path: Path) -> tuple[str, str]:
+    """Returns hub name and revision of the model whose cached snapshot a file lies in; ("", "") of other files."""
     found = _SNAPSHOT.search(os.path.abspath(path))
-    return found[1].replace("--", "/") if found else ""
+    return (found[1].replace("--", "/"), found[2]) if found else ("", "")
 
 
-def _revision(path: Path) -> dict[str, str]:
-    found = _SNAPSHOT.search(os.path.abspath(path))
-    return {"revision": found[2]} if found else {}
-
-
-def hub_model(origin: dict[str, Any]) -> str:
-    """Returns the hub name of the nearest model in a chain of starts; "" without one."""
-    while origin:
+def hub_model(origin: Any) -> str:
+    """Returns the hub name of the nearest model in a chain of starts, as records have it; "" without one."""
+    while isinstance(origin, Mapping):
         if origin.get("kind") == "hub":
-            return str(origin["name"])
-        origin = origin.get("training", {}).get("start", {})
+            return str(origin.get("name", ""))
+        training = origin.get("training")
+        origin = training.get("start") if isinstance(training, Mapping) else None
     return ""
 
 

@@ -2,6 +2,7 @@
 
 | key | content |
 |---|---|
+| ``format`` | of this file, a number: 1 |
 | ``kind`` | ``pre-training``, ``fine-tuning``, ``import`` or ``python``: saved by a program of one's own |
 | ``model`` | architecture, shipped configuration with what was changed of it, parameters |
 | ``weights`` | the file's name and sha256: what the rest is about |
@@ -29,11 +30,11 @@ from pathlib import Path
 from typing import Any
 
 from volta_switch.cards.card import renew_card
-from volta_switch.cards.origin import ANCESTOR, weights_digest
+from volta_switch.cards.origin import ancestor_of, weights_digest
 from volta_switch.checksums import is_there, read_recorded, record_json
 from volta_switch.config import Config, load_config
-from volta_switch.config.loading import CONFIG
-from volta_switch.config.model_folder import TRAINING, WEIGHTS, task_in, tasks_in
+from volta_switch.config.loading import CONFIG, read_json_object
+from volta_switch.config.model_folder import TRAINING, WEIGHTS, task_in, tasks_in, weights_in
 from volta_switch.errors import UserError
 from volta_switch.files import first_there
 
@@ -63,7 +64,7 @@ def write_run_record(folder: Path) -> None:
     weights = first_there(folder, WEIGHTS)
     if weights is None:  # nothing that could be used
         return
-    run, metrics = (json.loads(read_recorded(folder / name)) for name in ("run.json", "metrics.json"))
+    run, metrics = (read_json_object(folder / name) for name in ("run.json", "metrics.json"))
     config = load_config(folder / CONFIG)
     found = task_in(folder)
     settings, hyper = run["settings"], run["hyperparameters"]
@@ -105,17 +106,16 @@ def write_saved_record(folder: Path, parameters: int, loaded: Mapping[str, Any] 
         loaded: the record of the folder that it was loaded from; None where there is none.
         changed: whether its weights are other ones by now, which that record is not about.
     """
-    weights = next(name for name in WEIGHTS if (folder / name).is_file())
-    file = {"file": weights, "sha256": weights_digest(folder / weights)}
+    weights = weights_in(folder)
+    file = {"file": weights.name, "sha256": weights_digest(weights)}
     config, tasks = load_config(folder / CONFIG), list(tasks_in(folder).items())
     if loaded is not None and not changed and (tasks or "task" not in loaded):
         write_record(folder, {**loaded, "weights": file})
         return
     start: Record = {"kind": "nothing", "words": ""}
     if loaded is not None:
-        ancestor = {name: loaded[name] for name in ANCESTOR if loaded.get(name) is not None}
         words = f"a {loaded['kind']}, whose weights (sha256 {loaded['weights']['sha256'][:12]}) were changed"
-        start = {"kind": "file", "words": words, "sha256": loaded["weights"]["sha256"], "training": ancestor}
+        start = {"kind": "file", "words": words, "sha256": loaded["weights"]["sha256"], "training": ancestor_of(loaded)}
     record = {
         "format": FORMAT,
         "kind": "python",
@@ -135,7 +135,8 @@ def parse_record(content: bytes, source: str | Path) -> Record:
         found = json.loads(content)
     except (ValueError, RecursionError):
         found = None
-    if not isinstance(found, dict) or not all(isinstance(found.get(name), Mapping) for name in ("model", "weights")):
+    expected = {"kind": str, "model": Mapping, "weights": Mapping, "start": Mapping, "tests": list, "comparison": list}
+    if not isinstance(found, dict) or not all(isinstance(found.get(key), kind) for key, kind in expected.items()):
         raise UserError(f"{source}: not as this project writes it; remove it, or copy it again")
     return found
 
@@ -144,7 +145,7 @@ def write_record(folder: Path, record: Record) -> None:
     """Writes ``training.json`` and the card.
 
     Raises:
-        CannotWrite: the system refused to write.
+        UserError: something of the folder is damaged, or the system refused to write.
     """
     if find_record(folder) != record:
         record_json(folder / TRAINING, record)

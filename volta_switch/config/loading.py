@@ -58,7 +58,7 @@ def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Iter
         values, origin = copy.deepcopy(dict(source)), "config"
     else:
         path = find_config(source)
-        values, origin = _read_json(path), str(source if is_address(source) else path)
+        values, origin = read_json_object(path), str(source if is_address(source) else path)
         if is_address(source) and OWN_KEY not in values:
             raise UserError(f"{source}: {described_foreign(values, str(source))}")
         if path.name == CONFIG and is_there(path.with_name(VOCABULARY)):
@@ -115,7 +115,12 @@ def described_foreign(values: Mapping[str, Any], address: str) -> str:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Returns what a JSON file of settings holds, verified where its checksum is kept.
+
+    Raises:
+        UserError: it cannot be read, or holds no JSON object.
+    """
     try:
         values = parse_json(read_recorded(path).decode("utf-8"))
     except (OSError, ValueError) as error:

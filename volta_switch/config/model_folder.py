@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from volta_switch.checksums import is_there, read_recorded, verify
-from volta_switch.config.loading import CONFIG, OWN_KEY, described_foreign, find_config
+from volta_switch.config.loading import CONFIG, OWN_KEY, described_foreign, find_config, read_json_object
 from volta_switch.config.schema import Config
 from volta_switch.errors import UserError
 from volta_switch.files import first_there, json_bytes, parse_json, read_yaml
@@ -57,11 +57,7 @@ def _settings(source: str | Path) -> dict[str, Any] | None:
     path = local_folder(source) / CONFIG
     if not os.path.isfile(path):
         return None
-    try:
-        values = parse_json(read_recorded(path).decode("utf-8"))
-    except ValueError:
-        raise UserError(f"{path}: could not be read as JSON; give another folder, or a file of weights") from None
-    return values if isinstance(values, dict) else {}
+    return read_json_object(path)
 
 
 def local_folder(source: str | Path) -> Path:

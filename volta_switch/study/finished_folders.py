@@ -194,11 +194,11 @@ def _with_start(run: FoundRun) -> FoundRun:
     way, source = run.start
     if way != "weights" or run.record is None:
         return run
-    weights = Path(str((run.record.started_from or {}).get("weights") or source))
+    weights = Path(source)
     place = _there(weights.parent, run.folder, RUN)
     if place is None or place.resolve() == run.folder.resolve():
         return replace(run, remarks=(f"{run.folder}: started from {weights}, where no run's record lies",))
-    digest = (run.record.started_from or {}).get("sha256")
+    digest = (run.record.origin or {}).get("sha256")
     remarks = () if digest else (f"{run.folder}: that it started from the run in {place} is known by the path alone",)
     if digest and digest not in recorded(place / weights.name):
         remark = f"{run.folder}: {place / weights.name} is no longer what it started from, and is not compared"

@@ -144,8 +144,8 @@ class RunRecord(Record):
     """Of the whole training."""
     start: str | None = None
     """Where its weights come from, in words."""
-    started_from: Settings | None = None
-    """The same as ``weights``, a file or a name, and their ``sha256``; older runs do not say it."""
+    origin: Settings | None = None
+    """The same without places, with their ``sha256`` (``cards.origin``); older runs do not say it."""
     results_version: int | None = None
     parameters: int | None = None
     """Numbers that are trained, those of its head among them."""

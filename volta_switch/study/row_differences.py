@@ -227,7 +227,7 @@ def _put_config(one: Mapping[str, Any], other: Mapping[str, Any], found: Changes
 def _put_start(one: FoundRun, other: FoundRun, models_differ: bool, put: Any) -> None:
     """Adds it where two runs started in other ways, or from other weights that nothing else tells of."""
     (way, source), (other_way, other_source) = one.start, other.start
-    sums = [((run.record and run.record.started_from) or {}).get("sha256") for run in (one, other)]
+    sums = [((run.record and run.record.origin) or {}).get("sha256") for run in (one, other)]
     found = sums if None not in sums else [source, other_source]
     if way != other_way:
         put(START, (START, f"{way} {source}".strip(), f"{other_way} {other_source}".strip()))

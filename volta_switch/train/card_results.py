@@ -34,7 +34,7 @@ def digest_beside_card(source: str) -> str:
     weights = Path(source)
     if (
         is_address(source)
-        or in_hub_cache(weights)
+        or any(in_hub_cache(weights))
         or not (weights.parent / TRAINING).is_file()
         or not weights.is_file()
     ):

@@ -209,13 +209,11 @@ def _described(
     args: argparse.Namespace, run: TrainingRun, settings: dict[str, Any], precision: torch.dtype, ranks: Ranks
 ) -> dict[str, Any]:
     """Returns what ``run.json`` says beside the command and the environment."""
-    origin = describe_origin(args.from_pretrained, run.start) if ranks.first else {}
     return {
         "entry_point": run.entry_point,
         "start": run.start,
         "results_version": RESULTS_VERSION,
-        "origin": origin,
-        "started_from": {"weights": args.from_pretrained, "sha256": origin.get("sha256")},
+        "origin": describe_origin(args.from_pretrained, run.start) if ranks.first else {},
         "configuration": describe_configuration(args.config_file, run.config),
         "synthetic_world": world_of(run.data.get("dataroot") or run.data["annotations_path"]),
         "hyperparameters": run.hyper.to_dict(),
@@ -226,11 +224,6 @@ def _described(
         "processes": ranks.count,
         "accumulation_steps": args.accumulate,
     }
-
-
-def _weights_of(source: str) -> Path:
-    """Returns the file that initial weights come from."""
-    return Path(source) if is_weight_file(source) else find_bert(source)
 
 
 def _check_flags(args: argparse.Namespace, run: TrainingRun, precision: torch.dtype, ranks: Ranks) -> None:
@@ -309,7 +302,7 @@ def initial_weights(model: nn.Module, config: Config, source: str, allow_deeper_
     """
     if not source:
         return "random initial weights"
-    state = read_weights(_weights_of(source))
+    state = read_weights(source if is_weight_file(source) else find_bert(source))
     if is_of_a_run(state):
         return _from_run(model, state, source)
     return f"text side from {source}{load_bert(model, config, state, source, allow_deeper_bert).described}"

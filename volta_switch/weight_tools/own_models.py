@@ -13,7 +13,7 @@ from torch import Tensor
 from volta_switch.checksums import is_there, read_recorded
 from volta_switch.config import Config, load_config
 from volta_switch.config.checks import attention_size, intermediate_size
-from volta_switch.config.loading import CONFIG
+from volta_switch.config.loading import CONFIG, read_json_object
 from volta_switch.config.model_folder import (
     LABELS,
     REGIONS,
@@ -25,9 +25,10 @@ from volta_switch.config.model_folder import (
     weights_in,
 )
 from volta_switch.errors import UserError
-from volta_switch.files import json_bytes, parse_json
+from volta_switch.files import json_bytes
 from volta_switch.hub import VOCABULARY
 from volta_switch.hub import WEIGHTS as HUB_WEIGHTS
+from volta_switch.hub_models import is_address
 from volta_switch.model.bert import BertForVLPreTraining
 from volta_switch.weight_tools.places import fits, text_settings
 from volta_switch.weights.bert import bert_places
@@ -88,7 +89,7 @@ def own_model(source: str | Path, config_file: str = "") -> OwnModel:
     """
     if is_model_folder(source):
         path = weights_in(source)
-    elif Path(source).is_dir():
+    elif is_address(source) or Path(source).is_dir():
         raise UserError(
             f"{source}: no folder of a model of this project; import it first (volta-switch weights import)"
         )
@@ -103,7 +104,9 @@ def own_model(source: str | Path, config_file: str = "") -> OwnModel:
     key, entry = (task_in(folder) if is_model_folder(folder) else None) or ("", {})
     names = (VOCABULARY, LABELS, REGIONS, TASK)
     beside = {name: read_recorded(folder / name) for name in names if is_there(folder / name)}
-    config = load_config(config_file or _json(folder / CONFIG))  # not by its path: the vocabulary is not the folder's
+    config = load_config(
+        config_file or read_json_object(folder / CONFIG)
+    )  # not by its path: the vocabulary is not the folder's
     _check_weights(state, config, str(path))
     answers = key if entry.get("type") in _ANSWERING else ""
     labels = labels_in(folder).get(answers, []) if answers else []
@@ -121,13 +124,6 @@ def _check_weights(state: Mapping[str, Tensor], config: Config, source: str) -> 
     if strange := [name for name in given if name not in expected]:
         raise UserError(f"{source}: {some(strange)} unexpected; is the configuration another model's?")
     fitted(expected, given, source, "is the configuration another model's?")
-
-
-def _json(path: Path) -> Any:
-    try:
-        return parse_json(read_recorded(path).decode("utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: could not be read as JSON ({error}); mend it") from None
 
 
 def to_volta(model: OwnModel) -> ExportedModel:
