@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from volta_switch import UserError
-from volta_switch.checksums import record_bytes, record_json
-from volta_switch.hub_models import is_address, pinned, repository_name
+from volta_switch.checksums import SUMS, record_bytes, record_json
+from volta_switch.config.loading import CONFIG
+from volta_switch.config.model_folder import BESIDE, TASK
+from volta_switch.hub_models import SETTINGS, is_address, pinned, repository_name
 
 ASK = """
 import os, socket, time
@@ -107,6 +109,17 @@ def test_settings_come_without_weights(hub, ask):
     )
     found = Path(ask("settings_folder", MODEL))
     assert {path.name for path in found.iterdir()} == {"config.json", "vocab.txt"}
+
+
+def test_settings_are_the_files_of_a_models_folder():
+    assert set(SETTINGS) == {CONFIG, TASK, *BESIDE, SUMS}
+
+
+def test_of_a_repository_only_settings_of_their_usual_size_are_fetched(hub, ask):
+    hub.create("me/model", {**FILES, "answers.json": b"{}", "labels.json": bytes((1 << 26) + 1)})
+    said = error(ask("settings_folder", MODEL))
+    assert "labels.json is refused: 67108865 bytes, expected 67,108,864 or fewer" in said
+    assert not hub.asked["GET labels.json"] and not hub.asked["HEAD answers.json"]
 
 
 def test_offline_nobody_is_asked_and_the_cache_is_taken(hub, ask):

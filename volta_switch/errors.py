@@ -16,6 +16,12 @@ class UserError(Exception):
         self.details = tuple(" ".join(line.splitlines()) for line in details)
 
 
+def first_line(error: BaseException) -> str:
+    """Returns the first line of what a library says, shortened; the error's kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
 class BadRecord(UserError):
     """One record of a data file cannot be used; the others can. ``--max-bad-records``: how many are passed over."""
 

@@ -14,9 +14,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from volta_switch.errors import UserError
+from volta_switch.errors import UserError, first_line
 from volta_switch.files import first_there, require_file
-from volta_switch.hub_models import NotCached, fetched_file, first_line, is_address, settings_folder, weights_of
+from volta_switch.hub_models import NotCached, fetched_file, is_address, settings_folder, weights_of
 
 VOCABULARY = "vocab.txt"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")

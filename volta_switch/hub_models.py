@@ -4,7 +4,7 @@
 |---|---|
 | for the commit that a branch or tag names | whenever it is looked up (``pinned``): a new push is seen |
 | for a commit's list of files, with their checksums | once; it is kept beside the files |
-| for the settings, all small files that a model's folder may have | once for each commit |
+| for the settings, the small files that a model's folder may have | once for each commit |
 | for the weights | once for each commit, when they are read |
 
 Files lie in the hub library's own cache, where its programs find them, too. Without a network, what lies there is
@@ -20,27 +20,31 @@ import logging
 import os
 import re
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from volta_switch.checksums import SUMS, Changed, verify
 from volta_switch.command import environment_number
-from volta_switch.errors import UserError
-from volta_switch.files import find_object, replacing, write_json
+from volta_switch.errors import UserError, first_line
+from volta_switch.files import find_object, measured, replacing, write_json
+from volta_switch.time_limit import Answer, in_time
 
 SCHEME = "hf://"
 WEIGHTS = ("model.safetensors", "pytorch_model_best.bin", "pytorch_model.bin")  # the first that there is counts
 MAIN = "main"  # the revision where none is given
-_SETTINGS = (".json", ".yml", ".txt")
+# The files of a model's folder beside its weights (``config.model_folder``), of which another program's has some.
+SETTINGS = (
+    *("config.json", "vocab.txt", "tokenizer.json", "task.yml", "labels.json", "preprocessor.json", "training.json"),
+    SUMS,
+)
+_MOST_SETTINGS = 1 << 26  # bytes of one of them
 _ADDRESS = re.compile(r"hf://((?:[\w.-]+/)?[\w.-]+)(?:@(\w[\w./-]*))?", re.ASCII)
 _COMMIT = re.compile("[0-9a-f]{40}")
 _DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 _LISTS = "volta_switch"  # in a repository's folder of the cache: what the hub said of the files of each commit
 _PASSING = (408, 429)  # statuses after which the same question may be answered, as after all from 500 on
-Answer = TypeVar("Answer")
 
 
 class NotCached(UserError):
@@ -55,6 +59,10 @@ class NotCached(UserError):
             f"or {advice}"
         )
         self.name = name
+
+
+class TooLarge(Exception):
+    """A file of settings that is none: it would fill the disk or the memory."""
 
 
 class _Address(NamedTuple):
@@ -96,9 +104,9 @@ def settings_folder(address: str, fetch: bool = True) -> Path:
     """
     address = pinned(address)
     files = _files(address)
-    settings = [file for file in files if "/" not in file and (file.endswith(_SETTINGS) or file == SUMS)]
-    for file in sorted(settings, key=lambda file: file != SUMS):  # by which the others are verified
-        _file(address, file, files[file], fetch)
+    for file in reversed(SETTINGS):  # the checksums first: the others are verified by them
+        if file in files:
+            _file(address, file, files[file], fetch, _MOST_SETTINGS)
     return _snapshot(address)
 
 
@@ -122,49 +130,39 @@ def whole_folder(address: str) -> Path:
     return weights_of(address).parent
 
 
-def in_time(ask: Callable[[], Answer]) -> Answer:
-    """Returns the hub's answer to one question.
+def fetched_file(name: str, file: str, revision: str | None = None, most: int | None = None) -> Path:
+    """Returns a file from the hub, which is fetched only after it has answered in time.
+
+    Args:
+        name: the repository's.
+        file: its name there.
+        revision: a commit, a branch or a tag; None: the default branch.
+        most: bytes that it may have; None: any number.
 
     Raises:
-        ConnectionError: there was none within the hub library's ``HF_HUB_ETAG_TIMEOUT`` seconds (10).
-        Exception: what asking raised.
+        ConnectionError: the hub did not answer within its library's ``HF_HUB_ETAG_TIMEOUT`` seconds (10).
+        TooLarge: it has more bytes.
+        Exception: what the hub's library raised.
     """
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+    url = hf_hub_url(name, file, revision=revision)
+    told = _answer(lambda: get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT))
+    if most is not None and not (told.size is not None and told.size <= most):
+        raise TooLarge(f"{told.size} bytes, expected {most:,} or fewer")
+    return Path(hf_hub_download(name, file, revision=revision))
+
+
+def _answer(ask: Callable[[], Answer]) -> Answer:
+    """Returns the hub's answer to one question; raises as ``fetched_file``."""
     from huggingface_hub import constants
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its warnings would bury the one line of an error
     seconds = constants.HF_HUB_ETAG_TIMEOUT
-    answers: list[Answer] = []
-    errors: list[Exception] = []
-
-    def run() -> None:
-        try:
-            answers.append(ask())
-        except Exception as error:
-            errors.append(error)
-
-    asking = threading.Thread(target=run, daemon=True)  # looking up a name has no time limit of its own
-    asking.start()
-    asking.join(seconds)
-    if errors:
-        raise errors[0]
-    if not answers:
-        raise ConnectionError(f"{constants.ENDPOINT} did not answer within {seconds:g} seconds")
-    return answers[0]
-
-
-def fetched_file(name: str, file: str, revision: str | None = None) -> Path:
-    """Returns a file from the hub, which is fetched only after it has answered in time; raises as ``in_time``."""
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
-
-    url = hf_hub_url(name, file, revision=revision)
-    in_time(lambda: get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT))
-    return Path(hf_hub_download(name, file, revision=revision))
-
-
-def first_line(error: Exception) -> str:
-    """Returns the first line of what a library says, shortened."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else ""
+    try:
+        return in_time(ask, seconds)
+    except TimeoutError:
+        raise ConnectionError(f"{constants.ENDPOINT} did not answer within {seconds:g} seconds") from None
 
 
 def _parsed(address: str) -> _Address:
@@ -233,7 +231,7 @@ def _ask(address: str) -> tuple[str, dict[str, str]]:
 
     name, revision = _parsed(address)
     timeout = constants.HF_HUB_ETAG_TIMEOUT
-    found = in_time(lambda: HfApi().model_info(name, revision=revision, timeout=timeout, files_metadata=True))
+    found = _answer(lambda: HfApi().model_info(name, revision=revision, timeout=timeout, files_metadata=True))
     commit = str(found.sha)
     if not _COMMIT.fullmatch(commit):
         raise ValueError(f"{constants.ENDPOINT} names no commit")
@@ -246,15 +244,17 @@ def _ask(address: str) -> tuple[str, dict[str, str]]:
     return commit, files
 
 
-def _file(address: str, file: str, digest: str, fetch: bool) -> Path:
-    """Returns a file of a commit from the cache, or else from the hub, once it is verified."""
+def _file(address: str, file: str, digest: str, fetch: bool, most: int | None = None) -> Path:
+    """Returns a file of a commit from the cache, or else from the hub, once it is verified; ``most``: its bytes."""
     path = _snapshot(address) / file
     if not path.is_file():
         if not fetch:
             raise NotCached(address, "not", "give a model's folder on this machine")
         name, commit = _parsed(address)
         try:
-            path = fetched_file(name, file, commit)
+            path = fetched_file(name, file, commit, most)
+        except TooLarge as error:
+            raise UserError(f"{address}: {file} is refused: {error}; no model of this project has such a one") from None
         except Exception as error:
             raise _refusal(address, error) or UserError(
                 f"{address}: {file} is not in the cache on this machine, and the hub could not deliver it "
@@ -279,9 +279,9 @@ def _file(address: str, file: str, digest: str, fetch: bool) -> Path:
 
 def _digest(path: Path, length: int) -> str:
     """Returns a file's SHA-256 or, for a length of 40, the SHA-1 by which git calls it."""
+    if length == 64:
+        return str(measured(path)["sha256"])
     with path.open("rb") as file:
-        if length == 64:
-            return hashlib.file_digest(file, "sha256").hexdigest()
         start = hashlib.sha1(b"blob %d\0" % os.fstat(file.fileno()).st_size)
         return hashlib.file_digest(file, lambda: start).hexdigest()
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from volta_switch.checksums import recording, verify
-from volta_switch.errors import UserError
+from volta_switch.errors import UserError, first_line
 from volta_switch.files import parse_json, replacing, require_file
 from volta_switch.hub_models import is_address, weights_of
 from volta_switch.weights.loading import normalised, some, unwrapped
@@ -119,7 +119,7 @@ def load_plain(path: Path, what: str) -> Any:
     except pickle.UnpicklingError:  # PyTorch's own words advise to run the code
         reason = "damaged, or it holds more than tensors and plain values; nothing in it was run"
     except Exception as error:  # PyTorch raises many kinds for damaged files
-        reason = _first_line(error)
+        reason = first_line(error)
     raise UserError(f"{path}: could not be read as {what} ({reason})")
 
 
@@ -194,9 +194,4 @@ def _save(temporary: Path, failure: type[Exception], write: Callable[[], None]) 
             raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
         with temporary.open("ab") as file:  # PyTorch does not say why: what refused it refuses this
             file.write(bytes(2**20))
-        raise OSError(errno.EIO, _first_line(error)) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+        raise OSError(errno.EIO, first_line(error)) from error

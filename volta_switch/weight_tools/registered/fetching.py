@@ -15,7 +15,6 @@ import http.client
 import os
 import re
 import sys
-import threading
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -25,8 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from volta_switch.errors import UserError
+from volta_switch.errors import UserError, first_line
 from volta_switch.files import UNFINISHED, CannotWrite, find_object, flush_folder, measured, write_json
+from volta_switch.time_limit import in_time
 
 SECONDS = 10.0  # without an answer, or without a byte of one, after which a server is taken for gone
 _PIECE = 1 << 20  # bytes read at once
@@ -244,8 +244,8 @@ class _Fetching:
         inner = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(inner, TimeoutError):
             return f"no answer within {self.seconds:g} seconds"
-        lines = str(getattr(inner, "strerror", None) or inner).strip().splitlines()
-        return f"cannot be reached ({lines[0][:200] if lines else type(inner).__name__})"
+        told = getattr(inner, "strerror", None) or (first_line(inner) if isinstance(inner, Exception) else inner)
+        return f"cannot be reached ({told})"
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -259,7 +259,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _answer(request: urllib.request.Request, seconds: float) -> Any:
-    """Returns a server's answer, or raises what went wrong; looking up a name has no time limit of its own."""
+    """Returns a server's answer, or raises what went wrong."""
     if urllib.parse.urlsplit(request.full_url).scheme not in ("http", "https"):
         raise _Failed("neither http nor https")
     opener = urllib.request.OpenerDirector()  # not build_opener, whose own would read local files, too
@@ -269,22 +269,7 @@ def _answer(request: urllib.request.Request, seconds: float) -> Any:
         *(handlers.HTTPDefaultErrorHandler(), handlers.HTTPErrorProcessor(), _Redirects()),
     ):
         opener.add_handler(handler)
-    found: list[Any] = []
-
-    def ask() -> None:
-        try:
-            found.append(opener.open(request, timeout=seconds))
-        except Exception as error:
-            found.append(error)
-
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(seconds + 1)
-    if not found:
-        raise TimeoutError
-    if isinstance(found[0], Exception):
-        raise found[0]
-    return found[0]
+    return in_time(lambda: opener.open(request, timeout=seconds), seconds + 1)
 
 
 @contextmanager
