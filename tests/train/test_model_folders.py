@@ -12,7 +12,15 @@ from huggingface_hub import ModelCard
 
 from synthetic_world import json_of, refusal
 from volta_switch import BertForVLTasks, UserError, load_config
-from volta_switch.config.model_folder import TASKS, config_name, is_model_folder, take_model, task_in, weights_in
+from volta_switch.config.model_folder import (
+    TASKS,
+    config_name,
+    is_model_folder,
+    refuse_other_labels,
+    take_model,
+    task_in,
+    weights_in,
+)
 from volta_switch.routes import route_flags
 from volta_switch.routes.run import run_routes
 from volta_switch.tasks.task_file import PATH_SETTINGS
@@ -300,3 +308,13 @@ def test_a_damaged_folder_is_refused_in_one_line(damage, told, finetuned, tmp_pa
     with pytest.raises(UserError) as caught:
         args_of("--from_pretrained", model)
     assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_labels_of_the_working_directory_are_not_those_of_a_start_without_a_file(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text('{"tt_attn_sublayers": []}')
+    (tmp_path / "labels.json").write_text('{"TASK1": ["yes"]}')
+    monkeypatch.chdir(tmp_path)
+    refuse_other_labels("", "TASK1", ["no"])
+    refuse_other_labels("bert-base-uncased", "TASK1", ["no"])
+    with pytest.raises(UserError, match="not the answers of the data"):
+        refuse_other_labels("model.bin", "TASK1", ["no"])

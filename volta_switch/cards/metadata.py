@@ -19,7 +19,7 @@ QUESTIONS = "visual-question-answering"  # the one of our tasks that the hub has
 
 
 @dataclass(frozen=True)
-class DataSet:
+class PublishedDataSet:
     """A data set, as cards name it."""
 
     title: str
@@ -30,21 +30,21 @@ class DataSet:
     """As ``model-index`` has it: the hub's word, or one in its form."""
 
 
-CAPTIONS = DataSet("Conceptual Captions", "conceptual_captions", "masked-vision-language-modeling")
+CAPTIONS = PublishedDataSet("Conceptual Captions", "conceptual_captions", "masked-vision-language-modeling")
 DATA_SETS = {  # by the name that task files give it
-    "VQA": DataSet("VQA", "vqa", QUESTIONS),
-    "GQA": DataSet("GQA", "gqa", QUESTIONS),
-    "NLVR2": DataSet("NLVR2", "nlvr2", "visual-reasoning"),
-    "VisualEntailment": DataSet("SNLI-VE", "snli-ve", "visual-entailment"),
-    "RetrievalFlickr30k": DataSet("Flickr30k", "flickr30k", "image-text-retrieval"),
-    "RetrievalCOCO": DataSet("COCO", "coco", "image-text-retrieval"),
-    "refcoco": DataSet("RefCOCO", "refcoco", "referring-expression-comprehension"),
-    "refcoco+": DataSet("RefCOCO+", "refcoco-plus", "referring-expression-comprehension"),
-    "refcocog": DataSet("RefCOCOg", "refcocog", "referring-expression-comprehension"),
+    "VQA": PublishedDataSet("VQA", "vqa", QUESTIONS),
+    "GQA": PublishedDataSet("GQA", "gqa", QUESTIONS),
+    "NLVR2": PublishedDataSet("NLVR2", "nlvr2", "visual-reasoning"),
+    "VisualEntailment": PublishedDataSet("SNLI-VE", "snli-ve", "visual-entailment"),
+    "RetrievalFlickr30k": PublishedDataSet("Flickr30k", "flickr30k", "image-text-retrieval"),
+    "RetrievalCOCO": PublishedDataSet("COCO", "coco", "image-text-retrieval"),
+    "refcoco": PublishedDataSet("RefCOCO", "refcoco", "referring-expression-comprehension"),
+    "refcoco+": PublishedDataSet("RefCOCO+", "refcoco-plus", "referring-expression-comprehension"),
+    "refcocog": PublishedDataSet("RefCOCOg", "refcocog", "referring-expression-comprehension"),
 }
 
 
-def data_set_of(record: Mapping[str, Any]) -> DataSet | None:
+def data_set_of(record: Mapping[str, Any]) -> PublishedDataSet | None:
     """Returns the data set that a model was trained on; None where its name, or how it was trained, is not known."""
     if record["kind"] in ("import", "python"):
         return None

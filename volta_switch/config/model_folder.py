@@ -28,7 +28,7 @@ from volta_switch.config.loading import CONFIG, OWN_KEY, described_foreign, find
 from volta_switch.config.schema import Config
 from volta_switch.errors import UserError
 from volta_switch.files import first_there, json_bytes, parse_json, read_yaml
-from volta_switch.hub import VOCABULARY, find_vocabulary
+from volta_switch.hub import VOCABULARY, find_vocabulary, is_weight_file
 from volta_switch.hub_models import is_address, pinned, repository_name, settings_folder, weights_of
 
 WEIGHTS = ("model.safetensors", "pytorch_model_best.bin")
@@ -147,15 +147,17 @@ def refuse_other_labels(weights: str | Path, task: str, labels: Sequence[str]) -
     """Compares what a model's head was trained to mean with what the data at hand call its rows.
 
     Args:
-        weights: a file of weights; the labels lie in its folder, where it is a model's.
+        weights: as ``--from_pretrained`` has it; the labels lie beside a file of weights, where it is a model's.
         task: the head's.
         labels: the data's.
 
     Raises:
         UserError: the two differ: right answers would count as wrong ones.
     """
+    if not labels or not (is_address(weights) or is_weight_file(weights)):  # nothing, or a BERT's name
+        return
     folder = folder_around(weights)
-    known = labels_in(folder).get(task) if labels and is_model_folder(folder) else None
+    known = labels_in(folder).get(task) if is_model_folder(folder) else None
     if known is None or known == list(labels):
         return
     place = next((row for row, (one, other) in enumerate(zip(known, labels, strict=False)) if one != other), None)

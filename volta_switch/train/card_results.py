@@ -91,13 +91,15 @@ def _metrics(run: EvaluationRun, result: Evaluation) -> dict[str, dict[str, Any]
     }
     test = FinishedTest(run.task.spec, run.split, run.folder)
     headline = [name for name in task_class(run.task.spec).headline if name in found]
+    if not headline:
+        return found
     try:
-        grader = find_grader(test) if headline else None
+        grader = find_grader(test)
     except (NoItems, Changed):
         return found
     for name in headline:
         try:
-            items = read_items(test, name, grader)  # type: ignore[arg-type]
+            items = read_items(test, name, grader)
             low, high, count = interval_over_items(items, found[name]["value"], CONFIDENCE)
         except (NoItems, Changed):  # "one seed, no interval", as the card says; the reason may name places
             continue

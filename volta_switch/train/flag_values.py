@@ -6,13 +6,12 @@ import argparse
 import dataclasses
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 from volta_switch.command import environment_number
 from volta_switch.config import Config, load_config
 from volta_switch.config.checks import check_region_loss
-from volta_switch.config.model_folder import TASK, TASKS, config_name
+from volta_switch.config.model_folder import TASK, TASKS, config_name, folder_around
 from volta_switch.errors import UserError
 from volta_switch.tasks.task_file import UNREAD, TaskSpec, load_model_task, load_task
 from volta_switch.train.flags import WITHOUT_EFFECT
@@ -32,7 +31,7 @@ def load_task_spec(args: argparse.Namespace) -> TaskSpec:
     """
     if args.tasks_config_file is None and args.model_task is not None:
         key, kept = args.model_task
-        spec = load_model_task(TASKS, key, kept, args.data_root, Path(args.from_pretrained).with_name(TASK))
+        spec = load_model_task(TASKS, key, kept, args.data_root, folder_around(args.from_pretrained) / TASK)
     else:
         spec = load_task(args.tasks_config_file or TASKS, args.task, args.data_root)
         _refuse_other_task(args, spec)

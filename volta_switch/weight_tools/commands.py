@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from volta_switch.errors import UserError
 from volta_switch.files import require_file
-from volta_switch.hub import WEIGHTS
+from volta_switch.hub_models import WEIGHTS, is_address, pinned
 from volta_switch.ranges import ANY_TEXT, PATH, Text
 from volta_switch.weight_tools.registered.commands import add_registry_commands
 
@@ -42,7 +42,9 @@ def add_weights_commands(parser: argparse.ArgumentParser) -> None:
     taken.add_argument("--answers-of", type=ANY_TEXT, default="", metavar="FOLDER", help=data)
     taken.set_defaults(run=_import)
     given = commands.add_parser("export", help="write a model of this project as another program's")
-    given.add_argument("source", type=PATH, metavar="FROM", help="a model's folder, or a file of weights")
+    given.add_argument(
+        "source", type=PATH, metavar="FROM", help="a model's folder, hf://owner/name, or a file of weights"
+    )
     given.add_argument("to", type=PATH, metavar="TO", help="the folder; must not exist")
     layouts = "volta, lxmert, visualbert, uniter, vilbert, or bert for the text side alone"
     given.add_argument("--format", type=ANY_TEXT, required=True, help=layouts)
@@ -94,8 +96,13 @@ def _import(args: argparse.Namespace) -> None:
         model = import_weights(args.source, args.format, args.set, args.task, labels, wanted)
         write_model(model, Path(args.to))
     print(import_text(model))
-    script = "eval_task.py" if model.task else "train_task.py --task TASK1"
-    print(f"\nwritten to {args.to}; next: python {script} --from_pretrained {shlex.quote(args.to)}")
+    print(f"\nwritten to {args.to}; next: {next_command(args.to, bool(model.task))}")
+
+
+def next_command(source: str, has_head: bool) -> str:
+    """Returns the command that uses weights, a folder or a name, with or without a task's head."""
+    command = "evaluate" if has_head else "finetune --task TASK1"
+    return f"volta-switch {command} --from_pretrained {shlex.quote(source)}"
 
 
 def import_text(model: ImportedModel) -> str:
@@ -159,8 +166,9 @@ def inspect_text(source: str | Path, layout: str = "", overrides: Sequence[str] 
     from volta_switch.weights.files import read_weights
     from volta_switch.weights.loading import is_a_bert, is_of_a_run, project_of
 
+    source = pinned(str(source)) if is_address(source) else source  # all that is read is of one commit
     own = model_folder.is_model_folder(source)
-    path = model_folder.weights_in(source) if own else weights_file(source, (*WEIGHTS, *model_folder.WEIGHTS))
+    path = model_folder.weights_in(source) if own else weights_file(source, WEIGHTS)
     state = read_weights(path)
     if layout or project_of(state):
         return import_text(import_state(path, state, layout, overrides))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,7 @@ def _list(args: argparse.Namespace) -> None:
 
 def _fetch(args: argparse.Namespace) -> None:
     from volta_switch.tasks.vqa_files import load_labels
-    from volta_switch.weight_tools.commands import import_text
+    from volta_switch.weight_tools.commands import import_text, next_command
     from volta_switch.weight_tools.registered.entries import find_entry, load_registry
     from volta_switch.weight_tools.registered.models import obtain
 
@@ -66,8 +65,7 @@ def _fetch(args: argparse.Namespace) -> None:
     if model.imported is not None:
         print(import_text(model.imported), end="\n\n")
     print(f"{entry.name} {'was here already' if model.was_here else 'is here'}: {model.source}")
-    script = "eval_task.py" if entry.task or wanted else "train_task.py --task TASK1"
-    print(f"next: python {script} --from_pretrained {shlex.quote(model.source)}")
+    print(f"next: {next_command(model.source, bool(entry.task or wanted))}")
 
 
 def _verify(args: argparse.Namespace) -> None:

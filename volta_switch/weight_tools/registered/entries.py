@@ -144,11 +144,6 @@ class Entry:
         """The task that the weights can do as they are, such as "TASK1"; "" where they must be fine-tuned first."""
         return self.task or (self.answers.task if self.answers else "")
 
-    @property
-    def place(self) -> str:
-        """Where it comes from, for readers."""
-        return self.weights.key
-
 
 _RANGES: Mapping[str, Range] = {
     **dict.fromkeys(("about", "runs", "task", "metric"), _TEXT),
@@ -214,7 +209,7 @@ def registry_text(entries: Mapping[str, Entry], here: Mapping[str, Path]) -> str
             entry.config or _layout_text(entry.layout),
             entry.weights.size,
             entry.license or NOT_STATED,
-            f"{entry.place} (by hand)" if entry.by_hand else entry.place,
+            f"{entry.weights.key} (by hand)" if entry.by_hand else entry.weights.key,
             str(here.get(entry.name, "no")),
         )
         for entry in entries.values()
