@@ -19,7 +19,7 @@ from volta_switch.files import first_there, require_file
 from volta_switch.hub_models import NotCached, fetched_file, is_address, settings_folder, weights_of
 
 VOCABULARY = "vocab.txt"
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of a BERT, and of other programs' models
 _SUFFIXES = (".bin", ".safetensors", ".pt", ".pth", ".th", ".ckpt", ".tar")
 
 
@@ -62,13 +62,15 @@ def find_bert(source: str | Path, fetch: bool = True) -> Path:
     if os.path.isfile(path):
         return path
     if os.path.isdir(path):
-        if found := first_there(path, WEIGHTS):
+        if found := first_there(path, HUB_WEIGHTS):
             return found
-        raise UserError(f"{path}: holds neither {WEIGHTS[0]} nor {WEIGHTS[1]}")
+        raise UserError(f"{path}: holds neither {HUB_WEIGHTS[0]} nor {HUB_WEIGHTS[1]}")
     if not is_hub_name(str(source)):
-        raise UserError(f"{path}: no BERT there; expected a folder with {WEIGHTS[0]} or {WEIGHTS[1]}, or a hub name")
-    advice = f"give a folder with {WEIGHTS[0]} (--from_pretrained FOLDER, or '' for random initial weights)"
-    return hub_file(str(source), WEIGHTS, fetch, advice)
+        raise UserError(
+            f"{path}: no BERT there; expected a folder with {HUB_WEIGHTS[0]} or {HUB_WEIGHTS[1]}, or a hub name"
+        )
+    advice = f"give a folder with {HUB_WEIGHTS[0]} (--from_pretrained FOLDER, or '' for random initial weights)"
+    return hub_file(str(source), HUB_WEIGHTS, fetch, advice)
 
 
 def is_hub_name(source: str) -> bool:

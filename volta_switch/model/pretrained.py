@@ -28,6 +28,7 @@ from volta_switch.config.model_folder import (
     TASK,
     TOKENIZER,
     TRAINING,
+    WEIGHTS,
     is_model_folder,
     read_labels,
     task_bytes,
@@ -44,7 +45,6 @@ from volta_switch.model.predictions import Images, Prediction, Question, predict
 from volta_switch.weights.files import read_weights, write_weights
 from volta_switch.weights.loading import fingerprint, load_volta, to_volta
 
-SAFE = "model.safetensors"
 HERE = "."  # as a configuration's bert_model: no place on the machine where the model was saved
 LIBRARY = "volta-switch"
 Model = TypeVar("Model", bound="Pretrained")
@@ -127,7 +127,7 @@ class Pretrained(PyTorchModelHubMixin, nn.Module, library_name=LIBRARY):
         for name, content in files.items():
             record_bytes(save_directory / name, content)
         record_json(save_directory / CONFIG, {**self.config.to_dict(), "bert_model": HERE})
-        write_weights(save_directory / SAFE, to_volta(self), recorded=True)
+        write_weights(save_directory / WEIGHTS[0], to_volta(self), recorded=True)
         parameters = sum(parameter.numel() for parameter in self.parameters())
         write_saved_record(save_directory, parameters, loaded, self._loaded != fingerprint(self))
 

@@ -35,7 +35,7 @@ from volta_switch.cards.card import is_own_card
 from volta_switch.checksums import SUMS, is_there, record_bytes, record_json, verify
 from volta_switch.config import Config
 from volta_switch.config.loading import CONFIG
-from volta_switch.config.model_folder import CARD, TRAINING
+from volta_switch.config.model_folder import CARD, TRAINING, WEIGHTS
 from volta_switch.errors import UserError
 from volta_switch.files import find_object, remove, remove_unfinished
 from volta_switch.identities import commit_of_code
@@ -44,7 +44,7 @@ from volta_switch.train.ranks import Ranks
 
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
-BEST = "pytorch_model_best.bin"
+BEST = WEIGHTS[1]  # under VOLTA's name
 FINISHED = "finished"  # of metrics.json: the step at which the run ended
 # What a run and its tests leave, for --overwrite, beside a card that nobody has edited; nothing else is touched.
 _RESULTS = (

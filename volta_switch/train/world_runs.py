@@ -19,14 +19,13 @@ from typing import Any
 
 from volta_switch.command import environment_number
 from volta_switch.config import load_config
-from volta_switch.config.model_folder import take_model
+from volta_switch.config.model_folder import WEIGHTS, take_model
 from volta_switch.errors import UserError
 from volta_switch.tasks.task_file import load_task
 from volta_switch.train.flag_values import load_model_config, load_pretraining_config, run_name
 
 FOLDER = Path("runs/world")
 DATA, RUNS, LOGS, RESULTS = (FOLDER / name for name in ("data", "checkpoints", "logs", "results"))
-BEST = "pytorch_model_best.bin"
 BATCH_SIZE, STEPS, EVAL_BATCH_SIZE = 8, 2, 32
 # What the world brings by itself; given beside --world, each contradicts it.
 BROUGHT = (
@@ -135,7 +134,7 @@ def _evaluate_on_world(args: argparse.Namespace) -> None:
 
     spec = load_task(args.tasks_config_file, args.task)
     args.from_pretrained = args.from_pretrained or str(
-        RUNS / run_name(args, "" if args.zero_shot else f"{spec.name}_") / BEST
+        RUNS / run_name(args, "" if args.zero_shot else f"{spec.name}_") / WEIGHTS[1]
     )
     if spec.name == "VQA" and args.split.startswith("test"):
         args.val_features_lmdbpath = str(DATA / VQA_TEST_FEATURES)

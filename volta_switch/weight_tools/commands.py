@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from volta_switch.errors import UserError
-from volta_switch.files import require_file
 from volta_switch.hub_models import WEIGHTS, is_address, pinned
 from volta_switch.ranges import ANY_TEXT, PATH, Text
 from volta_switch.weight_tools.registered.commands import add_registry_commands
@@ -87,9 +86,10 @@ def _import(args: argparse.Namespace) -> None:
         )
     with _interruptible():
         from volta_switch.tasks.vqa_files import load_labels
+        from volta_switch.weight_tools.given import read_answers
         from volta_switch.weight_tools.importing import import_weights, write_model
 
-        labels = _labels(Path(args.labels)) if args.labels else []
+        labels = read_answers(Path(args.labels), args.labels) if args.labels else []
         wanted = load_labels(Path(args.answers_of)) if args.answers_of else []
         if args.answers_of and not wanted:
             raise UserError(f"{args.answers_of}: names no answer; expected the lists of a task's answers")
@@ -214,15 +214,3 @@ def _folder_rows(folder: Path) -> list[tuple[str, str]]:
 
 def _shown(value: Any) -> str:
     return "none" if value is None else str(value)
-
-
-def _labels(path: Path) -> list[str]:
-    from volta_switch.data.files.json_files import read_json
-
-    require_file(path, "list of answers", "give a JSON list of the head's answers, in its order")
-    found = read_json(path)
-    if isinstance(found, dict) and len(found) == 1:  # of a model's folder, by task
-        (found,) = found.values()
-    if not isinstance(found, list) or not all(isinstance(answer, str) for answer in found):
-        raise UserError(f"{path}: expected a JSON list of answers, the first for the head's first row")
-    return found

@@ -21,7 +21,7 @@ from volta_switch.config.loading import CONFIG
 from volta_switch.config.model_folder import TASK
 from volta_switch.errors import UserError
 from volta_switch.files import writing_folder
-from volta_switch.hub import WEIGHTS as HUB_WEIGHTS
+from volta_switch.hub import HUB_WEIGHTS
 from volta_switch.weight_tools.given import GivenWeights
 from volta_switch.weight_tools.importing import import_state, last_layer
 from volta_switch.weight_tools.layouts import LAYOUTS, Layout

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from volta_switch.config.loading import CONFIG
-from volta_switch.data.files.json_files import read_object
+from volta_switch.data.files.json_files import read_json, read_object
 from volta_switch.errors import UserError
 from volta_switch.files import first_there, require_file
 from volta_switch.hub_models import is_address, weights_of
@@ -132,6 +132,21 @@ def read_settings(path: Path) -> dict[str, Any]:
         return {}
     require_file(beside, "configuration", "mend it, or move it away: then what weights do not tell is asked for")
     return read_object(beside)
+
+
+def read_answers(path: Path, source: str) -> list[str]:
+    """Returns the answers of a head in its order: a JSON list, or the one list of a model's ``labels.json``.
+
+    Raises:
+        UserError: the file holds something else; ``source`` is named.
+    """
+    require_file(path, "list of answers", "give a JSON list of the head's answers, in its order")
+    found = read_json(path)
+    if isinstance(found, dict) and len(found) == 1:
+        (found,) = found.values()
+    if not isinstance(found, list) or not all(isinstance(answer, str) for answer in found):
+        raise UserError(f"{source}: expected a JSON list of answers, the first for the head's first row")
+    return found
 
 
 def weights_file(source: str | Path, found: Sequence[str]) -> Path:

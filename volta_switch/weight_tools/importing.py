@@ -23,7 +23,7 @@ from volta_switch.config.loading import CONFIG
 from volta_switch.config.model_folder import LABELS, REGIONS, TASK, region_facts, task_bytes
 from volta_switch.errors import UserError
 from volta_switch.files import writing_folder
-from volta_switch.hub import VOCABULARY, WEIGHTS
+from volta_switch.hub import HUB_WEIGHTS, VOCABULARY
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks
 from volta_switch.weight_tools.given import as_floats, divided, read_settings, weights_file
 from volta_switch.weight_tools.layouts import Layout, layout_of
@@ -99,7 +99,7 @@ def import_weights(
     """
     if task and not TASK_NAME.fullmatch(task):
         raise UserError(f"--task {task!r}: expected TASK and a number, as task files have it: TASK1")
-    path = weights_file(source, WEIGHTS)
+    path = weights_file(source, HUB_WEIGHTS)
     return import_state(path, read_weights(path), layout, overrides, task, labels, wanted)
 
 
@@ -159,8 +159,8 @@ def write_model(model: ImportedModel, folder: Path) -> None:
         if model.task:
             record_bytes(unfinished / TASK, task_bytes(model.task))
             record_json(unfinished / LABELS, {task: list(model.labels) for task in model.task})
-        write_weights(unfinished / WEIGHTS[0], model.state, recorded=True)
-        write_record(unfinished, _record(model, unfinished / WEIGHTS[0]))
+        write_weights(unfinished / HUB_WEIGHTS[0], model.state, recorded=True)
+        write_record(unfinished, _record(model, unfinished / HUB_WEIGHTS[0]))
 
 
 def _record(model: ImportedModel, weights: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from volta_switch.config import Config
 from volta_switch.errors import UserError
-from volta_switch.hub import WEIGHTS
+from volta_switch.hub import HUB_WEIGHTS
 from volta_switch.weight_tools import single_stream, two_streams
 from volta_switch.weight_tools.given import GivenWeights
 from volta_switch.weight_tools.places import Places
@@ -56,21 +56,21 @@ _BOTTOM_UP = "boxes of the Visual Genome Faster R-CNN (bottom-up attention)"
 _ALL = (
     Layout(
         *("lxmert", LXMERT, "lxmert", two_streams.lxmert, f"36 {_BOTTOM_UP}"),
-        Written(two_streams.lxmert_settings, two_streams.lxmert_sublayers, "lxmert.", WEIGHTS[0]),
+        Written(two_streams.lxmert_settings, two_streams.lxmert_sublayers, "lxmert.", HUB_WEIGHTS[0]),
     ),
     Layout("volta-lxmert", VOLTA_LXMERT, "lxmert", two_streams.volta_lxmert, f"36 {_BOTTOM_UP}"),
     Layout(
         *("visualbert", VISUAL_BERT, single_stream.VISUAL_BERT, single_stream.visualbert),
         "another detector for each task",
-        Written(single_stream.visualbert_settings, single_stream.visualbert_sublayers, "visual_bert.", WEIGHTS[0]),
+        Written(single_stream.visualbert_settings, single_stream.visualbert_sublayers, "visual_bert.", HUB_WEIGHTS[0]),
     ),
     Layout(
         *("uniter", UNITER, single_stream.UNITER, single_stream.uniter, f"10 to 100 {_BOTTOM_UP}"),
-        Written(single_stream.uniter_settings, single_stream.uniter_sublayers, "uniter.", WEIGHTS[1]),
+        Written(single_stream.uniter_settings, single_stream.uniter_sublayers, "uniter.", HUB_WEIGHTS[1]),
     ),
     Layout(
         *("vilbert", VILBERT, two_streams.VILBERT, two_streams.vilbert, "up to 100 boxes of a ResNeXt Faster R-CNN"),
-        Written(two_streams.vilbert_settings, two_streams.vilbert_sublayers, "bert.", WEIGHTS[1]),
+        Written(two_streams.vilbert_settings, two_streams.vilbert_sublayers, "bert.", HUB_WEIGHTS[1]),
     ),
 )
 LAYOUTS = {layout.name: layout for layout in _ALL}

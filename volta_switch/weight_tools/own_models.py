@@ -26,8 +26,7 @@ from volta_switch.config.model_folder import (
 )
 from volta_switch.errors import UserError
 from volta_switch.files import json_bytes
-from volta_switch.hub import VOCABULARY
-from volta_switch.hub import WEIGHTS as HUB_WEIGHTS
+from volta_switch.hub import HUB_WEIGHTS, VOCABULARY
 from volta_switch.hub_models import is_address
 from volta_switch.model.bert import BertForVLPreTraining
 from volta_switch.weight_tools.places import fits, text_settings

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 from volta_switch.checksums import read_recorded, record, record_bytes, record_json, verify
 from volta_switch.config.loading import CONFIG, load_config
 from volta_switch.config.model_folder import WEIGHTS, is_model_folder, weights_in
-from volta_switch.data.files.json_files import read_json
 from volta_switch.errors import UserError
 from volta_switch.files import CannotWrite, find_object, first_there, measured, write_json
 from volta_switch.hub import VOCABULARY, NotCached, find_vocabulary, hub_file
@@ -145,20 +144,19 @@ def _made(entry: Entry, work: Path, wanted: Sequence[str], seconds: float) -> tu
 
 def _imported(entry: Entry, work: Path, made: Path, wanted: Sequence[str], seconds: float) -> ImportedModel:
     """Writes a file in another layout as a model's folder."""
+    from volta_switch.weight_tools.given import read_answers  # only now: these import PyTorch
+    from volta_switch.weight_tools.importing import import_weights, write_model
+
     remote, labels = entry.weights, []
     task = entry.answers.task if entry.answers and wanted else ""
     if entry.answers and wanted:
         file, found = _file(entry.answers, work, _ANSWERS, seconds)
         with _discarding(file):
-            labels = read_json(file)
-            if not isinstance(labels, list) or not all(isinstance(answer, str) for answer in labels):
-                raise UserError(f"{entry.answers.key}: expected a JSON list of answers")
+            labels = read_answers(file, entry.answers.key)
         _remember(entry.answers, found)
     if remote.hub:
         hub_file(remote.hub, [CONFIG], True, "import its folder (volta-switch weights import FOLDER TO)")
     weights, found = (_hub_weights(remote), {}) if remote.hub else _file(remote, work, _ORIGINAL, seconds)
-    from volta_switch.weight_tools.importing import import_weights, write_model  # only now: it imports PyTorch
-
     with _discarding(*() if remote.hub else (weights, work / _ARCHIVE)):
         model = import_weights(weights, str(entry.layout), (), task, labels, wanted)
     if not remote.hub:
