@@ -45,9 +45,9 @@ def add_weights_commands(parser: argparse.ArgumentParser) -> None:
     data = "the task's folder of annotations, with trainval_label2ans.pkl: the head's rows are brought into its order"
     taken.add_argument("--answers-of", type=ANY_TEXT, default="", metavar="FOLDER", help=data)
     taken.set_defaults(run=_import)
-    given = commands.add_parser("export", help="write a model of this program in another program's layout")
+    given = commands.add_parser("export", help="write a model of this project as another program's")
     given.add_argument("source", type=PATH, metavar="FROM", help="a model's folder, or a file of weights")
-    given.add_argument("to", type=PATH, metavar="TO", help="the folder to write; must not exist")
+    given.add_argument("to", type=PATH, metavar="TO", help="the folder; must not exist")
     layouts = "volta, lxmert, visualbert, uniter, vilbert, or bert for the text side alone"
     given.add_argument("--format", type=ANY_TEXT, required=True, help=layouts)
     about = "the configuration of a file that lies in no model's folder"
