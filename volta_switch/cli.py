@@ -124,7 +124,7 @@ def command_parser() -> FlagParser:
     add_quick_arguments(quick)
     quick.set_defaults(run=run_quick)
     add_data_commands(commands.add_parser("data", help="check, convert, repack and shard data files"))
-    about = "say whose weights a file holds, and take over other programs' checkpoints"
+    about = "inspect, import and export weights; fetch and verify published ones"
     add_weights_commands(commands.add_parser("weights", help=about))
     flops = commands.add_parser("flops", help="print what a configuration costs: operations, parameters, memory")
     add_flops_arguments(flops)

@@ -184,7 +184,7 @@ def _summary(found: dict[str, Any]) -> str:
     if "architectures" in found:
         of = found["architectures"]
         best = of["most frequent"][0]
-        line += f" {of['different']} architectures over {found['samples']} samples, {of['entropy']:.2f} bits;"
+        line += f" {of['different']} architectures over {found['samples']} samples, entropy {of['entropy']:.2f} bits;"
         line += f" {100 * best['share']:.2f} % take {best['route']}"
     return line
 

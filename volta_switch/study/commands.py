@@ -61,12 +61,12 @@ def add_study_commands(parser: argparse.ArgumentParser) -> None:
 
 def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of ``volta-switch compare``."""
-    of = "a folder that a training run, or an evaluation, has written; runs that differ in the seed alone are one row"
+    of = "a folder that a training run or an evaluation has written; runs that differ only in the seed are one row"
     parser.add_argument("runs", type=PATH, nargs="+", metavar="RUN", help=of)
-    tests = "folders of tests, whose runs are known by their weights (default: looked for in results and in the runs)"
+    tests = "folders of evaluations, matched by their weights (default: the runs' own folders, and those below results)"
     parser.add_argument("--results", type=PATH, nargs="+", default=[], metavar="FOLDER", help=tests)
     parser.add_argument("--format", choices=FORMATS, default="text", help="what is printed")
-    several = "make a table of rows that differ in several things, too; it says in which"
+    several = "make the table although its rows differ in several things; it names them"
     parser.add_argument("--anyway", action="store_true", help=several)
     parser.set_defaults(run=_print_comparison)
 

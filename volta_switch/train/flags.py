@@ -53,8 +53,8 @@ DATA, MODEL, TRAINING, EVALUATION, MACHINE, RESULTS, ACCEPTED = HEADINGS = (
 # Flags that VOLTA's scripts take and that mean nothing here; accepted so that its command lines run unchanged. A run
 # that is given one says so (``flag_values.print_ineffective_settings``).
 WITHOUT_EFFECT = {
-    "local_rank": "torchrun says it by its variables",
-    "distributed": "torchrun says it by its variables",
+    "local_rank": "set by torchrun's environment",
+    "distributed": "set by torchrun's environment",
     "cache": "samples are shuffled over the whole epoch",
     "adam_correct_bias": "AdamW is always bias-corrected",
     "use_chunk": "VOLTA does not read it, either",
@@ -243,7 +243,7 @@ def _add_task_flags(flags: FlagParser) -> None:
     file = f"VOLTA's task file; default: {TASKS}, in which the model's own task has the model's settings"
     data.add_argument("--tasks_config_file", type=PATH, default=None, help=file)
     root = (
-        "the folder in which the task file's relative paths begin; default: a small world's own, else the working "
+        "the folder in which the task file's relative paths begin; default: a synthetic world's own, else the working "
         "directory or the task file's folder, whichever has them"
     )
     data.add_argument("--data_root", "--data-root", type=ANY_TEXT, default="", help=root)

@@ -1,6 +1,7 @@
-"""What a run says at its end: the command that goes on from the folder that it has written.
+"""The next command, which a run prints at its end: fine-tuning, an evaluation, or a report of routes.
 
-It takes the model from that folder and the data from where this run took them, and runs as it is printed.
+It takes the model from the folder that the run has written, and the data from where the run took them. It runs as it is
+printed.
 """
 
 from __future__ import annotations

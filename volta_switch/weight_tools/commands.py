@@ -22,22 +22,26 @@ if TYPE_CHECKING:
 def add_weights_commands(parser: argparse.ArgumentParser) -> None:
     """Adds the commands below ``volta-switch weights``."""
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    about = "say what a model's folder is, or whose weights a file holds and what an import would keep and leave out"
+    about = "describe a model's folder, or say whose weights a file holds and what an import would keep"
     inspect = commands.add_parser("inspect", help=about)
-    taken = commands.add_parser("import", help="write another program's checkpoint as a model of this one, a folder")
+    taken = commands.add_parser("import", help="write another program's checkpoint as a model's folder of this program")
     for command in (inspect, taken):
         command.add_argument(
             "source", type=PATH, metavar="FROM", help="a file of weights, a folder, or hf://owner/name"
         )
-        command.add_argument("--format", type=ANY_TEXT, default="", help="refuse any other layout: lxmert, uniter, ...")
-        of = "of its configuration, where weights do not tell it"
+        command.add_argument(
+            "--format", type=ANY_TEXT, default="", help="expect this layout, and refuse any other: lxmert, uniter, ..."
+        )
+        of = "set a field of its configuration that its weights do not tell"
         command.add_argument("--set", nargs="+", type=Text(), default=[], metavar="KEY=VALUE", help=of)
     inspect.set_defaults(run=_inspect)
-    taken.add_argument("to", type=PATH, metavar="TO", help="the folder; must not exist")
-    taken.add_argument("--task", type=ANY_TEXT, default="", help="keep its answers as this task's head, such as TASK1")
-    labels = "a JSON list of its answers, in its order; needed with --task"
+    taken.add_argument("to", type=PATH, metavar="TO", help="the folder to write; must not exist")
+    taken.add_argument(
+        "--task", type=ANY_TEXT, default="", help="keep its head of answers as that of this task, such as TASK1"
+    )
+    labels = "a JSON list: the answer of each row of its head; needed with --task"
     taken.add_argument("--labels", type=ANY_TEXT, default="", metavar="FILE", help=labels)
-    data = "the task's folder of annotations, with trainval_label2ans.pkl: answers are brought into its order"
+    data = "the task's folder of annotations, with trainval_label2ans.pkl: the head's rows are brought into its order"
     taken.add_argument("--answers-of", type=ANY_TEXT, default="", metavar="FOLDER", help=data)
     taken.set_defaults(run=_import)
     given = commands.add_parser("export", help="write a model of this project as another program's")
@@ -47,7 +51,7 @@ def add_weights_commands(parser: argparse.ArgumentParser) -> None:
     given.add_argument("to", type=PATH, metavar="TO", help="the folder; must not exist")
     layouts = "volta, lxmert, visualbert, uniter, vilbert, or bert for the text side alone"
     given.add_argument("--format", type=ANY_TEXT, required=True, help=layouts)
-    about = "of a file that lies in no model's folder: its configuration"
+    about = "the configuration of a file that lies in no model's folder"
     given.add_argument("--config_file", "--config-file", type=ANY_TEXT, default="", metavar="NAME", help=about)
     given.set_defaults(run=_export)
 

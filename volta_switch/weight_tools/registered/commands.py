@@ -20,19 +20,25 @@ def add_registry_commands(commands: Any) -> None:
     listed = commands.add_parser("list", help="print the published weights that are known, and which are here")
     listed.set_defaults(run=_list)
     fetched = commands.add_parser("fetch", help="fetch published weights and write them as a model's folder")
-    fetched.add_argument("--to", type=ANY_TEXT, default="", metavar="FOLDER", help="default: one in the user's cache")
-    data = "the task's folder of annotations: a file's answers are kept, in its order (of those that have some)"
+    fetched.add_argument(
+        "--to",
+        type=ANY_TEXT,
+        default="",
+        metavar="FOLDER",
+        help="the folder to write (default: one in the user's cache)",
+    )
+    data = "the task's folder of annotations: keep a fine-tuned file's head of answers, its rows in their order"
     fetched.add_argument("--answers-of", type=ANY_TEXT, default="", metavar="FOLDER", help=data)
     fetched.set_defaults(run=_fetch)
     about = "evaluate weights on a task, and print the score beside the published one"
     verified = commands.add_parser("verify", help=about, parents=[_verification_flags()], add_help=False)
     verified.set_defaults(run=_verify)
     for command in (fetched, verified):
-        command.add_argument("name", type=PATH, metavar="NAME", help="of the registry, as list prints them")
-        silence = "seconds without a byte, after which a server is taken for gone"
+        command.add_argument("name", type=PATH, metavar="NAME", help="a name that `volta-switch weights list` prints")
+        silence = "give a server up after so many seconds without a byte"
         command.add_argument("--timeout", type=_TIMEOUT, default=10.0, metavar="SECONDS", help=silence)
     for command in (listed, fetched, verified):
-        other = "another file of weights than the shipped one"
+        other = "another registry than the shipped one"
         command.add_argument("--registry", type=ANY_TEXT, default="", metavar="FILE", help=other)
 
 
