@@ -181,7 +181,7 @@ def test_fetched_weights_are_a_model_that_needs_nothing_else(registry, files, wo
     path = registry()
     run("fetch", "tiny", "--registry", path, "--to", tmp_path / "model")
     said = capsys.readouterr().out
-    assert f"tiny is here: {tmp_path / 'model'}\nnext: python eval_task.py --from_pretrained {tmp_path}/model" in said
+    assert f"tiny is here: {tmp_path / 'model'}\nnext: volta-switch evaluate --from_pretrained {tmp_path}/model" in said
     assert {each.name for each in (tmp_path / "model").iterdir()} == {
         *("config.json", "pytorch_model_best.bin", "vocab.txt", "volta_switch.sums"),
     }
@@ -208,7 +208,7 @@ def test_a_fetched_model_is_not_fetched_again_and_list_shows_it(registry, server
 def test_training_starts_from_fetched_weights(registry, world, tmp_path, capsys):
     path = registry("pretrained.bin", task=None)
     run("fetch", "tiny", "--registry", path, "--to", tmp_path / "model")
-    assert "next: python train_task.py --task TASK1 --from_pretrained" in capsys.readouterr().out
+    assert "next: volta-switch finetune --task TASK1 --from_pretrained" in capsys.readouterr().out
     data = ["--tasks_config_file", str(world.tasks_file), "--task", "TASK10", "--output_dir", str(tmp_path)]
     quick = ["--num_epoch", "1", "--max-steps", "1", "--logdir", str(tmp_path / "logs")]
     assert finetuning.main([*data, *quick, "--from_pretrained", str(tmp_path / "model")]).name == "refcoco+_model"
@@ -388,7 +388,7 @@ def test_a_bert_stays_in_the_hubs_cache_or_is_copied(of_the_hub, lxmert, tmp_pat
     entries["lxmert"] |= {"layout": "bert", "answers": None}
     of_the_hub.write_text(yaml.safe_dump(entries))
     run("fetch", "lxmert", "--registry", of_the_hub)
-    assert "next: python train_task.py --task TASK1 --from_pretrained tiny/lxmert" in capsys.readouterr().out
+    assert "next: volta-switch finetune --task TASK1 --from_pretrained tiny/lxmert" in capsys.readouterr().out
     run("fetch", "lxmert", "--registry", of_the_hub, "--to", tmp_path / "bert")
     assert (tmp_path / "bert/model.safetensors").read_bytes() == (lxmert / "model.safetensors").read_bytes()
     assert (tmp_path / "bert/vocab.txt").is_file()

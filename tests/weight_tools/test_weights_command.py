@@ -77,7 +77,7 @@ def test_an_imported_lxmert_answers_the_worlds_questions_as_transformers_does(gi
     assert run("weights", "import", given, folder, *flags) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "weights of LXMERT (Hugging Face's layout)" in said and "poolers tanh" in said
-    assert f"next: python eval_task.py --from_pretrained {folder}" in said
+    assert f"next: volta-switch evaluate --from_pretrained {folder}" in said
     assert {path.name for path in folder.iterdir()} >= {
         "config.json",
         "model.safetensors",

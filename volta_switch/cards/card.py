@@ -18,7 +18,7 @@ from volta_switch.cards.metadata import data_title, metadata, test_settings
 from volta_switch.checksums import is_there, read_recorded
 from volta_switch.config import Config, load_config
 from volta_switch.config.loading import CONFIG
-from volta_switch.config.model_folder import CARD, REGIONS
+from volta_switch.config.model_folder import CARD, REGIONS, TRAINING
 from volta_switch.errors import UserError
 from volta_switch.files import CannotWrite, replacing
 from volta_switch.task_names import column_title, metric_title, task_title
@@ -47,7 +47,7 @@ def renew_card(folder: Path, record: Mapping[str, Any]) -> None:
         record: what its ``training.json`` holds.
 
     Raises:
-        UserError: the configuration is damaged, or the system refused to write.
+        UserError: the configuration or the record is damaged, or the system refused to write.
     """
     path = folder / CARD
     if path.exists() and not is_own_card(path):
@@ -57,7 +57,14 @@ def renew_card(folder: Path, record: Mapping[str, Any]) -> None:
             file=sys.stderr,
         )
         return
-    text = card_text(record, load_config(folder / CONFIG), _regions_of(folder))
+    config, regions = load_config(folder / CONFIG), _regions_of(folder)
+    try:
+        text = card_text(record, config, regions)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # a record that was changed by hand
+        raise UserError(
+            f"{folder / TRAINING}: not as this project writes it ({type(error).__name__}: {error}); remove it, or copy "
+            "it again"
+        ) from None
     content = (text + _MARK.format(_digest(text))).encode()
     if path.is_file() and path.read_bytes() == content:
         return
@@ -118,7 +125,10 @@ def _cell(value: object) -> str:
 
 def _regions_of(folder: Path) -> dict[str, Any]:
     path = folder / REGIONS
-    found = json.loads(read_recorded(path)) if is_there(path) else {}
+    try:
+        found = json.loads(read_recorded(path)) if is_there(path) else {}
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}: could not be read as JSON; remove it, or copy it again") from None
     return found if isinstance(found, dict) else {}
 
 

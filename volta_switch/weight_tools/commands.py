@@ -94,8 +94,8 @@ def _import(args: argparse.Namespace) -> None:
         model = import_weights(args.source, args.format, args.set, args.task, labels, wanted)
         write_model(model, Path(args.to))
     print(import_text(model))
-    script = "eval_task.py" if model.task else "train_task.py --task TASK1"
-    print(f"\nwritten to {args.to}; next: python {script} --from_pretrained {shlex.quote(args.to)}")
+    command = "evaluate" if model.task else "finetune --task TASK1"
+    print(f"\nwritten to {args.to}; next: volta-switch {command} --from_pretrained {shlex.quote(args.to)}")
 
 
 def import_text(model: ImportedModel) -> str:
@@ -186,9 +186,10 @@ def _folder_rows(folder: Path) -> list[tuple[str, str]]:
     """Returns what a model's folder says of its architecture, its task, its answers and its regions."""
     from volta_switch.checksums import is_there
     from volta_switch.config import load_config, model_folder
+    from volta_switch.config.loading import CONFIG
     from volta_switch.data.files.json_files import read_object
 
-    config = load_config(folder)
+    config = load_config(folder / CONFIG)  # by its path: a folder may have a shipped configuration's name
     count = len(config.attention_sublayers)
     kind = f"{'Switch-BERT' if config.switch else config.image_embeddings}, {count} attention sublayers"
     rows = [("architecture", f"{kind}, {config.hidden_size} and {config.v_hidden_size} wide")]

@@ -66,8 +66,8 @@ def _fetch(args: argparse.Namespace) -> None:
     if model.imported is not None:
         print(import_text(model.imported), end="\n\n")
     print(f"{entry.name} {'was here already' if model.was_here else 'is here'}: {model.source}")
-    script = "eval_task.py" if entry.task or wanted else "train_task.py --task TASK1"
-    print(f"next: python {script} --from_pretrained {shlex.quote(model.source)}")
+    command = "evaluate" if entry.task or wanted else "finetune --task TASK1"
+    print(f"next: volta-switch {command} --from_pretrained {shlex.quote(model.source)}")
 
 
 def _verify(args: argparse.Namespace) -> None:
