@@ -141,6 +141,18 @@ def test_an_evaluation_of_other_weights_is_never_written_on_a_card(world, model,
     assert of_run(model) == before
 
 
+@pytest.mark.parametrize("name", ["training.json", "preprocessor.json"])
+def test_a_record_that_was_spoilt_by_hand_costs_one_line_and_no_evaluation(world, model, name, capsys):
+    (model / "volta_switch.sums").unlink()
+    record = json_of(model / "training.json")
+    text = json.dumps({key: value for key, value in record.items() if key != "hyperparameters"})
+    (model / name).write_text(text if name == "training.json" else "{")
+    before = (model / "README.md").read_bytes()
+    again(world, model, "--split", "val")
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if "card is not renewed" in line]
+    assert name in told and "remove it, or copy it again" in told and (model / "README.md").read_bytes() == before
+
+
 def test_an_evaluation_with_other_settings_says_which(world, model):
     again(world, model, "--split", "val", "--set", "fusion_act=tanh")
     *_, test = json_of(model / "training.json")["tests"]

@@ -88,6 +88,12 @@ def test_fewer_than_most_images_are_told_and_not_refused() -> None:
     assert one.notes() == ["1 boxes without area"]
 
 
+def test_one_image_with_shares_for_boxes_is_no_accident() -> None:
+    shares = changed(lambda b: b / SIDES, IMAGES[:1])
+    assert "1 of 1 images (100%) have boxes all within 0..1" in (geometry_of(shares).problem() or "")
+    assert geometry_of(changed(lambda b: b - 200, IMAGES[:1])).problem() is None
+
+
 def test_annotated_boxes_as_corners_are_told_from_detected_ones_as_widths() -> None:
     geometry = Geometry()
     for image in IMAGES:

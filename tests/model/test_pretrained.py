@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -191,10 +192,63 @@ def test_what_cannot_be_asked_is_refused_in_one_line(world):
         ("a", [empty], "TASK1", "has no regions"),
         ("a", [strange], "TASK1", "not finite"),
         ([7], [shown], "TASK1", "text 0 is 7, expected a text"),
+        (["\ud800"], [shown], "TASK1", "expected a text"),
+        (None, shown, "TASK1", "expected texts, one or a list"),
+        ("a", [None], "TASK1", "expected images of a text"),
+        ("a", replace(shown, features=shown.features.astype(str)), "TASK1", "features are <U"),
+        ("a", replace(shown, features=np.full_like(shown.features, 3e38)), "TASK1", "not finite"),
+        ("a", replace(shown, boxes=None), "TASK1", "boxes are object"),
+        ("a", replace(shown, boxes=shown.boxes / 100), "TASK1", "all within 0..1"),
+        ("a", replace(shown, image_w=float("nan")), "TASK1", "nan x 100 pixels"),
     ]:
         with pytest.raises(UserError) as caught:
             model.predict(texts, images, task=task)
         assert told in str(caught.value) and "\n" not in str(caught.value)
+    for size in (0, -1, 1.5, None):
+        with pytest.raises(UserError, match="expected a whole number from 1 on"):
+            model.predict("a", shown, task="TASK1", batch_size=size)
+
+
+def test_features_of_any_type_and_models_of_any_precision_answer_alike(world):
+    model = task_model(world, "switchbert", {"TASK10": HEADS["TASK10"]})
+    shown = image(world)
+    whole = replace(shown, features=(shown.features * 4).round())
+    tensors = replace(shown, features=torch.tensor(shown.features, requires_grad=True), boxes=torch.tensor(shown.boxes))
+    lists = replace(shown, features=shown.features.tolist(), boxes=shown.boxes.tolist())
+    for one, other in [(shown, tensors), (shown, lists), (whole, replace(whole, features=whole.features.astype(int)))]:
+        (ours,), (theirs,) = model.predict("red", one), model.predict("red", other)
+        assert (ours.score, ours.box) == (theirs.score, theirs.box)
+    scores = model.predict("red", shown)[0].probabilities
+    for kind in (torch.float64, torch.float16, torch.bfloat16):
+        found = model.to(kind).predict("red", shown)[0].probabilities
+        assert found == pytest.approx(scores, abs=0.05)
+
+
+def test_a_folder_with_the_name_of_a_shipped_configuration_has_its_own(world, tmp_path, monkeypatch):
+    model = task_model(world, "switchbert", {"TASK1": HEADS["TASK1"]})
+    monkeypatch.chdir(tmp_path)
+    model.save_pretrained("switchbert")
+    assert same(BertForVLTasks.from_pretrained("switchbert"), model)
+
+
+def test_labels_that_are_gone_and_bfloat16_weights(world, tmp_path):
+    model = task_model(world, "ctrl_uniter", {"TASK1": HEADS["TASK1"]}).to(torch.bfloat16)
+    model.files = {"labels.json": json.dumps({"TASK1": list("abcdefg")}).encode()}
+    model.save_pretrained(tmp_path / "model")
+    assert same(BertForVLTasks.from_pretrained(tmp_path / "model"), model.float())
+    (tmp_path / "model" / "labels.json").unlink()
+    with pytest.raises(UserError, match=r"labels\.json: gone"):
+        BertForVLTasks.from_pretrained(tmp_path / "model")
+
+
+def test_another_vocabulary_can_be_asked_for(world, tmp_path):
+    task_model(world, "ctrl_uniter", {"TASK1": HEADS["TASK1"]}).save_pretrained(tmp_path / "model")
+    (tmp_path / "bert").mkdir()
+    words = (tmp_path / "model" / "vocab.txt").read_text().splitlines()
+    (tmp_path / "bert" / "vocab.txt").write_text("\n".join([*words[:5], *reversed(words[5:])]) + "\n")
+    found = BertForVLTasks.from_pretrained(tmp_path / "model", overrides=[f"bert_model={tmp_path / 'bert'}"])
+    known = BertForVLTasks.from_pretrained(tmp_path / "model")
+    assert found.tokenizer.encode("red cube", 9) != known.tokenizer.encode("red cube", 9)
 
 
 PUSH = """

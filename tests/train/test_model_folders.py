@@ -254,6 +254,12 @@ def test_the_card_is_of_the_weights_that_are_saved_and_an_edited_one_is_kept(wor
     )
     assert "How its weights came about is not recorded" in (tmp_path / "changed" / "README.md").read_text()
     assert "were changed" in (tmp_path / "changed" / "README.md").read_text()
+    for number, other in enumerate([["switch.top_k=2"], []]):
+        model = BertForVLTasks.from_pretrained(run, overrides=other)
+        if not other:
+            model.tasks["TASK1"]["max_seq_length"] = 5
+        model.save_pretrained(tmp_path / f"other {number}")  # the scores are those of other settings
+        assert json.loads((tmp_path / f"other {number}" / "training.json").read_text())["kind"] == "python"
     mine = "---\nlicense: mit\n---\nMine.\n"
     (tmp_path / "same" / "README.md").write_text(mine)
     BertForVLTasks.from_pretrained(tmp_path / "same").save_pretrained(tmp_path / "kept")

@@ -60,8 +60,11 @@ def renew_card(folder: Path, record: Mapping[str, Any]) -> None:
     config, regions = load_config(folder / CONFIG), _regions_of(folder)
     try:
         text = card_text(record, config, regions)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:  # the record may be another machine's, or edited
-        raise UserError(f"{folder / TRAINING}: not as this project writes it ({error!r}); remove it") from None
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # another machine's record, or an edited one
+        raise UserError(
+            f"{folder / TRAINING}: not as this project writes it ({type(error).__name__}: {error}); remove it, or copy "
+            "it again"
+        ) from None
     content = (text + _MARK.format(_digest(text))).encode()
     if path.is_file() and path.read_bytes() == content:
         return

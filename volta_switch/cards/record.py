@@ -104,7 +104,7 @@ def write_saved_record(folder: Path, parameters: int, loaded: Mapping[str, Any] 
         folder: the model's, with its weights.
         parameters: their number.
         loaded: the record of the folder that it was loaded from; None where there is none.
-        changed: whether its weights are other ones by now, which that record is not about.
+        changed: whether its weights or settings are other ones by now, which that record is not about.
     """
     weights = weights_in(folder)
     file = {"file": weights.name, "sha256": weights_digest(weights)}
@@ -114,7 +114,9 @@ def write_saved_record(folder: Path, parameters: int, loaded: Mapping[str, Any] 
         return
     start: Record = {"kind": "nothing", "words": ""}
     if loaded is not None:
-        words = f"a {loaded['kind']}, whose weights (sha256 {loaded['weights']['sha256'][:12]}) were changed"
+        words = (
+            f"a {loaded['kind']}, whose weights (sha256 {loaded['weights']['sha256'][:12]}) or settings were changed"
+        )
         start = {"kind": "file", "words": words, "sha256": loaded["weights"]["sha256"], "training": ancestor_of(loaded)}
     record = {
         "format": FORMAT,

@@ -20,7 +20,7 @@ _MOST = 0.5  # of the images: more of them are no accident
 _SOME = 0.1  # of an image's boxes: detectors give a few without area
 _ROUNDING = 2.0  # pixels that a box may reach out of its image,
 _OVERHANG = 0.01  # or this share of its side
-_FEWEST = 4  # images, or annotated boxes, that a refusal needs
+_FEWEST = 4  # images, or annotated boxes, that a refusal needs unless all boxes lie within 0..1
 
 _KINDS = {  # what is strange about boxes, and the likely cause and cure where no other is found
     "normalised": ("all within 0..1", "they are shares of the image: multiply them by its width and height"),
@@ -85,7 +85,7 @@ class Geometry:
     def problem(self) -> str | None:
         """Says in one line why most of the images cannot be what they are taken for; None where they can."""
         what = next((what for what in _KINDS if self.strange[what] > _MOST * self.images), None)
-        if what is None or self.images < _FEWEST:
+        if what is None or (self.images < _FEWEST and what != "normalised"):  # which is no accident in one image
             return None
         said, cause = _KINDS[what]
         if 2 * self.as_widths > self.images:

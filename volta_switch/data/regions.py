@@ -120,7 +120,7 @@ class Regions:
 
     def check_shapes(self) -> None:
         """Does the part of ``check`` that looks at no number of a region."""
-        if self.image_w < 1 or self.image_h < 1:
+        if not (self.image_w >= 1 and self.image_h >= 1):  # NaN neither
             raise ValueError(f"the image is {self.image_w} x {self.image_h} pixels")
         if self.features.ndim != 2 or self.boxes.shape != (len(self.features), 4):
             shapes = f"features of shape {self.features.shape}, boxes of {self.boxes.shape}"

@@ -5,8 +5,9 @@ Legend: S texts, A labels, n regions of an image, B rows of a batch, R regions w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,13 @@ from torch import Tensor, nn
 
 from volta_switch.config import Config
 from volta_switch.data.batches.collate import BatchLayout, image_inputs, on_device, text_inputs
+from volta_switch.data.geometry import geometry_of
 from volta_switch.data.regions import Regions, image_sample
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.errors import UserError
 
 Images = Regions | Sequence[Regions]  # what one text is about: one image, or NLVR2's two
+Pair = tuple[str, tuple[Regions, ...]]  # a text and its images
 Scores = Callable[[dict[str, Tensor]], Tensor]
 
 
@@ -101,12 +104,14 @@ def predict(
         batch_size: texts at a time.
 
     Raises:
-        UserError: there are as many texts as images neither, or an image does not fit the model.
+        UserError: there are as many texts as images neither, an image does not fit the model, its boxes cannot be
+            pixels, or a score is not finite.
     """
-    pairs = _paired(texts, images, question.images)
-    samples = [_sample(number, pair, question, config) for number, pair in enumerate(pairs)]
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise UserError(f"predict: batch_size {batch_size!r}, expected a whole number from 1 on")
+    pairs = _checked(_paired(texts, images, question.images), config)
     layout = BatchLayout(config.add_global_imgfeat, pad_id=config.pad_token_id)  # type: ignore[arg-type]
-    device = next(model.parameters()).device
+    weight = next(model.parameters())
     was_training = model.training
     model.eval()
     found: list[Prediction] = []
@@ -115,30 +120,30 @@ def predict(
             for start in range(0, len(pairs), batch_size):
                 part = slice(start, start + batch_size)
                 words = [np.asarray(tokenizer.encode(text, question.longest)) for text, _ in pairs[part]]
-                rows = [row for each in samples[part] for row in each]
-                inputs = text_inputs([ids for ids in words for _ in range(question.images)], layout)
-                given = on_device(inputs | image_inputs(rows, layout), device)
                 shown = [image for _, image in pairs[part]]
+                rows = [image_sample(each, config.num_locs, question.most_regions) for pair in shown for each in pair]
+                inputs = text_inputs([ids for ids in words for _ in range(question.images)], layout)
+                given = on_device(inputs | image_inputs(rows, layout), weight.device)
+                given = {name: one.to(weight.dtype) if one.is_floating_point() else one for name, one in given.items()}
                 found += _read(scores(given).float().cpu(), question, shown, layout)
     finally:
         model.train(was_training)
+    _refuse_nonfinite(found)
     one_of_each = isinstance(texts, str) != isinstance(images, Regions)
     return _compared(found) if question.kind == "VL-logit" and one_of_each and len(found) > 1 else found
 
 
-def _paired(
-    texts: str | Sequence[str], images: Regions | Sequence[Images], count: int
-) -> list[tuple[str, tuple[Regions, ...]]]:
+def _paired(texts: str | Sequence[str], images: Regions | Sequence[Images], count: int) -> list[Pair]:
     """Returns each text with its images, where one of both may stand for all."""
-    shown: list[Images] = [images] if isinstance(images, Regions) else list(images)
-    asked = [texts] if isinstance(texts, str) else list(texts)
+    shown: list[Images] = [images] if isinstance(images, Regions) else _listed(images, "images (data.regions.Regions)")
+    asked = [texts] if isinstance(texts, str) else _listed(texts, "texts")
     if isinstance(texts, str) and len(shown) > 1:
         asked *= len(shown)
     if isinstance(images, Regions) and len(asked) > 1:
         shown *= len(asked)
     if len(asked) != len(shown):
         raise UserError(f"predict: {len(asked)} texts and {len(shown)} images; expected one image for each text")
-    sets = [(each,) if isinstance(each, Regions) else tuple(each) for each in shown]
+    sets = [(each,) if isinstance(each, Regions) else tuple(_listed(each, "images of a text")) for each in shown]
     for number, each in enumerate(sets):
         if len(each) != count or not all(isinstance(image, Regions) for image in each):
             raise UserError(
@@ -147,26 +152,72 @@ def _paired(
     return list(zip(asked, sets, strict=True))
 
 
-def _sample(
-    number: int, pair: tuple[str, tuple[Regions, ...]], question: Question, config: Config
-) -> list[dict[str, Any]]:
-    """Returns the inputs of a text's images."""
-    text, images = pair
-    if not isinstance(text, str):
-        raise UserError(f"predict: text {number} is {text!r:.60}, expected a text")
-    for regions in images:
-        try:
-            regions.check()
-        except ValueError as error:
-            raise UserError(f"predict: the image of text {number}: {error}") from None
-        if len(regions) == 0:
-            raise UserError(f"predict: the image of text {number} has no regions; expected one or more")
-        if regions.features.shape[1] != config.v_feature_size:
-            raise UserError(
-                f"predict: the image of text {number} has features {regions.features.shape[1]} wide, the model was "
-                f"made for {config.v_feature_size}; take the detector that its preprocessor.json names"
-            )
-    return [image_sample(regions, config.num_locs, question.most_regions) for regions in images]
+def _listed(values: Any, what: str) -> list[Any]:
+    """Returns what a caller gave as a list; UserError where it is something else."""
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise UserError(f"predict: expected {what}, one or a list, found {values!r:.60}")
+    return list(values)
+
+
+def _checked(pairs: Sequence[Pair], config: Config) -> list[Pair]:
+    """Returns texts and images as they are asked, each image looked at once; UserError for what cannot be asked."""
+    known: dict[int, Regions] = {}
+    for number, (text, images) in enumerate(pairs):
+        if not isinstance(text, str) or not _is_unicode(text):
+            raise UserError(f"predict: text {number} is {text!r:.60}, expected a text")
+        for image in images:
+            if id(image) not in known:
+                known[id(image)] = _as_arrays(number, image, config)
+    if problem := geometry_of(known.values()).problem():  # they would give no error, only other answers
+        raise UserError(f"predict: {problem}")
+    return [(text, tuple(known[id(image)] for image in images)) for text, images in pairs]
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
+
+
+def _as_arrays(number: int, regions: Regions, config: Config) -> Regions:
+    """Returns an image that fits the model, with features and boxes as arrays, whatever they were given as."""
+    try:
+        features, boxes = _floats(regions.features, "features"), _floats(regions.boxes, "boxes")
+        regions = replace(regions, features=features, boxes=boxes)
+        regions.check()
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"predict: the image of text {number}: {error}") from None
+    if len(regions) == 0:
+        raise UserError(f"predict: the image of text {number} has no regions; expected one or more")
+    if regions.features.shape[1] != config.v_feature_size:
+        raise UserError(
+            f"predict: the image of text {number} has features {regions.features.shape[1]} wide, the model was "
+            f"made for {config.v_feature_size}; take the detector that its preprocessor.json names"
+        )
+    return regions
+
+
+def _floats(values: Any, name: str) -> np.ndarray:
+    """Returns numbers as float32, or float16 where they were; an array of whole numbers would cut off their mean."""
+    array = values.detach().cpu().float().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{name} are {array.dtype}, expected numbers")
+    if array.dtype == np.float16:
+        return array.astype(np.float16, copy=False)
+    with np.errstate(over="ignore"):  # infinities are refused
+        return array.astype(np.float32, copy=False)
+
+
+def _refuse_nonfinite(found: Sequence[Prediction]) -> None:
+    """Raises UserError where a score is not finite, which the numbers given were."""
+    number = next((number for number, each in enumerate(found) if not math.isfinite(each.score)), None)
+    if number is not None:
+        raise UserError(
+            f"predict: the score of text {number} is not finite; give features like those that the model was trained "
+            "with, and weights of 32 bits"
+        )
 
 
 def _read(

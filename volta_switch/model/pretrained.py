@@ -18,7 +18,7 @@ from torch import nn
 
 from volta_switch.cards.card import is_own_card
 from volta_switch.cards.record import parse_record, write_saved_record
-from volta_switch.checksums import read_recorded, record_bytes, record_json
+from volta_switch.checksums import read_recorded, record_bytes, record_json, refuse_gone
 from volta_switch.config import Config, load_config
 from volta_switch.config.loading import CONFIG
 from volta_switch.config.model_folder import (
@@ -59,7 +59,7 @@ class Pretrained(PyTorchModelHubMixin, nn.Module, library_name=LIBRARY):
 
     config: Config
     files: Mapping[str, bytes] = MappingProxyType({})
-    _loaded = ""  # fingerprint of the weights as they were loaded
+    _loaded: tuple[Any, ...] = ()  # what the folder's record is about, as it was loaded
     left_out: ClassVar[tuple[str, ...]] = ()
     """Beginnings of names that a file may have, and that this model has nothing for."""
 
@@ -84,16 +84,19 @@ class Pretrained(PyTorchModelHubMixin, nn.Module, library_name=LIBRARY):
                 f"{source}: no model's folder with {CONFIG} (docs/weights.md); other programs' weights are imported "
                 "first (volta-switch weights import)"
             )
-        config = load_config(folder, overrides)
+        own = load_config(folder / CONFIG)  # by its path: a folder may have a shipped configuration's name
+        config = load_config(folder / CONFIG, overrides)
         model = cls._empty(folder, config)
         weights = weights_in(folder)
         load_volta(model, read_weights(weights), unused=cls.left_out, source=str(weights))
-        there = (name for name in BESIDE if first_there(folder, [name]))
+        others = () if config.bert_model == own.bert_model else (VOCABULARY, TOKENIZER)  # another one was asked for
+        refuse_gone([folder / LABELS])  # without them answers would be numbers
+        there = (name for name in BESIDE if name not in others and first_there(folder, [name]))
         files = {name: read_recorded(folder / name) for name in there}
         if (card := folder / CARD).is_file() and not is_own_card(card):
             files[CARD] = card.read_bytes()  # that somebody has edited
         model.files = files
-        model._loaded = fingerprint(model)
+        model._loaded = model._state(own)
         return model.eval()
 
     @classmethod
@@ -129,7 +132,7 @@ class Pretrained(PyTorchModelHubMixin, nn.Module, library_name=LIBRARY):
         record_json(save_directory / CONFIG, {**self.config.to_dict(), "bert_model": HERE})
         write_weights(save_directory / WEIGHTS[0], to_volta(self), recorded=True)
         parameters = sum(parameter.numel() for parameter in self.parameters())
-        write_saved_record(save_directory, parameters, loaded, self._loaded != fingerprint(self))
+        write_saved_record(save_directory, parameters, loaded, self._loaded != self._state(self.config))
 
     def _files(self) -> dict[str, bytes]:
         """Returns what lies beside configuration and weights."""
@@ -139,6 +142,10 @@ class Pretrained(PyTorchModelHubMixin, nn.Module, library_name=LIBRARY):
     def _task_files(self) -> dict[str, bytes]:
         """Returns what a folder says of the model's tasks."""
         return {}
+
+    def _state(self, config: Config) -> tuple[Any, ...]:
+        """Returns what decides the model's answers: its weights, configuration and tasks."""
+        return fingerprint(self), config, self._task_files()
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

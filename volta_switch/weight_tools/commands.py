@@ -198,9 +198,10 @@ def _folder_rows(folder: Path) -> list[tuple[str, str]]:
     """Returns what a model's folder says of its architecture, its task, its answers and its regions."""
     from volta_switch.checksums import is_there
     from volta_switch.config import load_config, model_folder
+    from volta_switch.config.loading import CONFIG
     from volta_switch.data.files.json_files import read_object
 
-    config = load_config(folder)
+    config = load_config(folder / CONFIG)  # by its path: a folder may have a shipped configuration's name
     count = len(config.attention_sublayers)
     kind = f"{'Switch-BERT' if config.switch else config.image_embeddings}, {count} attention sublayers"
     rows = [("architecture", f"{kind}, {config.hidden_size} and {config.v_hidden_size} wide")]

@@ -126,7 +126,7 @@ def state_fingerprint(state: Mapping[str, Tensor]) -> str:
         if name.endswith(FLOOR_SAMPLES):  # follows from configuration and length of run; was not always there
             continue
         digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().numpy().data)
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)  # bytes: NumPy has no bfloat16
     return digest.hexdigest()[:16]
 
 
