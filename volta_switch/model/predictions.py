@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from volta_switch.config import Config
-from volta_switch.data.batches.collate import BatchLayout, image_inputs, on_device, text_inputs
+from volta_switch.data.batches.collate import BatchLayout, on_device
+from volta_switch.data.batches.image_pairs import pair_inputs
 from volta_switch.data.regions import Regions, image_sample
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.errors import UserError
@@ -105,7 +106,7 @@ def predict(
     """
     pairs = _paired(texts, images, question.images)
     samples = [_sample(number, pair, question, config) for number, pair in enumerate(pairs)]
-    layout = BatchLayout(config.add_global_imgfeat, pad_id=config.pad_token_id)  # type: ignore[arg-type]
+    layout = BatchLayout.of(config)
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
@@ -115,9 +116,7 @@ def predict(
             for start in range(0, len(pairs), batch_size):
                 part = slice(start, start + batch_size)
                 words = [np.asarray(tokenizer.encode(text, question.longest)) for text, _ in pairs[part]]
-                rows = [row for each in samples[part] for row in each]
-                inputs = text_inputs([ids for ids in words for _ in range(question.images)], layout)
-                given = on_device(inputs | image_inputs(rows, layout), device)
+                given = on_device(pair_inputs(words, samples[part], layout), device)
                 shown = [image for _, image in pairs[part]]
                 found += _read(scores(given).float().cpu(), question, shown, layout)
     finally:
