@@ -262,6 +262,7 @@ REFUSED = [
     ("visualbert", "volta", ["fusion_method=visualbert_nlvr2"], None, "which VOLTA does not have"),
     ("visualbert", "visualbert", ["fusion_method=visualbert_nlvr2"], PAIRS, "fusion_method is 'visualbert_nlvr2', "),
     ("visualbert", "visualbert", ["clf_hidden_size=null"], PAIRS, "clfs_dict.TASK12.weight, "),
+    ("visualbert", "visualbert", ["fusion_method=visualbert_nlvr2", "clf_hidden_size=null"], VQA, "visualbert_nlvr2"),
     ("uniter", "volta", [], None, "v_num_classes is 12, and always 1601 in this layout"),
     ("uniter", "volta", ["clf_hidden_size=null"], VQA, "VOLTA's classifiers have two layers"),
     ("uniter", "bert", ['bert_layer2attn_sublayer={"1": 0}'], None, "name no layers 0, 1, ... of a BERT"),

@@ -105,7 +105,7 @@ def own_model(source: str | Path, config_file: str = "") -> OwnModel:
     beside = {name: read_recorded(folder / name) for name in names if is_there(folder / name)}
     config = load_config(config_file or _json(folder / CONFIG))  # not by its path: the vocabulary is not the folder's
     _check_weights(state, config, str(path))
-    answering = (*_ANSWERING, PAIRS) if config.fusion.joins_images else _ANSWERING
+    answering = (PAIRS,) if config.fusion.joins_images else _ANSWERING
     answers = key if entry.get("type") in answering else ""
     labels = labels_in(folder).get(answers, []) if answers else []
     return OwnModel(path, config, state, answers, tuple(labels), beside)

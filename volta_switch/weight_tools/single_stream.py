@@ -133,7 +133,7 @@ def _answers_fusion(given: GivenWeights, task: str) -> str:
             f"{given.source}: {OTHER_HEADS[found]}; leave out --task and --labels: the encoder is kept"
             if found in OTHER_HEADS
             else f"{given.source}: nothing says whose head cls.weight is; put the config.json beside the file that "
-            f"says architectures = ['{' or '.join(ANSWERING)}'], or leave out --task and --labels"
+            f"says architectures = {' or '.join(str([name]) for name in ANSWERING)}, or leave out --task and --labels"
         )
     return ANSWERING.get(found, "")
 
