@@ -96,6 +96,18 @@ def test_every_head_is_counted(kind):
     assert counted_task(config, batch, task) == pytest.approx(expected(config, batch, task), rel=0.005)
 
 
+def test_two_images_in_one_row_are_counted():
+    sizes = {"hidden_size": 24, "v_hidden_size": 24, "intermediate_size": 48, "v_intermediate_size": 48}
+    joined = {"fusion_method": "visualbert_nlvr2", "add_global_imgfeat": None, "v_feature_size": 32}
+    config = load_config({**shortened("ctrl_visualbert_base", 1), **sizes, **joined, "clf_hidden_size": 500})
+    batch, task = some_batch(6, config=config), {"type": "VL-binary-classifier"}
+    types = (torch.arange(batch["image_feat"].shape[1]) > 20).long().expand(6, -1)
+    inputs = {name: tensor for name, tensor in batch.items() if name in INPUTS} | {"image_token_type_ids": types}
+    model = BertForVLTasks(config, {"TASK": task})
+    found = counted_both(model, lambda model: model("TASK", **inputs).scores.sum())
+    assert found == pytest.approx(expected(config, batch, task), rel=0.005)
+
+
 def test_switchbert_executes_the_same_whatever_k_is():
     batch, found = some_batch(4), []
     for top_k in (1, 2, 4):

@@ -192,11 +192,35 @@ def test_scores_and_gradients_of_one_linear_layer_on_an_unpooled_state():
         small("ctrl_visualbert_base", fusion_method="visualbert_vqa")
 
 
-def same_heads(config):
+@pytest.mark.parametrize("classifier", [96, None])
+def test_scores_and_gradients_where_two_images_stand_in_one_row(classifier):
+    joined = {"fusion_method": "visualbert_nlvr2", "add_global_imgfeat": None, "clf_hidden_size": classifier}
+    config = small("ctrl_visualbert_base", **joined)
+    types = torch.tensor([[0, 0, 0, 1, 1], [0, 1, 1, 1, 1], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]])
+    same_heads(config, image_token_type_ids=types)
+    model = BertForVLTasks(config, {"TASK12": TASKS["TASK12"]}).eval()
+    batch = inputs_of(random_batch(config, 4, 7, 5, seed=4))
+    assert model("TASK12", image_token_type_ids=types, **batch).scores.shape == (4, 2)
+    with pytest.raises(UserError, match="TASK12: image_token_type_ids missing"):
+        model("TASK12", **batch)
+
+
+def test_types_of_regions_are_one_unless_given_and_of_visual_bert_alone():
+    model = BertForVLTasks(small("ctrl_visualbert_base"), TASKS).eval()
+    batch = inputs_of(random_batch(model.config, 4, 7, 5, seed=4))
+    types = torch.ones(batch["image_feat"].shape[:2], dtype=torch.long)
+    one, other = (model("TASK8", image_token_type_ids=given, **batch).scores for given in (types, 0 * types))
+    assert torch.equal(model("TASK8", **batch).scores, one) and (one - other).abs().max() > 1e-4
+    model = BertForVLTasks(small("ctrl_uniter_base"), TASKS)
+    with pytest.raises(UserError, match="image_token_type_ids: regions have them with image_embeddings visualbert"):
+        model("TASK8", image_token_type_ids=types, **batch)
+
+
+def same_heads(config, **more):
     """Compares scores and gradients of all heads; returns the names of the weights."""
     torch.manual_seed(0)
     model = moved(BertForVLTasks(config, TASKS))
-    batch = inputs_of(random_batch(model.config, 4, 7, 5, seed=4))
+    batch = inputs_of(random_batch(model.config, 4, 7, 5, seed=4)) | more
     reference = exact(model)
     for task in TASKS:
         found, expected = model(task, **batch), reference(task, **batch)
@@ -211,8 +235,11 @@ def same_heads(config):
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_every_fusion(fusion):
-    width = {} if FUSIONS[fusion].through_pooler else {"pooler_size": 48}
-    model = moved(BertForVLPreTraining(small("ctrl_uniter_base", fusion_method=fusion, **width)))
+    changes = {} if FUSIONS[fusion].through_pooler else {"pooler_size": 48}
+    name = "ctrl_uniter_base"
+    if FUSIONS[fusion].joins_images:
+        name, changes = "ctrl_visualbert_base", {"add_global_imgfeat": None}
+    model = moved(BertForVLPreTraining(small(name, fusion_method=fusion, **changes)))
     batch = random_batch(model.config, 3, 6, 4)
     same_losses_and_gradients(model, exact(model), batch)
 

@@ -39,6 +39,7 @@ FITTING = {  # configurations of models that each format has a place for
     "vilbert": ("vilbert_base", [f"{key}={json.dumps(value)}" for key, value in WIDE.items()]),
 }
 VQA = {"TASK1": {"name": "VQA", "type": "VL-classifier", "num_labels": 3}}
+PAIRS = {"TASK12": {"name": "NLVR2", "type": "VL-binary-classifier", "num_labels": 2}}
 
 
 def configuration(layout, *more):
@@ -47,7 +48,7 @@ def configuration(layout, *more):
     return load_config(name, [*sizes, *overrides, *more])
 
 
-def folder_of(path, config, tasks=None):
+def folder_of(path, config, tasks=None, labels=("a", "b", "c")):
     """A model's folder with random weights, as a run leaves it."""
     torch.manual_seed(3)
     model = BertForVLTasks(config, tasks) if tasks else BertForVLPreTraining(config)
@@ -57,7 +58,7 @@ def folder_of(path, config, tasks=None):
     (path / "vocab.txt").write_text("[PAD]\n[UNK]\n")
     if tasks:
         (path / "task.yml").write_bytes(task_bytes(tasks))
-        record_json(path / "labels.json", {"TASK1": ["a", "b", "c"]})
+        record_json(path / "labels.json", {task: list(labels) for task in tasks})
     return model
 
 
@@ -197,6 +198,19 @@ def test_transformers_answers_by_visual_bert(batch, tmp_path):  # noqa: F811
     same_weights(read_weights(tmp_path / "own" / "pytorch_model_best.bin"), back.state)
 
 
+def test_transformers_judges_two_images_by_visual_bert(batch, tmp_path):  # noqa: F811
+    config = configuration("visualbert", "fusion_method=visualbert_nlvr2", "clf_hidden_size=null")
+    model = folder_of(tmp_path / "own", config, PAIRS, ["false", "true"])
+    to = exported(tmp_path / "own", tmp_path / "to", "visualbert")
+    theirs = loaded("VisualBertForVisualReasoning", to)
+    assert theirs.config.id2label == {0: "false", 1: "true"}
+    types = (torch.arange(batch["image_feat"].shape[1]) > 1).long().expand(batch["image_feat"].shape[:2])
+    given = {**batch, "image_loc": torch.rand(*batch["image_loc"].shape[:2], 5), "image_token_type_ids": types}
+    same(model("TASK12", **given).scores, theirs(**of_visual_bert(batch), visual_token_type_ids=types).logits)
+    back = import_weights(to, task="TASK12", labels=["false", "true"])
+    same_weights(read_weights(tmp_path / "own" / "pytorch_model_best.bin"), back.state)
+
+
 @pytest.mark.parametrize("layout", ["uniter", "lxmert", "switchbert"])
 def test_the_text_side_as_a_bert(layout, batch, tmp_path):  # noqa: F811
     model = folder_of(tmp_path / "own", configuration(layout))
@@ -245,6 +259,10 @@ REFUSED = [
     ("vilbert", "vilbert", [], VQA, "clfs_dict.TASK1.logit_fc.0.weight, "),
     ("visualbert", "visualbert", [], VQA, "clfs_dict.TASK1.logit_fc.0.weight, "),
     ("visualbert", "volta", ["fusion_method=visualbert_vqa", "clf_hidden_size=null"], VQA, "which VOLTA does not have"),
+    ("visualbert", "volta", ["fusion_method=visualbert_nlvr2"], None, "which VOLTA does not have"),
+    ("visualbert", "visualbert", ["fusion_method=visualbert_nlvr2"], PAIRS, "fusion_method is 'visualbert_nlvr2', "),
+    ("visualbert", "visualbert", ["clf_hidden_size=null"], PAIRS, "clfs_dict.TASK12.weight, "),
+    ("visualbert", "visualbert", ["fusion_method=visualbert_nlvr2", "clf_hidden_size=null"], VQA, "visualbert_nlvr2"),
     ("uniter", "volta", [], None, "v_num_classes is 12, and always 1601 in this layout"),
     ("uniter", "volta", ["clf_hidden_size=null"], VQA, "VOLTA's classifiers have two layers"),
     ("uniter", "bert", ['bert_layer2attn_sublayer={"1": 0}'], None, "name no layers 0, 1, ... of a BERT"),

@@ -212,10 +212,33 @@ def test_visual_berts_answers_in_the_order_of_the_data(batch, tmp_path):
         same(model("TASK1", **given).scores, theirs(**of_visual_bert(batch)).logits[:, rows])
 
 
+def test_visual_berts_judgement_of_two_images_in_one_sequence(batch, tmp_path):
+    theirs = shaken(
+        transformers.VisualBertForVisualReasoning(transformers.VisualBertConfig(**VISUAL_BERT, num_labels=2))
+    )
+    given = {**batch, "image_loc": torch.rand(B, R, 5)}
+    given["image_token_type_ids"] = torch.tensor([[0, 0, 0, 1, 1], [0, 1, 1, 1, 1], [0, 0, 1, 0, 0]])
+    asked = of_visual_bert(batch) | {"visual_token_type_ids": given["image_token_type_ids"]}
+    path = saved(theirs, tmp_path)
+    for labels, rows in ((["false", "true"], [0, 1]), (["true", "false"], [1, 0])):
+        imported = import_weights(path, task="TASK12", labels=labels)
+        assert imported.task == {"TASK12": {"type": "VL-binary-classifier", "num_labels": 2}}
+        assert imported.labels == ("false", "true") and not imported.initial and not imported.left_out
+        model = BertForVLTasks(imported.config, imported.task).eval()
+        load_volta(model, imported.state)
+        scores = model("TASK12", **given).scores
+        same(scores, theirs(**asked).logits[:, rows])
+    one_type = theirs(**of_visual_bert(batch)).logits[:, rows].detach()
+    assert relative_error(scores, one_type) > 1e-4  # the types are read
+    with pytest.raises(UserError, match="its head has no answer false, true, which the task's data have"):
+        import_weights(path, task="TASK12", labels=["a", "b"])
+    with pytest.raises(UserError, match="whether a statement about two images is true; leave out --answers-of"):
+        import_weights(path, task="TASK12", labels=["false", "true"], wanted=["yes", "no"])
+
+
 @pytest.mark.parametrize(
     ("architectures", "told"),
     [
-        (["VisualBertForVisualReasoning"], "both images' regions in one sequence"),
         (["VisualBertForMultipleChoice"], "scores answers that are part of the text"),
         (["Other"], "nothing says whose head cls.weight is"),
         (None, "nothing says whose head cls.weight is"),
@@ -236,7 +259,7 @@ def test_visual_berts_task_heads_are_left_out_with_a_reason_and_the_encoder_is_k
     theirs = shaken(getattr(transformers, kind)(transformers.VisualBertConfig(**VISUAL_BERT, num_labels=4)))
     imported = import_weights(saved(theirs, tmp_path))
     assert set(imported.left_out) == {"cls.weight", "cls.bias"} and not imported.initial
-    told = "--task TASK1 keeps them" if kind.endswith("Answering") else "reads both images' regions in one sequence"
+    told = "--task TASK1 keeps them" if kind.endswith("Answering") else "--task TASK12 keeps them"
     assert all(told in why for why in imported.left_out.values())
     model = BertForVLTasks(imported.config, {"TASK1": {"type": "VL-classifier", "num_labels": 2}}).eval()
     load_volta(model, imported.state, fresh=("clfs_dict",))

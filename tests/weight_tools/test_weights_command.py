@@ -6,14 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from golden_files import relative_error
 from synthetic_world import json_of
-from volta_switch import BertForVLPreTraining, UserError, load_config
+from volta_switch import BertForVLPreTraining, BertForVLTasks, UserError, load_config
 from volta_switch.cli import main
+from volta_switch.data.tokenizer import Tokenizer
+from volta_switch.tasks import DataOptions, build_task, load_task
 from volta_switch.tasks.vqa_files import load_labels
-from volta_switch.train import evaluation
+from volta_switch.train import evaluation, finetuning
 from volta_switch.weight_tools.commands import inspect_text
 from volta_switch.weight_tools.importing import import_weights
 from volta_switch.weights import read_weights, write_weights
@@ -140,6 +144,78 @@ def test_an_imported_visual_bert_answers_the_worlds_questions_as_transformers_do
         expected |= {name: answers[int(row.argmax())] for name, row in zip(batch.ids, scores, strict=True)}
     answered = {str(result["question_id"]): result["answer"] for result in found.results}
     assert answered == expected and len(set(answered.values())) > 2
+
+
+@pytest.fixture
+def judging(world, tmp_path):
+    """A model of transformers for the world's statements about two images, and its import."""
+    torch.manual_seed(6)
+    sizes = {"vocab_size": world.overrides["vocab_size"], "visual_embedding_dim": world.overrides["v_feature_size"]}
+    theirs = transformers.VisualBertForVisualReasoning(
+        transformers.VisualBertConfig(**SIZES, **sizes, num_hidden_layers=2, num_labels=2)
+    ).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape))
+    source, folder = tmp_path / "theirs", tmp_path / "visualbert"
+    theirs.save_pretrained(source)
+    (source / "vocab.txt").write_text((world.path / "bert-world" / "vocab.txt").read_text())
+    (source / "labels.json").write_text(json.dumps(["false", "true"]))
+    assert run("weights", "import", source, folder, "--task", "TASK12", "--labels", source / "labels.json") == 0
+    return theirs, folder
+
+
+def test_an_imported_visual_bert_judges_the_worlds_pairs_as_transformers_does(judging, world, tmp_path, capsys):
+    theirs, folder = judging
+    data_flags = ["--tasks_config_file", str(world.tasks_file), "--output_dir", str(tmp_path), "--batch_size", "16"]
+    split = ["--split", "dev", "--from_pretrained", str(folder)]
+    found = evaluation.main([*data_flags, *split])
+    config, spec = load_config(folder), load_task(world.tasks_file, "NLVR2")
+    task = build_task(spec, config, Tokenizer(config.bert_model), DataOptions())
+    model = BertForVLTasks.from_pretrained(folder)
+    dataset, expected, asked = task.dataset("dev", training=False), {}, {}
+    for entry in dataset.entries:  # one statement at a time, without padding
+        first, second = (dataset._images[image].regions for image in entry.image_ids)
+        features = torch.from_numpy(np.concatenate([first.features, second.features])).float()[None]
+        types = torch.tensor([[0] * len(first) + [1] * len(second)])
+        words = torch.tensor([task.tokenizer.encode(entry.sentence, spec.max_seq_length)])
+        with torch.no_grad():
+            scores = theirs(input_ids=words, visual_embeds=features, visual_token_type_ids=types).logits[0]
+        expected[entry.identifier] = scores
+        asked[entry.identifier] = entry.sentence, (first, second)
+    answered = {result["identifier"]: result["prediction"] for result in found.results}
+    assert answered == {name: int(scores.argmax()) for name, scores in expected.items()}
+    assert set(answered.values()) == {0, 1}
+    with torch.inference_mode():
+        for batch in task.loader("dev", 16, training=False):
+            wanted = torch.stack([expected[name] for name in batch.ids])
+            assert relative_error(task.scores(model, batch), wanted) < 1e-6
+    texts, images = zip(*asked.values(), strict=True)
+    said = model.predict(texts, images)
+    assert [each.label for each in said] == [("false", "true")[answered[name]] for name in asked]
+    assert found.metrics["accuracy"] == pytest.approx(
+        100 * np.mean([answered[entry.identifier] == entry.label for entry in dataset.entries])
+    )
+
+
+def test_an_imported_visual_bert_learns_from_pairs_and_is_read_again(judging, world, tmp_path):
+    _, folder = judging
+    flags = ["--tasks_config_file", str(world.tasks_file), "--output_dir", str(tmp_path / "out"), "--in_memory"]
+    flags += ["--logdir", str(tmp_path / "logs"), "--task", "NLVR2", "--num_epoch", "1", "--batch_size", "40"]
+    trained = finetuning.main([*flags, "--from_pretrained", str(folder)])
+    before, after = (BertForVLTasks.from_pretrained(each) for each in (folder, trained))
+    assert after.config.fusion_method == "visualbert_nlvr2" and after.labels("TASK12") == ("false", "true")
+    changed = {name for name, weight in after.named_parameters() if not torch.equal(weight, before.get_parameter(name))}
+    assert {"clfs_dict.TASK12.weight", "bert.embeddings.token_type_embeddings_visual.weight"} <= changed
+    flags = ["--tasks_config_file", str(world.tasks_file), "--output_dir", str(tmp_path / "tested"), "--split", "dev"]
+    found = evaluation.main([*flags, "--from_pretrained", str(trained)])
+    after.save_pretrained(tmp_path / "saved")
+    again = evaluation.main([*flags, "--overwrite", "--from_pretrained", str(tmp_path / "saved")])
+    assert found.metrics == again.metrics and found.results == again.results
+    attended = tmp_path / "routes.json"
+    about = ["--from_pretrained", trained, "--split", "dev", "--tasks_config_file", world.tasks_file]
+    assert run("routes", *about, "--attention", "--samples", 20, "--out", attended) == 0
+    assert json_of(attended)["intervals"]["attention"]
 
 
 def test_inspect_of_a_models_folder_says_what_it_is(given, answers, tmp_path, capsys):

@@ -41,6 +41,11 @@ def check_dependent(config: Config) -> None:
         dim = config.v_coordinate_embeddings_dim
         none = f"null for {config.image_embeddings}, which has none"
         require(dim is None, "v_coordinate_embeddings_dim", none, dim)
+    if FUSIONS[config.fusion_method].joins_images:  # and only the types of their regions tell the images apart
+        start = f"fusion_method {config.fusion_method}: image_embeddings"
+        require(config.image_embeddings == "visualbert", start, "visualbert", config.image_embeddings)
+        start = f"fusion_method {config.fusion_method}: add_global_imgfeat"
+        require(config.add_global_imgfeat is None, start, "null (VisualBERT has none)", config.add_global_imgfeat)
     types = TYPES.get(config.image_embeddings, 1)
     enough = config.type_vocab_size >= types
     require(enough, "type_vocab_size", f"{types} or more for {config.image_embeddings}", config.type_vocab_size)

@@ -63,6 +63,12 @@ class Fusion:
     at_end: bool = False  # the text is pooled at its last token but one in place of [CLS]
     matches: bool = True  # pre-training has a head of image-text matching
     through_pooler: bool = True  # else the states themselves are the pooled vectors
+    joins_images: bool = False  # NLVR2's two images stand in one sequence, their regions told apart by token types
+
+    @property
+    def rows_of_pair(self) -> int:
+        """Rows of a batch that the two images of a statement take."""
+        return 1 if self.joins_images else 2
 
 
 FUSIONS = {
@@ -73,4 +79,6 @@ FUSIONS = {
     "none": Fusion(_text_alone, pools_text=False, pools_vision=False, matches=False),
     # VisualBERT's VQA, as in transformers' VisualBertForQuestionAnswering
     "visualbert_vqa": Fusion(_text_alone, pools_vision=False, at_end=True, matches=False, through_pooler=False),
+    # its NLVR2, as in VisualBertForVisualReasoning
+    "visualbert_nlvr2": Fusion(_text_alone, pools_vision=False, joins_images=True),
 }

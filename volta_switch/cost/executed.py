@@ -189,7 +189,8 @@ def _task_head(config: Config, counts: BatchCounts) -> int:
     if kind == "V-logit":
         return counts.vision.rows * D_v * (1 + D_v * (task.get("num_clf_layers", 1) == 2))
     if kind == "VL-binary-classifier":  # of two images
-        return samples // 2 * (2 * P * 2 if inner is None else inner * (2 * P + 2))
+        rows = config.fusion.rows_of_pair
+        return samples // rows * (rows * P * 2 if inner is None else inner * (rows * P + 2))
     if kind in ("VL-logit", "VL-tri-classifier"):
         return samples * P * (1 if kind == "VL-logit" else 3)
     return samples * (P * task["num_labels"] if inner is None else inner * (P + task["num_labels"]))

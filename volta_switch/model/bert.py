@@ -117,6 +117,8 @@ class BertModel(nn.Module):
 
     def embed(self, given: ModelInputs, layout: PackedLayout) -> Embedded:
         """Returns the packed embeddings of words (n_t, D) and regions (n_v, D_v), and the table of words (V, D)."""
+        if given.image_token_type_ids is not None and not isinstance(self.embeddings, VisualBertEmbeddings):
+            raise UserError("image_token_type_ids: regions have them with image_embeddings visualbert alone")
         if self.shared_embeddings:
             return self.embeddings(given, layout)
         text, word_table = self.embeddings.text(given, layout)
@@ -240,7 +242,7 @@ class BertForVLTasks(PretrainedTasks):
         """Returns the scores of one task; arguments as in ``ModelInputs`` and ``BertModel.forward``.
 
         ``V-logit``: (B, R, 1), lowered by 10000 at padding; ``VL-binary-classifier``: (B / 2, 2), rows 2i and 2i + 1
-        being the two images of one text; other types: (B, labels).
+        being the two images of one text, or (B, 2) where the fusion joins them in one row; other types: (B, labels).
         """
         if task not in self.tasks:
             raise UserError(f"task {task}: this model has heads for {', '.join(self.tasks)}")
@@ -248,6 +250,12 @@ class BertForVLTasks(PretrainedTasks):
         words = torch.zeros(input_ids.shape, dtype=torch.bool)
         read = OutputPositions(words, torch.full(image_feat.shape[:2], kind == "V-logit"))
         given = ModelInputs(input_ids, image_feat, image_loc, **rest)
+        fusion = self.config.fusion
+        if kind == "VL-binary-classifier" and fusion.joins_images and given.image_token_type_ids is None:
+            raise UserError(
+                f"{task}: image_token_type_ids missing, which say whether a region is the first image's (0) or the "
+                f"second's (1); fusion_method {self.config.fusion_method} has both in one row"
+            )
         encoded, out, _ = self.bert(given, read, modes=modes, inputs=inputs)
         if kind == "V-logit":
             rows = encoded.layout.vision
@@ -261,7 +269,8 @@ class BertForVLTasks(PretrainedTasks):
         if pooled is None:
             raise UserError(f"{task}: fusion_method none leaves nothing to classify; set another fusion_method")
         pooled = apply_keyed(self.dropout, pooled, fold_in(encoded.layout.sample_keys, Site.TASK))
-        out.scores = head(pooled.reshape(-1, 2 * pooled.shape[1]) if kind == "VL-binary-classifier" else pooled)
+        are_pairs = kind == "VL-binary-classifier" and not fusion.joins_images
+        out.scores = head(pooled.reshape(-1, 2 * pooled.shape[1]) if are_pairs else pooled)
         return out
 
 

@@ -35,6 +35,7 @@ class ModelInputs:
     token_type_ids: Tensor = None  # type: ignore[assignment]  # (B, T) int64
     attention_mask: Tensor = None  # type: ignore[assignment]  # (B, T), 1 at real tokens
     image_attention_mask: Tensor = None  # type: ignore[assignment]  # (B, R), 1 at real regions
+    image_token_type_ids: Tensor | None = None  # (B, R) int64, of VisualBERT's embeddings alone; None: 1
     noise_keys: Tensor | None = None  # (B,) int64 of ``noise.sample_keys``, which count in training
 
     def __post_init__(self) -> None:
@@ -147,7 +148,7 @@ class UniterEmbeddings(TextEmbeddings):
 
 
 class VisualBertEmbeddings(TextEmbeddings):
-    """VisualBERT: regions without locations, one position (0) and one type (1), one LayerNorm with the text."""
+    """VisualBERT: regions without locations, one position (0), one LayerNorm with the text; type 1 unless given."""
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -169,10 +170,11 @@ class VisualBertEmbeddings(TextEmbeddings):
 
     def forward(self, given: ModelInputs, layout: PackedLayout) -> Embedded:
         """As ``UniterEmbeddings.forward``; locations are not read."""
+        types = self.token_type_embeddings_visual.weight[1]  # (D,), or of each region (n_v, D)
+        if given.image_token_type_ids is not None:
+            types = self.token_type_embeddings_visual(layout.vision.pack(given.image_token_type_ids))
         regions = (
-            self.projection(layout.vision.pack(given.image_feat))
-            + self.position_embeddings_visual.weight[0]
-            + self.token_type_embeddings_visual.weight[1]
+            self.projection(layout.vision.pack(given.image_feat)) + self.position_embeddings_visual.weight[0] + types
         )
         text, word_table = self.text(given, layout)
         keys = fold_in(layout.vision.rng_keys, Site.EMBEDDINGS)

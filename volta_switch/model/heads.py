@@ -141,8 +141,8 @@ def task_head(config: Config, name: str, task: Mapping[str, Any]) -> nn.Module:
         if not isinstance(task.get("num_labels"), int):
             raise UserError(f"{name}: a {kind} needs num_labels, the number of answers")
         return _classifier(config, P, task["num_labels"])
-    if kind == "VL-binary-classifier":  # two images per text: their fused vectors side by side
-        return _classifier(config, 2 * P, 2)
+    if kind == "VL-binary-classifier":  # two images per text: the fused vectors of their rows side by side
+        return _classifier(config, config.fusion.rows_of_pair * P, 2)
     if kind == "VL-tri-classifier":
         return nn.Linear(P, 3)
     if kind == "VL-logit":

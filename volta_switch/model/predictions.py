@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from volta_switch.config import Config
-from volta_switch.data.batches.collate import BatchLayout, image_inputs, on_device, text_inputs
+from volta_switch.data.batches.collate import BatchLayout, on_device
+from volta_switch.data.batches.image_pairs import pair_inputs
 from volta_switch.data.geometry import geometry_of
 from volta_switch.data.regions import Regions, image_sample
 from volta_switch.data.tokenizer import Tokenizer
@@ -110,7 +111,7 @@ def predict(
     if not isinstance(batch_size, int) or batch_size < 1:
         raise UserError(f"predict: batch_size {batch_size!r}, expected a whole number from 1 on")
     pairs = _checked(_paired(texts, images, question.images), config)
-    layout = BatchLayout(config.add_global_imgfeat, pad_id=config.pad_token_id)  # type: ignore[arg-type]
+    layout = BatchLayout.of(config)
     weight = next(model.parameters())
     was_training = model.training
     model.eval()
@@ -121,9 +122,8 @@ def predict(
                 part = slice(start, start + batch_size)
                 words = [np.asarray(tokenizer.encode(text, question.longest)) for text, _ in pairs[part]]
                 shown = [image for _, image in pairs[part]]
-                rows = [image_sample(each, config.num_locs, question.most_regions) for pair in shown for each in pair]
-                inputs = text_inputs([ids for ids in words for _ in range(question.images)], layout)
-                given = on_device(inputs | image_inputs(rows, layout), weight.device)
+                rows = [[image_sample(each, config.num_locs, question.most_regions) for each in pair] for pair in shown]
+                given = on_device(pair_inputs(words, rows, layout), weight.device)
                 given = {name: one.to(weight.dtype) if one.is_floating_point() else one for name, one in given.items()}
                 found += _read(scores(given).float().cpu(), question, shown, layout)
     finally:

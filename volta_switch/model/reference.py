@@ -134,9 +134,10 @@ class Reference:
         positions = self.table("position_embeddings")[: batch["input_ids"].shape[1]]
         text = self.norm(f"{name}.LayerNorm", self.words(batch) + positions)
         feat, loc = batch["image_feat"], batch["image_loc"]
-        if kind == "visualbert":  # no locations: every region has position 0 and type 1
-            place = self.table("position_embeddings_visual")[0] + self.table("token_type_embeddings_visual")[1]
-            return {"t": text, "v": self.norm(f"{name}.LayerNorm", self.linear(f"{name}.projection", feat) + place)}
+        if kind == "visualbert":  # no locations: every region has position 0, and type 1 where none is given
+            types = self.table("token_type_embeddings_visual")[batch.get("image_token_type_ids", 1)]
+            feat = self.linear(f"{name}.projection", feat) + self.table("position_embeddings_visual")[0] + types
+            return {"t": text, "v": self.norm(f"{name}.LayerNorm", feat)}
         name = name if kind == "uniter" else "bert.v_embeddings"
         feat = self.linear(f"{name}.image_embeddings", feat)
         loc = self.linear(f"{name}.image_location_embeddings", loc)
@@ -338,9 +339,8 @@ class Reference:
         fusion, name = self.config.fusion, f"bert.{own}_pooler.dense"
         if not (fusion.pools_text if own == "t" else fusion.pools_vision):
             return None
-        place = torch.zeros_like(real[own].sum(1))  # (B,)
-        if own == "t" and fusion.at_end:
-            place = real["t"].sum(1) - 2
+        count = real[own].sum(1)  # (B,)
+        place = count - 2 if own == "t" and fusion.at_end else torch.zeros_like(count)
         state = states[own][torch.arange(len(place), device=place.device), place]  # (B, D)
         return self.dense(name, self.config.fusion_act, state) if fusion.through_pooler else state
 

@@ -137,8 +137,8 @@ def task_scores(reference: Reference, task: str, states: States, real: States, o
     pooled = fused(reference, out)
     if pooled is None:
         raise UserError(f"{task}: fusion_method none leaves nothing to classify; set another fusion_method")
-    if kind == "VL-binary-classifier":  # two images for each text, side by side, (B / 2, 2 * P)
-        pooled = torch.cat((pooled[0::2], pooled[1::2]), -1)
+    if kind == "VL-binary-classifier" and not reference.config.fusion.joins_images:
+        pooled = torch.cat((pooled[0::2], pooled[1::2]), -1)  # a text's two images side by side, (B / 2, 2 * P)
     if kind in ("VL-logit", "VL-tri-classifier") or reference.config.clf_hidden_size is None:
         return reference.linear(name, pooled)  # (B, 1), (B, 3) or (B, labels)
     hidden = F.gelu(reference.linear(f"{name}.logit_fc.0", pooled))

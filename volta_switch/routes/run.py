@@ -147,7 +147,8 @@ def _add_attention(
         evaluate(run.task, ObservedModel(model, None), collect_ids(run.task, batches(), ids, []), run.device)
     found["attention"] = masses.report()
     if drawn is not None:
-        groups = np.repeat(drawn.groups(ids), run.task.images)
+        rows = 1 if run.task.config.fusion.joins_images else run.task.images
+        groups = np.repeat(drawn.groups(ids), rows)
         found.setdefault("intervals", {})["attention"] = drawn.intervals(masses.values(), groups)
 
 

@@ -224,11 +224,9 @@ def _notes(runs: Sequence[FoundRun], splits: Sequence[str], things: Sequence[Thi
     elif things:
         yield f"The rows differ in one thing: {things[0].brief}."
     if runs[0].task != PRETRAINING and not splits:
-        without = [str(run.folder) for run in runs if not run.tests]
         yield (
-            "Validation only: there is no split that all runs were tested on"
-            + (f" (no test of {', '.join(without)})" if without else "")
-            + ". Scores are those of the epoch that was chosen by them, and no test scores."
+            "Validation only: there is no split that all runs were tested on. Scores are those of the epoch that was "
+            "chosen by them, and no test scores."
         )
     if runs[0].task == PRETRAINING:
         yield "Losses are those of the last validation, in nats, with hard routes: less is better."

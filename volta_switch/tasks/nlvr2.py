@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from volta_switch.data.batches.collate import Batch, BatchLayout, Sample
 
+TRUTH_VALUES = ("false", "true")  # the rows of the head
 _TRUTH = {"True": 1, "False": 0, "1": 1, "0": 0}  # as NLVR2 and as MaRVL writes it
 
 
@@ -111,7 +112,12 @@ class Nlvr2Dataset(TaskDataset):
     """Samples have ``images``, a left and a right one with the image's inputs, and ``target``, (2,) float32, one-hot.
 
     A sample's id is its statement's identifier.
+
+    Attributes:
+        joins_images: both images stand in one row of a batch.
     """
+
+    joins_images = False
 
     def text(self, entry: Nlvr2Entry) -> str:
         """The statement."""
@@ -124,8 +130,12 @@ class Nlvr2Dataset(TaskDataset):
 
     @property
     def sample_rows(self) -> dict[str, list[tuple[str, str]]]:
-        """As of every task: two rows, one for each image."""
-        return {entry.identifier: [(image, entry.sentence) for image in entry.image_ids] for entry in self.entries}
+        """As of every task: two rows, one for each image, or one whose image is called by both names."""
+        found = {}
+        for entry in self.entries:
+            rows = (" ".join(entry.image_ids),) if self.joins_images else entry.image_ids
+            found[entry.identifier] = [(image, entry.sentence) for image in rows]
+        return found
 
     def __getitem__(self, index: int) -> Sample:
         import numpy as np
@@ -140,17 +150,18 @@ class Nlvr2Dataset(TaskDataset):
     def collate(samples: Sequence[Sample], layout: BatchLayout) -> Batch:
         """Lays the two images of each sample one after the other, each with the text: inputs have 2 B rows.
 
+        Where the layout joins them, inputs have B rows, and image_token_type_ids, 0 and 1 (``image_pairs``).
         The target is (B, 2) float32. VOLTA lays both images into one row and cuts it in two before the model; the model
         sees the same rows.
         """
         import numpy as np
         import torch
 
-        from volta_switch.data.batches.collate import Batch, image_inputs, text_inputs
+        from volta_switch.data.batches.collate import Batch
+        from volta_switch.data.batches.image_pairs import pair_inputs
 
-        texts = [sample["input_ids"] for sample in samples for _ in sample["images"]]
-        images = [image for sample in samples for image in sample["images"]]
-        inputs = text_inputs(texts, layout) | image_inputs(images, layout)
+        texts, images = ([sample[name] for sample in samples] for name in ("input_ids", "images"))
+        inputs = pair_inputs(texts, images, layout)
         target = torch.from_numpy(np.stack([sample["target"] for sample in samples]))
         entries = [sample["entry"] for sample in samples]
         return Batch(inputs, target, [sample["id"] for sample in samples], entries=entries)
@@ -179,7 +190,7 @@ class Nlvr2Task(Task):
     @classmethod
     def labels(cls, spec: TaskSpec) -> list[str]:
         """Of a statement about two images."""
-        return ["false", "true"]
+        return list(TRUTH_VALUES)
 
     @classmethod
     def statements(cls, spec: TaskSpec, split: str) -> list[Nlvr2Entry]:
@@ -188,7 +199,9 @@ class Nlvr2Task(Task):
 
     def dataset(self, split: str, training: bool) -> Nlvr2Dataset:
         """Statements of a split."""
-        return Nlvr2Dataset(self.statements(self.spec, split), self.store(split), self.tokenizer, **self.sizes)
+        found = Nlvr2Dataset(self.statements(self.spec, split), self.store(split), self.tokenizer, **self.sizes)
+        found.joins_images = self.config.fusion.joins_images
+        return found
 
     def loss(self, scores: Tensor, batch: Batch) -> Tensor:
         """Mean over statements and the two labels of the binary cross-entropies."""

@@ -133,7 +133,7 @@ class Task(ABC):
         metric: the score that selects the best epoch.
         headline: the test metrics of the side-by-side table.
         alternatives: rows of a sample of which the first is the true pair, and the others wrong ones.
-        images: images of a sample, a row each.
+        images: images of a sample, a row each unless the model's fusion joins them.
     """
 
     data_sets: ClassVar[tuple[str, ...]] = ()
@@ -150,7 +150,7 @@ class Task(ABC):
         from volta_switch.data.batches.collate import BatchLayout
 
         self.spec, self.config, self.tokenizer, self.options = spec, config, tokenizer, options
-        self.layout = BatchLayout(config.add_global_imgfeat, pad_id=config.pad_token_id)  # type: ignore[arg-type]
+        self.layout = BatchLayout.of(config)
 
     # --- Files: nothing is opened ---------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from volta_switch.config.model_folder import TASK
 from volta_switch.errors import UserError
 from volta_switch.files import writing_folder
 from volta_switch.hub import HUB_WEIGHTS
+from volta_switch.tasks.nlvr2 import TRUTH_VALUES
 from volta_switch.weight_tools.given import GivenWeights
 from volta_switch.weight_tools.importing import import_state, last_layer
 from volta_switch.weight_tools.layouts import LAYOUTS, Layout
@@ -219,6 +220,7 @@ def _read_back(
 ) -> None:
     """Imports what is about to be written; raises UserError where another model comes back."""
     labels = [str(row) for row in range(len(kept[f"{last_layer(kept, task)}.bias"]))] if task else []
+    labels = list(TRUTH_VALUES) if model.config.fusion.joins_images else labels  # no other answers are imported
     back = import_state(model.path, state, layout.name, (), task, labels, settings=settings)
     found = {name: tensor for name, tensor in back.state.items() if name not in back.initial}
     other = sorted({name for name in kept if name not in found or not torch.equal(found[name], kept[name].float())})

@@ -25,9 +25,10 @@ from volta_switch.errors import UserError
 from volta_switch.files import writing_folder
 from volta_switch.hub import HUB_WEIGHTS, VOCABULARY
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks
+from volta_switch.tasks.nlvr2 import TRUTH_VALUES
 from volta_switch.weight_tools.given import as_floats, divided, read_settings, weights_file
 from volta_switch.weight_tools.layouts import Layout, layout_of
-from volta_switch.weight_tools.places import Places
+from volta_switch.weight_tools.places import PAIRS, Places
 from volta_switch.weights.files import read_weights, write_weights
 from volta_switch.weights.loading import (
     check_shared,
@@ -131,7 +132,8 @@ def import_state(
     names = {**given.trunk, **given.heads}
     _check_names(names, places, said)
     placed = _placed(names, places)
-    entry = _task_entry(placed, task, labels, wanted, said)
+    wanted = _wanted(places.task_type, wanted, said) if task else wanted
+    entry = _task_entry(placed, task, labels, wanted, said, places.task_type)
     if entry:
         placed = _in_order(placed, task, labels, wanted, said)
     whole, initial = _whole(config, placed, entry, said)
@@ -253,7 +255,7 @@ def _placed(names: Mapping[str, Tensor], places: Places) -> dict[str, Tensor]:
 
 
 def _task_entry(
-    placed: Mapping[str, Tensor], task: str, labels: Sequence[str], wanted: Sequence[str], source: str
+    placed: Mapping[str, Tensor], task: str, labels: Sequence[str], wanted: Sequence[str], source: str, kind: str
 ) -> dict[str, dict[str, Any]]:
     """Returns the entry of the task whose head is kept; {} where none is asked for.
 
@@ -272,7 +274,23 @@ def _task_entry(
             f"{source}: its head has {rows} answers, and {told}; --labels FILE names them in its order (a JSON list), "
             "for no other program numbers answers as VOLTA does"
         )
-    return {task: {"type": "VL-classifier", "num_labels": len(wanted or labels)}}
+    return {task: {"type": kind, "num_labels": len(wanted or labels)}}
+
+
+def _wanted(kind: str, wanted: Sequence[str], source: str) -> Sequence[str]:
+    """Returns the answers in the order of the task's data, as they are given, or as all data of the task have them.
+
+    Raises:
+        UserError: other ones are given than a task of this type has.
+    """
+    if kind != PAIRS:
+        return wanted
+    if wanted and tuple(wanted) != TRUTH_VALUES:
+        raise UserError(
+            f"{source}: its head says whether a statement about two images is true; leave out --answers-of, which is "
+            "for answers to questions"
+        )
+    return TRUTH_VALUES
 
 
 def _in_order(

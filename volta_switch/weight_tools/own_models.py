@@ -29,7 +29,7 @@ from volta_switch.files import json_bytes
 from volta_switch.hub import HUB_WEIGHTS, VOCABULARY
 from volta_switch.hub_models import is_address
 from volta_switch.model.bert import BertForVLPreTraining
-from volta_switch.weight_tools.places import fits, text_settings
+from volta_switch.weight_tools.places import PAIRS, fits, text_settings
 from volta_switch.weights.bert import bert_places
 from volta_switch.weights.files import read_weights
 from volta_switch.weights.loading import FLOOR_SAMPLES, fitted, is_of_a_run, some
@@ -107,7 +107,8 @@ def own_model(source: str | Path, config_file: str = "") -> OwnModel:
         config_file or read_json_object(folder / CONFIG)
     )  # not by its path: the vocabulary is not the folder's
     _check_weights(state, config, str(path))
-    answers = key if entry.get("type") in _ANSWERING else ""
+    answering = (PAIRS,) if config.fusion.joins_images else _ANSWERING
+    answers = key if entry.get("type") in answering else ""
     labels = labels_in(folder).get(answers, []) if answers else []
     return OwnModel(path, config, state, answers, tuple(labels), beside)
 
@@ -128,7 +129,7 @@ def _check_weights(state: Mapping[str, Tensor], config: Config, source: str) -> 
 def to_volta(model: OwnModel) -> ExportedModel:
     """VOLTA's names are those of this project; its configuration lacks what its code has built in."""
     config = model.config
-    if not config.fusion.through_pooler:
+    if not config.fusion.through_pooler or config.fusion.joins_images:
         raise UserError(f"fusion_method is {config.fusion_method!r}, which VOLTA does not have")
     if config.clf_hidden_size is None and any(name.startswith("clfs_dict.") for name in model.state):
         raise UserError("clf_hidden_size is None, and VOLTA's classifiers have two layers")

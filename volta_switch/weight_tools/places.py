@@ -12,6 +12,8 @@ from volta_switch.errors import UserError
 from volta_switch.weight_tools.given import WORDS, GivenWeights
 
 ANSWERS = "answers; --task TASK1 keeps them as that task's head"
+PAIRS = "VL-binary-classifier"  # the type of a task about two images, whose answers are of this kind:
+PAIR_ANSWERS = ANSWERS.replace("TASK1", "TASK12")
 FIRST = "encoder.layer.0"
 ENDS = ("weight", "bias")
 BOTH = ("", "v_")  # a shared sublayer's weights stand under the names of text and vision
@@ -45,6 +47,8 @@ class Places:
     """Beginning of theirs -> why no model here has it."""
     not_theirs: dict[str, str] = field(default_factory=dict)
     """Beginning of ours -> why an export leaves it out."""
+    task_type: str = "VL-classifier"
+    """Of the task whose head the answers become, as task files have it."""
 
     def module(self, theirs: str, *ours: str, head: str = "") -> None:
         """Places weight and bias of a module."""

@@ -15,12 +15,15 @@ from torch import Tensor
 
 from volta_switch.config import Config, load_config
 from volta_switch.config.depths import with_layers
+from volta_switch.config.variants import FUSIONS
 from volta_switch.errors import UserError
 from volta_switch.weight_tools.given import GivenWeights
 from volta_switch.weight_tools.places import (
     ANSWERS,
     BOTH,
     ENDS,
+    PAIR_ANSWERS,
+    PAIRS,
     Places,
     fits,
     head_widths,
@@ -34,13 +37,13 @@ UNITER, VISUAL_BERT = "ctrl_uniter_base", "ctrl_visualbert_base"  # shipped conf
 REGION_HEAD = "cls.imagePredictions"  # of ours, for masked regions
 NAMES = ("visual_projection", "visual_token_type_embeddings", "visual_position_embeddings")  # of Hugging Face's
 OWN_NAMES = ("projection", "token_type_embeddings_visual", "position_embeddings_visual")  # of VisualBERT's own files
-VQA = "VisualBertForQuestionAnswering"  # transformers' class, whose head a task can have
+# Of VisualBERT in transformers: the classes whose head, one linear layer, a task can have -> the fusion before it.
+ANSWERING = {
+    "VisualBertForQuestionAnswering": "visualbert_vqa",
+    "VisualBertForVisualReasoning": "visualbert_nlvr2",
+}
 # Why the head of a class is none of a task's here.
 OTHER_HEADS = {
-    "VisualBertForVisualReasoning": (
-        "the head of VisualBertForVisualReasoning reads both images' regions in one sequence, the first image's with "
-        "the token type 0; the inputs of models here have one image, whose regions are all of type 1"
-    ),
     "VisualBertForMultipleChoice": "the head of VisualBertForMultipleChoice scores answers that are part of the text",
 }
 
@@ -102,36 +105,37 @@ def _uniter_places(layers: int, answers: str, task: str) -> Places:
 def visualbert(given: GivenWeights, task: str) -> tuple[list[str], Places]:
     """VisualBERT: no boxes, a tanh pooler of the text. Its files have no head for regions.
 
-    Its answers' head is one linear layer on the last word's state, which no pooler has changed.
+    Its answers' head is one linear layer: of questions, on the last word's state, which no pooler has changed; of
+    statements about two images, whose regions stand in one sequence, on the pooled text.
     """
     given.expect(model_type="visual_bert", bypass_transformer=False)
     names = NAMES if f"embeddings.{NAMES[0]}.weight" in given.trunk else OWN_NAMES
-    answers = "cls.weight" in given.heads and _has_answers(given, task)
-    places = _visualbert_places(_layers(given), names, task if answers else "")
+    fusion = _answers_fusion(given, task) if "cls.weight" in given.heads else ""
+    places = _visualbert_places(_layers(given), names, task, fusion if task else "")
     if not task:
-        why = (
-            ANSWERS if answers else OTHER_HEADS.get(_written_by(given), "a task's head, and nothing says which task's")
-        )
+        why = OTHER_HEADS.get(_written_by(given), "a task's head, and nothing says which task's")
+        if fusion:
+            why = PAIR_ANSWERS if FUSIONS[fusion].joins_images else ANSWERS
         places.left_out |= {f"cls.{end}": why for end in ENDS}
     features = f"embeddings.{names[0]}"
     given.expect(visual_embedding_dim=given.width(f"{features}.weight", 1))
     overrides = [*_overrides(given, VISUAL_BERT, features), *training_settings(given, "layer_norm_eps")]
-    if answers and task:
-        overrides += ["fusion_method=visualbert_vqa", "clf_hidden_size=null"]
+    if fusion and task:
+        overrides += [f"fusion_method={fusion}", "clf_hidden_size=null"]
     return overrides, places
 
 
-def _has_answers(given: GivenWeights, task: str) -> bool:
-    """Returns whether a task's head is that of answers; raises UserError where a task asks for another one."""
+def _answers_fusion(given: GivenWeights, task: str) -> str:
+    """Returns the fusion before a head of answers, "" before any other; raises UserError where a task asks for that."""
     found = _written_by(given)
-    if task and found != VQA:
+    if task and found not in ANSWERING:
         raise UserError(
             f"{given.source}: {OTHER_HEADS[found]}; leave out --task and --labels: the encoder is kept"
             if found in OTHER_HEADS
             else f"{given.source}: nothing says whose head cls.weight is; put the config.json beside the file that "
-            f"says architectures = ['{VQA}'], or leave out --task and --labels"
+            f"says architectures = {' or '.join(str([name]) for name in ANSWERING)}, or leave out --task and --labels"
         )
-    return found == VQA
+    return ANSWERING.get(found, "")
 
 
 def _written_by(given: GivenWeights) -> str:
@@ -142,20 +146,25 @@ def _written_by(given: GivenWeights) -> str:
 
 def visualbert_settings(config: Config, state: Mapping[str, Tensor], task: str) -> tuple[dict[str, Any], Places]:
     """What transformers reads of a VisualBERT."""
-    kinds = {"cls.predictions.bias": "VisualBertForPreTraining", f"clfs_dict.{task}.weight": VQA}
+    head, kind = f"clfs_dict.{task}.weight", "VisualBertModel"
+    of_task = next((one for one, fusion in ANSWERING.items() if fusion == config.fusion_method), "")
+    answers = head in state and bool(of_task)
+    if "cls.predictions.bias" in state:
+        kind = "VisualBertForPreTraining"
+    elif answers:
+        kind = of_task
     layers = len(config.attention_sublayers)
     settings = {
-        "architectures": [next((kind for name, kind in kinds.items() if name in state), "VisualBertModel")],
+        "architectures": [kind],
         "model_type": "visual_bert",
         **text_settings(config, "layer_norm_eps", "pad_token_id"),
         "num_hidden_layers": layers,
         "visual_embedding_dim": config.v_feature_size,
         "bypass_transformer": False,
     }
-    answers = f"clfs_dict.{task}.weight" in state and not config.fusion.through_pooler
     if answers:
-        settings["num_labels"] = len(state[f"clfs_dict.{task}.weight"])
-    return settings, _visualbert_places(layers, NAMES, task if answers else "")
+        settings["num_labels"] = len(state[head])
+    return settings, _visualbert_places(layers, NAMES, task, config.fusion_method if answers else "")
 
 
 def visualbert_sublayers(config: Config) -> Iterable[str]:
@@ -163,16 +172,19 @@ def visualbert_sublayers(config: Config) -> Iterable[str]:
     return with_layers(load_config(VISUAL_BERT), len(config.attention_sublayers))
 
 
-def _visualbert_places(layers: int, names: tuple[str, ...], task: str) -> Places:
-    """``task``: whose head the answers become; "": they are left out."""
-    places = _stream(layers, pooled=not task)
+def _visualbert_places(layers: int, names: tuple[str, ...], task: str, fusion: str) -> Places:
+    """``task``: whose head the answers become; ``fusion``: that before it, "" where they are left out."""
+    pooled = not fusion or FUSIONS[fusion].through_pooler
+    places = _stream(layers, pooled)
     places.module(f"embeddings.{names[0]}", "bert.embeddings.projection")
     for name, ours in zip(names[1:], OWN_NAMES[1:], strict=True):
         places.tensor(f"embeddings.{name}.weight", f"bert.embeddings.{ours}.weight")
     places.matching_head("cls.seq_relationship")
     places.left_out["embeddings.position_ids"] = "a list of the numbers of positions"
-    if task:
+    if fusion:
         places.module("cls", f"clfs_dict.{task}", head="cls")
+        places.task_type = PAIRS if FUSIONS[fusion].joins_images else places.task_type
+    if not pooled:
         places.left_out |= {f"pooler.dense.{end}": "the answers' head does not read it" for end in ENDS}
     places.not_theirs[f"{REGION_HEAD}."] = "VisualBERT has no head for masked regions"
     return places

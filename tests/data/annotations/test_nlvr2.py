@@ -97,6 +97,26 @@ def test_a_batch_has_two_rows_for_each_statement(dataset, place, start):
     assert dataset.text_lengths.tolist() == [4, 5, 3]
 
 
+def test_both_images_of_a_statement_may_stand_in_one_row(dataset):
+    samples = [dataset[0], dataset[1]]
+    apart, joined = (dataset.collate(samples, BatchLayout(None, joins_images=joins)) for joins in (False, True))
+    assert joined.ids == apart.ids and torch.equal(joined.target, apart.target)
+    assert torch.equal(joined.inputs["input_ids"], apart.inputs["input_ids"][::2])
+    assert torch.equal(joined.inputs["attention_mask"], apart.inputs["attention_mask"][::2])
+    assert joined.inputs["image_attention_mask"].tolist() == [
+        [1, 1, 1, 1, 1],
+        [1, 1, 1, 0, 0],
+    ]  # 1 and 4, 2 and 1 boxes
+    assert joined.inputs["image_token_type_ids"].tolist() == [[0, 1, 1, 1, 1], [0, 0, 1, 0, 0]]
+    for name in ("image_feat", "image_loc"):
+        rows, own = joined.inputs[name], apart.inputs[name]
+        assert torch.equal(rows[0], torch.cat((own[0, :1], own[1, :4])))
+        assert torch.equal(rows[1], torch.cat((own[2, :2], own[3, :1], torch.zeros_like(rows[1, 3:]))))
+    assert [len(rows) for rows in dataset.sample_rows.values()] == [2, 2, 2]
+    dataset.joins_images = True
+    assert dataset.sample_rows["x-0"] == [("100 103", "a dog")]
+
+
 def test_an_image_without_features_is_named(dataset):
     with pytest.raises(BadRecord, match="no image '999'"):
         dataset[2]

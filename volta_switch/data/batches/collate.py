@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
+from volta_switch.config import Config
 from volta_switch.data.regions import GlobalPlace, Regions, global_location
 from volta_switch.errors import BadRecord
 
@@ -40,12 +41,20 @@ class BatchLayout:
             reads slot R - 1), or (None) nowhere.
         text_length, num_boxes: fixed sizes, or None for the largest in the batch; a larger sample raises ValueError.
         pad_id: id of [PAD].
+        joins_images: the images of one text stand in one row, one behind the other, else in a row each.
     """
 
     add_global_imgfeat: GlobalPlace | None = "first"
     text_length: int | None = None
     num_boxes: int | None = None
     pad_id: int = 0
+    joins_images: bool = False
+
+    @classmethod
+    def of(cls, config: Config) -> BatchLayout:
+        """Returns that of the batches that a model takes."""
+        place, joins_images = config.add_global_imgfeat, config.fusion.joins_images
+        return cls(place, pad_id=config.pad_token_id, joins_images=joins_images)  # type: ignore[arg-type]
 
     @property
     def boxes_from(self) -> int:
