@@ -116,6 +116,7 @@ def some_regions(config: Config, rng: np.random.Generator, kind: int) -> Regions
 def trainer(model: str, folder: Path, *flags: object, overrides: tuple[str, ...] = DROPOUT, rank: Ranks) -> Trainer:
     """A run that is ready to be trained, made as ``train_concap.py`` makes one of its data and flags."""
     argv = [*("--output_dir", folder, "--logdir", folder / "logs", "--train_batch_size", 8, "--log_every", 4), *flags]
+    argv += ["--config_file", f"demo/{model}", "--from_pretrained", ""]
     args = pretraining_flags().parse_args([str(word) for word in argv])
     config = load_config(f"demo/{model}", overrides)
     device, precision = prepare_device(args, rank)
@@ -136,7 +137,7 @@ def trainer(model: str, folder: Path, *flags: object, overrides: tuple[str, ...]
         learner=learner,
         start="random initial weights",
         settings={},
-        data={},
+        data={"annotations_path": str(folder)},
         fingerprints={},
         loader=loaders[0],
         val_loader=loaders[1],

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
 from torch import nn
 
 from volta_switch.cards.card import is_own_card
@@ -50,7 +50,24 @@ LIBRARY = "volta-switch"
 Model = TypeVar("Model", bound="Pretrained")
 
 
-class Pretrained(PyTorchModelHubMixin, nn.Module, library_name=LIBRARY):
+if TYPE_CHECKING or find_spec("huggingface_hub") is not None:
+    from huggingface_hub import PyTorchModelHubMixin as HubMixin
+else:  # models compute with PyTorch and NumPy alone
+
+    class HubMixin:
+        """Stands for the hub library's mixin where that is not installed."""
+
+        def __init_subclass__(cls, **_: Any) -> None:
+            super().__init_subclass__()
+
+        def save_pretrained(self, *_: Any, **__: Any) -> None:
+            """Refuses."""
+            raise UserError("save_pretrained, push_to_hub: need the package huggingface_hub; install it (pip)")
+
+        push_to_hub = save_pretrained
+
+
+class Pretrained(HubMixin, nn.Module, library_name=LIBRARY):
     """A model as a folder, here or on the Hugging Face hub.
 
     Attributes:
