@@ -42,6 +42,7 @@ def _verification_flags() -> FlagParser:
     source = "weights that are here: a run's folder or a file; default: NAME's own, fetched where they are not here"
     flags.add_argument("--from", dest="from_pretrained", type=ANY_TEXT, metavar="SOURCE", help=source)
     flags.set_defaults(tasks_config_file="config_tasks/ctrl_test_tasks.yml")
+    flags.set_defaults(model_task=None)  # of weights that are still to be fetched
     flags.set_defaults(world=False, shard=None, restart=False, keep_scores=False, pool_images=None)
     return flags
 
