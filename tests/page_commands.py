@@ -165,7 +165,7 @@ def exit_code(run: object) -> int:
 
 def _make(words: Sequence[str], environment: dict[str, str]) -> None:
     given = {**os.environ, "VOLTA_HOME": "volta"}
-    done = subprocess.run(["make", "-n", *words], cwd=ROOT, env=given, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["make", "-nB", *words], cwd=ROOT, env=given, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "Nothing to be done" not in done.stdout, done.stdout + done.stderr
     for line in re.findall(r"volta-switch (.+)", done.stdout):
         parsed(["volta-switch", *line.split()])

@@ -77,7 +77,7 @@ def test_a_folder_is_no_file_whatever_its_name(world, tmp_path, capsys):
         flags = [*world.flags("train_concap", tmp_path / "out", "ctrl_uniter"), "--from_pretrained", path]
         assert refusal(ENTRY_POINTS["train_concap"], flags, capsys).startswith(f"{path}: {told}")
     flags = [*world.flags("eval_task", tmp_path / "out", "ctrl_uniter", "vqa"), "--from_pretrained", folder]
-    assert refusal(ENTRY_POINTS["eval_task"], flags, capsys).startswith(f"{folder}: a folder, no weight file")
+    assert refusal(ENTRY_POINTS["eval_task"], flags, capsys).startswith(f"{folder}: a folder without a model")
 
 
 def test_a_checkpoint_whose_weights_are_not_finite_is_refused_and_an_earlier_one_offered(tmp_path):

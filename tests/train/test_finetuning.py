@@ -56,7 +56,8 @@ def test_a_run_leaves_the_promised_files_and_no_others(finetuned, task):
     assert run.name == f"{NAMES[task]}_switchbert"
     assert {path.name for path in run.iterdir()} == {
         "config.json", "run.json", "command.txt", "log.jsonl", "metrics.json", "pytorch_model_best.bin", SUMS,
-        "checkpoints", ".lock", "vocab.txt", "task.yml", "training.json", "README.md",
+        "checkpoints", ".lock", "vocab.txt", "tokenizer.json", "task.yml", "preprocessor.json", "training.json",
+        "README.md", *(["labels.json"] if task == "vqa" else []),
         *(f"pytorch_model_{epoch}.bin" for epoch in range(3)),
     }  # fmt: skip
     assert list((run.parent / "logs" / run.name).glob("events.out.tfevents*"))

@@ -21,7 +21,8 @@ from volta_switch.weights import load_volta
 MODELS = ("ctrl_uniter", "switchbert")
 FILES = {
     "config.json", "vocab.txt", "run.json", "command.txt", "log.jsonl", "metrics.json", "pytorch_model_best.bin", SUMS,
-    "checkpoints", ".lock", "training.json", "README.md", *(f"pytorch_model_{epoch}.bin" for epoch in range(5)),
+    "checkpoints", ".lock", "tokenizer.json", "preprocessor.json", "training.json", "README.md",
+    *(f"pytorch_model_{epoch}.bin" for epoch in range(5)),
 }  # fmt: skip
 
 

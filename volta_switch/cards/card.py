@@ -125,7 +125,10 @@ def _cell(value: object) -> str:
 
 def _regions_of(folder: Path) -> dict[str, Any]:
     path = folder / REGIONS
-    return read_json_object(path) if is_there(path) else {}
+    try:
+        return read_json_object(path) if is_there(path) else {}
+    except UserError as error:
+        raise UserError(f"{error}; remove it, or copy it again") from None
 
 
 def _title(record: Mapping[str, Any], architecture: str) -> str:
