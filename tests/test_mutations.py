@@ -13,6 +13,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import traceback
 from collections import Counter
@@ -237,7 +238,8 @@ def study_target(made: Made) -> Target:
 
     def table() -> Any:
         run(cli._run, ["study", "table", root / "plan.yaml", "--out", out])
-        return {path.name: path.read_text() for path in (out / "table.md", out / "table.json", out / "report.html")}
+        found = {path.name: path.read_text() for path in (out / "table.md", out / "table.json", out / "report.html")}
+        return {name: re.sub(r"\d\d:\d\d UTC", "", text) for name, text in found.items()}  # when the table was made
 
     def read(path: Path) -> bool:
         return path.suffix in (".json", ".jsonl", ".p", SUMS[-5:]) and "step-" not in str(path)
