@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from volta_switch.errors import UserError
 
@@ -95,6 +96,18 @@ def writing_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+
+
+def lock_alone(file: IO[Any] | int, told: str) -> None:
+    """Takes the lock of an open file or folder, which goes when it is closed, however its process ends.
+
+    Raises:
+        UserError: another process has it; ``told`` says so.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(told) from None
 
 
 def umask() -> int:

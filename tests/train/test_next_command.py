@@ -11,6 +11,7 @@ import pytest
 
 from synthetic_world import json_of, write_config
 from volta_switch.cli import _run
+from volta_switch.train import finetuning
 from volta_switch.train.entry_points import ENTRY_POINTS, read_flags
 from volta_switch.train.next_command import given_flags, next_command
 
@@ -42,6 +43,15 @@ def test_from_pretraining_to_routes_on_the_world(tmp_path, monkeypatch, capsys):
     assert (
         routes["weights"] == metrics["weights"] == "runs/world/checkpoints/refcoco+_switchbert/pytorch_model_best.bin"
     )
+
+
+def test_a_run_ends_well_though_its_task_file_has_gone_meanwhile(world, tmp_path, monkeypatch, capsys):
+    data, tuned = world.copy(tmp_path / "data"), finetuning.fine_tune
+    monkeypatch.setattr(finetuning, "fine_tune", lambda *given: (tuned(*given), data.tasks_file.unlink())[0])
+    flags = [*data.flags("train_task", tmp_path / "out", "ctrl_uniter", "refer"), *SMALL]
+    _run(["finetune", *flags])
+    said = capsys.readouterr().err
+    assert "best validation score" in said and "next: " not in said and not data.tasks_file.exists()
 
 
 @pytest.fixture

@@ -75,6 +75,25 @@ def run(*arguments):
     return 0
 
 
+MASKS = ("input_ids", "attention_mask", "token_type_ids")  # of a batch's inputs, as transformers calls them, too
+
+
+def answers_alike(world, folder, out, scores, labels, answers):
+    """Asserts that an imported model's answers to the world's questions are those of transformers.
+
+    ``scores``: a batch's inputs -> (B, labels) of theirs; ``answers``: those of the data, in their order.
+    """
+    data_flags = ["--tasks_config_file", str(world.tasks_file), "--output_dir", str(out)]
+    found = evaluation.main([*data_flags, "--from_pretrained", str(folder), "--batch_size", "16"])
+    rows, expected = [labels.index(answer) for answer in answers], {}
+    for batch in world.task("vqa", load_config(folder)).loader("val", 16, training=False):
+        with torch.no_grad():
+            given = scores(batch.inputs)[:, rows]
+        expected |= {name: answers[int(row.argmax())] for name, row in zip(batch.ids, given, strict=True)}
+    answered = {str(result["question_id"]): result["answer"] for result in found.results}
+    assert answered == expected and len(set(answered.values())) > 2
+
+
 def test_an_imported_lxmert_answers_the_worlds_questions_as_transformers_does(given, theirs, world, tmp_path, capsys):
     folder, data = tmp_path / "lxmert", world.path / "datasets/vqa/annotations"
     flags = ("--task", "TASK1", "--labels", given / "labels.json", "--answers-of", data)
@@ -89,26 +108,16 @@ def test_an_imported_lxmert_answers_the_worlds_questions_as_transformers_does(gi
         "vocab.txt",
     }
     assert json_of(folder / "preprocessor.json")["locations"] == 4
-    data_flags = ["--tasks_config_file", str(world.tasks_file), "--output_dir", str(tmp_path)]
-    found = evaluation.main([*data_flags, "--from_pretrained", str(folder), "--batch_size", "16"])
-    config = load_config(folder)
-    task, expected = world.task("vqa", config), {}
-    names, labels = json_of(given / "labels.json"), load_labels(data)
-    rows = [names.index(answer) for answer in labels]
-    for batch in task.loader("val", 16, training=False):
-        inputs = batch.inputs
-        with torch.no_grad():
-            scores = theirs(
-                input_ids=inputs["input_ids"],
-                visual_feats=inputs["image_feat"],
-                visual_pos=inputs["image_loc"],
-                attention_mask=inputs["attention_mask"],
-                visual_attention_mask=inputs["image_attention_mask"],
-                token_type_ids=inputs.get("token_type_ids"),
-            ).question_answering_score[:, rows]
-        expected |= {name: labels[int(row.argmax())] for name, row in zip(batch.ids, scores, strict=True)}
-    answered = {str(result["question_id"]): result["answer"] for result in found.results}
-    assert answered == expected and len(set(answered.values())) > 2
+
+    def scores(inputs):
+        return theirs(
+            **{name: inputs[name] for name in MASKS},
+            visual_feats=inputs["image_feat"],
+            visual_pos=inputs["image_loc"],
+            visual_attention_mask=inputs["image_attention_mask"],
+        ).question_answering_score
+
+    answers_alike(world, folder, tmp_path, scores, json_of(given / "labels.json"), load_labels(data))
 
 
 def test_an_imported_visual_bert_answers_the_worlds_questions_as_transformers_does(world, answers, tmp_path, capsys):
@@ -128,22 +137,15 @@ def test_an_imported_visual_bert_answers_the_worlds_questions_as_transformers_do
     flags = ("--task", "TASK1", "--labels", source / "labels.json", "--answers-of", data)
     assert run("weights", "import", source, folder, *flags) == 0
     assert "left out pooler.dense: the answers' head does not read it" in " ".join(capsys.readouterr().out.split())
-    data_flags = ["--tasks_config_file", str(world.tasks_file), "--output_dir", str(tmp_path)]
-    found = evaluation.main([*data_flags, "--from_pretrained", str(folder), "--batch_size", "16"])
-    rows, expected = [labels.index(answer) for answer in answers], {}
-    for batch in world.task("vqa", load_config(folder)).loader("val", 16, training=False):
-        inputs = batch.inputs
-        with torch.no_grad():
-            scores = theirs(
-                input_ids=inputs["input_ids"],
-                visual_embeds=inputs["image_feat"],
-                attention_mask=inputs["attention_mask"],
-                visual_attention_mask=inputs["image_attention_mask"],
-                token_type_ids=inputs.get("token_type_ids"),
-            ).logits[:, rows]
-        expected |= {name: answers[int(row.argmax())] for name, row in zip(batch.ids, scores, strict=True)}
-    answered = {str(result["question_id"]): result["answer"] for result in found.results}
-    assert answered == expected and len(set(answered.values())) > 2
+
+    def scores(inputs):
+        return theirs(
+            **{name: inputs[name] for name in MASKS},
+            visual_embeds=inputs["image_feat"],
+            visual_attention_mask=inputs["image_attention_mask"],
+        ).logits
+
+    answers_alike(world, folder, tmp_path, scores, labels, answers)
 
 
 @pytest.fixture

@@ -105,7 +105,6 @@ def card_text(record: Mapping[str, Any], config: Config, regions: Mapping[str, A
         fingerprints=[(name, _fingerprint(of)) for name, of in record.get("data", {}).get("fingerprints", {}).items()],
         tests=[row for test in record.get("tests", []) for row in _test_rows(test)],
         seeds=[row for entry in comparisons for row in _seed_rows(entry)],
-        confidence="95 %",
         validation=_validation(record),
         equal=[_held_equal(entry) for entry in comparisons],
         bibtex="\n\n".join(_bibtex(papers[key]) for key in _cited(record["model"]["architecture"])),

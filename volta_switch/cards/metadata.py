@@ -54,13 +54,17 @@ def data_set_of(record: Mapping[str, Any]) -> PublishedDataSet | None:
 
 
 def data_title(record: Mapping[str, Any]) -> str:
-    """Returns what a reader sees the training data called; "" where nothing is known of them."""
-    name = str(record.get("task", {}).get("name", ""))
+    """Returns what a reader sees a run's training data called; "" where nothing is known of them."""
     synthetic = "synthetic_world" in record.get("data", {})
-    known = data_set_of(record)
-    if synthetic:
-        return task_title(name, True) if name else "captions (synthetic)"
-    return known.title if known else name
+    if "task" not in record:
+        return "captions (synthetic)" if synthetic else CAPTIONS.title
+    return _title_of(str(record["task"].get("name", "")), synthetic)
+
+
+def _title_of(name: str, synthetic: bool) -> str:
+    """Returns what a reader sees a task's data set called."""
+    known = DATA_SETS.get(name)
+    return task_title(name, True) if synthetic else known.title if known else name
 
 
 def metadata(record: Mapping[str, Any], title: str) -> dict[str, Any]:
@@ -115,7 +119,7 @@ def _result(test: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "task": {"type": known.task_type if known else "other", "name": task_title(name, synthetic)},
         "dataset": {
-            "name": task_title(name, True) if synthetic else known.title if known else name,
+            "name": _title_of(name, synthetic),
             "type": SYNTHETIC if synthetic else known.id if known else "other",
             "split": test["split"],
         },

@@ -94,7 +94,7 @@ def write_run_record(folder: Path) -> None:
     before = find_record(folder)
     if before is not None and before.get("weights") == record["weights"]:
         record |= {name: before.get(name, []) for name in ("tests", "comparison")}
-    write_record(folder, record)
+    write_record(folder, record, before)
 
 
 def write_saved_record(folder: Path, parameters: int, loaded: Mapping[str, Any] | None, changed: bool) -> None:
@@ -143,13 +143,18 @@ def parse_record(content: bytes, source: str | Path) -> Record:
     return found
 
 
-def write_record(folder: Path, record: Record) -> None:
+def write_record(folder: Path, record: Record, before: Record | None = None) -> None:
     """Writes ``training.json`` and the card.
+
+    Args:
+        folder: the model's.
+        record: what the file is to hold.
+        before: what it holds; None where there is none.
 
     Raises:
         UserError: something of the folder is damaged, or the system refused to write.
     """
-    if find_record(folder) != record:
+    if before != record:
         record_json(folder / TRAINING, record)
     renew_card(folder, record)
 
@@ -173,13 +178,13 @@ def change_record(folder: Path, change: Callable[[Record], Record | None]) -> No
 
     Args:
         folder: the model's; one without ``training.json`` is left alone.
-        change: returns the changed record, None where nothing is to be changed.
+        change: returns a changed record and leaves the one that it is given; None where nothing is to be changed.
     """
     try:
         record = find_record(folder)
-        changed = None if record is None else change(json.loads(json.dumps(record)))
+        changed = None if record is None else change(record)
         if changed is not None:
-            write_record(folder, changed)
+            write_record(folder, changed, record)
     except (UserError, OSError) as error:
         print(f"{folder}: the model's card is not renewed: {error}", file=sys.stderr)
 

@@ -7,7 +7,6 @@ often the run was interrupted.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +24,7 @@ from volta_switch.data.files.compact_record import RecordCodec, RecordLayout
 from volta_switch.data.formats.compact import LONGEST_ID
 from volta_switch.data.regions import Regions, TopScores
 from volta_switch.errors import BadRecord, UserError
-from volta_switch.files import remove_unfinished, write_json
+from volta_switch.files import lock_alone, remove_unfinished, write_json
 
 _LOCK = "lock"
 
@@ -249,10 +248,7 @@ def _named(source: RecordSource, own: int, regions: Regions, error: ValueError) 
 def _alone(folder: Path, what: str) -> Iterator[None]:
     """Keeps a second run off an unfinished result; the lock goes with its process, however that ends."""
     with (folder / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder}: another process is writing this {what}; wait for it") from None
+        lock_alone(lock, f"{folder}: another process is writing this {what}; wait for it")
         yield
 
 

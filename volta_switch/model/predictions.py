@@ -8,19 +8,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from volta_switch.config import Config
 from volta_switch.data.batches.collate import BatchLayout, on_device
 from volta_switch.data.batches.image_pairs import pair_inputs
 from volta_switch.data.geometry import geometry_of
 from volta_switch.data.regions import Regions, image_sample
-from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.errors import UserError
+
+if TYPE_CHECKING:
+    from volta_switch.model.pretrained import Pretrained
 
 Images = Regions | Sequence[Regions]  # what one text is about: one image, or NLVR2's two
 Pair = tuple[str, tuple[Regions, ...]]  # a text and its images
@@ -83,11 +85,9 @@ class Question:
 
 
 def predict(
-    model: nn.Module,
+    model: Pretrained,
     scores: Scores,
     question: Question,
-    config: Config,
-    tokenizer: Tokenizer,
     texts: str | Sequence[str],
     images: Regions | Sequence[Images],
     batch_size: int,
@@ -98,8 +98,6 @@ def predict(
         model: in evaluation mode while this runs.
         scores: a batch's inputs -> the head's scores, as ``BertForVLTasks.forward`` gives them; of matching (B, 2).
         question: the head's.
-        config: the model's.
-        tokenizer: the model's.
         texts: (S,), or one that is asked about every image.
         images: (S,) regions, or pairs of them for NLVR2; or one image that every text is about.
         batch_size: texts at a time.
@@ -110,6 +108,7 @@ def predict(
     """
     if not isinstance(batch_size, int) or batch_size < 1:
         raise UserError(f"predict: batch_size {batch_size!r}, expected a whole number from 1 on")
+    config, tokenizer = model.config, model.tokenizer
     pairs = _checked(_paired(texts, images, question.images), config)
     layout = BatchLayout.of(config)
     weight = next(model.parameters())

@@ -102,7 +102,7 @@ class Pretrained(HubMixin, nn.Module, library_name=LIBRARY):
                 "first (volta-switch weights import)"
             )
         own = load_config(folder / CONFIG)  # by its path: a folder may have a shipped configuration's name
-        config = load_config(folder / CONFIG, overrides)
+        config = load_config(folder / CONFIG, overrides) if overrides else own
         model = cls._empty(folder, config)
         weights = weights_in(folder)
         load_volta(model, read_weights(weights), unused=cls.left_out, source=str(weights))
@@ -171,16 +171,6 @@ class Pretrained(HubMixin, nn.Module, library_name=LIBRARY):
             return Tokenizer.of_content(self.files[VOCABULARY], VOCABULARY, self.config.do_lower_case)
         return Tokenizer(self.config.bert_model, self.config.do_lower_case)
 
-    def _answers(
-        self,
-        scores: Any,
-        question: Question,
-        texts: str | Sequence[str],
-        images: Regions | Sequence[Images],
-        batch_size: int,
-    ) -> list[Prediction]:
-        return predict(self, scores, question, self.config, self.tokenizer, texts, images, batch_size)
-
 
 def _folder(source: str, revision: str) -> Path:
     """Returns a model's folder on this machine, fetched where it is the hub's."""
@@ -246,7 +236,7 @@ class PretrainedTasks(Pretrained):
         entry = self.tasks[name]
         longest = entry.get("max_seq_length") or self.config.max_position_embeddings
         question = Question(str(entry["type"]), self.labels(name), int(longest), entry.get("max_region_num"))
-        return self._answers(lambda given: self(name, **given).scores, question, texts, regions, batch_size)
+        return predict(self, lambda given: self(name, **given).scores, question, texts, regions, batch_size)
 
 
 class PretrainedEncoder(Pretrained):
@@ -274,4 +264,4 @@ class PretrainedEncoder(Pretrained):
             return found
 
         question = Question("matching", (), self.config.max_position_embeddings)
-        return self._answers(scores, question, texts, regions, batch_size)
+        return predict(self, scores, question, texts, regions, batch_size)

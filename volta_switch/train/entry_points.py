@@ -96,9 +96,10 @@ def entry_main(name: str, typed: str = "") -> Callable[[Sequence[str]], None]:
             work = getattr(importlib.import_module(module), function)
         result = work(args, argv)
         if environment_number("RANK", 0) == 0:
-            said = next_command(name, args, given_flags(entry.parser(), argv), result, typed)
-            if said:
-                print(f"next: {said}", file=sys.stderr)
+            with suppress(UserError):  # what it names may be gone by now; the run has ended all the same
+                said = next_command(name, args, given_flags(entry.parser(), argv), result, typed)
+                if said:
+                    print(f"next: {said}", file=sys.stderr)
 
     return main
 

@@ -44,7 +44,7 @@ def next_command(entry: str, args: argparse.Namespace, given: Mapping[str, Any],
         typed: what it was called, if not by the name of its script: "volta-switch finetune".
     """
     if entry == "train_concap":
-        return _command("train_task", typed, {"from_pretrained": result, **_tuning(args, given)})
+        return command_line("train_task", typed, {"from_pretrained": result, **_tuning(args, given)})
     if entry == "train_task":
         return _after_training(args, given, result, typed)
     return _after_evaluation(args, given, result)
@@ -69,7 +69,7 @@ def _after_training(args: argparse.Namespace, given: Mapping[str, Any], run: Pat
     spec = load_task_spec(args)
     split = {"split": training_splits(args, spec)[1]}
     flags = {"from_pretrained": run, **split, **_kept(given, ("world", *OF_DATA, "overwrite"))}
-    return _command(task_class(spec).entry_point, typed, flags)
+    return command_line(task_class(spec).entry_point, typed, flags)
 
 
 def _after_evaluation(args: argparse.Namespace, given: Mapping[str, Any], result: Any) -> str:
@@ -94,7 +94,14 @@ def _kept(given: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return {name: given[name] for name in names if name in given}
 
 
-def _command(entry: str, typed: str, flags: Mapping[str, Any]) -> str:
+def command_line(entry: str, typed: str, flags: Mapping[str, Any]) -> str:
+    """Returns a command as it is typed.
+
+    Args:
+        entry: the entry point.
+        typed: what ``volta-switch`` command it stands beside; empty: it is typed by its script's name.
+        flags: flag -> value; True alone, a list for a flag that stands there several times.
+    """
     if typed:
         return shlex.join(["volta-switch", SCRIPTS[entry], *_words(flags)])
     folder = os.path.dirname(sys.argv[0])  # the scripts' own, as this one's was typed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from volta_switch.errors import UserError
 from volta_switch.hub_models import WEIGHTS, is_address, pinned
 from volta_switch.ranges import ANY_TEXT, PATH, Text
+from volta_switch.train.next_command import command_line
 from volta_switch.weight_tools.registered.commands import add_registry_commands
 
 if TYPE_CHECKING:
@@ -105,8 +105,9 @@ def _import(args: argparse.Namespace) -> None:
 
 def next_command(source: str, has_head: bool) -> str:
     """Returns the command that uses weights, a folder or a name, with or without a task's head."""
-    command = "evaluate" if has_head else "finetune --task TASK1"
-    return f"volta-switch {command} --from_pretrained {shlex.quote(source)}"
+    if has_head:
+        return command_line("eval_task", "weights", {"from_pretrained": source})
+    return command_line("train_task", "weights", {"task": "TASK1", "from_pretrained": source})
 
 
 def import_text(model: ImportedModel) -> str:

@@ -15,6 +15,7 @@ ANSWERS = "answers; --task TASK1 keeps them as that task's head"
 PAIRS = "VL-binary-classifier"  # the type of a task about two images, whose answers are of this kind:
 PAIR_ANSWERS = ANSWERS.replace("TASK1", "TASK12")
 FIRST = "encoder.layer.0"
+REGION_HEAD = "cls.imagePredictions"  # predicts masked regions, in ours and in ViLBERT's
 ENDS = ("weight", "bias")
 BOTH = ("", "v_")  # a shared sublayer's weights stand under the names of text and vision
 TEXT, VISION = ("",), ("v_",)

@@ -24,6 +24,7 @@ from volta_switch.weight_tools.places import (
     ENDS,
     PAIR_ANSWERS,
     PAIRS,
+    REGION_HEAD,
     Places,
     fits,
     head_widths,
@@ -34,7 +35,6 @@ from volta_switch.weight_tools.places import (
 )
 
 UNITER, VISUAL_BERT = "ctrl_uniter_base", "ctrl_visualbert_base"  # shipped configurations
-REGION_HEAD = "cls.imagePredictions"  # of ours, for masked regions
 NAMES = ("visual_projection", "visual_token_type_embeddings", "visual_position_embeddings")  # of Hugging Face's
 OWN_NAMES = ("projection", "token_type_embeddings_visual", "position_embeddings_visual")  # of VisualBERT's own files
 # Of VisualBERT in transformers: the classes whose head, one linear layer, a task can have -> the fusion before it.

@@ -22,6 +22,7 @@ from volta_switch.weight_tools.places import (
     BOTH,
     ENDS,
     OF_BOTH,
+    REGION_HEAD,
     TEXT,
     VISION,
     Places,
@@ -35,7 +36,6 @@ from volta_switch.weight_tools.places import (
 )
 
 CROSS = attention_parts("visual_attention.att", "visual_attention.output")
-REGION_HEAD = "cls.imagePredictions"  # the head for masked regions, in ours and ViLBERT's
 VILBERT = "vilbert_base"  # a shipped configuration
 _ANSWERING = "LxmertForQuestionAnswering"
 TARGETS = {"obj": "3", "attr": "4", "feat": "5"}  # what LXMERT predicts of a region -> VOLTA's visual target

@@ -10,7 +10,6 @@ read from the start.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import http.client
 import os
 import re
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from volta_switch.errors import UserError, first_line
-from volta_switch.files import UNFINISHED, CannotWrite, find_object, flush_folder, measured, write_json
+from volta_switch.files import UNFINISHED, CannotWrite, find_object, flush_folder, lock_alone, measured, write_json
 from volta_switch.time_limit import in_time
 
 SECONDS = 10.0  # without an answer, or without a byte of one, after which a server is taken for gone
@@ -285,10 +284,7 @@ def _opened_alone(part: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise CannotWrite(part, error) from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{part}: another process is fetching it; wait for that one") from None
+        lock_alone(file, f"{part}: another process is fetching it; wait for that one")
         try:
             yield file  # type: ignore[misc]
         finally:

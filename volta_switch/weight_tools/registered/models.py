@@ -22,7 +22,7 @@ from volta_switch.checksums import read_recorded, record, record_bytes, record_j
 from volta_switch.config.loading import CONFIG, load_config
 from volta_switch.config.model_folder import WEIGHTS, is_model_folder, weights_in
 from volta_switch.errors import UserError
-from volta_switch.files import CannotWrite, find_object, first_there, measured, write_json
+from volta_switch.files import CannotWrite, find_object, first_there, lock_alone, measured, write_json
 from volta_switch.hub import VOCABULARY, NotCached, find_vocabulary, hub_file
 from volta_switch.weight_tools.registered.archives import take_member
 from volta_switch.weight_tools.registered.entries import BERT, VOLTA, Entry, RemoteFile
@@ -323,10 +323,7 @@ def _alone(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise CannotWrite(folder, error) from error
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder}: another process is fetching into it; wait for that one") from None
+        lock_alone(handle, f"{folder}: another process is fetching into it; wait for that one")
         yield
     finally:
         with suppress(OSError):
