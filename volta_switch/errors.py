@@ -1,6 +1,7 @@
 """The exceptions a user is meant to read."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -20,6 +21,19 @@ def first_line(error: BaseException) -> str:
     """Returns the first line of what a library says, shortened; the error's kind where it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Returns the known name that a mistyped one comes nearest to, capitals aside; "" where none is near.
+
+    Args:
+        name: as it was typed.
+        known: what there is.
+        cutoff: the least likeness, 0 to 1.
+    """
+    folded = {each.casefold(): each for each in known}
+    found = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=cutoff)
+    return folded[found[0]] if found else ""
 
 
 class BadRecord(UserError):

@@ -6,10 +6,10 @@ A mistake is one line. The help has a short usage line, each flag once under its
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
+from volta_switch.errors import nearest
 from volta_switch.ranges import PATH, SHOWN, Choice, Number, Text, Truth
 
 FEW = 4  # flags that a usage line names; more are written as [flags]
@@ -124,8 +124,8 @@ class FlagParser(argparse.ArgumentParser):
         flags = [name.partition("=")[0] for name in unknown if name.startswith("-")]
         if not flags:
             return f"unexpected {_cut(' '.join(unknown))}"
-        near = difflib.get_close_matches(flags[0], self._option_string_actions, n=1)
-        return f"unknown flag {_cut(flags[0])}" + (f"; did you mean {near[0]}?" if near else "")
+        near = nearest(flags[0], self._option_string_actions)
+        return f"unknown flag {_cut(flags[0])}" + (f"; did you mean {near}?" if near else "")
 
 
 def all_parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:

@@ -20,6 +20,7 @@ from volta_switch.hub_models import NotCached, fetched_file, is_address, setting
 
 VOCABULARY = "vocab.txt"
 HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of a BERT, and of other programs' models
+_OTHER_VOCABULARY = "give a folder with vocab.txt (--set bert_model=FOLDER)"
 _SUFFIXES = (".bin", ".safetensors", ".pt", ".pth", ".th", ".ckpt", ".tar")
 
 
@@ -30,12 +31,13 @@ def is_weight_file(source: str | Path) -> bool:
     return os.path.isfile(source) or (Path(source).suffix in _SUFFIXES and not os.path.isdir(source))
 
 
-def find_vocabulary(source: str | Path, fetch: bool = True) -> Path:
+def find_vocabulary(source: str | Path, fetch: bool = True, advice: str = _OTHER_VOCABULARY) -> Path:
     """Returns the vocabulary file of a BERT: given, in a folder, or the hub's.
 
     Args:
         source: a folder with vocab.txt, the file itself, a hub name, or an address.
         fetch: ask the hub for what is not on this machine.
+        advice: what to do without one, for messages.
 
     Raises:
         NotCached: it is not on this machine, and ``fetch`` is not set.
@@ -51,7 +53,7 @@ def find_vocabulary(source: str | Path, fetch: bool = True) -> Path:
         return path
     if not is_hub_name(str(source)):
         raise UserError(f"{path}: no vocabulary there; bert_model must be a directory with vocab.txt or a hub name")
-    return hub_file(str(source), [VOCABULARY], fetch, "give a folder with vocab.txt (--set bert_model=FOLDER)")
+    return hub_file(str(source), [VOCABULARY], fetch, advice)
 
 
 def find_bert(source: str | Path, fetch: bool = True) -> Path:

@@ -57,6 +57,7 @@ def test_a_fine_tuned_model_says_what_it_started_from(pretrained, finetuned):
     start, run = pretrained("ctrl_uniter"), finetuned("ctrl_uniter", "refer")
     record, text = of_run(run)
     before = json_of(start / "training.json")
+    assert record["model"]["configuration"] == before["model"]["configuration"]
     assert record["kind"] == "fine-tuning" and record["task"]["name"] == "refcoco+"
     assert record["start"]["training"]["weights"] == before["weights"]
     assert record["start"]["training"]["data"] == before["data"]

@@ -70,7 +70,10 @@ def test_models_of_every_kind_come_back_bit_for_bit_with_their_shared_weights(wo
         different = [key for key in others if files[key] != there.get(key)]
         assert all(b"/" + str(tmp_path).encode()[1:] not in content for content in files.values())  # no place is told
         assert same(model, type(model).from_pretrained(again))
-        assert not different and {"config.json", "model.safetensors", "vocab.txt", "tokenizer.json"} <= files.keys()
+        assert (
+            not different
+            and {"config.json", "model.safetensors", "vocab.txt", "tokenizer.json", "preprocessor.json"} <= files.keys()
+        )
 
 
 @pytest.mark.parametrize("task", HEADS)

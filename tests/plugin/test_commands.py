@@ -131,6 +131,17 @@ def test_a_models_folder_is_weights_and_configuration(home, tmp_path):
         find_files(home, named)
 
 
+def test_an_address_is_weights_and_configuration_of_one_commit(home, hub):
+    values = json.dumps(load_config("demo/ctrl_uniter").to_dict()).encode()
+    commit = hub.create("me/model", {"config.json": values, "vocab.txt": b"[PAD]\n", "pytorch_model_best.bin": b"w"})
+    code = "from pathlib import Path\nfrom volta_switch.plugin.checkout import find_files\n"
+    code += "print(*find_files(Path(sys.argv[1]), sys.argv[2:]))"
+    found = hub.python(code, home, "--from_pretrained", "hf://me/model").split()
+    assert found[::2] == ["--from_pretrained", "--config_file"]
+    assert found[1].endswith(f"{commit}/pytorch_model_best.bin")
+    assert Path(found[3]).read_bytes() == values and f"/{commit}/" in found[3]
+
+
 # --- The catalogue ------------------------------------------------------------------------------------------------
 
 

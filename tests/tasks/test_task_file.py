@@ -43,6 +43,7 @@ def test_an_unknown_task_suggests_the_nearest_and_lists_all(tmp_path):
     path = task_file(tmp_path, TASK1={**ENTRY, "name": "VQA"}, TASK10=ENTRY)
     message = refused(path, "refcoco")
     assert str(path) in message and "did you mean refcoco+?" in message and "TASK1 (VQA), TASK10 (refcoco+)" in message
+    assert "did you mean VQA?" in refused(path, "vqa")
     assert "choose one with --task" in refused(path, "")
 
 

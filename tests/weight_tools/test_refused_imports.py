@@ -162,6 +162,7 @@ def test_what_would_not_load_again_is_not_written(lxmert, written, tmp_path):
     write_model(import_weights(written()), tmp_path / "to")
     model = BertForVLPreTraining(load_config(tmp_path / "to", ["bert_model=x"]))
     load_volta(model, read_weights(tmp_path / "to" / "model.safetensors"))
+    assert "is a model's folder of this project and needs no import" in refused(tmp_path / "to")
 
 
 ODD = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import signal
 import socket
@@ -181,10 +182,16 @@ def test_fetched_weights_are_a_model_that_needs_nothing_else(registry, files, wo
     path = registry()
     run("fetch", "tiny", "--registry", path, "--to", tmp_path / "model")
     said = capsys.readouterr().out
-    assert f"tiny is here: {tmp_path / 'model'}\nnext: volta-switch evaluate --from_pretrained {tmp_path}/model" in said
+    assert f"tiny is here: {tmp_path / 'model'}\n" in said
+    assert f"next: volta-switch evaluate --from_pretrained {tmp_path}/model --task TASK10\n" in said
     assert {each.name for each in (tmp_path / "model").iterdir()} == {
-        *("config.json", "pytorch_model_best.bin", "vocab.txt", "volta_switch.sums"),
+        *("config.json", "pytorch_model_best.bin", "vocab.txt", "tokenizer.json", "preprocessor.json"),
+        *("training.json", "README.md", "volta_switch.sums"),
     }
+    record = json.loads((tmp_path / "model/training.json").read_text())
+    assert record["imported"]["file"] == f"{server.url}/weights"
+    assert record["imported"]["heads"] == ["clfs_dict.TASK10"]
+    assert "Weights of VOLTA" in (tmp_path / "model/README.md").read_text()
     assert (tmp_path / "model/pytorch_model_best.bin").read_bytes() == (files / "tuned.bin").read_bytes()
     shutil.move(tmp_path / "model", tmp_path / "moved")
     assert load_config(tmp_path / "moved").bert_model == str(tmp_path / "moved")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from volta_switch.tasks.vqa_files import load_labels
 from volta_switch.train import evaluation, finetuning
 from volta_switch.weight_tools.commands import inspect_text
 from volta_switch.weight_tools.importing import import_weights
-from volta_switch.weights import read_weights, write_weights
+from volta_switch.weights import read_weights, to_volta, write_weights
 from weights.layouts import hugging_face_state
 
 transformers = pytest.importorskip("transformers")
@@ -106,6 +107,7 @@ def test_an_imported_lxmert_answers_the_worlds_questions_as_transformers_does(gi
         "model.safetensors",
         "preprocessor.json",
         "vocab.txt",
+        "tokenizer.json",
     }
     assert json_of(folder / "preprocessor.json")["locations"] == 4
 
@@ -243,8 +245,11 @@ def test_inspect_says_what_an_import_would_do_and_writes_nothing(given, tmp_path
 
 
 def test_inspect_knows_runs_and_berts(world, tmp_path):
-    write_weights(tmp_path / "run.bin", BertForVLPreTraining(world.config("ctrl_uniter")).state_dict())
+    model = BertForVLPreTraining(world.config("ctrl_uniter"))
+    write_weights(tmp_path / "run.bin", to_volta(model))
     said = " ".join(inspect_text(tmp_path / "run.bin").split())
+    counts = [int(count.replace(",", "")) for count in re.findall(r"([\d,]+) numbers", said)]
+    assert sum(counts) == sum(parameter.numel() for parameter in model.parameters())  # shared ones once
     assert "weights of a run, this project's or VOLTA's" in said and "cls.predictions" in said
     (tmp_path / "run").mkdir()
     write_weights(tmp_path / "run" / "pytorch_model_best.bin", read_weights(tmp_path / "run.bin"))

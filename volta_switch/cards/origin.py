@@ -85,16 +85,33 @@ def hub_model(origin: Any) -> str:
 
 
 def describe_configuration(config_file: str, config: Config) -> dict[str, Any]:
-    """Returns the name of a shipped configuration, and what a model has otherwise; {} of any other file.
+    """Returns the name of the shipped configuration that a model comes from, and what it has otherwise.
 
     Args:
-        config_file: as ``--config_file`` has it.
+        config_file: as ``--config_file`` has it: a shipped one, or that of a model's folder, whose record names one.
         config: the model's.
+
+    Returns:
+        ``name`` and ``changed``; {} where no shipped configuration is known.
     """
     path = find_config(config_file).resolve()
+    shipped = _shipped(path)
+    if shipped is None:
+        model = (find_object(path.with_name(TRAINING)) or {}).get("model")
+        before = model.get("configuration") if isinstance(model, Mapping) else None
+        name = before.get("name") if isinstance(before, Mapping) else None
+        files = [(folder / f"{name}.json").resolve() for folder in CONFIG_FOLDERS]
+        shipped = next((_shipped(file) for file in files if file.is_file()), None)
+    if shipped is None:
+        return {}
+    file, name = shipped
+    changed = differences(load_config(file).to_dict(), config.to_dict())
+    return {"name": name, "changed": {field: now for field, _, now in changed if field != "bert_model"}}
+
+
+def _shipped(path: Path) -> tuple[Path, str] | None:
+    """Returns a shipped configuration's file and name; None of any other file."""
     for folder in CONFIG_FOLDERS:
         if path.is_relative_to(folder.resolve()):
-            name = path.relative_to(folder.resolve()).with_suffix("").as_posix()
-            changed = differences(load_config(path).to_dict(), config.to_dict())
-            return {"name": name, "changed": {field: now for field, _, now in changed if field != "bert_model"}}
-    return {}
+            return path, path.relative_to(folder.resolve()).with_suffix("").as_posix()
+    return None

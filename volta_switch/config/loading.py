@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import difflib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 from volta_switch.checksums import is_there, read_recorded
 from volta_switch.config.schema import Config, SwitchConfig
-from volta_switch.errors import UserError
+from volta_switch.errors import UserError, nearest
 from volta_switch.files import SHIPPED_FOLDERS, parse_json, parse_yaml, require_file
 from volta_switch.hub import VOCABULARY
 from volta_switch.hub_models import is_address, settings_folder
@@ -94,8 +93,8 @@ def find_config(name: str | Path) -> Path:
     if os.path.lexists(given) and not os.path.isdir(given):
         require_file(given, "configuration", "give a JSON file, or a name")
     known = sorted({str(path.relative_to(folder))[:-5] for folder in CONFIG_FOLDERS for path in folder.rglob("*.json")})
-    near = difflib.get_close_matches(str(name).removesuffix(".json"), known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else "."
+    near = nearest(str(name).removesuffix(".json"), known)
+    hint = f"; did you mean {near}?" if near else "."
     raise UserError(f"config {name}: no such file or name{hint} Known names: {', '.join(known)}")
 
 
@@ -183,7 +182,7 @@ def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
             if value != NOT_BUILT[key]:
                 raise UserError(f"{key}: only {NOT_BUILT[key]!r} is supported, found {shown(value)}")
         else:
-            near = difflib.get_close_matches(key, [*fields, *({} if prefix else NOT_BUILT)], n=1, cutoff=0.5)
-            hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+            near = nearest(key, [*fields, *({} if prefix else NOT_BUILT)], cutoff=0.5)
+            hint = f"; did you mean {prefix}{near}?" if near else ""
             raise UserError(f"unknown key {prefix}{key}{hint}")
     return cls(**arguments)

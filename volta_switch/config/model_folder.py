@@ -87,21 +87,30 @@ def weights_in(folder: str | Path) -> Path:
 
 
 def files_of(
-    config: Config, tokenizer: str, task: Mapping[str, Any] | None = None, labels: Sequence[str] = ()
+    config: Config,
+    tokenizer: str,
+    task: Mapping[str, Any] | None = None,
+    labels: Sequence[str] = (),
+    regions: str = "as in the feature files that training.json names",
+    vocabulary: bytes = b"",
 ) -> dict[str, bytes]:
     """Returns what belongs to a model beside configuration and weights: name -> content.
 
     Args:
         config: its configuration.
-        tokenizer: what ``tokenizer.json`` holds.
+        tokenizer: what ``tokenizer.json`` holds; empty where the vocabulary is not known: then neither is among them.
         task: of a fine-tuned one, what ``task.yml`` holds.
         labels: what each row of its head stands for; () where it has no labels.
+        regions: where its region features come from, in words.
+        vocabulary: what ``vocab.txt`` holds; empty: what the configuration's has.
 
     Raises:
         UserError: there is no vocabulary.
     """
-    found = {VOCABULARY: read_recorded(find_vocabulary(config.bert_model)), TOKENIZER: tokenizer.encode()}
-    found[REGIONS] = json_bytes(region_facts(config, "as in the feature files that training.json names"))
+    found = {REGIONS: json_bytes(region_facts(config, regions))}
+    if tokenizer:
+        found[VOCABULARY] = vocabulary or read_recorded(find_vocabulary(config.bert_model))
+        found[TOKENIZER] = tokenizer.encode()
     if task is not None:
         found[TASK] = task_bytes(task)
         found |= {LABELS: json_bytes({key: list(labels) for key in task})} if labels else {}

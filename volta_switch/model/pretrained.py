@@ -29,6 +29,7 @@ from volta_switch.config.model_folder import (
     TOKENIZER,
     TRAINING,
     WEIGHTS,
+    files_of,
     is_model_folder,
     read_labels,
     task_bytes,
@@ -153,7 +154,8 @@ class Pretrained(HubMixin, nn.Module, library_name=LIBRARY):
 
     def _files(self) -> dict[str, bytes]:
         """Returns what lies beside configuration and weights."""
-        own = {TOKENIZER: self.tokenizer.to_json().encode(), VOCABULARY: self.tokenizer.to_text().encode()}
+        vocabulary = self.tokenizer.to_text().encode()
+        own = files_of(self.config, self.tokenizer.to_json(), regions="not recorded", vocabulary=vocabulary)
         return {**own, **self.files, **self._task_files()}
 
     def _task_files(self) -> dict[str, bytes]:

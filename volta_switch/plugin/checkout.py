@@ -19,9 +19,10 @@ from types import ModuleType
 
 from volta_switch.config import find_config
 from volta_switch.config.loading import CONFIG
-from volta_switch.config.model_folder import WEIGHTS, is_model_folder
+from volta_switch.config.model_folder import WEIGHTS, is_model_folder, weights_in
 from volta_switch.errors import UserError
 from volta_switch.files import read_yaml, require_file
+from volta_switch.hub_models import is_address, pinned
 from volta_switch.plugin.replacements import STAND_INS
 
 CHECKOUT = "a checkout of github.com/e-bug/volta (git clone https://github.com/e-bug/volta)"
@@ -214,6 +215,7 @@ def find_files(home: Path, argv: Sequence[str]) -> list[str]:
     flags: dict[str, Callable[[Path, str], str]] = {
         "--config_file": _config, "--config": _config, "--tasks_config_file": _task_file, "--from_pretrained": _weights
     }  # fmt: skip
+    argv = [_pinned(argument) for argument in argv]
     argv = [*argv, *_config_of_folder(argv)]
     found = list(argv)
     for index, argument in enumerate(argv):
@@ -226,6 +228,12 @@ def find_files(home: Path, argv: Sequence[str]) -> list[str]:
     return found
 
 
+def _pinned(argument: str) -> str:
+    """Returns an argument in which an address on the hub names a commit, so that all that is read is of one."""
+    flag, equals, value = argument.partition("=") if argument.startswith("-") else ("", "", argument)
+    return f"{flag}{equals}{pinned(value)}" if is_address(value) else argument
+
+
 def _config(home: Path, name: str) -> str:
     given = _in_checkout(home, name)
     return given if Path(given).is_file() else str(find_config(name))
@@ -236,13 +244,15 @@ def _config_of_folder(argv: Sequence[str]) -> list[str]:
     words = [part for argument in argv for part in argument.split("=", 1)]
     folder = dict(pairwise(words)).get("--from_pretrained", "")
     named = {"--config_file", "--config"} & set(words)
-    return ["--config_file", str(Path(folder, CONFIG))] if folder and not named and is_model_folder(folder) else []
+    if not folder or named or not is_model_folder(folder):
+        return []
+    return ["--config_file", folder if is_address(folder) else str(Path(folder, CONFIG))]
 
 
 def _weights(home: Path, source: str) -> str:
     if not source or not is_model_folder(source):
         return source
-    found = Path(source, WEIGHTS[-1])
+    found = weights_in(source).with_name(WEIGHTS[-1])
     require_file(found, "weight file", "VOLTA reads no other of a model's folder; give a file that torch.save has made")
     return str(found)
 

@@ -5,7 +5,6 @@ The repairs themselves are in ``repairs``.
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import logging
 import os
@@ -18,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from volta_switch import __version__
-from volta_switch.errors import UserError
+from volta_switch.errors import UserError, nearest
 from volta_switch.plugin.checkout import find_files, import_volta, imports_explained
 from volta_switch.plugin.encoder import register
 from volta_switch.plugin.replacements import Patches
@@ -164,8 +163,8 @@ def choose(without: Sequence[str] = (), fix: Sequence[str] = ()) -> list[Repair]
     for flag, given, wanted in (("--without", without, False), ("--fix", fix, True)):
         for name in given:
             if name not in fixes_numbers:
-                near = difflib.get_close_matches(name, list(fixes_numbers), n=1)
-                hint = f"; did you mean {near[0]}?" if near else ";"
+                near = nearest(name, fixes_numbers)
+                hint = f"; did you mean {near}?" if near else ";"
                 raise UserError(f"{flag} {name}: no such repair{hint} --list-repairs prints them all")
             if fixes_numbers[name] != wanted:
                 when = "only with --fix" if fixes_numbers[name] else "unless --without names it"

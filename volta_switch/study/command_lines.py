@@ -7,13 +7,12 @@ Every other given flag is checked by the parser of the entry point that will rea
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from volta_switch.errors import UserError
+from volta_switch.errors import UserError, nearest
 from volta_switch.flag_parser import FlagParser
 from volta_switch.study.arms import Arm
 from volta_switch.study.records import Flags, Settings
@@ -184,8 +183,8 @@ def refuse_flags(where: str, entry: str, given: Flags, arm: str = "", pretrained
         action = known.get(str(name))
         if action is None:
             free = [other for other, of in known.items() if of.dest not in said and other not in KEPT_FROM]
-            near = difflib.get_close_matches(str(name), free, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            near = nearest(str(name), free)
+            hint = f"; did you mean {near}?" if near else ""
             raise UserError(f"{here}: {_TYPED[entry]} has no flag --{name}{hint}")
         if action.dest in said:
             raise UserError(f"{here}: the study says --{name} to its runs itself; {_instead(action.dest, where)}")

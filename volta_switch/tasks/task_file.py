@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from volta_switch.config.checks import FUSION_METHODS
-from volta_switch.errors import UserError
+from volta_switch.errors import UserError, nearest
 from volta_switch.files import here_or_shipped, read_yaml
 from volta_switch.ranges import (
     ANY_TEXT,
@@ -196,8 +195,8 @@ def load_task(path: str | Path, task: str, data_root: str | Path = "") -> TaskSp
         raise UserError(f"{path}: {', '.join(alike)} are all called {wanted}; give the number of one with --task")
     if key is None:
         known = [f"{key} ({entry.get('name')})" for key, entry in entries.items()]
-        near = difflib.get_close_matches(wanted, [*entries, *names], n=1)
-        hint = f"; did you mean {near[0]}?" if near else "."
+        near = nearest(wanted, [*entries, *names])
+        hint = f"; did you mean {near}?" if near else "."
         raise UserError(f"{path}: no task {wanted!r}{hint} It has {', '.join(known)}; choose one with --task")
     return _spec(path, key, entries[key], _root(data_root))
 
@@ -269,8 +268,8 @@ def _spec(path: Path, key: str, entry: Mapping[str, Any], root: Path | None) -> 
 def _refuse_unknown(extra: Mapping[Any, Any], known: list[str]) -> None:
     for name in extra:
         if name not in UNREAD:
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-            raise ValueError(f"unknown key {name}" + (f"; did you mean {near[0]}?" if near else "; leave it out"))
+            near = nearest(str(name), known, cutoff=0.5)
+            raise ValueError(f"unknown key {name}" + (f"; did you mean {near}?" if near else "; leave it out"))
 
 
 def _read(name: str, value: Any) -> Any:

@@ -103,10 +103,16 @@ def _import(args: argparse.Namespace) -> None:
     print(f"\nwritten to {args.to}; next: {next_command(args.to, bool(model.task))}")
 
 
-def next_command(source: str, has_head: bool) -> str:
-    """Returns the command that uses weights, a folder or a name, with or without a task's head."""
+def next_command(source: str, has_head: bool, task: str = "") -> str:
+    """Returns the command that uses weights.
+
+    Args:
+        source: a folder or a name.
+        has_head: they are of a model with a task's head.
+        task: the head's, where the folder does not say it.
+    """
     if has_head:
-        return command_line("eval_task", "weights", {"from_pretrained": source})
+        return command_line("eval_task", "weights", {"from_pretrained": source, **({"task": task} if task else {})})
     return command_line("train_task", "weights", {"task": "TASK1", "from_pretrained": source})
 
 
@@ -141,12 +147,13 @@ def export_text(model: ExportedModel) -> str:
     from tabulate import tabulate
 
     from volta_switch.weight_tools.importing import left_out_by_reason, modules_of
+    from volta_switch.weights.loading import distinct
 
-    distinct = {tensor.data_ptr(): tensor.numel() for tensor in model.state.values()}
+    parameters = sum(tensor.numel() for tensor in distinct(model.state).values())
     rows = [
         ("weights of", str(model.source)),
         ("layout", model.format),
-        ("written", f"{model.file}, {len(model.state)} names, {sum(distinct.values()) / 1e6:.2f} M parameters"),
+        ("written", f"{model.file}, {len(model.state)} names, {parameters / 1e6:.2f} M parameters"),
         *(("for", name) for name in model.settings.get("architectures", ())),
         *(("left out", f"{', '.join(names)}: {why}") for why, names in left_out_by_reason(model.left_out).items()),
         *([("without", f"{', '.join(modules_of(model.absent))}, which no model here has")] if model.absent else []),
@@ -169,7 +176,7 @@ def inspect_text(source: str | Path, layout: str = "", overrides: Sequence[str] 
     from volta_switch.weight_tools.given import weights_file
     from volta_switch.weight_tools.importing import import_state
     from volta_switch.weights.files import read_weights
-    from volta_switch.weights.loading import is_a_bert, is_of_a_run, project_of
+    from volta_switch.weights.loading import distinct, is_a_bert, is_of_a_run, project_of
 
     source = pinned(str(source)) if is_address(source) else source  # all that is read is of one commit
     own = model_folder.is_model_folder(source)
@@ -181,7 +188,7 @@ def inspect_text(source: str | Path, layout: str = "", overrides: Sequence[str] 
     if not kind:
         raise UserError(f"{path}: neither a run's weights nor a BERT's, nor of a layout that is known")
     parts: dict[str, int] = {}
-    for name, tensor in state.items():
+    for name, tensor in distinct(state).items():
         words = name.split(".")
         part = ".".join(words[: 2 if words[0] in ("cls", "clfs_dict") else 1])
         parts[part] = parts.get(part, 0) + tensor.numel()

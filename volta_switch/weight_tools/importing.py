@@ -20,7 +20,8 @@ from volta_switch.cards.record import FORMAT, architecture_of, write_record
 from volta_switch.checksums import read_recorded, record_bytes, record_json
 from volta_switch.config import Config, load_config
 from volta_switch.config.loading import CONFIG
-from volta_switch.config.model_folder import LABELS, REGIONS, TASK, region_facts, task_bytes
+from volta_switch.config.model_folder import files_of, is_model_folder
+from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.errors import UserError
 from volta_switch.files import writing_folder
 from volta_switch.hub import HUB_WEIGHTS, VOCABULARY
@@ -32,6 +33,7 @@ from volta_switch.weight_tools.places import PAIRS, Places
 from volta_switch.weights.files import read_weights, write_weights
 from volta_switch.weights.loading import (
     check_shared,
+    distinct,
     fitted,
     is_of_a_run,
     project_of,
@@ -71,7 +73,7 @@ class ImportedModel:
     @property
     def parameters(self) -> int:
         """Number of weights, shared ones once."""
-        return sum(tensor.numel() for tensor in {tensor.data_ptr(): tensor for tensor in self.state.values()}.values())
+        return sum(tensor.numel() for tensor in distinct(self.state).values())
 
 
 def import_weights(
@@ -100,6 +102,8 @@ def import_weights(
     """
     if task and not TASK_NAME.fullmatch(task):
         raise UserError(f"--task {task!r}: expected TASK and a number, as task files have it: TASK1")
+    if is_model_folder(source):
+        raise UserError(f"{source}: is a model's folder of this project and needs no import; give it as it is")
     path = weights_file(source, HUB_WEIGHTS)
     return import_state(path, read_weights(path), layout, overrides, task, labels, wanted)
 
@@ -145,24 +149,33 @@ def import_state(
     )
 
 
-def write_model(model: ImportedModel, folder: Path) -> None:
-    """Writes the model's folder whole or not at all, with the vocabulary that lies beside the file.
+def write_model(model: ImportedModel, folder: Path, vocabulary: bytes = b"") -> None:
+    """Writes the model's folder whole or not at all.
+
+    Args:
+        model: what was read.
+        folder: must not exist, or be empty.
+        vocabulary: what ``vocab.txt`` holds; empty: that of the file beside the weights, where there is one.
 
     Raises:
         UserError: the folder is there and not empty, or the vocabulary is damaged.
         OSError: it cannot be written; nothing is left.
     """
+    beside = model.source.with_name(VOCABULARY)
+    if not vocabulary and beside.is_file():
+        vocabulary = read_recorded(beside)
     with writing_folder(folder) as unfinished:
-        vocabulary = model.source.with_name(VOCABULARY)
-        if vocabulary.is_file():
-            record_bytes(unfinished / VOCABULARY, read_recorded(vocabulary))
+        for name, content in _files(model, vocabulary, str(beside)).items():
+            record_bytes(unfinished / name, content)
         record_json(unfinished / CONFIG, model.config.to_dict())
-        record_json(unfinished / REGIONS, region_facts(model.config, model.layout.regions))
-        if model.task:
-            record_bytes(unfinished / TASK, task_bytes(model.task))
-            record_json(unfinished / LABELS, {task: list(model.labels) for task in model.task})
         write_weights(unfinished / HUB_WEIGHTS[0], model.state, recorded=True)
         write_record(unfinished, _record(model, unfinished / HUB_WEIGHTS[0]))
+
+
+def _files(model: ImportedModel, vocabulary: bytes, source: str) -> dict[str, bytes]:
+    """Returns what lies beside configuration and weights. Raises UserError where the vocabulary is none."""
+    tokenizer = Tokenizer.of_content(vocabulary, source, model.config.do_lower_case).to_json() if vocabulary else ""
+    return files_of(model.config, tokenizer, model.task or None, model.labels, model.layout.regions, vocabulary)
 
 
 def _record(model: ImportedModel, weights: Path) -> dict[str, Any]:

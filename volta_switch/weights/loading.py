@@ -306,6 +306,14 @@ def check_shared(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
             raise UserError(f"{source}: {some(given)} are one shared weight in this model but hold different values")
 
 
+def distinct(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns weights without those that are another one's memory: a shared weight once, by its first name."""
+    first: dict[tuple[object, ...], str] = {}
+    for name, tensor in state.items():
+        first.setdefault((tensor.data_ptr(), tensor.shape) if tensor.numel() else (name,), name)
+    return {name: state[name] for name in first.values()}
+
+
 def shared_names(model: nn.Module) -> list[list[str]]:
     """Returns the groups of names that stand for one parameter."""
     groups: dict[int, list[str]] = {}

@@ -71,7 +71,7 @@ def _fetch(args: argparse.Namespace) -> None:
     if model.imported is not None:
         print(import_text(model.imported), end="\n\n")
     print(f"{entry.name} {'was here already' if model.was_here else 'is here'}: {model.source}")
-    print(f"next: {next_command(model.source, bool(entry.task or wanted))}")
+    print(f"next: {next_command(model.source, bool(entry.task or wanted), entry.task or '')}")
 
 
 def _verify(args: argparse.Namespace) -> None:

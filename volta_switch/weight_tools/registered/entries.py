@@ -6,14 +6,13 @@ has the page beside it that it was read from; what no page says is None.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from volta_switch.errors import UserError
+from volta_switch.errors import UserError, nearest
 from volta_switch.files import read_yaml
 from volta_switch.ranges import Number, OrNone, Range, Text, whole
 
@@ -188,8 +187,8 @@ def find_entry(entries: Mapping[str, Entry], name: str) -> Entry:
     """
     if name in entries:
         return entries[name]
-    near = difflib.get_close_matches(name, entries, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}? " if near else ""
+    near = nearest(name, entries, cutoff=0.4)
+    hint = f"did you mean {near}? " if near else ""
     raise UserError(f"{name}: no weights of that name are registered; {hint}volta-switch weights list prints all names")
 
 
@@ -297,8 +296,8 @@ def _section(values: Any, where: str, known: tuple[str, ...], required: tuple[st
     if not isinstance(values, Mapping):
         raise ValueError(f"{where}: expected {', '.join(known)}")
     if strange := [str(key) for key in values if key not in known]:
-        near = difflib.get_close_matches(strange[0], known, n=1)
-        raise ValueError(f"{where}: unknown key {strange[0]}" + (f", did you mean {near[0]}?" if near else ""))
+        near = nearest(strange[0], known)
+        raise ValueError(f"{where}: unknown key {strange[0]}" + (f", did you mean {near}?" if near else ""))
     if missing := [key for key in required if key not in values]:
         raise ValueError(f"{where}: lacks {', '.join(missing)}")
     return dict(values)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from volta_switch.checksums import read_recorded, record, record_bytes, record_json, verify
+from volta_switch.checksums import read_recorded, record, verify
 from volta_switch.config.loading import CONFIG, load_config
 from volta_switch.config.model_folder import WEIGHTS, is_model_folder, weights_in
 from volta_switch.errors import UserError
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 RECORD = "fetched.json"
 _OWN = WEIGHTS[1]  # VOLTA's name
+_HERE = "where its files are already, name their folder (weights import FOLDER TO, weights verify --from FOLDER)"
 _ORIGINAL, _ARCHIVE, _ANSWERS, _MODEL = "pytorch_model.bin", "archive", "answers.json", "model"
 
 
@@ -120,20 +121,21 @@ def _made(entry: Entry, work: Path, wanted: Sequence[str], seconds: float) -> tu
     made = work / _MODEL
     shutil.rmtree(made, ignore_errors=True)  # of a process that was killed
     if entry.layout == VOLTA:
+        from volta_switch.weight_tools.registered.volta_files import check_weights, fill_folder  # imports PyTorch
+
         config = load_config(str(entry.config))
-        vocabulary = read_recorded(find_vocabulary(config.bert_model))  # first: it is small, and may not be there
+        vocabulary = read_recorded(
+            find_vocabulary(config.bert_model, advice=_HERE)
+        )  # first: it is small, and may not be there
         weights, found = _file(entry.weights, work, _OWN, seconds)
         with _discarding(weights, work / _ARCHIVE):
-            _check_weights(weights, config, entry)
+            check_weights(weights, config, entry)
         _remember(entry.weights, found)  # now that it is one
         made.mkdir()
-        record_bytes(made / VOCABULARY, vocabulary)
-        record_json(made / CONFIG, config.to_dict())
-        os.replace(weights, made / _OWN)
-        record(made / _OWN)
+        fill_folder(made, entry, config, vocabulary, weights)
         return made, None
     if entry.layout == BERT:
-        weights, vocabulary_file = _hub_weights(entry.weights), find_vocabulary(str(entry.weights.hub))
+        weights, vocabulary_file = _hub_weights(entry.weights), find_vocabulary(str(entry.weights.hub), advice=_HERE)
         made.mkdir()
         for file in (weights, vocabulary_file):
             shutil.copyfile(file, made / file.name)
@@ -155,7 +157,7 @@ def _imported(entry: Entry, work: Path, made: Path, wanted: Sequence[str], secon
             labels = read_answers(file, entry.answers.key)
         _remember(entry.answers, found)
     if remote.hub:
-        hub_file(remote.hub, [CONFIG], True, "import its folder (volta-switch weights import FOLDER TO)")
+        hub_file(remote.hub, [CONFIG], True, _HERE)
     weights, found = (_hub_weights(remote), {}) if remote.hub else _file(remote, work, _ORIGINAL, seconds)
     with _discarding(*() if remote.hub else (weights, work / _ARCHIVE)):
         model = import_weights(weights, str(entry.layout), (), task, labels, wanted)
@@ -165,9 +167,8 @@ def _imported(entry: Entry, work: Path, made: Path, wanted: Sequence[str], secon
     if remote.hub:
         with suppress(UserError):  # not every model has its own
             vocabulary = hub_file(remote.hub, [VOCABULARY], True, "")
-    vocabulary = vocabulary or find_vocabulary(model.config.bert_model)
-    write_model(model, made)
-    record_bytes(made / VOCABULARY, read_recorded(vocabulary))
+    vocabulary = vocabulary or find_vocabulary(model.config.bert_model, advice=_HERE)
+    write_model(model, made, read_recorded(vocabulary))
     return model
 
 
@@ -179,13 +180,13 @@ def _bert_in_cache(entry: Entry) -> FetchedModel:
     except NotCached:
         was_here = False
     _hub_weights(entry.weights)
-    find_vocabulary(name)
+    find_vocabulary(name, advice=_HERE)
     return FetchedModel(name, was_here)
 
 
 def _hub_weights(remote: RemoteFile) -> Path:
     """Returns a hub's file, which the hub's library fetches, goes on with and keeps; compared with what is known."""
-    path = hub_file(str(remote.hub), [str(remote.file)], True, "or give weights that are here (--from)")
+    path = hub_file(str(remote.hub), [str(remote.file)], True, _HERE)
     found = measured(path)
     if difference := _expected(remote).difference(found):
         raise UserError(f"{remote.key}: refused: {path} {difference}; remove it from the hub's cache to fetch it again")
@@ -208,34 +209,6 @@ def _file(remote: RemoteFile, work: Path, name: str, seconds: float) -> tuple[Pa
         with _discarding(fetched):
             take_member(fetched, remote.member, path)
     return path, found
-
-
-def _check_weights(path: Path, config: Any, entry: Entry) -> None:
-    """Compares a file in VOLTA's layout with the configuration that the registry names.
-
-    Raises:
-        UserError: a name or a shape is another model's.
-    """
-    import torch
-
-    from volta_switch.model.bert import BertForVLPreTraining
-    from volta_switch.weights.files import read_weights
-    from volta_switch.weights.loading import fitted, is_of_a_run, some, to_volta
-
-    state = read_weights(path)
-    said = f"{entry.weights.key}: refused: what was fetched"
-    if not is_of_a_run(state):
-        raise UserError(f"{said} holds no weights in VOLTA's layout")
-    with torch.device("meta"):
-        own = to_volta(BertForVLPreTraining(config))
-    lost = [name for name in own if name not in state and not name.startswith("cls.")]
-    strange = [name for name in state if name not in own and not name.startswith(("cls.", "clfs_dict."))]
-    if lost or strange:
-        what = f"lacks {some(lost)}" if lost else f"has {some(strange)}"
-        raise UserError(f"{said} {what}, so that it is no {entry.config}")
-    if entry.task and not any(name.startswith(f"clfs_dict.{entry.task}.") for name in state):
-        raise UserError(f"{said} has no head of {entry.task}, and the registry says that it has")
-    fitted(own, {name: state[name] for name in own if name in state}, said, f"it is no {entry.config}")
 
 
 def _check_there(entry: Entry, folder: Path, answers: Sequence[str]) -> None:
