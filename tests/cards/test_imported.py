@@ -6,7 +6,8 @@ import torch
 from cards.hub_cards import verified
 from synthetic_world import json_of
 from volta_switch.files import measured
-from volta_switch.weight_tools.importing import import_weights, write_model
+from volta_switch.weight_tools.imported_folders import write_model
+from volta_switch.weight_tools.importing import import_weights
 
 
 @pytest.fixture

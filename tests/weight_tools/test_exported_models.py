@@ -11,7 +11,8 @@ from volta_switch.checksums import record_json
 from volta_switch.cli import main
 from volta_switch.config.model_folder import task_bytes
 from volta_switch.weight_tools.exporting import FORMATS, export_weights, write_export
-from volta_switch.weight_tools.importing import import_weights, write_model
+from volta_switch.weight_tools.imported_folders import write_model
+from volta_switch.weight_tools.importing import import_weights
 from volta_switch.weights import load_volta, read_weights, write_weights
 from weight_tools.test_layouts_of_peers import golden, part, written
 from weight_tools.test_layouts_of_transformers import (

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from volta_switch import BertForVLPreTraining, UserError, load_config
 from volta_switch.cli import main
-from volta_switch.weight_tools import importing
-from volta_switch.weight_tools.importing import import_weights, write_model
+from volta_switch.weight_tools import imported_folders, importing
+from volta_switch.weight_tools.imported_folders import write_model
+from volta_switch.weight_tools.importing import import_weights
 from volta_switch.weights import load_volta, read_weights
 from weight_tools.test_layouts_of_peers import golden, part
 
@@ -269,7 +270,9 @@ def test_a_name_beside_what_is_left_out_is_not_left_out_with_it(name, lxmert, wr
 
 def test_a_write_that_fails_leaves_nothing_and_may_be_repeated(written, tmp_path, monkeypatch):
     model = import_weights(written())
-    monkeypatch.setattr(importing, "write_weights", lambda *given, **more: (_ for _ in ()).throw(OSError(28, "full")))
+    monkeypatch.setattr(
+        imported_folders, "write_weights", lambda *given, **more: (_ for _ in ()).throw(OSError(28, "full"))
+    )
     with pytest.raises(OSError, match="full"):
         write_model(model, tmp_path / "out" / "to")
     assert not list((tmp_path / "out").iterdir())
@@ -288,12 +291,12 @@ def test_a_full_disk_and_an_interrupt_leave_nothing(written, tmp_path):
     assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
 
 
-@pytest.mark.parametrize("where", ["read_weights", "write_weights"])
+@pytest.mark.parametrize(("module", "where"), [(importing, "read_weights"), (imported_folders, "write_weights")])
 def test_an_interrupt_says_that_nothing_was_written_and_nothing_of_resuming(
-    where, written, tmp_path, monkeypatch, capsys
+    module, where, written, tmp_path, monkeypatch, capsys
 ):
     path = written()
-    monkeypatch.setattr(importing, where, lambda *given, **more: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(module, where, lambda *given, **more: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(SystemExit) as ended:
         main(["weights", "import", str(path), str(tmp_path / "to")])
     assert ended.value.code == 130 and capsys.readouterr().err == "interrupted; nothing was written\n"

@@ -91,7 +91,8 @@ def _import(args: argparse.Namespace) -> None:
     with _interruptible():
         from volta_switch.tasks.vqa_files import load_labels
         from volta_switch.weight_tools.given import read_answers
-        from volta_switch.weight_tools.importing import import_weights, write_model
+        from volta_switch.weight_tools.imported_folders import write_model
+        from volta_switch.weight_tools.importing import import_weights
 
         labels = read_answers(Path(args.labels), args.labels) if args.labels else []
         wanted = load_labels(Path(args.answers_of)) if args.answers_of else []
@@ -120,7 +121,7 @@ def import_text(model: ImportedModel) -> str:
     """Returns what became of a file, for a reader."""
     from tabulate import tabulate
 
-    from volta_switch.weight_tools.importing import left_out_by_reason, modules_of
+    from volta_switch.weight_tools.imported_folders import left_out_by_reason, modules_of
 
     config = model.config
     heads = [f"{config.num_attention_heads} in text", f"{config.v_num_attention_heads} in vision"]
@@ -146,7 +147,7 @@ def export_text(model: ExportedModel) -> str:
     """Returns what became of a model, for a reader."""
     from tabulate import tabulate
 
-    from volta_switch.weight_tools.importing import left_out_by_reason, modules_of
+    from volta_switch.weight_tools.imported_folders import left_out_by_reason, modules_of
     from volta_switch.weights.loading import distinct
 
     parameters = sum(tensor.numel() for tensor in distinct(model.state).values())

@@ -1,4 +1,4 @@
-"""Other programs' checkpoints as models of this project: read, placed, checked name by name, and written as a folder.
+"""Other programs' checkpoints as models of this project: read, placed, and checked name by name.
 
 What becomes of every name of a file is told: it has a place, or it is left out for a reason that its layout gives. A
 name without either, a missing one, another shape or a part of a head refuse the file. No code in it is run.
@@ -7,7 +7,7 @@ name without either, a missing one, another shape or a part of a head refuse the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,22 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from volta_switch.cards.origin import describe_configuration, describe_origin, weights_digest
-from volta_switch.cards.record import FORMAT, architecture_of, write_record
-from volta_switch.checksums import read_recorded, record_bytes, record_json
 from volta_switch.config import Config, load_config
-from volta_switch.config.loading import CONFIG
-from volta_switch.config.model_folder import files_of, is_model_folder
-from volta_switch.data.tokenizer import Tokenizer
+from volta_switch.config.model_folder import is_model_folder
 from volta_switch.errors import UserError
-from volta_switch.files import writing_folder
-from volta_switch.hub import HUB_WEIGHTS, VOCABULARY
+from volta_switch.hub import HUB_WEIGHTS
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks
 from volta_switch.tasks.nlvr2 import TRUTH_VALUES
 from volta_switch.weight_tools.given import as_floats, divided, read_settings, weights_file
 from volta_switch.weight_tools.layouts import Layout, layout_of
 from volta_switch.weight_tools.places import PAIRS, Places
-from volta_switch.weights.files import read_weights, write_weights
+from volta_switch.weights.files import read_weights
 from volta_switch.weights.loading import (
     check_shared,
     distinct,
@@ -147,78 +141,6 @@ def import_state(
         *(found, project, config, whole, tuple(kept), left, tuple(initial), entry, path, tuple(overrides)),
         tuple(wanted or labels) if entry else (),
     )
-
-
-def write_model(model: ImportedModel, folder: Path, vocabulary: bytes = b"") -> None:
-    """Writes the model's folder whole or not at all.
-
-    Args:
-        model: what was read.
-        folder: must not exist, or be empty.
-        vocabulary: what ``vocab.txt`` holds; empty: that of the file beside the weights, where there is one.
-
-    Raises:
-        UserError: the folder is there and not empty, or the vocabulary is damaged.
-        OSError: it cannot be written; nothing is left.
-    """
-    beside = model.source.with_name(VOCABULARY)
-    if not vocabulary and beside.is_file():
-        vocabulary = read_recorded(beside)
-    with writing_folder(folder) as unfinished:
-        for name, content in _files(model, vocabulary, str(beside)).items():
-            record_bytes(unfinished / name, content)
-        record_json(unfinished / CONFIG, model.config.to_dict())
-        write_weights(unfinished / HUB_WEIGHTS[0], model.state, recorded=True)
-        write_record(unfinished, _record(model, unfinished / HUB_WEIGHTS[0]))
-
-
-def _files(model: ImportedModel, vocabulary: bytes, source: str) -> dict[str, bytes]:
-    """Returns what lies beside configuration and weights. Raises UserError where the vocabulary is none."""
-    tokenizer = Tokenizer.of_content(vocabulary, source, model.config.do_lower_case).to_json() if vocabulary else ""
-    return files_of(model.config, tokenizer, model.task or None, model.labels, model.layout.regions, vocabulary)
-
-
-def _record(model: ImportedModel, weights: Path) -> dict[str, Any]:
-    """Returns what ``training.json`` says of an import; ``weights``: the file that was written."""
-    origin = describe_origin(str(model.source), "")
-    return {
-        "format": FORMAT,
-        "kind": "import",
-        "model": {
-            "architecture": architecture_of(model.config),
-            "configuration": describe_configuration(model.layout.base, model.config),
-            "parameters": model.parameters,
-        },
-        "weights": {"file": weights.name, "sha256": weights_digest(weights)},
-        **({"task": {"key": next(iter(model.task)), **next(iter(model.task.values()))}} if model.task else {}),
-        "start": origin,
-        "imported": {
-            "project": model.project,
-            "layout": model.layout.name,
-            "file": model.source.name,
-            "sha256": origin["sha256"],
-            "heads": list(model.heads),
-            "left_out": left_out_by_reason(model.left_out),
-            "initial": modules_of(model.initial),
-            "overrides": [each for each in model.overrides if not each.startswith("bert_model=")],
-        },
-        "tests": [],
-        "comparison": [],
-    }
-
-
-def left_out_by_reason(left_out: Mapping[str, str]) -> dict[str, list[str]]:
-    """Returns why parts of a file are left out -> their modules."""
-    found: dict[str, list[str]] = {}
-    for name, why in left_out.items():
-        found.setdefault(why, []).append(name)
-    return {why: modules_of(names) for why, names in found.items()}
-
-
-def modules_of(names: Iterable[str]) -> list[str]:
-    """Returns the modules of names, once each; ``*`` for the number of a layer."""
-    modules = (re.sub(r"\.\d+\.", ".*.", name.rpartition(".")[0] or name) for name in names)
-    return list(dict.fromkeys(modules))
 
 
 def _configuration(layout: Layout, own: Sequence[str], overrides: Sequence[str], source: str) -> Config:

@@ -147,7 +147,8 @@ def _made(entry: Entry, work: Path, wanted: Sequence[str], seconds: float) -> tu
 def _imported(entry: Entry, work: Path, made: Path, wanted: Sequence[str], seconds: float) -> ImportedModel:
     """Writes a file in another layout as a model's folder."""
     from volta_switch.weight_tools.given import read_answers  # only now: these import PyTorch
-    from volta_switch.weight_tools.importing import import_weights, write_model
+    from volta_switch.weight_tools.imported_folders import write_model
+    from volta_switch.weight_tools.importing import import_weights
 
     remote, labels = entry.weights, []
     task = entry.answers.task if entry.answers and wanted else ""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from volta_switch.cards.origin import describe_configuration, weights_digest
-from volta_switch.cards.record import FORMAT, architecture_of, write_record
+from volta_switch.cards.origin import weights_digest
+from volta_switch.cards.record import write_record
 from volta_switch.checksums import record, record_bytes, record_json
 from volta_switch.config import Config
 from volta_switch.config.loading import CONFIG
@@ -17,6 +17,7 @@ from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.errors import UserError
 from volta_switch.hub import VOCABULARY
 from volta_switch.model.bert import BertForVLPreTraining
+from volta_switch.weight_tools.imported_folders import import_record
 from volta_switch.weight_tools.registered.entries import VOLTA, Entry
 from volta_switch.weights.files import read_weights
 from volta_switch.weights.loading import fitted, is_of_a_run, some, to_volta
@@ -64,29 +65,16 @@ def fill_folder(folder: Path, entry: Entry, config: Config, vocabulary: bytes, w
         model = BertForVLPreTraining(config)
     state = read_weights(place)
     digest = weights_digest(place)
-    write_record(
-        folder,
-        {
-            "format": FORMAT,
-            "kind": "import",
-            "model": {
-                "architecture": architecture_of(config),
-                "configuration": describe_configuration(str(entry.config), config),
-                "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            },
-            "weights": {"file": place.name, "sha256": digest},
-            "start": {"words": "", "kind": "file", "sha256": digest},
-            "imported": {
-                "project": "VOLTA",
-                "layout": VOLTA,
-                "file": entry.weights.key,
-                "sha256": digest,
-                "heads": sorted({".".join(name.split(".")[:2]) for name in state if name.startswith(_HEADS)}),
-                "left_out": {},
-                "initial": [],
-                "overrides": [],
-            },
-            "tests": [],
-            "comparison": [],
-        },
-    )
+    taken = {
+        "project": "VOLTA",
+        "layout": VOLTA,
+        "file": entry.weights.key,
+        "sha256": digest,
+        "heads": sorted({".".join(name.split(".")[:2]) for name in state if name.startswith(_HEADS)}),
+        "left_out": {},
+        "initial": [],
+        "overrides": [],
+    }
+    start = {"words": "", "kind": "file", "sha256": digest}
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    write_record(folder, import_record(config, str(entry.config), parameters, place, start, taken))
