@@ -2,9 +2,12 @@
 
 import getpass
 import json
+import os
 import re
 import shutil
 import socket
+import subprocess
+import sys
 
 import pytest
 from huggingface_hub import EvalResult, ModelCard
@@ -90,6 +93,18 @@ def test_an_evaluation_stands_on_the_card_of_the_weights_that_it_evaluated(task,
     assert all(result.dataset_split == test["split"] for result in card.data.eval_results)
     assert all(result.dataset_type == "volta-switch-synthetic-world" for result in card.data.eval_results)
     assert ("pipeline_tag" in card.data.to_dict()) == (task == "vqa") and "## Results" in text
+
+
+@pytest.mark.skipif(not os.environ.get("HUB_VALIDATION"), reason="HUB_VALIDATION is not set: the hub itself is asked")
+@pytest.mark.parametrize("task", TASKS)
+def test_the_hub_accepts_the_cards(task, evaluated, pretrained):
+    check = (
+        "import sys; from huggingface_hub import ModelCard\nfor card in sys.argv[1:]: ModelCard.load(card).validate()"
+    )
+    cards = [folder / "README.md" for folder in (evaluated(task), pretrained("switchbert"))]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0"}  # the suite's own processes ask nobody
+    done = subprocess.run([sys.executable, "-c", check, *cards], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_neither_file_has_places_or_names_of_this_machine(world, evaluated, pretrained, finetuned):
