@@ -36,6 +36,7 @@ NOT_RUN = {
     r"volta-switch controls": "minutes of training; tests/controls runs its parts, and make test-more the short form",
     r"volta-switch completion ": "nothing: it prints a script, which tests/test_help.py runs",
     r"volta-switch volta|python -m volta_switch\.plugin": "a checkout of VOLTA; tests/plugin runs it there",
+    r"volta-switch (predict|explain) ": "a trained model; tests/predict and tests/explain ask small ones",
     r"volta-switch weights ": "another program's checkpoint; tests/weight_tools imports such ones",
     r"volta-switch study (power|table|export|merge)": "finished runs; tests/study runs it on small studies",
     r"volta-switch compare ": "finished runs; tests/study/test_compare.py runs it on small ones",

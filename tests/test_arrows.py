@@ -35,11 +35,12 @@ ALLOWED = {
     "data_tools": ("base", "config", "data", "tasks"),
     "weight_tools": (*MODELS, "tasks", "cards"),
     "routes": TRAINING,
+    "predict": TRAINING,
     "study": ANALYSES,
     "study/report": ANALYSES,
     "controls": (*TRAINING, "study/report"),
     "plugin": (*MODELS, "package"),
-    "command line": (*ANALYSES, "data_tools", "weight_tools", "study/report", "controls", "plugin"),
+    "command line": (*ANALYSES, "data_tools", "weight_tools", "study/report", "controls", "plugin", "predict"),
 }
 
 

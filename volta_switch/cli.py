@@ -17,6 +17,7 @@ from volta_switch.cost.commands import add_flops_arguments, run_flops
 from volta_switch.data_tools.commands import add_data_commands
 from volta_switch.flag_parser import FlagParser, all_parsers
 from volta_switch.plugin.commands import add_volta_arguments, run_volta
+from volta_switch.predict.commands import add_predict_arguments, run_predict
 from volta_switch.quick import add_quick_arguments, run_quick
 from volta_switch.routes import route_flags
 from volta_switch.study.commands import add_compare_arguments, add_study_commands
@@ -123,6 +124,9 @@ def command_parser() -> FlagParser:
     quick = commands.add_parser("quick", help="train one small model on one task, and draw what it saw and answered")
     add_quick_arguments(quick)
     quick.set_defaults(run=run_quick)
+    predict = commands.add_parser("predict", help="answer texts about images with a trained model")
+    add_predict_arguments(predict)
+    predict.set_defaults(run=run_predict)
     add_data_commands(commands.add_parser("data", help="check, convert, repack and shard data files"))
     about = "inspect, import and export weights; fetch and verify published ones"
     add_weights_commands(commands.add_parser("weights", help=about))

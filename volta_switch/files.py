@@ -215,8 +215,16 @@ def find_object(path: Path) -> dict[str, Any] | None:
         OSError: it cannot be read.
     """
     try:
-        found = json.loads(path.read_bytes().decode("utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        return object_in(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def object_in(content: bytes) -> dict[str, Any] | None:
+    """Returns the JSON object that a file of this program's holds; None where it holds none."""
+    try:
+        found = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 Images = Regions | Sequence[Regions]  # what one text is about: one image, or NLVR2's two
 Pair = tuple[str, tuple[Regions, ...]]  # a text and its images
-Scores = Callable[[dict[str, Tensor]], Tensor]
+Scorer = Callable[[dict[str, Any]], Tensor]  # from a batch's inputs to the head's scores
+MATCHING, PAIRS, BOXES, TWO_IMAGES = "matching", "VL-logit", "V-logit", "VL-binary-classifier"  # kinds of heads
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,12 +82,17 @@ class Question:
     @property
     def images(self) -> int:
         """Images that one text is about."""
-        return 2 if self.kind == "VL-binary-classifier" else 1
+        return 2 if self.kind == TWO_IMAGES else 1
+
+    @property
+    def compares(self) -> bool:
+        """Whether texts of one image, and images of one text, are ranked."""
+        return self.kind in (PAIRS, MATCHING)
 
 
 def predict(
     model: Pretrained,
-    scores: Scores,
+    scores: Scorer,
     question: Question,
     texts: str | Sequence[str],
     images: Regions | Sequence[Images],
@@ -108,28 +114,39 @@ def predict(
     """
     if not isinstance(batch_size, int) or batch_size < 1:
         raise UserError(f"predict: batch_size {batch_size!r}, expected a whole number from 1 on")
-    config, tokenizer = model.config, model.tokenizer
-    pairs = _checked(_paired(texts, images, question.images), config)
-    layout = BatchLayout.of(config)
-    weight = next(model.parameters())
+    config, layout = model.config, BatchLayout.of(model.config)
+    pairs = checked_pairs(_paired(texts, images, question.images), config)
     was_training = model.training
     model.eval()
     found: list[Prediction] = []
     try:
         with torch.inference_mode():
             for start in range(0, len(pairs), batch_size):
-                part = slice(start, start + batch_size)
-                words = [np.asarray(tokenizer.encode(text, question.longest)) for text, _ in pairs[part]]
-                shown = [image for _, image in pairs[part]]
+                part = pairs[start : start + batch_size]
+                words = [np.asarray(model.tokenizer.encode(text, question.longest)) for text, _ in part]
+                shown = [image for _, image in part]
                 rows = [[image_sample(each, config.num_locs, question.most_regions) for each in pair] for pair in shown]
-                given = on_device(pair_inputs(words, rows, layout), weight.device)
-                given = {name: one.to(weight.dtype) if one.is_floating_point() else one for name, one in given.items()}
-                found += _read(scores(given).float().cpu(), question, shown, layout)
+                found += _read(scores(model_inputs(model, words, rows)).float().cpu(), question, shown, layout)
     finally:
         model.train(was_training)
     _refuse_nonfinite(found)
     one_of_each = isinstance(texts, str) != isinstance(images, Regions)
-    return _compared(found) if question.kind == "VL-logit" and one_of_each and len(found) > 1 else found
+    return compared(found, question) if one_of_each else found
+
+
+def model_inputs(
+    model: Pretrained, words: Sequence[np.ndarray], images: Sequence[Sequence[Mapping[str, Any]]]
+) -> dict[str, Tensor]:
+    """Returns a batch's inputs on the model's device and in its precision.
+
+    Args:
+        model: whose inputs they are.
+        words: (B,) token ids (T,) of each text.
+        images: (B,) what ``regions.image_sample`` gives of each text's images.
+    """
+    weight = next(model.parameters())
+    given = on_device(pair_inputs(words, images, BatchLayout.of(model.config)), weight.device)
+    return {name: one.to(weight.dtype) if one.is_floating_point() else one for name, one in given.items()}
 
 
 def _paired(texts: str | Sequence[str], images: Regions | Sequence[Images], count: int) -> list[Pair]:
@@ -158,7 +175,7 @@ def _listed(values: Any, what: str) -> list[Any]:
     return list(values)
 
 
-def _checked(pairs: Sequence[Pair], config: Config) -> list[Pair]:
+def checked_pairs(pairs: Sequence[Pair], config: Config) -> list[Pair]:
     """Returns texts and images as they are asked, each image looked at once; UserError for what cannot be asked."""
     known: dict[int, Regions] = {}
     for number, (text, images) in enumerate(pairs):
@@ -223,12 +240,12 @@ def _read(
     scores: Tensor, question: Question, images: Sequence[tuple[Regions, ...]], layout: BatchLayout
 ) -> Iterator[Prediction]:
     """Yields what a batch's scores say."""
-    if question.kind == "matching":  # (B, 2), 0 aligned
+    if question.kind == MATCHING:  # (B, 2), 0 aligned
         for score, probability in zip(scores, scores.softmax(1)[:, 0].tolist(), strict=True):
             yield Prediction("", probability, float(score[0] - score[1]))
-    elif question.kind == "VL-logit":  # (B, 1)
+    elif question.kind == PAIRS:  # (B, 1)
         yield from (Prediction("", None, score) for score in scores[:, 0].tolist())
-    elif question.kind == "V-logit":  # (B, R, 1)
+    elif question.kind == BOXES:  # (B, R, 1)
         for row, (regions,) in zip(scores[..., 0], images, strict=True):
             shown = regions.first(question.most_regions)
             of_boxes = row[layout.boxes_from : layout.boxes_from + len(shown)]
@@ -247,7 +264,12 @@ def _read(
             yield Prediction(labels[best], float(chances[best]), float(row[best]), labels, chances)
 
 
-def _compared(found: Sequence[Prediction]) -> list[Prediction]:
-    """Returns pairs of one text or of one image with their probabilities among each other, as in training."""
+def compared(found: Sequence[Prediction], question: Question) -> list[Prediction]:
+    """Returns pairs of one text or of one image with their probabilities among each other, as in training.
+
+    A pair alone, and predictions of heads that tell probabilities themselves, are returned as they are.
+    """
+    if question.kind != PAIRS or len(found) < 2:
+        return list(found)
     chances = torch.tensor([each.score for each in found]).softmax(0).tolist()
     return [Prediction("", chance, each.score) for chance, each in zip(chances, found, strict=True)]

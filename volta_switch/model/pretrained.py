@@ -42,7 +42,7 @@ from volta_switch.errors import UserError
 from volta_switch.files import first_there, writing_folder
 from volta_switch.hub import VOCABULARY, is_hub_name
 from volta_switch.hub_models import SCHEME, is_address, whole_folder
-from volta_switch.model.predictions import Images, Prediction, Question, predict
+from volta_switch.model.predictions import MATCHING, Images, Prediction, Question, Scorer, predict
 from volta_switch.weights.files import read_weights, write_weights
 from volta_switch.weights.loading import fingerprint, load_volta, to_volta
 
@@ -96,7 +96,7 @@ class Pretrained(HubMixin, nn.Module, library_name=LIBRARY):
             UserError: there is no such folder, its files are damaged or do not fit each other, or it is a model of
                 another kind.
         """
-        folder = _folder(str(source), revision)
+        folder = fetched_folder(str(source), revision)
         if not is_model_folder(folder):
             raise UserError(
                 f"{source}: no model's folder with {CONFIG} (docs/weights.md); other programs' weights are imported "
@@ -174,8 +174,8 @@ class Pretrained(HubMixin, nn.Module, library_name=LIBRARY):
         return Tokenizer(self.config.bert_model, self.config.do_lower_case)
 
 
-def _folder(source: str, revision: str) -> Path:
-    """Returns a model's folder on this machine, fetched where it is the hub's."""
+def fetched_folder(source: str, revision: str = "") -> Path:
+    """Returns a model's folder on this machine, fetched where it is the hub's; ``from_pretrained``'s arguments."""
     if not is_address(source) and not Path(source).exists() and is_hub_name(source) and "/" in source:
         source = f"{SCHEME}{source}"
     if revision and (not is_address(source) or "@" in source):
@@ -232,13 +232,26 @@ class PretrainedTasks(Pretrained):
         Raises:
             UserError: texts and images do not pair off, an image does not fit the model, or the task is not known.
         """
+        return predict(self, self.scorer(task), self.question(task), texts, regions, batch_size)
+
+    def question(self, task: str = "") -> Question:
+        """Returns what must be known to ask a head; ``task`` and errors as of ``predict``."""
+        name = self._named(task)
+        entry = self.tasks[name]
+        longest = entry.get("max_seq_length") or self.config.max_position_embeddings
+        return Question(str(entry["type"]), self.labels(name), int(longest), entry.get("max_region_num"))
+
+    def scorer(self, task: str = "") -> Scorer:
+        """Returns what gives a head's scores for inputs, and forced routes; ``task`` and errors as of ``predict``."""
+        name = self._named(task)
+        return lambda given: self(name, **given).scores
+
+    def _named(self, task: str) -> str:
+        """Returns the name of the head that is meant."""
         name = task or (next(iter(self.tasks)) if len(self.tasks) == 1 else "")
         if name not in self.tasks:
             raise UserError(f"predict: task {task!r}; this model has {', '.join(self.tasks)}")
-        entry = self.tasks[name]
-        longest = entry.get("max_seq_length") or self.config.max_position_embeddings
-        question = Question(str(entry["type"]), self.labels(name), int(longest), entry.get("max_region_num"))
-        return predict(self, lambda given: self(name, **given).scores, question, texts, regions, batch_size)
+        return name
 
 
 class PretrainedEncoder(Pretrained):
@@ -258,12 +271,21 @@ class PretrainedEncoder(Pretrained):
         Raises:
             UserError: as there, or the model has no matching head.
         """
+        return predict(self, self.scorer(), self.question(), texts, regions, batch_size)
 
-        def scores(given: dict[str, torch.Tensor]) -> torch.Tensor:
+    def question(self, task: str = "") -> Question:
+        """Returns what must be known to ask the matching head; there is no other."""
+        if task:
+            raise UserError(f"predict: task {task!r}; this is a pre-trained model without a task's head")
+        return Question(MATCHING, (), self.config.max_position_embeddings)
+
+    def scorer(self, task: str = "") -> Scorer:
+        """Returns what gives the matching head's scores (B, 2) for inputs, and forced routes."""
+
+        def scores(given: dict[str, Any]) -> torch.Tensor:
             found = self(**given).seq_relationship_score
             if found is None:
                 raise UserError(f"predict: fusion_method {self.config.fusion_method} has no head that matches")
             return found
 
-        question = Question("matching", (), self.config.max_position_embeddings)
-        return predict(self, scores, question, texts, regions, batch_size)
+        return scores

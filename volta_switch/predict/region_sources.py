@@ -1,0 +1,137 @@
+"""Where the regions of an image come from: a feature file and an id, or a picture and a detector.
+
+The detector is given from outside (``PictureDetector``); this module knows no model of one. Pictures take tens of
+seconds each on a CPU, so that what is found is kept (``region_cache``), and the wait is announced.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from volta_switch.config.model_folder import REGIONS
+from volta_switch.data.feature_files import open_features
+from volta_switch.data.files.stores import FeatureStore
+from volta_switch.data.regions import Regions
+from volta_switch.errors import UserError
+from volta_switch.files import measured, object_in, require_file
+from volta_switch.predict.region_cache import RegionCache, default_folder, without_scores
+
+
+class PictureDetector(Protocol):
+    """What finds regions in pictures."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+
+    @property
+    def identity(self) -> str:
+        """What decides its regions beside the picture: its weights' hash, selection and sizes."""
+
+    def regions_of(self, picture: Path) -> Regions:
+        """Returns what it sees; raises UserError for a file that is no picture."""
+
+
+class RegionSources:
+    """Regions by image.
+
+    Args:
+        feature_size: the width F that the model expects.
+        model_files: what lies beside the model's weights, name -> content; tells which detector it was trained with.
+        detector: for pictures; None where there is none.
+        cache: the folder of detected regions; None: the default one.
+        detections: whether to read the classes and attributes of regions in feature files.
+    """
+
+    def __init__(
+        self,
+        feature_size: int,
+        model_files: Mapping[str, bytes] | None = None,
+        detector: PictureDetector | None = None,
+        cache: Path | None = None,
+        detections: bool = False,
+    ) -> None:
+        self.feature_size = feature_size
+        self._facts = object_in((model_files or {}).get(REGIONS, b"")) or {}
+        self._detector, self._folder = detector, cache or default_folder()
+        self._detections = detections
+        self._stores: dict[str, FeatureStore] = {}
+        self._announced = False
+
+    def check(self, images: Sequence[str], features: str = "") -> None:
+        """Looks whether images are there, without reading or detecting any.
+
+        Raises:
+            UserError: an image is not there, or is a picture and there is no detector.
+        """
+        if features:
+            store = self._store(features)
+            for image in images:
+                if image not in store:
+                    store[image]  # which says why not
+            return
+        for image in images:
+            if self._detector is None:
+                raise UserError(self._without_detector(image))
+            require_file(Path(image), "picture", "check the path")
+
+    def regions(self, image: str, features: str = "") -> Regions:
+        """Returns the regions of an image.
+
+        Args:
+            image: a picture's path; with ``features`` an id.
+            features: the feature file.
+
+        Raises:
+            UserError: it is not there, or cannot be used.
+        """
+        if features:
+            return self._store(features)[image]
+        self.check([image])
+        return self._detected(Path(image))
+
+    def _store(self, path: str) -> FeatureStore:
+        if path not in self._stores:
+            self._stores[path] = open_features(path, self.feature_size, detections=self._detections)
+        return self._stores[path]
+
+    def _detected(self, picture: Path) -> Regions:
+        """Returns a picture's regions, kept from before or found now."""
+        assert self._detector is not None
+        try:
+            digest = measured(picture)["sha256"]
+        except OSError as error:
+            raise UserError(f"{picture}: cannot be read ({error.strerror}); check its permissions") from None
+        cache = RegionCache(self._folder, self._detector.identity)
+        found = cache.find(digest)
+        if found is None:
+            self._announce(picture)
+            found = self._detector.regions_of(picture)
+            cache.keep(digest, found)
+        return without_scores(found, str(picture))
+
+    def _announce(self, picture: Path) -> None:
+        """Says once what takes so long, and then which picture it is."""
+        assert self._detector is not None
+        if not self._announced:
+            print(
+                f"{self._detector.name}: finds the regions of pictures, tens of seconds each on a CPU; "
+                f"they are kept in {self._folder}",
+                file=sys.stderr,
+            )
+        self._announced = True
+        print(f"{picture}: looking for regions", file=sys.stderr, flush=True)
+
+    def _without_detector(self, image: str) -> str:
+        said = self._facts.get("detector") or self._facts.get("regions")
+        if isinstance(said, dict):
+            said = ", ".join(f"{name} {value}" for name, value in said.items())
+        of = "of " if "detector" in self._facts else ""
+        trained = f"; the model was trained with regions {of}{said!s:.200} ({REGIONS})" if said else ""
+        return (
+            f"{image}: a picture needs a detector that finds its regions, and none is given{trained}: give the "
+            "features that such a detector has written (--features FILE), and the image by its id there"
+        )
