@@ -34,9 +34,11 @@ from volta_switch.time_limit import Answer, in_time
 SCHEME = "hf://"
 WEIGHTS = ("model.safetensors", "pytorch_model_best.bin", "pytorch_model.bin")  # the first that there is counts
 MAIN = "main"  # the revision where none is given
-# The files of a model's folder beside its weights (``config.model_folder``), of which another program's has some.
+# The files of a model's folder beside its weights (``config.model_folder``), of which another program's has some; and
+# those of a detector (``detector.checkpoints``, ``detector.foreign``).
 SETTINGS = (
     *("config.json", "vocab.txt", "tokenizer.json", "task.yml", "labels.json", "preprocessor.json", "training.json"),
+    *("config.yaml", "objects_vocab.txt", "attributes_vocab.txt"),
     SUMS,
 )
 _MOST_SETTINGS = 1 << 26  # bytes of one of them
