@@ -12,11 +12,12 @@ from safetensors.torch import save_file
 
 from small_detectors import patterned, small_detector
 from volta_switch.detector import foreign
-from volta_switch.detector.checkpoints import load_detector, save_detector
+from volta_switch.detector.checkpoints import ATTRIBUTES, OBJECTS, load_detector, save_detector
 from volta_switch.detector.detect import digest_of
 from volta_switch.detector.selection import Selection
 from volta_switch.detector.settings import DetectorConfig
 from volta_switch.errors import UserError
+from volta_switch.hub_models import OF_A_DETECTOR
 
 TWELVE = Selection("maxnms", 12, 12)
 
@@ -25,6 +26,10 @@ TWELVE = Selection("maxnms", 12, 12)
 def folder(tmp_path):
     save_detector(small_detector(), tmp_path / "detector")
     return tmp_path / "detector"
+
+
+def test_the_hub_is_asked_for_all_files_of_a_detector():
+    assert {*OF_A_DETECTOR} == {foreign.YAML, OBJECTS, ATTRIBUTES}
 
 
 def test_what_is_written_is_read(folder):
