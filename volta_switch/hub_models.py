@@ -39,6 +39,7 @@ SETTINGS = (
     *("config.json", "vocab.txt", "tokenizer.json", "task.yml", "labels.json", "preprocessor.json", "training.json"),
     SUMS,
 )
+OF_A_DETECTOR = ("config.yaml", "objects_vocab.txt", "attributes_vocab.txt")  # beside config.json and its weights
 _MOST_SETTINGS = 1 << 26  # bytes of one of them
 _ADDRESS = re.compile(r"hf://((?:[\w.-]+/)?[\w.-]+)(?:@(\w[\w./-]*))?", re.ASCII)
 _COMMIT = re.compile("[0-9a-f]{40}")
@@ -104,7 +105,7 @@ def settings_folder(address: str, fetch: bool = True) -> Path:
     """
     address = pinned(address)
     files = _files(address)
-    for file in reversed(SETTINGS):  # the checksums first: the others are verified by them
+    for file in reversed((*OF_A_DETECTOR, *SETTINGS)):  # the checksums first: the others are verified by them
         if file in files:
             _file(address, file, files[file], fetch, _MOST_SETTINGS)
     return _snapshot(address)
