@@ -35,6 +35,14 @@ def world(tmp_path_factory):
     return write_synthetic_world(tmp_path_factory.mktemp("small") / "world")
 
 
+@pytest.fixture(scope="session")
+def asked(world, tmp_path_factory):
+    """asked(key): a random model of a task, its folder, the features of its test split; made once, read-only."""
+    from asked_tasks import AskedModels
+
+    return AskedModels(world, tmp_path_factory)
+
+
 @pytest.fixture
 def hub(tmp_path):
     """A stand-in for the Hugging Face hub, and processes that know it alone (tests/hub_server.py)."""

@@ -37,11 +37,21 @@ ALLOWED = {
     "weight_tools": (*MODELS, "tasks", "cards"),
     "routes": TRAINING,
     "predict": TRAINING,
+    "explain": (*TRAINING, "routes", "predict"),
     "study": ANALYSES,
     "study/report": ANALYSES,
     "controls": (*TRAINING, "study/report"),
     "plugin": (*MODELS, "package"),
-    "command line": (*ANALYSES, "data_tools", "weight_tools", "study/report", "controls", "plugin", "predict"),
+    "command line": (
+        *ANALYSES,
+        "data_tools",
+        "weight_tools",
+        "study/report",
+        "controls",
+        "plugin",
+        "predict",
+        "explain",
+    ),
 }
 
 

@@ -15,6 +15,7 @@ from volta_switch.command import run_command
 from volta_switch.controls.commands import add_controls_arguments, run_controls
 from volta_switch.cost.commands import add_flops_arguments, run_flops
 from volta_switch.data_tools.commands import add_data_commands
+from volta_switch.explain.commands import add_explain_arguments, run_explain
 from volta_switch.flag_parser import FlagParser, all_parsers
 from volta_switch.plugin.commands import add_volta_arguments, run_volta
 from volta_switch.predict.commands import add_predict_arguments, run_predict
@@ -127,6 +128,9 @@ def command_parser() -> FlagParser:
     predict = commands.add_parser("predict", help="answer texts about images with a trained model")
     add_predict_arguments(predict)
     predict.set_defaults(run=run_predict)
+    explain = commands.add_parser("explain", help="show on a page why a model answers what it answers")
+    add_explain_arguments(explain)
+    explain.set_defaults(run=run_explain)
     add_data_commands(commands.add_parser("data", help="check, convert, repack and shard data files"))
     about = "inspect, import and export weights; fetch and verify published ones"
     add_weights_commands(commands.add_parser("weights", help=about))

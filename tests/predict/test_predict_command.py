@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from predict.asked_tasks import questions, read_lines, write_lines
+from asked_tasks import questions, read_lines, write_lines
 from synthetic_world import refusal
 from volta_switch.cli import main
 from volta_switch.predict import Predictor

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from predict.asked_tasks import RETRIEVAL, TASKS, features_of, model_folder, questions, read_lines, task_of, write_lines
+from asked_tasks import RETRIEVAL, TASKS, features_of, model_folder, questions, read_lines, task_of, write_lines
 from synthetic_world import ENTRY_POINTS, json_of
 from volta_switch.cli import main
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from predict.asked_tasks import questions
+from asked_tasks import questions
 from synthetic_world import refusal
 from volta_switch import UserError
 from volta_switch.cli import main

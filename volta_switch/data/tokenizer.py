@@ -73,6 +73,19 @@ class Tokenizer:
         """Returns [CLS] pieces [SEP], the pieces cut so that there are at most max_length ids."""
         return self._cut(self._wordpiece.encode(text).ids, max_length)
 
+    def words(self, text: str, max_length: int) -> list[tuple[str, list[int]]]:
+        """Returns the words of a text as they are written, each with the places of its pieces among ``encode``'s ids.
+
+        A word of which nothing is left by the cut is left out.
+        """
+        encoding = self._wordpiece.encode(text)
+        found: dict[int, list[int]] = {}
+        for place, word in enumerate(encoding.word_ids):
+            if word is not None and place < max_length - 1:
+                found.setdefault(word, []).append(place)
+        ends = [(encoding.offsets[places[0]][0], encoding.offsets[places[-1]][1]) for places in found.values()]
+        return [(text[start:end], places) for (start, end), places in zip(ends, found.values(), strict=True)]
+
     def encode_all(self, texts: Sequence[str], max_length: int) -> TokenLists:
         """Encodes many texts at once, as ``encode`` does one."""
         return TokenLists(self._cut(encoding.ids, max_length) for encoding in self._wordpiece.encode_batch(list(texts)))

@@ -25,9 +25,10 @@ def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments that say which model is asked, and where regions come from."""
-    parser.add_argument("model", type=Text(), metavar="MODEL", help="a model's folder, or hf://owner/name[@revision]")
+def add_model_arguments(parser: argparse.ArgumentParser, several: str = "") -> None:
+    """Adds the arguments that say which model is asked, and where regions come from; ``several``: what several are."""
+    model = "a model's folder, or hf://owner/name[@revision]"
+    parser.add_argument("model", type=Text(), nargs="+" if several else None, metavar="MODEL", help=model + several)
     features = "a feature file of any format of this project; images are then ids in it"
     parser.add_argument("--features", type=ANY_TEXT, default="", metavar="FILE", help=features)
     parser.add_argument("--task", type=ANY_TEXT, default="", help="which head, of a model with several: TASK1")

@@ -67,7 +67,6 @@ class Predictor:
         detector: PictureDetector | None = None,
         task: str = "",
         cache: str | Path | None = None,
-        detections: bool = False,
     ) -> Predictor:
         """Loads a model's folder or address.
 
@@ -77,14 +76,13 @@ class Predictor:
             detector: finds the regions of pictures.
             task: which head, of a model that has several.
             cache: the folder in which regions of pictures are kept; None: below ~/.cache.
-            detections: whether to read the classes and attributes of regions in feature files.
 
         Raises:
             UserError: as ``load_model``, or the model has no such head.
         """
         model = load_model(source)
         folder = None if cache is None else Path(cache)
-        sources = RegionSources(model.config.v_feature_size, model.files, detector, folder, detections)
+        sources = RegionSources(model.config.v_feature_size, model.files, detector, folder)
         made = cls(model, sources, str(features), task)
         made.question  # noqa: B018  refuses an unknown task now
         return made

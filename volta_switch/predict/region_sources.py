@@ -43,7 +43,6 @@ class RegionSources:
         model_files: what lies beside the model's weights, name -> content; tells which detector it was trained with.
         detector: for pictures; None where there is none.
         cache: the folder of detected regions; None: the default one.
-        detections: whether to read the classes and attributes of regions in feature files.
     """
 
     def __init__(
@@ -52,12 +51,10 @@ class RegionSources:
         model_files: Mapping[str, bytes] | None = None,
         detector: PictureDetector | None = None,
         cache: Path | None = None,
-        detections: bool = False,
     ) -> None:
         self.feature_size = feature_size
         self._facts = object_in((model_files or {}).get(REGIONS, b"")) or {}
         self._detector, self._folder = detector, cache or default_folder()
-        self._detections = detections
         self._stores: dict[str, FeatureStore] = {}
         self._announced = False
 
@@ -95,7 +92,7 @@ class RegionSources:
 
     def _store(self, path: str) -> FeatureStore:
         if path not in self._stores:
-            self._stores[path] = open_features(path, self.feature_size, detections=self._detections)
+            self._stores[path] = open_features(path, self.feature_size)
         return self._stores[path]
 
     def _detected(self, picture: Path) -> Regions:

@@ -27,7 +27,7 @@ def answer_requests(args: argparse.Namespace) -> None:
         UserError: the flags contradict each other, or something that they name cannot be used; nothing is written.
     """
     _check(args)
-    predictor = loaded_predictor(args)
+    predictor = loaded_predictor(args, args.model)
     if args.input is not None:
         requests = read_requests(Path(args.input), args.features, predictor.question)
     else:
@@ -43,12 +43,10 @@ def answer_requests(args: argparse.Namespace) -> None:
     print(f"{args.out}: {len(requests)} answers", file=sys.stderr)
 
 
-def loaded_predictor(args: argparse.Namespace, detections: bool = False) -> Predictor:
-    """Returns the model that the flags name, on its device; arguments as ``Predictor.load`` takes them."""
+def loaded_predictor(args: argparse.Namespace, source: str) -> Predictor:
+    """Returns a model on the device that the flags name, with the features, head and cache that they name."""
     device = choose_device(args.device, Ranks())
-    predictor = Predictor.load(
-        args.model, features=args.features, task=args.task, cache=args.cache, detections=detections
-    )
+    predictor = Predictor.load(source, features=args.features, task=args.task, cache=args.cache)
     predictor.model.to(device)
     return predictor
 

@@ -100,7 +100,7 @@ class World:
 
     def scenes(self, dataset: str, split: str) -> list[Scene]:
         """Returns the scenes of a split in their order; of NLVR2, the four of each contrast one after the other."""
-        return _scenes_of(getattr(self, dataset)[split])
+        return scenes_of(getattr(self, dataset)[split])
 
 
 def draw_world(spec: WorldSpec) -> World:
@@ -109,7 +109,7 @@ def draw_world(spec: WorldSpec) -> World:
     for name in spec.data_sets:  # in an order in which images come before what else is said about them
         if name in IMAGES_OF:
             said = drawn[IMAGES_OF[name]].items()
-            images = _described_images(name, {split: _scenes_of(entries) for split, entries in said})
+            images = _described_images(name, {split: scenes_of(entries) for split, entries in said})
         else:
             images = _own_images(spec, name)
         drawn[name] = {split: _draw_texts(spec, name, split, scenes) for split, scenes in images.items()}
@@ -128,7 +128,8 @@ def _draw_texts(spec: WorldSpec, name: str, split: str, scenes: list[Scene]) -> 
     return _DRAW[name](random.Random(f"{spec.seed} texts {name} {split}"), name, split, scenes)
 
 
-def _scenes_of(entries: list[Any]) -> list[Scene]:
+def scenes_of(entries: list[Any]) -> list[Scene]:
+    """Returns the scenes of a split's entries in their order; of a contrast all four."""
     return [scene for entry in entries for scene in (entry.scenes if isinstance(entry, Contrast) else [entry.scene])]
 
 

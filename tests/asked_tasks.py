@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -85,3 +86,18 @@ def write_lines(path: Path, lines: list[Any]) -> Path:
 
 def read_lines(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+class AskedModels:
+    """Models of tasks by key and architecture, each made when it is first asked for."""
+
+    def __init__(self, world, tmp_path_factory):
+        self._world, self._folders, self._made = world, tmp_path_factory, {}
+
+    def __call__(self, key: str, model: str = "switchbert") -> SimpleNamespace:
+        if (key, model) not in self._made:
+            task = task_of(self._world, key, model)
+            folder = model_folder(task, self._folders.mktemp("models") / "model")
+            made = {"task": task, "folder": folder, "features": features_of(task, "test")}
+            self._made[key, model] = SimpleNamespace(**made)
+        return self._made[key, model]
