@@ -38,6 +38,7 @@ ALLOWED = {
     "routes": TRAINING,
     "predict": TRAINING,
     "explain": (*TRAINING, "routes", "predict"),
+    "play": (*TRAINING, "predict", "explain"),
     "study": ANALYSES,
     "study/report": ANALYSES,
     "controls": (*TRAINING, "study/report"),
@@ -51,6 +52,7 @@ ALLOWED = {
         "plugin",
         "predict",
         "explain",
+        "play",
     ),
 }
 

@@ -17,6 +17,7 @@ from volta_switch.cost.commands import add_flops_arguments, run_flops
 from volta_switch.data_tools.commands import add_data_commands
 from volta_switch.explain.commands import add_explain_arguments, run_explain
 from volta_switch.flag_parser import FlagParser, all_parsers
+from volta_switch.play.commands import add_play_arguments, run_play
 from volta_switch.plugin.commands import add_volta_arguments, run_volta
 from volta_switch.predict.commands import add_predict_arguments, run_predict
 from volta_switch.quick import add_quick_arguments, run_quick
@@ -131,6 +132,9 @@ def command_parser() -> FlagParser:
     explain = commands.add_parser("explain", help="show on a page why a model answers what it answers")
     add_explain_arguments(explain)
     explain.set_defaults(run=run_explain)
+    play = commands.add_parser("play", help="open a page to ask a model about pictures, and to force its routes")
+    add_play_arguments(play)
+    play.set_defaults(run=run_play)
     add_data_commands(commands.add_parser("data", help="check, convert, repack and shard data files"))
     about = "inspect, import and export weights; fetch and verify published ones"
     add_weights_commands(commands.add_parser("weights", help=about))

@@ -1,7 +1,6 @@
 """The route of one sample, and what each choice is worth for it: the answer's score with the choice forced otherwise.
 
-One layer's mode or input is forced, and all other layers keep what they chose: one decision is measured, not its
-consequences for later switchers (as in ``routes.measurements``).
+One decision is measured, not its consequences for later switchers (``routes.Route``).
 """
 
 from __future__ import annotations
@@ -9,17 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from volta_switch.explain.occlusion import best_answers
+from volta_switch.explain.routes import Place, Route, forced_weights
 from volta_switch.explain.subject import WHOLE, Subject
-from volta_switch.model.bert import switch_encoder
-from volta_switch.model.encoder import SwitchEncoder
-from volta_switch.model.switch import Routes, noted_scores
-from volta_switch.routes.measurements import Change, changes
-from volta_switch.routes.record import INPUT_NAMES, one_hot_routes
 
 
 @dataclass(frozen=True)
@@ -53,59 +44,26 @@ class Choice:
 
 def route_choices(subject: Subject) -> list[Choice]:
     """Returns every switcher's options, row by row and layer by layer; [] of an architecture without switchers."""
-    encoder = switch_encoder(subject.model)
-    if encoder is None:
+    own = Route.chosen(subject)
+    if own is None:
         return []
-    routes, log_probabilities = _chosen(subject, encoder)
-    rows = subject.rows
-    modes, inputs = (weights.argmax(2).cpu().numpy() for weights in (routes.modes, routes.inputs))  # (rows, L)
-    planned = [(row, change) for row in range(rows) for change in changes(encoder) if change.kind == "force"]
-    forced = [_with_change(modes, inputs, row, change) for row, change in planned]
-    asked = np.concatenate([modes, *(each[0] for each in forced)]), np.concatenate([inputs, *(e[1] for e in forced)])
-    scores = subject.scores([WHOLE] * (1 + len(planned)), _weights(encoder, *asked))  # (1 + planned, A)
+    planned = [(place, name) for place in own.places for name in own.names(place[2])]
+    forced = [own.changed([each]) for each in planned]
+    scores = subject.scores([WHOLE] * (1 + len(planned)), forced_weights([own, *forced]))  # (1 + planned, A)
     values, best = scores[:, subject.answer], best_answers(scores)
-    found: dict[tuple[int, int, str], list[Option]] = {}
-    for number, (row, change) in enumerate(planned, 1):
-        said = log_probabilities[change.block, change.layer][row]
-        taken = (modes if change.block == "modes" else inputs)[row, change.layer]
-        found.setdefault((row, change.layer, change.block), []).append(
+    found: dict[Place, list[Option]] = {}
+    for number, (place, name) in enumerate(planned, 1):
+        options, (row, layer, block) = found.setdefault(place, []), place
+        options.append(
             Option(
-                name=encoder.switch.modes[change.option] if change.block == "modes" else INPUT_NAMES[change.option],
-                probability=float(said[change.option].exp()),
-                chosen=bool(taken == change.option),
+                name=name,
+                probability=float(own.probabilities[block, layer][row, len(options)]),
+                chosen=own.option(place) == len(options),
                 change=float(values[number] - values[0]),
                 becomes=best[number],
             )
         )
-    order = sorted(found, key=lambda key: (key[0], key[1], key[2] == "modes"))  # an input is chosen before its mode
-    return [Choice(block, layer, row, tuple(found[row, layer, block])) for row, layer, block in order]
-
-
-def _chosen(subject: Subject, encoder: SwitchEncoder) -> tuple[Routes, dict[tuple[str, int], Tensor]]:
-    """Returns the routes that the model takes, and log pi (rows, O) of each block and layer."""
-    routes: list[Routes] = []
-    handle = encoder.register_forward_hook(lambda _, __, out: routes.append(out.routes))
-    try:
-        with noted_scores(encoder) as said, torch.inference_mode():
-            subject.model.scorer(subject.task)(subject.inputs([WHOLE]))
-    finally:
-        handle.remove()
-    return routes[0], {place: scores.float().cpu() for place, scores in said.items()}
-
-
-def _with_change(modes: np.ndarray, inputs: np.ndarray, row: int, change: Change) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the options' numbers (rows, L) of both blocks with one changed in one row."""
-    routes = {"modes": modes.copy(), "inputs": inputs.copy()}
-    routes[change.block][row, change.layer] = change.option
-    return routes["modes"], routes["inputs"]
-
-
-def _weights(encoder: SwitchEncoder, modes: np.ndarray, inputs: np.ndarray) -> dict[str, Tensor]:
-    """Returns routes as the model's keyword arguments; blocks that are switched off get none."""
-    switch = encoder.switch
-    routes = one_hot_routes(modes, inputs, len(switch.modes), switch.input_candidates)
-    told = {"modes": routes.modes} if switch.attention else {}
-    return {**told, **({"inputs": routes.inputs} if switch.input else {})}
+    return [Choice(block, layer, row, tuple(options)) for (row, layer, block), options in found.items()]
 
 
 def route_in_words(choices: Sequence[Choice], row: int = 0) -> str:

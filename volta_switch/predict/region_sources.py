@@ -58,6 +58,15 @@ class RegionSources:
         self._stores: dict[str, FeatureStore] = {}
         self._announced = False
 
+    @property
+    def has_detector(self) -> bool:
+        """Whether pictures can be asked about."""
+        return self._detector is not None
+
+    def images_of(self, features: str) -> list[str]:
+        """Returns the ids of a feature file; raises UserError where it cannot be read."""
+        return list(self._store(features))
+
     def check(self, images: Sequence[str], features: str = "") -> None:
         """Looks whether images are there, without reading or detecting any.
 

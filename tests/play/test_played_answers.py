@@ -1,0 +1,110 @@
+"""What the page is told: the model's own answers, and those with forced choices."""
+
+import numpy as np
+import pytest
+
+from volta_switch.explain.route_choices import route_choices
+from volta_switch.explain.subject import Subject
+from volta_switch.model.bert import switch_encoder
+
+ANSWERING = ["TASK1", "TASK10", "TASK12", "TASK13"]
+
+
+def images_of(page, offer):
+    images = tuple(page.session.album[key].regions for key in offer.pictures)
+    return images if len(images) > 1 else images[0]
+
+
+@pytest.mark.parametrize("key", ANSWERING)
+def test_an_answer_is_the_models_own(page_of, key):
+    page = page_of(key)
+    for offer in page.session.album.offers[:6]:
+        found = page.ask(offer.pictures, offer.texts)
+        assert found.status == 200 and found.forced is None
+        (expected,) = page.predictor.model.predict(list(offer.texts), [images_of(page, offer)])
+        assert found.own["probability"] == pytest.approx(expected.probability)
+        if key == "TASK10":
+            assert found.own["region"] == expected.region
+            assert found.own["probabilities"] == pytest.approx(expected.probabilities.tolist())
+        else:
+            assert found.own["answer"] == expected.label
+
+
+def test_captions_are_ranked(page_of):
+    page = page_of("TASK8")
+    offers = page.session.album.offers
+    texts = [offer.texts[0] for offer in offers[:4]]
+    found = page.ask(offers[0].pictures, texts)
+    expected = page.predictor.model.predict(texts, images_of(page, offers[0]))
+    order = np.argsort([-each.score for each in expected], kind="stable")
+    assert [each["text"] for each in found.own["ranking"]] == [texts[place] for place in order]
+    assert sum(each["probability"] for each in found.own["ranking"]) == pytest.approx(1)
+    assert len(found.routes) == 4
+
+
+@pytest.mark.parametrize("key", ["TASK1", "TASK10", "TASK12"])
+def test_every_forced_choice_gives_what_the_explanation_says_of_it(page_of, key):
+    page = page_of(key)
+    offer = page.session.album.offers[1]
+    model = page.predictor.model
+    subject = Subject.of(model, offer.texts[0], images_of(page, offer))
+    (routes,) = page.ask(offer.pictures, offer.texts).routes
+    explained = route_choices(subject)
+    assert [(each["row"], each["layer"], each["block"]) for each in routes] == [
+        (each.row, each.layer, each.block) for each in explained
+    ]
+    changed = 0
+    for told, choice in zip(routes, explained, strict=True):
+        assert sum(option["chosen"] for option in told["options"]) == 1
+        for option, expected in zip(told["options"], choice.options, strict=True):
+            assert (option["name"], option["chosen"]) == (expected.name, expected.chosen)
+            assert option["probability"] == pytest.approx(expected.probability)
+            force = {name: told[name] for name in ("row", "layer", "block")} | {"option": option["name"]}
+            found = page.ask(offer.pictures, offer.texts, [force])
+            now = found.forced
+            became = now["region"] if key == "TASK10" else now["answer"]
+            assert became == (expected.becomes if key == "TASK10" else subject.label(expected.becomes))
+            before = dict_of(found.own)[answer_of(found.own)]
+            after = dict_of(now).get(answer_of(found.own))
+            if after is not None:
+                assert logit(after) - logit(before) == pytest.approx(expected.change, abs=2e-3)
+            changed += abs(expected.change) > 1e-3
+    assert changed  # forcing does something
+
+
+def answer_of(values):
+    return values["region"] if "region" in values else values["answer"]
+
+
+def dict_of(values):
+    if "probabilities" in values:
+        return dict(enumerate(values["probabilities"]))
+    return {each["answer"]: each["probability"] for each in values["answers"]}
+
+
+def logit(share):
+    return float(np.log(share) - np.log1p(-share))
+
+
+def test_several_choices_are_forced_together(page_of):
+    page = page_of("TASK10")
+    offer = page.session.album.offers[0]
+    encoder = switch_encoder(page.predictor.model)
+    forced = [
+        {"row": 0, "layer": layer, "block": "modes", "option": encoder.switch.modes[-1]}
+        for layer in range(encoder.depth)
+    ]
+    found = page.ask(offer.pictures, offer.texts, forced)
+    one = page.ask(offer.pictures, offer.texts, forced[:1])
+    assert found.status == one.status == 200
+    assert found.forced["probabilities"] != one.forced["probabilities"]
+    assert found.routes == one.routes  # what it chose itself
+
+
+def test_a_static_architecture_has_no_routes(page_of):
+    page = page_of("TASK10", "ctrl_uniter")
+    offer = page.session.album.offers[0]
+    assert page.ask(offer.pictures, offer.texts).routes == [[]]
+    choice = {"row": 0, "layer": 0, "block": "modes", "option": "J"}
+    found = page.ask(offer.pictures, offer.texts, [choice])
+    assert found.status == 400 and "switches nothing" in found.error

@@ -1,0 +1,156 @@
+"""The pictures at hand, and texts about them: of a task's data, of a feature file, of a folder, dropped on the page."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from volta_switch.data.regions import Regions
+from volta_switch.errors import UserError
+from volta_switch.explain.pictures import Shown, shown_image
+from volta_switch.model.bert import BertForVLTasks
+from volta_switch.predict.predictor import Predictor
+from volta_switch.tasks import build_task, features_path
+from volta_switch.tasks.task import DataOptions
+from volta_switch.tasks.task_file import load_model_task
+
+SHOWN = 24  # examples of a task's data, or ids of a feature file, that are offered
+MOST_DROPPED = 64  # pictures that are kept; of more the first are forgotten
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An image that can be asked about.
+
+    Attributes:
+        regions: what the detector saw.
+        shown: what the page shows of it.
+    """
+
+    regions: Regions
+    shown: Shown
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What the page offers to ask: pictures by their keys, and texts about them ("" of none)."""
+
+    pictures: tuple[str, ...]
+    texts: tuple[str, ...] = ()
+    title: str = ""
+
+
+@dataclass
+class Album:
+    """Pictures by their keys; those of folders and feature files are looked at when they are asked for.
+
+    Attributes:
+        predictor: whose sources of regions are taken.
+        offers: what the page shows to choose from.
+    """
+
+    predictor: Predictor
+    offers: list[Offer] = field(default_factory=list)
+    _places: dict[str, tuple[str, str]] = field(default_factory=dict)  # key -> image id or path, and feature file
+    _known: dict[str, Picture] = field(default_factory=dict)
+    _dropped: list[str] = field(default_factory=list)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def __getitem__(self, key: str) -> Picture:
+        """Returns a picture; raises UserError where there is none of this key, or its regions cannot be had."""
+        with self._lock:
+            if key in self._known:
+                return self._known[key]
+            if key not in self._places:
+                raise UserError(f"no picture {key!r:.60}; reload the page")
+            image, features = self._places[key]
+            regions = self.predictor.sources.regions(image, features)
+            shown = shown_image(regions, features, None if features else Path(image))
+            self._known[key] = Picture(regions, shown)
+            return self._known[key]
+
+    def add_task(self, tasks_file: str, split: str, data_root: str) -> None:
+        """Offers samples of the model's task, spread over a split.
+
+        Raises:
+            UserError: the model has no single task, or its data cannot be read.
+        """
+        model = self.predictor.model
+        if not isinstance(model, BertForVLTasks):
+            raise UserError(
+                "--tasks_config_file: is for fine-tuned models; give a pre-trained one --features FILE, whose images "
+                "it compares with texts"
+            )
+        key = self.predictor.task or next(iter(model.tasks))
+        spec = load_model_task(tasks_file, key, model.tasks[key], data_root)
+        task = build_task(spec, model.config, model.tokenizer, DataOptions())
+        split = split or spec.val_split
+        features = str(features_path(spec, split))
+        rows = list(task.dataset(split, training=False).sample_rows.values())
+        for sample in _spread(rows, SHOWN):
+            ((_, text), *_) = sample
+            images = [image for image, _ in sample][: self.predictor.question.images]
+            self.offers.append(Offer(tuple(self._place(image, features) for image in images), (text,)))
+
+    def add_features(self, features: str) -> None:
+        """Offers some images of a feature file; raises UserError where it cannot be read."""
+        ids = self.predictor.sources.images_of(features)
+        self.offers += [Offer((self._place(each, features),), (), each) for each in _spread(ids, SHOWN)]
+
+    def add_folder(self, folder: Path) -> None:
+        """Offers the pictures of a folder, by their names.
+
+        Raises:
+            UserError: it is no folder, has no picture, or there is no detector.
+        """
+        if not folder.is_dir():
+            raise UserError(f"--images {folder}: no such folder")
+        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        if not found:
+            raise UserError(f"--images {folder}: holds no picture ({', '.join(SUFFIXES)})")
+        self.predictor.sources.check([str(path) for path in found])
+        self.offers += [Offer((self._place(str(path), ""),), (), path.name) for path in found]
+
+    def drop(self, content: bytes, folder: Path) -> str:
+        """Keeps a picture that was dropped on the page, finds its regions, and returns its key.
+
+        Args:
+            content: of the file.
+            folder: for its file.
+
+        Raises:
+            UserError: it is no picture, or there is no detector.
+        """
+        digest = hashlib.sha256(content).hexdigest()[:32]
+        path = folder / digest
+        with self._lock:
+            key = self._place(str(path), "")
+            if key not in self._known:
+                path.write_bytes(content)
+                try:
+                    self[key]  # now, so that what is wrong with it is said now
+                except UserError as error:
+                    del self._places[key]
+                    raise UserError(str(error).replace(str(path), "the picture")) from None
+                finally:
+                    path.unlink()
+                self._dropped.append(key)
+            while len(self._dropped) > MOST_DROPPED:
+                gone = self._dropped.pop(0)
+                self._known.pop(gone, None)
+                self._places.pop(gone, None)
+            return key
+
+    def _place(self, image: str, features: str) -> str:
+        key = hashlib.sha256(f"{features}\n{image}".encode()).hexdigest()[:16]
+        self._places[key] = (image, features)
+        return key
+
+
+def _spread(values: list, count: int) -> Iterator:
+    """Yields so many of some values, evenly from the first to the last."""
+    return (values[place * len(values) // count] for place in range(count)) if len(values) > count else iter(values)
