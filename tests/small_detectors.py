@@ -85,6 +85,15 @@ def patterned(width: int, height: int, seed: int = 1) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+def write_pictures(folder: Path, count: int, size: tuple[int, int] = (128, 96)) -> None:
+    """Pictures 100.png, 101.png and so on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        patterned(*size, seed=number).save(folder / f"{100 + number}.png")
+
+
+# Few blocks and proposals: a tenth of a second a picture.
+QUICK = {"blocks": (1, 1, 1, 1), "after_nms": 40, "pooled": 7}
 GOLDEN = Path(__file__).parent / "golden" / "detector_sixteenth.safetensors"
 GOLDEN_SIZES = ((128, 96), (96, 150))  # of which nothing is resized
 GOLDEN_SELECTIONS = (Selection("caffe", 12, 12), Selection("maxnms", 12, 12))

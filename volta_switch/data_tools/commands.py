@@ -1,4 +1,4 @@
-"""``volta-switch data``: checking, converting, repacking and sharding data files."""
+"""``volta-switch data``: checking, converting, extracting, repacking and sharding data files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 from volta_switch.data import formats
 from volta_switch.data.files.pair_files import FOLDERS
+from volta_switch.data_tools.extract_commands import add_extract
 from volta_switch.ranges import ANY_TEXT, COUNT, COUNT_OR_NONE, PATH, Text, whole
 
 
@@ -29,6 +30,8 @@ def add_data_commands(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_check(commands.add_parser("check", help="say what data files hold, and what is wrong with them"))
     _add_convert(commands.add_parser("convert", help="turn one feature format into another, and measure what is lost"))
+    extracted = commands.add_parser("extract", help="write the region features of pictures; resumable")
+    add_extract(extracted, target_names())
     _add_repack(commands.add_parser("repack", help="write a compact store, a quarter of the size; resumable"))
     _add_shard(commands.add_parser("shard", help="write WebDataset shards of image-caption pairs; resumable"))
     _add_targets(commands.add_parser("vqa-targets", help="make VQAv2's soft targets from its official annotations"))

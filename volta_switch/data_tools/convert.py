@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from volta_switch.data.detector_facts import facts_of, keep_facts
 from volta_switch.data.feature_files import RecordSource, Target, formats, holds_pairs, open_features, open_source
 from volta_switch.data.files.feature_records import dense
 from volta_switch.data.files.json_files import read_json
@@ -140,6 +141,8 @@ def convert(
         raise UserError(f"{source}: no records to convert")
     try:
         _write(records, out, target, dtype)
+        if target is not None and facts_of(source) != facts_of(out):
+            keep_facts(out, facts_of(source))
     except BaseException:
         if out.is_dir() and not any(out.iterdir()):
             out.rmdir()  # made for an LMDB that did not come to be

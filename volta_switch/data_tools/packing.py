@@ -13,20 +13,34 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from volta_switch.checksums import record_tree
 from volta_switch.data.batches.loader import BadRecords
+from volta_switch.data.detector_facts import DETECTOR, common_facts
 from volta_switch.data.feature_files import RecordSource, open_source
 from volta_switch.data.files.compact_record import RecordCodec, RecordLayout
+from volta_switch.data.files.stores import Kind
 from volta_switch.data.formats.compact import LONGEST_ID
 from volta_switch.data.regions import Regions, TopScores
 from volta_switch.errors import BadRecord, UserError
 from volta_switch.files import lock_alone, remove_unfinished, write_json
 
 _LOCK = "lock"
+
+
+class Source(Protocol):
+    """Records by their place: a file's, or what a detector says of pictures."""
+
+    path: Path
+    kind: Kind
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, place: int) -> tuple[Regions, str]:
+        """Returns one record; raises BadRecord where it cannot be used."""
 
 
 @dataclass
@@ -50,13 +64,13 @@ class PackedRecord:
     regions: Regions
     caption: str
     record: bytes
-    source: RecordSource
+    source: Source
 
 
 class Packing:
     """The records of the sources from where a state stands, packed; the state goes along with them."""
 
-    def __init__(self, sources: Sequence[RecordSource], state: PackingState, max_bad_records: int) -> None:
+    def __init__(self, sources: Sequence[Source], state: PackingState, max_bad_records: int) -> None:
         self._sources = sources
         self.state = state
         self.total = sum(map(len, sources))
@@ -82,7 +96,7 @@ class Packing:
             state.regions += len(regions)
             yield PackedRecord(state.records - 1, regions, caption, record, source)
 
-    def _from(self, place: int) -> Iterator[tuple[RecordSource, int]]:
+    def _from(self, place: int) -> Iterator[tuple[Source, int]]:
         """Goes through all records from a place on, as source and place in it."""
         for source in self._sources:
             for own in range(place, len(source)):
@@ -212,16 +226,23 @@ def open_sources(inputs: Sequence[str | Path]) -> list[RecordSource]:
 
 
 def packing_plan(sources: list[RecordSource], dtype: str, top_classes: int, top_attributes: int) -> dict[str, Any]:
-    """Returns what decides the result; raises UserError for options that mean nothing."""
+    """Returns what decides the result; raises UserError for options that mean nothing, or features of two detectors."""
+    check_options(dtype, top_classes, top_attributes)
+    described = [{**source.fingerprint(), "name": source.path.name} for source in sources]
+    plan = {"sources": described, "dtype": dtype, "top_classes": top_classes, "top_attributes": top_attributes}
+    facts = common_facts(source.path for source in sources)
+    return plan if facts is None else plan | {DETECTOR: facts}
+
+
+def check_options(dtype: str, top_classes: int, top_attributes: int) -> None:
+    """Raises UserError for options that mean nothing."""
     if dtype not in ("float16", "float32"):
         raise UserError(f"--dtype {dtype}: expected float16 or float32")
     if top_classes < 1 or top_attributes < 1:
         raise UserError("--top-classes and --top-attributes: expected 1 or more scores to keep")
-    described = [{**source.fingerprint(), "name": source.path.name} for source in sources]
-    return {"sources": described, "dtype": dtype, "top_classes": top_classes, "top_attributes": top_attributes}
 
 
-def _good(source: RecordSource, own: int) -> tuple[Regions, str]:
+def _good(source: Source, own: int) -> tuple[Regions, str]:
     """Reads a record of a source; raises BadRecord where it cannot be used."""
     regions, caption = source[own]
     try:
@@ -233,14 +254,14 @@ def _good(source: RecordSource, own: int) -> tuple[Regions, str]:
     return regions, caption
 
 
-def _encoded(codec: RecordCodec, regions: Regions, caption: str, place: int, source: RecordSource, own: int) -> bytes:
+def _encoded(codec: RecordCodec, regions: Regions, caption: str, place: int, source: Source, own: int) -> bytes:
     try:
         return codec.encode(regions, caption, place)
     except ValueError as error:
         raise BadRecord(_named(source, own, regions, error)) from None
 
 
-def _named(source: RecordSource, own: int, regions: Regions, error: ValueError) -> str:
+def _named(source: Source, own: int, regions: Regions, error: ValueError) -> str:
     return f"{source.path}, record {own} (image {regions.image_id!r}): {error}"
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +30,7 @@ from volta_switch.data_tools.packing import (
     Packing,
     PackingState,
     Result,
+    Source,
     open_sources,
     packing_plan,
 )
@@ -70,7 +73,26 @@ def repack(
     """
     sources = open_sources(inputs)
     plan = packing_plan(sources, dtype, top_classes, top_attributes)
-    result = Result(Path(out), "store", "compact store", compact.MANIFEST, compact.read_manifest)
+    return write_store(sources, Path(out), plan, max_bad_records, progress)
+
+
+def write_store(
+    sources: Sequence[Source],
+    out: Path,
+    plan: dict[str, Any],
+    max_bad_records: int,
+    progress: Callable[[int, int], None],
+    seconds: float = math.inf,
+) -> dict[str, Any]:
+    """Writes the records of some sources as a compact store; returns its manifest.
+
+    Args:
+        sources: their records, one after the other.
+        out, max_bad_records, progress: as in ``repack``, as are the errors.
+        plan: what decides the result: an unfinished store of another plan is not continued.
+        seconds: after which what is there is made safe, in the middle of a block, too.
+    """
+    result = Result(out, "store", "compact store", compact.MANIFEST, compact.read_manifest)
 
     def write(folder: Path) -> dict[str, Any]:
         writer = Writer(folder / "data.mdb", durable=True)
@@ -78,7 +100,7 @@ def repack(
             stored = writer.get(_STATE)
             state = PackingState(plan) if stored is None else _state(stored, folder)
             result.continued(state.plan, plan)
-            return _Blocks(writer, Packing(sources, state, max_bad_records)).write(progress)
+            return _Blocks(writer, Packing(sources, state, max_bad_records), seconds).write(progress)
         finally:
             writer.env.close()
 
@@ -100,32 +122,41 @@ def _state(stored: bytes, folder: Path) -> PackingState:
 class _Blocks:
     """One run over an unfinished store."""
 
-    def __init__(self, writer: Writer, packing: Packing) -> None:
+    def __init__(self, writer: Writer, packing: Packing, seconds: float) -> None:
         self._writer = writer
         self._packing = packing
+        self._seconds = seconds
 
     def write(self, progress: Callable[[int, int], None]) -> dict[str, Any]:
         """Writes what is missing and returns the manifest."""
         packed, state = iter(self._packing), self._packing.state
         while state.position < self._packing.total:
-            self._write_block(packed)
+            self._write_some(packed)
             progress(state.position, self._packing.total)
         return self._manifest()
 
-    def _write_block(self, packed: Iterator[PackedRecord]) -> None:
-        state, digest = self._packing.state, hashlib.sha256()
-        first = state.records
+    def _write_some(self, packed: Iterator[PackedRecord]) -> None:
+        """Writes the records that are missing of a block or, if its time is up before, some of them."""
+        state, begun = self._packing.state, time.monotonic()
         for one in packed:
-            digest.update(one.record)
             self._writer.put(compact.record_key(one.place), one.record)
             if one.source.kind == "images":
                 self._remember_image(one)
-            if state.records % compact.BLOCK == 0:
+            if state.records % compact.BLOCK == 0 or time.monotonic() - begun > self._seconds:
                 break
-        if state.records > first:  # after the last whole block there may be bad records alone
-            self._writer.put(compact.block_key(first // compact.BLOCK), digest.digest())
+        whole = state.records % compact.BLOCK == 0 or state.position == self._packing.total
+        if whole and state.records:
+            block = (state.records - 1) // compact.BLOCK
+            self._writer.put(compact.block_key(block), self._digest(block, state.records))
         self._writer.put(_STATE, json.dumps({**asdict(state), "sha256": json_digest(asdict(state))}).encode())
         self._writer.commit()
+
+    def _digest(self, block: int, end: int) -> bytes:
+        """Returns the checksum of a block's records, which earlier runs may have written; ``end``: of all records."""
+        digest = hashlib.sha256()
+        for place in range(block * compact.BLOCK, min((block + 1) * compact.BLOCK, end)):
+            digest.update(self._writer.get(compact.record_key(place)) or b"")
+        return digest.digest()
 
     def _remember_image(self, one: PackedRecord) -> None:
         key = compact.image_key(one.regions.image_id)

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from volta_switch.data.detector_facts import GIVEN
 from volta_switch.data.regions import Regions
 from volta_switch.detector.network import Network, Size
 from volta_switch.detector.pictures import network_input
@@ -60,7 +61,7 @@ class Detector:
         return {
             "detector": self.config.name,
             "weights": self.weights,
-            "selection": f"{selection.kind}, given boxes" if given else selection.kind,
+            "selection": f"{selection.kind}{GIVEN}" if given else selection.kind,
             "number": "as given" if given else selection.numbers,
             "input": self.config.input,
             "width": self.config.features,

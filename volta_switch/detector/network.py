@@ -201,7 +201,9 @@ class BoxPredictor(nn.Module):
         width = config.features
         self.cls_score = nn.Linear(width, config.classes + 1)
         self.bbox_pred = nn.Linear(width, 4 * config.classes)
-        self.cls_embedding = nn.Embedding(config.classes + 1, width // 8)
+        # uniform: PyTorch takes seconds to import what a normal distribution on its meta device needs
+        named = nn.init.uniform_(torch.empty(config.classes + 1, width // 8), -1, 1)
+        self.cls_embedding = nn.Embedding.from_pretrained(named, freeze=False)
         self.fc_attr = nn.Linear(width + width // 8, width // 4)
         self.attr_score = nn.Linear(width // 4, config.attributes + 1)
 

@@ -1,0 +1,135 @@
+"""Pictures of folders, lists, JSON lines and tars: their order, their ids, their boxes; what is refused."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+
+import numpy as np
+import pytest
+
+from small_detectors import write_pictures
+from volta_switch.data_tools.picture_sources import find_pictures, read_boxes
+from volta_switch.detector.pictures import read_picture
+from volta_switch.errors import UserError
+
+
+def refused(*given) -> str:
+    with pytest.raises(UserError) as error:
+        find_pictures(*given)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_pictures(tmp_path / "pictures", 3)
+    (tmp_path / "pictures" / "below").mkdir()
+    (tmp_path / "pictures" / "100.png").rename(tmp_path / "pictures" / "below" / "COCO_val2014_000000000009.PNG")
+    (tmp_path / "pictures" / "notes.txt").write_text("no picture")
+    return tmp_path / "pictures"
+
+
+def ids(source, boxes=None) -> list[str]:
+    return [file.image_id for file in find_pictures(source, boxes).files]
+
+
+def test_a_folder_in_the_order_of_its_paths(folder):
+    assert ids(folder) == ["101", "102", "9"]
+    assert ids(folder / "101.png") == ["101"]
+
+
+def test_tars_are_read_without_unpacking(folder, tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(folder, "x")
+    (tmp_path / "tars").mkdir()
+    (tmp_path / "a.tar").rename(tmp_path / "tars" / "0000.tar")
+    for source in (tmp_path / "tars", tmp_path / "tars" / "0000.tar"):
+        found = find_pictures(source)
+        assert sorted(file.image_id for file in found.files) == ["101", "102", "9"]
+        for file in found.files:
+            name = "below/COCO_val2014_000000000009.PNG" if file.image_id == "9" else f"{file.image_id}.png"
+            assert isinstance(file.content(), bytes) and file.member == f"x/{name}"
+            there = np.asarray(read_picture(file.content(), file.name))
+            np.testing.assert_array_equal(there, np.asarray(read_picture(folder / name)))
+
+
+def test_lists_begin_in_their_folder(folder):
+    (folder / "list.txt").write_text("102.png\n\n101.png\n")
+    assert ids(folder / "list.txt") == ["102", "101"]
+    lines = [{"image": "102.png", "id": 7}, {"image": "101.png", "id": "a b", "boxes": None}, {"image": "101.png"}]
+    (folder / "list.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert ids(folder / "list.jsonl") == ["7", "a b", "101"]
+
+
+def test_parts_are_the_whole(folder):
+    whole = find_pictures(folder)
+    for count in (1, 2, 3, 5):
+        parts = [whole.share(number, count) for number in range(1, count + 1)]
+        assert [file for part in parts for file in part.files] == list(whole.files)
+        assert len({part.fingerprint()["fingerprint"] for part in parts if part.files}) == min(count, 3)
+    assert whole.share(1, 2).fingerprint()["part"] == "1/2"
+
+
+def test_a_fingerprint_changes_with_the_pictures(folder, tmp_path):
+    before = find_pictures(folder).fingerprint()
+    assert before == find_pictures(folder).fingerprint() and before["records"] == 3
+    (tmp_path / "boxes.json").write_text(json.dumps({"101": [[0, 0, 5, 5]], "102": [], "9": [[1, 1, 2, 2]]}))
+    assert find_pictures(folder, tmp_path / "boxes.json").fingerprint() != before
+    (folder / "101.png").write_bytes((folder / "102.png").read_bytes() + b"x")
+    assert find_pictures(folder).fingerprint() != before
+
+
+def test_boxes_of_jsonl_json_coco_and_voltas_detections(folder, tmp_path):
+    corners = [[1.0, 2.0, 11.0, 22.0], [0.0, 0.0, 5.0, 5.0]]
+    sides = [[1, 2, 10, 20], [0, 0, 5, 5]]
+    plain = tmp_path / "plain.json"
+    plain.write_text(json.dumps({"101": corners, "102": [], "9": corners[:1]}))
+    coco = tmp_path / "instances.json"
+    coco.write_text(json.dumps({"annotations": [{"image_id": 101, "bbox": box, "id": 1} for box in sides]}))
+    listed = tmp_path / "dets.json"
+    listed.write_text(json.dumps([{"image_id": "101", "box": box} for box in sides]))
+    for path in (plain, coco, listed):
+        assert read_boxes(path)["101"].tolist() == corners
+    found = {file.image_id: file.boxes for file in find_pictures(folder, plain).files}
+    assert found["102"].shape == (0, 4) and found["9"].tolist() == corners[:1]
+    (folder / "x.jsonl").write_text(json.dumps({"image": "101.png", "boxes": corners}))
+    assert find_pictures(folder / "x.jsonl").files[0].boxes.tolist() == corners
+
+
+def test_what_is_wrong_is_told_in_one_line(folder, tmp_path):
+    assert "no such folder, list or tar" in refused(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    assert "no pictures; expected files that end in .jpg" in refused(tmp_path / "empty")
+    (tmp_path / "empty" / "x.tar").write_bytes(b"no tar")
+    assert "x.tar: not a whole tar without compression" in refused(tmp_path / "empty")
+    (folder / "list.txt").write_text("101.png\ngone.png\n")
+    assert "gone.png: no picture there (No such file" in refused(folder / "list.txt")
+    (folder / "below" / "101.jpg").write_bytes(b"x")
+    assert "would both be image '101'; give each an id" in refused(folder)
+    (folder / "x.jsonl").write_text('{"picture": "101.png"}\n')
+    assert 'x.jsonl, picture 1: expected an object with "image"' in refused(folder / "x.jsonl")
+    (folder / "x.jsonl").write_text('{"image": "101.png", "boxes": [[1, 2, 3]]}\n')
+    assert "picture 1: expected x1, y1, x2, y2" in refused(folder / "x.jsonl")
+    (folder / "x.jsonl").write_text('{"image": "101.png", "id": [1]}\n')
+    assert "picture 1: a list is no id" in refused(folder / "x.jsonl")
+    (folder / "x.jsonl").write_text('{"image": "101.png", "boxes": []}\n{"image": "102.png"}\n')
+    assert "102.png has no boxes, others have" in refused(folder / "x.jsonl")
+    (folder / "binary").write_bytes(b"\xff\xfe\x00")
+    assert "binary: neither text nor a picture's suffix" in refused(folder / "binary")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("3", "expected {image id: boxes}"),
+        ('[{"image_id": 1}]', "annotation 1: expected image_id and bbox"),
+        ('[{"image_id": 1, "bbox": "abcd"}]', "annotation 1: expected x1, y1"),
+        ('{"101": [[1, 2, 3, 1e999]]}', "image '101': expected x1, y1"),
+        ('{"101": 5}', "image '101': expected x1, y1"),
+        ('{"9": []}', "no boxes of image '101'"),
+    ],
+)
+def test_wrong_boxes_are_told_in_one_line(folder, tmp_path, content, said):
+    (tmp_path / "boxes.json").write_text(content)
+    assert said in refused(folder, tmp_path / "boxes.json")
