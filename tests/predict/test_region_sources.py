@@ -109,10 +109,13 @@ def test_without_a_detector_a_picture_is_refused_in_one_line(asked, pictures, ca
     of = asked("TASK1")
     said = refusal(main, ["predict", of.folder, "--image", pictures / "a.jpg", "--text", "what ?"], capsys)
     assert "a picture needs a detector" in said and "preprocessor.json" in said and "--features FILE" in said
-    facts = {"detector": {"name": "frcnn-vg", "selection": "maxnms"}}
+    facts = {"detector": {"detector": "frcnn-vg", "weights": "ab" * 32, "selection": "maxnms", "number": "36"}}
     for files, told in (
-        ({"preprocessor.json": json.dumps(facts).encode()}, "trained with regions of name frcnn-vg, selection maxnms"),
-        ({}, "none is given: give the features"),
+        (
+            {"preprocessor.json": json.dumps(facts).encode()},
+            "trained with regions of frcnn-vg (weights abababab), maxnms",
+        ),
+        ({}, "none is given: give one (--detector)"),
     ):
         with pytest.raises(UserError, match="a picture needs a detector") as caught:
             RegionSources(6, files).regions("x.jpg")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from volta_switch.detector.flags import add_detector_arguments
 from volta_switch.ranges import BATCH_SIZE, COUNT, COUNT_OR_NONE, PATH, Spelling, Text, whole
 
 SAID_EVERY = 30.0  # seconds between two lines about the progress, where there is no terminal
@@ -36,18 +37,7 @@ def add_extract(command: argparse.ArgumentParser, targets: list[str]) -> None:
     images = "a folder, a .tar, a .jsonl or a list of pictures"
     command.add_argument("images", type=PATH, nargs="?", metavar="IMAGES", help=images)
     command.add_argument("out", type=PATH, nargs="?", metavar="OUT", help="the features; the same command continues it")
-    command.add_argument(
-        "--detector",
-        type=PATH,
-        required=True,
-        metavar="PATH",
-        help="a detector's folder, hf://unc-nlp/frcnn-vg-finetuned, or a .pkl of py-bottom-up-attention",
-    )
-    kinds = "which proposals become regions: as VOLTA's Caffe scripts chose, or its later ones"
-    command.add_argument("--select", default="maxnms", choices=("caffe", "maxnms"), help=kinds)
-    command.add_argument(
-        "--regions", type=Text(), default="36", metavar="N", help="of a picture; with caffe also MIN-MAX, as 10-100"
-    )
+    add_detector_arguments(command, required=True)
     command.add_argument(
         "--to", default="compact", choices=targets, metavar="FORMAT", help="what OUT is to be: %(choices)s"
     )

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from volta_switch.checksums import is_there
 from volta_switch.data.regions import Regions, pairwise_iou
-from volta_switch.errors import UserError, first_line
+from volta_switch.detector.pictures import read_picture
+from volta_switch.errors import UserError
 from volta_switch.explain.world_truth import read_spec
 from volta_switch.files import require_file
 from volta_switch.world.build import SUMMARY
@@ -48,18 +49,21 @@ class Shown:
     about: str
 
 
-def shown_image(regions: Regions, features: str = "", picture: Path | None = None) -> Shown:
+def shown_image(
+    regions: Regions, features: str = "", picture: Path | None = None, names: tuple[str, ...] = ()
+) -> Shown:
     """Returns what is shown of an image.
 
     Args:
         regions: of the image.
         features: the feature file that they are from; of a synthetic world its scene is drawn.
         picture: a file of the image itself.
+        names: (n,) what each region of a picture shows, where that is known.
 
     Raises:
         UserError: the picture cannot be read, or has another shape than the image.
     """
-    unknown = ("",) * len(regions)
+    unknown = names or ("",) * len(regions)
     if picture is not None:
         return Shown(picture_address(picture, regions), unknown, f"the picture {picture.name}")
     scene = find_scene(Path(features), regions) if features else None
@@ -71,12 +75,7 @@ def shown_image(regions: Regions, features: str = "", picture: Path | None = Non
 def picture_address(picture: Path, regions: Regions) -> str:
     """Returns a picture, upright and no wider than ``WIDEST``, as ``data:`` address; errors as ``shown_image``."""
     require_file(picture, "picture", "check the path")
-    try:
-        with Image.open(picture) as opened:
-            upright = ImageOps.exif_transpose(opened).convert("RGB")
-    except Exception as error:  # a damaged picture can fail in any way
-        told = f"{type(error).__name__}: {first_line(error)}"
-        raise UserError(f"{picture}: no picture that can be read ({told}); give a JPEG or PNG file") from None
+    upright = read_picture(picture)
     aspect = (upright.width / upright.height) / (regions.image_w / regions.image_h)
     if abs(aspect - 1) > ASPECTS:
         raise UserError(

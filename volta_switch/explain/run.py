@@ -69,7 +69,10 @@ def _shown(args: argparse.Namespace, predictor: Predictor, images: tuple[Regions
     """Returns what the page shows of each image."""
     pictures = args.picture if args.features else args.image
     files: list[Path | None] = [Path(picture) for picture in pictures] or [None] * len(images)
-    return [shown_image(regions, args.features, file) for regions, file in zip(images, files, strict=True)]
+    return [
+        shown_image(regions, args.features, file, () if args.features else predictor.sources.names(regions))
+        for regions, file in zip(images, files, strict=True)
+    ]
 
 
 def _name(model: str) -> str:

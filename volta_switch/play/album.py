@@ -69,7 +69,10 @@ class Album:
                 raise UserError(f"no picture {key!r:.60}; reload the page")
             image, features = self._places[key]
             regions = self.predictor.sources.regions(image, features)
-            shown = shown_image(regions, features, None if features else Path(image))
+            if features:
+                shown = shown_image(regions, features)
+            else:
+                shown = shown_image(regions, picture=Path(image), names=self.predictor.sources.names(regions))
             self._known[key] = Picture(regions, shown)
             return self._known[key]
 

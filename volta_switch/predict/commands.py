@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from volta_switch.detector.flags import add_detector_arguments
 from volta_switch.ranges import ANY_TEXT, BATCH_SIZE, PATH, Text, whole
 
 
@@ -31,6 +32,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, several: str = "") -> N
     parser.add_argument("model", type=Text(), nargs="+" if several else None, metavar="MODEL", help=model + several)
     features = "a feature file of any format of this project; images are then ids in it"
     parser.add_argument("--features", type=ANY_TEXT, default="", metavar="FILE", help=features)
+    add_detector_arguments(parser, required=False, otherwise="the model's own")
     parser.add_argument("--task", type=ANY_TEXT, default="", help="which head, of a model with several: TASK1")
     parser.add_argument("--device", type=ANY_TEXT, default="auto", help="auto, cpu, cuda or cuda:<n> (default: auto)")
     parser.add_argument(

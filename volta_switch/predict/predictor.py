@@ -21,6 +21,7 @@ from volta_switch.errors import UserError
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks
 from volta_switch.model.predictions import Prediction, Question, compared, predict
 from volta_switch.model.pretrained import fetched_folder
+from volta_switch.predict.picture_detector import detector_for
 from volta_switch.predict.region_sources import PictureDetector, RegionSources
 from volta_switch.predict.requests import Request
 
@@ -64,7 +65,7 @@ class Predictor:
         source: str | Path,
         *,
         features: str | Path = "",
-        detector: PictureDetector | None = None,
+        detector: PictureDetector | str | Path | None = None,
         task: str = "",
         cache: str | Path | None = None,
     ) -> Predictor:
@@ -73,7 +74,7 @@ class Predictor:
         Args:
             source: as ``load_model`` takes it.
             features: the feature file of images that are given by their ids.
-            detector: finds the regions of pictures.
+            detector: finds the regions of pictures: its folder or address, or an object that does it.
             task: which head, of a model that has several.
             cache: the folder in which regions of pictures are kept; None: below ~/.cache.
 
@@ -82,6 +83,8 @@ class Predictor:
         """
         model = load_model(source)
         folder = None if cache is None else Path(cache)
+        if isinstance(detector, str | Path):
+            detector = detector_for(model.files, detector)
         sources = RegionSources(model.config.v_feature_size, model.files, detector, folder)
         made = cls(model, sources, str(features), task)
         made.question  # noqa: B018  refuses an unknown task now

@@ -1,6 +1,6 @@
 """Where the regions of an image come from: a feature file and an id, or a picture and a detector.
 
-The detector is given from outside (``PictureDetector``); this module knows no model of one. Pictures take tens of
+The detector is given from outside (``PictureDetector``, of which ``picture_detector`` makes one). Pictures take tens of
 seconds each on a CPU, so that what is found is kept (``region_cache``), and the wait is announced.
 """
 
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Protocol
 
 from volta_switch.config.model_folder import REGIONS
+from volta_switch.data.detector_facts import described
 from volta_switch.data.feature_files import open_features
 from volta_switch.data.files.stores import FeatureStore
 from volta_switch.data.regions import Regions
@@ -33,6 +35,9 @@ class PictureDetector(Protocol):
 
     def regions_of(self, picture: Path) -> Regions:
         """Returns what it sees; raises UserError for a file that is no picture."""
+
+    def names(self, regions: Regions) -> tuple[str, ...]:
+        """Returns what each region shows; "" where that is not known."""
 
 
 class RegionSources:
@@ -57,6 +62,16 @@ class RegionSources:
         self._detector, self._folder = detector, cache or default_folder()
         self._stores: dict[str, FeatureStore] = {}
         self._announced = False
+
+    def with_detector(self, detector: PictureDetector) -> RegionSources:
+        """Returns the same sources with a detector for pictures."""
+        other = copy(self)
+        other._detector = detector
+        return other
+
+    def names(self, regions: Regions) -> tuple[str, ...]:
+        """Returns what each region of a picture shows; "" where that is not known."""
+        return ("",) * len(regions) if self._detector is None else self._detector.names(regions)
 
     @property
     def has_detector(self) -> bool:
@@ -134,10 +149,10 @@ class RegionSources:
     def _without_detector(self, image: str) -> str:
         said = self._facts.get("detector") or self._facts.get("regions")
         if isinstance(said, dict):
-            said = ", ".join(f"{name} {value}" for name, value in said.items())
+            said = described(said)
         of = "of " if "detector" in self._facts else ""
         trained = f"; the model was trained with regions {of}{said!s:.200} ({REGIONS})" if said else ""
         return (
-            f"{image}: a picture needs a detector that finds its regions, and none is given{trained}: give the "
-            "features that such a detector has written (--features FILE), and the image by its id there"
+            f"{image}: a picture needs a detector that finds its regions, and none is given{trained}: give one "
+            "(--detector), or the features that it has written (--features FILE), and the image by its id there"
         )

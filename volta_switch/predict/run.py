@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from volta_switch.errors import UserError
 from volta_switch.files import replacing
 from volta_switch.predict.answers import answer_text, answer_values
+from volta_switch.predict.picture_detector import detector_for
 from volta_switch.predict.predictor import Predictor
 from volta_switch.predict.requests import Request, read_requests, requests_of
 from volta_switch.train.device import choose_device
@@ -46,9 +48,14 @@ def answer_requests(args: argparse.Namespace) -> None:
 def loaded_predictor(args: argparse.Namespace, source: str) -> Predictor:
     """Returns a model on the device that the flags name, with the features, head and cache that they name."""
     device = choose_device(args.device, Ranks())
+    if args.detector is None and (args.select or args.regions):
+        raise UserError("--select and --regions: say how a detector chooses; give --detector")
     predictor = Predictor.load(source, features=args.features, task=args.task, cache=args.cache)
     predictor.model.to(device)
-    return predictor
+    if args.detector is None:
+        return predictor
+    detector = detector_for(predictor.model.files, args.detector, args.select, args.regions, device)
+    return replace(predictor, sources=predictor.sources.with_detector(detector))
 
 
 def _answers(predictor: Predictor, requests: list[Request], args: argparse.Namespace) -> Iterator[dict[str, Any]]:
