@@ -10,15 +10,15 @@ import torch
 from volta_switch import UserError
 from volta_switch.cli import main
 from volta_switch.explain import evaluation
-from volta_switch.explain.evaluation import ANCHOR, CHAIN, TRUTH, WORDS, Hits, evaluate, rates_text
+from volta_switch.explain.evaluation import ANCHOR, OTHERS, TRUTH, WORDS, Hits, evaluate, rates_text
 from volta_switch.explain.world_truth import TrueText, TrueWord
 from volta_switch.predict import load_model
 from volta_switch.statistics import by_group, estimate_mean
 
 
-def text_of(target, objects, relations, words):
+def text_of(target, objects, decides, words):
     true = tuple(TrueWord(is_attribute=kind != "-", decides=kind == "d") for kind in words)
-    return TrueText("7", "", "", target, objects, relations, true, scene=None)
+    return TrueText("7", "", "", target, objects, decides, true, scene=None)
 
 
 def explanation(words, regions):
@@ -31,17 +31,17 @@ def explanation(words, regions):
 def test_what_is_ranked_and_what_is_right():
     found = explanation([0.1, 0.9, 0.3], [np.nan, 0.2, 0.5, 0.1])
     objects = [2, 0, 1, 3]  # the region of each object
-    text = text_of(1, (0,), 1, "d-a")  # region 0 is the answer, region 2 the anchor
+    text = text_of(1, (0,), True, "d-a")  # region 0 is the answer, region 2 the anchor
     ranked = list(evaluation._ranked(text, objects, found))
     assert ranked == [(WORDS, [0, 2], {0}), (ANCHOR, [1, 2, 3], {2})]
     hits = evaluation._hits([found], ANCHOR, [1, 2, 3], {2})
     assert hits == {"occlusion": [1.0], "attention": [1.0], "gradient": [1.0], "chance": [1 / 3]}
     assert evaluation._hits([found], WORDS, [0, 2], {0})["occlusion"] == [0.0]  # the word at 1 is no attribute
-    two = list(evaluation._ranked(text_of(1, (0, 3), 2, "da-"), objects, found))
-    assert two[1] == (CHAIN, [1, 2, 3], {2, 3})
-    of_question = list(evaluation._ranked(text_of(None, (0, 1), 0, "---"), objects, found))
+    two = list(evaluation._ranked(text_of(1, (0, 3), False, "da-"), objects, found))
+    assert two[1] == (OTHERS, [1, 2, 3], {2, 3})
+    of_question = list(evaluation._ranked(text_of(None, (0, 1), False, "---"), objects, found))
     assert of_question == [(WORDS, [], set()), (TRUTH, [0, 1, 2, 3], {0, 2})]
-    assert [name for name, *_ in evaluation._ranked(text_of(1, (), 0, "da-"), objects, found)] == [WORDS]
+    assert list(evaluation._ranked(text_of(1, (), False, "da-"), objects, found))[1][2] == set()  # counts for nothing
     cut = explanation([0.1, 0.2], [0.0, 1.0, 2.0, 3.0])
     assert [name for name, *_ in evaluation._ranked(text, objects, cut)] == [ANCHOR]
 

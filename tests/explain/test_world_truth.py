@@ -13,7 +13,7 @@ from volta_switch.world import WorldSpec
 from volta_switch.world.content import draw_split
 from volta_switch.world.phrases import denote
 from volta_switch.world.scenes import members
-from world.small_truth import ALIKE, VALUES, denoted
+from world.small_truth import ALIKE, VALUES, denoted, matches, stands
 
 RELATIONS = {**{relation.split()[0]: relation for relation in ALIKE}, "left": "left of", "right": "right of"}
 RELATIONS |= {"above": "above", "below": "below", "closest": "closest to"}
@@ -68,9 +68,25 @@ def test_anchors_are_the_objects_that_relations_name():
             wanted += denoted(text.scene, anchor)
             anchor = anchor.anchor
         assert sorted(text.objects) == sorted(set(wanted)) and text.target not in text.objects[:1]
-        assert text.relations == sum(word in RELATIONS and words[at - 1] != "right" for at, word in enumerate(words))
-        found[text.relations] += 1
-    assert min(found.values()) > 20
+        phrase = parsed(words)
+        if phrase.anchor is None or phrase.anchor.anchor is not None:
+            assert not text.anchor_decides
+            found[0] += 1
+            continue
+        denotes = set()
+        head = [at for at in range(len(text.scene.objects)) if matches(text.scene, at, phrase.values)]
+        for anchor in range(len(text.scene.objects)):
+            both = [
+                tuple(at for at in head if stands(text.scene, at, phrase.relation, anchor, head, sure))
+                for sure in (True, False)
+            ]
+            if both[0] == both[1] and len(both[0]) == 1:
+                denotes.add(both[0])
+        assert text.anchor_decides == (len(denotes) > 1), text.text
+        if "of" in words or "above" in words or "below" in words:
+            assert not text.anchor_decides  # the one that is left of something is the left one
+        found[1 + text.anchor_decides] += 1
+    assert min(found.values()) > 15
 
 
 @pytest.mark.parametrize("name", ["vqa", "gqa"])

@@ -3,7 +3,8 @@
 | measure | a hit |
 |---|---|
 | deciding attribute | of the attributes that a text says, the highest is one without which it denotes something else |
-| anchor | of the regions that are not the answer, the highest is the anchor of an expression's relation |
+| anchor that decides | of the regions that are not the answer, the highest is the anchor of the expression's relation |
+| other anchors | the same of anchors that need not be read, such as that of a direction (``world_truth``) |
 | regions of the truth | of all regions, the highest is one that a question's phrases denote |
 
 Chance is the share of right ones among those that are ranked, text by text. Only texts count that all models answer
@@ -28,7 +29,7 @@ from volta_switch.explain.world_truth import TrueText, data_set_of, features_of,
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks
 from volta_switch.statistics import by_group, estimate_mean
 
-WORDS, ANCHOR, CHAIN, TRUTH = "deciding attribute", "anchor", "one of two anchors", "regions of the truth"
+WORDS, ANCHOR, OTHERS, TRUTH = "deciding attribute", "anchor that decides", "other anchors", "regions of the truth"
 CHANCE = "chance"
 FEWEST = 10  # images, below which there is no interval
 Model = BertForVLTasks | BertForVLPreTraining
@@ -129,8 +130,8 @@ def _ranked(text: TrueText, objects: list[int], found: Explanation) -> Iterator[
     true = {objects[index] for index in text.objects} - {-1, own}
     if text.target is None:
         yield TRUTH, regions, true
-    elif text.relations:
-        yield ANCHOR if text.relations == 1 else CHAIN, regions, true
+    else:
+        yield ANCHOR if text.anchor_decides else OTHERS, regions, true
 
 
 def _hits(found: Sequence[Explanation], measure: str, ranked: list[int], true: set[int]) -> dict[str, list[float]]:

@@ -5,6 +5,9 @@
 | expressions | attributes without which they denote something else | anchors: the objects that relations name |
 | questions | the same, of what is asked about | the objects that the question's phrases denote |
 
+An anchor decides where the same words about another anchor denote another object. That of a direction never does: of
+two cubes, the one that is "left of" something is the left one, whatever it is left of.
+
 Objects are those of the scene that the world drew; a region stands for the object that its box overlaps by more than
 half.
 """
@@ -23,7 +26,7 @@ from volta_switch.errors import UserError
 from volta_switch.world.build import SUMMARY
 from volta_switch.world.content import SceneExpressions, SceneQuestions, draw_split
 from volta_switch.world.files import gqa_name
-from volta_switch.world.phrases import Lexicon, Phrase, denote
+from volta_switch.world.phrases import Lexicon, Phrase, denote, matching, related
 from volta_switch.world.questions import Question, plural
 from volta_switch.world.scenes import Scene, members
 from volta_switch.world.spec import WorldSpec
@@ -51,7 +54,7 @@ class TrueText:
         answer: the right one; "" of an expression.
         target: the object that an expression denotes; None of a question.
         objects: those that an explanation should name: anchors, or all that a question's phrases denote.
-        relations: of an expression, how many.
+        anchor_decides: of an expression with one relation, whether its anchor does.
         words: one for each word of the text.
         scene: what the image shows.
     """
@@ -61,7 +64,7 @@ class TrueText:
     answer: str
     target: int | None
     objects: tuple[int, ...]
-    relations: int
+    anchor_decides: bool
     words: tuple[TrueWord, ...]
     scene: Scene
 
@@ -107,7 +110,17 @@ def _expression(scene: Scene, target: int, phrase: Phrase, lexicon: Lexicon) -> 
     anchors = tuple(dict.fromkeys(_anchors(scene, phrase)))
     words = tuple(_words(scene, phrase, 1 << target))
     text = lexicon.spell(phrase.words())
-    return TrueText(str(scene.image_id), text, "", target, anchors, phrase.hops(), words, scene)
+    decides = phrase.hops() == 1 and _anchor_decides(scene, phrase)
+    return TrueText(str(scene.image_id), text, "", target, anchors, decides, words, scene)
+
+
+def _anchor_decides(scene: Scene, phrase: Phrase) -> bool:
+    """Returns whether a head and its relation surely denote one object or another, by which object is the anchor."""
+    assert phrase.relation is not None
+    head = matching(scene, phrase.values)
+    by_anchor = {related(scene, phrase.relation, head, anchor) for anchor in range(len(scene.objects))}
+    single = {sure for sure, possible in by_anchor if sure == possible and sure.bit_count() == 1}
+    return len(single) > 1
 
 
 def _question(scene: Scene, question: Question, reply: str, name: str, lexicon: Lexicon) -> TrueText:
@@ -121,7 +134,7 @@ def _question(scene: Scene, question: Question, reply: str, name: str, lexicon: 
     words = (*(unknown for _ in before.split()), *inner, *(unknown for _ in after.split()))
     image = gqa_name(scene.image_id) if name == "gqa" else str(scene.image_id)
     objects = tuple(dict.fromkeys(found))
-    return TrueText(image, lexicon.spell(text), reply, None, objects, question.phrase.hops(), words, scene)
+    return TrueText(image, lexicon.spell(text), reply, None, objects, False, words, scene)
 
 
 def _anchors(scene: Scene, phrase: Phrase) -> Iterator[int]:
