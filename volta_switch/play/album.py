@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from volta_switch.data.regions import Regions
@@ -135,7 +135,8 @@ class Album:
             if key not in self._known:
                 path.write_bytes(content)
                 try:
-                    self[key]  # now, so that what is wrong with it is said now
+                    found = self[key]  # now, so that what is wrong with it is said now
+                    self._known[key] = replace(found, shown=replace(found.shown, about="a dropped picture"))
                 except UserError as error:
                     del self._places[key]
                     raise UserError(str(error).replace(str(path), "the picture")) from None

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.more
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
-    "--window-size=1200,900", "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--window-size=1200,900", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )  # fmt: skip
 VISIBLE = "const seen = (e) => e.checkVisibility({visibilityProperty: true, contentVisibilityAuto: false});"
 OPENED = "document.querySelectorAll('details').forEach((d) => d.open = true);"
