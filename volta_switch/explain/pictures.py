@@ -9,6 +9,7 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,7 @@ def _data_sets(place: Path) -> list[tuple[str, Sequence[str]]]:
     return found + [(name, splits) for path, name, splits in (*others, *vqa) if path == place]
 
 
+@lru_cache(maxsize=8)  # a split's scenes are drawn in seconds
 def _scenes(spec: WorldSpec, name: str, split: str) -> dict[str, Scene]:
     """Returns the scenes of a split by their images' ids in the feature file."""
     scenes = scenes_of(draw_split(spec, name, split))

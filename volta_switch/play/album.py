@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from volta_switch.data.regions import Regions
@@ -28,11 +29,16 @@ class Picture:
 
     Attributes:
         regions: what the detector saw.
-        shown: what the page shows of it.
+        draw: makes what the page shows of it.
     """
 
     regions: Regions
-    shown: Shown
+    draw: Callable[[], Shown]
+
+    @cached_property
+    def shown(self) -> Shown:
+        """What the page shows; raises UserError where the picture is another image's."""
+        return self.draw()
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,9 @@ class Album:
     _places: dict[str, tuple[str, str]] = field(default_factory=dict)  # key -> image id or path, and feature file
     _known: dict[str, Picture] = field(default_factory=dict)
     _dropped: list[str] = field(default_factory=list)
-    _lock: threading.RLock = field(default_factory=threading.RLock)
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # of what stands here
+    _looking: threading.Lock = field(default_factory=threading.Lock)  # at pictures, one at a time
+    _dropping: threading.Lock = field(default_factory=threading.Lock)
 
     def __getitem__(self, key: str) -> Picture:
         """Returns a picture; raises UserError where there is none of this key, or its regions cannot be had."""
@@ -68,13 +76,13 @@ class Album:
             if key not in self._places:
                 raise UserError(f"no picture {key!r:.60}; reload the page")
             image, features = self._places[key]
+        with self._looking:  # others may ask about pictures that are known
             regions = self.predictor.sources.regions(image, features)
-            if features:
-                shown = shown_image(regions, features)
-            else:
-                shown = shown_image(regions, picture=Path(image), names=self.predictor.sources.names(regions))
-            self._known[key] = Picture(regions, shown)
-            return self._known[key]
+        names = () if features else self.predictor.sources.names(regions)
+        file = None if features else Path(image)
+        found = Picture(regions, lambda: shown_image(regions, features, file, names))
+        with self._lock:
+            return self._known.setdefault(key, found)
 
     def add_task(self, tasks_file: str, split: str, data_root: str) -> None:
         """Offers samples of the model's task, spread over a split.
@@ -130,24 +138,31 @@ class Album:
         """
         digest = hashlib.sha256(content).hexdigest()[:32]
         path = folder / digest
-        with self._lock:
-            key = self._place(str(path), "")
-            if key not in self._known:
-                path.write_bytes(content)
-                try:
-                    found = self[key]  # now, so that what is wrong with it is said now
-                    self._known[key] = replace(found, shown=replace(found.shown, about="a dropped picture"))
-                except UserError as error:
-                    del self._places[key]
-                    raise UserError(str(error).replace(str(path), "the picture")) from None
-                finally:
-                    path.unlink()
+        with self._dropping:
+            with self._lock:
+                key = self._place(str(path), "")
+                if key in self._known:
+                    return key
+            path.write_bytes(content)
+            try:
+                shown = self[key].shown  # now, while its file is there
+            except UserError as error:
+                self._forget(key)
+                raise UserError(str(error).replace(str(path), "the picture")) from None
+            finally:
+                path.unlink()
+            with self._lock:
+                regions = self._known[key].regions
+                self._known[key] = Picture(regions, lambda: replace(shown, about="a dropped picture"))
                 self._dropped.append(key)
             while len(self._dropped) > MOST_DROPPED:
-                gone = self._dropped.pop(0)
-                self._known.pop(gone, None)
-                self._places.pop(gone, None)
-            return key
+                self._forget(self._dropped.pop(0))
+        return key
+
+    def _forget(self, key: str) -> None:
+        with self._lock:
+            self._known.pop(key, None)
+            self._places.pop(key, None)
 
     def _place(self, image: str, features: str) -> str:
         key = hashlib.sha256(f"{features}\n{image}".encode()).hexdigest()[:16]

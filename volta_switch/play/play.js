@@ -103,7 +103,7 @@ function stage(found) {
     const group = drawn("g", { class: "region", tabindex: "0", role: "img", "aria-label": name },
       drawn("rect", { class: "halo", ...size, "stroke-width": line * 2.2 }),
       drawn("rect", { class: "box", ...size, "stroke-width": line }),
-      drawn("text", { x: x1 + line * 2, y: Math.max(y1 - line * 2, line * 12), "font-size": line * 11 }, name));
+      label(found, line, x1, y1, x2, name));
     group.dataset.number = number;
     for (const event of ["pointerenter", "focus"]) group.addEventListener(event, () => {
       const share = state.chances && state.chances[number];
@@ -112,6 +112,14 @@ function stage(found) {
     svg.append(group);
   });
   return made("figure", {}, svg, caption);
+}
+
+function label(found, line, x1, y1, x2, name) {  // it grows to the left where there is more room
+  const right = x1 < found.width - x2;
+  return drawn("text", {
+    x: right ? x1 : x2, y: Math.max(y1 - line * 3, line * 12), "font-size": line * 11,
+    "text-anchor": right ? "start" : "end",
+  }, name);
 }
 
 function percent(value) {
@@ -246,7 +254,16 @@ function grid(rows) {
   const focused = document.activeElement && document.activeElement.dataset.choice;
   at("grid").replaceChildren(...[...layers].map(([layer, choices]) => made("div", { class: "layer" },
     made("h3", {}, `Layer ${layer + 1}`), made("div", {}, ...choices.map(choiceLine)))));
+  at("meanings").replaceChildren(...meanings(rows).flatMap(([name, meaning]) =>
+    [made("dt", {}, name), made("dd", {}, meaning)]));
   if (focused) at("grid").querySelector(`[data-choice="${CSS.escape(focused)}"]`)?.focus();
+}
+
+function meanings(rows) {
+  const found = new Map();
+  for (const { text } of rows) for (const choice of state.routes[text]) for (const option of choice.options)
+    found.set(option.name, option.meaning);
+  return [...found];
 }
 
 function choiceLine(choice) {
@@ -257,7 +274,8 @@ function choiceLine(choice) {
   const forced = state.forced.find(same);
   for (const option of choice.options) {
     const taken = forced ? forced.option === option.name : option.chosen;
-    const button = made("button", { type: "button", "aria-pressed": String(taken), class: forced && taken ? "forced" : "" },
+    const button = made("button", { type: "button", "aria-pressed": String(taken), class: forced && taken ? "forced" : "",
+      title: option.meaning },
       option.name, " ", made("span", { class: "share" }, percent(option.probability)));
     button.dataset.choice = `${choice.row} ${choice.layer} ${choice.block} ${option.name}`;
     button.addEventListener("click", () => {

@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
+from volta_switch.config import ATTENTION_MODES
 from volta_switch.errors import UserError
 from volta_switch.explain.routes import Place, Route
 from volta_switch.explain.subject import Subject
@@ -26,7 +27,15 @@ from volta_switch.play.album import Album
 from volta_switch.predict.answers import answer_values
 from volta_switch.predict.requests import Request
 from volta_switch.ranges import shown
+from volta_switch.routes.record import INPUT_NAMES
 
+_MEANINGS = (
+    "text and vision come from the layer before",
+    "text comes from two layers before, vision from the layer before",
+    "vision comes from two layers before, text from the layer before",
+    "text and vision come from two layers before",
+)
+INPUT_MEANINGS = dict(zip(INPUT_NAMES, _MEANINGS, strict=True))
 BEST = 5  # answers that are listed
 MOST_TEXTS, MOST_LETTERS = 20, 1000  # of a request
 _KEYS = ("pictures", "texts", "forced")
@@ -58,8 +67,7 @@ class Session:
 
     def picture(self, key: str) -> dict[str, Any]:
         """Returns what the page shows of a picture: its address, size, boxes and names of regions."""
-        with self._lock:
-            found = self.album[key]
+        found = self.album[key]
         regions = found.regions.first(self._predictor.question.most_regions)
         return {
             "key": key,
@@ -83,8 +91,8 @@ class Session:
         """
         keys, texts, forced = _read(request)
         self._check(keys, texts)
+        images = tuple(self.album[key].regions for key in keys)
         with self._lock:
-            images = tuple(self.album[key].regions for key in keys)
             model, task = self._predictor.model, self._predictor.task
             routes = [Route.chosen(Subject.of(model, text, images, task)) for text in texts]
             own = self._answer(keys, texts, images, [None] * len(texts))
@@ -128,7 +136,12 @@ def _route_values(route: Route) -> list[dict[str, Any]]:
         row, layer, block = place
         chances = route.probabilities[block, layer][row]
         options = [
-            {"name": name, "probability": float(chance), "chosen": number == route.option(place)}
+            {
+                "name": name,
+                "meaning": ATTENTION_MODES[name].meaning if block == "modes" else INPUT_MEANINGS[name],
+                "probability": float(chance),
+                "chosen": number == route.option(place),
+            }
             for number, (name, chance) in enumerate(zip(route.names(block), chances, strict=True))
         ]
         found.append({"row": row, "layer": layer, "block": block, "options": options})
