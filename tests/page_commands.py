@@ -39,6 +39,7 @@ NOT_RUN = {
     r"volta-switch (predict|explain) ": "a trained model; tests/predict and tests/explain ask small ones",
     r"volta-switch weights ": "another program's checkpoint; tests/weight_tools imports such ones",
     r"volta-switch study (power|table|export|merge)": "finished runs; tests/study runs it on small studies",
+    r"volta-switch play ": "somebody who looks at it; tests/play opens the page",
     r"volta-switch compare ": "finished runs; tests/study/test_compare.py runs it on small ones",
     r"volta-switch study run .*--(jobs|cells)": "hours; tests/study runs small studies so",
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,6 +58,8 @@ def run_quick(args: argparse.Namespace) -> None:
     draw_answers(_some(answers), title, f"a blind guess among the objects: {blind:.1f} %").save(path)
     print(f"{score:.1f} % of the test expressions are answered rightly; a blind guess among the objects: {blind:.1f} %")
     print(f"{path}: what it saw and answered")
+    flags = ["--tasks_config_file", str(world / "tasks.yml")]
+    print(f"next: {shlex.join(['volta-switch', 'play', str(run), *flags])}")
 
 
 def answered(world: Path, flags: list[str]) -> tuple[list[Answer], float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from volta_switch.train.flags import SHARD
 
 if TYPE_CHECKING:
     from volta_switch.study.plan import Study
+    from volta_switch.study.run_plan import RunPlan
 
 FORMATS = ("text", "md", "csv", "tex", "json")
 EFFECT = Number(0.0, 100.0, above=True)  # points
@@ -92,7 +94,9 @@ def _run_study(args: argparse.Namespace) -> None:
     jobs = args.jobs if args.jobs is not None else len(gpus) or os.cpu_count() or 1
     run_study(study, _folder(args, study), jobs, args.retries, gpus=gpus, share=args.cells or WHOLE)
     if args.cells is None:
-        _print_table(args)
+        plan = _print_table(args)
+        if command := _next_command(plan):
+            print(f"next: {command}")
     else:
         print(
             f"the share is finished; when all are: volta-switch study table {args.study} --out {_folder(args, study)}"
@@ -118,7 +122,7 @@ def _merge_cells(args: argparse.Namespace) -> None:
     print(f"{found.merged} cells merged, {found.present} there before, {found.unused} not of this study as it is now")
 
 
-def _print_table(args: argparse.Namespace) -> None:
+def _print_table(args: argparse.Namespace) -> RunPlan:
     from volta_switch.study.report.page import write_report
     from volta_switch.study.run_plan import plan_of
     from volta_switch.study.table import make_tables
@@ -129,6 +133,22 @@ def _print_table(args: argparse.Namespace) -> None:
     made = make_tables(plan, finished_only=getattr(args, "partial", False))
     print(tables_text(made))
     print(f"{plan.folder / 'table.md'}, .json, .csv and .tex; {write_report(plan, made)}")
+    return plan
+
+
+def _next_command(plan: RunPlan) -> str:
+    """Returns the command that opens a page to ask a fine-tuned model, one that switches if there is any."""
+    from volta_switch.config.model_folder import is_model_folder
+    from volta_switch.study.planned_runs import RunKind
+
+    tuned = [run for run in plan.runs if run.work.kind is RunKind.FINE_TUNING and is_model_folder(run.folder)]
+    tuned.sort(key=lambda run: plan.config(run.arm).switch is None)
+    if not tuned:
+        return ""
+    places = plan.places(tuned[0].arm)
+    root = ["--data_root", places.data_root] if places.data_root else []
+    flags = ["--tasks_config_file", str(places.tasks_config_file), *root]
+    return shlex.join(["volta-switch", "play", str(tuned[0].folder), *flags])
 
 
 def _print_power(args: argparse.Namespace) -> None:
