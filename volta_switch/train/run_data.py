@@ -147,7 +147,7 @@ def detector_of(stores: Sequence[Path | str], weights: str, tell: bool) -> dict[
         UserError: what a file says of its features is damaged.
     """
     found = [(store, facts) for store in dict.fromkeys(map(str, stores)) if (facts := facts_of(store)) is not None]
-    expected = _detector_of_model(weights)
+    expected = _detector_of_model(weights) if found else None
     source = f"what {weights} was trained on"
     for store, facts in found:
         expected = facts if expected is None else expected
@@ -162,4 +162,8 @@ def _detector_of_model(weights: str) -> dict[str, Any] | None:
     if not weights or not (is_address(weights) or is_weight_file(weights)):  # nothing, or a BERT's name
         return None
     folder = folder_around(weights)
-    return detector_in(folder) if is_model_folder(folder) else None
+    try:
+        return detector_in(folder) if is_model_folder(folder) else None
+    except UserError as error:  # no reason to lose a run
+        print(f"warning: {error}; the features are not compared with those of the model", file=sys.stderr)
+        return None
