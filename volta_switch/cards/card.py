@@ -215,7 +215,8 @@ def _region_rows(config: Config, given: Mapping[str, Any]) -> Rows:
         ("region of the whole image", _GLOBAL[config.add_global_imgfeat]),
     ]
     told = ("width", "locations", "global_region")  # the same, as preprocessor.json has it
-    return rows + [(name.replace("_", " "), str(value)) for name, value in given.items() if name not in told]
+    shown = {name: _fingerprint(value) if isinstance(value, Mapping) else str(value) for name, value in given.items()}
+    return rows + [(name.replace("_", " "), value) for name, value in shown.items() if name not in told]
 
 
 def _fingerprint(of: Mapping[str, Any]) -> str:

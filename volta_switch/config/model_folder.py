@@ -7,7 +7,7 @@
 | ``vocab.txt`` | its vocabulary, which counts before ``bert_model``; for other programs as ``tokenizer.json``, too |
 | ``task.yml`` | of a fine-tuned one: its task as a task file has it, without the places of data |
 | ``labels.json`` | of one with a list of answers: by task, what each row of its head stands for |
-| ``preprocessor.json`` | what its region features are |
+| ``preprocessor.json`` | what its region features are, and of which detector where their files say it |
 | ``training.json``, ``README.md`` | how it came about and what it scored, for programs and for people |
 
 ``--from_pretrained FOLDER`` stands for all of them: the weights and, unless other flags say otherwise, configuration,
@@ -35,6 +35,7 @@ WEIGHTS = ("model.safetensors", "pytorch_model_best.bin")
 TASK = "task.yml"
 LABELS = "labels.json"
 REGIONS = "preprocessor.json"
+DETECTOR = "detector"  # in it: facts about the features (``data.detector_facts``)
 TRAINING = "training.json"
 CARD = "README.md"
 TOKENIZER = "tokenizer.json"
@@ -91,6 +92,8 @@ def files_of(
     tokenizer: str,
     task: Mapping[str, Any] | None = None,
     labels: Sequence[str] = (),
+    *,
+    detector: Mapping[str, Any] | None = None,
     regions: str = "as in the feature files that training.json names",
     vocabulary: bytes = b"",
 ) -> dict[str, bytes]:
@@ -101,13 +104,15 @@ def files_of(
         tokenizer: what ``tokenizer.json`` holds; empty where the vocabulary is not known: then neither is among them.
         task: of a fine-tuned one, what ``task.yml`` holds.
         labels: what each row of its head stands for; () where it has no labels.
+        detector: facts about the features that it was trained on (``data.detector_facts``); None where no file says
+            them.
         regions: where its region features come from, in words.
         vocabulary: what ``vocab.txt`` holds; empty: what the configuration's has.
 
     Raises:
         UserError: there is no vocabulary.
     """
-    found = {REGIONS: json_bytes(region_facts(config, regions))}
+    found = {REGIONS: json_bytes(region_facts(config, regions, detector))}
     if tokenizer:
         found[VOCABULARY] = vocabulary or read_recorded(find_vocabulary(config.bert_model))
         found[TOKENIZER] = tokenizer.encode()
@@ -117,14 +122,37 @@ def files_of(
     return found
 
 
-def region_facts(config: Config, regions: str) -> dict[str, Any]:
-    """Returns what ``preprocessor.json`` says of a model's region features; ``regions``: where they come from."""
-    return {
+def region_facts(config: Config, regions: str, detector: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Returns what ``preprocessor.json`` says of a model's region features.
+
+    Args:
+        config: the model's.
+        regions: where they come from.
+        detector: facts about the detector; None where they are not known.
+    """
+    found = {
         "regions": regions,
         "width": config.v_feature_size,
         "locations": config.num_locs,
         "global_region": config.add_global_imgfeat,
     }
+    return found if detector is None else found | {DETECTOR: dict(detector)}
+
+
+def detector_in(folder: str | Path) -> dict[str, Any] | None:
+    """Returns the facts about the features that a folder's model was trained on; None where they are not known.
+
+    Raises:
+        UserError: ``preprocessor.json`` is damaged.
+    """
+    path = local_folder(folder) / REGIONS
+    if not is_there(path):
+        return None
+    try:
+        found = read_json_object(path).get(DETECTOR)
+    except UserError as error:
+        raise UserError(f"{error}; remove it, or copy it again") from None
+    return found if isinstance(found, dict) else None
 
 
 def read_labels(content: bytes, source: str) -> dict[str, list[str]]:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from volta_switch.checksums import is_there, record_json, release
+from volta_switch.config.model_folder import DETECTOR
 from volta_switch.data.files.json_files import read_object
 from volta_switch.data.files.pair_files import is_address
 from volta_switch.errors import UserError
 
 Facts = Mapping[str, Any]
 SUFFIX = ".detector.json"
-DETECTOR = "detector"  # the key under which facts stand, here and in a model's ``preprocessor.json``
 GIVEN = ", given boxes"  # how a selection ends that takes boxes from outside
 _MANIFESTS = ("manifest.json", "index.json")  # of a compact store, and of shards
 
@@ -36,7 +36,7 @@ def facts_of(path: str | Path) -> dict[str, Any] | None:
         found = read_object(manifest).get("options")
         source = manifest
     else:
-        source = beside(path)
+        source = facts_file(path)
         found = read_object(source) if is_there(source) else None
     facts = found.get(DETECTOR) if isinstance(found, dict) else None
     if facts is not None and not isinstance(facts, dict):
@@ -44,7 +44,7 @@ def facts_of(path: str | Path) -> dict[str, Any] | None:
     return facts
 
 
-def beside(path: Path) -> Path:
+def facts_file(path: Path) -> Path:
     """Returns where the facts about a file stand that is no compact store."""
     return path.with_name(path.name + SUFFIX)
 
@@ -52,10 +52,10 @@ def beside(path: Path) -> Path:
 def keep_facts(path: Path, facts: Facts | None, **more: Any) -> None:
     """Writes the facts about a file beside it, and what else is to be kept; without facts those that stand there go."""
     if facts is not None:
-        record_json(beside(path), {DETECTOR: facts, **more})
-    elif is_there(beside(path)):
-        release(beside(path))
-        beside(path).unlink()
+        record_json(facts_file(path), {DETECTOR: facts, **more})
+    elif is_there(facts_file(path)):
+        release(facts_file(path))
+        facts_file(path).unlink()
 
 
 def common_facts(paths: Iterable[str | Path]) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from volta_switch.checksums import json_digest
-from volta_switch.data.detector_facts import DETECTOR, beside, keep_facts
+from volta_switch.data.detector_facts import DETECTOR, facts_file, keep_facts
 from volta_switch.data.files.json_files import read_object
 from volta_switch.data.formats import compact
 from volta_switch.data_tools.convert import TARGETS, convert
@@ -123,7 +123,7 @@ def _there(out: Path, plan: dict[str, Any], output: Output) -> dict[str, Any] | 
     Raises:
         UserError: it is something else.
     """
-    kept = read_object(beside(out)) if beside(out).is_file() else {}
+    kept = read_object(facts_file(out)) if facts_file(out).is_file() else {}
     if kept.get(_PLAN) != _digest(plan, output):
         raise UserError(f"{out}: exists, and not as these features of these pictures; delete it, or give another OUT")
     store = out.with_name(out.name + _WORK)

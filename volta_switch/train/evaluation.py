@@ -22,7 +22,7 @@ from volta_switch.data.files.json_files import read_object
 from volta_switch.errors import UserError
 from volta_switch.identities import described, differences
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks, switch_encoder
-from volta_switch.tasks import Evaluation, Task, build_task
+from volta_switch.tasks import Evaluation, Task, build_task, features_path
 from volta_switch.tasks.retrieval import RetrievalTask
 from volta_switch.tasks.retrieval_dataset import inputs_identity
 from volta_switch.tasks.retrieval_pools import write_matrix
@@ -37,6 +37,7 @@ from volta_switch.train.ranks import Ranks, ranks
 from volta_switch.train.run_data import (
     data_options,
     deciding_config,
+    detector_of,
     load_tokenizer,
     task_fingerprints,
     vocabulary_fingerprint,
@@ -196,6 +197,8 @@ def prepare(args: argparse.Namespace, ranks_of_pairs: Ranks | None = None) -> Ev
         raise UserError("--from_pretrained: name the model to evaluate, for example a run's folder")
     digest = digest_beside_card(args.from_pretrained)
     state = read_weights(args.from_pretrained)
+    stores = [features_path(spec, split, args.val_features_lmdbpath, args.boxes)]
+    detector_of(stores, args.from_pretrained, ranks_of_pairs is None or ranks_of_pairs.first)
     model: BertForVLTasks | BertForVLPreTraining
     if args.zero_shot:
         model = BertForVLPreTraining(config)

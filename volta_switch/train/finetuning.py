@@ -16,7 +16,7 @@ from volta_switch.data.batches.collate import Batch
 from volta_switch.data.batches.loader import Loader
 from volta_switch.errors import UserError
 from volta_switch.model.bert import BertForVLTasks, start_from_prior, switch_encoder
-from volta_switch.tasks import Task, TaskSpec, build_task
+from volta_switch.tasks import Task, TaskSpec, build_task, features_path
 from volta_switch.train.device import prepare_device
 from volta_switch.train.entry_points import read_flags
 from volta_switch.train.flag_values import (
@@ -29,7 +29,13 @@ from volta_switch.train.flag_values import (
 )
 from volta_switch.train.optimisation import Hyperparameters, Learner, LossCounts, Losses, Validation
 from volta_switch.train.ranks import Ranks, ranks
-from volta_switch.train.run_data import data_options, load_tokenizer, task_fingerprints, vocabulary_fingerprint
+from volta_switch.train.run_data import (
+    data_options,
+    detector_of,
+    load_tokenizer,
+    task_fingerprints,
+    vocabulary_fingerprint,
+)
 from volta_switch.train.start import TrainingRun, initial_weights, start_run, train_to_end
 
 
@@ -81,6 +87,11 @@ def _finetune(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
         _require_answers(spec, split, some)
     labels = task.labels(spec)
     refuse_other_labels(args.from_pretrained, spec.key, labels)
+    stores = [
+        features_path(spec, train_split, args.train_features_lmdbpath, args.boxes),
+        features_path(spec, val_split, args.val_features_lmdbpath, args.boxes),
+    ]
+    detector = detector_of(stores, args.from_pretrained, rank.first)
     model, start = _model(args, spec, config, hyper)
     run = TrainingRun(
         entry_point="train_task",
@@ -106,7 +117,9 @@ def _finetune(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
         ),
         loader=loader,
         val_loader=val_loader,
-        files=files_of(config, tokenizer.to_json(), {spec.key: {**spec.kept(), "metric": task.metric}}, labels),
+        files=files_of(
+            config, tokenizer.to_json(), {spec.key: {**spec.kept(), "metric": task.metric}}, labels, detector=detector
+        ),
         anneal_share=config.switch.finetune_anneal_share if config.switch is not None else None,
         validate=lambda batches: _validate(val_task, model, batches, device, rank),
     )

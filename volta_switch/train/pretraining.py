@@ -27,7 +27,13 @@ from volta_switch.train.entry_points import read_flags
 from volta_switch.train.flag_values import data_settings, load_pretraining_config, run_name, shared_hyperparameters
 from volta_switch.train.optimisation import Hyperparameters, Learner, LossCounts, Losses, Validation
 from volta_switch.train.ranks import Ranks, ranks
-from volta_switch.train.run_data import load_tokenizer, pair_fingerprints, vocabulary_fingerprint
+from volta_switch.train.run_data import (
+    detector_of,
+    load_tokenizer,
+    pair_fingerprints,
+    pair_stores,
+    vocabulary_fingerprint,
+)
 from volta_switch.train.start import TrainingRun, initial_weights, start_run, train_to_end
 
 Split = Literal["train", "valid"]
@@ -91,6 +97,7 @@ def _pretrain(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
     model = BertForVLPreTraining(config)
     start = initial_weights(model, config, args.from_pretrained, args.allow_deeper_bert)
 
+    detector = detector_of(pair_stores(args.features_path), args.from_pretrained, rank.first)
     start_epoch(loaders["valid"], 0)  # the same masks in every validation
     learner = Pretraining(model, args.objective)
     run = TrainingRun(
@@ -110,7 +117,7 @@ def _pretrain(args: argparse.Namespace, argv: Sequence[str], rank: Ranks) -> Pat
         data={"features_path": args.features_path, "annotations_path": args.annotations_path},
         fingerprints=vocabulary_fingerprint(config) | pair_fingerprints(args.annotations_path, args.features_path),
         loader=loaders["train"],
-        files=files_of(config, tokenizer.to_json()),
+        files=files_of(config, tokenizer.to_json(), detector=detector),
         anneal_share=config.switch.anneal_share if config.switch is not None else None,
         val_loader=loaders["valid"],
         validate=lambda batches: validate(learner, batches, device, rank),

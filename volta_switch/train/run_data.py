@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,12 +12,15 @@ import torch
 
 from volta_switch.checksums import is_there
 from volta_switch.config import Config
+from volta_switch.config.model_folder import detector_in, folder_around, is_model_folder
+from volta_switch.data.detector_facts import difference, facts_of
 from volta_switch.data.files.json_files import read_object
 from volta_switch.data.files.pair_files import CAPTIONS, find_pairs
 from volta_switch.data.fingerprints import Fingerprint, file_fingerprint, store_fingerprint
 from volta_switch.data.tokenizer import Tokenizer, check_vocab_size
 from volta_switch.errors import UserError
-from volta_switch.hub import find_vocabulary
+from volta_switch.hub import find_vocabulary, is_weight_file
+from volta_switch.hub_models import is_address
 from volta_switch.tasks import DataOptions, TaskSpec, read_files
 from volta_switch.tasks.task_file import WORLD
 from volta_switch.train.ranks import Ranks
@@ -94,12 +98,21 @@ def pair_fingerprints(annotations_path: str | Path, features_path: str | Path) -
     found: dict[str, Fingerprint] = {}
     splits: tuple[Literal["train"], Literal["valid"]] = ("train", "valid")
     for split in splits:
-        captions, pairs = Path(annotations_path) / CAPTIONS[split], find_pairs(features_path, split)
+        captions, stores = Path(annotations_path) / CAPTIONS[split], _stores_of(features_path, split)
         found[f"{split}: {captions.name}"] = file_fingerprint(captions)
-        stores: Sequence[Path | str] = [pairs.shards] if pairs.shards else pairs.files
         for number, store in enumerate(stores):
             found[f"{split}: features" + (f" {number}" if len(stores) > 1 else "")] = store_fingerprint(store)
     return found
+
+
+def pair_stores(features_path: str | Path) -> list[Path | str]:
+    """Returns the files of pairs that pre-training reads, those that are trained on first."""
+    return [*_stores_of(features_path, "train"), *_stores_of(features_path, "valid")]
+
+
+def _stores_of(features_path: str | Path, split: Literal["train", "valid"]) -> Sequence[Path | str]:
+    pairs = find_pairs(features_path, split)
+    return [pairs.shards] if pairs.shards else pairs.files
 
 
 def world_of(path: str | Path) -> dict[str, Any] | None:
@@ -117,3 +130,40 @@ def world_of(path: str | Path) -> dict[str, Any] | None:
 def vocabulary_fingerprint(config: Config) -> dict[str, Fingerprint]:
     """Returns that of a configuration's vocabulary, under that name; UserError where it cannot be read."""
     return {"vocabulary": file_fingerprint(find_vocabulary(config.bert_model))}
+
+
+def detector_of(stores: Sequence[Path | str], weights: str, tell: bool) -> dict[str, Any] | None:
+    """Returns the facts about the features that a run trains on, or is tested on: those of the first file.
+
+    Other files whose features come from another detector or selection, and a model that was trained on such, get a
+    warning in words on stderr: shapes do not tell them apart, and scores only fall.
+
+    Args:
+        stores: files of features, as the run reads them.
+        weights: what the run begins with, as ``--from_pretrained`` has it.
+        tell: whether this process prints the warnings.
+
+    Raises:
+        UserError: what a file says of its features is damaged.
+    """
+    found = [(store, facts) for store in dict.fromkeys(map(str, stores)) if (facts := facts_of(store)) is not None]
+    expected = _detector_of_model(weights) if found else None
+    source = f"what {weights} was trained on"
+    for store, facts in found:
+        expected = facts if expected is None else expected
+        if tell and (told := difference(expected, facts)):
+            print(f"warning: {store} holds other features than {source}: {told}", file=sys.stderr)
+        if expected is facts:
+            source = f"those of {store}"
+    return found[0][1] if found else None
+
+
+def _detector_of_model(weights: str) -> dict[str, Any] | None:
+    if not weights or not (is_address(weights) or is_weight_file(weights)):  # nothing, or a BERT's name
+        return None
+    folder = folder_around(weights)
+    try:
+        return detector_in(folder) if is_model_folder(folder) else None
+    except UserError as error:  # no reason to lose a run
+        print(f"warning: {error}; the features are not compared with those of the model", file=sys.stderr)
+        return None

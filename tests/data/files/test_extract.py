@@ -13,7 +13,7 @@ import pytest
 from small_detectors import QUICK, patterned, small_detector, write_pictures
 from stored_records import content
 from volta_switch.cli import main
-from volta_switch.data.detector_facts import beside, facts_of
+from volta_switch.data.detector_facts import facts_file, facts_of
 from volta_switch.data.feature_files import open_features, open_source
 from volta_switch.data.formats.tsv import write_tsv
 from volta_switch.detector.checkpoints import load_detector, save_detector
@@ -183,7 +183,7 @@ def test_a_converted_file_keeps_the_facts_and_another_one_in_its_place_does_not(
     (tmp_path / "x.tsv").unlink()
     write_tsv(tmp_path / "plain.tsv", [expected(desk)])
     main(["data", "convert", f"{tmp_path}/plain.tsv", f"{tmp_path}/x.tsv", "--to", "tsv"])
-    assert facts_of(tmp_path / "x.tsv") is None and not beside(tmp_path / "x.tsv").exists()
+    assert facts_of(tmp_path / "x.tsv") is None and not facts_file(tmp_path / "x.tsv").exists()
 
 
 @pytest.mark.parametrize(
