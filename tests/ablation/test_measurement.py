@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from volta_switch import UserError
 from volta_switch.ablation.losses import Detected, class_losses
-from volta_switch.ablation.masking import LANGUAGE, MASKINGS, VISION
 from volta_switch.ablation.measurement import SETTINGS, measure
+from volta_switch.ablation.settings import LANGUAGE, MASKINGS, VISION
 from volta_switch.data.regions import global_location, locations, pairwise_iou
 
 TOLERANCE = 1e-5

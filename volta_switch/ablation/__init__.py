@@ -5,12 +5,11 @@ Frank, Bugliarello and Elliott, "Vision-and-Language or Vision-for-Language?" (E
 
 from __future__ import annotations
 
+from volta_switch.ablation.settings import MASKINGS
 from volta_switch.flag_parser import FlagParser
 from volta_switch.ranges import ANY_TEXT, BATCH_SIZE, PATH, PROCESSES, Number, Text
 
 TASKS = "config_tasks/cross-modal-ablation_test_tasks.yml"
-DIRECTIONS = ("vis4lang", "lang4vis")
-MASKINGS = ("none", "object", "phrase", "all")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -35,12 +34,13 @@ def ablation_flags() -> FlagParser:
     features = "another feature file than the task file's; for lang4vis one with the detector's classes"
     data.add_argument("--features", type=ANY_TEXT, default="", help=features)
     both = "which modality is taken away from the prediction of the other (default: %(default)s)"
-    measured.add_argument("--direction", choices=(*DIRECTIONS, "both"), default="both", help=both)
+    measured.add_argument("--direction", choices=(*MASKINGS, "both"), default="both", help=both)
+    every = tuple(dict.fromkeys(masking for known in MASKINGS.values() for masking in known))
     masking = (
         "what of that modality is masked: nothing, what shows the object (vis4lang) or names it (lang4vis), all of it; "
         "default: each of them"
     )
-    measured.add_argument("--masking", nargs="+", choices=MASKINGS, default=[], help=masking)
+    measured.add_argument("--masking", nargs="+", choices=every, default=[], help=masking)
     threshold = "a region shows an object if it covers more than this share of its box (default: %(default)s)"
     share = Number(0.0, 1.0, below=True)
     measured.add_argument("--overlap_threshold", "--overlap-threshold", type=share, default=0.5, help=threshold)

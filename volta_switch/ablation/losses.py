@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from volta_switch.ablation.samples import Sample
+from volta_switch.ablation.settings import CLASSES, DIVERGENCE, WORDS
 from volta_switch.config import Config
 from volta_switch.data.batches.collate import BatchLayout
 from volta_switch.errors import UserError
@@ -21,8 +22,6 @@ from volta_switch.model.bert import BertForVLPreTraining
 from volta_switch.model.embeddings import ModelInputs
 from volta_switch.model.encoder import OutputPositions
 
-WORDS = "mlm"  # cross-entropy of masked words
-CLASSES, DIVERGENCE = "mrc_xe", "mrc_kl"  # of a masked region's class: cross-entropy; divergence from the detector's
 CLASSIFYING = ("0", "3", "6")  # visual targets that predict the detector's classes
 
 

@@ -10,14 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from volta_switch.ablation.settings import ALL, LANGUAGE, NONE, PART
 from volta_switch.data.entities import EntityPhrase
 from volta_switch.data.regions import Regions, as_float32, pairwise_iou
 from volta_switch.data.tokenizer import Tokenizer
-
-LANGUAGE, VISION = "lang4vis", "vis4lang"  # which modality is taken away from the prediction of the other one
-NONE, ALL = "none", "all"
-PART = {VISION: "object", LANGUAGE: "phrase"}  # direction -> what of the modality belongs to the entity
-MASKINGS = {direction: (NONE, part, ALL) for direction, part in PART.items()}
 
 
 def coverage(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:

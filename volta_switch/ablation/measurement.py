@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from volta_switch.ablation.losses import CLASSIFYING, region_losses, region_target, word_losses
-from volta_switch.ablation.masking import LANGUAGE, MASKINGS, NONE, VISION
 from volta_switch.ablation.samples import SplitSamples, model_inputs
+from volta_switch.ablation.settings import LANGUAGE, MASKINGS, NONE, VISION
 from volta_switch.data.batches.collate import on_device
 from volta_switch.errors import UserError
 from volta_switch.model.bert import BertForVLPreTraining

@@ -8,25 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from volta_switch.ablation.losses import CLASSES, DIVERGENCE, WORDS
-from volta_switch.ablation.masking import LANGUAGE, NONE, PART, VISION
 from volta_switch.ablation.measurement import PhraseLosses
+from volta_switch.ablation.settings import LANGUAGE, MASKED, NONE, TITLES, VISION
 from volta_switch.data.entities import EntityPhrase
 from volta_switch.statistics import Estimate, by_group, estimate_mean, without_nan
 
-TITLES = {
-    WORDS: "masked words, cross-entropy",
-    DIVERGENCE: "masked region, divergence from the detector (KL)",
-    CLASSES: "masked region, cross-entropy of its class",
-}
-MASKED = {
-    (VISION, NONE): "no region",
-    (VISION, PART[VISION]): "the object's regions",
-    (VISION, "all"): "all regions",
-    (LANGUAGE, NONE): "no word",
-    (LANGUAGE, PART[LANGUAGE]): "the phrase's words",
-    (LANGUAGE, "all"): "all words",
-}
 NOTE = (
     "Losses are means over phrases, in nats. Intervals (95 %) are about new images: Student's t over images, those of "
     "one image taken together. A modality helps where its absence makes the loss larger."

@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from volta_switch.ablation.masking import LANGUAGE, MASKINGS, Texts
+from volta_switch.ablation.masking import Texts
 from volta_switch.ablation.measurement import Setting, measure, refuse_unfit
 from volta_switch.ablation.report import loss_rows, per_phrase, table_text
 from volta_switch.ablation.samples import SplitSamples
+from volta_switch.ablation.settings import LANGUAGE, MASKINGS
 from volta_switch.checksums import record_json
 from volta_switch.config.model_folder import tasks_in
 from volta_switch.data.entities import DATA_SET, load_entities

@@ -14,19 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from volta_switch.ablation.masking import (
-    ALL,
-    LANGUAGE,
-    NONE,
-    PART,
-    VISION,
-    Text,
-    Texts,
-    showing,
-    target_region,
-    without_object,
-    without_regions,
-)
+from volta_switch.ablation.masking import Text, Texts, showing, target_region, without_object, without_regions
+from volta_switch.ablation.settings import ALL, LANGUAGE, NONE, PART, VISION
 from volta_switch.config import Config
 from volta_switch.data.batches.collate import BatchLayout, image_inputs, text_inputs
 from volta_switch.data.entities import EntityPhrase
