@@ -1,4 +1,4 @@
-"""What can be taken away, what is measured of it, and how tables call both; nothing here imports PyTorch."""
+"""What can be taken away, and what is measured of it, in words; alone, as flags and tables ask without PyTorch."""
 
 from __future__ import annotations
 

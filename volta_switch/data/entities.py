@@ -11,6 +11,7 @@ A phrase whose entity has no box (a whole scene, something that cannot be seen) 
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -83,6 +84,17 @@ def load_entities(root: Path, split: str) -> list[EntityPhrase]:
     if not found:
         raise UserError(f"{listed}: no phrase of its {len(images)} images has a box; expected Flickr30k Entities")
     return found
+
+
+def entities_digest(root: Path, split: str) -> str:
+    """Returns the SHA-256 of all files that a split is read from, in their order; raises as ``load_entities``."""
+    load_entities(root, split)
+    listed = root / f"{split}.txt"
+    digest = hashlib.sha256(listed.read_bytes())
+    for image in listed.read_text(encoding="utf-8-sig").split():
+        for path in (root / "Annotations" / f"{image}.xml", root / "Sentences" / f"{image}.txt"):
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def _phrases(root: Path, image: str) -> Iterator[EntityPhrase]:

@@ -28,12 +28,11 @@ from volta_switch.world.files import write_datasets
 from volta_switch.world.phrases import DIRECTORY, Caption, Lexicon, Phrase
 from volta_switch.world.pictures import render_world
 from volta_switch.world.questions import LABELS, Question
-from volta_switch.world.spec import IMAGES_OF, WorldSpec
+from volta_switch.world.spec import ABLATION_FILE, IMAGES_OF, WorldSpec
 from volta_switch.world.statements import Contrast, Hypothesis, Statement
 from volta_switch.world.task_file import ablation_file, task_file
 
 SUMMARY, TASK_FILE = "world.json", "tasks.yml"
-ABLATION_FILE = "cross-modal-ablation_test_tasks.yml"  # where Flickr30k Entities are asked for
 FORMAT = 3  # raised whenever the same parameters give other files
 
 

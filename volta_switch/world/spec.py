@@ -21,6 +21,8 @@ SIZES = ("small", "large")
 OBJECT_CLASSES = 1 + len(SHAPES) * len(COLOURS)  # background, then shape x colour
 ATTRIBUTE_CLASSES = 1 + len(SIZES) * len(MATERIALS)  # background, then size x material
 
+ABLATION_FILE = "cross-modal-ablation_test_tasks.yml"  # of a world with Flickr30k Entities
+
 CANVAS_WIDTH = 480  # pixels
 CANVAS_HEIGHT = 360  # pixels
 MAX_OBJECTS = 9  # of any scene
