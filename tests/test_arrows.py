@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parents[1] / "volta_switch"
 COMMAND_LINE = ("cli", "quick", "__main__")
 MODELS = ("base", "config", "weights", "data", "cards", "model")
 TRAINING = (*MODELS, "package", "tasks", "world", "cost", "cards", "train")
-ANALYSES = (*TRAINING, "routes", "study")
+ANALYSES = (*TRAINING, "routes", "ablation", "study")
 # Folder -> what it may import, itself apart. "package" is what ``from volta_switch import ...`` offers.
 ALLOWED = {
     "base": (),
@@ -35,6 +35,7 @@ ALLOWED = {
     "train": (*MODELS, "package", "tasks", "world", "cost", "cards"),
     "data_tools": ("base", "config", "data", "tasks", "detector"),
     "weight_tools": (*MODELS, "tasks", "cards"),
+    "ablation": TRAINING,
     "routes": TRAINING,
     "predict": (*TRAINING, "detector"),
     "explain": (*TRAINING, "routes", "predict", "detector"),

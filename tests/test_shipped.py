@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from volta_switch.data_tools.check_tasks import check_paths
 from volta_switch.errors import UserError
@@ -29,8 +30,11 @@ def test_a_shipped_study_is_found(name):
 
 @pytest.mark.parametrize("name", TASK_FILES)
 def test_a_shipped_task_file_is_found(name):
-    assert load_task(f"config_tasks/{name}", "TASK10") == load_task(ROOT / "config_tasks" / name, "TASK10")
-    assert len(check_paths([f"config_tasks/{name}"])) > 5  # one report where there is no such file
+    entries = yaml.safe_load((ROOT / "config_tasks" / name).read_text())
+    for key in entries:
+        assert load_task(f"config_tasks/{name}", key) == load_task(ROOT / "config_tasks" / name, key)
+    reports = check_paths([f"config_tasks/{name}"])
+    assert len(reports) == len(entries) and all(" task" in f" {report.format}" for report in reports)
 
 
 def test_a_file_that_lies_here_goes_before_a_shipped_one(elsewhere):

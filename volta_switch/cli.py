@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from volta_switch import __version__
+from volta_switch.ablation import ablation_flags
 from volta_switch.command import run_command
 from volta_switch.controls.commands import add_controls_arguments, run_controls
 from volta_switch.cost.commands import add_flops_arguments, run_flops
@@ -147,6 +148,9 @@ def command_parser() -> FlagParser:
     about = "record the routes that Switch-BERT takes on a task, and try others"
     routes = commands.add_parser("routes", help=about, parents=[route_flags()], add_help=False)
     routes.set_defaults(run=_run_routes)
+    about = "measure what a pre-trained model's masked words and regions lose without the other modality"
+    ablate = commands.add_parser("ablate", help=about, parents=[ablation_flags()], add_help=False)
+    ablate.set_defaults(run=_run_ablation)
     volta = commands.add_parser("volta", help="run a script of a VOLTA checkout with Switch-BERT")
     add_volta_arguments(volta)
     volta.set_defaults(run=run_volta)
@@ -160,6 +164,12 @@ def _run_routes(args: argparse.Namespace) -> None:
     from volta_switch.routes.run import run_routes  # here, not above: it imports PyTorch
 
     run_routes(args)
+
+
+def _run_ablation(args: argparse.Namespace) -> None:
+    from volta_switch.ablation.run import run_ablation  # here, not above: it imports PyTorch
+
+    run_ablation(args)
 
 
 def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:

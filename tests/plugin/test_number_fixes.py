@@ -10,6 +10,7 @@ import pytest
 from plugin import test_number_fixes_of_pretraining as of_pretraining
 from plugin import test_number_fixes_of_tasks as of_tasks
 from plugin import test_number_fixes_of_weights as of_weights
+from plugin import test_repairs_of_ablation as of_ablation
 from plugin.volta_runs import volta_checkout
 from volta_switch import UserError
 from volta_switch.plugin.repairs import REPAIRS, choose
@@ -36,11 +37,15 @@ AT = {  # what the named line of VOLTA holds
     "referred-ids": "question_id[i]",
     "sampler-epochs": "DistributedSampler(",
     "results-folder": "timeStamp",
+    "ablated-global": "mix_features_pad[1:].mean(0)",
+    "masked-global": "mix_features_pad[masked_label > 0] = 0",
+    "unseen-objects": "highest IoU",
+    "cut-phrases": "masked_lm_loss",
 }
 
 
 def test_every_fix_is_shown():
-    shown = [*of_pretraining.SHOWN, *of_weights.SHOWN, *of_tasks.SHOWN]
+    shown = [*of_pretraining.SHOWN, *of_weights.SHOWN, *of_tasks.SHOWN, *of_ablation.SHOWN]
     assert sorted(shown) == sorted(FIXES), "add the fix to SHOWN of a test module, with the test that shows it"
 
 

@@ -9,7 +9,7 @@ from volta_switch.world.balance import annotator_scores, balance, refer_chance, 
 from volta_switch.world.content import draw_world
 from volta_switch.world.questions import LABELS
 from volta_switch.world.scenes import VALUES
-from volta_switch.world.spec import DATA_SETS, WorldSpec
+from volta_switch.world.spec import BY_DEFAULT, WorldSpec
 
 
 @pytest.fixture(scope="module")
@@ -95,5 +95,5 @@ def test_chance_of_retrieval_is_one_image(drawn):
 
 def test_every_evaluation_split_is_reported(drawn):
     assert {task: set(splits) for task, splits in balance(drawn).items()} == {
-        task: {"val", "test"} for task in DATA_SETS if task != "concap"
+        task: {"val", "test"} for task in BY_DEFAULT if task != "concap"
     }

@@ -15,7 +15,7 @@ from volta_switch.errors import UserError
 from volta_switch.tasks.retrieval_dataset import load_hard_negatives, load_retrieval
 from volta_switch.world import WorldSpec, add_world_arguments, run_world, write_world
 from volta_switch.world.content import draw_world
-from volta_switch.world.spec import DATA_SETS
+from volta_switch.world.spec import BY_DEFAULT
 
 SMALL = {"images": 24, "eval_images": 12}
 DETECTOR = "resnet101_faster_rcnn_genome_imgfeats/volta"
@@ -192,4 +192,21 @@ def test_the_command_writes_the_data_sets_that_it_names(tmp_path, capsys):
     assert run_world(parser.parse_args([str(tmp_path / "w"), *flags.split()])) == 0
     assert "without looking: GQA" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "w/datasets").iterdir()} == {"gqa", "conceptual_captions"}
-    assert tuple(parser.parse_args(["w"]).data_sets) == DATA_SETS
+    assert tuple(parser.parse_args(["w"]).data_sets) == BY_DEFAULT
+
+
+def test_phrases_come_on_request_and_change_nothing_else(written, tmp_path):
+    """Regions are Flickr30k's; only these have the detector's scores."""
+    write_world(tmp_path / "w", render=False, data_sets=["retrieval", "entities"], **SMALL)
+    own, default = digests(tmp_path / "w"), digests(written)
+    added = {name for name in own if "entities" in name or "ablation" in name}
+    assert added and not added & set(default)
+    kept = [name for name in own if name not in added and name != "tasks.yml"]
+    assert len(kept) > 5 and all(own[name] == default[name] for name in kept)
+    folder = tmp_path / "w/datasets"
+    features = open_features(folder / "flickr30k" / DETECTOR / "flickr30k_feat.lmdb", detections=True)
+    scored = open_features(folder / "flickr30k_entities" / DETECTOR / "flickr30k_entities_feat.lmdb", detections=True)
+    assert features.keys() == scored.keys()
+    for name in features:
+        assert (features[name].features == scored[name].features).all() and features[name].cls_prob is None
+        assert scored[name].cls_prob.shape == (len(scored[name]), 31)

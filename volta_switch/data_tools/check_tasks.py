@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from volta_switch.data.entities import DATA_SET, load_entities
 from volta_switch.data.fingerprints import WHOLE_SUFFIX, whole_fingerprint
 from volta_switch.data.image_ids import ImageIndex
 from volta_switch.data_tools.check import EXAMPLES, Report, check_features, cross_check, is_feature_file
@@ -159,7 +160,7 @@ def _check_task(spec: TaskSpec, path: Path, sample: int | None, features: dict[P
             continue
         report = _features(spec.path(name), sample, features)
         wanted = needed
-        if _absent(annotations, report, splits[spec.train_split] - splits[spec.val_split]):
+        if spec.train_split and _absent(annotations, report, splits[spec.train_split] - splits[spec.val_split]):
             task.notes.append(f"{setting} has no image of {spec.train_split}: for testing only")
             wanted = splits[spec.val_split]
         for annotation in annotations:
@@ -227,6 +228,8 @@ def _task_annotations(spec: TaskSpec, task: Report) -> list[Report]:
 
 def _told_by_the_task(spec: TaskSpec, task: Report) -> list[Report]:
     """Report the splits of which the task itself says what images they show; none where their files are known here."""
+    if spec.name == DATA_SET:
+        return _entities(spec, task)
     try:
         described = task_class(spec)
     except UserError:  # a type that is not built here
@@ -245,6 +248,21 @@ def _told_by_the_task(spec: TaskSpec, task: Report) -> list[Report]:
                 Report(str(path), f"annotations of {spec.name}", counts={"images": len(images)}, image_ids=ids)
             )
     return reports
+
+
+def _entities(spec: TaskSpec, task: Report) -> list[Report]:
+    """Reports the phrases of the cross-modal ablation's split; none where its folder is not there."""
+    root, split = spec.path(spec.dataroot), spec.val_split
+    if not root.is_dir():
+        return []
+    try:
+        phrases = load_entities(root, split)
+    except UserError as error:
+        task.problems.append(str(error))
+        return [Report(str(root), "Flickr30k Entities", looked_at=False)]
+    images = {phrase.image_id for phrase in phrases}
+    counts = {"phrases": len(phrases), "images": len(images)}
+    return [Report(str(root), "Flickr30k Entities", counts=counts, image_ids={min(splits_in(split)): images})]
 
 
 def _of_split(report: Report, split: str) -> Report:

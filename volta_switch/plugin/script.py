@@ -117,6 +117,7 @@ class Script:
 
 
 CONCAP, TASK, EVALUATE, RETRIEVAL = "train_concap.py", "train_task.py", "eval_task.py", "eval_retrieval.py"
+VIS4LANG, LANG4VIS = "ablate_vis4lang.py", "ablate_lang4vis.py"
 Mend = Callable[[Script], None]
 
 

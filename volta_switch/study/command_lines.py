@@ -38,6 +38,7 @@ class Places:
     data_root: str = ""  # where the task file's paths begin
     overrides: tuple[str, ...] = ()  # the world's vocabulary
     identity: Settings | None = None  # what the data are, wherever they lie
+    entities_file: Path | None = None  # a world's task file of the cross-modal ablation
 
 
 def pretraining_command(arm: Arm, seed: int, where: Places, row: Path) -> list[str]:
@@ -76,6 +77,14 @@ def routes_command(seed: int, where: Places, task: str, tuned: Path, out: Path) 
     return [*test_command(seed, where, task, tuned), "--out", str(out)]
 
 
+def ablation_command(where: Places, pretrained: Path, out: Path) -> list[str]:
+    """Returns that of ``ablate`` of a pre-trained model, but for the flags of the study's ``ablation``."""
+    vocabulary = [part for override in where.overrides for part in ("--set", override)]
+    root = ["--data_root", where.data_root] if where.data_root else []
+    world = ["--tasks_config_file", str(where.entities_file)] if where.entities_file else []
+    return [str(pretrained), *vocabulary, *world, *root, "--out", str(out), "--overwrite"]
+
+
 def planned_command(entry: str, pretrained: bool) -> list[str]:
     """Returns what a study says to an entry point, itself or by a model's folder: to know the flags by.
 
@@ -90,8 +99,9 @@ def planned_command(entry: str, pretrained: bool) -> list[str]:
         "eval_task": lambda: test_command(0, where, "1", folder),
         "eval_retrieval": lambda: test_command(0, where, "1", folder),
         "routes": lambda: routes_command(0, where, "1", folder, folder / "routes.json"),
+        "ablate": lambda: ablation_command(where, folder, folder / "ablation.json"),
     }
-    of_folder = [] if entry.startswith("train") else ["--config_file", arm.model]
+    of_folder = [] if entry.startswith("train") or entry == "ablate" else ["--config_file", arm.model]
     return [*commands[entry](), *of_folder]
 
 
@@ -126,6 +136,14 @@ def _of_folder(seed: int, where: Places, folder: Path) -> list[str]:
     """
     vocabulary = [part for override in where.overrides for part in ("--set", override)]
     return [*vocabulary, "--seed", str(seed), "--output_dir", str(folder)]
+
+
+def from_bert(arm: Arm, given: Flags) -> Flags:
+    """Returns flags of a run that starts from what its plan names: BERT may be deeper than the plan.
+
+    They decide nothing but whether the run is refused, and are therefore no part of its identity.
+    """
+    return {"allow_deeper_bert": True} if arm.own_depth and given.get("from_pretrained") else {}
 
 
 # --- Checks of given flags --------------------------------------------------------------------------------------------
@@ -208,6 +226,7 @@ def taken_by(entry: str, given: Flags) -> Flags:
 _TYPED = {
     **{"train_concap": "train_concap.py", "train_task": "train_task.py", "eval_task": "eval_task.py"},
     **{"eval_retrieval": "eval_retrieval.py", "routes": "volta-switch routes"},
+    "ablate": "volta-switch ablate",
 }
 _INSTEAD = {  # flag -> where a study's file says it
     "seed": "list seeds under seeds",
@@ -233,6 +252,10 @@ def _parser(entry: str) -> FlagParser:
         from volta_switch.routes import route_flags
 
         return route_flags()
+    if entry == "ablate":
+        from volta_switch.ablation import ablation_flags
+
+        return ablation_flags()
     return {
         **{"train_concap": pretraining_flags, "train_task": finetuning_flags},
         **{"eval_task": evaluation_flags, "eval_retrieval": retrieval_flags},

@@ -33,11 +33,10 @@ from volta_switch.study.plan import Study
 from volta_switch.study.planned_runs import (
     MERGED,
     PRETRAINING,
-    ROUTES_FILE,
+    REPORTS,
     KnownData,
     PlannedRun,
     RunFiles,
-    RunKind,
     finished_runs,
     note_finished,
     scores_in,
@@ -54,9 +53,8 @@ HEADER = re.compile(rb"volta-switch study cells (\d{1,9}) ([0-9a-f]{64})\n")
 RUN_FILES = ("run.json", "metrics.json", "config.json")
 LOG = "log.jsonl"
 TRAIN_LINES = 50  # of a log's training steps, evenly spaced
-SAFE_NAME = re.compile(
-    rf"(run|metrics|config)\.json|log\.jsonl|{re.escape(ROUTES_FILE)}|[\w+.-]+_(metrics|items)\.json"
-)
+_REPORTS = "|".join(map(re.escape, REPORTS.values()))
+SAFE_NAME = re.compile(rf"(run|metrics|config)\.json|log\.jsonl|{_REPORTS}|[\w+.-]+_(metrics|items)\.json")
 
 
 @dataclass(frozen=True)
@@ -273,8 +271,8 @@ def _digest(packed: bytes) -> bytes:
 
 def _files(plan: RunPlan, run: PlannedRun, reader: ItemReader) -> RunFiles:
     """Returns what a finished run's folder says, but for weights and predictions."""
-    if run.work.kind is RunKind.ROUTES:
-        return {ROUTES_FILE: _json(run.folder / ROUTES_FILE)}
+    if name := REPORTS.get(run.work.kind):
+        return {name: _json(run.folder / name)}
     found = {name: _json(run.folder / name) for name in RUN_FILES if is_there(run.folder / name)}
     found[LOG] = _summary(lines_of(run.folder / LOG)) if is_there(run.folder / LOG) else []
     if run.work == PRETRAINING:

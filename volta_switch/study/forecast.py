@@ -14,6 +14,7 @@ from volta_switch.cost.counts import BatchCounts, some_batch
 from volta_switch.cost.executed import training_step
 from volta_switch.study.plan import Study
 from volta_switch.study.planned_runs import (
+    ABLATION,
     PRETRAINING,
     FinishedRun,
     PlannedRun,
@@ -117,6 +118,8 @@ def _size(plan: RunPlan, run: PlannedRun) -> float:
     arm = plan.study.arms[run.arm]
     if run.work == PRETRAINING:
         flags, epochs = arm.pretraining, arm.pretraining.get("num_train_epochs", 10)
+    elif run.work == ABLATION:
+        return _flops(arm.model, arm.overrides)
     else:
         flags = arm.tasks[plan.task_of(run)].train
         epochs = flags.get("num_epoch", 20)

@@ -8,7 +8,7 @@ from typing import Any
 from volta_switch.cards.record import Record, change_record, set_comparisons
 from volta_switch.study.arms import PlannedTable
 from volta_switch.study.confounds import Comparison, ConfoundCheck
-from volta_switch.study.planned_runs import PlannedRun, RunKind, works_of
+from volta_switch.study.planned_runs import REPORTS, PlannedRun, works_of
 from volta_switch.study.records import ReportedTable, TableRow
 from volta_switch.study.run_plan import RunPlan
 from volta_switch.study.trained_runs import confounds_of
@@ -24,7 +24,7 @@ def write_comparisons(plan: RunPlan, made: Sequence[ReportedTable]) -> None:
         made: its tables. What a folder said of another table of the plan, which was refused or left out, is removed.
     """
     by_name = {table.name: table for table in made}
-    entries: dict[str, list[Record]] = {run.key: [] for run in plan.runs if run.work.kind is not RunKind.ROUTES}
+    entries: dict[str, list[Record]] = {run.key: [] for run in plan.runs if run.work.kind not in REPORTS}
     for planned in plan.study.tables:
         if planned.name in by_name:
             for run, entry in _entries(plan, planned, by_name[planned.name]):

@@ -14,6 +14,8 @@
 | ``tables`` | see below; without them there is one of all arms and tasks, which varies the model |
 | ``routes`` | ``arms`` that switch, whose routes on every task of theirs are reported, for how many ``seeds`` (1) or \
 which, and flags of ``volta-switch routes`` |
+| ``ablation`` | ``arms`` whose pre-training is measured by the cross-modal ablation, for how many ``seeds`` (1) or \
+which, and flags of ``volta-switch ablate`` |
 | ``minimum_effect`` | the smallest effect of interest, in points (``sizing.sizing``), set before anything is run |
 
 Of the study's settings an arm changes ``set`` (added), ``pretraining`` (merged; false: none), ``tasks``, ``world``,
@@ -41,29 +43,21 @@ from volta_switch.errors import UserError
 from volta_switch.files import here_or_shipped, read_yaml
 from volta_switch.study.arms import Arm, PlannedTable, TaskFlags
 from volta_switch.study.claims import read_claims
-from volta_switch.study.command_lines import refuse_arms_flags, refuse_flags
+from volta_switch.study.command_lines import refuse_arms_flags
 from volta_switch.study.confounds import refuse_confounds
 from volta_switch.study.plan_values import check_kinds, refuse_twice, refuse_unknown
-from volta_switch.study.records import Flags, Sweep
+from volta_switch.study.records import Sweep
+from volta_switch.study.reported_arms import ReportedArms, check_seeds, read_ablation, read_routes, read_seeds
 
 FOLDERS = ("cells", "figures", "merged", "world")  # of a study's folder; "world-..." too
 SHARED = ("seeds", "set", "pretraining", "tasks")
-KEYS = ("name", "world", "data", "models", "arms", "tables", "routes", "minimum_effect", *SHARED)
+KEYS = ("name", "world", "data", "models", "arms", "tables", "routes", "ablation", "minimum_effect", *SHARED)
 ARM_KEYS = ("model", "layers", "text_layers", "world", "data", *SHARED)
 DEPTHS = {"layers": with_layers, "text_layers": with_text_layers}
 WORLDS_FIELDS = ("bert_model", "vocab_size")  # of a configuration: a synthetic world decides them
 SHOWN = ("flops", "pretraining")
 SEEDS_KEYS = ("seeds", "pilot")
 TABLE_KEYS = ("title", "arms", "tasks", "varies", "claims", "published", *SHOWN, *SEEDS_KEYS, "dial")
-
-
-@dataclass(frozen=True)
-class RouteReports:
-    """Whose routes are reported, and how."""
-
-    arms: tuple[str, ...] = ()
-    seeds: int | tuple[int, ...] = 1  # how many of each arm's, from the first, or which
-    flags: Flags = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,7 +68,8 @@ class Study:
     arms: Mapping[str, Arm]
     tables: tuple[PlannedTable, ...]
     tasks: tuple[str, ...] = field(default=())
-    routes: RouteReports = RouteReports()
+    routes: ReportedArms = field(default_factory=ReportedArms)
+    ablation: ReportedArms = field(default_factory=ReportedArms)
     minimum_effect: float = 2.0  # points
     path: Path = Path()  # that it was read from
 
@@ -131,8 +126,9 @@ def load_study(path: str | Path) -> Study:
     effect = values.get("minimum_effect", Study.minimum_effect)
     if isinstance(effect, bool) or not isinstance(effect, int | float) or not 0 < effect <= 100:
         raise UserError(f"{path}: minimum_effect: expected points, more than 0 and at most 100, found {effect!r}")
-    routes = _routes(path, values.get("routes") or {}, arms, tables)
-    return Study(str(values.get("name", path.stem)), arms, tables, tasks, routes, effect, path)
+    routes = read_routes(path, values.get("routes") or {}, arms, tables)
+    ablation = read_ablation(path, values.get("ablation") or {}, arms, tables)
+    return Study(str(values.get("name", path.stem)), arms, tables, tasks, routes, ablation, effect, path)
 
 
 def _arms(path: Path, values: Mapping[str, Any]) -> dict[str, Arm]:
@@ -226,7 +222,7 @@ def _table(where: str, name: str, given: Any, arms: Mapping[str, Arm], tasks: tu
         if not isinstance(given.get(key) or [], list):
             raise UserError(f"{where}.{key}: expected a list, found {given[key]!r}")
     settings: dict[str, Any] = {key: given.get(key, False) for key in SHOWN}
-    settings |= {key: _chosen_seeds(f"{where}.{key}", given[key]) for key in SEEDS_KEYS if given.get(key) is not None}
+    settings |= {key: read_seeds(f"{where}.{key}", given[key]) for key in SEEDS_KEYS if given.get(key) is not None}
     table = PlannedTable(
         name=name,
         arms=tuple(map(str, given.get("arms") or arms)),
@@ -264,27 +260,7 @@ def _check_table(where: str, table: PlannedTable, arms: Mapping[str, Arm], tasks
             raise UserError(f"{where}.{key}: {unknown[0]} is none of {', '.join(known)}")
     for name in table.arms:
         for key, chosen in (("seeds", table.seeds), ("pilot", table.pilot)):
-            _check_seeds(f"{where}.{key}", chosen, name, arms[name].seeds)
-
-
-def _check_seeds(where: str, chosen: int | tuple[int, ...] | None, arm: str, own: tuple[int, ...]) -> None:
-    """Raises UserError for seeds that an arm does not have."""
-    listed = ", ".join(map(str, own))
-    if isinstance(chosen, int) and chosen > len(own):
-        raise UserError(f"{where}: {chosen}, but {arm} has {len(own)} ({listed}); add seeds or take fewer")
-    lacking = [seed for seed in chosen if seed not in own] if isinstance(chosen, tuple) else []
-    if lacking:
-        raise UserError(f"{where}: {arm} has no seed {lacking[0]} ({listed}); add it to arms.{arm}.seeds")
-
-
-def _chosen_seeds(where: str, given: Any) -> int | tuple[int, ...]:
-    """Reads which of its arms' seeds a table or a report of routes takes."""
-    if isinstance(given, list) and given and all(type(seed) is int for seed in given):
-        refuse_twice(where, given)
-        return tuple(given)
-    if type(given) is int and given > 0:
-        return given
-    raise UserError(f"{where}: expected how many of the seeds, 1 or more, or a list of them, found {given!r}")
+            check_seeds(f"{where}.{key}", chosen, name, arms[name].seeds)
 
 
 def _sweep(where: str, given: Any) -> Sweep | None:
@@ -302,24 +278,3 @@ def _sweep(where: str, given: Any) -> Sweep | None:
                 raise UserError(f"{where}.dial: {arm}: expected a number, found {setting!r}")
     drawn = {str(name): {str(arm): value for arm, value in settings.items()} for name, settings in series.items()}
     return Sweep(str(given["label"]), drawn)
-
-
-def _routes(
-    path: Path, written: Mapping[str, Any], arms: Mapping[str, Arm], tables: Sequence[PlannedTable]
-) -> RouteReports:
-    flags = dict(written)
-    names, seeds = flags.pop("arms", []), flags.pop("seeds", 1)
-    if written and (not isinstance(names, list) or not names):
-        raise UserError(f"{path}: routes: expected arms, a list of those whose routes are reported, found {names!r}")
-    seeds = _chosen_seeds(f"{path}: routes: seeds", seeds)
-    for name in names:
-        if name not in arms:
-            raise UserError(f"{path}: routes: {name} is none of {', '.join(arms)}")
-        if load_config(arms[name].model, arms[name].overrides).switch is None:
-            raise UserError(f"{path}: routes: {name} switches nothing ({arms[name].model} has no switch section)")
-        if not any(name in table.arms for table in tables):
-            raise UserError(f"{path}: routes: {name} is in no table, so that it is not trained; add it to one")
-        _check_seeds(f"{path}: routes: seeds", seeds, name, arms[name].seeds)
-    refuse_twice(f"{path}: routes: arms", names)
-    refuse_flags(f"{path}: routes", "routes", flags)
-    return RouteReports(tuple(names), seeds, flags)

@@ -11,7 +11,7 @@ from volta_switch.study.command_lines import DATA_KEYS, DATA_ROOT
 from volta_switch.world.spec import WorldSpec
 
 LISTS: dict[str, type] = {"models": str, "seeds": int, "set": str}  # of what
-SECTIONS = ("world", "data", "pretraining", "tasks", "routes")
+SECTIONS = ("world", "data", "pretraining", "tasks", "routes", "ablation")
 
 
 def refuse_twice(where: str, names: Sequence[Any]) -> None:

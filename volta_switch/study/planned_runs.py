@@ -21,7 +21,7 @@ from volta_switch.study.json_records import Record, in_json
 from volta_switch.study.records import Settings
 from volta_switch.tasks.task import Share
 
-ROUTES_FILE = "routes.json"
+ROUTES_FILE, ABLATION_REPORT = "routes.json", "ablation.json"
 FINISHED, BEGUN = ".json", ".begun"
 MERGED = "merged"  # the folder of runs that were made elsewhere (``exports``)
 KnownData = Mapping[str, Mapping[str, str]]  # a hash of what a plan says of data -> file -> fingerprint
@@ -36,6 +36,8 @@ class RunKind(Enum):
     """A task's training, and the test of its best weights."""
     ROUTES = "routes"
     """The report of the routes that a fine-tuned model takes."""
+    ABLATION = "ablation"
+    """The cross-modal ablation of a pre-trained model."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Work:
         return cls(RunKind.ROUTES, task)
 
 
-PRETRAINING = Work(RunKind.PRETRAINING)
+PRETRAINING, ABLATION = Work(RunKind.PRETRAINING), Work(RunKind.ABLATION)
+REPORTS = {RunKind.ROUTES: ROUTES_FILE, RunKind.ABLATION: ABLATION_REPORT}  # of kinds that train nothing
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class PlannedRun:
     @property
     def typed(self) -> list[str]:
         """Its commands as they are typed in a shell."""
-        scripts = {"routes": ("volta-switch", "routes")}
+        scripts = {name: ("volta-switch", name) for name in ("routes", "ablate")}
         return [shlex.join([*scripts.get(entry, ("python", f"{entry}.py")), *own]) for entry, own in self.commands]
 
 

@@ -301,6 +301,32 @@ class MeasuredQuantity(Record):
 
 
 @dataclass(frozen=True)
+class AblatedLoss(Record):
+    """A loss of pre-training with something of the other modality masked, over seeds, in nats."""
+
+    direction: str
+    masking: str
+    loss: str
+    """A key of ``ablation.settings.TITLES``."""
+    phrases: int
+    mean: MeasuredQuantity
+    more: MeasuredQuantity | None = None
+    """The same less that with nothing masked."""
+
+
+@dataclass(frozen=True)
+class AblationOverSeeds(Record):
+    """An arm's cross-modal ablation, summed up over seeds."""
+
+    arm: str
+    split: str
+    seeds: tuple[int, ...]
+    losses: tuple[AblatedLoss, ...]
+    synthetic: bool = field(default=False, metadata=in_json(optional=True))
+    """Whether the data are a synthetic world's."""
+
+
+@dataclass(frozen=True)
 class StudyResults(Record):
     """All that ``table.json`` holds."""
 
@@ -308,3 +334,4 @@ class StudyResults(Record):
     tables: tuple[ReportedTable, ...] = ()
     left_out: tuple[OmittedTable, ...] = ()
     routes: tuple[RoutesOverSeeds, ...] = ()
+    ablation: tuple[AblationOverSeeds, ...] = field(default=(), metadata=in_json(optional=True))

@@ -280,11 +280,14 @@ def execute_run(folder: Path, run: PlannedRun) -> str:
 
 
 def _entry_point(name: str, arguments: Sequence[str]) -> None:
+    from volta_switch.ablation import ablation_flags
+    from volta_switch.ablation.run import run_ablation
     from volta_switch.routes import route_flags
     from volta_switch.routes.run import run_routes
     from volta_switch.train import evaluation, finetuning, pretraining
 
     mains = {
+        "ablate": lambda arguments: run_ablation(ablation_flags().parse_args(arguments)),
         "routes": lambda arguments: run_routes(route_flags().parse_args(arguments)),
         "train_concap": pretraining.main,
         "train_task": finetuning.main,

@@ -10,17 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import yaml
-
 from volta_switch.config import Config, load_config
 from volta_switch.config.model_folder import config_name
 from volta_switch.errors import UserError
 from volta_switch.identities import RESULTS_VERSION
-from volta_switch.ranges import WORDS
 from volta_switch.study.arms import Arm, PlannedTable, TaskFlags, chosen_seeds
 from volta_switch.study.command_lines import (
     Places,
+    ablation_command,
     as_flags,
+    from_bert,
     pretraining_command,
     routes_command,
     taken_by,
@@ -29,6 +28,8 @@ from volta_switch.study.command_lines import (
 )
 from volta_switch.study.plan import Study
 from volta_switch.study.planned_runs import (
+    ABLATION,
+    ABLATION_REPORT,
     PRETRAINING,
     ROUTES_FILE,
     KnownData,
@@ -40,7 +41,7 @@ from volta_switch.study.planned_runs import (
     works_of,
 )
 from volta_switch.study.records import Flags
-from volta_switch.study.study_data import DataIdentities, places, test_pools, test_split, world_folder
+from volta_switch.study.study_data import DataIdentities, places, test_pools, test_split, world_folder, write_task_file
 from volta_switch.tasks import TaskSpec, load_task, task_class
 from volta_switch.tasks.retrieval import check_pools
 from volta_switch.world.spec import WorldSpec
@@ -94,6 +95,9 @@ class RunPlan:
                     reported = chosen_seeds(study.routes.seeds, arm.seeds)
                     if seed in reported and (arm.name, seed, Work.fine_tuning(task)) in wanted:
                         self._add(arm.name, seed, Work.routes(task), self._routes_run(arm, seed, task))
+            for arm in (study.arms[name] for name in study.ablation.arms):
+                if seed in chosen_seeds(study.ablation.seeds, arm.seeds) and (arm.name, seed, PRETRAINING) in wanted:
+                    self._add(arm.name, seed, ABLATION, self._ablation_run(arm, seed))
         self._refuse_second_names()
         for table in study.tables:
             self._check_claims(table)
@@ -111,6 +115,10 @@ class RunPlan:
         return {
             (arm, seed, work.task): run for (arm, seed, work), run in self._of.items() if work.kind is RunKind.ROUTES
         }
+
+    def runs_of(self, work: Work) -> dict[tuple[str, int], PlannedRun]:
+        """Returns (arm, seed) -> its run of a work."""
+        return {(arm, seed): run for (arm, seed, own), run in self._of.items() if own == work}
 
     def task_of(self, run: PlannedRun) -> str:
         """Returns the task of a run as the study's file calls it."""
@@ -204,7 +212,7 @@ class RunPlan:
         row, folder = self._place(arm, seed, stem, key, key)
         command = [
             *pretraining_command(arm, seed, where, folder.parent),
-            *as_flags({**WITHOUT, **_from_bert(arm, arm.pretraining), **arm.pretraining}),
+            *as_flags({**WITHOUT, **from_bert(arm, arm.pretraining), **arm.pretraining}),
         ]
         commands = (("train_concap", tuple(command)),)
         return PlannedRun(f"{row}/pretraining", arm.name, seed, PRETRAINING, commands, folder, key, key)
@@ -267,7 +275,7 @@ class RunPlan:
         start = needed.folder if needed else None
         named = start is not None and folder.name != f"{spec.name}_{start.name}"  # an arm of another name shares it
         train = training_command(arm, seed, where, spec.key, folder.parent, start, named)
-        train += as_flags({**(READ_ONCE if start else WITHOUT), **_from_bert(arm, flags.train), **flags.train})
+        train += as_flags({**(READ_ONCE if start else WITHOUT), **from_bert(arm, flags.train), **flags.train})
         test = test_command(seed, where, spec.key, folder)
         test += as_flags({**READ_ONCE, "split": test_split(spec, flags), **flags.test})
         return ("train_task", tuple(train)), (entry, tuple(test))
@@ -284,13 +292,16 @@ class RunPlan:
         name, commands = f"{row}/{spec.name} routes", (("routes", tuple(command)),)
         return PlannedRun(name, arm.name, seed, Work.routes(spec.key), commands, folder, key, key, tuned.name)
 
-
-def _from_bert(arm: Arm, given: Flags) -> Flags:
-    """Returns flags of a run that starts from what its plan names: BERT may be deeper than the plan.
-
-    They decide nothing but whether the run is refused, and are therefore no part of its identity.
-    """
-    return {"allow_deeper_bert": True} if arm.own_depth and given.get("from_pretrained") else {}
+    def _ablation_run(self, arm: Arm, seed: int) -> PlannedRun:
+        """Plans the cross-modal ablation of the arm's pre-trained model; a world's files follow from the world."""
+        trained, where = self._of[arm.name, seed, PRETRAINING], self.places(arm.name)
+        flags = self.study.ablation.flags
+        read = [] if arm.world is not None else [self.data.of_entities(where, flags)]
+        key = _key(["ablate", dict(flags), trained.key, *read])
+        row, folder = self._place(arm, seed, "ablation", key, key)
+        command = [*ablation_command(where, trained.folder, folder / ABLATION_REPORT), *as_flags(flags)]
+        commands = (("ablate", tuple(command)),)
+        return PlannedRun(f"{row}/ablation", arm.name, seed, ABLATION, commands, folder, key, key, trained.name)
 
 
 def _key(parts: list[object]) -> str:
@@ -335,14 +346,5 @@ def plan_ahead(study: Study, folder: Path, data: KnownData | None = None) -> Ite
             place = Path(scratch)
             for arm in study.arms.values():
                 if arm.world is not None:
-                    _write_task_file(WorldSpec(**arm.world), world_folder(study, arm, place))
+                    write_task_file(WorldSpec(**arm.world), world_folder(study, arm, place))
         yield RunPlan(study, place, replace(study_state(folder), data=data or {}))
-
-
-def _write_task_file(spec: WorldSpec, folder: Path) -> None:
-    from volta_switch.world.task_file import task_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    lengths = dict.fromkeys(spec.data_sets, int(WORDS.lowest))  # they play no part in what runs cost
-    entries = task_file(spec, lengths)
-    (folder / "tasks.yml").write_text(yaml.safe_dump(entries), encoding="utf-8")

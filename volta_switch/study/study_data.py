@@ -15,22 +15,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from volta_switch.ablation import TASKS
 from volta_switch.checksums import is_there
 from volta_switch.config.model_folder import is_model_folder, weights_in
+from volta_switch.data.entities import entities_digest
 from volta_switch.data.files.json_files import read_object
 from volta_switch.data.fingerprints import Fingerprint, file_fingerprint, store_fingerprint
 from volta_switch.errors import UserError
 from volta_switch.files import find_object, write_json
 from volta_switch.hub import find_bert
+from volta_switch.ranges import WORDS
 from volta_switch.study.arms import Arm, TaskFlags
 from volta_switch.study.command_lines import DATA_KEYS, DATA_ROOT, Places, as_flags
 from volta_switch.study.plan import Study
 from volta_switch.study.planned_runs import KnownData
 from volta_switch.study.records import Flags, ReportedColumn
-from volta_switch.tasks.task_file import PATH_SETTINGS, TaskSpec
+from volta_switch.tasks.task_file import PATH_SETTINGS, TaskSpec, load_task
 from volta_switch.train.run_data import pair_fingerprints, task_fingerprints
 from volta_switch.world.phrases import Lexicon
-from volta_switch.world.spec import WorldSpec
+from volta_switch.world.spec import ABLATION_FILE, WorldSpec
 
 DATA_FILE = "data.json"
 BLIND_GUESSES = {  # task -> data set of a synthetic world, and what it calls the best guess without looking
@@ -64,7 +69,8 @@ def places(study: Study, arm: Arm, folder: Path) -> Places:
     spec = WorldSpec(**arm.world)
     words = len(Lexicon(spec).vocabulary())  # fewer where they are spelt in pieces
     vocabulary = (f"bert_model={world / 'bert-world'}", f"vocab_size={words}")
-    return Places(world / "tasks.yml", features, captions / "annotations", str(world), vocabulary, spec.as_dict())
+    own = (world / "tasks.yml", features, captions / "annotations", str(world), vocabulary, spec.as_dict())
+    return Places(*own, entities_file=world / ABLATION_FILE)
 
 
 def is_synthetic(study: Study) -> bool:
@@ -92,6 +98,15 @@ def write_worlds(study: Study, folder: Path) -> None:
             world = world_folder(study, arm, folder)
             with world_lock(world):
                 write_world(world, **arm.world)
+
+
+def write_task_file(spec: WorldSpec, folder: Path) -> None:
+    """Writes the task file of a world that is not written yet; the lengths of its texts are not known."""
+    from volta_switch.world.task_file import task_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lengths = dict.fromkeys(spec.data_sets, int(WORDS.lowest))  # they play no part in what runs cost
+    (folder / "tasks.yml").write_text(yaml.safe_dump(task_file(spec, lengths)), encoding="utf-8")
 
 
 def test_split(spec: TaskSpec, flags: TaskFlags) -> str:
@@ -166,6 +181,20 @@ class DataIdentities:
             return task_fingerprints(trained, boxes[0], read) | {f"test {name}": each for name, each in found.items()}
 
         return self._of([spec.key, lies, *places, read, of_test, boxes], fingerprints)
+
+    def of_entities(self, where: Places, flags: Flags) -> Mapping[str, str]:
+        """Returns what the cross-modal ablation reads; ``flags``: the study's for it."""
+        file = str(flags.get("tasks_config_file", TASKS))
+        spec = load_task(file, str(flags.get("task", "TASK18")), where.data_root)
+        split, given = str(flags.get("split", spec.val_split)), str(flags.get("features", ""))
+
+        def fingerprints() -> dict[str, Fingerprint]:
+            features = spec.given_path(given) if given else spec.path(spec.features_h5path1)
+            phrases = {"sha256": entities_digest(spec.path(spec.dataroot), split)}
+            return {"phrases": phrases, "features": store_fingerprint(features)}
+
+        sizes = [spec.max_seq_length, spec.max_region_num]
+        return self._of(["entities", file, where.data_root, split, given, *sizes], fingerprints)
 
     def of_named_files(
         self, sections: Mapping[str, Flags | None], in_world: bool

@@ -14,6 +14,7 @@ from volta_switch.checksums import record_bytes, record_json
 from volta_switch.cost.executed import parameters
 from volta_switch.errors import UserError
 from volta_switch.statistics import estimate_mean
+from volta_switch.study.ablation_reports import ablations_over_seeds
 from volta_switch.study.arms import Arm, PlannedTable
 from volta_switch.study.claims import ItemResults, Measure, Verdict, judge
 from volta_switch.study.confounds import refuse_recorded_confounds
@@ -137,7 +138,9 @@ def tables_of(plan: RunPlan, finished_only: bool = False) -> StudyResults:
             made.append(_table(plan, table, reader, seeds if done is None else dict.fromkeys(seeds, common)))
         else:
             left_out.append(_left_out(plan, table, seeds))
-    return StudyResults(plan.study.name, tuple(made), tuple(left_out), routes_over_seeds(plan))
+    return StudyResults(
+        plan.study.name, tuple(made), tuple(left_out), routes_over_seeds(plan), ablations_over_seeds(plan)
+    )
 
 
 def _seeds(plan: RunPlan, table: PlannedTable, done: set[str] | None) -> dict[str, tuple[int, ...]]:

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
+from volta_switch.ablation.settings import MASKED, NONE, TITLES
 from volta_switch.statistics import holds_zero
 from volta_switch.study.records import (
+    AblationOverSeeds,
     ArmScore,
     MeasuredQuantity,
     ReportedDifference,
@@ -37,13 +39,17 @@ PRETRAINING_NOTE = (
     "The last validation of pre-training, with hard routes, in nats: the mean over seeds ± standard deviation; "
     "differences are paired by seed, with 95 % intervals (Student's t)."
 )
+ABLATION_NOTE = (
+    "Losses of pre-training in nats, means over phrases; ± is the standard deviation over seeds. In brackets 95 % "
+    "intervals of how much larger they are than with nothing masked, about new seeds and new images."
+)
 DIFFERENCES = ("vision less text", "one for all", "shuffled")  # quantities with a sign
 
 
 def tables_text(results: StudyResults) -> str:
     """Returns all tables as Markdown, those that are left out named, and routes over seeds."""
     parts = [*map(as_markdown, results.tables), *(each.text for each in results.left_out)]
-    return "\n\n".join([*parts, *routes_as_markdown(results.routes)]) + "\n"
+    return "\n\n".join([*parts, *routes_as_markdown(results.routes), *ablation_as_markdown(results.ablation)]) + "\n"
 
 
 def as_markdown(table: ReportedTable) -> str:
@@ -265,6 +271,29 @@ def routes_in_words(found: Sequence[RoutesOverSeeds]) -> tuple[list[str], list[l
             shown = (_quantity(of.estimate, digits, key in DIFFERENCES) if of else "–" for of in known)
             lines.append([name, *shown])
     return heads, lines
+
+
+def ablation_as_markdown(found: Sequence[AblationOverSeeds]) -> list[str]:
+    """Returns the arms' cross-modal ablations side by side; none where there are none."""
+    if not found:
+        return []
+    keys = {(each.direction, each.loss, each.masking): None for arm in found for each in arm.losses}
+    lines = [["seeds", *(str(len(each.seeds)) for each in found)]]
+    for key in keys:
+        own = [next((each for each in arm.losses if (each.direction, each.loss, each.masking) == key), None)
+               for arm in found]  # fmt: skip
+        direction, loss, masking = key
+        title = f"{TITLES[loss]}: {MASKED[direction, masking]} masked"
+        lines.append([title, *(_quantity(each.mean.estimate, 3) if each else "–" for each in own)])
+        if masking != NONE:
+            more = [each.more if each else None for each in own]
+            lines.append(
+                ["… more than unmasked", *(_quantity(each.estimate, 3, True) if each else "–" for each in more)]
+            )
+    splits = ", ".join(dict.fromkeys(each.split for each in found))
+    data = "the synthetic world's Flickr30k Entities" if found[0].synthetic else "Flickr30k Entities"
+    text = tabulate(lines, ["", *(each.arm for each in found)], tablefmt="github", disable_numparse=True)
+    return [f"**Cross-modal ablation** ({data}, {splits})", text, ABLATION_NOTE]
 
 
 def grey_quantities(found: Sequence[RoutesOverSeeds]) -> set[tuple[str, int]]:

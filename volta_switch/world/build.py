@@ -28,9 +28,9 @@ from volta_switch.world.files import write_datasets
 from volta_switch.world.phrases import DIRECTORY, Caption, Lexicon, Phrase
 from volta_switch.world.pictures import render_world
 from volta_switch.world.questions import LABELS, Question
-from volta_switch.world.spec import IMAGES_OF, WorldSpec
+from volta_switch.world.spec import ABLATION_FILE, IMAGES_OF, WorldSpec
 from volta_switch.world.statements import Contrast, Hypothesis, Statement
-from volta_switch.world.task_file import task_file
+from volta_switch.world.task_file import ablation_file, task_file
 
 SUMMARY, TASK_FILE = "world.json", "tasks.yml"
 FORMAT = 3  # raised whenever the same parameters give other files
@@ -151,6 +151,9 @@ def _write(root: Path, spec: WorldSpec) -> None:
     lengths = text_lengths(world, lexicon)
     tasks = task_file(spec, lengths)
     (root / TASK_FILE).write_text(yaml.safe_dump(tasks, sort_keys=False), encoding="utf-8")
+    if "entities" in spec.data_sets:
+        ablation = ablation_file(spec, lengths)
+        (root / ABLATION_FILE).write_text(yaml.safe_dump(ablation, sort_keys=False), encoding="utf-8")
     if spec.render:
         render_world(root / "scenes", world, lexicon)
     summary = {
@@ -171,7 +174,8 @@ def _write(root: Path, spec: WorldSpec) -> None:
     text = json.dumps(summary, indent=2) + "\n"
     (root / SUMMARY).write_text(text, encoding="utf-8")
     covered = (path for path in sorted(root.rglob("*")) if path.is_file() and not path.name.endswith("-lock"))
-    record_tree(root, (path for path in covered if path != root / TASK_FILE))  # which people edit
+    edited = (root / TASK_FILE, root / ABLATION_FILE)  # by people
+    record_tree(root, (path for path in covered if path not in edited))
 
 
 def text_lengths(world: World, lexicon: Lexicon) -> dict[str, int]:

@@ -23,7 +23,9 @@ FIRST_IMAGE = {
 OBJECTS = {
     "concap": (1, 4), "refer": (7, MAX_OBJECTS), "retrieval": (4, 6), "vqa": (2, 4), "nlvr2": (3, 5), "gqa": (2, 4),
 }  # fmt: skip
+SAME_AS = {"entities": "retrieval"}  # whose images and captions are both another data set's
 MENTIONED = {"concap": 2, "retrieval": 3, "coco": 3}  # objects that a caption mentions, if there are as many
+WITH_SCORES = ("concap", "entities")  # data sets whose regions have the detector's distributions, to be predicted
 RETRIEVAL_IMAGES = 100  # at most: of validation, and of test where the spec does not say how many
 CAPTIONS_PER_IMAGE = {"concap": 1, "retrieval": 5, "coco": 5}
 TRAIN_ITEMS, EVAL_ITEMS = 6, 4  # expressions, and questions, per image; statements per pair of images
@@ -86,6 +88,7 @@ class World:
     coco: dict[str, list[SceneCaptions]]
     gqa: dict[str, list[SceneQuestions]]
     snli_ve: dict[str, list[SceneHypotheses]]
+    entities: dict[str, list[SceneCaptions]]
 
     def regions(self, dataset: str, split: str, exact: bool = False) -> Iterator[Regions]:
         """Yields what the detector sees in the scenes of a split, in their order.
@@ -95,8 +98,10 @@ class World:
             split: "train", "val" or "test".
             exact: the regions of the annotated boxes, not of detected ones.
         """
-        rng = _generator(self.spec.seed, "regions", dataset, split, *(["exact"] if exact else []))
-        return Detector(self.spec).detect(rng, self.scenes(dataset, split), scores=dataset == "concap", exact=exact)
+        seen = SAME_AS.get(dataset, dataset)
+        rng = _generator(self.spec.seed, "regions", seen, split, *(["exact"] if exact else []))
+        scores = dataset in WITH_SCORES
+        return Detector(self.spec).detect(rng, self.scenes(dataset, split), scores=scores, exact=exact)
 
     def scenes(self, dataset: str, split: str) -> list[Scene]:
         """Returns the scenes of a split in their order; of NLVR2, the four of each contrast one after the other."""
@@ -125,6 +130,7 @@ def draw_split(spec: WorldSpec, name: str, split: str) -> list[Any]:
 
 
 def _draw_texts(spec: WorldSpec, name: str, split: str, scenes: list[Scene]) -> list[Any]:
+    name = SAME_AS.get(name, name)
     return _DRAW[name](random.Random(f"{spec.seed} texts {name} {split}"), name, split, scenes)
 
 

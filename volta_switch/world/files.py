@@ -16,6 +16,7 @@ from volta_switch.data.regions import Regions
 from volta_switch.tasks.retrieval_dataset import write_hard_negatives
 from volta_switch.world.balance import annotator_scores
 from volta_switch.world.content import SceneCaptions, SceneExpressions, World
+from volta_switch.world.entities import write_entities
 from volta_switch.world.phrases import Lexicon
 from volta_switch.world.questions import LABELS, Question
 from volta_switch.world.scenes import SHAPE, VALUES
@@ -320,4 +321,5 @@ _WRITE = {
     "coco": write_coco,
     "gqa": write_gqa,
     "snli_ve": write_snli_ve,
+    "entities": write_entities,
 }

@@ -141,6 +141,10 @@ class Phrase:
             return text
         return f"{text} {self.relation} {self.anchor.words()}"
 
+    def chain(self) -> "list[Phrase]":
+        """Returns the phrase and its anchors, the anchor's anchor and so on, in the order in which they are said."""
+        return [self] if self.anchor is None else [self, *self.anchor.chain()]
+
     def hops(self) -> int:
         """Returns the number of relations."""
         return 0 if self.anchor is None else 1 + self.anchor.hops()
@@ -296,6 +300,7 @@ class Caption:
     """Clauses joined by "and"; each says that some object stands in some relation to another."""
 
     clauses: tuple[Phrase, ...]
+    mentioned: tuple[tuple[int, ...], ...] = ()  # of each clause, the objects that it was drawn for, anchors last
 
     def words(self) -> str:
         """Returns the caption in English."""
@@ -317,7 +322,7 @@ def draw_caption(rng: random.Random, scene: Scene, most: int) -> Caption:
     if len(mentioned) > 1 and rng.random() < RELATION_SHARE:
         groups[:2] = [mentioned[:2]]
         rng.shuffle(groups)
-    return Caption(tuple(_clause(rng, scene, group) for group in groups))
+    return Caption(tuple(_clause(rng, scene, group) for group in groups), tuple(map(tuple, groups)))
 
 
 def _clause(rng: random.Random, scene: Scene, group: list[int]) -> Phrase:

@@ -24,6 +24,8 @@ RETRIEVAL_FEATURES = {
 }
 NLVR2_FEATURES = NLVR2.parent / DETECTOR / "nlvr2_feat.lmdb"
 GQA_FEATURES = GQA.parent / DETECTOR / "vg_gqa_feat.lmdb"
+ENTITIES = Path("datasets/flickr30k_entities")
+ENTITIES_FEATURES = ENTITIES / DETECTOR / "flickr30k_entities_feat.lmdb"
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,23 @@ def task_file(spec: WorldSpec, lengths: dict[str, int]) -> dict[str, dict]:
         f"TASK{fields[0]}": _task(spec, data_set, lengths[data_set])
         for data_set, fields in TASKS.items()
         if data_set in spec.data_sets
+    }
+
+
+def ablation_file(spec: WorldSpec, lengths: dict[str, int]) -> dict[str, dict]:
+    """Returns the task file of VOLTA's cross-modal ablation, which keeps it apart from those of trained tasks."""
+    return {
+        "TASK18": {
+            **{"name": "FlickrGrounding", "type": "V-logit", "loss": "BCEWithLogitLoss", "process": "normal"},
+            "task_id": 18,
+            "dataroot": f"{_posix(ENTITIES)}/",
+            "features_h5path1": _posix(ENTITIES_FEATURES),
+            **{"features_h5path2": "", "train_annotations_jsonpath": "", "val_annotations_jsonpath": ""},
+            "max_seq_length": lengths["entities"],
+            "max_region_num": spec.boxes or MAX_OBJECTS,
+            "batch_size": 16,
+            **{"train_split": "", "val_split": "val"},
+        }
     }
 
 

@@ -6,7 +6,7 @@ repair's; its docstring says what is wrong; the decorator says where in VOLTA, a
 imported ("packages"), before the script is ("volta"), or to the script itself ("script").
 """
 
-from volta_switch.plugin.repairs import packages, pretraining, stopping, tasks  # each fills the list
+from volta_switch.plugin.repairs import ablation, packages, pretraining, stopping, tasks  # each fills the list
 from volta_switch.plugin.script import REPAIRS, choose
 
-__all__ = ["REPAIRS", "choose", "packages", "pretraining", "stopping", "tasks"]
+__all__ = ["REPAIRS", "ablation", "choose", "packages", "pretraining", "stopping", "tasks"]
