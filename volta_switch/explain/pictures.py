@@ -30,6 +30,7 @@ from volta_switch.world.task_file import VQA_TEST_FEATURES as VQA_TEST
 
 WIDEST = 1200  # pixels of a picture in a page
 ASPECTS = 0.02  # by which a picture's may differ from that of the image that the features are of
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # that are read without another program's help
 SPLITS = ("test", "val", "train")
 
 
@@ -72,7 +73,7 @@ def picture_address(picture: Path, regions: Regions) -> str:
     """Returns a picture, upright and no wider than ``WIDEST``, as ``data:`` address; errors as ``shown_image``."""
     require_file(picture, "picture", "check the path")
     try:
-        with Image.open(picture) as opened:
+        with Image.open(picture, formats=FORMATS) as opened:
             upright = ImageOps.exif_transpose(opened).convert("RGB")
     except Exception as error:  # a damaged picture can fail in any way
         told = f"{type(error).__name__}: {first_line(error)}"
