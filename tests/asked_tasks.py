@@ -19,12 +19,14 @@ TASKS = {  # key -> its test split
     "TASK1": "test", "TASK7": "test", "TASK8": "test", "TASK9": "test", "TASK10": "test", "TASK11": "test",
     "TASK12": "test", "TASK13": "test", "TASK15": "test",
 }  # fmt: skip
+JOINED = {"fusion_method": "visualbert_nlvr2", "add_global_imgfeat": None}  # both images of NLVR2 in one row
 RETRIEVAL = ("TASK7", "TASK8")
 VQA_TEST = "datasets/mscoco/resnet101_faster_rcnn_genome_imgfeats/volta/test_feat.lmdb"  # VQA's own file of the test
 
 
 def task_of(world, key: str, model: str) -> Task:
-    spec, config = load_task(world.tasks_file, key), world.config(model)
+    changes = JOINED if (key, model) == ("TASK12", "ctrl_visualbert") else {}
+    spec, config = load_task(world.tasks_file, key), world.config(model, **changes)
     features = str(world.path / VQA_TEST) if key == "TASK1" else ""
     return build_task(spec, config, Tokenizer(config.bert_model), DataOptions(features=features))
 

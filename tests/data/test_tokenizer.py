@@ -22,6 +22,15 @@ def test_case_is_kept_when_told(tokenizer) -> None:
     assert cased.encode("dog Dog", 9)[1:-1] == [8, cased.unk_id]
 
 
+def test_words_are_as_they_are_written_with_the_places_of_their_pieces(tokenizer) -> None:
+    text = "A red  DOGs?"
+    ids = tokenizer.encode(text, 20)
+    assert tokenizer.words(text, 20) == [("A", [1]), ("red", [2]), ("DOGs", [3, 4]), ("?", [5])]
+    assert [ids[place] for place in (3, 4)] == [8, 16]  # dog, ##s
+    assert tokenizer.words(text, 5) == [("A", [1]), ("red", [2]), ("DOG", [3])]  # the other piece is cut off
+    assert tokenizer.words("", 20) == []
+
+
 def test_many_texts_are_encoded_as_each_alone(tokenizer) -> None:
     texts = ["a dog", "", "the red house near a tree"]
     lists = tokenizer.encode_all(texts, 6)

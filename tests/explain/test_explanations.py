@@ -16,7 +16,8 @@ from volta_switch.model.encoder import encoder_of
 from volta_switch.predict import load_model
 
 HEADS = ("TASK1", "TASK8", "TASK10", "TASK12", "TASK13")
-MODELS = ("switchbert", "ctrl_vilbert", "ctrl_lxmert")
+MODELS = ("switchbert", "ctrl_vilbert", "ctrl_lxmert", "ctrl_vl-bert")
+CASES = [*((key, model) for key in HEADS for model in MODELS), ("TASK12", "ctrl_visualbert")]  # with joined images
 
 
 def asked_once(of, place=0):
@@ -38,8 +39,7 @@ def score_of(model, text, images, answer):
     return subject.scores([WHOLE])[0][answer]
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("key", HEADS)
+@pytest.mark.parametrize(("key", "model"), CASES)
 def test_worth_is_what_the_score_loses_without_a_part(asked, key, model):
     model, text, images = asked_once(asked(key, model))
     found = explain(model, text, images)
@@ -96,8 +96,7 @@ def test_regions_beyond_those_that_the_model_sees_are_not_asked_about(asked):
     assert given["image_feat"][0, 0].numpy() == pytest.approx(mean, abs=1e-5)
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("key", HEADS)
+@pytest.mark.parametrize(("key", "model"), CASES)
 def test_attention_is_rolled_out_over_real_rows(asked, key, model):
     model, text, images = asked_once(asked(key, model))
     found = explain(model, text, images)
@@ -159,8 +158,7 @@ def test_the_rollout_follows_the_inputs_of_the_route(asked):
     assert attention.rolled[0] == pytest.approx(outputs[-1], abs=1e-6)
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("key", ["TASK1", "TASK10", "TASK12"])
+@pytest.mark.parametrize(("key", "model"), [case for case in CASES if case[0] in ("TASK1", "TASK10", "TASK12")])
 def test_gradient_times_input_is_the_slope_of_the_score(asked, key, model):
     """Against a difference quotient: one row of the embeddings grows by a small share."""
     model, text, images = asked_once(asked(key, model))

@@ -76,9 +76,10 @@ def test_models_of_every_kind_come_back_bit_for_bit_with_their_shared_weights(wo
         )
 
 
+@pytest.mark.parametrize("name", ["switchbert", "ctrl_vl-bert"])
 @pytest.mark.parametrize("task", HEADS)
-def test_every_head_answers_what_its_scores_say(world, task):
-    model = task_model(world, "switchbert", {task: HEADS[task]})
+def test_every_head_answers_what_its_scores_say(world, task, name):
+    model = task_model(world, name, {task: HEADS[task]})
     texts, images = ["what is red ?", "the blue cube"], [image(world, 5), image(world, 2, seed=1)]
     given = images if task != "TASK12" else [(images[0], images[1]), (images[1], images[0])]
     found = model.predict(texts, given)

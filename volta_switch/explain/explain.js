@@ -15,7 +15,7 @@
   const nameOf = (mark) => isWord(mark) ? `“${mark.querySelector(".said-word").textContent}”`
     : mark.getAttribute("aria-label");
   const measured = (value) => value !== null && value !== undefined;
-  const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
+  const signed = (value) => Math.abs(value) < 0.005 ? "0.00" : (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
   const isSigned = (measure) => measure.name === "occlusion" || measure.name === "gradient";
   const written = (value, measure, linked) => !measured(value) ? "–"
     : isSigned(measure) || (linked && measure.name === "gradient") ? signed(value) : `${(100 * value).toFixed(1)} %`;

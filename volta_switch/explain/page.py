@@ -74,8 +74,10 @@ def page_of(explanation: Explanation, images: Sequence[Shown], model: str = "") 
 
 
 def signed(value: float | None) -> str:
-    """Returns ``+1.23``, with a minus sign; a dash where there is no value."""
-    return "–" if value is None or np.isnan(value) else f"{value:+.2f}".replace("-", "−")
+    """Returns ``+1.23``, with a minus sign, or ``0.00`` without one; a dash where there is no value."""
+    if value is None or np.isnan(value):
+        return "–"
+    return "0.00" if abs(value) < 0.005 else f"{value:+.2f}".replace("-", "−")
 
 
 def percent(value: float | None) -> str:

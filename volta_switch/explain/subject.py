@@ -6,7 +6,7 @@ Legend: S variants, A answers, n regions of an image, T tokens, R region slots w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -163,14 +163,28 @@ class Subject:
             variants: (S,) what is asked.
             routes: modes (S * rows, L, M) and inputs (S * rows, L, C), forced; by default the model chooses.
         """
-        scorer, found = self.model.scorer(self.task), []
+        found: dict[int, np.ndarray] = {}
+        scorer = self.model.scorer(self.task)
         with torch.inference_mode():
-            for start in range(0, len(variants), ROWS_AT_ONCE):
-                some = variants[start : start + ROWS_AT_ONCE]
-                rows = slice(start * self.rows, (start + len(some)) * self.rows)
+            for numbers in self._batches(variants):
+                some = [variants[number] for number in numbers]
+                rows = [number * self.rows + row for number in numbers for row in range(self.rows)]
                 forced: dict[str, Any] = {name: weights[rows] for name, weights in (routes or {}).items()}
-                found.append(self._of_answers(scorer({**self.inputs(some), **forced}).float().cpu(), some))
-        return np.concatenate(found)
+                scores = scorer({**self.inputs(some), **forced}).float().cpu()
+                found |= dict(zip(numbers, self._of_answers(scores, some), strict=True))
+        return np.stack([found[number] for number in range(len(variants))])
+
+    def _batches(self, variants: Sequence[Variant]) -> Iterator[list[int]]:
+        """Yields the numbers of variants that are asked together: those of as many regions, so that none is padded.
+
+        VL-BERT reads an image's last slot also where it is padding, as in VOLTA.
+        """
+        by_count: dict[tuple[int, ...], list[int]] = {}
+        for number, variant in enumerate(variants):
+            counts = tuple(sum(place.image == image for place in variant.regions) for image in range(len(self.images)))
+            by_count.setdefault(counts, []).append(number)
+        for numbers in by_count.values():
+            yield from (numbers[start : start + ROWS_AT_ONCE] for start in range(0, len(numbers), ROWS_AT_ONCE))
 
     def answer_score(self, scores: Tensor) -> Tensor:
         """Returns the score of the explained answer, a scalar, of a head's scores of the whole variant."""

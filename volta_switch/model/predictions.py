@@ -118,20 +118,37 @@ def predict(
     pairs = checked_pairs(_paired(texts, images, question.images), config)
     was_training = model.training
     model.eval()
-    found: list[Prediction] = []
+    words = [np.asarray(model.tokenizer.encode(text, question.longest)) for text, _ in pairs]
+    by_number: dict[int, Prediction] = {}
     try:
         with torch.inference_mode():
-            for start in range(0, len(pairs), batch_size):
-                part = pairs[start : start + batch_size]
-                words = [np.asarray(model.tokenizer.encode(text, question.longest)) for text, _ in part]
-                shown = [image for _, image in part]
+            for part in _batches(words, pairs, config, batch_size):
+                shown = [pairs[number][1] for number in part]
                 rows = [[image_sample(each, config.num_locs, question.most_regions) for each in pair] for pair in shown]
-                found += _read(scores(model_inputs(model, words, rows)).float().cpu(), question, shown, layout)
+                given = model_inputs(model, [words[number] for number in part], rows)
+                by_number |= zip(part, _read(scores(given).float().cpu(), question, shown, layout), strict=True)
     finally:
         model.train(was_training)
+    found = [by_number[number] for number in range(len(pairs))]
     _refuse_nonfinite(found)
     one_of_each = isinstance(texts, str) != isinstance(images, Regions)
     return compared(found, question) if one_of_each else found
+
+
+def _batches(
+    words: Sequence[np.ndarray], pairs: Sequence[Pair], config: Config, batch_size: int
+) -> Iterator[Sequence[int]]:
+    """Yields the numbers of the pairs of each batch, in their order.
+
+    VL-BERT alone reads padding, as in VOLTA: the last slot of an image, and which text of a batch is the shortest. Its
+    batches have pairs of one shape, so that an answer depends on no other pair.
+    """
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for number, (_, images) in enumerate(pairs):
+        shape = (len(words[number]), *map(len, images)) if config.image_embeddings == "vl-bert" else ()
+        by_shape.setdefault(shape, []).append(number)
+    for numbers in by_shape.values():
+        yield from (numbers[start : start + batch_size] for start in range(0, len(numbers), batch_size))
 
 
 def model_inputs(

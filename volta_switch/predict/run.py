@@ -61,7 +61,8 @@ def loaded_predictor(args: argparse.Namespace, source: str) -> Predictor:
 def _answers(predictor: Predictor, requests: list[Request], args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     question = predictor.question
     found = predictor.answers(requests, args.batch_size)
-    shown = tqdm(zip(requests, found, strict=True), total=len(requests), unit="text", leave=False, disable=None)
+    hidden = True if args.out is None else None  # what is printed says how far it is; None: no bar without a terminal
+    shown = tqdm(zip(requests, found, strict=True), total=len(requests), unit="text", leave=False, disable=hidden)
     for request, predictions in shown:
         yield answer_values(request, predictions, question, args.best)
 
