@@ -39,7 +39,7 @@ ALLOWED = {
     "routes": TRAINING,
     "predict": (*TRAINING, "detector"),
     "explain": (*TRAINING, "routes", "predict", "detector"),
-    "play": (*TRAINING, "predict", "explain"),
+    "play": (*TRAINING, "routes", "predict", "explain"),
     "study": ANALYSES,
     "study/report": ANALYSES,
     "controls": (*TRAINING, "study/report"),
@@ -54,6 +54,7 @@ ALLOWED = {
         "predict",
         "explain",
         "play",
+        "detector",
     ),
 }
 

@@ -144,7 +144,7 @@ def test_what_cannot_be_explained_is_refused_and_nothing_is_written(asked, tmp_p
         ([*flags, "--image", "7"], "1 texts and 2 images"),
         ([*flags[:2], of.folder, *flags[2:]], "several models are for --evaluate"),
         ([*flags, "--picture", tmp_path / "no.jpg"], "no such picture"),
-        ([*flags, "--picture", tmp_path / "text.jpg"], "no picture that can be read"),
+        ([*flags, "--picture", tmp_path / "text.jpg"], "not a picture; expected one of"),
         ([*flags, "--picture", tmp_path / "square.png"], "is 100 x 100 pixels"),
         ([*base, "--image", "x.jpg", "--text", "a"], "a picture needs a detector"),
         ([*base, "--image", "x.jpg", "--text", "a", "--picture", "y.jpg"], "shows the image of --features"),

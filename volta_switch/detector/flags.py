@@ -1,4 +1,4 @@
-"""The flags that say which detector looks at pictures, and which of its proposals become regions."""
+"""Which detector looks at pictures and how it chooses, as flags; alone, because no parser imports PyTorch."""
 
 from __future__ import annotations
 

@@ -46,8 +46,8 @@ def write_model(model: ImportedModel, folder: Path, vocabulary: bytes = b"") -> 
 def _files(model: ImportedModel, vocabulary: bytes, source: str) -> dict[str, bytes]:
     """Returns what lies beside configuration and weights. Raises UserError where the vocabulary is none."""
     tokenizer = Tokenizer.of_content(vocabulary, source, model.config.do_lower_case).to_json() if vocabulary else ""
-    about = {"regions": model.layout.regions, "vocabulary": vocabulary}
-    return files_of(model.config, tokenizer, model.task or None, model.labels, **about)
+    regions, task = model.layout.regions, model.task or None
+    return files_of(model.config, tokenizer, task, model.labels, regions=regions, vocabulary=vocabulary)
 
 
 def _record(model: ImportedModel, weights: Path) -> dict[str, Any]:
