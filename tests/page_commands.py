@@ -34,6 +34,7 @@ NOT_RUN = {
     r"bash benchmarks/gpu\.sh": "a GPU; tests/test_gpu_rehearsal.py rehearses it",
     r"python benchmarks/": "minutes of measuring; tests/test_benchmarks.py runs each at a small size",
     r"volta-switch data extract ": "a detector's weights; tests/data/files/test_extract.py runs it with small ones",
+    r"volta-switch finetune .*runs/small-features": "the features that a command before it extracts; so does that test",
     r"volta-switch world-detector ": "a minute of training; tests/world/test_photographs.py runs it",
     r"volta-switch controls": "minutes of training; tests/controls runs its parts, and make test-more the short form",
     r"volta-switch completion ": "nothing: it prints a script, which tests/test_help.py runs",

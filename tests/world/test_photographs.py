@@ -25,6 +25,9 @@ from volta_switch.world.photographs import SMALL, example_of, named_scenes, phot
 from volta_switch.world.pictures import PAPER
 from volta_switch.world.spec import COLOURS, SHAPES, WorldSpec
 
+# As docs/pictures.md has it, where 69.5 % of the test expressions were answered rightly; a text alone: 12.7 %.
+IMAGES = 700
+TRAINING = ("--num_epoch", "6", "--batch_size", "64", "--lr", "1.5e-3", "--save_every", "0", "--save_best_only")
 SETS = ("concap", "refer", "retrieval", "vqa", "nlvr2", "gqa")
 
 
@@ -138,8 +141,4 @@ def test_from_pixels_to_answers_a_model_sees_more_than_its_texts_say(tmp_path, m
     found = evaluation.main([*common, *features[2:], "--from_pretrained", str(run), "--split", "test"])
     chance = 100 * read_object("world/world.json")["balance"]["refer"]["test"]["chance"]
     print(f"{found.score:.1f} %, a text alone: {chance:.1f} %")
-    assert found.score > 2 * chance
-
-
-IMAGES = 800
-TRAINING = ("--num_epoch", "5", "--batch_size", "64", "--lr", "1.5e-3", "--save_every", "0", "--save_best_only")
+    assert found.score > 3 * chance
