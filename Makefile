@@ -45,7 +45,7 @@ golden-runs: setup-test
 
 # Imported models beside the code of the projects that they come from (PEERS_HOME, docs/testing.md).
 test-peers: setup-test
-	$(BIN)/python -m pytest -q tests/weight_tools
+	$(BIN)/python -m pytest -q tests/weight_tools tests/detector
 
 # What only a CUDA GPU can show, in 4 minutes, the most telling first. It takes PYTHON as it is and installs nothing: torch,
 # numpy and pytest are enough, and a test that needs more is skipped and says so. REHEARSE_ON=cpu rehearses it elsewhere.

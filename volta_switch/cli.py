@@ -26,6 +26,7 @@ from volta_switch.routes import route_flags
 from volta_switch.study.commands import add_compare_arguments, add_study_commands
 from volta_switch.train.entry_points import COMMANDS, ENTRY_POINTS, entry_main
 from volta_switch.weight_tools.commands import add_weights_commands
+from volta_switch.world.photograph_commands import add_photograph_arguments, run_photographs
 from volta_switch.world.spec import add_world_arguments, run_world
 
 # VOLTA's name of a command -> what it does.
@@ -124,6 +125,10 @@ def command_parser() -> FlagParser:
     world = commands.add_parser("world", help="write a small synthetic world in VOLTA's file formats")
     add_world_arguments(world)
     world.set_defaults(run=run_world)
+    about = "draw a world's scenes as pictures, and train a small detector on them"
+    photographs = commands.add_parser("world-detector", help=about)
+    add_photograph_arguments(photographs)
+    photographs.set_defaults(run=run_photographs)
     quick = commands.add_parser("quick", help="train one small model on one task, and draw what it saw and answered")
     add_quick_arguments(quick)
     quick.set_defaults(run=run_quick)

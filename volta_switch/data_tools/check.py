@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from volta_switch.checksums import verify
+from volta_switch.data.detector_facts import described, facts_of
 from volta_switch.data.feature_files import find_format, has_feature_suffix, known_format, open_features
 from volta_switch.data.files.stores import FeatureStore, Inspection, Records
 from volta_switch.data.geometry import Geometry
@@ -81,9 +82,11 @@ def check_features(path: Path, sample: int | None = None) -> Report:
     try:
         verify(path)
         found = known_format(path)
+        facts = facts_of(path)
+        notes = [] if facts is None else [f"made by {described(facts)}"]
         if found.kind_of(path) == "pairs":
-            return _check_pairs(found.open_records(path), path, f"{found.title}, image-caption pairs", sample)
-        report = Report(str(path), found.title)
+            return _check_pairs(found.open_records(path), path, f"{found.title}, image-caption pairs", sample, notes)
+        report = Report(str(path), found.title, notes=notes)
         store = open_features(path, detections=True)
     except UserError as error:
         return Report(str(path), "unreadable", problems=[str(error)])
@@ -125,8 +128,8 @@ def cross_check(annotations: Report, features: list[Report], setting: str = "", 
     annotations.notes.append(f"{len(needed)} images needed, {unused} of the {len(present)} in {names} not among them")
 
 
-def _check_pairs(source: Records, path: Path, title: str, sample: int | None) -> Report:
-    report = Report(str(path), title)
+def _check_pairs(source: Records, path: Path, title: str, sample: int | None, notes: list[str]) -> Report:
+    report = Report(str(path), title, notes=notes)
     inspection = _inspected(source, report, sample)
     places = range(len(source)) if inspection.usable is None else inspection.usable
     chosen = _spread(places, sample)

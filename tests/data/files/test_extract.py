@@ -9,7 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import yaml
 
+from peer_frcnn import peer_settings
 from small_detectors import QUICK, patterned, small_detector, write_pictures
 from stored_records import content
 from volta_switch.cli import main
@@ -64,6 +67,7 @@ def test_a_compact_store_holds_what_the_detector_says(desk, tmp_path, capsys):
             np.testing.assert_array_equal(getattr(found, field), getattr(right, field))
         np.testing.assert_allclose(found.cls_prob.dense(), right.cls_prob, atol=1e-6)
     assert main(["data", "check", str(tmp_path / "store")]) is None
+    assert "note: made by a sixteenth (weights " in capsys.readouterr().out
 
 
 def test_features_in_float16_unless_told_otherwise(desk, tmp_path):
@@ -206,13 +210,17 @@ def test_flags_that_mean_nothing(desk, tmp_path, capsys, flags, said):
 
 
 def test_a_detector_of_the_hub(desk, tmp_path, hub):
-    """Hugging Face's folder by its address."""
-    files = {path.name: path.read_bytes() for path in (desk / "detector").iterdir() if path.suffix != ".sums"}
-    hub.create("me/detector", files)
-    argv = ("data", "extract", desk / "pictures", tmp_path / "store", "--detector", "hf://me/detector", *COMMON)
+    """As Hugging Face's lies there: a configuration in YAML and a PyTorch file, by its address."""
+    detector = small_detector(resizing="points")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(peer_settings(detector.config, 36)))
+    torch.save(detector.network.state_dict(), tmp_path / "pytorch_model.bin")
+    hub.create("me/frcnn", {name: (tmp_path / name).read_bytes() for name in ("config.yaml", "pytorch_model.bin")})
+    argv = ("data", "extract", desk / "pictures", tmp_path / "store", "--detector", "hf://me/frcnn", *COMMON)
     done = hub.command(*map(str, argv))
     assert done.returncode == 0, done.stderr
-    np.testing.assert_array_equal(open_features(tmp_path / "store")["100"].boxes, expected(desk).boxes)
+    (right,) = detector([("100", patterned(128, 96, seed=0))], Selection("maxnms", 12, 12))
+    np.testing.assert_allclose(open_features(tmp_path / "store")["100"].boxes, right.boxes, atol=1e-3)
+    assert facts_of(tmp_path / "store")["weights"] == detector.weights
 
 
 @pytest.fixture
