@@ -66,7 +66,8 @@ test-oldest test-newest: test-%:
 # The tests that run VOLTA itself: VOLTA_HOME must name a checkout of github.com/e-bug/volta.
 test-volta: export VOLTA_HOME := $(abspath $(VOLTA_HOME))
 test-volta: volta-home setup-volta
-	$(VOLTA_BIN)/python -m pytest -n 2 --dist loadfile -q tests/plugin tests/data/test_read_by_volta.py tests/data/test_pretraining_read_by_volta.py
+	$(VOLTA_BIN)/python -m pytest -n 2 --dist loadfile -q tests/plugin tests/data/test_read_by_volta.py tests/data/test_pretraining_read_by_volta.py \
+		tests/ablation/test_ablation_in_volta.py
 	$(VOLTA_BIN)/python -m pytest -n 2 --dist loadfile -q -k volta tests/data/files/test_convert.py tests/test_benchmarks.py
 
 volta-home:
