@@ -155,3 +155,17 @@ def test_a_changed_file_of_the_world_is_refused(entities_world, folder, tmp_path
         path.write_text(path.read_text().replace("red", "green"))
     flags = ("--tasks_config_file", str(copy.path / TASKS), "--out", str(tmp_path / "out.json"))
     assert "copy it again or have it written again" in refused(capsys, folder, *flags)
+
+
+def test_a_model_is_taken_by_its_address(hub, ablate, entities_world, folder):
+    """The file names the commit, and the numbers are those of the folder."""
+    hub.create("me/model", folder)
+    flags = ("--split", "val", "--direction", "vis4lang", "--masking", "none")
+    data = ("--tasks_config_file", entities_world.path / TASKS)
+    done = hub.command("ablate", "hf://me/model", *data, *flags)
+    assert done.returncode == 0, done.stderr
+    named = json.loads((hub.folder / "results" / "model" / "val_ablation.json").read_text())
+    _, own = ablate(*flags)
+    assert named["model"] == f"hf://me/model@{hub.commit_of('me/model')}"
+    assert [row["value"] for row in named["losses"]] == pytest.approx([row["value"] for row in own["losses"]])
+    assert named["weights"] == own["weights"]

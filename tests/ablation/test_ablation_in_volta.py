@@ -31,9 +31,10 @@ volta_checkout()
 
 FIXES = {VISION: ("ablated-global", "cut-phrases"), LANGUAGE: ("masked-global", "unseen-objects", "object-labels")}
 TOLERANCE = 1e-5
-# Single stream, dual streams, LXMERT's and VL-BERT's layouts; the global region last, and none.
+# Every architecture; the global region last, and none; visual targets 3 and 6 in the place of 0.
 CASES = [
-    *((name, {}) for name in ("ctrl_uniter", "ctrl_vilbert", "ctrl_lxmert", "ctrl_visualbert", "switchbert")),
+    *((name, {}) for name in ("ctrl_uniter", "ctrl_vilbert", "ctrl_lxmert", "ctrl_visualbert", "ctrl_interbert")),
+    ("switchbert", {}),  # by the plug-in
     ("ctrl_vl-bert", {"v_coordinate_embeddings_dim": 256}),
     ("ctrl_uniter", {"add_global_imgfeat": "last"}),
     ("ctrl_vilbert", {"add_global_imgfeat": None}),
