@@ -134,6 +134,9 @@ def _run(args: argparse.Namespace) -> None:
         work = Work(args.detector, selection, args.batch)
         manifest = extract(pictures, args.out, detector, work, output, devices, progress)
     print(f"{args.out}: {manifest['records']} pictures, {manifest['regions']} regions, {selection.kind}")
+    missing = manifest["records"] * selection.least - manifest["regions"]
+    if missing > 0 and all(file.boxes is None for file in pictures.files):
+        print(f"  {missing} regions fewer than {selection.least} a picture: some pictures do not give so many")
     if there:
         print("  it was there already; nothing was computed")
     if manifest["passed_over"]:
