@@ -107,23 +107,28 @@ def _run(args: argparse.Namespace) -> None:
     from volta_switch.data_tools.extract import Output, devices_of, extract, selection_of
     from volta_switch.data_tools.picture_sources import find_pictures
     from volta_switch.detector.checkpoints import load_detector
+    from volta_switch.hub_models import is_address, pinned
 
     selection = selection_of(args.select, args.regions)
     devices = devices_of(args.device, args.jobs)
     pictures = find_pictures(args.images, args.boxes)
     if args.part != (1, 1):
         pictures = pictures.share(*args.part)
-    alone = len(set(devices)) == 1 and len(devices) == 1
-    detector = load_detector(args.detector, devices[0] if alone else "cpu")
+    alone = len(devices) == 1
+    source = pinned(args.detector) if is_address(args.detector) else args.detector  # all processes read one commit
+    detector = load_detector(source, devices[0] if alone else "cpu")
     output = Output(args.to, args.dtype, args.top_classes, args.top_attributes, args.captions, args.max_bad_records)
     there = Path(args.out).exists()
     if not there:
         where = f"{len(devices)} processes on {', '.join(sorted(set(devices)))}" if not alone else devices[0]
         print(f"{len(pictures.files)} pictures, {detector.config.name} ({where})", file=sys.stderr)
     with _Progress() as progress:
-        work = Work(args.detector, selection, args.batch)
+        work = Work(source, selection, args.batch)
         manifest = extract(pictures, args.out, detector, work, output, devices, progress)
     print(f"{args.out}: {manifest['records']} pictures, {manifest['regions']} regions, {selection.kind}")
+    missing = manifest["records"] * selection.least - manifest["regions"]
+    if missing > 0 and all(file.boxes is None for file in pictures.files):
+        print(f"  {missing} regions fewer than {selection.least} a picture: some pictures do not give so many")
     if there:
         print("  it was there already; nothing was computed")
     if manifest["passed_over"]:

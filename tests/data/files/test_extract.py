@@ -149,6 +149,14 @@ def test_boxes_from_outside_take_the_place_of_proposals(desk, tmp_path):
     assert (facts["selection"], facts["number"]) == ("caffe, given boxes", "as given")
 
 
+def test_pictures_that_give_too_few_regions_are_told(desk, tmp_path, capsys):
+    extract(desk, tmp_path / "store", "--regions", "60")  # of 40 proposals at most
+    store = open_features(tmp_path / "store")
+    counts = [len(store[name]) for name in store]
+    assert max(counts) <= 40
+    assert f"{60 * PICTURES - sum(counts)} regions fewer than 60 a picture" in capsys.readouterr().out
+
+
 def test_pictures_in_a_tar(desk, tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         tar.add(desk / "pictures", ".")
