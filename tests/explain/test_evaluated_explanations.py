@@ -61,6 +61,8 @@ def test_rates_are_means_with_intervals_over_images_and_over_seeds():
         wanted = estimate_mean(grouped if models > 1 else grouped[0]).interval()
         assert rate["interval"] == pytest.approx(list(wanted))
         assert rate["above interval"] == pytest.approx([edge - 25 for edge in wanted])
+    always = Hits({"occlusion": [[1.0]] * 59 + [[0.0]], "chance": [[0.5]] * 60}, [str(at) for at in range(60)])
+    assert evaluation._rates(always, 1)["methods"]["occlusion"]["interval"][1] == 100  # and not more
     few = Hits({"occlusion": [[1.0], [0.0]], "chance": [[0.5], [0.5]]}, ["1", "2"])
     assert evaluation._rates(few, 1)["methods"]["occlusion"]["interval"] is None
 

@@ -148,7 +148,7 @@ def _rates(hits: Hits, models: int) -> dict[str, Any]:
     methods = {}
     for method, values in hits.by_method.items():
         of_models = np.array(values).T
-        rate = {"rate": 100 * float(of_models.mean()), "interval": _interval(of_models, hits.images)}
+        rate = {"rate": 100 * float(of_models.mean()), "interval": _within(_interval(of_models, hits.images))}
         if method != CHANCE:
             above = of_models - chance
             rate |= {"above chance": 100 * float(above.mean()), "above interval": _interval(above, hits.images)}
@@ -164,6 +164,11 @@ def _interval(values: np.ndarray, images: Sequence[str]) -> list[float] | None:
     found = estimate_mean(grouped) if len(grouped) > 1 else estimate_mean(grouped[0], "image")
     low, high = found.interval()
     return None if np.isnan(low) else [low, high]
+
+
+def _within(interval: list[float] | None) -> list[float] | None:
+    """Returns the part of an interval in which rates can be."""
+    return None if interval is None else [max(interval[0], 0.0), min(interval[1], 100.0)]
 
 
 def rates_text(found: dict[str, Any]) -> str:
