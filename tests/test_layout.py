@@ -6,7 +6,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "volta_switch"
 MOST_LINES = 350  # of a file
-MOST_FILES = 290  # of the package
+MOST_FILES = 300  # of the package
 FEWEST_LINES = 30  # of a file whose first line does not say why it stands alone
 REASON = "alone"  # the word of such a first line; packages and __main__ have theirs in their names
 VAGUE = ("utils", "util", "helpers", "helper", "common", "misc")  # no names for modules
