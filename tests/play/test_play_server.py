@@ -121,7 +121,9 @@ def test_it_serves_this_machine_alone_until_it_is_interrupted(page_of, world, tm
         world.tasks_file,
         "--no-open",
     ]
-    running = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  a background job's is ignored
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    running = subprocess.Popen(list(map(str, command)), **pipes, text=True, preexec_fn=listen)
     try:
         address = running.stdout.readline().strip()
         host, port, token = re.fullmatch(r"http://(127\.0\.0\.1):(\d+)/([\w-]{20,})/", address).groups()

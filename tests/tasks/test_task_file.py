@@ -11,7 +11,7 @@ from volta_switch.tasks import annotation_files, build_task, features_path, load
 from volta_switch.tasks.task_file import REQUIRED, WORLD, TaskSpec
 from volta_switch.world.build import SUMMARY
 
-SHIPPED = sorted((Path(__file__).parents[2] / "config_tasks").glob("*.yml"))
+SHIPPED = sorted((Path(__file__).parents[2] / "config_tasks").glob("ctrl_*.yml"))  # the ablation's is no training task
 ENTRY = {
     "name": "refcoco+", "type": "V-logit", "dataroot": "data", "features_h5path1": "feat.lmdb",
     "max_seq_length": 20, "train_split": "train", "val_split": "val",

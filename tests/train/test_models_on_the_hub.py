@@ -92,7 +92,8 @@ def test_a_layout_of_another_program_is_imported_by_its_address(hub, tmp_path):
     sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 40}
     config = transformers.LxmertConfig(**sizes, l_layers=1, r_layers=1, x_layers=1, vocab_size=99, visual_feat_dim=8)
     transformers.LxmertForPreTraining(config).save_pretrained(tmp_path / "theirs")
-    (tmp_path / "theirs" / "vocab.txt").write_text("[PAD]\n")
+    words = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
+    (tmp_path / "theirs" / "vocab.txt").write_text(words)
     hub.create("their/lxmert", tmp_path / "theirs")
     refused = hub.command("evaluate", "--from_pretrained", "hf://their/lxmert", "--task", "TASK1")
     named = f"hf://their/lxmert@{hub.commit_of('their/lxmert')}"
@@ -100,7 +101,7 @@ def test_a_layout_of_another_program_is_imported_by_its_address(hub, tmp_path):
     assert f"`volta-switch weights import {named} FOLDER`" in refused.stderr and not hub.sent["model.safetensors"]
     done(hub, "weights", "import", "hf://their/lxmert", "ours")
     assert load_config(tmp_path / "ours").fusion_act == "tanh"
-    assert (tmp_path / "ours" / "vocab.txt").read_text() == "[PAD]\n"
+    assert (tmp_path / "ours" / "vocab.txt").read_text() == words
 
 
 def test_addresses_are_those_of_commits_and_name_what_can_be_used(hub):

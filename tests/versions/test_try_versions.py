@@ -35,9 +35,9 @@ def test_a_requirement_without_one_lower_bound_is_refused(requirement):
         lowest(requirement)
 
 
-def test_every_requirement_but_those_of_volta_and_of_the_linters_is_tried():
+def test_every_requirement_but_those_of_volta_of_the_linters_and_of_the_page_is_tried():
     extras = project()["project"]["optional-dependencies"]
-    assert set(extras) == {"h5", "stream", "volta", "test", "lint"}
+    assert set(extras) == {"h5", "stream", "play", "volta", "test", "lint"}
     stated = stated_requirements(project())
     for each in (*project()["project"]["dependencies"], *extras["h5"], *extras["stream"], *extras["test"]):
         assert each in stated or package(each) == "volta-switch"
