@@ -38,9 +38,22 @@ def test_a_wrong_token_learns_nothing(page, token, method, path):
     assert response.status_code == 403 and "not the page's address" in response.json["error"]
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:5000", "127.0.0.1.evil.example:1", "", "[::1]:5000"])
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:5000", "127.0.0.1.evil.example:1", "", "[::1]:5000", "127.0.0.1.evil.example"],
+)
 def test_another_hosts_name_is_refused(page, host):
     assert page.send("GET", "", host=host).status_code in (400, 403)
+
+
+def test_the_address_without_its_end_says_so(page):
+    response = page.client.get(f"/{TOKEN}", headers={"Host": HOST})
+    assert response.status_code == 404 and "ends with /" in response.json["error"]
+    assert page.client.get("/wrong", headers={"Host": HOST}).status_code == 403
+
+
+def test_port_80_is_not_named_by_browsers(page):
+    assert page.send("GET", "", host="127.0.0.1").status_code == 200
 
 
 def test_localhost_is_this_machine(page):

@@ -86,6 +86,12 @@ def logit(share):
     return float(np.log(share) - np.log1p(-share))
 
 
+def test_models_that_join_both_images_have_examples(page_of):
+    page = page_of("TASK12", "ctrl_visualbert")
+    offer = page.session.album.offers[0]
+    assert len(offer.pictures) == 2 and page.ask(offer.pictures, offer.texts).status == 200
+
+
 def test_several_choices_are_forced_together(page_of):
     page = page_of("TASK10")
     offer = page.session.album.offers[0]

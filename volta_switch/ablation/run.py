@@ -20,7 +20,7 @@ from volta_switch.errors import UserError
 from volta_switch.hub_models import is_address, pinned, repository_name
 from volta_switch.model.bert import BertForVLPreTraining
 from volta_switch.tasks.task_file import TaskSpec, load_task
-from volta_switch.train.device import autocast, prepare_device
+from volta_switch.train.device import autocast, out_of_memory_explained, prepare_device
 from volta_switch.weights import fingerprint
 
 FORMAT = 1
@@ -56,7 +56,7 @@ def run_ablation(args: argparse.Namespace) -> None:
     refuse_unfit(model, settings)
     samples = _samples(args, spec, split, model, settings)
     model.to(device)
-    with autocast(device, precision):
+    with out_of_memory_explained(lambda: "give a smaller --batch-size"), autocast(device, precision):
         losses = measure(model, samples, settings, args.batch_size)
     rows = loss_rows(samples.phrases, losses)
     found: dict[str, Any] = {

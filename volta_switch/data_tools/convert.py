@@ -33,6 +33,11 @@ class Targets:
     def __contains__(self, name: object) -> bool:
         return name in tuple(self)
 
+    @staticmethod
+    def of_pairs(name: str) -> bool:
+        """Returns whether a target holds images with captions."""
+        return name != _COMPACT and _targets()[name].pairs
+
 
 def _targets() -> dict[str, Target]:
     """Returns the targets that formats register, by name: first those of images, then those of pairs."""

@@ -26,7 +26,7 @@ from volta_switch.data_tools.repack import write_store
 from volta_switch.detector.detect import Detector
 from volta_switch.detector.selection import Selection
 from volta_switch.errors import UserError
-from volta_switch.files import remove
+from volta_switch.files import measured, remove
 
 SAFE_AFTER = 1.0  # seconds of work that a kill may cost, and the picture that is computed then
 EVERY_SCORE = 1 << 15  # more than a detector has
@@ -86,8 +86,7 @@ def extract(
     out = Path(out)
     if output.to not in TARGETS:
         raise UserError(f"--to {output.to}: expected one of {', '.join(TARGETS)}")
-    if output.captions is not None and output.to == COMPACT:
-        raise UserError("--captions: a compact store of pictures holds none; leave it out, or use --to concap")
+    _check_captions(pictures, output)
     facts = detector.facts(work.selection, given=any(file.boxes is not None for file in pictures.files))
     straight = output.to == COMPACT
     sizes = (output.dtype, output.top_classes, output.top_attributes)
@@ -100,6 +99,7 @@ def extract(
         "top_attributes": top_attributes,
         DETECTOR: facts,
         "batch": work.batch,
+        "settings": json_digest(detector.config.to_dict()),
     }
     if not straight and out.exists() and (found := _there(out, plan, output)) is not None:
         return found
@@ -117,6 +117,22 @@ def extract(
     return _counts(manifest)
 
 
+def _check_captions(pictures: Pictures, output: Output) -> None:
+    """Raises UserError, before a picture is looked at, where captions are missing or have no place."""
+    pairs = TARGETS.of_pairs(output.to)
+    if output.captions is None:
+        if pairs:
+            raise UserError(f"--to {output.to}: needs --captions FILE, a JSON object {{image id: caption}}")
+        return
+    if not pairs:
+        what = "a compact store of pictures" if output.to == COMPACT else output.to
+        raise UserError(f"--captions: {what} holds none; leave it out, or use --to concap")
+    known = read_object(Path(output.captions))
+    bare = next((file.image_id for file in pictures.files if not isinstance(known.get(file.image_id), str)), None)
+    if bare is not None:
+        raise UserError(f"{output.captions}: no caption of image {bare!r}; expected {{image id: caption}} of every one")
+
+
 def _there(out: Path, plan: dict[str, Any], output: Output) -> dict[str, Any] | None:
     """Returns what ``extract`` does where ``out`` is there; None where a killed run had only made its folder.
 
@@ -128,6 +144,10 @@ def _there(out: Path, plan: dict[str, Any], output: Output) -> dict[str, Any] | 
         raise UserError(f"{out}: exists, and not as these features of these pictures; delete it, or give another OUT")
     store = out.with_name(out.name + _WORK)
     if out.is_dir() and not (out / "data.mdb").is_file():
+        if strange := [path.name for path in out.iterdir() if not path.name.startswith((".", "data.mdb", "lock.mdb"))]:
+            raise UserError(
+                f"{out}: holds {strange[0]}, which is no part of features; move it away, or give another OUT"
+            )
         shutil.rmtree(out)
         return None
     if (store / compact.MANIFEST).is_file():  # of a run that was killed at its very end
@@ -140,7 +160,8 @@ def _counts(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _digest(plan: dict[str, Any], output: Output) -> str:
-    return json_digest({**plan, "to": output.to})
+    captions = None if output.captions is None else measured(Path(output.captions))["sha256"]
+    return json_digest({**plan, "to": output.to, "captions": captions})
 
 
 def devices_of(name: str, jobs: int) -> list[str]:

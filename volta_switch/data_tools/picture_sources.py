@@ -198,7 +198,7 @@ def read_boxes(path: str | Path) -> dict[str, np.ndarray]:
     if isinstance(content, dict) and isinstance(content.get("annotations"), list):
         content = content["annotations"]
     if isinstance(content, dict):
-        return {key: _boxes(value, f"{path}, image {key!r:.60}") for key, value in content.items()}
+        return {image_key(key): _boxes(value, f"{path}, image {key!r:.60}") for key, value in content.items()}
     if not isinstance(content, list):
         raise UserError(f"{path}: expected {{image id: boxes}}, or COCO's annotations")
     found: dict[str, list[list[float]]] = {}
@@ -230,5 +230,8 @@ def _with_boxes(
 ) -> Iterator[PictureFile]:
     for file in files:
         if file.image_id not in boxes:
-            raise UserError(f"{source}: no boxes of image {file.image_id!r} ({file.name})")
+            raise UserError(
+                f"{source}: no boxes of image {file.image_id!r} ({file.name}); give a list of the pictures that have "
+                "some, a path a line"
+            )
         yield replace(file, boxes=boxes[file.image_id])

@@ -39,6 +39,7 @@ _BUILT_IN = {
     ("roi_box_head", "cls_agnostic_bbox_reg"): False,
     ("roi_box_head", "res5halve"): False,
     ("rpn", "bbox_reg_weights"): [1.0, 1.0, 1.0, 1.0],
+    ("input", "format"): "BGR",
     ("model", "max_pool"): True,
     ("model", "pixel_std"): [1.0, 1.0, 1.0],
 }

@@ -31,6 +31,10 @@ def write_page(args: argparse.Namespace) -> None:
     predictor = loaded_predictor(args, args.model[0])
     request = Request((args.text,), tuple(args.image), args.features)
     request.check(predictor.question)
+    if len(request.images) != predictor.question.images:
+        raise UserError(
+            f"{len(request.images)} images, and a page is of {predictor.question.images}; give --image so often"
+        )
     predictor.sources.check(request.images, request.features)
     images = tuple(predictor.sources.regions(image, args.features) for image in args.image)
     shown = _shown(args, predictor, images)
@@ -38,7 +42,7 @@ def write_page(args: argparse.Namespace) -> None:
     _say(f"then {pairs_to_measure(found.subject)} times without a word and a region together")
     page = page_of(found, shown, _name(args.model[0]))
     with replacing(Path(args.out)) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     _say(f"{args.out}: written")
 
 

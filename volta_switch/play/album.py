@@ -20,6 +20,7 @@ from volta_switch.tasks.task_file import load_model_task
 
 SHOWN = 24  # examples of a task's data, or ids of a feature file, that are offered
 MOST_DROPPED = 64  # pictures that are kept; of more the first are forgotten
+_DRAWING = threading.Lock()  # the scenes of a split are drawn once
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -38,7 +39,8 @@ class Picture:
     @cached_property
     def shown(self) -> Shown:
         """What the page shows; raises UserError where the picture is another image's."""
-        return self.draw()
+        with _DRAWING:
+            return self.draw()
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,9 @@ class Album:
         rows = list(task.dataset(split, training=False).sample_rows.values())
         for sample in _spread(rows, SHOWN):
             ((_, text), *_) = sample
-            images = [image for image, _ in sample][: self.predictor.question.images]
+            wanted = self.predictor.question.images
+            names = [image for image, _ in sample] if len(sample) >= wanted else sample[0][0].split()  # both in one row
+            images = names[:wanted]
             self.offers.append(Offer(tuple(self._place(image, features) for image in images), (text,)))
 
     def add_features(self, features: str) -> None:
@@ -143,14 +147,19 @@ class Album:
                 key = self._place(str(path), "")
                 if key in self._known:
                     return key
-            path.write_bytes(content)
             try:
+                path.write_bytes(content)
                 shown = self[key].shown  # now, while its file is there
             except UserError as error:
                 self._forget(key)
                 raise UserError(str(error).replace(str(path), "the picture")) from None
+            except OSError as error:
+                self._forget(key)
+                raise UserError(
+                    f"the picture cannot be kept ({error.strerror}); make room in {folder.parent}"
+                ) from None
             finally:
-                path.unlink()
+                path.unlink(missing_ok=True)
             with self._lock:
                 regions = self._known[key].regions
                 self._known[key] = Picture(regions, lambda: replace(shown, about="a dropped picture"))
@@ -165,7 +174,7 @@ class Album:
             self._places.pop(key, None)
 
     def _place(self, image: str, features: str) -> str:
-        key = hashlib.sha256(f"{features}\n{image}".encode()).hexdigest()[:16]
+        key = hashlib.sha256(f"{features}\n{image}".encode(errors="backslashreplace")).hexdigest()[:16]
         self._places[key] = (image, features)
         return key
 

@@ -2,7 +2,7 @@
 "use strict";
 const facts = JSON.parse(document.getElementById("facts").textContent);
 const at = (id) => document.getElementById(id);
-const state = { pictures: [], slot: 0, forced: [], routes: [], keys: {}, asked: 0 };
+const state = { pictures: [], slot: 0, forced: [], routes: [], keys: {}, asked: 0, chosen: 0 };
 const SVG = "http://www.w3.org/2000/svg";
 const HINTS = {
   "V-logit": "An expression for one thing in the picture", "VL-classifier": "A question",
@@ -70,7 +70,7 @@ function offer(each) {
 }
 
 async function choose(each) {
-  complain(null);
+  const number = begin();
   if (facts.pictures === each.pictures.length) {
     state.pictures = [...each.pictures];
   } else {  // one of two
@@ -84,12 +84,24 @@ async function choose(each) {
   at("stage").textContent = "looking at the picture …";
   try {
     const found = await Promise.all(state.pictures.filter(Boolean).map(look));
+    if (number !== state.chosen) return;
     at("stage").replaceChildren(...found.map(stage));
     if (state.pictures.length === facts.pictures && at("text").value.trim()) await ask();
   } catch (error) {
+    if (number !== state.chosen) return;
     at("stage").replaceChildren();
     complain(error);
   }
+}
+
+function begin() {  // what is under way for another picture is not shown any more
+  ++state.asked;
+  complain(null);
+  at("send").disabled = false;
+  at("answer").replaceChildren();
+  at("routes").hidden = true;
+  state.chances = undefined;
+  return ++state.chosen;
 }
 
 function stage(found) {
@@ -128,16 +140,16 @@ function percent(value) {
 
 async function drop(file) {
   if (!file) return;
-  complain(null);
+  const number = begin();
   at("stage").textContent = "finding regions: tens of seconds on a CPU …";
   try {
     const { key } = await request("picture", { method: "POST", body: file });
     const each = { pictures: [key], texts: [], title: file.name };
     const item = offer(each);
     look(key).then((found) => { item.querySelector("img").src = found.address; });
-    await choose(each);
+    if (number === state.chosen) await choose(each);
   } catch (error) {
-    at("stage").replaceChildren();
+    if (number === state.chosen) at("stage").replaceChildren();
     complain(error);
   }
 }

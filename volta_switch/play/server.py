@@ -21,6 +21,7 @@ import secrets
 import signal
 import sys
 import tempfile
+import threading
 import webbrowser
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -85,11 +86,13 @@ class Application:
     def _answer(self, request: Any) -> Any:
         from werkzeug.exceptions import Forbidden, MethodNotAllowed, NotFound
 
-        if request.host.rpartition(":")[0] not in HOSTS:
+        if request.host.partition(":")[0] not in HOSTS:
             raise Forbidden(f"the page's address begins with http://{HOST}")
-        token, _, path = request.path.removeprefix("/").partition("/")
+        token, slash, path = request.path.removeprefix("/").partition("/")
         if not hmac.compare_digest(token.encode(), self._token.encode()):
             raise Forbidden("not the page's address; volta-switch play has printed it")
+        if not slash:
+            raise NotFound("the page's address ends with /")
         place, _, rest = path.partition("/")
         wanted = {"": "GET", "ask": "POST", "picture": "GET" if rest else "POST"}.get(place)
         if wanted is None or (rest and place != "picture"):
@@ -151,15 +154,28 @@ def make_server(application: Application, port: int) -> BaseWSGIServer:
         raise UserError('the page needs the package werkzeug: pip install "volta-switch[play]"') from None
 
     class Silent(serving.WSGIRequestHandler):
-        """Prints no line for each request."""
+        """Prints no line for each request, and ends idle connections."""
+
+        timeout = 60  # seconds
 
         def log(self, *args: Any) -> None:
             """Prints nothing."""
 
     try:
         return serving.make_server(HOST, port, application, threaded=True, request_handler=Silent)
-    except (OSError, SystemExit) as error:
-        raise UserError(f"--port {port}: cannot be listened on ({error}); give another, or 0") from None
+    except (OSError, SystemExit):
+        raise UserError(f"--port {port}: cannot be listened on; give another, or 0") from None
+
+
+def _open(address: str, folder: Path) -> None:
+    """Opens the page in the browser, which may take its time.
+
+    A browser's command line can be read by all users of the machine, and the address holds the token. So a file is
+    opened that its owner alone can read.
+    """
+    start = folder / "open.html"
+    start.write_text(f'<meta http-equiv="refresh" content="0;url={address}">', encoding="utf-8")
+    threading.Thread(target=webbrowser.open, args=(start.as_uri(),), daemon=True).start()
 
 
 def serve(args: argparse.Namespace) -> None:
@@ -189,9 +205,11 @@ def serve(args: argparse.Namespace) -> None:
         address = f"http://{HOST}:{server.server_port}/{token}/"
         print(address, flush=True)
         print("Ctrl-C ends it; the address works on this machine alone", file=sys.stderr)
+        for number in (signal.SIGTERM, signal.SIGHUP):  # so that the folder goes
+            if signal.getsignal(number) != signal.SIG_IGN:  # which nohup asks for
+                signal.signal(number, signal.default_int_handler)
         if args.open:
-            webbrowser.open(address)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the folder goes
+            _open(address, Path(folder))
         with suppress(KeyboardInterrupt):
             server.serve_forever()
         server.server_close()

@@ -39,7 +39,10 @@ def answer_requests(args: argparse.Namespace) -> None:
         for values in answers:
             print(json.dumps(values, ensure_ascii=False) if args.json else answer_text(values))
         return
-    with replacing(Path(args.out)) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with (
+        replacing(Path(args.out)) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         for values in answers:
             file.write(json.dumps(values, ensure_ascii=False) + "\n")
     print(f"{args.out}: {len(requests)} answers", file=sys.stderr)

@@ -28,7 +28,7 @@ from volta_switch.detector.losses import Example, Training, train
 from volta_switch.detector.settings import DetectorConfig
 from volta_switch.errors import UserError
 from volta_switch.files import writing_folder
-from volta_switch.world.build import SUMMARY
+from volta_switch.world.build import FORMAT, SUMMARY
 from volta_switch.world.content import World, draw_world
 from volta_switch.world.files import gqa_name, image_name
 from volta_switch.world.pictures import SCALE, draw_objects
@@ -114,7 +114,10 @@ def write_photographs(
 def spec_of(folder: Path) -> WorldSpec:
     """Returns the parameters of a world; raises UserError where a folder holds none."""
     try:
-        values = json.loads(read_recorded(folder / SUMMARY))["spec"]
+        summary = json.loads(read_recorded(folder / SUMMARY))
+        values = summary["spec"]
+        if summary["format"] != FORMAT:
+            raise UserError(f"{folder}: a world of another version; write it anew (volta-switch world --overwrite)")
         known = {field.name for field in fields(WorldSpec)}
         return WorldSpec(**{name: value for name, value in values.items() if name in known})
     except (OSError, ValueError, KeyError, TypeError):
