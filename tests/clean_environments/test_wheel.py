@@ -132,7 +132,8 @@ def test_every_module_is_imported_without_an_extra(said):
 def test_what_is_shipped_is_found_from_another_folder(said, kind):
     reads = {
         "config": "from volta_switch import load_config; load_config(name.removeprefix('config/'))",
-        "config_tasks": "from volta_switch.tasks import load_task; load_task(name, 'TASK18' if 'ablation' in name else 'TASK10')",
+        "config_tasks": "from volta_switch.tasks import load_task; "
+        "load_task(name, 'TASK18' if 'ablation' in name else 'TASK10')",
         "studies": "from volta_switch.study.plan import load_study; load_study(name)",
     }
     names = [name for name in shipped_files() if name.startswith(f"{kind}/")]
