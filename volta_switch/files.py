@@ -98,6 +98,12 @@ def writing_folder(folder: Path) -> Iterator[Path]:
         raise
 
 
+def refuse_replacing(out: Path, overwrite: bool) -> None:
+    """Raises UserError where a command's --out is there, unless --overwrite says that it may be replaced."""
+    if out.exists() and not overwrite:
+        raise UserError(f"{out}: is there already; give another --out, or replace it with --overwrite")
+
+
 def lock_alone(file: IO[Any] | int, told: str) -> None:
     """Takes the lock of an open file or folder, which goes when it is closed, however its process ends.
 
@@ -146,6 +152,12 @@ def flush_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def user_cache() -> Path:
+    """Returns this project's folder below $XDG_CACHE_HOME, else below ~/.cache."""
+    above = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(above) / "volta-switch"
 
 
 def here_or_shipped(name: str | Path) -> Path:

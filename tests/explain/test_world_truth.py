@@ -8,8 +8,9 @@ import pytest
 from volta_switch import UserError
 from volta_switch.data.feature_files import open_features
 from volta_switch.data.regions import pairwise_iou
-from volta_switch.explain.world_truth import data_set_of, features_of, read_spec, true_texts
+from volta_switch.explain.world_truth import data_set_of, features_of, region_of_each_object, true_texts
 from volta_switch.world import WorldSpec
+from volta_switch.world.build import world_spec
 from volta_switch.world.content import draw_split
 from volta_switch.world.phrases import denote
 from volta_switch.world.scenes import members
@@ -117,12 +118,12 @@ def test_a_questions_truth_names_all_that_its_phrases_denote(name):
 
 
 def test_regions_are_found_by_their_boxes(world):
-    spec = read_spec(world.path)
+    spec = world_spec(world.path)
     for name in ("refer", "vqa", "gqa"):
         store = open_features(features_of(world.path, name))
         for text in true_texts(spec, name):
             regions = store[text.image]
-            found = text.regions_of(regions)
+            found = region_of_each_object(text.scene, regions)
             assert len(found) == len(text.scene.objects) and min(found) >= 0 and len(set(found)) == len(found)
             boxes = np.array(text.scene.boxes, np.float32)
             assert all(pairwise_iou(boxes[[at]], regions.boxes[[region]]) > 0.5 for at, region in enumerate(found))

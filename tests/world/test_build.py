@@ -10,6 +10,7 @@ from volta_switch.data.files import safe_pickle
 from volta_switch.data.formats.concap import ConcapFile
 from volta_switch.errors import UserError
 from volta_switch.world import WorldSpec, add_world_arguments, run_world, write_world
+from volta_switch.world.build import world_spec
 
 SMALL = {"images": 24, "eval_images": 12}
 DETECTOR = "resnet101_faster_rcnn_genome_imgfeats/volta"
@@ -31,6 +32,29 @@ def test_equal_parameters_give_equal_files(written, tmp_path):
     assert summary(tmp_path / "again") == summary(written)
     for file in ("tasks.yml", "world.json", "bert-world/vocab.txt", "datasets/flickr30k/hard_negative.pkl"):
         assert (tmp_path / "again" / file).read_bytes() == (written / file).read_bytes()
+
+
+def test_the_parameters_of_a_world_are_read_or_refused_in_one_line(written, tmp_path):
+    assert world_spec(written) == WorldSpec(**SMALL)
+    good = summary(written)
+    older = {**good, "format": good["format"] - 1}
+    unnamed = {key: value for key, value in good.items() if key != "format"}
+    file = tmp_path / "world.json"
+    for content, message in (
+        (None, "no world there"),
+        ("{", "no world there"),
+        ("[" * 100_000, "no world there"),
+        ("[]", "no world there"),
+        ("{}", "no world there"),
+        (json.dumps({**good, "spec": 3}), "no world there"),
+        (json.dumps(unnamed), "no world there"),
+        (json.dumps(older), "another version"),
+    ):
+        if content is not None:
+            file.write_text(content)
+        with pytest.raises(UserError, match=message) as refused:
+            world_spec(tmp_path)
+        assert "\n" not in str(refused.value) and str(tmp_path) in str(refused.value)
 
 
 def test_another_seed_gives_another_world(written, tmp_path):

@@ -20,8 +20,9 @@ from volta_switch.detector.losses import Training, proposal_loss, train
 from volta_switch.errors import UserError
 from volta_switch.train import evaluation, finetuning
 from volta_switch.world import write_world
+from volta_switch.world.build import world_spec
 from volta_switch.world.content import draw_world
-from volta_switch.world.photographs import SMALL, example_of, named_scenes, photograph, spec_of, write_photographs
+from volta_switch.world.photographs import SMALL, example_of, named_scenes, photograph, write_photographs
 from volta_switch.world.pictures import PAPER
 from volta_switch.world.spec import COLOURS, SHAPES, WorldSpec
 
@@ -43,7 +44,7 @@ def tiny(tmp_path_factory) -> Path:
 def test_every_image_of_the_feature_files_has_its_picture(tiny):
     for name in SETS:
         pictures = {path.stem for path in (tiny / "out" / "pictures" / name).iterdir()}
-        wanted = {image_id for _, image_id, _ in named_scenes(draw_world(spec_of(tiny / "world")), name)}
+        wanted = {image_id for _, image_id, _ in named_scenes(draw_world(world_spec(tiny / "world")), name)}
         assert pictures == wanted, name
     stored = {"vqa": "mscoco", "nlvr2": "nlvr2", "gqa": "gqa", "retrieval": "flickr30k", "refer": "refcoco+_unc"}
     for name, folder in stored.items():

@@ -17,6 +17,7 @@ from volta_switch.data.entities import DATA_SET, load_entities
 from volta_switch.data.feature_files import open_features
 from volta_switch.data.tokenizer import check_vocab_size
 from volta_switch.errors import UserError
+from volta_switch.files import refuse_replacing
 from volta_switch.hub_models import is_address, pinned, repository_name
 from volta_switch.model.bert import BertForVLPreTraining
 from volta_switch.tasks.task_file import TaskSpec, load_task
@@ -44,8 +45,7 @@ def run_ablation(args: argparse.Namespace) -> None:
     out = Path(args.out or f"results/{name}/{split}_ablation.json")
     if out.is_dir():
         raise UserError(f"--out {out}: expected a file's name, for example ablation.json")
-    if out.exists() and not args.overwrite:
-        raise UserError(f"{out}: is there already; give another --out, or replace it with --overwrite")
+    refuse_replacing(out, args.overwrite)
     if tasks := tasks_in(source):
         raise UserError(
             f"{source}: fine-tuned on {', '.join(tasks)}, so that the heads of pre-training are gone; give the "

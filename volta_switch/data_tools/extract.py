@@ -24,7 +24,6 @@ from volta_switch.data_tools.packing import check_options
 from volta_switch.data_tools.picture_sources import Pictures
 from volta_switch.data_tools.repack import write_store
 from volta_switch.detector.detect import Detector
-from volta_switch.detector.selection import Selection
 from volta_switch.errors import UserError
 from volta_switch.files import measured, remove
 
@@ -181,11 +180,3 @@ def devices_of(name: str, jobs: int) -> list[str]:
     if not count or (number and int(number) >= count):
         raise UserError(f"--device {name}: this machine has {count} GPUs that PyTorch can use; take --device cpu")
     return [f"cuda:{number or job % count}" for job in range(jobs)]
-
-
-def selection_of(kind: str, numbers: str) -> Selection:
-    """Returns a selection by its flags; raises UserError for one that there is not."""
-    try:
-        return Selection.named(kind, numbers)
-    except ValueError as error:
-        raise UserError(f"--select, --regions: {error}") from None

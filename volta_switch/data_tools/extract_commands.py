@@ -22,14 +22,7 @@ def _part(text: str) -> tuple[int, int]:
     return int(number), int(count)
 
 
-def _is_part(text: str) -> tuple[int, int]:
-    try:
-        return _part(text)
-    except ValueError:
-        raise ValueError(f"expected a part such as 2/8, found {text:.20}") from None
-
-
-PART = Spelling("a part such as 2/8", _is_part)
+PART = Spelling("a part such as 2/8", _part)
 
 
 def add_extract(command: argparse.ArgumentParser, targets: list[str]) -> None:
@@ -104,12 +97,13 @@ def _run_self_test(args: argparse.Namespace) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     from volta_switch.data_tools.detected import Work
-    from volta_switch.data_tools.extract import Output, devices_of, extract, selection_of
+    from volta_switch.data_tools.extract import Output, devices_of, extract
     from volta_switch.data_tools.picture_sources import find_pictures
     from volta_switch.detector.checkpoints import load_detector
+    from volta_switch.detector.selection import asked_selection
     from volta_switch.hub_models import is_address, pinned
 
-    selection = selection_of(args.select, args.regions)
+    selection = asked_selection(args.select, args.regions)
     devices = devices_of(args.device, args.jobs)
     pictures = find_pictures(args.images, args.boxes)
     if args.part != (1, 1):

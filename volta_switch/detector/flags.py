@@ -6,6 +6,7 @@ import argparse
 
 from volta_switch.ranges import PATH, Text
 
+KINDS = ("caffe", "maxnms")
 KIND, NUMBERS = "maxnms", "36"  # where nothing says otherwise
 
 
@@ -23,7 +24,7 @@ def add_detector_arguments(command: argparse.ArgumentParser, required: bool, oth
     kind, numbers = (None, None) if otherwise else (KIND, NUMBERS)
     told = f" (default: {otherwise or KIND})"
     kinds = f"which proposals become regions: as VOLTA's Caffe scripts chose, or its later ones{told}"
-    command.add_argument("--select", default=kind, choices=("caffe", "maxnms"), help=kinds)
+    command.add_argument("--select", default=kind, choices=KINDS, help=kinds)
     told = f" (default: {otherwise or NUMBERS})"
     about = f"of a picture; with caffe also MIN-MAX, as 10-100{told}"
     command.add_argument("--regions", type=Text(), default=numbers, metavar="N", help=about)

@@ -147,9 +147,8 @@ def _pickled(path: Path) -> dict[str, Tensor]:
         state[name] = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=True))
     if "roi_heads.box_predictor.attr_score.weight" not in state:
         raise UserError(f"{path}: a detector without attributes; take faster_rcnn_from_caffe_attr.pkl, which has them")
-    for name in [
-        name for name in state if name.endswith(".norm.weight")
-    ]:  # folded into two numbers: statistics of none
+    # the statistics are folded into the two numbers of each normalisation: they become those of none
+    for name in [name for name in state if name.endswith(".norm.weight")]:
         state.setdefault(name.replace(".weight", ".running_mean"), torch.zeros_like(state[name]))
         state.setdefault(name.replace(".weight", ".running_var"), torch.ones_like(state[name]))
     return state

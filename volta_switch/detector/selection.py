@@ -24,10 +24,11 @@ import torch
 from torch import Tensor
 
 from volta_switch.detector.boxes import apply_deltas, clipped, highest_unsuppressed, suppressed
+from volta_switch.detector.flags import KINDS
 from volta_switch.detector.network import Detected
 from volta_switch.detector.settings import DetectorConfig
+from volta_switch.errors import UserError
 
-KINDS = ("caffe", "maxnms")
 CAFFE_NMS, CAFFE_CONFIDENCE = 0.3, 0.2
 MAXNMS = (0.5, 0.6, 0.7, 0.8, 0.9)
 _NUMBERS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
@@ -70,6 +71,14 @@ class Selection:
     def numbers(self) -> str:
         """The numbers as a flag spells them."""
         return str(self.least) if self.least == self.most else f"{self.least}-{self.most}"
+
+
+def asked_selection(kind: str, numbers: str) -> Selection:
+    """Returns the selection that --select and --regions ask for; raises UserError where there is none such."""
+    try:
+        return Selection.named(kind, numbers)
+    except ValueError as error:
+        raise UserError(f"--select, --regions: {error}") from None
 
 
 @dataclass(frozen=True)

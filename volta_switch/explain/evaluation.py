@@ -25,9 +25,10 @@ import numpy as np
 from volta_switch.data.feature_files import open_features
 from volta_switch.errors import UserError
 from volta_switch.explain.explanation import METHODS, Explanation, explain
-from volta_switch.explain.world_truth import TrueText, data_set_of, features_of, read_spec, true_texts
+from volta_switch.explain.world_truth import TrueText, data_set_of, features_of, region_of_each_object, true_texts
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks
 from volta_switch.statistics import by_group, estimate_mean
+from volta_switch.world.build import world_spec
 
 WORDS, ANCHOR, OTHERS, TRUTH = "deciding attribute", "anchor that decides", "other anchors", "regions of the truth"
 CHANCE = "chance"
@@ -74,7 +75,7 @@ def evaluate(
     """
     key = _task_of(models, task)
     name = data_set_of(key)
-    spec = read_spec(world)
+    spec = world_spec(world)
     if name not in spec.data_sets:
         raise UserError(f"{world}: has no {name}, which {key} asks about; write a world with it (--data-sets)")
     store = open_features(features_of(world, name), models[0].config.v_feature_size)
@@ -84,7 +85,7 @@ def evaluate(
         regions = store[text.image]
         found = [explain(model, text.text, regions, task) for model in models]
         asked += 1
-        objects = text.regions_of(regions)
+        objects = region_of_each_object(text.scene, regions)
         if not all(_is_right(each, text, objects) for each in found):
             continue
         right += 1

@@ -21,7 +21,7 @@ from volta_switch.explain.explanation import Explanation, region_values, word_va
 from volta_switch.explain.occlusion import is_answer
 from volta_switch.explain.pictures import Shown
 from volta_switch.explain.route_choices import Choice, route_in_words
-from volta_switch.model.predictions import BOXES
+from volta_switch.model.predictions import BOXES, MATCHING, PAIRS
 
 HERE = Path(__file__).parent
 DIGITS = 4  # of values in the page's data
@@ -57,8 +57,7 @@ def page_of(explanation: Explanation, images: Sequence[Shown], model: str = "") 
         answer=_answer(explanation),
         ranked=_ranked(explanation),
         score=explanation.regions.score,
-        kind=subject.question.kind,
-        changes_answer=subject.question.kind not in ("VL-logit", "matching"),
+        changes_answer=not subject.question.compares,
         images=_images(explanation, images),
         words=_words(explanation),
         regions=_regions(explanation, images),
@@ -88,9 +87,9 @@ def percent(value: float | None) -> str:
 def _answer(explanation: Explanation) -> dict[str, Any]:
     """Returns the answer in words, its probability, and the region that it is."""
     subject, found = explanation.subject, explanation.subject.prediction
-    words = {"VL-logit": "how well they belong together", "matching": "text and image belong together"}
+    words = {PAIRS: "how well they belong together", MATCHING: "text and image belong together"}
     label = words.get(subject.question.kind) or subject.label(subject.answer)
-    return {"label": label, "probability": found.probability, "region": found.region, "box": found.box}
+    return {"label": label, "probability": found.probability, "region": found.region}
 
 
 def _ranked(explanation: Explanation) -> list[tuple[str, float]]:
@@ -236,7 +235,6 @@ def _route(explanation: Explanation) -> list[dict[str, Any]]:
             rows.append(
                 {
                     "first": option is choice.options[0],
-                    "count": len(choice.options),
                     "place": _place(choice, explanation.subject.rows),
                     "option": option.name,
                     "probability": option.probability,

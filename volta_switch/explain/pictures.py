@@ -12,18 +12,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from volta_switch.checksums import is_there
-from volta_switch.data.regions import Regions, pairwise_iou
+from volta_switch.data.regions import Regions
 from volta_switch.detector.pictures import read_picture
 from volta_switch.errors import UserError
-from volta_switch.explain.world_truth import read_spec
+from volta_switch.explain.world_truth import region_of_each_object
 from volta_switch.files import require_file
-from volta_switch.world.build import SUMMARY
+from volta_switch.world.build import SUMMARY, world_spec
 from volta_switch.world.content import draw_split, scenes_of
-from volta_switch.world.files import SPLIT_NAMES, gqa_name, image_name
+from volta_switch.world.files import scenes_by_name
 from volta_switch.world.pictures import draw_objects
 from volta_switch.world.scenes import Scene
 from volta_switch.world.spec import COLOURS, MATERIALS, SHAPES, SIZES, WorldSpec
@@ -102,11 +101,11 @@ def find_scene(features: Path, regions: Regions) -> Scene | None:
     world = next((folder for folder in features.resolve().parents if is_there(folder / SUMMARY)), None)
     if world is None:
         return None
-    spec, place = read_spec(world), features.resolve().relative_to(world.resolve())
+    spec, place = world_spec(world), features.resolve().relative_to(world.resolve())
     for name, splits in _data_sets(place):
         for split in splits if name in spec.data_sets else ():
             scene = _scenes(spec, name, split).get(regions.image_id)
-            if scene is not None and min(_regions_of(scene, regions)) >= 0:
+            if scene is not None and min(region_of_each_object(scene, regions)) >= 0:
                 return scene
     return None
 
@@ -124,23 +123,12 @@ def _data_sets(place: Path) -> list[tuple[str, Sequence[str]]]:
 @lru_cache(maxsize=8)  # a split's scenes are drawn in seconds
 def _scenes(spec: WorldSpec, name: str, split: str) -> dict[str, Scene]:
     """Returns the scenes of a split by their images' ids in the feature file."""
-    scenes = scenes_of(draw_split(spec, name, split))
-    if name == "nlvr2":
-        assert split in SPLIT_NAMES
-        keys = [image_name(split, at // 4, at % 4 // 2, at % 2) for at in range(len(scenes))]
-        return dict(zip(keys, scenes, strict=True))
-    return {gqa_name(each.image_id) if name == "gqa" else str(each.image_id): each for each in scenes}
-
-
-def _regions_of(scene: Scene, regions: Regions) -> list[int]:
-    """Returns the region over each object; -1 where none is."""
-    overlap = pairwise_iou(np.array(scene.boxes, np.float32), regions.boxes)  # (objects, n)
-    return np.where(overlap.max(1) > 0.5, overlap.argmax(1), -1).tolist()  # type: ignore[no-any-return]
+    return scenes_by_name(name, split, scenes_of(draw_split(spec, name, split)))
 
 
 def _names(scene: Scene, regions: Regions) -> tuple[str, ...]:
     names = [""] * len(regions)
-    for index, region in enumerate(_regions_of(scene, regions)):
+    for index, region in enumerate(region_of_each_object(scene, regions)):
         size, colour, material, shape = scene.objects[index]
         names[region] = f"{SIZES[size]} {COLOURS[colour]} {MATERIALS[material]} {SHAPES[shape]}"
     return tuple(names)

@@ -14,7 +14,7 @@ from volta_switch.explain.explanation import explain
 from volta_switch.explain.occlusion import pairs_to_measure
 from volta_switch.explain.page import page_of
 from volta_switch.explain.pictures import Shown, shown_image
-from volta_switch.files import replacing
+from volta_switch.files import refuse_replacing, replacing
 from volta_switch.hub_models import is_address
 from volta_switch.predict.predictor import Predictor
 from volta_switch.predict.requests import Request
@@ -65,8 +65,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.picture and (not args.features or len(args.picture) != len(args.image)):
         raise UserError("--picture: shows the image of --features; give one for each --image")
     out = Path(args.out)
-    if out.exists() and (not args.overwrite or out.is_dir()):
-        raise UserError(f"{out}: is there already; give another --out, or replace it with --overwrite")
+    refuse_replacing(out, args.overwrite and not out.is_dir())
 
 
 def _shown(args: argparse.Namespace, predictor: Predictor, images: tuple[Regions, ...]) -> list[Shown]:

@@ -20,10 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from volta_switch.data.files.json_files import read_object
 from volta_switch.data.regions import Regions, pairwise_iou
 from volta_switch.errors import UserError
-from volta_switch.world.build import SUMMARY
 from volta_switch.world.content import SceneExpressions, SceneQuestions, draw_split
 from volta_switch.world.files import gqa_name
 from volta_switch.world.phrases import Lexicon, Phrase, denote, matching, related
@@ -68,10 +66,11 @@ class TrueText:
     words: tuple[TrueWord, ...]
     scene: Scene
 
-    def regions_of(self, regions: Regions) -> list[int]:
-        """Returns the region of each object; -1 of one that no region overlaps by more than half."""
-        overlap = pairwise_iou(np.array(self.scene.boxes, np.float32), regions.boxes)  # (objects, n)
-        return np.where(overlap.max(1) > 0.5, overlap.argmax(1), -1).tolist()  # type: ignore[no-any-return]
+
+def region_of_each_object(scene: Scene, regions: Regions) -> list[int]:
+    """Returns the region of each object; -1 of one that no region overlaps by more than half."""
+    overlap = pairwise_iou(np.array(scene.boxes, np.float32), regions.boxes)  # (objects, n)
+    return np.where(overlap.max(1) > 0.5, overlap.argmax(1), -1).tolist()  # type: ignore[no-any-return]
 
 
 def data_set_of(task: str) -> str:
@@ -81,11 +80,6 @@ def data_set_of(task: str) -> str:
         keys = ", ".join(f"TASK{TASKS[known][0]}" for known in KNOWN)
         raise UserError(f"{task}: the truth of its texts is not known; explanations are evaluated of {keys}")
     return name
-
-
-def read_spec(world: Path) -> WorldSpec:
-    """Returns a world's parameters; raises UserError where the folder holds none."""
-    return WorldSpec(**read_object(world / SUMMARY)["spec"])
 
 
 def features_of(world: Path, name: str) -> Path:

@@ -2,7 +2,7 @@
 "use strict";
 const facts = JSON.parse(document.getElementById("facts").textContent);
 const at = (id) => document.getElementById(id);
-const state = { pictures: [], slot: 0, forced: [], routes: [], keys: {}, asked: 0, chosen: 0 };
+const state = { pictures: [], slot: 0, forced: [], routes: [], asked: 0, chosen: 0 };
 const SVG = "http://www.w3.org/2000/svg";
 const HINTS = {
   "V-logit": "An expression for one thing in the picture", "VL-classifier": "A question",

@@ -18,8 +18,7 @@ from volta_switch.detector.checkpoints import load_detector
 from volta_switch.detector.detect import Detector
 from volta_switch.detector.flags import KIND, NUMBERS
 from volta_switch.detector.pictures import read_picture
-from volta_switch.detector.selection import Selection
-from volta_switch.errors import UserError
+from volta_switch.detector.selection import Selection, asked_selection
 from volta_switch.files import object_in
 
 
@@ -83,10 +82,7 @@ def detector_for(
     known = (object_in(model_files.get(REGIONS, b"")) or {}).get(DETECTOR)
     facts = known if isinstance(known, dict) else {}
     kind, numbers = kind or _selection(facts, "selection"), numbers or _selection(facts, "number")
-    try:
-        selection = Selection.named(kind or KIND, numbers or NUMBERS)
-    except ValueError as error:
-        raise UserError(f"--select, --regions: {error}") from None
+    selection = asked_selection(kind or KIND, numbers or NUMBERS)
     found = SelectingDetector(load_detector(source, device), selection)
     if facts and (said := difference(facts, found.facts)):
         print(f"warning: not the regions that the model was trained with: {said}", file=sys.stderr)

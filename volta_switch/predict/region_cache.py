@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import sys
 import zipfile
 from dataclasses import dataclass, replace
@@ -19,16 +18,15 @@ from typing import Any
 import numpy as np
 
 from volta_switch.data.regions import Regions
-from volta_switch.files import CannotWrite, replacing
+from volta_switch.files import CannotWrite, replacing, user_cache
 
 KEPT = ("features", "boxes", "objects_id", "objects_conf", "attrs_id", "attrs_conf")  # what models and pages read
 _SIZE = "size"  # width and height of the picture
 
 
 def default_folder() -> Path:
-    """Returns the folder below $XDG_CACHE_HOME, else below ~/.cache."""
-    given = os.environ.get("XDG_CACHE_HOME")
-    return (Path(given) if given else Path.home() / ".cache") / "volta-switch" / "regions"
+    """Returns the folder that regions are kept in where no other is named."""
+    return user_cache() / "regions"
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,13 @@ Relative paths begin in the working directory, as those of a command line do.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from volta_switch.data.image_ids import id_text
-from volta_switch.errors import UserError
+from volta_switch.errors import UserError, nearest
 from volta_switch.files import parse_json, require_file
 from volta_switch.model.predictions import Question
 from volta_switch.ranges import shown
@@ -134,10 +133,8 @@ def _request(line: Any, features: str, source: str) -> Request:
     if not isinstance(line, Mapping):
         raise ValueError(f"{shown(line)} instead of an object with text and image")
     for key in line.keys() - set(KEYS):
-        near = difflib.get_close_matches(key, KEYS, n=1)
-        raise ValueError(
-            f"unknown key {key!r:.60}" + (f", did you mean {near[0]}?" if near else f" ({', '.join(KEYS)})")
-        )
+        near = nearest(key, KEYS)
+        raise ValueError(f"unknown key {key!r:.60}" + (f", did you mean {near}?" if near else f" ({', '.join(KEYS)})"))
     texts = _values(line, "text", "texts")
     for text in texts:
         if not isinstance(text, str):

@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from volta_switch.errors import UserError
-from volta_switch.files import replacing
+from volta_switch.files import refuse_replacing, replacing
 from volta_switch.predict.answers import answer_text, answer_values
 from volta_switch.predict.picture_detector import detector_for
 from volta_switch.predict.predictor import Predictor
@@ -80,7 +80,6 @@ def _check(args: argparse.Namespace) -> None:
     if args.out is None:
         return
     out = Path(args.out)
-    if out.exists() and (not args.overwrite or out.is_dir()):
-        raise UserError(f"{out}: is there already; give another --out, or replace it with --overwrite")
+    refuse_replacing(out, args.overwrite and not out.is_dir())
     if args.input is not None and out.resolve() == Path(args.input).resolve():
         raise UserError(f"{out}: is the --input, too; give another --out")

@@ -16,6 +16,7 @@ from volta_switch.config import Config
 from volta_switch.config.model_folder import take_model, weights_in
 from volta_switch.data.batches.collate import Batch
 from volta_switch.errors import UserError
+from volta_switch.files import refuse_replacing
 from volta_switch.model.bert import BertForVLTasks, switch_encoder
 from volta_switch.model.encoder import SwitchEncoder, encoder_of
 from volta_switch.routes.measurements import intervene, watched
@@ -45,8 +46,7 @@ def run_routes(args: argparse.Namespace) -> None:
     _check(args)
     take_model(args)
     print_ineffective_settings(args)
-    if Path(args.out).exists() and not args.overwrite:
-        raise UserError(f"{args.out}: is there already; give another --out, or replace it with --overwrite")
+    refuse_replacing(Path(args.out), args.overwrite)
     run = prepare(args)
     model = run.model
     assert isinstance(model, BertForVLTasks)

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 from volta_switch.checksums import SUMS, Changed, read_recorded, record_tree
 from volta_switch.data.files.lmdb_environment import environment
 from volta_switch.errors import UserError
+from volta_switch.files import object_in
 from volta_switch.world.balance import balance
 from volta_switch.world.content import (
     SceneCaptions,
@@ -94,6 +96,19 @@ def ensure_world(out: str | Path, **parameters: Any) -> None:
     except OSError as error:
         reason = f"the world cannot be written ({error.strerror}); make room or change the permissions"
         raise UserError(f"{out}: {reason}") from error
+
+
+def world_spec(folder: Path) -> WorldSpec:
+    """Returns the parameters of a world; raises UserError where a folder holds none, or of another version."""
+    try:
+        summary = object_in(read_recorded(folder / SUMMARY)) or {}
+        values = summary["spec"]
+        if summary["format"] != FORMAT:
+            raise UserError(f"{folder}: a world of another version; write it anew (volta-switch world --overwrite)")
+        known = {field.name for field in fields(WorldSpec)}
+        return WorldSpec(**{name: value for name, value in values.items() if name in known})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{folder}: no world there ({SUMMARY}); write one with volta-switch world") from None
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Writes a world's data sets: VOLTA's paths and formats, in plain containers."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -19,7 +19,7 @@ from volta_switch.world.content import SceneCaptions, SceneExpressions, World
 from volta_switch.world.entities import write_entities
 from volta_switch.world.phrases import Lexicon
 from volta_switch.world.questions import LABELS, Question
-from volta_switch.world.scenes import SHAPE, VALUES
+from volta_switch.world.scenes import SHAPE, VALUES, Scene
 from volta_switch.world.spec import CANVAS_HEIGHT, CANVAS_WIDTH, SHAPES
 from volta_switch.world.task_file import (
     CONCAP,
@@ -272,6 +272,14 @@ def _annotation(question: Question, reply: str, given: tuple[str, ...]) -> dict:
 def gqa_name(image_id: int | str) -> str:
     """Returns an image's name in GQA's files: Visual Genome's images have numbers, others "n" and a number."""
     return f"n{image_id}" if int(image_id) % 2 else str(image_id)
+
+
+def scenes_by_name(name: str, split: str, scenes: Sequence[Scene]) -> dict[str, Scene]:
+    """Returns the scenes of a data set's split by their images' ids in its feature files."""
+    if name == "nlvr2":
+        keys = [image_name(split, at // 4, at % 4 // 2, at % 2) for at in range(len(scenes))]
+        return dict(zip(keys, scenes, strict=True))
+    return {gqa_name(scene.image_id) if name == "gqa" else str(scene.image_id): scene for scene in scenes}
 
 
 def write_gqa(root: Path, world: World, lexicon: Lexicon) -> None:

@@ -13,24 +13,20 @@ and material.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
 
 import torch
 from PIL import Image
 
-from volta_switch.checksums import read_recorded
 from volta_switch.detector.checkpoints import save_detector
 from volta_switch.detector.detect import Detector, Labels
 from volta_switch.detector.losses import Example, Training, train
 from volta_switch.detector.settings import DetectorConfig
-from volta_switch.errors import UserError
 from volta_switch.files import writing_folder
-from volta_switch.world.build import FORMAT, SUMMARY
+from volta_switch.world.build import world_spec
 from volta_switch.world.content import World, draw_world
-from volta_switch.world.files import gqa_name, image_name
+from volta_switch.world.files import scenes_by_name
 from volta_switch.world.pictures import SCALE, draw_objects
 from volta_switch.world.scenes import COLOUR, MATERIAL, SHAPE, SIZE, Scene
 from volta_switch.world.spec import (
@@ -41,7 +37,6 @@ from volta_switch.world.spec import (
     MATERIALS,
     SHAPES,
     SIZES,
-    WorldSpec,
 )
 
 PICTURES, DETECTOR = "pictures", "detector"
@@ -91,7 +86,7 @@ def write_photographs(
     Raises:
         UserError: there is no world, or ``out`` is there already.
     """
-    world = draw_world(spec_of(Path(world_folder)))
+    world = draw_world(world_spec(Path(world_folder)))
     names = [name for name in world.spec.data_sets if name not in IMAGES_OF]
     counts = dict.fromkeys(names, 0)
     examples: list[Example] = []
@@ -111,27 +106,11 @@ def write_photographs(
     return counts
 
 
-def spec_of(folder: Path) -> WorldSpec:
-    """Returns the parameters of a world; raises UserError where a folder holds none."""
-    try:
-        summary = json.loads(read_recorded(folder / SUMMARY))
-        values = summary["spec"]
-        if summary["format"] != FORMAT:
-            raise UserError(f"{folder}: a world of another version; write it anew (volta-switch world --overwrite)")
-        known = {field.name for field in fields(WorldSpec)}
-        return WorldSpec(**{name: value for name, value in values.items() if name in known})
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder}: no world there ({SUMMARY}); write one with volta-switch world") from None
-
-
 def named_scenes(world: World, name: str) -> Iterator[tuple[str, str, Scene]]:
     """Yields all scenes of a data set: split, id as in its feature files, scene."""
     for split in getattr(world, name):
-        for place, scene in enumerate(world.scenes(name, split)):
-            if name == "nlvr2":
-                yield split, image_name(split, place // 4, place % 4 // 2, place % 2), scene
-            else:
-                yield split, gqa_name(scene.image_id) if name == "gqa" else str(scene.image_id), scene
+        for image_id, scene in scenes_by_name(name, split, world.scenes(name, split)).items():
+            yield split, image_id, scene
 
 
 def example_of(scene: Scene, picture: Image.Image) -> Example:

@@ -22,7 +22,7 @@ from volta_switch.checksums import read_recorded, record, verify
 from volta_switch.config.loading import CONFIG, load_config
 from volta_switch.config.model_folder import WEIGHTS, is_model_folder, weights_in
 from volta_switch.errors import UserError
-from volta_switch.files import CannotWrite, find_object, first_there, lock_alone, measured, write_json
+from volta_switch.files import CannotWrite, find_object, first_there, lock_alone, measured, user_cache, write_json
 from volta_switch.hub import VOCABULARY, NotCached, find_vocabulary, hub_file
 from volta_switch.weight_tools.registered.archives import take_member
 from volta_switch.weight_tools.registered.entries import BERT, VOLTA, Entry, RemoteFile
@@ -50,8 +50,7 @@ class FetchedModel:
 
 def cache_folder() -> Path:
     """Returns the folder that weights are fetched into where no other is named."""
-    above = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(above) / "volta-switch" / "weights"
+    return user_cache() / "weights"
 
 
 def default_folder(entry: Entry, answers: Sequence[str] = ()) -> Path:
@@ -124,15 +123,14 @@ def _made(entry: Entry, work: Path, wanted: Sequence[str], seconds: float) -> tu
         from volta_switch.weight_tools.registered.volta_files import check_weights, fill_folder  # imports PyTorch
 
         config = load_config(str(entry.config))
-        vocabulary = read_recorded(
-            find_vocabulary(config.bert_model, advice=_HERE)
-        )  # first: it is small, and may not be there
+        # the vocabulary first: it is small, and may not be there
+        vocabulary = read_recorded(find_vocabulary(config.bert_model, advice=_HERE))
         weights, found = _file(entry.weights, work, _OWN, seconds)
         with _discarding(weights, work / _ARCHIVE):
-            check_weights(weights, config, entry)
+            heads = check_weights(weights, config, entry)
         _remember(entry.weights, found)  # now that it is one
         made.mkdir()
-        fill_folder(made, entry, config, vocabulary, weights)
+        fill_folder(made, entry, config, vocabulary, weights, heads)
         return made, None
     if entry.layout == BERT:
         weights, vocabulary_file = _hub_weights(entry.weights), find_vocabulary(str(entry.weights.hub), advice=_HERE)

@@ -26,8 +26,8 @@ _REGIONS = "boxes of the Visual Genome Faster R-CNN (bottom-up attention), as VO
 _HEADS = ("cls.", "clfs_dict.")
 
 
-def check_weights(path: Path, config: Config, entry: Entry) -> None:
-    """Compares a file in VOLTA's layout with the configuration that the registry names.
+def check_weights(path: Path, config: Config, entry: Entry) -> list[str]:
+    """Compares a file in VOLTA's layout with the configuration that the registry names, and returns its heads.
 
     Raises:
         UserError: a name or a shape is another model's.
@@ -46,10 +46,13 @@ def check_weights(path: Path, config: Config, entry: Entry) -> None:
     if entry.task and not any(name.startswith(f"clfs_dict.{entry.task}.") for name in state):
         raise UserError(f"{said} has no head of {entry.task}, and the registry says that it has")
     fitted(own, {name: state[name] for name in own if name in state}, said, f"it is no {entry.config}")
+    return sorted({".".join(name.split(".")[:2]) for name in state if name.startswith(_HEADS)})
 
 
-def fill_folder(folder: Path, entry: Entry, config: Config, vocabulary: bytes, weights: Path) -> None:
+def fill_folder(folder: Path, entry: Entry, config: Config, vocabulary: bytes, weights: Path, heads: list[str]) -> None:
     """Fills a new folder with a file that was checked, which is moved there, and all that belongs to a model.
+
+    ``heads``: those of the file, as ``check_weights`` found them.
 
     Raises:
         UserError: the vocabulary is none.
@@ -63,14 +66,13 @@ def fill_folder(folder: Path, entry: Entry, config: Config, vocabulary: bytes, w
     record(place)
     with torch.device("meta"):
         model = BertForVLPreTraining(config)
-    state = read_weights(place)
     digest = weights_digest(place)
     taken = {
         "project": "VOLTA",
         "layout": VOLTA,
         "file": entry.weights.key,
         "sha256": digest,
-        "heads": sorted({".".join(name.split(".")[:2]) for name in state if name.startswith(_HEADS)}),
+        "heads": heads,
         "left_out": {},
         "initial": [],
         "overrides": [],
