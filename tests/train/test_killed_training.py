@@ -3,7 +3,6 @@
 KILLS and TERMINATIONS set how often (3 and 1 here; docs/reliability.md has a run of 20 and 5).
 """
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -12,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from kill_points import ended, forked
 from synthetic_world import ENTRY_POINTS
 from train.run_ends import logged, same_end, samples_in_order
 from volta_switch.command import run_command
@@ -38,15 +38,7 @@ def started(entry, argv, log):
         with log.open("a", buffering=1) as sys.stdout, log.open("a", buffering=1) as sys.stderr:
             run_command(ENTRY_POINTS[entry], argv)
 
-    process = multiprocessing.get_context("fork").Process(target=run)
-    process.start()
-    return process
-
-
-def ended(process):
-    process.join(120)
-    assert process.exitcode is not None
-    return process.exitcode
+    return forked(run)
 
 
 @pytest.mark.parametrize("name", RUNS)

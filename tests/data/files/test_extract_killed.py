@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import signal
@@ -13,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kill_points import killed_at
+from kill_points import ended, killed_at, started
 from small_detectors import QUICK, small_detector, write_pictures
 from stored_records import content
-from volta_switch.cli import main
 from volta_switch.data.feature_files import open_features
 from volta_switch.data.files.lmdb_environment import Writer
 from volta_switch.data_tools import convert, extract, packing
@@ -51,26 +49,6 @@ def small_desk(tmp_path_factory):
 def argv(folder: Path, out: Path, *flags: str) -> list[str]:
     given = ["data", "extract", str(folder / "pictures"), str(out), "--detector", str(folder / "detector")]
     return [*given, "--regions", "6", "--batch", "3", "--max-bad-records", "1", *flags]
-
-
-def started(command: list[str], before=lambda: None) -> multiprocessing.Process:
-    """The command in a process of its own, forked, so that ten of them start quickly."""
-
-    def run() -> None:
-        before()
-        for stream in (1, 2):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-        main(command)
-
-    process = multiprocessing.get_context("fork").Process(target=run)
-    process.start()
-    return process
-
-
-def ended(process: multiprocessing.Process) -> int:
-    process.join(120)
-    assert process.exitcode is not None
-    return process.exitcode
 
 
 def children(pid: int) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import time
@@ -13,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kill_points import killed_at
+import kill_points
+from kill_points import killed_at, started
 from small_regions import some_regions
 from stored_records import content
 from volta_switch.cli import main
@@ -22,6 +22,7 @@ from volta_switch.data.formats.task_lmdb import write_features
 from volta_switch.data_tools import packing
 
 RECORDS = 520  # five blocks
+ended = partial(kill_points.ended, seconds=60)
 
 
 @pytest.fixture(scope="module")
@@ -34,25 +35,6 @@ def large(tmp_path_factory):
     start = time.monotonic()
     assert ended(started([*argv, str(folder / "whole")])) == 0
     return argv, content(folder / "whole"), time.monotonic() - start
-
-
-def started(argv: list[str], before=lambda: None) -> multiprocessing.Process:
-    """The command in a process of its own, forked, so that ten of them start quickly."""
-
-    def run() -> None:
-        before()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        main(argv)
-
-    process = multiprocessing.get_context("fork").Process(target=run)
-    process.start()
-    return process
-
-
-def ended(process: multiprocessing.Process) -> int:
-    process.join(60)
-    assert process.exitcode is not None
-    return process.exitcode
 
 
 MOMENTS = np.random.default_rng(3).permutation((np.arange(10) + np.random.default_rng(4).random(10)) / 10)
