@@ -24,7 +24,8 @@ from volta_switch.predict.commands import add_predict_arguments, run_predict
 from volta_switch.quick import add_quick_arguments, run_quick
 from volta_switch.routes import route_flags
 from volta_switch.study.commands import add_compare_arguments, add_study_commands
-from volta_switch.train.entry_points import COMMANDS, ENTRY_POINTS, entry_main
+from volta_switch.train.command_names import COMMANDS
+from volta_switch.train.entry_points import ENTRY_POINTS, entry_main
 from volta_switch.weight_tools.commands import add_weights_commands
 from volta_switch.world.photograph_commands import add_photograph_arguments, run_photographs
 from volta_switch.world.spec import add_world_arguments, run_world

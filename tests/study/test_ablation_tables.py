@@ -1,5 +1,6 @@
 """A study asks for the cross-modal ablation of its arms: planned, run, summed up over seeds, and exported."""
 
+import csv
 import json
 import shutil
 from dataclasses import replace
@@ -11,16 +12,17 @@ import yaml
 from study.small_plans import ARMS, SHARED
 from volta_switch import UserError
 from volta_switch.statistics import by_group, estimate_mean
+from volta_switch.study.ablation_formats import MORE, NOTE, ablation_as_markdown, ablation_in_words
 from volta_switch.study.ablation_reports import AblationReport, ablation_over_seeds
 from volta_switch.study.exports import export_runs, merge_runs
 from volta_switch.study.forecast import dry_run
 from volta_switch.study.plan import load_study
 from volta_switch.study.planned_runs import ABLATION, PRETRAINING, finished_runs
 from volta_switch.study.records import StudyResults
+from volta_switch.study.report.page import write_report
 from volta_switch.study.run import run_study
 from volta_switch.study.run_plan import RunPlan, plan_of
 from volta_switch.study.table import make_tables
-from volta_switch.study.table_formats import ABLATION_NOTE, ablation_as_markdown
 
 SETS = ("concap", "refer", "retrieval", "entities")
 WORLD = {"images": 20, "eval_images": 10, "render": False, "data_sets": list(SETS)}
@@ -69,9 +71,49 @@ def test_every_seed_is_measured_once_and_the_table_says_it(measured):
             assert each.more.estimate.items == 10 and each.more.estimate.population == "new items"
     assert written[0]["weights"] != written[1]["weights"]
     text = (folder / "table.md").read_text()
-    assert "**Cross-modal ablation** (the synthetic world's Flickr30k Entities, test)" in text and ABLATION_NOTE in text
+    assert "**Cross-modal ablation** (the synthetic world's Flickr30k Entities, test)" in text and NOTE in text
     assert "masked words, cross-entropy: all regions masked" in text and "… more than unmasked" in text
     assert StudyResults.from_dict(json.loads((folder / "table.json").read_text())) == results
+
+
+def test_every_number_is_in_the_csv_and_the_table_in_latex(measured):
+    _, folder, results = measured
+    lines = (folder / "table.csv").read_text().splitlines()
+    start = next(place for place, line in enumerate(lines) if line.startswith("table,arm,direction"))
+    rows = list(csv.DictReader(lines[start:]))
+    (found,) = results.ablation
+    assert len(rows) == 2 * len(found.losses)
+    for each, pair in zip(found.losses, zip(rows[::2], rows[1::2], strict=True), strict=True):
+        for seed, row in enumerate(pair):
+            assert [row[name] for name in ("arm", "split", "seed")] == ["ctrl_uniter", "test", str(seed)]
+            assert [row[name] for name in ("direction", "masking", "loss")] == [each.direction, each.masking, each.loss]
+            assert (float(row["nats"]), int(row["phrases"])) == (each.mean.values[seed], each.phrases)
+            assert row["more_than_unmasked"] == (str(each.more.values[seed]) if each.more else "")
+    latex = (folder / "table.tex").read_text()
+    assert "% Cross-modal ablation (the synthetic world's Flickr30k Entities, test)\n\\begin{tabular}" in latex
+    assert f"$\\pm$ {found.losses[0].mean.estimate.spread:.3f}" in latex
+
+
+def test_the_report_has_it_and_one_without_says_nothing_of_it(measured):
+    study, folder, results = measured
+    page = write_report(plan_of(study, folder), results).read_text()
+    section = page[page.index('<h2 id="ablation">') : page.index('<h2 id="cost">')]
+    assert "the synthetic world&#39;s Flickr30k Entities, test" in section and '<a href="#ablation">' in page
+    words = ablation_in_words(results.ablation)
+    for line in words.lines:
+        assert all(f">{cell}</t" in section for cell in line)
+    assert section.count('class="number within"') == len(words.grey)
+    without = write_report(plan_of(study, folder), replace(results, ablation=())).read_text()
+    assert "ablation" not in without[: without.index('<h2 id="confounds">')]
+
+
+def test_differences_that_are_not_told_apart_from_none_are_grey():
+    first, second = [1.0, 2.0, 4.0], [2.0, 2.0, 5.0]
+    reports = {0: report((first, [2.0, 3.1, 5.0])), 1: report((second, [3.1, 3.0, 6.2]))}
+    apart = ablation_over_seeds("apart", reports)
+    same = ablation_over_seeds("same", {0: report((first, first[::-1])), 1: report((second, second))})
+    words = ablation_in_words([apart, same])
+    assert words.lines[3][0] == MORE and words.lines[3][1].startswith("+1.") and words.grey == {(3, 1)}
 
 
 def test_a_finished_one_is_not_run_again_and_another_split_is(measured):

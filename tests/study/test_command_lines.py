@@ -9,10 +9,11 @@ from study.small_plans import ARMS, DEMO, MINIMAL, SHARED, of_arms
 from synthetic_world import refusal
 from volta_switch import UserError
 from volta_switch.cli import _run
-from volta_switch.study.command_lines import _parser, as_flags, planned_command
+from volta_switch.study.command_lines import as_flags, planned_command
 from volta_switch.study.plan import load_study
+from volta_switch.study.run_commands import FLAGS, parser_of
 
-ENTRIES = ("train_concap", "train_task", "eval_task", "eval_retrieval", "routes")
+ENTRIES = tuple(FLAGS)
 SECTIONS = {
     "train_concap": lambda given: {"pretraining": given},
     "train_task": lambda given: {"tasks": {"TASK10": {"train": given}}},
@@ -53,7 +54,11 @@ def test_nor_under_another_name_or_one_that_takes_a_run_out_of_the_studys_hands(
 @pytest.mark.parametrize(
     ("entry", "given", "said"),
     [
-        ("train_task", {"nosuch": 1}, "tasks.TASK10.train.nosuch (arm switchbert): train_task.py has no flag --nosuch"),
+        (
+            "train_task",
+            {"nosuch": 1},
+            "tasks.TASK10.train.nosuch (arm switchbert): volta-switch finetune has no flag --nosuch",
+        ),
         ("train_task", {"num_epochs": 1}, "has no flag --num_epochs; did you mean num_epoch?"),
         ("train_task", {"see": 77}, "has no flag --see"),  # no abbreviations
         ("train_task", {"seed=77 --lr": 1}, "has no flag --seed=77 --lr"),
@@ -80,10 +85,10 @@ def test_nor_under_another_name_or_one_that_takes_a_run_out_of_the_studys_hands(
         ),
         ("train_task", {"precision": "fp8"}, "invalid choice: 'fp8'"),
         ("train_task", {"eval_steps": 5}, "leave it out; it has no effect: validation follows every epoch"),
-        ("train_concap", {"lr": 1e-3}, "pretraining.lr (arm switchbert): train_concap.py has no flag --lr"),
+        ("train_concap", {"lr": 1e-3}, "pretraining.lr (arm switchbert): volta-switch pretrain has no flag --lr"),
         ("train_concap", {"objective": 7}, "expected one of 0, 1, 2, found"),
         ("train_concap", {"resume_file": "x"}, "leave it out; the study goes on from its runs' own checkpoints"),
-        ("eval_task", {"lr": 1}, "tasks.TASK10.test.lr (arm switchbert): eval_retrieval.py has no flag --lr"),
+        ("eval_task", {"lr": 1}, "tasks.TASK10.test.lr (arm switchbert): volta-switch retrieve has no flag --lr"),
         ("eval_task", {"shard": "1/2"}, "leave it out; the study scores all pairs"),
         ("eval_task", {"zero_shot": True}, "leave it out; the study tests what it has fine-tuned"),
         ("routes", {"sample": 9}, "routes.sample: volta-switch routes has no flag --sample; did you mean samples?"),
@@ -109,7 +114,7 @@ def test_what_an_arm_adds_is_checked_with_what_it_is_given(study_of):
 
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_every_flag_of_the_shipped_studies_and_of_the_study_itself_is_known(entry):
-    assert isinstance(_parser(entry).ask(planned_command(entry, pretrained=True)), argparse.Namespace)
+    assert isinstance(parser_of(entry).ask(planned_command(entry, pretrained=True)), argparse.Namespace)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from volta_switch.study.run import run_study
 from volta_switch.study.run_plan import RunPlan, plan_of
 from volta_switch.study.study_data import blind_guesses
 from volta_switch.study.table import make_tables
-from volta_switch.study.table_formats import tables_text
+from volta_switch.study.written_tables import tables_text
 from volta_switch.tasks.graded_items import ITEMS_TOLERANCE
 
 POOL, TEST_IMAGES = 20, 40

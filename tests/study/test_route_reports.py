@@ -54,9 +54,9 @@ def test_what_a_report_does_not_know_is_left_out():
 def test_in_words():
     several = summed(TWO)
     one = summed({0: {**TWO[3], "cross-layer": {}}}, "sab-only")
-    heads, lines = routes_in_words([several, one])
-    said = {line[0]: line[1:] for line in lines}
-    assert heads == ["", "switchbert, VQA", "sab-only, VQA"] and said["seeds"] == ["2", "1"]
+    words = routes_in_words([several, one])
+    said = {line[0]: line[1:] for line in words.lines}
+    assert words.headings == ["", "switchbert, VQA", "sab-only, VQA"] and said["seeds"] == ["2", "1"]
     assert said["most frequent route, % of samples"] == ["62.5 ± 17.7", "50.0"]
     assert said["vision less text, points"] == ["+20.0 (-107.1 to +147.1)", "–"]
     assert said["modes, mean over layers"] == ["SS 31 %, J 69 %", "SS 25 %, J 75 %"]

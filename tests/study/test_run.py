@@ -48,7 +48,7 @@ def test_a_study_runs_every_cell_through_real_processes(finished):
         assert deciding_config(started) == deciding_config(tuned) and tuned.hidden_size == SIZES["hidden_size"]
         log = (folder / "cells" / f"{model}.seed0.refcoco+.log").read_text()
         assert "next: " not in log  # the study says what comes next
-        assert log.count("$ python train_task.py") == 1 and "$ python eval_task.py" in log
+        assert log.count("$ volta-switch finetune") == 1 and "$ volta-switch evaluate" in log
 
 
 def test_finished_cells_are_not_run_again(finished, capsys):

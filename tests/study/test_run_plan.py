@@ -192,7 +192,7 @@ def test_a_flag_of_retrieval_alone_is_refused_for_other_tasks_and_kept_from_rout
     kept = {"test": {"keep_scores": True}}
     routes = {"arms": ["first"]}
     study = study_of({**SHARED, "arms": ARMS, "tasks": {"TASK10": kept}})
-    assert refusal_by_dry_run(study, tmp_path / "out").endswith("eval_task.py has no flag --keep_scores")
+    assert refusal_by_dry_run(study, tmp_path / "out").endswith("volta-switch evaluate has no flag --keep_scores")
     study = study_of({**SHARED, "arms": ARMS, "tasks": {"TASK8": kept}, "routes": routes})
     shutil.copytree(world.tasks_file.parent, tmp_path / "world", ignore=shutil.ignore_patterns("*.lmdb", "scenes"))
     plan = RunPlan(study, tmp_path)

@@ -17,7 +17,8 @@ from volta_switch.data.files import safe_pickle
 from volta_switch.study.records import ReportedTable, StudyClaim, TableRow
 from volta_switch.study.run_plan import plan_of
 from volta_switch.study.table import make_tables
-from volta_switch.study.table_formats import amount, as_markdown, tables_text
+from volta_switch.study.table_formats import amount, as_markdown
+from volta_switch.study.written_tables import tables_text
 
 
 @pytest.fixture

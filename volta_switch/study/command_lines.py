@@ -9,19 +9,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from volta_switch.errors import UserError, nearest
 from volta_switch.flag_parser import FlagParser
 from volta_switch.study.arms import Arm
 from volta_switch.study.records import Flags, Settings
+from volta_switch.study.run_commands import parser_of, typed
 from volta_switch.train.flags import (
     WITHOUT_EFFECT,
-    evaluation_flags,
-    finetuning_flags,
-    pretraining_flags,
-    retrieval_flags,
 )
 
 DATA_KEYS = ("tasks_config_file", "features_path", "annotations_path")  # of a study's section data
@@ -189,7 +185,7 @@ def refuse_flags(where: str, entry: str, given: Flags, arm: str = "", pretrained
         UserError: a flag is unknown, is said by the study itself, stands there under two names, or has a value that
             the parser does not take.
     """
-    flags, planned = _parser(entry), planned_command(entry, pretrained)
+    flags, planned = parser_of(entry), planned_command(entry, pretrained)
     known = {name.lstrip("-"): action for name, action in _options(flags).items() if name.startswith("--")}
     del known["help"]
     said = {known[name.lstrip("-")].dest for name in planned if name.startswith("--")}
@@ -203,7 +199,7 @@ def refuse_flags(where: str, entry: str, given: Flags, arm: str = "", pretrained
             free = [other for other, of in known.items() if of.dest not in said and other not in KEPT_FROM]
             near = nearest(str(name), free)
             hint = f"; did you mean {near}?" if near else ""
-            raise UserError(f"{here}: {_TYPED[entry]} has no flag --{name}{hint}")
+            raise UserError(f"{here}: {typed(entry)} has no flag --{name}{hint}")
         if action.dest in said:
             raise UserError(f"{here}: the study says --{name} to its runs itself; {_instead(action.dest, where)}")
         if action.dest in {**KEPT_FROM, **WITHOUT_EFFECT}:
@@ -219,15 +215,10 @@ def refuse_flags(where: str, entry: str, given: Flags, arm: str = "", pretrained
 
 def taken_by(entry: str, given: Flags) -> Flags:
     """Returns those of some flags that an entry point has, too."""
-    options = _options(_parser(entry))
+    options = _options(parser_of(entry))
     return {name: value for name, value in given.items() if f"--{name}" in options}
 
 
-_TYPED = {
-    **{"train_concap": "train_concap.py", "train_task": "train_task.py", "eval_task": "eval_task.py"},
-    **{"eval_retrieval": "eval_retrieval.py", "routes": "volta-switch routes"},
-    "ablate": "volta-switch ablate",
-}
 _INSTEAD = {  # flag -> where a study's file says it
     "seed": "list seeds under seeds",
     "set": "write it under set, of the study or of an arm",
@@ -244,22 +235,6 @@ def _instead(flag: str, where: str) -> str:
     if flag == "from_pretrained" and not where.endswith(".train"):
         return "what is tested are the weights that were fine-tuned"
     return _INSTEAD.get(flag, "leave it out")
-
-
-@cache
-def _parser(entry: str) -> FlagParser:
-    if entry == "routes":
-        from volta_switch.routes import route_flags
-
-        return route_flags()
-    if entry == "ablate":
-        from volta_switch.ablation import ablation_flags
-
-        return ablation_flags()
-    return {
-        **{"train_concap": pretraining_flags, "train_task": finetuning_flags},
-        **{"eval_task": evaluation_flags, "eval_retrieval": retrieval_flags},
-    }[entry]()
 
 
 def _options(flags: FlagParser) -> Mapping[str, argparse.Action]:

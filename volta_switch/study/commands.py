@@ -126,7 +126,7 @@ def _print_table(args: argparse.Namespace) -> RunPlan:
     from volta_switch.study.report.page import write_report
     from volta_switch.study.run_plan import plan_of
     from volta_switch.study.table import make_tables
-    from volta_switch.study.table_formats import tables_text
+    from volta_switch.study.written_tables import tables_text
 
     study = _study(args)
     plan = plan_of(study, _folder(args, study))

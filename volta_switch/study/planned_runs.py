@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -19,6 +18,7 @@ from volta_switch.data.files.json_files import read_object
 from volta_switch.study.arms import flat
 from volta_switch.study.json_records import Record, in_json
 from volta_switch.study.records import Settings
+from volta_switch.study.run_commands import typed
 from volta_switch.tasks.task import Share
 
 ROUTES_FILE, ABLATION_REPORT = "routes.json", "ablation.json"
@@ -86,9 +86,8 @@ class PlannedRun:
 
     @property
     def typed(self) -> list[str]:
-        """Its commands as they are typed in a shell."""
-        scripts = {name: ("volta-switch", name) for name in ("routes", "ablate")}
-        return [shlex.join([*scripts.get(entry, ("python", f"{entry}.py")), *own]) for entry, own in self.commands]
+        """Its commands as they are typed in a shell, in any folder."""
+        return [typed(command, own) for command, own in self.commands]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 from volta_switch.errors import Stopped, UserError
+from volta_switch.study import run_commands
 from volta_switch.study.forecast import measured_seconds, time_ahead
 from volta_switch.study.plan import Study
 from volta_switch.study.planned_runs import (
@@ -264,9 +265,9 @@ def execute_run(folder: Path, run: PlannedRun) -> str:
     trained, started = seconds_trained(run.folder / "log.jsonl"), time.perf_counter()  # before, and from now on
     with log.open("a", encoding="utf-8") as out, redirect_stdout(out), redirect_stderr(out):
         try:
-            for typed, (entry, arguments) in zip(run.typed, run.commands, strict=True):
+            for typed, (command, arguments) in zip(run.typed, run.commands, strict=True):
                 print(f"$ {typed}", flush=True)
-                _entry_point(entry, arguments)
+                run_commands.run(command, arguments)
         except (UserError, Stopped) as error:
             print(f"error: {error}")
             return str(error)
@@ -277,24 +278,6 @@ def execute_run(folder: Path, run: PlannedRun) -> str:
             return f"{type(error).__name__}: {error}"
     note_finished(folder, run, round(trained + time.perf_counter() - started, 1))
     return ""
-
-
-def _entry_point(name: str, arguments: Sequence[str]) -> None:
-    from volta_switch.ablation import ablation_flags
-    from volta_switch.ablation.run import run_ablation
-    from volta_switch.routes import route_flags
-    from volta_switch.routes.run import run_routes
-    from volta_switch.train import evaluation, finetuning, pretraining
-
-    mains = {
-        "ablate": lambda arguments: run_ablation(ablation_flags().parse_args(arguments)),
-        "routes": lambda arguments: run_routes(route_flags().parse_args(arguments)),
-        "train_concap": pretraining.main,
-        "train_task": finetuning.main,
-        "eval_task": evaluation.main,
-        "eval_retrieval": evaluation.main_retrieval,
-    }
-    mains[name](arguments)
 
 
 # --- GPUs -------------------------------------------------------------------------------------------------------------

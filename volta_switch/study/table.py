@@ -35,7 +35,6 @@ from volta_switch.study.records import (
 from volta_switch.study.route_reports import routes_over_seeds
 from volta_switch.study.run_plan import RunPlan
 from volta_switch.study.study_data import blind_guesses, is_synthetic, test_split, world_folder
-from volta_switch.study.table_formats import as_csv, as_latex, tables_text
 from volta_switch.study.trained_runs import (
     TrainedRun,
     differences,
@@ -45,6 +44,7 @@ from volta_switch.study.trained_runs import (
     trained_runs,
     training_flops,
 )
+from volta_switch.study.written_tables import tables_csv, tables_latex, tables_text
 from volta_switch.task_names import column_title
 from volta_switch.tasks import TaskSpec, task_class
 from volta_switch.tasks.metrics import mean_std
@@ -108,8 +108,8 @@ def make_tables(plan: RunPlan, finished_only: bool = False) -> StudyResults:
         raise
     written = {
         "table.md": tables_text(found),
-        "table.csv": "".join(map(as_csv, found.tables)),
-        "table.tex": "\n\n".join(map(as_latex, found.tables)) + "\n",
+        "table.csv": tables_csv(found),
+        "table.tex": tables_latex(found),
     }
     for name, content in written.items():
         record_bytes(folder / name, content.encode())

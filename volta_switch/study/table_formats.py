@@ -5,20 +5,18 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from tabulate import tabulate
 
-from volta_switch.ablation.settings import MASKED, NONE, TITLES
 from volta_switch.statistics import holds_zero
 from volta_switch.study.records import (
-    AblationOverSeeds,
     ArmScore,
     MeasuredQuantity,
     ReportedDifference,
     ReportedEstimate,
     ReportedTable,
     RoutesOverSeeds,
-    StudyResults,
     TableRow,
     TrackedFlops,
 )
@@ -39,17 +37,7 @@ PRETRAINING_NOTE = (
     "The last validation of pre-training, with hard routes, in nats: the mean over seeds ± standard deviation; "
     "differences are paired by seed, with 95 % intervals (Student's t)."
 )
-ABLATION_NOTE = (
-    "Losses of pre-training in nats, means over phrases; ± is the standard deviation over seeds. In brackets 95 % "
-    "intervals of how much larger they are than with nothing masked, about new seeds and new images."
-)
 DIFFERENCES = ("vision less text", "one for all", "shuffled")  # quantities with a sign
-
-
-def tables_text(results: StudyResults) -> str:
-    """Returns all tables as Markdown, those that are left out named, and routes over seeds."""
-    parts = [*map(as_markdown, results.tables), *(each.text for each in results.left_out)]
-    return "\n\n".join([*parts, *routes_as_markdown(results.routes), *ablation_as_markdown(results.ablation)]) + "\n"
 
 
 def as_markdown(table: ReportedTable) -> str:
@@ -99,14 +87,19 @@ def _scopes(table: ReportedTable) -> list[str]:
 def as_latex(table: ReportedTable) -> str:
     """Returns rows alone, for booktabs; of a partial table a comment says so. Notes are lines below the rows."""
     headers, body = _cells(table)
-    body = [[cell.replace("±", "$\\pm$") for cell in row] for row in body]
-    rows = tabulate(body, headers, tablefmt="latex_booktabs", disable_numparse=True)
+    rows = latex_rows(headers, body)
     notes = "".join(
         f"\\multicolumn{{{len(headers)}}}{{p{{0.9\\linewidth}}}}{{{_latex(note)}}} \\\\\n" for note in table.notes
     )
     if notes:
         rows = rows.replace("\\bottomrule", f"\\midrule\n{notes}\\bottomrule")
-    return "\n".join([*(f"% {line}" for line in _partial(table)), rows.replace("\\$\\textbackslash{}pm\\$", "$\\pm$")])
+    return "\n".join([*(f"% {line}" for line in _partial(table)), rows])
+
+
+def latex_rows(headers: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """Returns rows for booktabs."""
+    rows = tabulate(body, headers, tablefmt="latex_booktabs", disable_numparse=True)
+    return rows.replace("±", "$\\pm$")
 
 
 def _latex(text: str) -> str:
@@ -225,13 +218,13 @@ def pretraining_in_words(table: ReportedTable) -> tuple[list[str], list[list[str
     for row in table.rows:
         if row.pretraining:
             parts = [(row.pretraining[name], row.pretraining_difference.get(name)) for name in names]
-            shown = [(_quantity(own.estimate, 3), _difference(less)) for own, less in parts]
+            shown = [(quantity_in_words(own.estimate, 3), _difference(less)) for own, less in parts]
             lines.append([row.arm, *(each for pair in shown for each in pair)])
     return headings, lines
 
 
 def _difference(found: MeasuredQuantity | None) -> str:
-    return "–" if found is None else _quantity(found.estimate, 3, signed=True)
+    return "–" if found is None else quantity_in_words(found.estimate, 3, signed=True)
 
 
 def _partial(table: ReportedTable) -> list[str]:
@@ -245,70 +238,58 @@ def _partial(table: ReportedTable) -> list[str]:
 # --- Routes over seeds ----------------------------------------------------------------------------------------------
 
 
+@dataclass
+class WordsTable:
+    """Quantities as text, a line for each, its name first, and a column for each arm."""
+
+    headings: list[str]
+    lines: list[list[str]]
+    grey: set[tuple[int, int]] = field(default_factory=set)
+    """(line, arm), from 0: differences that are not told apart from none."""
+
+    def add(self, name: str, found: Sequence[MeasuredQuantity | None], digits: int, signed: bool = False) -> None:
+        """Adds a line; those with a sign are differences, and show their interval in place of their spread."""
+        if signed:
+            self.grey |= {(len(self.lines), arm) for arm, each in enumerate(found) if each and _is_within_zero(each)}
+        shown = (quantity_in_words(each.estimate, digits, signed) if each else "–" for each in found)
+        self.lines.append([name, *shown])
+
+    def as_markdown(self) -> str:
+        """Returns its text."""
+        return tabulate(self.lines, self.headings, tablefmt="github", disable_numparse=True)
+
+    def as_latex(self) -> str:
+        """Returns its rows."""
+        return latex_rows(self.headings, self.lines)
+
+
+def _is_within_zero(found: MeasuredQuantity) -> bool:
+    """Returns whether an interval holds zero, or lacks."""
+    interval = found.estimate.interval
+    return interval is None or holds_zero(interval)
+
+
 def routes_as_markdown(found: Sequence[RoutesOverSeeds]) -> list[str]:
     """Returns those of several seeds, as one table; none where there are none."""
     several = [each for each in found if len(each.seeds) > 1]
-    if not several:
-        return []
-    headings, lines = routes_in_words(several)
-    text = tabulate(lines, headings, tablefmt="github", disable_numparse=True)
-    return ["**Routes over seeds**", text, ROUTES_NOTE]
+    return ["**Routes over seeds**", routes_in_words(several).as_markdown(), ROUTES_NOTE] if several else []
 
 
-def routes_in_words(found: Sequence[RoutesOverSeeds]) -> tuple[list[str], list[list[str]]]:
-    """Returns headings, one for each arm and task, and a line for each quantity; its name comes first.
-
-    Numbers are means over seeds ± standard deviation, those of differences with their interval.
-    """
+def routes_in_words(found: Sequence[RoutesOverSeeds]) -> WordsTable:
+    """Returns a column for each arm and task, and a line for each quantity: means over seeds ± standard deviation."""
     heads = ["", *(f"{each.arm}, {task_title(each.task, each.synthetic)}" for each in found)]
-    lines = [["seeds", *(str(len(each.seeds)) for each in found)]]
+    table = WordsTable(heads, [["seeds", *(str(len(each.seeds)) for each in found)]])
     if any(each.modes for each in found):
         modes = [", ".join(f"{mode} {100 * share:.0f} %" for mode, share in each.modes.items()) for each in found]
-        lines.append(["modes, mean over layers", *(shares or "–" for shares in modes)])
+        table.lines.append(["modes, mean over layers", *(shares or "–" for shares in modes)])
     for key, (name, digits) in QUANTITIES.items():
         known = [each.quantities.get(key) for each in found]
         if any(known):
-            shown = (_quantity(of.estimate, digits, key in DIFFERENCES) if of else "–" for of in known)
-            lines.append([name, *shown])
-    return heads, lines
+            table.add(name, known, digits, signed=key in DIFFERENCES)
+    return table
 
 
-def ablation_as_markdown(found: Sequence[AblationOverSeeds]) -> list[str]:
-    """Returns the arms' cross-modal ablations side by side; none where there are none."""
-    if not found:
-        return []
-    keys = {(each.direction, each.loss, each.masking): None for arm in found for each in arm.losses}
-    lines = [["seeds", *(str(len(each.seeds)) for each in found)]]
-    for key in keys:
-        own = [next((each for each in arm.losses if (each.direction, each.loss, each.masking) == key), None)
-               for arm in found]  # fmt: skip
-        direction, loss, masking = key
-        title = f"{TITLES[loss]}: {MASKED[direction, masking]} masked"
-        lines.append([title, *(_quantity(each.mean.estimate, 3) if each else "–" for each in own)])
-        if masking != NONE:
-            more = [each.more if each else None for each in own]
-            lines.append(
-                ["… more than unmasked", *(_quantity(each.estimate, 3, True) if each else "–" for each in more)]
-            )
-    splits = ", ".join(dict.fromkeys(each.split for each in found))
-    data = "the synthetic world's Flickr30k Entities" if found[0].synthetic else "Flickr30k Entities"
-    text = tabulate(lines, ["", *(each.arm for each in found)], tablefmt="github", disable_numparse=True)
-    return [f"**Cross-modal ablation** ({data}, {splits})", text, ABLATION_NOTE]
-
-
-def grey_quantities(found: Sequence[RoutesOverSeeds]) -> set[tuple[str, int]]:
-    """Returns (name of a quantity, column from 0) of the changes whose interval holds zero, or lacks."""
-    grey = set()
-    for column, each in enumerate(found):
-        for key in DIFFERENCES:
-            if key in each.quantities:
-                interval = each.quantities[key].estimate.interval
-                if interval is None or holds_zero(interval):
-                    grey.add((QUANTITIES[key][0], column))
-    return grey
-
-
-def _quantity(estimate: ReportedEstimate, digits: int, signed: bool = False) -> str:
+def quantity_in_words(estimate: ReportedEstimate, digits: int, signed: bool = False) -> str:
     """Returns a difference with its interval, all else with its spread."""
     sign = "+" if signed else ""
     value = f"{estimate.value:{sign}.{digits}f}"

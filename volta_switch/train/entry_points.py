@@ -65,15 +65,6 @@ ENTRY_POINTS = {
 }
 
 
-# What ``volta-switch`` calls them.
-COMMANDS = {
-    "train_concap": "pretrain",
-    "train_task": "finetune",
-    "eval_task": "evaluate",
-    "eval_retrieval": "retrieve",
-}
-
-
 def run_entry_point(name: str) -> None:
     """Runs a root script, one of VOLTA's names for an entry point, and exits as ``run_command`` does."""
     run_command(entry_main(name))

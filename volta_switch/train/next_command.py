@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from volta_switch.tasks.task_file import WORLD
+from volta_switch.train.command_names import COMMANDS
 
 PRETRAINED_FOR = "refcoco+"  # the task that a pre-trained model is tuned for in what is printed
-SCRIPTS = {"train_task": "finetune", "eval_task": "evaluate", "eval_retrieval": "retrieve"}
 CAPTIONS = Path("datasets", "conceptual_captions", "annotations")  # below a data root, by VOLTA's layout
 # Flags of the data that a later command reads as this one did.
 OF_DATA = (
@@ -103,7 +103,7 @@ def command_line(entry: str, typed: str, flags: Mapping[str, Any]) -> str:
         flags: flag -> value; True alone, a list for a flag that stands there several times.
     """
     if typed:
-        return shlex.join(["volta-switch", SCRIPTS[entry], *_words(flags)])
+        return shlex.join(["volta-switch", COMMANDS[entry], *_words(flags)])
     folder = os.path.dirname(sys.argv[0])  # the scripts' own, as this one's was typed
     return shlex.join(["python", os.path.join(folder, f"{entry}.py"), *_words(flags)])
 

@@ -20,7 +20,14 @@ from volta_switch.study.planned_runs import (
     finished_runs,
     works_of,
 )
-from volta_switch.study.records import ReportedTable, ReportedVerdict, RoutesOverSeeds, StudyClaim, StudyResults
+from volta_switch.study.records import (
+    AblationOverSeeds,
+    ReportedTable,
+    ReportedVerdict,
+    RoutesOverSeeds,
+    StudyClaim,
+    StudyResults,
+)
 from volta_switch.study.report.curves import ArmCurves, CurvePanel, SeedCurve
 from volta_switch.study.report.route_counts import CollectedRoutes
 from volta_switch.study.report.runs import (
@@ -123,6 +130,8 @@ class ReportData(Record):
     routes: tuple[CollectedRoutes, ...]
     """Of the first seeds."""
     routes_over_seeds: tuple[RoutesOverSeeds, ...]
+    ablation: tuple[AblationOverSeeds, ...]
+    """Cross-modal, of the arms that the study measures."""
     switchers: tuple[WatchedRuns, ...]
     """Over training, of the arms that switch."""
     confounds: tuple[ConfoundCheck, ...]
@@ -152,6 +161,7 @@ def collect(plan: RunPlan, results: StudyResults) -> ReportData:
         cost=cost,
         routes=routes,
         routes_over_seeds=tuple(each for each in results.routes if len(each.seeds) > 1),
+        ablation=results.ablation,
         switchers=watched_runs(plan, done),
         confounds=tuple(confounds_of(plan, table) for table in plan.study.tables),
         runs=runs,

@@ -18,6 +18,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from volta_switch.files import replacing
+from volta_switch.study.ablation_formats import NOTE as ABLATION_NOTE
+from volta_switch.study.ablation_formats import ablation_data, ablation_in_words
 from volta_switch.study.planned_runs import RunKind
 from volta_switch.study.records import ArmScore, ReportedTable, StudyResults
 from volta_switch.study.report.collect import ReportData, StudySummary, collect
@@ -28,7 +30,7 @@ from volta_switch.study.report.intervals import difference_figure, interval_figu
 from volta_switch.study.report.route_counts import flows_of
 from volta_switch.study.report.runs import ArmCost
 from volta_switch.study.run_plan import RunPlan
-from volta_switch.study.table_formats import FLOPS_NOTE, ROUTES_NOTE, flops_columns, grey_quantities, routes_in_words
+from volta_switch.study.table_formats import FLOPS_NOTE, ROUTES_NOTE, flops_columns, routes_in_words
 from volta_switch.task_names import task_title
 
 HERE = Path(__file__).parent
@@ -107,7 +109,9 @@ def render(page: ReportData, pictures: Mapping[str, str]) -> str:
         flops_note=FLOPS_NOTE,
         over_seeds=routes_in_words(page.routes_over_seeds),
         over_seeds_note=ROUTES_NOTE,
-        over_seeds_grey=grey_quantities(page.routes_over_seeds),
+        ablation_words=ablation_in_words(page.ablation),
+        ablation_data=ablation_data(page.ablation),
+        ablation_note=ABLATION_NOTE,
         style=Markup(style),
         script=Markup(script),
         script_digest=digest,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,11 +26,8 @@ from volta_switch.study.records import Settings
 from volta_switch.study.report.chart import in_units
 from volta_switch.study.report.route_counts import CollectedRoutes
 from volta_switch.study.run_plan import RunPlan
-from volta_switch.train.entry_points import COMMANDS
 from volta_switch.train.log_file import lines_of
 from volta_switch.train.step_log import EXECUTED, PATHS
-
-SCRIPTS = {**COMMANDS, "routes": "routes"}  # entry point -> its command, which runs in any folder
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ def every_run(plan: RunPlan, done: Mapping[str, FinishedRun]) -> tuple[RunSummar
                 finished=finished,
                 begun=record is not None,
                 seconds=done[run.key].seconds if finished else None,
-                commands=tuple(shlex.join(["volta-switch", SCRIPTS[entry], *own]) for entry, own in run.commands),
+                commands=tuple(run.typed),
                 environment=flat((record or RunRecord()).environment or {}),
                 ended=_ended(run),
             )
