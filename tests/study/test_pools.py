@@ -67,7 +67,7 @@ def test_pools_that_cannot_be_are_refused_when_planned(planned, test, told):
 
 
 def test_pools_of_another_task_are_refused_when_planned(planned):
-    with pytest.raises(UserError, match=r"refcoco\+: test: eval_task\.py has no flag --pool_images"):
+    with pytest.raises(UserError, match=r"refcoco\+: test: volta-switch evaluate has no flag --pool_images"):
         planned({"split": "test", "pool_images": 5}, "TASK10")
 
 

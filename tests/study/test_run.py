@@ -91,7 +91,7 @@ def test_a_failing_cell_is_named_and_the_others_finish(plan, study_of, tmp_path,
 
 
 def test_an_error_of_the_program_is_kept_in_the_log(plan, study_of, tmp_path, in_this_process, monkeypatch):
-    monkeypatch.setattr("volta_switch.train.finetuning.main", lambda arguments: 1 / 0)
+    monkeypatch.setattr("volta_switch.train.finetuning.fine_tune", lambda args, argv: 1 / 0)
     with pytest.raises(UserError, match="1 cells failed"):
         run_study(study_of(one_model(plan)), tmp_path / "out", jobs=1)
     log = (tmp_path / "out" / "cells" / "ctrl_uniter.seed0.refcoco+.log").read_text()
@@ -109,7 +109,7 @@ def test_the_same_command_tries_failed_cells_again(plan, study_of, tmp_path, in_
     study = study_of(one_model(plan))
     tried = []
     with monkeypatch.context() as patch:
-        patch.setattr("volta_switch.train.evaluation.main", lambda arguments: tried.append(1) or 1 / 0)
+        patch.setattr("volta_switch.train.evaluation.evaluate_task", lambda args, argv: tried.append(1) or 1 / 0)
         with pytest.raises(UserError):
             run_study(study, tmp_path / "out", jobs=1, retries=2)
     assert len(tried) == 3
@@ -134,13 +134,13 @@ def test_the_number_of_jobs_must_be_one_or_more(plan, study_of, tmp_path, jobs):
 
 
 def test_a_cell_that_fails_once_is_tried_again(plan, study_of, tmp_path, in_this_process, monkeypatch, capsys):
-    test, calls = evaluation.main, []
+    test, calls = evaluation.evaluate_task, []
 
-    def failing_once(arguments):
-        calls.append(arguments)
-        return 1 / 0 if len(calls) == 1 else test(arguments)
+    def failing_once(args, argv):
+        calls.append(argv)
+        return 1 / 0 if len(calls) == 1 else test(args, argv)
 
-    monkeypatch.setattr("volta_switch.train.evaluation.main", failing_once)
+    monkeypatch.setattr("volta_switch.train.evaluation.evaluate_task", failing_once)
     run_study(study_of(one_model(plan)), tmp_path / "out", jobs=1)
     assert len(calls) == 2 and "ZeroDivisionError: division by zero; tried again" in capsys.readouterr().err
 
@@ -246,15 +246,15 @@ def test_a_cell_that_was_interrupted_took_as_long_as_all_its_parts(plan, study_o
 def test_a_worker_that_is_asked_to_stop_says_so_and_goes_on_when_tried_again(
     plan, study_of, tmp_path, in_this_process, monkeypatch, capsys
 ):
-    test, calls = evaluation.main, []
+    test, calls = evaluation.evaluate_task, []
 
-    def stopped_once(arguments):
-        calls.append(arguments)
+    def stopped_once(args, argv):
+        calls.append(argv)
         if len(calls) == 1:
             raise Stopped("asked to stop; the same command goes on", signal.SIGTERM)
-        test(arguments)
+        test(args, argv)
 
-    monkeypatch.setattr("volta_switch.train.evaluation.main", stopped_once)
+    monkeypatch.setattr("volta_switch.train.evaluation.evaluate_task", stopped_once)
     run_study(study_of(one_model(plan)), tmp_path / "out", jobs=1)
     assert len(calls) == 2 and "asked to stop; the same command goes on; tried again" in capsys.readouterr().err
     told = pickle.loads(pickle.dumps(Stopped("asked", signal.SIGTERM)))
