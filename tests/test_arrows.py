@@ -39,7 +39,7 @@ ALLOWED = {
     "routes": TRAINING,
     "predict": (*TRAINING, "detector"),
     "explain": (*TRAINING, "routes", "predict", "detector"),
-    "play": (*TRAINING, "routes", "predict", "explain"),
+    "play": (*TRAINING, "routes", "predict", "explain", "detector"),
     "study": ANALYSES,
     "study/report": ANALYSES,
     "controls": (*TRAINING, "study/report"),

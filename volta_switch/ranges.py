@@ -311,6 +311,17 @@ DROPOUT = Number(0.0, 1.0, below=True)
 PROBABILITY = Number(0.0, 1.0, above=True, below=True)
 WIDTH = whole(1, 65536)  # units of a layer
 COUNT = whole(1, 1_000_000_000)
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    part = COUNT.spelt(number), COUNT.spelt(count)
+    if part[0] > part[1]:
+        raise ValueError
+    return part
+
+
+PART = Spelling("K/N with K from 1 to N", _part)
 COUNT_OR_NONE = whole(0, 1_000_000_000)
 BATCH_SIZE = whole(1, 1_000_000)
 POOL_IMAGES = whole(2, 1_000_000)

@@ -21,14 +21,13 @@ from volta_switch.errors import UserError
 from volta_switch.model.bert import BertForVLPreTraining
 from volta_switch.model.embeddings import ModelInputs
 from volta_switch.model.encoder import OutputPositions
-
-CLASSIFYING = ("0", "3", "6")  # visual targets that predict the detector's classes
+from volta_switch.model.heads import OF_CLASSES
 
 
 def region_target(config: Config) -> str | None:
     """Returns the visual target whose head predicts a region's class; None where the model has none."""
     weights = config.visual_target_weights
-    return next((target for target in CLASSIFYING if weights.get(target, 0) > 0), None)
+    return next((target for target in OF_CLASSES if weights.get(target, 0) > 0), None)
 
 
 def word_losses(model: BertForVLPreTraining, inputs: dict[str, Tensor], samples: Sequence[Sample]) -> dict[str, Tensor]:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from volta_switch.ablation.losses import CLASSIFYING, region_losses, region_target, word_losses
+from volta_switch.ablation.losses import region_losses, region_target, word_losses
 from volta_switch.ablation.samples import SplitSamples, model_inputs
 from volta_switch.ablation.settings import LANGUAGE, MASKINGS, NONE, VISION
 from volta_switch.data.batches.collate import on_device
 from volta_switch.errors import UserError
 from volta_switch.model.bert import BertForVLPreTraining
+from volta_switch.model.heads import OF_CLASSES
 
 Setting = tuple[str, str]  # direction and masking
 SETTINGS: tuple[Setting, ...] = tuple((name, masking) for name, known in MASKINGS.items() for masking in known)
@@ -79,7 +80,7 @@ def refuse_unfit(model: BertForVLPreTraining, settings: Sequence[Setting]) -> No
     if any(direction == LANGUAGE for direction, _ in settings) and region_target(model.config) is None:
         raise UserError(
             f"{LANGUAGE}: the model predicts no classes of regions (none of the visual_target_weights "
-            f"{', '.join(CLASSIFYING)} is positive); take --direction {VISION}"
+            f"{', '.join(OF_CLASSES)} is positive); take --direction {VISION}"
         )
 
 

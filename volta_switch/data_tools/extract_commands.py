@@ -10,19 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from volta_switch.detector.flags import add_detector_arguments
-from volta_switch.ranges import BATCH_SIZE, COUNT, COUNT_OR_NONE, PATH, Spelling, Text, whole
+from volta_switch.ranges import BATCH_SIZE, COUNT, COUNT_OR_NONE, PART, PATH, Text, whole
 
 SAID_EVERY = 30.0  # seconds between two lines about the progress, where there is no terminal
-
-
-def _part(text: str) -> tuple[int, int]:
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count) <= 1_000_000):
-        raise ValueError(text)
-    return int(number), int(count)
-
-
-PART = Spelling("a part such as 2/8", _part)
 
 
 def add_extract(command: argparse.ArgumentParser, targets: list[str]) -> None:
@@ -42,7 +32,7 @@ def add_extract(command: argparse.ArgumentParser, targets: list[str]) -> None:
     command.add_argument("--jobs", type=whole(1, 256), default=1, help="processes that compute, on GPUs in turn")
     command.add_argument("--batch", type=BATCH_SIZE, default=1, help="pictures that go through the network together")
     command.add_argument(
-        "--part", type=PART, default=(1, 1), metavar="I/N", help="only a part of IMAGES (default: all)"
+        "--part", type=PART, default=(1, 1), metavar="K/N", help="only a part of IMAGES (default: all)"
     )
     dtypes = ("float16", "float32")
     command.add_argument("--dtype", default="float16", choices=dtypes, help="of a compact store")

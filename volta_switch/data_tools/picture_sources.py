@@ -23,7 +23,7 @@ import numpy as np
 
 from volta_switch.data.files.json_files import read_json, read_json_lines
 from volta_switch.data.image_ids import id_text, image_key
-from volta_switch.detector.pictures import SUFFIXES
+from volta_switch.detector.pictures import SUFFIXES, is_picture
 from volta_switch.errors import UserError, first_line
 
 TAR = ".tar"
@@ -126,7 +126,7 @@ def _found(source: Path) -> Iterator[PictureFile]:
         for path in sorted(source.rglob("*")):
             if path.suffix.lower() == TAR:
                 yield from _members(path)
-            elif path.suffix.lower() in SUFFIXES and path.is_file():
+            elif is_picture(path):
                 yield _file(path)
     elif not source.is_file():
         raise UserError(f"{source}: no such folder, list or tar of pictures; check the path")

@@ -22,6 +22,11 @@ _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
 _WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 
 
+def is_picture(path: Path) -> bool:
+    """Returns whether a file ends as pictures do."""
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
 def read_picture(source: Path | bytes, name: str = "") -> Image.Image:
     """Returns a picture as a person sees it, in mode "RGB".
 

@@ -19,6 +19,8 @@ from volta_switch.model.noise import dropout
 from volta_switch.model.rows import copy_to
 from volta_switch.model.sublayers import ACTIVATIONS
 
+# Visual targets, by what of the detector's they predict.
+OF_CLASSES, OF_ATTRIBUTES, OF_FEATURES = ("0", "3", "6"), ("4",), ("1", "2", "5")
 TASK_TYPES = (
     "VL-classifier",
     "VL-classifier-GQA",

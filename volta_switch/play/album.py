@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from volta_switch.data.regions import Regions
+from volta_switch.detector.pictures import SUFFIXES, is_picture
 from volta_switch.errors import UserError
 from volta_switch.explain.pictures import Shown, shown_image
 from volta_switch.model.bert import BertForVLTasks
@@ -21,7 +22,6 @@ from volta_switch.tasks.task_file import load_model_task
 SHOWN = 24  # examples of a task's data, or ids of a feature file, that are offered
 MOST_DROPPED = 64  # pictures that are kept; of more the first are forgotten
 _DRAWING = threading.Lock()  # the scenes of a split are drawn once
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +124,7 @@ class Album:
         """
         if not folder.is_dir():
             raise UserError(f"--images {folder}: no such folder")
-        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        found = sorted(filter(is_picture, folder.iterdir()))
         if not found:
             raise UserError(f"--images {folder}: holds no picture ({', '.join(SUFFIXES)})")
         self.predictor.sources.check([str(path) for path in found])

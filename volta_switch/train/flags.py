@@ -21,6 +21,7 @@ from volta_switch.ranges import (
     EPOCHS,
     GRADIENT_NORM,
     LEARNING_RATE,
+    PART,
     PATH,
     POOL_IMAGES,
     PROBABILITY,
@@ -83,11 +84,8 @@ def _saving(text: str) -> tuple[int, float]:
 
 
 def _share_of_pairs(text: str) -> Share:
-    number, _, count = text.partition("/")
-    share = Share(COUNT.spelt(number) - 1, COUNT.spelt(count))
-    if share.number >= share.count:
-        raise ValueError
-    return share
+    number, count = PART.spelt(text)
+    return Share(number - 1, count)
 
 
 def _whole_epochs(text: str) -> int:
@@ -98,7 +96,7 @@ def _whole_epochs(text: str) -> int:
 
 
 SAVING = Spelling("steps (500) or minutes (30m)", _saving)
-SHARD = Spelling("K/N with K from 1 to N", _share_of_pairs)
+SHARD = Spelling(PART.expected, _share_of_pairs)
 WHOLE_EPOCHS = Spelling(EPOCHS.expected, _whole_epochs)
 
 

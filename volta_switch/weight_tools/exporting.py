@@ -22,14 +22,13 @@ from volta_switch.config.model_folder import TASK
 from volta_switch.errors import UserError
 from volta_switch.files import writing_folder
 from volta_switch.hub import HUB_WEIGHTS
+from volta_switch.model.heads import OF_ATTRIBUTES, OF_CLASSES
 from volta_switch.tasks.nlvr2 import TRUTH_VALUES
 from volta_switch.weight_tools.given import GivenWeights
 from volta_switch.weight_tools.importing import import_state, last_layer
 from volta_switch.weight_tools.layouts import LAYOUTS, Layout
 from volta_switch.weight_tools.own_models import (
     BERT,
-    READS_ATTRIBUTES,
-    READS_CLASSES,
     TARGETS,
     VOLTA,
     ExportedModel,
@@ -174,8 +173,8 @@ def _unread(config: Config, placed: set[str]) -> set[str]:
     """Returns the fields that decide nothing, as the weights that have a place have no part with them."""
     targets = {name.removeprefix(TARGETS).partition(".")[0] for name in placed if name.startswith(TARGETS)}
     read = {
-        "v_num_classes": bool(targets & {*READS_CLASSES}),
-        "v_num_attributes": bool(targets & {*READS_ATTRIBUTES}),
+        "v_num_classes": bool(targets & {*OF_CLASSES}),
+        "v_num_attributes": bool(targets & {*OF_ATTRIBUTES}),
         "image_head_ln": bool(targets),
         "clf_hidden_size": any(name.startswith("clfs_dict.") for name in placed),
         "pooler_size": config.fusion.pools_text,

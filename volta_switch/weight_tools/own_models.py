@@ -29,6 +29,7 @@ from volta_switch.files import json_bytes
 from volta_switch.hub import HUB_WEIGHTS, VOCABULARY
 from volta_switch.hub_models import is_address
 from volta_switch.model.bert import BertForVLPreTraining
+from volta_switch.model.heads import OF_ATTRIBUTES, OF_CLASSES, OF_FEATURES
 from volta_switch.weight_tools.places import PAIRS, fits, text_settings
 from volta_switch.weights.bert import bert_places
 from volta_switch.weights.files import read_weights
@@ -37,7 +38,6 @@ from volta_switch.weights.loading import to_volta as to_volta_names
 
 VOLTA, BERT = "volta", "bert"
 TARGETS = "cls.imagePredictions.decoder_dict."  # of our names: the predictions of masked regions, by visual target
-READS_CLASSES, READS_ATTRIBUTES, READS_FEATURES = ("0", "3", "6"), ("4",), ("1", "2", "5")  # visual targets
 _ANSWERING = ("VL-classifier", "VL-classifier-GQA")  # types of tasks whose head is a classifier of answers
 _TOKENIZER = "tokenizer_config.json"  # of transformers
 # VOLTA's code has these numbers; the names are fields of a configuration that VOLTA does not know.
@@ -135,11 +135,11 @@ def to_volta(model: OwnModel) -> ExportedModel:
         raise UserError("clf_hidden_size is None, and VOLTA's classifiers have two layers")
     targets = {target for target, weight in config.visual_target_weights.items() if weight > 0}
     heads = any(name.startswith(TARGETS) for name in model.state)
-    if heads and targets & {*READS_CLASSES}:
+    if heads and targets & {*OF_CLASSES}:
         fits(config, v_num_classes=_FIXED_IN_VOLTA["v_num_classes"])
-    if heads and targets & {*READS_ATTRIBUTES}:
+    if heads and targets & {*OF_ATTRIBUTES}:
         fits(config, v_num_attributes=_FIXED_IN_VOLTA["v_num_attributes"])
-    if heads and targets & {*READS_FEATURES}:
+    if heads and targets & {*OF_FEATURES}:
         fits(config, v_feature_size=2048)
     unknown = (*_FIXED_IN_VOLTA, "image_bias_range", "route")
     settings = {key: value for key, value in config.to_dict().items() if key not in unknown}

@@ -204,7 +204,7 @@ def test_a_converted_file_keeps_the_facts_and_another_one_in_its_place_does_not(
         (["--regions", "10-100"], "maxnms keeps one number"),
         (["--device", "cuda:77"], "GPUs that PyTorch can use"),
         (["--device", "tpu"], "expected auto, cpu, cuda or cuda:N"),
-        (["--part", "3/2"], "expected a part such as 2/8"),
+        (["--part", "3/2"], "expected K/N with K from 1 to N"),
         (["--captions", "x"], "a compact store of pictures holds none"),
         (["--self-test"], "--self-test needs --photos"),
         (["--boxes", "nowhere.json"], "nowhere.json"),

@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from volta_switch.checksums import is_there
-from volta_switch.data.files.json_files import read_object
 from volta_switch.model.switch import INPUT_CANDIDATES
 from volta_switch.study.report.route_counts import Flow, Step, paint, percent
 from volta_switch.study.report.svg import FAINT, INK, element, escape, picture, shortened, words
-from volta_switch.world.build import SUMMARY
+from volta_switch.world.build import SUMMARY, world_spec
 from volta_switch.world.content import SceneCaptions, SceneExpressions, SceneHypotheses, SceneQuestions, draw_split
 from volta_switch.world.phrases import Lexicon
 from volta_switch.world.pictures import PAPER, RGB
 from volta_switch.world.scenes import Scene
-from volta_switch.world.spec import CANVAS_HEIGHT, CANVAS_WIDTH, COLOURS, MATERIALS, SHAPES, SIZES, WorldSpec
+from volta_switch.world.spec import CANVAS_HEIGHT, CANVAS_WIDTH, COLOURS, MATERIALS, SHAPES, SIZES
 from volta_switch.world.task_file import TASKS as WORLD_TASKS
 
 SHOWN = 6  # samples of a task
@@ -148,7 +147,7 @@ class Scenes:
         """Draws a split's scenes anew; ``task``: the task file's key, TASK10; ``split`` as the task calls it, testA."""
         self._found: dict[tuple[str, str], SampleScene] = {}
         names = [name for name, fields in WORLD_TASKS.items() if f"TASK{fields[0]}" == task]
-        spec = _spec(world) if world else None
+        spec = world_spec(world) if world and is_there(world / SUMMARY) else None
         part = next((own for key, own in (("train", "train"), ("test", "test")) if key in split), "val")
         if not names or spec is None or names[0] not in spec.data_sets:
             return
@@ -160,14 +159,6 @@ class Scenes:
     def of(self, image: str, text: str) -> SampleScene | None:
         """Returns what this sample is about, if that is known."""
         return self._found.get((image, text))
-
-
-def _spec(world: Path) -> WorldSpec | None:
-    path = world / SUMMARY
-    if not is_there(path):
-        return None
-    fields = dict(read_object(path)["spec"])
-    return WorldSpec(**fields)
 
 
 def _said(entry: object) -> list[tuple[str, SampleScene]]:
