@@ -36,6 +36,13 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     return folded[found[0]] if found else ""
 
 
+def unknown_key(key: object, known: Iterable[str]) -> str:
+    """Returns what there is to say of a key that nothing reads: the nearest known one, or all of them."""
+    known = tuple(known)
+    near = nearest(str(key), known)
+    return f"unknown key {key!r:.60}" + (f", did you mean {near}?" if near else f" ({', '.join(known)})")
+
+
 class BadRecord(UserError):
     """One record of a data file cannot be used; the others can. ``--max-bad-records``: how many are passed over."""
 

@@ -37,6 +37,7 @@ def test_an_entity_may_have_several_boxes_and_a_box_several_entities():
     ("a [/EN#7/people man", "the phrase of entity 7/people is not closed; end it with ]"),
     ("[/EN#7/people ] x", "the phrase of entity 7/people has no words"),
     ("[/EN#x/people man]", "'[/EN#x/people' begins no phrase"),
+    ("[/EN#7/people A man [/EN#9/scene home]", "the phrase of entity 7/people is not closed before '[/EN#9/scene'"),
     ("[man]", "'[man]' begins no phrase; expected [/EN#<number>/<kind>"),
 ])  # fmt: skip
 def test_a_damaged_caption_is_refused(line, said):
@@ -49,6 +50,9 @@ def test_a_damaged_caption_is_refused(line, said):
     ("<annotation>", "<!DOCTYPE a [<!ENTITY b 'b'>]><annotation>", "36.xml: has a definition"),
     ("<xmax>11</xmax>", "<xmax>11.5</xmax>", "36.xml: a box is 1, 2, 11.5, 22; expected four whole numbers"),
     ("<xmax>11</xmax>", "", "36.xml: a box is 1, 2, , 22; expected four whole numbers"),
+    ("<name>7</name>", "<name> </name>", "36.xml: a box has no entity"),
+    ("</annotation>", "<object><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></object>"
+     "</annotation>", "36.xml: a box has no entity"),
     ("<ymax>22</ymax>", "<ymax>1</ymax>", "36.xml: a box is 1, 2, 11, 1, which ends before it begins"),
 ])  # fmt: skip
 def test_a_damaged_annotation_is_refused(old, new, said):
@@ -84,6 +88,7 @@ def test_phrases_without_boxes_are_no_samples(written):
     ("val.txt", "", "val.txt: no phrase of its 0 images has a box"),
     ("Annotations/36.xml", None, "36.xml: no such annotation; unpack Flickr30k Entities"),
     ("Sentences/36.txt", None, "36.txt: no such sentences; unpack Flickr30k Entities"),
+    ("Sentences/36.txt", "\n", "36.txt: holds no caption; copy"),
     ("Sentences/36.txt", b"\xff", "36.txt: not UTF-8 text"),
     ("Sentences/36.txt", "\n[/EN#7/people a man", "36.txt: line 1: the phrase of entity 7/people is not closed"),
 ])  # fmt: skip

@@ -111,3 +111,13 @@ def test_numbers_that_are_not_finite_are_refused():
         broken.network.roi_heads.box_predictor.attr_score.bias.fill_(float("nan"))
     with pytest.raises(BadRecord, match=r"image '9': .*not finite"):
         broken([("9", patterned(128, 96))], TWELVE)
+
+
+@pytest.mark.parametrize(
+    "box", [(50, 40, 10, 10), (5, 5, 5, 20), (500, 400, 600, 600), (0, 0, 10, 99.5), (-3, 0, 10, 10), (0, 0, 1e8, 9)]
+)
+def test_a_given_box_that_is_not_of_its_picture_is_refused(box):
+    fine = np.array([[0, 0, 60, 50], [-1.5, 0, 129, 97]], np.float32)  # as others round
+    assert len(DETECTOR([("9", patterned(128, 96))], TWELVE, [fine])[0]) == 2
+    with pytest.raises(BadRecord, match=r"image '9': box 3 is .*; expected x1, y1, x2, y2 within the picture, 128"):
+        DETECTOR([("9", patterned(128, 96))], TWELVE, [np.array([*fine, box], np.float32)])

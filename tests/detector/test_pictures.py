@@ -50,10 +50,11 @@ def test_grey_palettes_and_single_bits_become_rgb(tmp_path):
         np.testing.assert_array_equal(np.asarray(found), np.asarray(image.convert("RGB")))
 
 
-def test_sixteen_bits_a_pixel_become_eight(tmp_path):
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_sixteen_bits_a_pixel_become_eight(tmp_path, suffix):
     values = np.linspace(0, 65535, 256).astype(np.uint16)[None].repeat(4, axis=0)
-    Image.fromarray(values).save(tmp_path / "deep.png")
-    found = np.asarray(read_picture(tmp_path / "deep.png"))
+    Image.fromarray(values).save(tmp_path / f"deep.{suffix}")
+    found = np.asarray(read_picture(tmp_path / f"deep.{suffix}"))
     assert found.shape == (4, 256, 3) and found[0, 0].tolist() == [0] * 3 and found[0, -1].tolist() == [255] * 3
     assert (np.diff(found[0, :, 0].astype(int)) >= 0).all() and found[0, 128, 0] in (127, 128)
 

@@ -107,6 +107,8 @@ def test_regions_of_another_file_lie_on_an_empty_canvas(asked, tmp_path):
     of = asked("TASK10")
     regions = of.task.store("test")[questions(of.task, "test")[0]["image"]]
     assert find_scene(tmp_path / "elsewhere.lmdb", regions) is None
+    (tmp_path / "world.json").write_text('{"countries": []}')  # somebody else's
+    assert find_scene(tmp_path / "elsewhere.lmdb", regions) is None
     moved = replace(regions, boxes=regions.boxes[:, ::-1].copy())  # no boxes of this scene
     from pathlib import Path
 

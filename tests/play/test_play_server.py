@@ -115,6 +115,15 @@ def test_without_a_detector_a_dropped_picture_is_refused(page):
     assert response.status_code == 400 and "needs a detector" in response.json["error"]
 
 
+def test_a_fault_of_the_program_is_one_line_and_the_page_goes_on(page, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(page.session, "ask", lambda asked: 1 / 0)
+        response = page.send("POST", "ask", b"{}")
+    assert response.status_code == 500 and response.json["error"] == "a fault of volta-switch; the terminal says more"
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    assert page.send("GET", "").status_code == 200
+
+
 def test_pictures_have_addresses_boxes_and_names(page):
     offer = page.session.album.offers[0]
     found = page.send("GET", f"picture/{offer.pictures[0]}").json

@@ -1,12 +1,14 @@
 """Pictures themselves: by a small detector, the same as by the features that ``data extract`` writes of them."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from small_detectors import patterned, small_detector
 from synthetic_world import refusal
+from volta_switch.checksums import SUMS
 from volta_switch.cli import _run, main
 from volta_switch.data.feature_files import open_features
 from volta_switch.detector.checkpoints import save_detector
@@ -103,3 +105,15 @@ def test_what_is_no_picture_is_told(asked, detector, tmp_path, capsys):
         main(["predict", *map(str, [asked("TASK10").folder, *flags])])
     assert ended.value.code == 2 and not list((tmp_path / "cache").glob("*"))
     assert "text.png: not a picture; expected one of JPEG, PNG" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_detector_of_other_settings_looks_again(detector, tmp_path):
+    """Settings that a model's facts leave out, such as the suppression of proposals, decide the regions, too."""
+    shutil.copytree(detector, tmp_path / "other")
+    (tmp_path / "other" / SUMS).unlink()
+    settings = json.loads((tmp_path / "other" / "config.json").read_text())
+    settings["after_nms"] = settings["after_nms"] - 1
+    (tmp_path / "other" / "config.json").write_text(json.dumps(settings))
+    one, other = detector_for({}, detector), detector_for({}, tmp_path / "other")
+    assert one.facts == other.facts and one.identity != other.identity
+    assert one.identity == detector_for({}, detector).identity

@@ -1,6 +1,7 @@
 """Regions of pictures: what is said without a detector, and what is kept of one by the picture's content."""
 
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from asked_tasks import questions
 from synthetic_world import refusal
 from volta_switch import UserError
 from volta_switch.cli import main
+from volta_switch.data.detector_facts import keep_facts
 from volta_switch.data.regions import Regions
 from volta_switch.predict import Predictor
 from volta_switch.predict.region_cache import default_folder
@@ -78,6 +80,41 @@ def test_a_damaged_file_is_made_anew(pictures, capsys, damage):
     assert len(detector.looked) == 2 and "damaged" in capsys.readouterr().err
     assert np.array_equal(first.features, again.features)
     assert len(list((pictures / "kept").iterdir())) == 1
+
+
+def test_any_one_flipped_bit_costs_a_look_at_most(pictures, capsys):
+    """Some make an archive "encrypted", or of an unknown compression."""
+    sources = RegionSources(6, detector=CountingDetector(6), cache=pictures / "kept")
+    first = sources.regions(str(pictures / "a.jpg"))
+    (kept,) = (pictures / "kept").iterdir()
+    whole = kept.read_bytes()
+    directory = whole.index(b"PK\x01\x02")  # of the archive, behind what it holds
+    for place in range(directory, len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        kept.write_bytes(damaged)
+        assert np.array_equal(sources.regions(str(pictures / "a.jpg")).features, first.features)
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_features_of_another_detector_are_told_once_a_file(asked, pictures, capsys):
+    of = asked("TASK10")
+    (own, stored), name = _facts(), "store.lmdb"
+    shutil.copytree(of.features, pictures / name)
+    keep_facts(pictures / name, stored)
+    line = questions(of.task, "test")[0]
+    for known, told in ((own, 1), (stored, 0), (None, 0)):
+        files = {} if known is None else {"preprocessor.json": json.dumps({"detector": known}).encode()}
+        sources = RegionSources(of.task.config.v_feature_size, files)
+        for _ in range(2):
+            sources.regions(line["image"], str(pictures / name))
+        said = capsys.readouterr().err
+        assert said.count("holds other features than the model was trained on: the detector is two") == told
+
+
+def _facts():
+    one = {"detector": "one", "weights": "1" * 64, "selection": "maxnms", "number": "36", "input": None, "width": 6}
+    return one, {**one, "detector": "two", "weights": "2" * 64}
 
 
 def test_a_pickle_in_its_place_is_not_loaded(pictures):

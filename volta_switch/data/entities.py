@@ -103,6 +103,8 @@ def _phrases(root: Path, image: str) -> Iterator[EntityPhrase]:
     boxes = parse_annotation(_text(path, "annotation", advice), str(path))
     path = root / "Sentences" / f"{image}.txt"
     lines = [line for line in _text(path, "sentences", advice).split("\n") if line.strip()]
+    if not lines:
+        raise UserError(f"{path}: holds no caption; copy the data set's own file again")
     for number, line in enumerate(lines):
         words, phrases = parse_sentence(line, f"{path}: line {number + 1}")
         for phrase in phrases:
@@ -135,7 +137,9 @@ def parse_sentence(line: str, place: str) -> tuple[tuple[str, ...], list[Phrase]
     phrases: list[Phrase] = []
     label, first = "", 0  # of the phrase that is open
     for token in line.split():
-        if not label and token.startswith("["):
+        if label and token.startswith("["):
+            raise UserError(f"{place}: the phrase of entity {label} is not closed before {token!r}; end it with ]")
+        if token.startswith("["):
             _, _, rest = token.partition(OPENING)
             entity = rest.partition("/")[0]
             if not token.startswith(OPENING) or not entity.isdigit() or token.endswith("]"):
@@ -182,8 +186,11 @@ def parse_annotation(text: str, place: str) -> dict[str, tuple[Box, ...]]:
         if outline is None:
             continue
         box = _box(outline, place)
-        for name in named.iter("name"):
-            boxes.setdefault((name.text or "").strip(), []).append(box)
+        entities = [(name.text or "").strip() for name in named.iter("name")]
+        if not all(entities) or not entities:
+            raise UserError(f"{place}: a box has no entity (<name>); take the data set's own file")
+        for entity in entities:
+            boxes.setdefault(entity, []).append(box)
     return {entity: tuple(found) for entity, found in boxes.items()}
 
 

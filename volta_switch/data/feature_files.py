@@ -77,13 +77,15 @@ class Target:
     Attributes:
         name: the value of ``--to``.
         write: (path, images) or, for pairs, (path, pairs of regions and caption); whole or not at all.
-        refuse: raises ValueError for regions that the format has no place for.
+        refuse_id: raises ValueError for an image's id that the format has no place for.
+        refuse: the same for regions.
         pairs: whether image-caption pairs are written.
     """
 
     name: str
     write: Callable[[Path, Iterator[Any]], None]
-    refuse: Callable[[Regions], object]
+    refuse_id: Callable[[str], object] = lambda image_id: None
+    refuse: Callable[[Regions], object] = lambda regions: None
     pairs: bool = False
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from volta_switch.data.files.stores import FeatureStore
 from volta_switch.data.regions import Regions
 from volta_switch.data_tools.repack import repack
 from volta_switch.errors import BadRecord, UserError
+from volta_switch.files import remove
 
 _MEASURED = ("features", "boxes", "objects_conf", "attrs_conf", "cls_prob", "attr_scores")
 _LABELS = ("objects_id", "attrs_id")
@@ -153,8 +154,26 @@ def convert(
             out.rmdir()  # made for an LMDB that did not come to be
         raise
     result = Conversion(str(out), len(records.places), passed_over=records.failed)
-    _measure(records, open_source(out) if holds_pairs(out) else open_features(out, detections=True), result)
+    try:
+        _measure(records, open_source(out) if holds_pairs(out) else open_features(out, detections=True), result)
+    except UserError:
+        remove(out)  # what cannot be read back is no result
+        keep_facts(out, None)
+        raise
     return result
+
+
+def refuse_ids(to: str, ids: Iterable[str]) -> None:
+    """Raises UserError where a target has no place for an image's id, before anything is computed."""
+    target = _targets().get(to)
+    if target is None:
+        return
+    for image_id in ids:
+        try:
+            target.refuse_id(image_id)
+        except ValueError as error:
+            cure = f"give the image another id, in a .jsonl of the pictures (id), or take --to {_COMPACT}"
+            raise UserError(f"--to {to}: {error}; {cure}") from None
 
 
 def _write(records: _Records, out: Path, target: Target | None, dtype: str) -> None:
@@ -219,6 +238,7 @@ class _Records:
         assert self._target is not None  # ``repack`` goes through the source itself
         if not self._target.pairs and regions.image_id in seen:
             raise ValueError(f"image {regions.image_id!r} stands twice; {self._target.name} holds every image once")
+        self._target.refuse_id(regions.image_id)
         self._target.refuse(regions)
 
     def _fail(self, error: str) -> None:

@@ -18,7 +18,7 @@ from volta_switch.checksums import json_digest
 from volta_switch.data.detector_facts import DETECTOR, facts_file, keep_facts
 from volta_switch.data.files.json_files import read_object
 from volta_switch.data.formats import compact
-from volta_switch.data_tools.convert import TARGETS, convert
+from volta_switch.data_tools.convert import TARGETS, convert, refuse_ids
 from volta_switch.data_tools.detected import DetectedPictures, Work
 from volta_switch.data_tools.packing import check_options
 from volta_switch.data_tools.picture_sources import Pictures
@@ -86,6 +86,7 @@ def extract(
     if output.to not in TARGETS:
         raise UserError(f"--to {output.to}: expected one of {', '.join(TARGETS)}")
     _check_captions(pictures, output)
+    refuse_ids(output.to, (file.image_id for file in pictures.files))
     facts = detector.facts(work.selection, given=any(file.boxes is not None for file in pictures.files))
     straight = output.to == COMPACT
     sizes = (output.dtype, output.top_classes, output.top_attributes)
@@ -143,7 +144,7 @@ def _there(out: Path, plan: dict[str, Any], output: Output) -> dict[str, Any] | 
         raise UserError(f"{out}: exists, and not as these features of these pictures; delete it, or give another OUT")
     store = out.with_name(out.name + _WORK)
     if out.is_dir() and not (out / "data.mdb").is_file():
-        if strange := [path.name for path in out.iterdir() if not path.name.startswith((".", "data.mdb", "lock.mdb"))]:
+        if strange := [path.name for path in out.iterdir() if not path.name.startswith(("data.mdb", "lock.mdb"))]:
             raise UserError(
                 f"{out}: holds {strange[0]}, which is no part of features; move it away, or give another OUT"
             )

@@ -106,14 +106,15 @@ def _run(args: argparse.Namespace) -> None:
     if not there:
         where = f"{len(devices)} processes on {', '.join(sorted(set(devices)))}" if not alone else devices[0]
         print(f"{len(pictures.files)} pictures, {detector.config.name} ({where})", file=sys.stderr)
-    with _Progress() as progress:
+    progress = _Progress()
+    with progress as tell:
         work = Work(source, selection, args.batch)
-        manifest = extract(pictures, args.out, detector, work, output, devices, progress)
+        manifest = extract(pictures, args.out, detector, work, output, devices, tell)
     print(f"{args.out}: {manifest['records']} pictures, {manifest['regions']} regions, {selection.kind}")
     missing = manifest["records"] * selection.least - manifest["regions"]
     if missing > 0 and all(file.boxes is None for file in pictures.files):
         print(f"  {missing} regions fewer than {selection.least} a picture: some pictures do not give so many")
-    if there:
+    if there and not progress.told:
         print("  it was there already; nothing was computed")
     if manifest["passed_over"]:
         print(f"  unusable pictures left out: {len(manifest['passed_over'])}")
@@ -126,6 +127,7 @@ class _Progress:
         self._bar: Any = None
         self._begun = self._said = time.monotonic()
         self._first: int | None = None  # pictures that an earlier run has done
+        self.told = False
 
     def __enter__(self) -> Callable[[int, int], None]:
         if sys.stderr.isatty():
@@ -139,6 +141,7 @@ class _Progress:
             self._bar.close()
 
     def _tell(self, done: int, total: int) -> None:
+        self.told = True
         if self._bar is not None:
             if self._bar.total is None:
                 self._bar.total, self._bar.initial, self._bar.n = total, done - 1, done - 1

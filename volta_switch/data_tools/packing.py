@@ -274,10 +274,14 @@ def _alone(folder: Path, what: str) -> Iterator[None]:
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Says what differs first, one value and not a whole section."""
     name = next((name for name in now if before.get(name) != now[name]), "format")
+    old, new = before.get(name), now.get(name)
     if name == "sources":
         return "the inputs are not the same files"
-    return f"{name} was {before.get(name)}, now it is {now[name]}"
+    if isinstance(old, dict) and isinstance(new, dict) and not old.keys() - new.keys():
+        return f"{name}: {_difference(old, new)}"
+    return f"{name} was {old}, now it is {new}"
 
 
 def _add_losses(losses: dict[str, float], before: Regions, after: Regions) -> None:

@@ -2,17 +2,19 @@
 
 | given | pictures | id |
 |---|---|---|
-| a folder | all below it, in the order of their paths; in ``.tar`` files, too | the file's name; COCO's number |
+| a folder | all below it, in the order of their paths; in ``.tar`` files, too; links are followed | the file's name; \
+COCO's number |
 | a ``.tar`` | its members | the same |
 | a ``.jsonl`` | ``{"image": path, "id": ..., "boxes": [[x1, y1, x2, y2], ...]}`` a line | ``id``, else as above |
 | any other text | a path a line | as above |
 
-Paths in a list begin in its folder.
+Paths in a list begin in its folder. What ends as a picture does and is none is refused, and never passed over.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -20,15 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
-from volta_switch.data.files.json_files import read_json, read_json_lines
+from volta_switch.data.files.json_files import read_json
 from volta_switch.data.image_ids import id_text, image_key
 from volta_switch.detector.pictures import SUFFIXES, is_picture
-from volta_switch.errors import UserError, first_line
+from volta_switch.errors import UserError, first_line, unknown_key
+from volta_switch.files import measured, numbered_lines, parse_json, require_file
+from volta_switch.ranges import shown
 
 TAR = ".tar"
-_LISTS = (".txt", ".lst", ".list")
-_CORNERS = "expected x1, y1, x2, y2 in pixels for each box"
+KEYS = ("image", "id", "boxes")  # of a line of JSON
+_BLOCK = 1 << 16  # bytes
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,16 @@ class PictureFile:
             file.seek(self.offset)
             return file.read(self.size)
 
+    def digest(self) -> str:
+        """Returns the SHA-256 of the picture's bytes; "" where they cannot be read, as the detector's run will say."""
+        try:
+            content = self.content()
+            if isinstance(content, bytes):
+                return hashlib.sha256(content).hexdigest()
+            return str(measured(content)["sha256"])
+        except OSError:
+            return ""
+
 
 @dataclass(frozen=True)
 class Pictures:
@@ -79,15 +94,23 @@ class Pictures:
     part: str = ""
 
     def share(self, number: int, count: int) -> Pictures:
-        """Returns the part ``number`` of ``count``, counted from 1; all parts one after the other are the whole."""
+        """Returns the part ``number`` of ``count``, counted from 1; all parts one after the other are the whole.
+
+        Raises:
+            UserError: the part has no picture.
+        """
+        if count > len(self.files):
+            raise UserError(
+                f"--part {number}/{count}: {self.source} has {len(self.files)} pictures; give no more parts than that"
+            )
         first, last = ((number - 1) * len(self.files) // count, number * len(self.files) // count)
         return Pictures(self.source, self.files[first:last], f"{number}/{count}")
 
     def fingerprint(self) -> dict[str, Any]:
-        """Says which pictures these are: ids, names, sizes and boxes, not what the files hold."""
+        """Says which pictures these are: ids, boxes, and the SHA-256 of what each file holds."""
         digest = hashlib.sha256()
-        for file in self.files:
-            digest.update(repr((file.image_id, file.path.name, file.member, file.size)).encode())
+        for file in tqdm(self.files, desc="looking at the pictures", unit="picture", leave=False, disable=None):
+            digest.update(repr((file.image_id, file.path.name, file.member, file.digest())).encode())
             if file.boxes is not None:
                 digest.update(np.ascontiguousarray(file.boxes).tobytes())
         found = {"format": "pictures", "records": len(self.files), "fingerprint": digest.hexdigest()}
@@ -98,7 +121,8 @@ def find_pictures(source: str | Path, boxes: str | Path | None = None) -> Pictur
     """Returns the pictures of a folder, list or tar; ``boxes``: a file that ``read_boxes`` reads.
 
     Raises:
-        UserError: there are none, two have one id, a file is not there, or has no boxes where these are given.
+        UserError: there are none, two have one id, a file is not there or cannot be a picture, a tar is not whole, a
+            line has a key that nothing reads, or a file has no boxes where these are given, or two kinds of them.
     """
     source = Path(source)
     files = tuple(_found(source))
@@ -106,6 +130,7 @@ def find_pictures(source: str | Path, boxes: str | Path | None = None) -> Pictur
         raise UserError(f"{source}: no pictures; expected files that end in {', '.join(SUFFIXES)}, or in {TAR}")
     seen: dict[str, PictureFile] = {}
     for file in files:
+        _refuse_strange_id(file)
         if other := seen.get(file.image_id):
             raise UserError(
                 f"{file.name} and {other.name} would both be image {file.image_id!r}; give each an id of its own in a "
@@ -113,6 +138,10 @@ def find_pictures(source: str | Path, boxes: str | Path | None = None) -> Pictur
             )
         seen[file.image_id] = file
     if boxes is not None:
+        if own := next((file for file in files if file.boxes is not None), None):
+            raise UserError(
+                f"{source}: {own.name} has boxes of its own, and --boxes {boxes} gives others; leave one out"
+            )
         files = tuple(_with_boxes(files, read_boxes(boxes), boxes))
     elif any(file.boxes is not None for file in files):
         bare = next((file for file in files if file.boxes is None), None)
@@ -121,43 +150,90 @@ def find_pictures(source: str | Path, boxes: str | Path | None = None) -> Pictur
     return Pictures(source, files)
 
 
+def _refuse_strange_id(file: PictureFile) -> None:
+    try:
+        fine = bool(file.image_id.encode())
+    except UnicodeEncodeError:  # a file's name that is not UTF-8
+        fine = False
+    if not fine:
+        raise UserError(
+            f"{file.name!r}: {file.image_id!r} cannot be an image's id; name the pictures in a .jsonl: "
+            '{"image": path, "id": ...}'
+        )
+
+
 def _found(source: Path) -> Iterator[PictureFile]:
     if source.is_dir():
-        for path in sorted(source.rglob("*")):
+        for path in sorted(_below(source)):
             if path.suffix.lower() == TAR:
                 yield from _members(path)
-            elif is_picture(path):
-                yield _file(path)
-    elif not source.is_file():
-        raise UserError(f"{source}: no such folder, list or tar of pictures; check the path")
-    elif source.suffix.lower() == TAR:
+            else:
+                yield _file(path, "move it away, or make it a picture")
+        return
+    require_file(source, "folder, list or tar of pictures", "check the path")
+    if source.suffix.lower() == TAR:
         yield from _members(source)
-    elif source.suffix.lower() in SUFFIXES:
-        yield _file(source)
+    elif is_picture(source):
+        yield _file(source, "check the path")
     elif source.suffix == ".jsonl":
         yield from _lines(source)
     else:
         yield from _listed(source)
 
 
-def _file(path: Path, image_id: str | None = None) -> PictureFile:
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise UserError(f"{path}: no picture there ({error.strerror}); check the list") from None
-    return PictureFile(image_key(path.stem) if image_id is None else image_id, path, size=size)
+def _below(folder: Path) -> Iterator[Path]:
+    """Yields what ends as pictures and tar files do; each folder once, however many links lead to it."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot be looked into ({error.strerror}); check its permissions") from None
+
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        about = os.stat(place)
+        if (about.st_dev, about.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((about.st_dev, about.st_ino))
+        for name in names:
+            path = Path(place, name)
+            if is_picture(path) or path.suffix.lower() == TAR:
+                yield path
+
+
+def _file(path: Path, advice: str, image_id: str | None = None) -> PictureFile:
+    require_file(path, "picture", advice)
+    return PictureFile(image_key(path.stem) if image_id is None else image_id, path, size=path.stat().st_size)
 
 
 def _members(path: Path) -> Iterator[PictureFile]:
+    require_file(path, "tar file", "check the path")
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 name = Path(member.name)
-                if member.isreg() and name.suffix.lower() in SUFFIXES:
-                    yield PictureFile(image_key(name.stem), path, member.name, member.offset_data, member.size)
+                if not is_picture(name) or member.isdir():
+                    continue
+                if not member.isreg():
+                    raise UserError(
+                        f"{path}: member {member.name} is a link to {member.linkname}, not a picture; pack the tar "
+                        "with the files themselves (tar --dereference --hard-dereference)"
+                    )
+                yield PictureFile(image_key(name.stem), path, member.name, member.offset_data, member.size)
+            _require_end(path, tar.offset)
     except (tarfile.TarError, OSError) as error:
         reason = first_line(error)
         raise UserError(f"{path}: not a whole tar without compression ({reason}); copy or unpack it") from None
+
+
+def _require_end(path: Path, offset: int) -> None:
+    """Raises ReadError unless nothing but zeros follow a tar's last member: a damaged header reads as the end."""
+    if path.stat().st_size < offset + tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("it is cut off behind a member")
+    with path.open("rb") as file:
+        file.seek(offset)
+        while block := file.read(_BLOCK):
+            if block.strip(b"\0"):
+                raise tarfile.ReadError(f"neither a member nor the end from byte {offset} on")
 
 
 def _listed(source: Path) -> Iterator[PictureFile]:
@@ -168,19 +244,22 @@ def _listed(source: Path) -> Iterator[PictureFile]:
         raise UserError(f"{source}: neither text nor a picture's suffix; expected {expected}") from None
     for line in lines:
         if line.strip():
-            yield _file(source.parent / line.strip())
+            yield _file(source.parent / line.strip(), f"check the list {source}")
 
 
 def _lines(source: Path) -> Iterator[PictureFile]:
-    for number, line in enumerate(read_json_lines(source), start=1):
-        where = f"{source}, picture {number}"
-        if not isinstance(line, dict) or not isinstance(line.get("image"), str):
-            raise UserError(f'{where}: expected an object with "image", the path of a picture')
+    for number, text in numbered_lines(source):
+        where = f"{source}, line {number}"
         try:
+            line = parse_json(text)
+            if not isinstance(line, dict) or not isinstance(line.get("image"), str):
+                raise ValueError('expected an object with "image", the path of a picture')
+            for key in line.keys() - set(KEYS):
+                raise ValueError(unknown_key(key, KEYS))
             image_id = id_text(line["id"]) if line.get("id") is not None else None
-        except (TypeError, UnicodeDecodeError) as error:
+        except (TypeError, ValueError) as error:
             raise UserError(f"{where}: {error}") from None
-        file = _file(source.parent / line["image"], image_id)
+        file = _file(source.parent / line["image"], f"check {where}", image_id)
         yield file if line.get("boxes") is None else replace(file, boxes=_boxes(line["boxes"], where))
 
 
@@ -194,11 +273,18 @@ def read_boxes(path: str | Path) -> dict[str, np.ndarray]:
     Raises:
         UserError: it is none of them.
     """
-    content = read_json(path)
+    content = read_json(path, unique=True)
     if isinstance(content, dict) and isinstance(content.get("annotations"), list):
         content = content["annotations"]
     if isinstance(content, dict):
-        return {image_key(key): _boxes(value, f"{path}, image {key!r:.60}") for key, value in content.items()}
+        listed: dict[str, np.ndarray] = {}
+        for key, value in content.items():
+            if image_key(key) in listed:
+                raise UserError(
+                    f"{path}: boxes of image {image_key(key)!r} stand there twice, also as {key!r}; keep one"
+                )
+            listed[image_key(key)] = _boxes(value, f"{path}, image {key!r:.60}")
+        return listed
     if not isinstance(content, list):
         raise UserError(f"{path}: expected {{image id: boxes}}, or COCO's annotations")
     found: dict[str, list[list[float]]] = {}
@@ -207,7 +293,9 @@ def read_boxes(path: str | Path) -> dict[str, np.ndarray]:
         box = entry.get("bbox", entry.get("box")) if isinstance(entry, Mapping) else None
         if box is None or entry.get("image_id") is None:
             raise UserError(f"{where}: expected image_id and bbox, which is x, y, width, height")
-        x, y, width, height = _boxes([box], where)[0].tolist()
+        if not _is_box(box) or box[2] <= 0 or box[3] <= 0:
+            raise UserError(f"{where}: the box is {shown(box)}; expected x, y, width, height in pixels, no side of 0")
+        x, y, width, height = box
         try:
             found.setdefault(id_text(entry["image_id"]), []).append([x, y, x + width, y + height])
         except TypeError as error:
@@ -216,13 +304,22 @@ def read_boxes(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _boxes(value: Any, where: str) -> np.ndarray:
-    try:
-        boxes = np.array(value, dtype=np.float32).reshape(-1, 4) if len(value) else np.empty((0, 4), np.float32)
-        if not np.isfinite(boxes).all() or len(boxes) != len(value):
-            raise ValueError
-    except (TypeError, ValueError, OverflowError):
-        raise UserError(f"{where}: {_CORNERS}") from None
-    return boxes
+    """Returns boxes as an array (n, 4)."""
+    if not isinstance(value, list):
+        raise UserError(f"{where}: boxes are {shown(value)}; expected a list of boxes, x1, y1, x2, y2 in pixels")
+    for number, box in enumerate(value, start=1):
+        if not _is_box(box) or box[2] <= box[0] or box[3] <= box[1]:
+            raise UserError(
+                f"{where}: box {number} is {shown(box)}; expected x1, y1, x2, y2 in pixels, x2 and y2 the larger ones"
+            )
+    return np.array(value, np.float32).reshape(-1, 4)
+
+
+def _is_box(value: Any) -> bool:
+    """Returns whether a value is a list of four finite numbers."""
+    if not isinstance(value, list) or len(value) != 4:
+        return False
+    return all(isinstance(each, int | float) and not isinstance(each, bool) and abs(each) < 1e9 for each in value)
 
 
 def _with_boxes(

@@ -20,6 +20,7 @@ from volta_switch.detector.selection import Chosen, Selection, choose
 from volta_switch.detector.settings import DetectorConfig
 from volta_switch.errors import BadRecord
 
+_MARGIN = 2.0  # pixels that a given box may reach beyond its picture: other programs round
 _SMALLEST = 16  # pixels of the input's sides: smaller ones are padded, so that each stage has a cell
 
 
@@ -82,8 +83,10 @@ class Detector:
             boxes: (n, 4) for each picture, pixels, where they are given from outside.
 
         Raises:
-            BadRecord: the network has no finite numbers for a picture.
+            BadRecord: the network has no finite numbers for a picture, or a given box is not one of its.
         """
+        for (image_id, image), own in zip(pictures, boxes or (), strict=boxes is not None):
+            _refuse_strange_boxes(image_id, image, own)
         inputs = [network_input(image, self.config) for _, image in pictures]
         sizes = [(each.shape[1], each.shape[2]) for each in inputs]
         scales = [
@@ -115,6 +118,17 @@ class Detector:
         for place, each in enumerate(inputs):
             batch[place, :, : each.shape[1], : each.shape[2]] = each
         return batch.to(self._device)
+
+
+def _refuse_strange_boxes(image_id: str, image: Image.Image, boxes: np.ndarray) -> None:
+    """Raises BadRecord for a box that is empty or leaves its picture: of another one, or x, y, width, height."""
+    for number, (x1, y1, x2, y2) in enumerate(np.asarray(boxes, dtype=float).reshape(-1, 4), start=1):
+        inside = min(x1, y1) >= -_MARGIN and x2 <= image.width + _MARGIN and y2 <= image.height + _MARGIN
+        if not (x1 < x2 and y1 < y2 and inside):
+            raise BadRecord(
+                f"image {image_id!r}: box {number} is {x1:g}, {y1:g}, {x2:g}, {y2:g}; expected x1, y1, x2, y2 within "
+                f"the picture, {image.width} x {image.height} pixels as it is shown"
+            )
 
 
 def _regions(image_id: str, image: Image.Image, chosen: Chosen, features: Tensor) -> Regions:

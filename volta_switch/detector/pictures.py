@@ -23,8 +23,8 @@ _WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 
 
 def is_picture(path: Path) -> bool:
-    """Returns whether a file ends as pictures do."""
-    return path.suffix.lower() in SUFFIXES and path.is_file()
+    """Returns whether a name ends as those of pictures do."""
+    return path.suffix.lower() in SUFFIXES
 
 
 def read_picture(source: Path | bytes, name: str = "") -> Image.Image:
@@ -48,7 +48,9 @@ def read_picture(source: Path | bytes, name: str = "") -> Image.Image:
                 if image.width * image.height > MOST_PIXELS:
                     raise BadRecord(_too_large(name, f"{image.width} x {image.height} pixels"))
                 image.load()
-                return _as_rgb(ImageOps.exif_transpose(image), name)
+                deep = image.mode in _SIXTEEN_BITS or (image.format == "PPM" and image.mode == "I")
+                upright = ImageOps.exif_transpose(image)
+                return _from_sixteen_bits(upright) if deep else _as_rgb(upright, name)
     except BadRecord:
         raise
     except UnidentifiedImageError:
@@ -68,9 +70,11 @@ def _too_large(name: str, found: str) -> str:
     return f"{name}: {found}, at most {MOST_PIXELS:,} are read; make it smaller"
 
 
+def _from_sixteen_bits(image: Image.Image) -> Image.Image:
+    return Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8)).convert("RGB")
+
+
 def _as_rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode in _SIXTEEN_BITS:
-        return Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise BadRecord(f"{name}: 32 bits a pixel, whose black and white no file says; save it with 8 or 16 bits")
     if image.mode in _WITH_ALPHA or "transparency" in image.info:

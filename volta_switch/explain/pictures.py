@@ -14,13 +14,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from volta_switch.checksums import is_there
 from volta_switch.data.regions import Regions
 from volta_switch.detector.pictures import read_picture
 from volta_switch.errors import UserError
 from volta_switch.explain.world_truth import region_of_each_object
 from volta_switch.files import require_file
-from volta_switch.world.build import SUMMARY, world_spec
+from volta_switch.world.build import is_world, world_spec
 from volta_switch.world.content import draw_split, scenes_of
 from volta_switch.world.files import scenes_by_name
 from volta_switch.world.pictures import draw_objects
@@ -98,7 +97,7 @@ def find_scene(features: Path, regions: Regions) -> Scene | None:
     A world's folder does not hold its scenes, but its parameters, from which they are drawn anew. A scene is returned
     only where each of its objects lies under a region.
     """
-    world = next((folder for folder in features.resolve().parents if is_there(folder / SUMMARY)), None)
+    world = next(filter(is_world, features.resolve().parents), None)
     if world is None:
         return None
     spec, place = world_spec(world), features.resolve().relative_to(world.resolve())

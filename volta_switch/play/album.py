@@ -124,7 +124,7 @@ class Album:
         """
         if not folder.is_dir():
             raise UserError(f"--images {folder}: no such folder")
-        found = sorted(filter(is_picture, folder.iterdir()))
+        found = sorted(path for path in folder.iterdir() if is_picture(path) and path.is_file())
         if not found:
             raise UserError(f"--images {folder}: holds no picture ({', '.join(SUFFIXES)})")
         self.predictor.sources.check([str(path) for path in found])

@@ -22,6 +22,7 @@ import signal
 import sys
 import tempfile
 import threading
+import traceback
 import webbrowser
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -79,6 +80,9 @@ class Application:
             response = _error(f"too large; a picture has at most {MOST_BYTES >> 20} MB", 413)
         except HTTPException as error:
             response = _error(str(error.description or error.name), error.code or 400)
+        except Exception:  # a fault of the program: the page goes on, and the terminal has what to report
+            traceback.print_exc()
+            response = _error("a fault of volta-switch; the terminal says more", 500)
         assert isinstance(response, Response)
         response.headers.extend(_HEADERS)
         return response(environ, start_response)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from volta_switch.checksums import json_digest
 from volta_switch.config.model_folder import REGIONS
 from volta_switch.data.detector_facts import DETECTOR, GIVEN, difference
 from volta_switch.data.regions import Regions
@@ -41,8 +42,9 @@ class SelectingDetector:
 
     @property
     def identity(self) -> str:
-        """What decides its regions beside the picture."""
-        return json.dumps(self.facts, sort_keys=True)
+        """What decides its regions beside the picture: the settings, too, which facts that travel leave out."""
+        settings = json_digest(self.detector.config.to_dict())
+        return json.dumps({**self.facts, "settings": settings}, sort_keys=True)
 
     def regions_of(self, picture: Path) -> Regions:
         """Returns what it sees; raises UserError for a file that is no picture."""

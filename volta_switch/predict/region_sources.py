@@ -12,8 +12,8 @@ from copy import copy
 from pathlib import Path
 from typing import Protocol
 
-from volta_switch.config.model_folder import REGIONS
-from volta_switch.data.detector_facts import described
+from volta_switch.config.model_folder import DETECTOR, REGIONS
+from volta_switch.data.detector_facts import described, difference, facts_of
 from volta_switch.data.feature_files import open_features
 from volta_switch.data.files.stores import FeatureStore
 from volta_switch.data.regions import Regions
@@ -117,6 +117,9 @@ class RegionSources:
     def _store(self, path: str) -> FeatureStore:
         if path not in self._stores:
             self._stores[path] = open_features(path, self.feature_size)
+            known, facts = self._facts.get(DETECTOR), facts_of(path)
+            if isinstance(known, dict) and facts is not None and (said := difference(known, facts)):
+                print(f"warning: {path} holds other features than the model was trained on: {said}", file=sys.stderr)
         return self._stores[path]
 
     def _detected(self, picture: Path) -> Regions:
@@ -147,10 +150,10 @@ class RegionSources:
         print(f"{picture}: looking for regions", file=sys.stderr, flush=True)
 
     def _without_detector(self, image: str) -> str:
-        said = self._facts.get("detector") or self._facts.get("regions")
+        said = self._facts.get(DETECTOR) or self._facts.get("regions")
         if isinstance(said, dict):
             said = described(said)
-        of = "of " if "detector" in self._facts else ""
+        of = "of " if DETECTOR in self._facts else ""
         trained = f"; the model was trained with regions {of}{said!s:.200} ({REGIONS})" if said else ""
         return (
             f"{image}: a picture needs a detector that finds its regions, and none is given{trained}: give one "

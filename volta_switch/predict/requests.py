@@ -16,14 +16,14 @@ Relative paths begin in the working directory, as those of a command line do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from volta_switch.data.image_ids import id_text
-from volta_switch.errors import UserError, nearest
-from volta_switch.files import parse_json, require_file
+from volta_switch.errors import UserError, unknown_key
+from volta_switch.files import numbered_lines, parse_json, require_file
 from volta_switch.model.predictions import Question
 from volta_switch.ranges import shown
 
@@ -103,7 +103,7 @@ def read_requests(path: Path, features: str, question: Question) -> list[Request
     """
     require_file(path, "file of JSON lines", "check the path")
     requests = []
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         source = f"{path}, line {number}"
         try:
             request = _request(parse_json(line), features, source)
@@ -116,25 +116,12 @@ def read_requests(path: Path, features: str, question: Question) -> list[Request
     return requests
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-
-
 def _request(line: Any, features: str, source: str) -> Request:
     """Returns what a line asks; ValueError says what is wrong with it."""
     if not isinstance(line, Mapping):
         raise ValueError(f"{shown(line)} instead of an object with text and image")
     for key in line.keys() - set(KEYS):
-        near = nearest(key, KEYS)
-        raise ValueError(f"unknown key {key!r:.60}" + (f", did you mean {near}?" if near else f" ({', '.join(KEYS)})"))
+        raise ValueError(unknown_key(key, KEYS))
     texts = _values(line, "text", "texts")
     for text in texts:
         if not isinstance(text, str):

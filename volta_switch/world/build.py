@@ -98,6 +98,14 @@ def ensure_world(out: str | Path, **parameters: Any) -> None:
         raise UserError(f"{out}: {reason}") from error
 
 
+def is_world(folder: Path) -> bool:
+    """Returns whether a folder says of itself that it is a world, of whatever version."""
+    try:
+        return "spec" in (object_in((folder / SUMMARY).read_bytes()) or {})
+    except OSError:
+        return False
+
+
 def world_spec(folder: Path) -> WorldSpec:
     """Returns the parameters of a world; raises UserError where a folder holds none, or of another version."""
     try:

@@ -19,8 +19,10 @@ from volta_switch.cli import main
 from volta_switch.data.detector_facts import facts_file, facts_of
 from volta_switch.data.feature_files import open_features, open_source
 from volta_switch.data.formats.tsv import write_tsv
+from volta_switch.data_tools import convert
 from volta_switch.detector.checkpoints import load_detector, save_detector
 from volta_switch.detector.selection import Selection
+from volta_switch.errors import UserError
 
 PICTURES = 5
 COMMON = ["--regions", "12", "--dtype", "float32"]
@@ -149,6 +151,46 @@ def test_boxes_from_outside_take_the_place_of_proposals(desk, tmp_path):
     assert (facts["selection"], facts["number"]) == ("caffe, given boxes", "as given")
 
 
+def test_a_box_outside_of_its_picture_is_a_picture_that_cannot_be_used(desk, tmp_path, capsys):
+    boxes = {str(100 + number): [[10, 10, 60, 50]] for number in range(PICTURES)} | {"102": [[900, 0, 950, 50]]}
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    given = (desk / "pictures", tmp_path / "store", "--detector", desk / "detector", "--boxes", tmp_path / "boxes.json")
+    assert "image '102': box 1 is 900, 0, 950, 50; expected x1, y1, x2, y2 within" in refused(capsys, *given)
+    main(["data", "extract", *map(str, given), "--max-bad-records", "1"])
+    assert open_features(tmp_path / "store").keys() == [name for name in boxes if name != "102"]
+
+
+@pytest.mark.parametrize(("to", "name"), [("tsv-lmdb", "keys"), ("h5-lmdb", "keys"), ("tsv", "a\tb"), ("h5", "a/b")])
+def test_an_id_that_a_format_cannot_hold_is_refused_before_the_work(desk, tmp_path, capsys, monkeypatch, to, name):
+    monkeypatch.setattr("volta_switch.data_tools.detected.detected", lambda *given: pytest.fail("looked at a picture"))
+    (tmp_path / "x.jsonl").write_text(json.dumps({"image": str(desk / "pictures" / "100.png"), "id": name}) + "\n")
+    given = (tmp_path / "x.jsonl", tmp_path / "out", "--detector", desk / "detector", "--to", to)
+    assert f"--to {to}: " in (said := refused(capsys, *given)) and "give the image another id" in said
+    assert {path.name for path in tmp_path.iterdir()} == {"x.jsonl"}
+
+
+def test_files_of_the_users_own_in_the_results_folder_stay(desk, tmp_path, capsys):
+    extract(desk, tmp_path / "out", "--to", "tsv-lmdb")
+    (tmp_path / "out" / "data.mdb").unlink()
+    (tmp_path / "out" / ".git").mkdir()
+    given = (desk / "pictures", tmp_path / "out", "--detector", desk / "detector", *COMMON, "--to", "tsv-lmdb")
+    assert "holds .git, which is no part of features; move it away" in refused(capsys, *given)
+    (tmp_path / "out" / ".git").rmdir()
+    capsys.readouterr()
+    extract(desk, tmp_path / "out", "--to", "tsv-lmdb")
+    assert "nothing was computed" not in capsys.readouterr().out
+
+
+def test_a_result_that_cannot_be_read_back_is_none(desk, tmp_path, capsys, monkeypatch):
+    def fail(*given):
+        raise UserError("not what was written")
+
+    monkeypatch.setattr(convert, "_measure", fail)
+    given = (desk / "pictures", tmp_path / "out", "--detector", desk / "detector", *COMMON, "--to", "tsv")
+    assert "not what was written" in refused(capsys, *given)
+    assert not (tmp_path / "out").exists() and not facts_file(tmp_path / "out").exists()
+
+
 def test_pictures_that_give_too_few_regions_are_told(desk, tmp_path, capsys):
     extract(desk, tmp_path / "store", "--regions", "60")  # of 40 proposals at most
     store = open_features(tmp_path / "store")
@@ -167,12 +209,14 @@ def test_pictures_in_a_tar(desk, tmp_path):
 def test_another_selection_detector_or_picture_is_another_store(desk, tmp_path, capsys):
     extract(desk, tmp_path / "store")
     given = (desk / "pictures", tmp_path / "store", "--detector", desk / "detector", "--dtype", "float32")
-    assert "detector was" in refused(capsys, *given, "--regions", 12, "--select", "caffe")
-    assert "detector was" in refused(capsys, *given, "--regions", 8)
+    assert "detector: selection was maxnms, now it is caffe" in refused(
+        capsys, *given, "--regions", 12, "--select", "caffe"
+    )
+    assert "detector: number was 12, now it is 8" in refused(capsys, *given, "--regions", 8)
     assert "batch was 1, now it is 2" in refused(capsys, *given, "--regions", 12, "--batch", 2)
     save_detector(small_detector(seed=3, **QUICK), tmp_path / "other")
     other = (*given[:3], tmp_path / "other", *COMMON)
-    assert "detector was" in refused(capsys, *other)
+    assert "detector: weights was" in refused(capsys, *other)
     write_pictures(tmp_path / "pictures", 2)
     assert "the inputs are not the same files" in refused(capsys, tmp_path / "pictures", *given[1:], "--regions", 12)
     extract(desk, tmp_path / "x.tsv", "--to", "tsv")

@@ -15,9 +15,10 @@ import pytest
 from kill_points import ended, killed_at, started
 from small_detectors import QUICK, small_detector, write_pictures
 from stored_records import content
+from volta_switch.cli import main
 from volta_switch.data.feature_files import open_features
 from volta_switch.data.files.lmdb_environment import Writer
-from volta_switch.data_tools import convert, extract, packing
+from volta_switch.data_tools import convert, detected, extract, packing
 from volta_switch.detector.checkpoints import save_detector
 
 PICTURES = 40
@@ -73,19 +74,43 @@ def test_killed_ten_times_one_after_the_other_the_store_is_the_same(desk, tmp_pa
 def test_a_run_that_continues_computes_only_what_is_missing(desk, tmp_path):
     folder, _ = desk
 
-    def killed_at_its_second_commit():
+    def killed_in_its_second_batch():
         extract.SAFE_AFTER = 0.0  # after each picture: how many commits a run has is not to depend on its machine
-        killed_at(Writer, "commit", 2, "after")
+        killed_at(Writer, "commit", 5, "after")
 
-    process = started(argv(folder, tmp_path / "store"), killed_at_its_second_commit)
+    process = started(argv(folder, tmp_path / "store"), killed_in_its_second_batch)
     assert ended(process) == -signal.SIGKILL
-    shutil.move(folder / "pictures" / "100.png", tmp_path / "kept.png")  # it has been looked at
-    (folder / "pictures" / "100.png").write_bytes(b"\0" * (tmp_path / "kept.png").stat().st_size)
-    try:
-        assert ended(started(argv(folder, tmp_path / "store"))) == 0
-    finally:
-        shutil.move(tmp_path / "kept.png", folder / "pictures" / "100.png")
+    look = detected.detected
+
+    def looking_at_others(detector, files, selection):
+        assert "100" not in [file.image_id for file in files]  # it has been looked at
+        return look(detector, files, selection)
+
+    def watched():
+        detected.detected = looking_at_others
+
+    assert ended(started(argv(folder, tmp_path / "store"), watched)) == 0
     assert content(tmp_path / "store") == content(folder / "whole")
+
+
+def test_a_run_whose_pictures_have_changed_is_not_continued(small_desk, tmp_path, capsys):
+    folder = tmp_path / "desk"
+    shutil.copytree(small_desk, folder)
+
+    def killed_at_its_first_commit():
+        extract.SAFE_AFTER = 0.0
+        killed_at(Writer, "commit", 1, "after")
+
+    assert ended(started(argv(folder, tmp_path / "store"), killed_at_its_first_commit)) == -signal.SIGKILL
+    picture = folder / "pictures" / "101.png"
+    changed = bytearray(picture.read_bytes())
+    changed[-20] ^= 1  # of the same name and size
+    picture.write_bytes(changed)
+    for out in ("store", "whole"):
+        with pytest.raises(SystemExit) as caught:
+            main(argv(folder, tmp_path / "store" if out == "store" else folder / "whole"))
+        assert caught.value.code == 2 and "the inputs are not the same files" in capsys.readouterr().err
+    assert content(folder / "whole") == content(small_desk / "whole")
 
 
 @pytest.mark.long

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 
 import numpy as np
@@ -64,10 +65,12 @@ def test_lists_begin_in_their_folder(folder):
 
 def test_parts_are_the_whole(folder):
     whole = find_pictures(folder)
-    for count in (1, 2, 3, 5):
+    for count in (1, 2, 3):
         parts = [whole.share(number, count) for number in range(1, count + 1)]
         assert [file for part in parts for file in part.files] == list(whole.files)
-        assert len({part.fingerprint()["fingerprint"] for part in parts if part.files}) == min(count, 3)
+        assert len({part.fingerprint()["fingerprint"] for part in parts}) == count
+    with pytest.raises(UserError, match=r"--part 4/5: .* has 3 pictures; give no more parts than that"):
+        whole.share(4, 5)
     assert whole.share(1, 2).fingerprint()["part"] == "1/2"
 
 
@@ -76,8 +79,17 @@ def test_a_fingerprint_changes_with_the_pictures(folder, tmp_path):
     assert before == find_pictures(folder).fingerprint() and before["records"] == 3
     (tmp_path / "boxes.json").write_text(json.dumps({"101": [[0, 0, 5, 5]], "102": [], "9": [[1, 1, 2, 2]]}))
     assert find_pictures(folder, tmp_path / "boxes.json").fingerprint() != before
-    (folder / "101.png").write_bytes((folder / "102.png").read_bytes() + b"x")
+    content = bytearray((folder / "101.png").read_bytes())
+    content[-20] ^= 1  # name and size stay
+    (folder / "101.png").write_bytes(content)
     assert find_pictures(folder).fingerprint() != before
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(folder / "102.png", "102.png")
+    packed = find_pictures(tmp_path / "a.tar").fingerprint()
+    raw = bytearray((tmp_path / "a.tar").read_bytes())
+    raw[find_pictures(tmp_path / "a.tar").files[0].offset + 100] ^= 1
+    (tmp_path / "a.tar").write_bytes(raw)
+    assert find_pictures(tmp_path / "a.tar").fingerprint() != packed
 
 
 def test_boxes_of_jsonl_json_coco_and_voltas_detections(folder, tmp_path):
@@ -104,15 +116,15 @@ def test_what_is_wrong_is_told_in_one_line(folder, tmp_path):
     (tmp_path / "empty" / "x.tar").write_bytes(b"no tar")
     assert "x.tar: not a whole tar without compression" in refused(tmp_path / "empty")
     (folder / "list.txt").write_text("101.png\ngone.png\n")
-    assert "gone.png: no picture there (No such file" in refused(folder / "list.txt")
+    assert "gone.png: no such picture; check the list" in refused(folder / "list.txt")
     (folder / "below" / "101.jpg").write_bytes(b"x")
     assert "would both be image '101'; give each an id" in refused(folder)
     (folder / "x.jsonl").write_text('{"picture": "101.png"}\n')
-    assert 'x.jsonl, picture 1: expected an object with "image"' in refused(folder / "x.jsonl")
+    assert 'x.jsonl, line 1: expected an object with "image"' in refused(folder / "x.jsonl")
     (folder / "x.jsonl").write_text('{"image": "101.png", "boxes": [[1, 2, 3]]}\n')
-    assert "picture 1: expected x1, y1, x2, y2" in refused(folder / "x.jsonl")
+    assert "line 1: box 1 is [1, 2, 3]; expected x1, y1, x2, y2" in refused(folder / "x.jsonl")
     (folder / "x.jsonl").write_text('{"image": "101.png", "id": [1]}\n')
-    assert "picture 1: a list is no id" in refused(folder / "x.jsonl")
+    assert "line 1: a list is no id" in refused(folder / "x.jsonl")
     (folder / "x.jsonl").write_text('{"image": "101.png", "boxes": []}\n{"image": "102.png"}\n')
     assert "102.png has no boxes, others have" in refused(folder / "x.jsonl")
     (folder / "binary").write_bytes(b"\xff\xfe\x00")
@@ -124,12 +136,125 @@ def test_what_is_wrong_is_told_in_one_line(folder, tmp_path):
     [
         ("3", "expected {image id: boxes}"),
         ('[{"image_id": 1}]', "annotation 1: expected image_id and bbox"),
-        ('[{"image_id": 1, "bbox": "abcd"}]', "annotation 1: expected x1, y1"),
-        ('{"101": [[1, 2, 3, 1e999]]}', "image '101': expected x1, y1"),
-        ('{"101": 5}', "image '101': expected x1, y1"),
+        ('[{"image_id": 1, "bbox": "abcd"}]', "annotation 1: the box is 'abcd'; expected x, y, width, height"),
+        ('{"101": [[1, 2, 3, 1e999]]}', "image '101': box 1 is [1, 2, 3, inf]; expected x1, y1"),
+        ('{"101": 5}', "image '101': boxes are 5; expected a list"),
+        (
+            '{"101": [[50, 40, 10, 10]]}',
+            "box 1 is [50, 40, 10, 10]; expected x1, y1, x2, y2",
+        ),
+        ('{"101": [["0", "0", "9", "9"]]}', "box 1 is ['0', '0', '9', '9']; expected"),
+        ('{"101": [[[0, 0], [9, 9]]]}', "box 1 is [[0, 0], [9, 9]]; expected"),
+        ('{"101": [[0, 0, true, 9]]}', "box 1 is [0, 0, True, 9]; expected"),
+        ('{"101": [[0, 0, NaN, 9]]}', "box 1 is [0, 0, nan, 9]; expected"),
+        ('{"101": [], "101": [[0, 0, 9, 9]]}', "101 stands there twice"),
+        ('{"9": [], "COCO_val2014_000000000009.png": []}', "boxes of image '9' stand there twice"),
+        ('[{"image_id": 1, "bbox": [0, 0, -10, 10]}]', "annotation 1: the box is [0, 0, -10, 10]; expected"),
         ('{"9": []}', "no boxes of image '101'"),
     ],
 )
 def test_wrong_boxes_are_told_in_one_line(folder, tmp_path, content, said):
     (tmp_path / "boxes.json").write_text(content)
     assert said in refused(folder, tmp_path / "boxes.json")
+
+
+def lines_of(folder, *lines):
+    (folder / "x.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    return folder / "x.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"image": "101.png", "box": [[0, 0, 9, 9]]}', "line 1: unknown key 'box', did you mean boxes?"),
+        ('{"image": "101.png", "idd": 3}', "line 1: unknown key 'idd', did you mean id?"),
+        ('{"image": "101.png", "image": "102.png"}', "line 1: image stands there twice"),
+        ('{"image": "101\\u0000.png"}', "cannot be looked up"),
+        ('{"image": "101\\ud800.png"}', "cannot be looked up"),
+        ('{"image": "below"}', "below: a folder, no picture"),
+        ('{"image": "101.png", "id": ""}', "'' cannot be an image's id"),
+        ('{"image": "101.png", "id": "\\ud800"}', "cannot be an image's id"),
+    ],
+)
+def test_lines_that_say_what_nothing_reads(folder, line, said):
+    assert said in refused(lines_of(folder, line))
+
+
+def test_boxes_of_two_kinds_are_refused(folder, tmp_path):
+    (tmp_path / "boxes.json").write_text('{"101": [[0, 0, 9, 9]]}')
+    listed = lines_of(folder, '{"image": "101.png", "boxes": [[1, 1, 5, 5]]}')
+    assert "101.png has boxes of its own, and --boxes" in refused(listed, tmp_path / "boxes.json")
+
+
+@pytest.fixture
+def tar(folder, tmp_path):
+    """A tar of three pictures: its bytes, and where the last member begins."""
+    path = tmp_path / "whole.tar"
+    with tarfile.open(path, "w") as file:
+        for name in ("101.png", "102.png", "below/COCO_val2014_000000000009.PNG"):
+            file.add(folder / name, name)
+    with tarfile.open(path) as file:
+        return path.read_bytes(), file.getmembers()[2].offset
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda raw, last: raw[:last],  # at the edge of a member
+        lambda raw, last: raw[: last + 100],  # within a header
+        lambda raw, last: raw[: last + 600],  # within a picture
+        lambda raw, last: raw[: last + 10] + bytes([raw[last + 10] ^ 1]) + raw[last + 11 :],  # one bit of a header
+        lambda raw, last: raw + raw,  # cat a.tar b.tar
+        lambda raw, last: raw[:last] + b"\0" * 512 + raw[last:],  # a header that is empty
+    ],
+)
+def test_a_tar_that_is_not_whole_loses_no_picture_silently(tmp_path, tar, damage):
+    (tmp_path / "cut.tar").write_bytes(damage(*tar))
+    assert "cut.tar: not a whole tar without compression" in refused(tmp_path / "cut.tar")
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_links_in_a_tar_are_refused(folder, tmp_path, kind):
+    with tarfile.open(tmp_path / "a.tar", "w") as file:
+        file.add(folder / "101.png", "101.png")
+        link = tarfile.TarInfo("link.png")
+        link.type, link.linkname = kind, "101.png"
+        file.addfile(link)
+        file.addfile(tarfile.TarInfo("fine.txt"))
+    assert "member link.png is a link to 101.png, not a picture" in refused(tmp_path / "a.tar")
+
+
+def test_links_in_a_folder_are_followed(folder, tmp_path):
+    write_pictures(tmp_path / "elsewhere", 1)
+    (tmp_path / "elsewhere" / "100.png").rename(tmp_path / "elsewhere" / "e.png")
+    (folder / "there").symlink_to(tmp_path / "elsewhere")
+    (folder / "circle").symlink_to(folder)
+    (folder / "below" / "link.png").symlink_to(tmp_path / "elsewhere" / "e.png")
+    assert ids(folder) == ["101", "102", "9", "link", "e"]
+
+
+def test_what_ends_as_a_picture_and_is_none_is_refused(folder):
+    (folder / "dangling.jpg").symlink_to(folder / "gone.jpg")
+    assert "dangling.jpg: no such picture; move it away" in refused(folder)
+    (folder / "dangling.jpg").unlink()
+    for name, what in (("pipe.jpg", "picture"), ("pipe.tar", "tar file")):
+        os.mkfifo(folder / name)
+        assert f"{name}: a pipe or device, no {what}" in refused(folder)
+        (folder / name).unlink()
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "list.txt").write_text("pipe.jpg\n")
+    assert "pipe.jpg: a pipe or device, no picture; check the list" in refused(folder / "list.txt")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look into every folder")
+def test_a_folder_that_cannot_be_looked_into_is_refused(folder):
+    (folder / "below").chmod(0)
+    try:
+        assert "below: cannot be looked into" in refused(folder)
+    finally:
+        (folder / "below").chmod(0o755)
+
+
+def test_names_that_are_not_utf8_are_refused(folder):
+    os.rename(folder / "102.png", os.fsencode(folder) + b"/\xff.png")
+    assert "cannot be an image's id; name the pictures in a .jsonl" in refused(folder)

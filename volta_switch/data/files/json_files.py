@@ -8,15 +8,24 @@ from typing import Any
 
 from volta_switch.checksums import read_recorded, require_file, verify
 from volta_switch.errors import UserError
+from volta_switch.files import parse_json
 
 _CURE = "check the data root of the task"
 
 
-def read_json(path: str | Path) -> Any:
-    """Returns the file's content. Raises UserError where it is missing, no JSON, or not what was written there."""
+def read_json(path: str | Path, unique: bool = False) -> Any:
+    """Returns the file's content.
+
+    Args:
+        path: the file.
+        unique: a key that stands twice in one object is refused; else the last one counts.
+
+    Raises:
+        UserError: it is missing, no JSON, or not what was written there.
+    """
     text = _read(path)
     try:
-        return json.loads(text)
+        return parse_json(text) if unique else json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}); copy or write the file again") from error
 

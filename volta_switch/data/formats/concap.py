@@ -228,7 +228,7 @@ FORMAT = Format(
     "LMDB file of image-caption pairs",
     _fits,
     pairs=ConcapFile,
-    targets=(Target("concap", write_concap, _refuse, pairs=True),),
+    targets=(Target("concap", write_concap, refuse=_refuse, pairs=True),),
     not_images="Conceptual Captions pairs, the pre-training file (--features_path); "
     "expected the image features of a task",
     order=30,

@@ -156,7 +156,7 @@ FORMAT = Format(
     "H5 file",
     _fits,
     images=H5Features,
-    targets=(Target("h5", write_h5, lambda regions: h5_name(regions.image_id)),),
+    targets=(Target("h5", write_h5, h5_name),),
     suffixes=(".h5", ".hdf5"),
     order=42,
 )

@@ -99,11 +99,13 @@ def _image_id(name: object) -> str:
     return text
 
 
-def _refuse(regions: Regions) -> None:
+def _refuse(image_id: str) -> None:
     """Raises ValueError for an image id that cannot be a key."""
-    size = len(regions.image_id.encode())
-    if not 0 < size <= _LONGEST_KEY:
-        raise ValueError(f"image id of {size} bytes; an LMDB's keys have 1 to {_LONGEST_KEY}")
+    key = image_id.encode()
+    if not 0 < len(key) <= _LONGEST_KEY:
+        raise ValueError(f"image id of {len(key)} bytes; an LMDB's keys have 1 to {_LONGEST_KEY}")
+    if key == _KEYS:
+        raise ValueError(f"image id {image_id!r}, under which the file has the list of all ids")
 
 
 FORMAT = Format(

@@ -202,7 +202,7 @@ FORMAT = Format(
     "TSV file",
     _fits,
     images=TsvFeatures,
-    targets=(Target("tsv", write_tsv, lambda regions: tsv_name(regions.image_id)),),
+    targets=(Target("tsv", write_tsv, tsv_name),),
     suffixes=(".tsv",),
     order=90,
 )

@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from volta_switch.checksums import is_there
 from volta_switch.model.switch import INPUT_CANDIDATES
 from volta_switch.study.report.route_counts import Flow, Step, paint, percent
 from volta_switch.study.report.svg import FAINT, INK, element, escape, picture, shortened, words
-from volta_switch.world.build import SUMMARY, world_spec
+from volta_switch.world.build import is_world, world_spec
 from volta_switch.world.content import SceneCaptions, SceneExpressions, SceneHypotheses, SceneQuestions, draw_split
 from volta_switch.world.phrases import Lexicon
 from volta_switch.world.pictures import PAPER, RGB
@@ -147,7 +146,7 @@ class Scenes:
         """Draws a split's scenes anew; ``task``: the task file's key, TASK10; ``split`` as the task calls it, testA."""
         self._found: dict[tuple[str, str], SampleScene] = {}
         names = [name for name, fields in WORLD_TASKS.items() if f"TASK{fields[0]}" == task]
-        spec = world_spec(world) if world and is_there(world / SUMMARY) else None
+        spec = world_spec(world) if world and is_world(world) else None
         part = next((own for key, own in (("train", "train"), ("test", "test")) if key in split), "val")
         if not names or spec is None or names[0] not in spec.data_sets:
             return
