@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -39,6 +40,17 @@ _REFUSED = {
     errno.EMFILE: "raise the limit on open files (ulimit -n 4096), or take fewer --num_workers",
     errno.ENFILE: "the machine has too many files open; end what holds them, or take fewer --num_workers",
 }
+
+
+def typed_program() -> list[str]:
+    """Returns what to type for this program: its name, or how it was started where the shell does not find the name."""
+    name, found = "volta-switch", shutil.which("volta-switch")
+    started = sys.argv[0]
+    if os.path.basename(started) == name and (found is None or not os.path.samefile(found, started)):
+        return [started]
+    if os.path.basename(started) == "__main__.py" and found is None:
+        return ["python", "-m", "volta_switch"]
+    return [name]
 
 
 def run_command(main: Callable[[Sequence[str]], object], argv: Sequence[str] | None = None) -> None:

@@ -75,6 +75,15 @@ def find_bert(source: str | Path, fetch: bool = True) -> Path:
     return hub_file(str(source), HUB_WEIGHTS, fetch, advice)
 
 
+def is_path(source: str) -> bool:
+    """Returns whether something that a user named is a path, there or not, and no name on a hub.
+
+    ``owner/name`` is a path where a folder of the owner's name is here.
+    """
+    here = Path(source)
+    return here.exists() or not is_hub_name(source) or ("/" in source and here.parent.is_dir())
+
+
 def is_hub_name(source: str) -> bool:
     """Returns whether a hub may have a model of this name: ``name`` or ``owner/name``."""
     return not (

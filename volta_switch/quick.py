@@ -14,8 +14,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from volta_switch.command import typed_program
 from volta_switch.data.files.json_files import read_object
 from volta_switch.ranges import COUNT_OR_NONE, PATH
+from volta_switch.world.task_file import REFER
 
 if TYPE_CHECKING:
     from volta_switch.world.pictures import Answer
@@ -58,8 +60,19 @@ def run_quick(args: argparse.Namespace) -> None:
     draw_answers(_some(answers), title, f"a blind guess among the objects: {blind:.1f} %").save(path)
     print(f"{score:.1f} % of the test expressions are answered rightly; a blind guess among the objects: {blind:.1f} %")
     print(f"{path}: what it saw and answered")
-    flags = ["--tasks_config_file", str(world / "tasks.yml")]
-    print(f"next: {shlex.join(['volta-switch', 'play', str(run), *flags])}")
+    for command in _next_commands(run, world, answers[0], str(path.with_name("why.html"))):
+        print(f"next: {shlex.join([*typed_program(), *command])}")
+
+
+def _next_commands(run: Path, world: Path, answer: Answer, page: str) -> list[list[str]]:
+    """Returns commands that ask the model: a page to play with, one answer, and why it is that."""
+    asked = ["--features", str(world / REFER["refer"].features), "--image", str(answer.scene.image_id)]
+    asked += ["--text", answer.text]
+    return [
+        ["play", str(run), "--tasks_config_file", str(world / "tasks.yml")],
+        ["predict", str(run), *asked],
+        ["explain", str(run), *asked, "--out", page, "--overwrite"],
+    ]
 
 
 def answered(world: Path, flags: list[str]) -> tuple[list[Answer], float]:

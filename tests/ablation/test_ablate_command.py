@@ -104,7 +104,7 @@ def test_one_image_has_no_interval():
     (("--masking", "phrase", "--direction", "vis4lang"), "--masking phrase: is of --direction lang4vis; vis4lang has"),
     (("--split", "dev"), "dev.txt: no such list of images; name a split"),
     (("--split", "../val"), "--split ../val: expected the name of a list"),
-    (("--task", "8", "--tasks_config_file", "{world}/tasks.yml"), "TASK8 is RetrievalFlickr30k, expected FlickrGround"),
+    (("--task", "8", "--tasks_config_file", "{world}/tasks.yml"), "no task FlickrGrounding, Flickr30k Entities"),
     (("--features", "none.lmdb"), "none.lmdb: image features not found"),
     (("--features", "{flickr}"), "has no cls_prob, with which predicted classes are compared"),
     (("--set", "max_position_embeddings=5"), "shape"),
@@ -135,7 +135,7 @@ def test_a_fine_tuned_model_and_a_missing_one_are_refused(entities_world, tmp_pa
     BertForVLTasks(entities_world.config("ctrl_uniter"), {"TASK1": WORDS}).save_pretrained(tuned)
     flags = ("--tasks_config_file", str(entities_world.path / TASKS), "--out", str(tmp_path / "out.json"))
     assert "fine-tuned on TASK1, so that the heads of pre-training are gone" in refused(capsys, tuned, *flags)
-    assert "no model's folder with config.json" in refused(capsys, tmp_path / "none", *flags)
+    assert "no such folder; a model's is one with config.json" in refused(capsys, tmp_path / "none", *flags)
 
 
 def test_a_caption_longer_than_the_model_reads_is_refused(entities_world, folder, tmp_path, capsys):

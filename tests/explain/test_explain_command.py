@@ -12,8 +12,10 @@ from asked_tasks import questions
 from synthetic_world import refusal
 from volta_switch.cli import main
 from volta_switch.explain import explain, page_of
+from volta_switch.explain.page import signed
 from volta_switch.explain.pictures import find_scene, shown_image
 from volta_switch.predict import load_model
+from volta_switch.routes.record import MEANINGS
 
 HEADS = ("TASK1", "TASK8", "TASK10", "TASK12", "TASK13", "TASK15")
 
@@ -55,7 +57,7 @@ def test_numbers_of_the_page_are_the_explanations(asked):
     found = explain(load_model(of.folder), line["text"], regions)
     page = page_of(found, [shown_image(regions, of.features)])
     measures = {measure["name"]: measure for measure in values_of(page)["measures"]}
-    worth = [None if np.isnan(value) else round(float(value), 4) for value in found.regions.change]
+    worth = [None if np.isnan(value) else round(float(value), 6) for value in found.regions.change]
     assert measures["occlusion"]["regions"] == worth
     assert np.array(measures["attention"]["words"]) == pytest.approx(found.of_words("attention"), abs=1e-4)
     rolled, T = found.attention.rolled[0], found.attention.T
@@ -67,8 +69,26 @@ def test_numbers_of_the_page_are_the_explanations(asked):
     head = found.attention.sublayers[1]
     assert np.array(measures["2.2"]["to_regions"])[0] == pytest.approx(head.text[0, 1, 1, T + start :], abs=1e-4)
     joint = np.array(measures["occlusion"]["to_regions"], float)
-    assert joint == pytest.approx(np.round(found.joint, 4), abs=1e-4, nan_ok=True)
+    assert joint == pytest.approx(np.round(found.joint, 6), abs=1e-4, nan_ok=True)
     assert np.array(measures["occlusion"]["to_words"], float) == pytest.approx(joint.T, nan_ok=True)
+
+
+def test_words_that_the_model_does_not_know_and_its_options_are_explained(asked):
+    of = asked("TASK10")
+    line = questions(of.task, "test")[1]
+    regions = of.task.store("test")[line["image"]]
+    model = load_model(of.folder)
+    found = explain(model, "red bicycle", regions)
+    page = page_of(found, [shown_image(regions, of.features)])
+    assert "Not all of this is read by the model: it does not know bicycle." in page
+    assert page.count('class="word unknown" title="unknown to the model"') == 1
+    for choice in found.choices:
+        for option in choice.options:
+            assert f"<dt>{option.name}</dt><dd>{MEANINGS[option.name]}</dd>" in page
+    joint = [signed(value) for value in found.joint.T.ravel()]
+    table = page[page.index('class="stacked pairs"') :]
+    assert [cell for cell in re.findall(r'<td class="number"[^>]*>([^<]*)</td>', table)][: len(joint)] == joint
+    assert "Not all of this" not in page_of(explain(model, line["text"], regions), [shown_image(regions, of.features)])
 
 
 def test_texts_stay_texts(asked, tmp_path):

@@ -103,24 +103,26 @@ def test_nothing_is_cut_off(browser, pages, key, pixels):  # noqa: F811
         "return b.left < -1 || b.right > innerWidth + 1; }).map((e) => e.textContent)"
     )
     assert not off
-    size = page.execute_script("return document.querySelector('.region text').getBoundingClientRect().height")
+    size = page.execute_script("return document.querySelector('.labels text').getBoundingClientRect().height")
     assert size > 11
 
 
 def test_shades_are_the_values_of_the_chosen_measure(page):
     known, choice = values(page), Select(page.find_element(By.ID, "measure"))
     assert [option.get_attribute("value") for option in choice.options] == list(known)
+    idle = page.find_element(By.CSS_SELECTOR, ".said")
     for name in ("attention", "2.1", "gradient", "occlusion"):
         choice.select_by_value(name)
         of_words, of_regions = page.execute_script(SHADES)
+        assert idle.text == known[name]["about"] and "a click keeps it" in idle.text
         if name in ("attention", "2.1"):
             assert of_words == pytest.approx([0.45 * each for each in shares(known[name]["words"])], abs=0.01)
-            assert of_regions == pytest.approx([0.6 * each for each in shares(known[name]["regions"])], abs=0.01)
+            assert of_regions == pytest.approx([0.16 * each for each in shares(known[name]["regions"])], abs=0.01)
         else:  # of one scale
             both = shares([*known[name]["words"], *known[name]["regions"]])
             count = len(of_words)
             assert of_words == pytest.approx([0.45 * each for each in both[:count]], abs=0.01)
-            assert of_regions == pytest.approx([0.6 * each for each in both[count:]], abs=0.01)
+            assert of_regions == pytest.approx([0.16 * each for each in both[count:]], abs=0.01)
     shown = [each.find_element(By.CLASS_NAME, "value").text for each in words(page)]
     signs = {value[0] for value in shown if value != "0.00"}
     assert signs <= {"+", "−"} and len(shown) == len(known["occlusion"]["words"])
@@ -130,7 +132,7 @@ def test_a_word_shows_its_regions_and_a_region_its_words(page):
     known = values(page)
     ActionChains(page).move_to_element(words(page)[1]).perform()
     _, of_regions = page.execute_script(SHADES)
-    assert of_regions == pytest.approx([0.6 * each for each in shares(known["occlusion"]["to_regions"][1])], abs=0.01)
+    assert of_regions == pytest.approx([0.16 * each for each in shares(known["occlusion"]["to_regions"][1])], abs=0.01)
     said = page.find_element(By.CLASS_NAME, "said")
     assert f"“{words(page)[1].text.split()[0]}”" in said.text
     Select(page.find_element(By.ID, "measure")).select_by_value("attention")
@@ -141,7 +143,7 @@ def test_a_word_shows_its_regions_and_a_region_its_words(page):
     assert "region 3" in said.text and "attends to “" in said.text
     ActionChains(page).move_to_element(page.find_element(By.TAG_NAME, "h1")).perform()
     _, of_regions = page.execute_script(SHADES)
-    assert of_regions == pytest.approx([0.6 * each for each in shares(known["attention"]["regions"])], abs=0.01)
+    assert of_regions == pytest.approx([0.16 * each for each in shares(known["attention"]["regions"])], abs=0.01)
 
 
 def test_a_click_holds_what_is_shown(page):
@@ -149,7 +151,7 @@ def test_a_click_holds_what_is_shown(page):
     words(page)[0].click()
     ActionChains(page).move_to_element(page.find_element(By.TAG_NAME, "h1")).perform()
     _, of_regions = page.execute_script(SHADES)
-    assert of_regions == pytest.approx([0.6 * each for each in shares(known["occlusion"]["to_regions"][0])], abs=0.01)
+    assert of_regions == pytest.approx([0.16 * each for each in shares(known["occlusion"]["to_regions"][0])], abs=0.01)
     assert words(page)[0].get_attribute("aria-pressed") == "true"
     words(page)[0].click()
     assert words(page)[0].get_attribute("aria-pressed") == "false"

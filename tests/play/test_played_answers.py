@@ -1,8 +1,11 @@
 """What the page is told: the model's own answers, and those with forced choices."""
 
+import shlex
+
 import numpy as np
 import pytest
 
+from volta_switch.cli import main
 from volta_switch.explain.route_choices import route_choices
 from volta_switch.explain.subject import Subject
 from volta_switch.model.bert import switch_encoder
@@ -114,3 +117,35 @@ def test_a_static_architecture_has_no_routes(page_of):
     choice = {"row": 0, "layer": 0, "block": "modes", "option": "J"}
     found = page.ask(offer.pictures, offer.texts, [choice])
     assert found.status == 400 and "switches nothing" in found.error
+
+
+@pytest.mark.parametrize("key", ["TASK1", "TASK10", "TASK12", "TASK13"])
+def test_the_datas_own_answer_stands_beside_an_example(page_of, key):
+    page = page_of(key)
+    task, offers = page.predictor.model.tasks[key], page.session.facts()["offers"]
+    known = [offer for offer in offers if offer["truth"]]
+    assert len(known) > len(offers) // 2 and task
+    for offer in known[:5]:
+        if key == "TASK10":
+            boxes = page.session.picture(offer["pictures"][0])["boxes"]
+            assert 0 <= offer["truth"]["region"] < len(boxes)
+        else:
+            assert offer["truth"]["answer"] in page.predictor.question.labels
+
+
+def test_the_command_that_explains_an_answer_runs(page_of, tmp_path, monkeypatch):
+    page = page_of("TASK10")
+    offer = page.session.album.offers[0]
+    monkeypatch.setattr(page.session.album, "explained_by", ["volta-switch", "explain", str(page.predictor_folder)])
+    command = shlex.split(page.ask(offer.pictures, offer.texts).why)
+    monkeypatch.chdir(tmp_path)
+    main(command[1:])
+    assert offer.texts[0] in (tmp_path / "why.html").read_text()
+
+
+def test_what_is_not_read_is_told(page_of):
+    page = page_of("TASK10")
+    offer = page.session.album.offers[0]
+    assert page.ask(offer.pictures, offer.texts).remarks == []
+    (remark,) = page.ask(offer.pictures, ["red bicycle"]).remarks
+    assert remark.endswith("it does not know bicycle")

@@ -13,6 +13,7 @@ from volta_switch.cli import _run, main
 from volta_switch.data.feature_files import open_features
 from volta_switch.detector.checkpoints import save_detector
 from volta_switch.detector.selection import Selection
+from volta_switch.errors import UserError
 from volta_switch.predict import Predictor
 from volta_switch.predict.picture_detector import detector_for
 
@@ -117,3 +118,13 @@ def test_a_detector_of_other_settings_looks_again(detector, tmp_path):
     one, other = detector_for({}, detector), detector_for({}, tmp_path / "other")
     assert one.facts == other.facts and one.identity != other.identity
     assert one.identity == detector_for({}, detector).identity
+
+
+def test_a_detector_of_another_width_is_refused_before_it_looks(asked, tmp_path, capsys, monkeypatch):
+    save_detector(small_detector(stage_width=4), tmp_path / "narrow")
+    monkeypatch.setattr("volta_switch.detector.detect.Detector.__call__", lambda *given: pytest.fail("it looks"))
+    flags = ["--detector", tmp_path / "narrow", "--image", tmp_path / "x.jpg", "--text", TEXT]
+    said = refusal(main, ["predict", asked("TASK10").folder, *flags], capsys)
+    assert "narrow: its features are 32 wide, and the model takes those of 64" in said and "does not say" in said
+    with pytest.raises(UserError, match=r"give a sixteenth \(weights"):
+        detector_for(facts(tmp_path / "narrow"), tmp_path / "narrow", width=64)

@@ -40,6 +40,18 @@ def test_a_box_is_named_by_its_region_and_its_corners(asked, capsys):
     assert f"region {values['region']}: " in printed(capsys, *flags).splitlines()[1]
 
 
+def test_what_the_model_does_not_read_is_said_with_the_answer(asked, capsys):
+    of = asked("TASK10")
+    line = questions(of.task, "test")[0]
+    flags = ["predict", str(of.folder), "--features", of.features, "--image", line["image"]]
+    main([*flags, "--text", line["text"], "--json"])
+    assert "remark" not in json.loads(capsys.readouterr().out)
+    main([*flags, "--text", f"{line['text']} bicycle", "--json"])
+    assert json.loads(capsys.readouterr().out)["remark"].endswith("it does not know bicycle")
+    main([*flags, "--text", "red " * 60])
+    assert "it reads the first 11 of 60 words" in capsys.readouterr().out
+
+
 def test_captions_of_an_image_and_images_of_a_caption_are_ranked(asked, capsys):
     of = asked("TASK8")
     images = [line["image"] for line in questions(of.task, "test")[:3]]

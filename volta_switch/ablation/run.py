@@ -20,9 +20,10 @@ from volta_switch.errors import UserError
 from volta_switch.files import refuse_replacing
 from volta_switch.hub_models import is_address, pinned, repository_name
 from volta_switch.model.bert import BertForVLPreTraining
-from volta_switch.tasks.task_file import TaskSpec, load_task
+from volta_switch.tasks.task_file import TaskSpec, load_task, names_of_tasks
 from volta_switch.train.device import autocast, out_of_memory_explained, prepare_device
 from volta_switch.weights import fingerprint
+from volta_switch.world.spec import ABLATION_FILE
 
 FORMAT = 1
 
@@ -34,6 +35,11 @@ def run_ablation(args: argparse.Namespace) -> None:
         UserError: flags contradict each other, or the model, the annotations or the features cannot be used.
     """
     settings = chosen_settings(args.direction, args.masking)
+    if DATA_SET not in names_of_tasks(args.tasks_config_file):
+        raise UserError(
+            f"{args.tasks_config_file}: no task {DATA_SET}, Flickr30k Entities; give a file that has it: a world with "
+            f"--data-sets entities writes {ABLATION_FILE}"
+        )
     spec = load_task(args.tasks_config_file, args.task, args.data_root)
     if spec.name != DATA_SET:
         raise UserError(f"{args.tasks_config_file}: {spec.key} is {spec.name}, expected {DATA_SET}; name it (--task)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,27 @@ class TokenLists:
         """Returns the ids of one text: (T,) int64, a fresh array."""
         end = self._ends[index]
         return self._ids[end - self.lengths[index] : end].astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Unread:
+    """What a model does not read of a text: words that are unknown to it, and what is cut off at its end."""
+
+    unknown: tuple[str, ...]
+    words: int
+    """Of the text."""
+    read: int
+    """Of these, the first so many are read."""
+
+    def __bool__(self) -> bool:
+        """Whether there is anything."""
+        return bool(self.unknown) or self.read < self.words
+
+    def __str__(self) -> str:
+        """Says it in a sentence."""
+        parts = [f"it does not know {', '.join(self.unknown)}"] if self.unknown else []
+        parts += [f"it reads the first {self.read} of {self.words} words"] if self.read < self.words else []
+        return f"not all of this is read by the model: {'; '.join(parts)}"
 
 
 class Tokenizer:
@@ -85,6 +107,14 @@ class Tokenizer:
                 found.setdefault(word, []).append(place)
         ends = [(encoding.offsets[places[0]][0], encoding.offsets[places[-1]][1]) for places in found.values()]
         return [(text[start:end], places) for (start, end), places in zip(ends, found.values(), strict=True)]
+
+    def unread(self, text: str, max_length: int) -> Unread:
+        """Returns which words of a text are [UNK] to a model, and how many are behind the cut; marks are no words."""
+        encoding = self._wordpiece.encode(text)
+        every = self.words(text, len(encoding.ids) + 1)
+        strange = (word for word, places in every if self.unk_id in (encoding.ids[place] for place in places))
+        unknown = tuple(dict.fromkeys(word for word in strange if any(map(str.isalnum, word))))
+        return Unread(unknown, len(every), len(self.words(text, max_length)))
 
     def encode_all(self, texts: Sequence[str], max_length: int) -> TokenLists:
         """Encodes many texts at once, as ``encode`` does one."""

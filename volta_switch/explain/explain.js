@@ -6,7 +6,6 @@
   const regions = [...document.querySelectorAll(".region")].sort((a, b) => a.dataset.region - b.dataset.region);
   const select = document.getElementById("measure");
   const said = document.querySelector(".said");
-  const idle = said.textContent;
   let pinned = null; // what was clicked or chosen by a key
   let pointed = null; // what the pointer or the focus is on
 
@@ -31,7 +30,9 @@
         mark.style.backgroundColor = `rgb(${colour} / ${(0.45 * share).toFixed(3)})`;
         mark.querySelector(".value").textContent = written(value, measure);
       } else {
-        mark.querySelector(".box").style.fill = `rgb(${colour} / ${(0.6 * share).toFixed(3)})`;
+        const box = mark.querySelector(".box");  // little fill: a picture's colours may be what is asked about
+        box.style.fill = `rgb(${colour} / ${(0.16 * share).toFixed(3)})`;
+        box.style.setProperty("--share", share.toFixed(3));
       }
     });
   }
@@ -54,7 +55,7 @@
     shade(words, ofWords, here && isWord(here) ? most(measure.words) : common || most(ofWords), measure);
     shade(regions, ofRegions, here && !isWord(here) ? most(measure.regions)
       : isSigned(measure) && !here ? common : most(ofRegions), measure);
-    said.textContent = here ? tell(here, measure, isWord(here) ? ofRegions : ofWords) : idle;
+    said.textContent = here ? tell(here, measure, isWord(here) ? ofRegions : ofWords) : measure.about;
   }
 
   function tell(here, measure, links) {

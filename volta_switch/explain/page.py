@@ -21,14 +21,23 @@ from volta_switch.explain.explanation import Explanation, region_values, word_va
 from volta_switch.explain.occlusion import is_answer
 from volta_switch.explain.pictures import Shown
 from volta_switch.explain.route_choices import Choice, route_in_words
+from volta_switch.explain.subject import Subject
 from volta_switch.model.predictions import BOXES, MATCHING, PAIRS
+from volta_switch.routes.record import MEANINGS
 
 HERE = Path(__file__).parent
-DIGITS = 4  # of values in the page's data
+DIGITS = 6  # of values in the page's data, which its script rounds as the tables are
 TITLES = {
     "occlusion": "Worth, measured by leaving out",
     "attention": "Attention, rolled out over all layers",
     "gradient": "Gradient × input",
+}
+_SIGNS = "Blue speaks for the answer, orange with a dashed frame against it"
+_POINT = "Point at a word or a region for what belongs to it; a click keeps it, arrow keys move on."
+ABOUT = {  # what is shown while nothing is pointed at
+    "occlusion": f"{_SIGNS}. The numbers under the words are what each is worth. {_POINT}",
+    "attention": f"The bluer, the more of a word or region reaches what the answer is read from. {_POINT}",
+    "gradient": f"{_SIGNS}, by a first-order guess. {_POINT}",
 }
 Links = list[list[float | None]]
 
@@ -48,14 +57,22 @@ def page_of(explanation: Explanation, images: Sequence[Shown], model: str = "") 
     environment.filters |= {"signed": signed, "percent": percent}
     style, script = ((HERE / f"explain.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    measures = [{"name": name, "title": title, **_measure(explanation, name)} for name, title in TITLES.items()]
+    measures = [
+        {"name": name, "title": title, "about": ABOUT[name], **_measure(explanation, name)}
+        for name, title in TITLES.items()
+    ]
     heads = _heads(explanation)
     data = {"measures": [*measures, *(head for layer in heads for head in layer["heads"])]}
     return environment.get_template("explain.html.j2").render(
         model=model,
         text=subject.text,
-        answer=_answer(explanation),
-        ranked=_ranked(explanation),
+        answer=_answer(explanation, images),
+        remark=str(subject.unread) if subject.unread else "",
+        unknown=subject.unread.unknown,
+        about=ABOUT["occlusion"],
+        together=[[float(value) for value in row] for row in explanation.joint.T],
+        meanings=_meanings(explanation),
+        ranked=_ranked(explanation, images),
         score=explanation.regions.score,
         changes_answer=not subject.question.compares,
         images=_images(explanation, images),
@@ -84,21 +101,28 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
-def _answer(explanation: Explanation) -> dict[str, Any]:
+def _answer(explanation: Explanation, images: Sequence[Shown]) -> dict[str, Any]:
     """Returns the answer in words, its probability, and the region that it is."""
     subject, found = explanation.subject, explanation.subject.prediction
     words = {PAIRS: "how well they belong together", MATCHING: "text and image belong together"}
-    label = words.get(subject.question.kind) or subject.label(subject.answer)
+    label = words.get(subject.question.kind) or _named(subject, subject.answer, images)
     return {"label": label, "probability": found.probability, "region": found.region}
 
 
-def _ranked(explanation: Explanation) -> list[tuple[str, float]]:
+def _named(subject: Subject, answer: int, images: Sequence[Shown]) -> str:
+    """Returns an answer in words; a region with what it shows, where that is known."""
+    label = subject.label(answer)
+    name = images[0].names[answer] if subject.question.kind == BOXES else ""
+    return f"{label}, {name}" if name else label
+
+
+def _ranked(explanation: Explanation, images: Sequence[Shown]) -> list[tuple[str, float]]:
     """Returns the best answers with their probabilities."""
     subject, found = explanation.subject, explanation.subject.prediction
     if subject.question.kind != BOXES or found.probabilities is None:
         return found.best()
     order = np.argsort(-found.probabilities, kind="stable")[:5].tolist()
-    return [(subject.label(place), float(found.probabilities[place])) for place in order]
+    return [(_named(subject, place, images), float(found.probabilities[place])) for place in order]
 
 
 def _images(explanation: Explanation, images: Sequence[Shown]) -> list[dict[str, Any]]:
@@ -216,6 +240,7 @@ def _heads(explanation: Explanation) -> list[dict[str, Any]]:
                 {
                     "name": f"{layer}.{head + 1}",
                     "title": f"Attention of layer {layer}, head {head + 1}",
+                    "about": ABOUT["attention"],
                     "share": on_regions if of_answer.any() else None,
                     "words": _rounded(word_values(subject, of_answer[:, :T])),
                     "regions": _rounded(region_values(subject, of_answer[:, T:])),
@@ -244,6 +269,11 @@ def _route(explanation: Explanation) -> list[dict[str, Any]]:
                 }
             )
     return rows
+
+
+def _meanings(explanation: Explanation) -> dict[str, str]:
+    """Returns each option of the switchers with what it means."""
+    return {option.name: MEANINGS[option.name] for choice in explanation.choices for option in choice.options}
 
 
 def _place(choice: Choice, rows: int) -> str:

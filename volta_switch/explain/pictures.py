@@ -64,24 +64,26 @@ def shown_image(
     """
     unknown = names or ("",) * len(regions)
     if picture is not None:
-        return Shown(picture_address(picture, regions), unknown, f"the picture {picture.name}")
+        return Shown(picture_address(picture, of=regions), unknown, f"the picture {picture.name}")
     scene = find_scene(Path(features), regions) if features else None
     if scene is None:
         return Shown("", unknown, "an empty canvas: the feature file holds no picture")
     return Shown(_address(draw_objects(scene), "PNG"), _names(scene, regions), "the drawing of a synthetic scene")
 
 
-def picture_address(picture: Path, regions: Regions) -> str:
-    """Returns a picture, upright and no wider than ``WIDEST``, as ``data:`` address; errors as ``shown_image``."""
+def picture_address(picture: Path, of: Regions | None = None, widest: int = WIDEST) -> str:
+    """Returns a picture, upright and no side longer than ``widest`` pixels, as ``data:`` address.
+
+    ``of``: whose picture it must be. Errors as ``shown_image``.
+    """
     require_file(picture, "picture", "check the path")
     upright = read_picture(picture)
-    aspect = (upright.width / upright.height) / (regions.image_w / regions.image_h)
-    if abs(aspect - 1) > ASPECTS:
+    if of is not None and abs((upright.width / upright.height) / (of.image_w / of.image_h) - 1) > ASPECTS:
         raise UserError(
-            f"{picture}: is {upright.width} x {upright.height} pixels, the features of {regions.image_id!r} are of an "
-            f"image of {regions.image_w:g} x {regions.image_h:g}; give the picture of that image"
+            f"{picture}: is {upright.width} x {upright.height} pixels, the features of {of.image_id!r} are of an "
+            f"image of {of.image_w:g} x {of.image_h:g}; give the picture of that image"
         )
-    upright.thumbnail((WIDEST, WIDEST))
+    upright.thumbnail((widest, widest))
     return _address(upright, "JPEG")
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from volta_switch.data.batches.collate import BatchLayout
 from volta_switch.data.regions import Regions, image_sample
+from volta_switch.data.tokenizer import Unread
 from volta_switch.model.bert import BertForVLPreTraining, BertForVLTasks
 from volta_switch.model.predictions import (
     BOXES,
@@ -102,6 +103,11 @@ class Subject:
         """The words of the text, those that were cut off left out."""
         found = self.model.tokenizer.words(self.text, self.question.longest)
         return [Word(text, tuple(places)) for text, places in found]
+
+    @cached_property
+    def unread(self) -> Unread:
+        """What of the text the model does not read."""
+        return self.model.tokenizer.unread(self.text, self.question.longest)
 
     @cached_property
     def counts(self) -> list[int]:

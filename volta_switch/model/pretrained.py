@@ -40,7 +40,7 @@ from volta_switch.data.regions import Regions
 from volta_switch.data.tokenizer import Tokenizer
 from volta_switch.errors import UserError
 from volta_switch.files import first_there, writing_folder
-from volta_switch.hub import VOCABULARY, is_hub_name
+from volta_switch.hub import VOCABULARY, is_path
 from volta_switch.hub_models import SCHEME, is_address, whole_folder
 from volta_switch.model.predictions import MATCHING, Images, Prediction, Question, Scorer, predict
 from volta_switch.weights.files import read_weights, write_weights
@@ -98,8 +98,9 @@ class Pretrained(HubMixin, nn.Module, library_name=LIBRARY):
         """
         folder = fetched_folder(str(source), revision)
         if not is_model_folder(folder):
+            what = "no model's folder" if folder.exists() else "no such folder; a model's is one"
             raise UserError(
-                f"{source}: no model's folder with {CONFIG} (docs/weights.md); other programs' weights are imported "
+                f"{source}: {what} with {CONFIG} (docs/weights.md); other programs' weights are imported "
                 "first (volta-switch weights import)"
             )
         own = load_config(folder / CONFIG)  # by its path: a folder may have a shipped configuration's name
@@ -175,8 +176,11 @@ class Pretrained(HubMixin, nn.Module, library_name=LIBRARY):
 
 
 def fetched_folder(source: str, revision: str = "") -> Path:
-    """Returns a model's folder on this machine, fetched where it is the hub's; ``from_pretrained``'s arguments."""
-    if not is_address(source) and not Path(source).exists() and is_hub_name(source) and "/" in source:
+    """Returns a model's folder on this machine, fetched where it is the hub's; ``from_pretrained``'s arguments.
+
+    ``owner/name`` is the hub's unless there is a folder of the owner's name here: then it is a path, there or not.
+    """
+    if not is_address(source) and not is_path(source) and "/" in source:
         source = f"{SCHEME}{source}"
     if revision and (not is_address(source) or "@" in source):
         raise UserError(f"{source}: revision {revision!r} is of a model on the hub that is named without one")

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from volta_switch.data.regions import Regions
 from volta_switch.detector.pictures import SUFFIXES, is_picture
 from volta_switch.errors import UserError
-from volta_switch.explain.pictures import Shown, shown_image
+from volta_switch.explain.pictures import Shown, picture_address, shown_image
 from volta_switch.model.bert import BertForVLTasks
+from volta_switch.model.predictions import BOXES
 from volta_switch.predict.predictor import Predictor
 from volta_switch.tasks import build_task, features_path
 from volta_switch.tasks.task import DataOptions
 from volta_switch.tasks.task_file import load_model_task
 
 SHOWN = 24  # examples of a task's data, or ids of a feature file, that are offered
+THUMBNAIL = 240  # pixels of a picture to choose from
 MOST_DROPPED = 64  # pictures that are kept; of more the first are forgotten
 _DRAWING = threading.Lock()  # the scenes of a split are drawn once
 
@@ -45,11 +49,19 @@ class Picture:
 
 @dataclass(frozen=True)
 class Offer:
-    """What the page offers to ask: pictures by their keys, and texts about them ("" of none)."""
+    """What the page offers to ask.
+
+    Attributes:
+        pictures: by their keys.
+        texts: about them; () of none.
+        title: a file's name or an id.
+        truth: of the data, the right ``answer`` or ``region``; {} where they say none that the page can show.
+    """
 
     pictures: tuple[str, ...]
     texts: tuple[str, ...] = ()
     title: str = ""
+    truth: dict[str, str | int] = field(default_factory=dict)
 
 
 @dataclass
@@ -58,10 +70,12 @@ class Album:
 
     Attributes:
         predictor: whose sources of regions are taken.
+        explained_by: the beginning of a command that explains the model's answers; (): none is shown.
         offers: what the page shows to choose from.
     """
 
     predictor: Predictor
+    explained_by: Sequence[str] = ()
     offers: list[Offer] = field(default_factory=list)
     _places: dict[str, tuple[str, str]] = field(default_factory=dict)  # key -> image id or path, and feature file
     _known: dict[str, Picture] = field(default_factory=dict)
@@ -103,13 +117,54 @@ class Album:
         task = build_task(spec, model.config, model.tokenizer, DataOptions())
         split = split or spec.val_split
         features = str(features_path(spec, split))
-        rows = list(task.dataset(split, training=False).sample_rows.values())
-        for sample in _spread(rows, SHOWN):
+        data = task.dataset(split, training=False)
+        rows = list(data.sample_rows.values())
+        for place in _spread(range(len(rows)), SHOWN):
+            sample = rows[place]
             ((_, text), *_) = sample
             wanted = self.predictor.question.images
             names = [image for image, _ in sample] if len(sample) >= wanted else sample[0][0].split()  # both in one row
             images = names[:wanted]
-            self.offers.append(Offer(tuple(self._place(image, features) for image in images), (text,)))
+            truth = self._truth(data, place, len(rows))
+            self.offers.append(Offer(tuple(self._place(image, features) for image in images), (text,), truth=truth))
+
+    def _truth(self, data: Any, place: int, samples: int) -> dict[str, str | int]:
+        """Returns what a task's data say of a sample, of heads that answer with a label or a region."""
+        question = self.predictor.question
+        if len(data) != samples or question.compares:
+            return {}
+        target = data[place].get("target")
+        if target is None or not target.max() > 0:
+            return {}
+        best = int(target.argmax())
+        if question.kind == BOXES:
+            return {"region": best} if target[best] > 0.5 else {}
+        return {"answer": question.labels[best]} if best < len(question.labels) else {}
+
+    def thumbnail(self, key: str) -> str:
+        """Returns a picture as ``data:`` address, "" where there is none to show; a file's regions are not looked for.
+
+        Raises:
+            UserError: there is no picture of this key, or it cannot be read.
+        """
+        with self._lock:
+            image, features = self._places.get(key, ("", ""))
+            known = key in self._known
+        if known or features or not image:
+            return self[key].shown.address
+        return picture_address(Path(image), widest=THUMBNAIL)
+
+    def explaining(self, keys: Sequence[str], text: str) -> str:
+        """Returns the command that explains the answer to a text; "" where a picture has no place of its own."""
+        with self._lock:
+            places = [self._places.get(key, ("", "")) for key in keys]
+        files = dict.fromkeys(features for _, features in places)
+        if len(files) > 1 or any(key in self._dropped for key in keys) or not self.explained_by:
+            return ""
+        (features,) = files
+        images = [part for image, _ in places for part in ("--image", image)]
+        given = ["--features", features] if features else []
+        return shlex.join([*self.explained_by, *images, "--text", text, *given, "--out", "why.html"])
 
     def add_features(self, features: str) -> None:
         """Offers some images of a feature file; raises UserError where it cannot be read."""
@@ -179,6 +234,6 @@ class Album:
         return key
 
 
-def _spread(values: list, count: int) -> Iterator:
+def _spread(values: Sequence, count: int) -> Iterator:
     """Yields so many of some values, evenly from the first to the last."""
     return (values[place * len(values) // count] for place in range(count)) if len(values) > count else iter(values)

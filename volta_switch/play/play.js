@@ -62,8 +62,8 @@ function offer(each) {
   new IntersectionObserver((entries, observer) => {
     if (!entries.some((entry) => entry.isIntersecting)) return;
     observer.disconnect();
-    if (facts.drops && !each.texts.length) return;  // its regions would have to be found first
-    look(each.pictures[0]).then((found) => { if (found.address) picture.src = found.address; }).catch(() => {});
+    request(`thumbnail/${each.pictures[0]}`)
+      .then((found) => { if (found.address) picture.src = found.address; }).catch(() => {});
   }).observe(item);
   at("offers").append(item);
   return item;
@@ -78,6 +78,7 @@ async function choose(each) {
     state.slot = (state.slot + 1) % facts.pictures;
   }
   state.forced = [];
+  state.offer = facts.pictures === each.pictures.length ? each : null;
   for (const button of at("offers").querySelectorAll("button"))
     button.setAttribute("aria-pressed", String(button.dataset.keys === state.pictures.join(" ")));
   if (each.texts.length) at("text").value = each.texts.join("\n");
@@ -99,7 +100,7 @@ function begin() {  // what is under way for another picture is not shown any mo
   complain(null);
   at("send").disabled = false;
   at("answer").replaceChildren();
-  at("routes").hidden = true;
+  at("routes").hidden = at("why").hidden = true;
   state.chances = undefined;
   return ++state.chosen;
 }
@@ -109,20 +110,25 @@ function stage(found) {
   const svg = drawn("svg", { viewBox: `0 0 ${found.width} ${found.height}`, role: "group", "aria-label": found.about });
   if (found.address) svg.append(drawn("image", { href: found.address, width: found.width, height: found.height }));
   const caption = made("figcaption", {}, "");
+  const labels = drawn("g", { class: "labels" });  // over all boxes
   found.boxes.forEach(([x1, y1, x2, y2], number) => {
-    const name = found.names[number] || `region ${number}`;
+    const name = `region ${number}${found.names[number] ? `, ${found.names[number]}` : ""}`;
     const size = { x: x1, y: y1, width: x2 - x1, height: y2 - y1 };
     const group = drawn("g", { class: "region", tabindex: "0", role: "img", "aria-label": name },
       drawn("rect", { class: "halo", ...size, "stroke-width": line * 2.2 }),
-      drawn("rect", { class: "box", ...size, "stroke-width": line }),
-      label(found, line, x1, y1, x2, name));
-    group.dataset.number = number;
+      drawn("rect", { class: "box", ...size, "stroke-width": line }));
+    const text = label(found, line, x1, y1, x2, found.names[number] || name);
+    group.dataset.number = text.dataset.label = number;
     for (const event of ["pointerenter", "focus"]) group.addEventListener(event, () => {
       const share = state.chances && state.chances[number];
       caption.textContent = share === undefined || share === null ? name : `${name}: ${percent(share)}`;
+      text.classList.add("here");
     });
+    for (const event of ["pointerleave", "blur"]) group.addEventListener(event, () => text.classList.remove("here"));
     svg.append(group);
+    labels.append(text);
   });
+  svg.append(labels);
   return made("figure", {}, svg, caption);
 }
 
@@ -184,9 +190,15 @@ function show(found, texts) {
   const now = found.forced || found.own;
   const parts = [answer(now, Boolean(found.forced))];
   if (found.forced) parts.push(made("p", { class: "faint" }, `By itself the model answers: ${said(found.own)}`));
+  const truth = state.offer && state.offer.texts[0] === texts[0] ? state.offer.truth : {};
+  const right = truth.answer ?? (truth.region === undefined ? undefined : regionName(truth.region));
+  if (right !== undefined) parts.push(made("p", { class: "truth" }, `In the data the answer is: ${right}`));
+  for (const remark of found.remarks) parts.push(made("p", { class: "remark" }, remark));
   at("answer").replaceChildren(...parts);
+  at("command").textContent = found.why;
+  at("why").hidden = !found.why;
   state.chances = now.probabilities;
-  mark(found);
+  mark(found, truth.region);
   state.routes = found.routes;
   routes(texts);
 }
@@ -227,11 +239,12 @@ function answer(values, forced) {
   return box;
 }
 
-function mark(found) {
-  for (const group of at("stage").querySelectorAll(".region")) {
-    const number = Number(group.dataset.number);
-    group.classList.toggle("answer", found.own.region === number);
-    group.classList.toggle("forced", Boolean(found.forced) && found.forced.region === number);
+function mark(found, right) {
+  for (const part of at("stage").querySelectorAll(".region, [data-label]")) {
+    const number = Number(part.dataset.number ?? part.dataset.label);
+    part.classList.toggle("answer", found.own.region === number);
+    part.classList.toggle("forced", Boolean(found.forced) && found.forced.region === number);
+    part.classList.toggle("right", right === number);
   }
 }
 

@@ -29,6 +29,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from volta_switch.command import typed_program
 from volta_switch.errors import UserError
 from volta_switch.play.album import Album
 from volta_switch.play.session import Session
@@ -98,8 +99,9 @@ class Application:
         if not slash:
             raise NotFound("the page's address ends with /")
         place, _, rest = path.partition("/")
-        wanted = {"": "GET", "ask": "POST", "picture": "GET" if rest else "POST"}.get(place)
-        if wanted is None or (rest and place != "picture"):
+        pictures = ("picture", "thumbnail")
+        wanted = {"": "GET", "ask": "POST", "picture": "GET" if rest else "POST", "thumbnail": "GET"}.get(place)
+        if wanted is None or (rest and place not in pictures):
             raise NotFound("nothing is here; reload the page")
         if request.method != wanted:
             raise MethodNotAllowed([wanted])
@@ -107,6 +109,8 @@ class Application:
             return self._page()
         if place == "ask":
             return _json(self._session.ask(_read_json(request)))
+        if place == "thumbnail":
+            return _json(self._session.thumbnail(rest))
         if rest:
             return _json(self._session.picture(rest))
         request.max_content_length = MOST_BYTES
@@ -191,7 +195,9 @@ def serve(args: argparse.Namespace) -> None:
     from volta_switch.predict.run import loaded_predictor
 
     predictor = loaded_predictor(args, args.model)
-    album = Album(predictor)
+    chosen = {"--detector": args.detector, "--select": args.select, "--regions": args.regions, "--task": args.task}
+    flags = [part for flag, value in chosen.items() if value for part in (flag, str(value))]
+    album = Album(predictor, [*typed_program(), "explain", args.model, *flags])
     if args.tasks_config_file:
         album.add_task(args.tasks_config_file, args.split, args.data_root)
     if args.features:

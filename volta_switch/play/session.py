@@ -18,7 +18,6 @@ from typing import Any
 
 from torch import Tensor
 
-from volta_switch.config import ATTENTION_MODES
 from volta_switch.errors import UserError
 from volta_switch.explain.routes import Place, Route
 from volta_switch.explain.subject import Subject
@@ -27,15 +26,8 @@ from volta_switch.play.album import Album
 from volta_switch.predict.answers import answer_values
 from volta_switch.predict.requests import Request
 from volta_switch.ranges import shown
-from volta_switch.routes.record import INPUT_NAMES
+from volta_switch.routes.record import MEANINGS
 
-_MEANINGS = (
-    "text and vision come from the layer before",
-    "text comes from two layers before, vision from the layer before",
-    "vision comes from two layers before, text from the layer before",
-    "text and vision come from two layers before",
-)
-INPUT_MEANINGS = dict(zip(INPUT_NAMES, _MEANINGS, strict=True))
 BEST = 5  # answers that are listed
 MOST_TEXTS, MOST_LETTERS = 20, 1000  # of a request
 _KEYS = ("pictures", "texts", "forced")
@@ -60,10 +52,13 @@ class Session:
             "pictures": question.images,
             "compares": question.compares,
             "drops": self._predictor.sources.has_detector,
-            "offers": [
-                {"pictures": offer.pictures, "texts": offer.texts, "title": offer.title} for offer in self.album.offers
-            ],
+            "own pictures": self._predictor.sources.own_pictures,
+            "offers": [vars(offer) for offer in self.album.offers],
         }
+
+    def thumbnail(self, key: str) -> dict[str, str]:
+        """Returns a picture's small address, without looking for its regions."""
+        return {"address": self.album.thumbnail(key)}
 
     def picture(self, key: str) -> dict[str, Any]:
         """Returns what the page shows of a picture: its address, size, boxes and names of regions."""
@@ -84,7 +79,8 @@ class Session:
 
         Returns:
             ``own``: what the model answers; ``forced``: what it answers with the forced choices, or None;
-            ``routes``: of each text, each switcher's options; [] without switchers.
+            ``routes``: of each text, each switcher's options; [] without switchers; ``remarks``: what of the texts is
+            not read; ``why``: the command that explains the answer.
 
         Raises:
             UserError: the request is none, or cannot be answered.
@@ -100,7 +96,13 @@ class Session:
             if forced and not all(changed):
                 raise UserError("this architecture switches nothing, so that no choice can be forced")
             other = self._answer(keys, texts, images, changed) if forced else None
-        return {"own": own, "forced": other, "routes": [[] if each is None else _route_values(each) for each in routes]}
+        return {
+            "own": own,
+            "forced": other,
+            "routes": [[] if each is None else _route_values(each) for each in routes],
+            "remarks": self._predictor.remarks(texts),
+            "why": self.album.explaining(keys, texts[0]),
+        }
 
     def _check(self, keys: Sequence[str], texts: Sequence[str]) -> None:
         question = self._predictor.question
@@ -138,7 +140,7 @@ def _route_values(route: Route) -> list[dict[str, Any]]:
         options = [
             {
                 "name": name,
-                "meaning": ATTENTION_MODES[name].meaning if block == "modes" else INPUT_MEANINGS[name],
+                "meaning": MEANINGS[name],
                 "probability": float(chance),
                 "chosen": number == route.option(place),
             }

@@ -6,6 +6,9 @@
 | referring expressions | ``region``, ``box``, ``probability``, ``score``, ``regions``: the best |
 | retrieval, matching | ``ranking``: the best first, each with text or image, place in the request, score, probability |
 
+An answer to a text that the model does not read as a whole has ``remark``, too: which words are unknown to it, and how
+many are cut off.
+
 Probabilities of binary heads stand by themselves; those of retrieval are of the ranked ones among each other, and null
 where there is one alone.
 """
@@ -72,6 +75,7 @@ def answer_text(values: dict[str, Any]) -> str:
         lines += [f"  {_percent(each['probability'])}  region {each['region']}" for each in values["regions"][1:]]
     else:
         lines += [f"  {_percent(each['probability'])}  {each['answer']}" for each in values["answers"]]
+    lines += [f"  {values['remark']}"] if "remark" in values else []
     return "\n".join(lines)
 
 

@@ -13,13 +13,14 @@ import torch
 
 from volta_switch.checksums import json_digest
 from volta_switch.config.model_folder import REGIONS
-from volta_switch.data.detector_facts import DETECTOR, GIVEN, difference
+from volta_switch.data.detector_facts import DETECTOR, GIVEN, described, difference
 from volta_switch.data.regions import Regions
 from volta_switch.detector.checkpoints import load_detector
 from volta_switch.detector.detect import Detector
 from volta_switch.detector.flags import KIND, NUMBERS
 from volta_switch.detector.pictures import read_picture
 from volta_switch.detector.selection import Selection, asked_selection
+from volta_switch.errors import UserError
 from volta_switch.files import object_in
 
 
@@ -69,6 +70,7 @@ def detector_for(
     kind: str | None = None,
     numbers: str | None = None,
     device: str | torch.device = "cpu",
+    width: int | None = None,
 ) -> SelectingDetector:
     """Returns a detector for a model; a difference to the one that the model was trained with is told.
 
@@ -77,15 +79,22 @@ def detector_for(
         source: as ``load_detector`` takes it.
         kind, numbers: of the selection; None: the model's, else ``KIND`` and ``NUMBERS``.
         device: where it computes.
+        width: of the features that the model takes; None: not compared.
 
     Raises:
-        UserError: there is no such detector or selection.
+        UserError: there is no such detector or selection, or its features are of another width.
     """
     known = (object_in(model_files.get(REGIONS, b"")) or {}).get(DETECTOR)
     facts = known if isinstance(known, dict) else {}
     kind, numbers = kind or _selection(facts, "selection"), numbers or _selection(facts, "number")
     selection = asked_selection(kind or KIND, numbers or NUMBERS)
     found = SelectingDetector(load_detector(source, device), selection)
+    if width not in (None, found.facts["width"]):
+        own = f"give {described(facts)}" if facts else "its folder does not say which detector it was trained with"
+        raise UserError(
+            f"{source}: its features are {found.facts['width']} wide, and the model takes those of {width}; {own} "
+            "(docs/pictures.md)"
+        )
     if facts and (said := difference(facts, found.facts)):
         print(f"warning: not the regions that the model was trained with: {said}", file=sys.stderr)
     return found

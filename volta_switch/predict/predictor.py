@@ -84,7 +84,7 @@ class Predictor:
         model = load_model(source)
         folder = None if cache is None else Path(cache)
         if isinstance(detector, str | Path):
-            detector = detector_for(model.files, detector)
+            detector = detector_for(model.files, detector, width=model.config.v_feature_size)
         sources = RegionSources(model.config.v_feature_size, model.files, detector, folder)
         made = cls(model, sources, str(features), task)
         made.question  # noqa: B018  refuses an unknown task now
@@ -94,6 +94,13 @@ class Predictor:
     def question(self) -> Question:
         """What must be known to ask the head."""
         return self.model.question(self.task)
+
+    def remarks(self, texts: Sequence[str]) -> list[str]:
+        """Says of each text what the model does not read of it, once each; [] where it reads all."""
+        longest = self.question.longest
+        return list(
+            dict.fromkeys(str(found) for text in texts if (found := self.model.tokenizer.unread(text, longest)))
+        )
 
     def __call__(
         self,

@@ -78,6 +78,19 @@ class RegionSources:
         """Whether pictures can be asked about."""
         return self._detector is not None
 
+    @property
+    def own_pictures(self) -> str:
+        """What a model without a detector needs to see a picture, in a sentence."""
+        said = self._facts.get(DETECTOR)
+        if isinstance(said, dict):
+            return (
+                f"Own pictures need the detector that the model was trained with, {described(said)}: give --detector."
+            )
+        return (
+            "This model was trained on features of no known detector, such as those of a drawn world: it cannot see "
+            "photographs. docs/pictures.md tells how one is trained that can."
+        )
+
     def images_of(self, features: str) -> list[str]:
         """Returns the ids of a feature file; raises UserError where it cannot be read."""
         return list(self._store(features))

@@ -57,7 +57,9 @@ def loaded_predictor(args: argparse.Namespace, source: str) -> Predictor:
     predictor.model.to(device)
     if args.detector is None:
         return predictor
-    detector = detector_for(predictor.model.files, args.detector, args.select, args.regions, device)
+    model = predictor.model
+    width = model.config.v_feature_size
+    detector = detector_for(model.files, args.detector, args.select, args.regions, device, width)
     return replace(predictor, sources=predictor.sources.with_detector(detector))
 
 
@@ -67,7 +69,9 @@ def _answers(predictor: Predictor, requests: list[Request], args: argparse.Names
     hidden = True if args.out is None else None  # what is printed says how far it is; None: no bar without a terminal
     shown = tqdm(zip(requests, found, strict=True), total=len(requests), unit="text", leave=False, disable=hidden)
     for request, predictions in shown:
-        yield answer_values(request, predictions, question, args.best)
+        values = answer_values(request, predictions, question, args.best)
+        remarks = predictor.remarks(request.texts)
+        yield values | {"remark": "; ".join(remarks)} if remarks else values
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from volta_switch.config import ATTENTION_MODES
 from volta_switch.cost import EPSILON
 from volta_switch.cost.paths import TrackedFlops
 from volta_switch.data.batches.collate import Batch
@@ -26,6 +27,14 @@ from volta_switch.tasks import Evaluation, Task
 
 # What each input candidate is called: where it takes text and vision from.
 INPUT_NAMES = ("l-1", "text l-2", "vision l-2", "l-2")
+_INPUTS = (
+    "text and vision come from the layer before",
+    "text comes from two layers before, vision from the layer before",
+    "vision comes from two layers before, text from the layer before",
+    "text and vision come from two layers before",
+)
+# Option of a switcher -> what it means.
+MEANINGS = {name: mode.meaning for name, mode in ATTENTION_MODES.items()} | dict(zip(INPUT_NAMES, _INPUTS, strict=True))
 RoutesOfRows = Callable[[slice], Routes]  # the weights to use for some rows, counted from the split's first
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from volta_switch.command import typed_program
 from volta_switch.errors import UserError
 from volta_switch.ranges import ANY_TEXT, PATH, PROBABILITY, Number, Text, whole
 from volta_switch.tasks.task import WHOLE
@@ -148,7 +149,7 @@ def _next_command(plan: RunPlan) -> str:
     places = plan.places(tuned[0].arm)
     root = ["--data_root", places.data_root] if places.data_root else []
     flags = ["--tasks_config_file", str(places.tasks_config_file), *root]
-    return shlex.join(["volta-switch", "play", str(tuned[0].folder), *flags])
+    return shlex.join([*typed_program(), "play", str(tuned[0].folder), *flags])
 
 
 def _print_power(args: argparse.Namespace) -> None:

@@ -197,8 +197,15 @@ def load_task(path: str | Path, task: str, data_root: str | Path = "") -> TaskSp
         known = [f"{key} ({entry.get('name')})" for key, entry in entries.items()]
         near = nearest(wanted, [*entries, *names])
         hint = f"; did you mean {near}?" if near else "."
+        if not wanted:
+            raise UserError(f"{path}: which task? It has {', '.join(known)}; choose one with --task")
         raise UserError(f"{path}: no task {wanted!r}{hint} It has {', '.join(known)}; choose one with --task")
     return _spec(path, key, entries[key], _root(data_root))
+
+
+def names_of_tasks(path: str | Path) -> list[str]:
+    """Returns what a task file calls its tasks, in its order; raises UserError where it cannot be read."""
+    return [str(entry.get("name", key)) for key, entry in _entries(here_or_shipped(path)).items()]
 
 
 def load_model_task(

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from volta_switch.command import environment_number
@@ -13,6 +14,8 @@ from volta_switch.config import Config, load_config
 from volta_switch.config.checks import check_region_loss
 from volta_switch.config.model_folder import TASK, TASKS, config_name, folder_around
 from volta_switch.errors import UserError
+from volta_switch.hub import is_path
+from volta_switch.hub_models import is_address
 from volta_switch.tasks.task_file import UNREAD, TaskSpec, load_model_task, load_task
 from volta_switch.train.flags import WITHOUT_EFFECT
 
@@ -33,12 +36,23 @@ def load_task_spec(args: argparse.Namespace) -> TaskSpec:
         key, kept = args.model_task
         spec = load_model_task(TASKS, key, kept, args.data_root, folder_around(args.from_pretrained) / TASK)
     else:
+        if not args.task:
+            _refuse_missing_model(args.from_pretrained)
         spec = load_task(args.tasks_config_file or TASKS, args.task, args.data_root)
         _refuse_other_task(args, spec)
     names = ("train_annotations_jsonpath", "val_annotations_jsonpath")
     given = {name: getattr(args, name) for name in names if getattr(args, name)}
     absolute: dict[str, Any] = {name: str(spec.given_path(path).absolute()) for name, path in given.items()}
     return dataclasses.replace(spec, **absolute)
+
+
+def _refuse_missing_model(weights: str) -> None:
+    """Raises UserError where the model is not there that would have said which task is asked for."""
+    if weights and not is_address(weights) and is_path(weights) and not Path(weights).exists():
+        raise UserError(
+            f"{weights}: no such model, which would say which task it is for; train it first, or check "
+            "--from_pretrained"
+        )
 
 
 def _refuse_other_task(args: argparse.Namespace, spec: TaskSpec) -> None:

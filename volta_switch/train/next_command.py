@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from volta_switch.command import typed_program
 from volta_switch.tasks.task_file import WORLD
 from volta_switch.train.command_names import COMMANDS
 
@@ -57,9 +58,18 @@ def _tuning(args: argparse.Namespace, given: Mapping[str, Any]) -> dict[str, Any
     root = Path(*captions.parts[: -len(below)]) if captions.parts[-len(below) :] == below else Path()
     if not args.world and (root / WORLD).is_file():
         same["tasks_config_file"] = root / "tasks.yml"
+        return {"task": _task_to_tune(root / "tasks.yml"), **same}
     elif not args.world and root != Path():
         same["data_root"] = root
     return {"task": PRETRAINED_FOR, **same}
+
+
+def _task_to_tune(file: Path) -> str:
+    """Returns a task that a world has: the usual one, else its first."""
+    from volta_switch.tasks.task_file import names_of_tasks  # here, not above: as in ``_after_training``
+
+    names = names_of_tasks(file)
+    return PRETRAINED_FOR if PRETRAINED_FOR in names or not names else names[0]
 
 
 def _after_training(args: argparse.Namespace, given: Mapping[str, Any], run: Path, typed: str) -> str:
@@ -87,7 +97,7 @@ def _after_evaluation(args: argparse.Namespace, given: Mapping[str, Any], result
     else:
         flags |= _kept(given, OF_MODEL)
     flags |= {"split": split, **_kept(given, OF_DATA), "out": out}
-    return shlex.join(["volta-switch", "routes", *_words(flags | ({"overwrite": True} if args.overwrite else {}))])
+    return shlex.join([*typed_program(), "routes", *_words(flags | ({"overwrite": True} if args.overwrite else {}))])
 
 
 def _kept(given: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -103,7 +113,7 @@ def command_line(entry: str, typed: str, flags: Mapping[str, Any]) -> str:
         flags: flag -> value; True alone, a list for a flag that stands there several times.
     """
     if typed:
-        return shlex.join(["volta-switch", COMMANDS[entry], *_words(flags)])
+        return shlex.join([*typed_program(), COMMANDS[entry], *_words(flags)])
     folder = os.path.dirname(sys.argv[0])  # the scripts' own, as this one's was typed
     return shlex.join(["python", os.path.join(folder, f"{entry}.py"), *_words(flags)])
 

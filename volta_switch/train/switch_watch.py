@@ -216,8 +216,6 @@ def _message(step: int, found: dict[str, Any], temperature: float) -> str:
     return (
         f"the switchers have collapsed: after step {step} one route takes {found['commonest_share']:.1%} of "
         f"{found['pairs']} image-text pairs, and route and sample share {found['mutual_information']:.3f} bit "
-        f"(temperature {temperature:.2f}); the temperature may have fallen before the switchers had learnt what tells "
-        "samples apart, their constant part may have grown faster than the rest, or the data need no switching; try "
-        "switch.anneal_share=1 (fine-tuning: switch.finetune_anneal_share=1), switch.alignment_norm=batch or a longer "
-        "run; docs/routes.md says what the numbers mean"
+        f"(temperature {temperature:.2f}); try a longer run, switch.anneal_share=1 (fine-tuning: "
+        "switch.finetune_anneal_share=1) or switch.alignment_norm=batch; docs/routes.md says why that may be"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from volta_switch.config import ATTENTION_MODES
 from volta_switch.world.content import World
 from volta_switch.world.phrases import Lexicon
 from volta_switch.world.scenes import Scene
@@ -31,7 +32,7 @@ RGB = {
 # Of a picture of answers.
 RIGHT_COLOUR, WRONG_COLOUR = (0, 125, 70), (200, 40, 40)
 COLUMNS = 3
-GAP, ANSWER_LINE, HEAD, TEXT = 24, 22, 96, 17  # pixels: between panels, of a line, of the title; of letters
+GAP, ANSWER_LINE, HEAD, TEXT, SMALL = 24, 22, 116, 17, 14  # pixels: between panels, of a line, of the title; of letters
 ANSWER_LINES = 4  # under a scene
 MARGIN = 5  # pixels between a box and its frame
 
@@ -177,6 +178,9 @@ def draw_answers(answers: Sequence[Answer], title: str, subtitle: str) -> Image.
     pen.text((GAP, 14), title, fill=INK, font=ImageFont.load_default(26))
     pen.text((GAP, 52), subtitle, fill=INK, font=ImageFont.load_default(TEXT))
     _legend(pen, size[0])
+    modes = {mode: None for answer in answers for mode in answer.route}
+    meanings = "; ".join(f"{mode}: {ATTENTION_MODES[mode].meaning}" for mode in ATTENTION_MODES if mode in modes)
+    pen.text((GAP, 80), f"route {meanings}" if meanings else "", fill=INK, font=ImageFont.load_default(SMALL))
     for place, answer in enumerate(answers):
         corner = (GAP + place % COLUMNS * (CANVAS_WIDTH + GAP), HEAD + place // COLUMNS * height)
         _draw_answer(picture, answer, corner)

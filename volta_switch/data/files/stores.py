@@ -142,7 +142,7 @@ class FeatureStore(ABC):
         elif self.feature_size is not None and width != self.feature_size:
             raise BadRecord(
                 f"{self.source(image_id)}: features are {width} wide, the model expects {self.feature_size}; "
-                f"set v_feature_size to {width}, or give the feature file that the model was made for"
+                f"give features of its detector; only a model that is made now can take these (v_feature_size={width})"
             )
         if self.in_memory:
             regions = self._decoded[image_id] = regions.copied()
