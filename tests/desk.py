@@ -72,6 +72,8 @@ class Desk:
         rest = [STAND_INS.get(word, word) for word in rest if word not in DROPPED]
         with self.here():
             self._clear()
+            if any(word.startswith("runs/quick/") for word in rest) and not Path("runs/quick").exists():
+                start(["volta-switch", "quick", *ADDED["quick"]])
             if program == "python":
                 start(["python", *self._of_an_entry_point(rest)])
             elif rest[:2] == ["study", "run"]:

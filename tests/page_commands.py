@@ -34,12 +34,12 @@ NOT_RUN = {
     r"bash benchmarks/gpu\.sh": "a GPU; tests/test_gpu_rehearsal.py rehearses it",
     r"python benchmarks/": "minutes of measuring; tests/test_benchmarks.py runs each at a small size",
     r"volta-switch data extract ": "a detector's weights; tests/data/files/test_extract.py runs it with small ones",
-    r"volta-switch finetune .*runs/small-features": "the features that a command before it extracts; so does that test",
+    r"volta-switch (finetune|evaluate) .*runs/small-features": "features that a command before it extracts",
     r"volta-switch world-detector ": "a minute of training; tests/world/test_photographs.py runs it",
     r"volta-switch controls": "minutes of training; tests/controls runs its parts, and make test-more the short form",
     r"volta-switch completion ": "nothing: it prints a script, which tests/test_help.py runs",
     r"volta-switch volta|python -m volta_switch\.plugin": "a checkout of VOLTA; tests/plugin runs it there",
-    r"volta-switch (predict|explain) ": "a trained model; tests/predict and tests/explain ask small ones",
+    r"volta-switch (predict|explain) (?!runs/quick)": "a trained model; tests/predict and tests/explain ask small ones",
     r"volta-switch weights ": "another program's checkpoint; tests/weight_tools imports such ones",
     r"volta-switch study (power|table|export|merge)": "finished runs; tests/study runs it on small studies",
     r"volta-switch play ": "somebody who looks at it; tests/play opens the page",
@@ -51,10 +51,10 @@ RUN = (
     r"bash examples/",
     r"torchrun ",
     r"python (train_concap|train_task|eval_task|eval_retrieval)\.py ",
-    r"volta-switch (study run|data|flops|routes|quick|world|pretrain|finetune|evaluate|retrieve)\b",
+    r"volta-switch (study run|data|flops|routes|quick|world|predict|explain|pretrain|finetune|evaluate|retrieve)\b",
 )
 # Run by make test-long: they write a world of thousands of images.
-SLOW = (r"volta-switch quick ",)
+SLOW = (r"volta-switch (quick|predict|explain) ",)
 
 
 class Parsed(BaseException):

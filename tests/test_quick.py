@@ -12,7 +12,7 @@ from synthetic_world import json_of, log_of
 from volta_switch.cli import main as volta_switch
 from volta_switch.quick import SHOWN, _some
 from volta_switch.world.content import draw_split
-from volta_switch.world.pictures import COLUMNS, RIGHT_COLOUR, WRONG_COLOUR, Answer, draw_answers
+from volta_switch.world.pictures import COLUMNS, HEAD, RIGHT_COLOUR, WRONG_COLOUR, Answer, draw_answers
 from volta_switch.world.spec import CANVAS_HEIGHT, CANVAS_WIDTH, WorldSpec
 
 ROOT = Path(__file__).parents[1]
@@ -67,7 +67,7 @@ def test_the_right_box_is_green_and_a_wrong_answer_red(answers):
     right = next(answer for answer in answers if answer.right and answer.box[1] > 10)
     for answer, has_red in ((wrong, True), (right, False)):
         picture = draw_answers([answer], "title", "subtitle")
-        corner = (24, 96)
+        corner = (24, HEAD)
         assert RIGHT_COLOUR in colours_on_the_frame(picture, answer.box, corner)
         assert (WRONG_COLOUR in colours_on_the_frame(picture, answer.chosen, corner)) == has_red
 

@@ -23,6 +23,9 @@ def add_photograph_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=LEARNING_RATE, default=3e-3, metavar="X", help="the highest learning rate")
 
 
+STEPS_SAID = 50  # steps between two lines about the training
+
+
 def run_photographs(args: argparse.Namespace) -> None:
     """Writes pictures and detector, and says what can be done with them."""
     from tqdm import tqdm
@@ -39,7 +42,7 @@ def run_photographs(args: argparse.Namespace) -> None:
         bars[what].update(number - bars[what].n)
         if what == "step":
             bars[what].set_postfix(loss=f"{loss:.2f}")
-        if what == "step" and number in (1, args.steps):
+        if what == "step" and (number in (1, args.steps) or number % STEPS_SAID == 0):
             print(f"step {number} of {args.steps}: loss {loss:.2f}", file=sys.stderr)
 
     training = Training(steps=args.steps, rate=args.rate, seed=args.seed)
