@@ -241,23 +241,6 @@ def object_in(content: bytes) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yields the lines of a text that are not blank, with their numbers from 1.
-
-    Raises:
-        UserError: it cannot be read, or is not UTF-8.
-    """
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-
-
 def parse_json(text: str) -> Any:
     """Returns what a JSON text of settings holds.
 

@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from volta_switch.data.files.json_files import read_json
+from volta_switch.data.files.json_files import numbered_lines, read_json
 from volta_switch.data.image_ids import id_text, image_key
 from volta_switch.detector.pictures import SUFFIXES, is_picture
 from volta_switch.errors import UserError, first_line, unknown_key
-from volta_switch.files import measured, numbered_lines, parse_json, require_file
+from volta_switch.files import measured, parse_json, require_file
 from volta_switch.ranges import shown
 
 TAR = ".tar"

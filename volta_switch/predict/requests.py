@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from volta_switch.data.files.json_files import numbered_lines
 from volta_switch.data.image_ids import id_text
 from volta_switch.errors import UserError, unknown_key
-from volta_switch.files import numbered_lines, parse_json, require_file
+from volta_switch.files import parse_json, require_file
 from volta_switch.model.predictions import Question
 from volta_switch.ranges import shown
 

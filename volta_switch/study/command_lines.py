@@ -213,6 +213,12 @@ def refuse_flags(where: str, entry: str, given: Flags, arm: str = "", pretrained
             raise UserError(f"{here}: {problem}")
 
 
+def refuse_untaken(entry: str, given: Flags, where: str) -> None:
+    """Raises UserError where a flag is given that an entry point has not."""
+    for name in given.keys() - taken_by(entry, given).keys():
+        raise UserError(f"{where}: {typed(entry)} has no flag --{name}")
+
+
 def taken_by(entry: str, given: Flags) -> Flags:
     """Returns those of some flags that an entry point has, too."""
     options = _options(parser_of(entry))

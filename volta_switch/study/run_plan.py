@@ -21,6 +21,7 @@ from volta_switch.study.command_lines import (
     as_flags,
     from_bert,
     pretraining_command,
+    refuse_untaken,
     routes_command,
     taken_by,
     test_command,
@@ -41,7 +42,6 @@ from volta_switch.study.planned_runs import (
     works_of,
 )
 from volta_switch.study.records import Flags
-from volta_switch.study.run_commands import typed
 from volta_switch.study.study_data import DataIdentities, places, test_pools, test_split, world_folder, write_task_file
 from volta_switch.tasks import TaskSpec, load_task, task_class
 from volta_switch.tasks.retrieval import check_pools
@@ -271,8 +271,7 @@ class RunPlan:
         self, arm: Arm, seed: int, spec: TaskSpec, flags: TaskFlags, folder: Path, needed: PlannedRun | None
     ) -> tuple[tuple[str, tuple[str, ...]], ...]:
         where, entry = self.places(arm.name), task_class(spec).entry_point
-        for name in flags.test.keys() - taken_by(entry, flags.test).keys():
-            raise UserError(f"study {self.study.name}: tasks: {spec.name}: test: {typed(entry)} has no flag --{name}")
+        refuse_untaken(entry, flags.test, f"study {self.study.name}: tasks: {spec.name}: test")
         start = needed.folder if needed else None
         named = start is not None and folder.name != f"{spec.name}_{start.name}"  # an arm of another name shares it
         train = training_command(arm, seed, where, spec.key, folder.parent, start, named)

@@ -1,4 +1,4 @@
-"""All that a study's tables hold, as the text of ``table.md``, ``table.csv`` and ``table.tex``."""
+"""All that a study's tables hold, as its three files have it; alone, above the formats of tables and of ablations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``volta-switch`` calls the four entry points, whose scripts have VOLTA's names."""
+"""What ``volta-switch`` calls the entry points of VOLTA's names; alone, below all that read it."""
 
 COMMANDS = {
     "train_concap": "pretrain",
