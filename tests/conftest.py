@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))  # as when it is activated
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may wait for the network
 sys.path.insert(0, str(Path(__file__).parent))
 

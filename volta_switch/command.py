@@ -44,13 +44,12 @@ _REFUSED = {
 
 def typed_program() -> list[str]:
     """Returns what to type for this program: its name, or how it was started where the shell does not find the name."""
-    name, found = "volta-switch", shutil.which("volta-switch")
-    started = sys.argv[0]
-    if os.path.basename(started) == name and (found is None or not os.path.samefile(found, started)):
-        return [started]
-    if os.path.basename(started) == "__main__.py" and found is None:
-        return ["python", "-m", "volta_switch"]
-    return [name]
+    name, started = "volta-switch", sys.argv[0]
+    found = shutil.which(name)
+    own = started if os.path.basename(started) == name else os.path.join(os.path.dirname(sys.executable), name)
+    if found is not None and os.path.realpath(found) == os.path.realpath(own):
+        return [name]
+    return [own] if os.path.exists(own) else [sys.executable, "-m", "volta_switch"]
 
 
 def run_command(main: Callable[[Sequence[str]], object], argv: Sequence[str] | None = None) -> None:

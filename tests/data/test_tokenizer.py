@@ -35,9 +35,10 @@ def test_what_of_a_text_is_not_read_is_told(tokenizer) -> None:
     known = next(token for token in tokenizer.to_text().split() if token.isalpha() and len(token) > 3)
     assert not tokenizer.unread(f"{known} {known}", 20)
     found = tokenizer.unread(f"{known} ☃x {known} ☃x ☃ {known}", 6)
-    assert found and found.unknown == ("☃x",) and (found.words, found.read) == (6, 4)
-    assert "it does not know ☃x; it reads the first 4 of 6 words" in str(found)
-    assert str(tokenizer.unread(f"{known} " * 9, 6)).endswith("by the model: it reads the first 4 of 9 words")
+    assert found and found.unknown == ("☃x", "☃") and (found.words, found.read) == (6, 4)
+    assert "it does not know ☃x, ☃; it reads the first 4 of 6 words and marks" in str(found)
+    assert str(tokenizer.unread(f"{known} " * 9, 6)).endswith("by the model: it reads the first 4 of 9 words and marks")
+    assert str(tokenizer.unread(known, 20)) == ""
 
 
 def test_many_texts_are_encoded_as_each_alone(tokenizer) -> None:

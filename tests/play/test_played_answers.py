@@ -1,14 +1,17 @@
 """What the page is told: the model's own answers, and those with forced choices."""
 
+import json
 import shlex
 
 import numpy as np
 import pytest
 
 from volta_switch.cli import main
+from volta_switch.data.regions import pairwise_iou
 from volta_switch.explain.route_choices import route_choices
 from volta_switch.explain.subject import Subject
 from volta_switch.model.bert import switch_encoder
+from volta_switch.tasks import load_task
 
 ANSWERING = ["TASK1", "TASK10", "TASK12", "TASK13"]
 
@@ -119,18 +122,34 @@ def test_a_static_architecture_has_no_routes(page_of):
     assert found.status == 400 and "switches nothing" in found.error
 
 
-@pytest.mark.parametrize("key", ["TASK1", "TASK10", "TASK12", "TASK13"])
-def test_the_datas_own_answer_stands_beside_an_example(page_of, key):
-    page = page_of(key)
-    task, offers = page.predictor.model.tasks[key], page.session.facts()["offers"]
-    known = [offer for offer in offers if offer["truth"]]
-    assert len(known) > len(offers) // 2 and task
-    for offer in known[:5]:
-        if key == "TASK10":
-            boxes = page.session.picture(offer["pictures"][0])["boxes"]
-            assert 0 <= offer["truth"]["region"] < len(boxes)
-        else:
-            assert offer["truth"]["answer"] in page.predictor.question.labels
+def test_every_region_that_counts_as_right_stands_beside_an_expression(page_of, asked, world):
+    page, task = page_of("TASK10"), asked("TASK10").task
+    split = load_task(world.tasks_file, "TASK10").val_split
+    boxes = {(str(each.image_id), each.caption): each.box for each in task.expressions(task.spec, split)}
+    known = [offer for offer in page.session.album.offers if offer.truth]
+    assert len(known) > 10
+    for offer in known:
+        regions = page.session.album[offer.pictures[0]].regions
+        box = boxes[regions.image_id, offer.texts[0]]
+        overlap = pairwise_iou(np.array([box], np.float32), regions.boxes)[0]
+        assert offer.truth == {"regions": [each for each in np.argsort(-overlap).tolist() if overlap[each] > 0.5]}
+    assert len({offer.truth["regions"][0] for offer in known}) > 1
+
+
+@pytest.mark.parametrize(("key", "file", "text", "label"), [
+    ("TASK12", "nlvr2/annotations/dev.jsonl", "sentence", "label"),
+    ("TASK13", "snli_ve/annotations/dev.jsonl", "sentence2", "gold_label"),
+])  # fmt: skip
+def test_the_right_label_stands_beside_a_statement(page_of, world, key, file, text, label):
+    lines = [json.loads(line) for line in (world.path / "datasets" / file).read_text().splitlines()]
+    said = {}
+    for line in lines:
+        said.setdefault(line[text], set()).add(str(line[label]).lower())
+    offers = page_of(key).session.album.offers
+    assert len(offers) > 10 and sum(bool(offer.truth) for offer in offers) > len(offers) / 2
+    for offer in offers:
+        (answer,) = offer.truth.get("answers", ["-"])  # on which the annotators do not agree
+        assert answer.lower() in said[offer.texts[0]]
 
 
 def test_the_command_that_explains_an_answer_runs(page_of, tmp_path, monkeypatch):

@@ -38,20 +38,21 @@ class Unread:
     """What a model does not read of a text: words that are unknown to it, and what is cut off at its end."""
 
     unknown: tuple[str, ...]
+    """Words and marks, some piece of which is [UNK]."""
     words: int
-    """Of the text."""
+    """Of the text, marks among them."""
     read: int
-    """Of these, the first so many are read."""
+    """Of these, the first so many are read whole."""
 
     def __bool__(self) -> bool:
         """Whether there is anything."""
         return bool(self.unknown) or self.read < self.words
 
     def __str__(self) -> str:
-        """Says it in a sentence."""
+        """Says it in a sentence, where there is anything to say."""
         parts = [f"it does not know {', '.join(self.unknown)}"] if self.unknown else []
-        parts += [f"it reads the first {self.read} of {self.words} words"] if self.read < self.words else []
-        return f"not all of this is read by the model: {'; '.join(parts)}"
+        parts += [f"it reads the first {self.read} of {self.words} words and marks"] if self.read < self.words else []
+        return f"not all of this is read by the model: {'; '.join(parts)}" if parts else ""
 
 
 class Tokenizer:
@@ -109,12 +110,12 @@ class Tokenizer:
         return [(text[start:end], places) for (start, end), places in zip(ends, found.values(), strict=True)]
 
     def unread(self, text: str, max_length: int) -> Unread:
-        """Returns which words of a text are [UNK] to a model, and how many are behind the cut; marks are no words."""
+        """Returns which words of a text are [UNK] to a model, and how many are behind the cut."""
         encoding = self._wordpiece.encode(text)
         every = self.words(text, len(encoding.ids) + 1)
-        strange = (word for word, places in every if self.unk_id in (encoding.ids[place] for place in places))
-        unknown = tuple(dict.fromkeys(word for word in strange if any(map(str.isalnum, word))))
-        return Unread(unknown, len(every), len(self.words(text, max_length)))
+        unknown = (word for word, places in every if self.unk_id in (encoding.ids[place] for place in places))
+        whole = sum(places[-1] < max_length - 1 for _, places in every)
+        return Unread(tuple(dict.fromkeys(unknown)), len(every), whole)
 
     def encode_all(self, texts: Sequence[str], max_length: int) -> TokenLists:
         """Encodes many texts at once, as ``encode`` does one."""

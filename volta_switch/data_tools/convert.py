@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -155,9 +156,9 @@ def convert(
         raise
     result = Conversion(str(out), len(records.places), passed_over=records.failed)
     try:
-        _measure(records, open_source(out) if holds_pairs(out) else open_features(out, detections=True), result)
-    except UserError:
-        remove(out)  # what cannot be read back is no result
+        _measure(records, out, result)
+    except _UnreadableResult:
+        remove(out)
         keep_facts(out, None)
         raise
     return result
@@ -251,14 +252,30 @@ class _Records:
             )
 
 
-def _measure(records: _Records, after: FeatureStore | RecordSource, result: Conversion) -> None:
-    """Reads both files and adds up how they differ."""
-    if len(after) != len(records.places):
-        raise UserError(f"{after.path}: holds {len(after)} of the {len(records.places)} records; convert again")
+class _UnreadableResult(UserError):
+    """What was written cannot be read back, so that it is no result."""
+
+
+@contextmanager
+def _reading_back() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise _UnreadableResult(str(error)) from error
+
+
+def _measure(records: _Records, out: Path, result: Conversion) -> None:
+    """Reads both files and adds up how they differ; raises _UnreadableResult where the new one cannot be read."""
+    with _reading_back():
+        after: FeatureStore | RecordSource
+        after = open_source(out) if holds_pairs(out) else open_features(out, detections=True)
+        if len(after) != len(records.places):
+            raise UserError(f"{after.path}: holds {len(after)} of the {len(records.places)} records; convert again")
     losses: dict[str, Loss] = {}
     for own, place in enumerate(tqdm(records.places, desc="reading back", unit="record", leave=False, disable=None)):
         before, caption = records[place]
-        there, caption_there = (after[before.image_id], "") if isinstance(after, FeatureStore) else after[own]
+        with _reading_back():
+            there, caption_there = (after[before.image_id], "") if isinstance(after, FeatureStore) else after[own]
         for name in (*_MEASURED, *_LABELS):
             if getattr(before, name) is not None:
                 _compare(name, before, there, losses, result.changed)

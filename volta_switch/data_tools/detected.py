@@ -7,6 +7,7 @@ computes the same numbers, to the last bit.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import multiprocessing
 import os
 import signal
@@ -123,7 +124,7 @@ def detected(detector: Detector, files: Sequence[PictureFile], selection: Select
     pictures: dict[int, tuple[str, Image.Image]] = {}
     for place, file in enumerate(files):
         try:
-            pictures[place] = file.image_id, read_picture(file.content(), file.name)
+            pictures[place] = file.image_id, read_picture(_unchanged(file), file.name)
         except BadRecord as error:
             found[place] = error
         except OSError as error:
@@ -138,6 +139,14 @@ def detected(detector: Detector, files: Sequence[PictureFile], selection: Select
     return [found[place] for place in range(len(files))]
 
 
+def _unchanged(file: PictureFile) -> bytes:
+    """Returns a picture's bytes; raises BadRecord where they are not those that the run began with, or OSError."""
+    content = file.content()
+    if file.sha256 not in (None, hashlib.sha256(content).hexdigest()):
+        raise BadRecord(f"{file.name}: has changed since the run began; begin anew")
+    return content
+
+
 def _one_by_one(
     detector: Detector,
     pictures: dict[int, tuple[str, Image.Image]],
@@ -145,7 +154,7 @@ def _one_by_one(
     selection: Selection,
     error: BadRecord,
 ) -> Found:
-    """Returns what ``detected`` does of pictures of which one has no finite numbers: the others have theirs."""
+    """Returns what ``detected`` does of pictures of which one cannot be used: the others have their regions."""
     if len(pictures) == 1:
         return [error]
     found: Found = []

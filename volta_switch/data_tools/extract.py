@@ -6,6 +6,7 @@ it; for that it holds float32 numbers and all scores, and is removed at the end.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ EVERY_SCORE = 1 << 15  # more than a detector has
 COMPACT = "compact"
 _PLAN = "plan"
 _WORK = ".extracting"
+_OWN = re.compile(r"data\.mdb(\.unfinished-\d+)?|lock\.mdb")  # of an LMDB's folder, finished or not
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def extract(
         raise UserError(f"--to {output.to}: expected one of {', '.join(TARGETS)}")
     _check_captions(pictures, output)
     refuse_ids(output.to, (file.image_id for file in pictures.files))
+    pictures = pictures.with_digests()
     facts = detector.facts(work.selection, given=any(file.boxes is not None for file in pictures.files))
     straight = output.to == COMPACT
     sizes = (output.dtype, output.top_classes, output.top_attributes)
@@ -117,6 +120,11 @@ def extract(
     return _counts(manifest)
 
 
+def is_whole(out: Path) -> bool:
+    """Returns whether a result is there, and not the folder alone that a killed run had made for it."""
+    return out.is_file() or any((out / name).is_file() for name in ("data.mdb", compact.MANIFEST))
+
+
 def _check_captions(pictures: Pictures, output: Output) -> None:
     """Raises UserError, before a picture is looked at, where captions are missing or have no place."""
     pairs = TARGETS.of_pairs(output.to)
@@ -143,8 +151,8 @@ def _there(out: Path, plan: dict[str, Any], output: Output) -> dict[str, Any] | 
     if kept.get(_PLAN) != _digest(plan, output):
         raise UserError(f"{out}: exists, and not as these features of these pictures; delete it, or give another OUT")
     store = out.with_name(out.name + _WORK)
-    if out.is_dir() and not (out / "data.mdb").is_file():
-        if strange := [path.name for path in out.iterdir() if not path.name.startswith(("data.mdb", "lock.mdb"))]:
+    if not is_whole(out):
+        if strange := [path.name for path in out.iterdir() if not _OWN.fullmatch(path.name)]:
             raise UserError(
                 f"{out}: holds {strange[0]}, which is no part of features; move it away, or give another OUT"
             )

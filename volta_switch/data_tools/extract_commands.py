@@ -87,7 +87,7 @@ def _run_self_test(args: argparse.Namespace) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     from volta_switch.data_tools.detected import Work
-    from volta_switch.data_tools.extract import Output, devices_of, extract
+    from volta_switch.data_tools.extract import Output, devices_of, extract, is_whole
     from volta_switch.data_tools.picture_sources import find_pictures
     from volta_switch.detector.checkpoints import load_detector
     from volta_switch.detector.selection import asked_selection
@@ -102,19 +102,21 @@ def _run(args: argparse.Namespace) -> None:
     source = pinned(args.detector) if is_address(args.detector) else args.detector  # all processes read one commit
     detector = load_detector(source, devices[0] if alone else "cpu")
     output = Output(args.to, args.dtype, args.top_classes, args.top_attributes, args.captions, args.max_bad_records)
-    there = Path(args.out).exists()
+    there = is_whole(Path(args.out))
     if not there:
         where = f"{len(devices)} processes on {', '.join(sorted(set(devices)))}" if not alone else devices[0]
-        print(f"{len(pictures.files)} pictures, {detector.config.name} ({where})", file=sys.stderr)
-    progress = _Progress()
-    with progress as tell:
+        print(
+            f"{len(pictures.files)} pictures, {detector.config.name} ({where}); first all are read once",
+            file=sys.stderr,
+        )
+    with _Progress() as progress:
         work = Work(source, selection, args.batch)
-        manifest = extract(pictures, args.out, detector, work, output, devices, tell)
+        manifest = extract(pictures, args.out, detector, work, output, devices, progress)
     print(f"{args.out}: {manifest['records']} pictures, {manifest['regions']} regions, {selection.kind}")
     missing = manifest["records"] * selection.least - manifest["regions"]
     if missing > 0 and all(file.boxes is None for file in pictures.files):
         print(f"  {missing} regions fewer than {selection.least} a picture: some pictures do not give so many")
-    if there and not progress.told:
+    if there:
         print("  it was there already; nothing was computed")
     if manifest["passed_over"]:
         print(f"  unusable pictures left out: {len(manifest['passed_over'])}")
@@ -127,7 +129,6 @@ class _Progress:
         self._bar: Any = None
         self._begun = self._said = time.monotonic()
         self._first: int | None = None  # pictures that an earlier run has done
-        self.told = False
 
     def __enter__(self) -> Callable[[int, int], None]:
         if sys.stderr.isatty():
@@ -141,7 +142,6 @@ class _Progress:
             self._bar.close()
 
     def _tell(self, done: int, total: int) -> None:
-        self.told = True
         if self._bar is not None:
             if self._bar.total is None:
                 self._bar.total, self._bar.initial, self._bar.n = total, done - 1, done - 1

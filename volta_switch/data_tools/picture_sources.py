@@ -28,7 +28,7 @@ from volta_switch.data.files.json_files import numbered_lines, read_json
 from volta_switch.data.image_ids import id_text, image_key
 from volta_switch.detector.pictures import SUFFIXES, is_picture
 from volta_switch.errors import UserError, first_line, unknown_key
-from volta_switch.files import measured, parse_json, require_file
+from volta_switch.files import parse_json, require_file
 from volta_switch.ranges import shown
 
 TAR = ".tar"
@@ -46,6 +46,7 @@ class PictureFile:
         member: its name there; "" for a file of its own.
         offset, size: bytes; of a file of its own the offset is 0.
         boxes: (n, 4), pixels, where they are given.
+        sha256: of its bytes, as ``digest`` found it; None where nobody looked.
     """
 
     image_id: str
@@ -54,27 +55,23 @@ class PictureFile:
     offset: int = 0
     size: int = 0
     boxes: np.ndarray | None = None
+    sha256: str | None = None
 
     @property
     def name(self) -> str:
         """What errors call it."""
         return f"{self.path}, member {self.member}" if self.member else str(self.path)
 
-    def content(self) -> Path | bytes:
-        """Returns the file, or what the tar holds of the member."""
-        if not self.member:
-            return self.path
+    def content(self) -> bytes:
+        """Returns the picture's bytes; raises OSError where they cannot be read."""
         with self.path.open("rb") as file:
             file.seek(self.offset)
-            return file.read(self.size)
+            return file.read(self.size) if self.member else file.read()
 
     def digest(self) -> str:
         """Returns the SHA-256 of the picture's bytes; "" where they cannot be read, as the detector's run will say."""
         try:
-            content = self.content()
-            if isinstance(content, bytes):
-                return hashlib.sha256(content).hexdigest()
-            return str(measured(content)["sha256"])
+            return hashlib.sha256(self.content()).hexdigest()
         except OSError:
             return ""
 
@@ -97,7 +94,7 @@ class Pictures:
         """Returns the part ``number`` of ``count``, counted from 1; all parts one after the other are the whole.
 
         Raises:
-            UserError: the part has no picture.
+            UserError: there are more parts than pictures.
         """
         if count > len(self.files):
             raise UserError(
@@ -106,11 +103,16 @@ class Pictures:
         first, last = ((number - 1) * len(self.files) // count, number * len(self.files) // count)
         return Pictures(self.source, self.files[first:last], f"{number}/{count}")
 
+    def with_digests(self) -> Pictures:
+        """Returns the same, each with its SHA-256: all of them are read."""
+        shown = tqdm(self.files, desc="reading the pictures", unit="picture", leave=False, disable=None)
+        return replace(self, files=tuple(replace(file, sha256=file.digest()) for file in shown))
+
     def fingerprint(self) -> dict[str, Any]:
-        """Says which pictures these are: ids, boxes, and the SHA-256 of what each file holds."""
+        """Says which pictures these are: ids, boxes, and the SHA-256 of what each file holds (``with_digests``)."""
         digest = hashlib.sha256()
-        for file in tqdm(self.files, desc="looking at the pictures", unit="picture", leave=False, disable=None):
-            digest.update(repr((file.image_id, file.path.name, file.member, file.digest())).encode())
+        for file in self.files:
+            digest.update(repr((file.image_id, file.path.name, file.member, file.sha256)).encode())
             if file.boxes is not None:
                 digest.update(np.ascontiguousarray(file.boxes).tobytes())
         found = {"format": "pictures", "records": len(self.files), "fingerprint": digest.hexdigest()}
@@ -189,6 +191,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
     seen = set()
     for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        folders.sort()  # of several links to one folder always the same is followed
         about = os.stat(place)
         if (about.st_dev, about.st_ino) in seen:
             folders.clear()
@@ -213,38 +216,39 @@ def _members(path: Path) -> Iterator[PictureFile]:
                 name = Path(member.name)
                 if not is_picture(name) or member.isdir():
                     continue
-                if not member.isreg():
+                if not member.isreg() or member.issparse():
+                    kind = "packed with holes" if member.issparse() else "a link, pipe or device"
                     raise UserError(
-                        f"{path}: member {member.name} is a link to {member.linkname}, not a picture; pack the tar "
-                        "with the files themselves (tar --dereference --hard-dereference)"
+                        f"{path}: member {member.name} is {kind}, not a whole picture; pack the tar with the files "
+                        "themselves (tar --dereference --hard-dereference, without --sparse)"
                     )
                 yield PictureFile(image_key(name.stem), path, member.name, member.offset_data, member.size)
             _require_end(path, tar.offset)
     except (tarfile.TarError, OSError) as error:
         reason = first_line(error)
-        raise UserError(f"{path}: not a whole tar without compression ({reason}); copy or unpack it") from None
+        raise UserError(
+            f"{path}: not one whole tar without compression ({reason}); copy it again, or give what it holds as files"
+        ) from None
 
 
 def _require_end(path: Path, offset: int) -> None:
     """Raises ReadError unless nothing but zeros follow a tar's last member: a damaged header reads as the end."""
     if path.stat().st_size < offset + tarfile.BLOCKSIZE:
-        raise tarfile.ReadError("it is cut off behind a member")
+        raise tarfile.ReadError("it ends without an end mark, as one that is cut off")
     with path.open("rb") as file:
         file.seek(offset)
         while block := file.read(_BLOCK):
             if block.strip(b"\0"):
-                raise tarfile.ReadError(f"neither a member nor the end from byte {offset} on")
+                raise tarfile.ReadError(f"from byte {offset} on it is damaged, or another tar was joined to it")
 
 
 def _listed(source: Path) -> Iterator[PictureFile]:
     try:
-        lines = source.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        expected = f"a folder, a {TAR}, a .jsonl, or a text with a path a line"
-        raise UserError(f"{source}: neither text nor a picture's suffix; expected {expected}") from None
-    for line in lines:
-        if line.strip():
-            yield _file(source.parent / line.strip(), f"check the list {source}")
+        lines = list(numbered_lines(source))
+    except UserError as error:
+        raise UserError(f"{error}; expected a folder, a {TAR}, a .jsonl, or a text with a path a line") from None
+    for number, line in lines:
+        yield _file(source.parent / line.strip(), f"check {source}, line {number}")
 
 
 def _lines(source: Path) -> Iterator[PictureFile]:
@@ -258,7 +262,7 @@ def _lines(source: Path) -> Iterator[PictureFile]:
                 raise ValueError(unknown_key(key, KEYS))
             image_id = id_text(line["id"]) if line.get("id") is not None else None
         except (TypeError, ValueError) as error:
-            raise UserError(f"{where}: {error}") from None
+            raise UserError(f"{where}: {error}; repair or remove it") from None
         file = _file(source.parent / line["image"], f"check {where}", image_id)
         yield file if line.get("boxes") is None else replace(file, boxes=_boxes(line["boxes"], where))
 
@@ -293,8 +297,8 @@ def read_boxes(path: str | Path) -> dict[str, np.ndarray]:
         box = entry.get("bbox", entry.get("box")) if isinstance(entry, Mapping) else None
         if box is None or entry.get("image_id") is None:
             raise UserError(f"{where}: expected image_id and bbox, which is x, y, width, height")
-        if not _is_box(box) or box[2] <= 0 or box[3] <= 0:
-            raise UserError(f"{where}: the box is {shown(box)}; expected x, y, width, height in pixels, no side of 0")
+        if not _is_box(box):
+            raise UserError(f"{where}: the box is {shown(box)}; expected x, y, width, height in pixels")
         x, y, width, height = box
         try:
             found.setdefault(id_text(entry["image_id"]), []).append([x, y, x + width, y + height])
@@ -304,14 +308,12 @@ def read_boxes(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _boxes(value: Any, where: str) -> np.ndarray:
-    """Returns boxes as an array (n, 4)."""
+    """Returns boxes as an array (n, 4); whether they are of their picture the detector says, which knows its size."""
     if not isinstance(value, list):
         raise UserError(f"{where}: boxes are {shown(value)}; expected a list of boxes, x1, y1, x2, y2 in pixels")
     for number, box in enumerate(value, start=1):
-        if not _is_box(box) or box[2] <= box[0] or box[3] <= box[1]:
-            raise UserError(
-                f"{where}: box {number} is {shown(box)}; expected x1, y1, x2, y2 in pixels, x2 and y2 the larger ones"
-            )
+        if not _is_box(box):
+            raise UserError(f"{where}: box {number} is {shown(box)}; expected x1, y1, x2, y2 in pixels")
     return np.array(value, np.float32).reshape(-1, 4)
 
 

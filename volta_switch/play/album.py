@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from volta_switch.data.regions import Regions
 from volta_switch.detector.pictures import SUFFIXES, is_picture
 from volta_switch.errors import UserError
@@ -55,13 +57,14 @@ class Offer:
         pictures: by their keys.
         texts: about them; () of none.
         title: a file's name or an id.
-        truth: of the data, the right ``answer`` or ``region``; {} where they say none that the page can show.
+        truth: of the data, right ``answers`` or ``regions``, the best first; {} where they say none that the page can
+            show.
     """
 
     pictures: tuple[str, ...]
     texts: tuple[str, ...] = ()
     title: str = ""
-    truth: dict[str, str | int] = field(default_factory=dict)
+    truth: dict[str, list] = field(default_factory=dict)
 
 
 @dataclass
@@ -128,18 +131,20 @@ class Album:
             truth = self._truth(data, place, len(rows))
             self.offers.append(Offer(tuple(self._place(image, features) for image in images), (text,), truth=truth))
 
-    def _truth(self, data: Any, place: int, samples: int) -> dict[str, str | int]:
-        """Returns what a task's data say of a sample, of heads that answer with a label or a region."""
+    def _truth(self, data: Any, place: int, samples: int) -> dict[str, list]:
+        """Returns what counts as right by a task's data, of heads that answer with a label or a region."""
         question = self.predictor.question
         if len(data) != samples or question.compares:
             return {}
-        target = data[place].get("target")
-        if target is None or not target.max() > 0:
+        try:
+            target = data[place].get("target")
+        except UserError:  # the picture is told when it is chosen
             return {}
-        best = int(target.argmax())
+        least = 0.5 if question.kind == BOXES else 0.0  # overlap with the box that is meant; score of a label
+        right = [] if target is None else [each for each in np.argsort(-target).tolist() if target[each] > least]
         if question.kind == BOXES:
-            return {"region": best} if target[best] > 0.5 else {}
-        return {"answer": question.labels[best]} if best < len(question.labels) else {}
+            return {"regions": right} if right else {}
+        return {"answers": [question.labels[each] for each in right]} if right and question.labels else {}
 
     def thumbnail(self, key: str) -> str:
         """Returns a picture as ``data:`` address, "" where there is none to show; a file's regions are not looked for.
@@ -164,7 +169,7 @@ class Album:
         (features,) = files
         images = [part for image, _ in places for part in ("--image", image)]
         given = ["--features", features] if features else []
-        return shlex.join([*self.explained_by, *images, "--text", text, *given, "--out", "why.html"])
+        return shlex.join([*self.explained_by, *images, f"--text={text}", *given, "--out", "why.html", "--overwrite"])
 
     def add_features(self, features: str) -> None:
         """Offers some images of a feature file; raises UserError where it cannot be read."""

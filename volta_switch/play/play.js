@@ -191,14 +191,14 @@ function show(found, texts) {
   const parts = [answer(now, Boolean(found.forced))];
   if (found.forced) parts.push(made("p", { class: "faint" }, `By itself the model answers: ${said(found.own)}`));
   const truth = state.offer && state.offer.texts[0] === texts[0] ? state.offer.truth : {};
-  const right = truth.answer ?? (truth.region === undefined ? undefined : regionName(truth.region));
-  if (right !== undefined) parts.push(made("p", { class: "truth" }, `In the data the answer is: ${right}`));
+  const right = truth.answers || (truth.regions || []).map(regionName);
+  if (right.length) parts.push(made("p", { class: "truth" }, `Right by the data: ${right.join("; ")}`));
   for (const remark of found.remarks) parts.push(made("p", { class: "remark" }, remark));
   at("answer").replaceChildren(...parts);
   at("command").textContent = found.why;
   at("why").hidden = !found.why;
   state.chances = now.probabilities;
-  mark(found, truth.region);
+  mark(found, truth.regions || []);
   state.routes = found.routes;
   routes(texts);
 }
@@ -244,7 +244,7 @@ function mark(found, right) {
     const number = Number(part.dataset.number ?? part.dataset.label);
     part.classList.toggle("answer", found.own.region === number);
     part.classList.toggle("forced", Boolean(found.forced) && found.forced.region === number);
-    part.classList.toggle("right", right === number);
+    part.classList.toggle("right", right.includes(number));
   }
 }
 

@@ -196,6 +196,7 @@ def serve(args: argparse.Namespace) -> None:
 
     predictor = loaded_predictor(args, args.model)
     chosen = {"--detector": args.detector, "--select": args.select, "--regions": args.regions, "--task": args.task}
+    chosen |= {"--device": args.device, "--cache": args.cache}
     flags = [part for flag, value in chosen.items() if value for part in (flag, str(value))]
     album = Album(predictor, [*typed_program(), "explain", args.model, *flags])
     if args.tasks_config_file:

@@ -52,7 +52,7 @@ class Session:
             "pictures": question.images,
             "compares": question.compares,
             "drops": self._predictor.sources.has_detector,
-            "own pictures": self._predictor.sources.own_pictures,
+            "own_pictures": self._predictor.sources.own_pictures,
             "offers": [vars(offer) for offer in self.album.offers],
         }
 
@@ -101,7 +101,7 @@ class Session:
             "forced": other,
             "routes": [[] if each is None else _route_values(each) for each in routes],
             "remarks": self._predictor.remarks(texts),
-            "why": self.album.explaining(keys, texts[0]),
+            "why": self.album.explaining(keys, own["ranking"][0]["text"] if "ranking" in own else texts[0]),
         }
 
     def _check(self, keys: Sequence[str], texts: Sequence[str]) -> None:

@@ -80,16 +80,12 @@ class RegionSources:
 
     @property
     def own_pictures(self) -> str:
-        """What a model without a detector needs to see a picture, in a sentence."""
-        said = self._facts.get(DETECTOR)
-        if isinstance(said, dict):
-            return (
-                f"Own pictures need the detector that the model was trained with, {described(said)}: give --detector."
-            )
-        return (
-            "This model was trained on features of no known detector, such as those of a drawn world: it cannot see "
-            "photographs. docs/pictures.md tells how one is trained that can."
-        )
+        """What a model without a detector needs to see a picture, in a sentence or two."""
+        said = self._trained_on()
+        trained = f": it was trained with regions {said}" if said else ""
+        needed = f"Own pictures need the model's detector (--detector){trained}."
+        drawn = "A model that was trained on a drawn world has none: it cannot see photographs (docs/pictures.md)."
+        return needed if DETECTOR in self._facts else f"{needed} {drawn}"
 
     def images_of(self, features: str) -> list[str]:
         """Returns the ids of a feature file; raises UserError where it cannot be read."""
@@ -162,12 +158,17 @@ class RegionSources:
         self._announced = True
         print(f"{picture}: looking for regions", file=sys.stderr, flush=True)
 
+    def _trained_on(self) -> str:
+        """Says which regions the model's folder names; "" where it names none."""
+        facts = self._facts.get(DETECTOR)
+        if isinstance(facts, dict):
+            return f"of {described(facts)}"
+        said = facts or self._facts.get("regions")
+        return f"{'of ' if facts else ''}{said!s:.200}" if said else ""
+
     def _without_detector(self, image: str) -> str:
-        said = self._facts.get(DETECTOR) or self._facts.get("regions")
-        if isinstance(said, dict):
-            said = described(said)
-        of = "of " if DETECTOR in self._facts else ""
-        trained = f"; the model was trained with regions {of}{said!s:.200} ({REGIONS})" if said else ""
+        said = self._trained_on()
+        trained = f"; the model was trained with regions {said} ({REGIONS})" if said else ""
         return (
             f"{image}: a picture needs a detector that finds its regions, and none is given{trained}: give one "
             "(--detector), or the features that it has written (--features FILE), and the image by its id there"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from volta_switch.cli import main
 from volta_switch.data.detector_facts import facts_file, facts_of
 from volta_switch.data.feature_files import open_features, open_source
 from volta_switch.data.formats.tsv import write_tsv
-from volta_switch.data_tools import convert
+from volta_switch.data_tools import convert, detected
 from volta_switch.detector.checkpoints import load_detector, save_detector
 from volta_switch.detector.selection import Selection
 from volta_switch.errors import UserError
@@ -161,6 +162,19 @@ def test_a_box_outside_of_its_picture_is_a_picture_that_cannot_be_used(desk, tmp
 
 
 @pytest.mark.parametrize(("to", "name"), [("tsv-lmdb", "keys"), ("h5-lmdb", "keys"), ("tsv", "a\tb"), ("h5", "a/b")])
+def test_a_picture_that_changes_under_the_run_is_not_taken_for_the_one_before(desk, tmp_path, capsys, monkeypatch):
+    shutil.copytree(desk / "pictures", tmp_path / "pictures")
+    look = detected.detected
+
+    def changing(detector, files, selection):
+        (tmp_path / "pictures" / "103.png").write_bytes((tmp_path / "pictures" / "104.png").read_bytes())
+        return look(detector, files, selection)
+
+    monkeypatch.setattr(detected, "detected", changing)
+    given = (tmp_path / "pictures", tmp_path / "store", "--detector", desk / "detector", *COMMON)
+    assert "103.png: has changed since the run began" in refused(capsys, *given)
+
+
 def test_an_id_that_a_format_cannot_hold_is_refused_before_the_work(desk, tmp_path, capsys, monkeypatch, to, name):
     monkeypatch.setattr("volta_switch.data_tools.detected.detected", lambda *given: pytest.fail("looked at a picture"))
     (tmp_path / "x.jsonl").write_text(json.dumps({"image": str(desk / "pictures" / "100.png"), "id": name}) + "\n")
@@ -182,10 +196,10 @@ def test_files_of_the_users_own_in_the_results_folder_stay(desk, tmp_path, capsy
 
 
 def test_a_result_that_cannot_be_read_back_is_none(desk, tmp_path, capsys, monkeypatch):
-    def fail(*given):
+    def fail(path, **options):
         raise UserError("not what was written")
 
-    monkeypatch.setattr(convert, "_measure", fail)
+    monkeypatch.setattr(convert, "open_features", fail)
     given = (desk / "pictures", tmp_path / "out", "--detector", desk / "detector", *COMMON, "--to", "tsv")
     assert "not what was written" in refused(capsys, *given)
     assert not (tmp_path / "out").exists() and not facts_file(tmp_path / "out").exists()

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from volta_switch.errors import UserError
 from volta_switch.model.switch import INPUT_CANDIDATES
 from volta_switch.study.report.route_counts import Flow, Step, paint, percent
 from volta_switch.study.report.svg import FAINT, INK, element, escape, picture, shortened, words
@@ -20,7 +21,7 @@ from volta_switch.world.content import SceneCaptions, SceneExpressions, SceneHyp
 from volta_switch.world.phrases import Lexicon
 from volta_switch.world.pictures import PAPER, RGB
 from volta_switch.world.scenes import Scene
-from volta_switch.world.spec import CANVAS_HEIGHT, CANVAS_WIDTH, COLOURS, MATERIALS, SHAPES, SIZES
+from volta_switch.world.spec import CANVAS_HEIGHT, CANVAS_WIDTH, COLOURS, MATERIALS, SHAPES, SIZES, WorldSpec
 from volta_switch.world.task_file import TASKS as WORLD_TASKS
 
 SHOWN = 6  # samples of a task
@@ -146,7 +147,7 @@ class Scenes:
         """Draws a split's scenes anew; ``task``: the task file's key, TASK10; ``split`` as the task calls it, testA."""
         self._found: dict[tuple[str, str], SampleScene] = {}
         names = [name for name, fields in WORLD_TASKS.items() if f"TASK{fields[0]}" == task]
-        spec = world_spec(world) if world and is_world(world) else None
+        spec = _spec(world) if world and is_world(world) else None
         part = next((own for key, own in (("train", "train"), ("test", "test")) if key in split), "val")
         if not names or spec is None or names[0] not in spec.data_sets:
             return
@@ -158,6 +159,14 @@ class Scenes:
     def of(self, image: str, text: str) -> SampleScene | None:
         """Returns what this sample is about, if that is known."""
         return self._found.get((image, text))
+
+
+def _spec(world: Path) -> WorldSpec | None:
+    """Returns a world's parameters; None of one of another version, whose scenes would be drawn otherwise."""
+    try:
+        return world_spec(world)
+    except UserError:
+        return None
 
 
 def _said(entry: object) -> list[tuple[str, SampleScene]]:
