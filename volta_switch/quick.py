@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from volta_switch.command import typed_program
 from volta_switch.data.files.json_files import read_object
 from volta_switch.ranges import COUNT_OR_NONE, PATH
-from volta_switch.world.task_file import REFER
 
 if TYPE_CHECKING:
     from volta_switch.world.pictures import Answer
@@ -66,6 +65,8 @@ def run_quick(args: argparse.Namespace) -> None:
 
 def _next_commands(run: Path, world: Path, answer: Answer, page: str) -> list[list[str]]:
     """Returns commands that ask the model: a page to play with, one answer, and why it is that."""
+    from volta_switch.world.task_file import REFER  # here, not above: it needs NumPy
+
     asked = ["--features", str(world / REFER["refer"].features), "--image", str(answer.scene.image_id)]
     asked += ["--text", answer.text]
     return [

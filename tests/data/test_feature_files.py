@@ -21,7 +21,7 @@ FORMAT = Format(
     "odd file",
     fits=lambda candidate: candidate.path.suffix == ".odd",
     images=H5Features,
-    targets=(Target("odd", write_h5, lambda regions: h5_name(regions.image_id)),),
+    targets=(Target("odd", write_h5, h5_name),),
     order=41,  # before H5, which these files are inside
 )
 """

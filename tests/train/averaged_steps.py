@@ -12,7 +12,7 @@ from torch import nn
 
 from volta_switch.train import replicas
 from volta_switch.train.optimisation import Learner
-from volta_switch.train.ranks import Ranks
+from volta_switch.train.ranks import Ranks, leave_group
 from volta_switch.train.replicas import AveragedLearner
 
 RANKS = 2
@@ -65,4 +65,4 @@ def run(rank: int, folder: Path) -> None:
     except RuntimeError as error:
         found["said"] = str(error)
     (folder / f"{rank}.json").write_text(json.dumps(found))
-    distributed.destroy_process_group()
+    leave_group()

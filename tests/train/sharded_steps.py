@@ -17,7 +17,7 @@ from volta_switch.model.encoder import SwitchEncoder, encoder_of
 from volta_switch.model.noise import sample_keys
 from volta_switch.train.device import autocast
 from volta_switch.train.optimisation import Learner
-from volta_switch.train.ranks import Ranks
+from volta_switch.train.ranks import Ranks, leave_group
 from volta_switch.train.replicas import Replicas
 
 RANKS = 2
@@ -105,7 +105,7 @@ def run(rank: int, folder: Path) -> None:
         found = step(case, rank)
         if rank == 0:
             torch.save(found, folder / f"{case}.pt")
-    dist.destroy_process_group()
+    leave_group()
 
 
 def _whole(tensor: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from volta_switch.errors import UserError
 
 # Nothing is said between two waits, and the slowest process decides: the time is for a machine that went away silently.
 _TIMEOUT = timedelta(days=1)
+_parted: list[Any] = []  # groups, see ``leave_group``
 # What a process finds when another one has gone, in the words of gloo, NCCL and the store through which they meet; each
 # of these also says other things, which must not be taken for it.
 _GONE = (
@@ -129,6 +130,16 @@ def ranks() -> Iterator[Ranks]:
     except BaseException:
         _part_after_error()
         raise
+    leave_group()
+
+
+def leave_group() -> None:
+    """Leaves the group of processes that have all come to their end.
+
+    The group stays until the process ends. Gloo's destructor waits for its threads and holds Python's lock meanwhile;
+    a thread that is just forgetting a finished exchange waits for that lock, and then both wait for ever.
+    """
+    _parted.append(distributed.group.WORLD)
     distributed.destroy_process_group()
 
 

@@ -161,7 +161,6 @@ def test_a_box_outside_of_its_picture_is_a_picture_that_cannot_be_used(desk, tmp
     assert open_features(tmp_path / "store").keys() == [name for name in boxes if name != "102"]
 
 
-@pytest.mark.parametrize(("to", "name"), [("tsv-lmdb", "keys"), ("h5-lmdb", "keys"), ("tsv", "a\tb"), ("h5", "a/b")])
 def test_a_picture_that_changes_under_the_run_is_not_taken_for_the_one_before(desk, tmp_path, capsys, monkeypatch):
     shutil.copytree(desk / "pictures", tmp_path / "pictures")
     look = detected.detected
@@ -175,6 +174,7 @@ def test_a_picture_that_changes_under_the_run_is_not_taken_for_the_one_before(de
     assert "103.png: has changed since the run began" in refused(capsys, *given)
 
 
+@pytest.mark.parametrize(("to", "name"), [("tsv-lmdb", "keys"), ("h5-lmdb", "keys"), ("tsv", "a\tb"), ("h5", "a/b")])
 def test_an_id_that_a_format_cannot_hold_is_refused_before_the_work(desk, tmp_path, capsys, monkeypatch, to, name):
     monkeypatch.setattr("volta_switch.data_tools.detected.detected", lambda *given: pytest.fail("looked at a picture"))
     (tmp_path / "x.jsonl").write_text(json.dumps({"image": str(desk / "pictures" / "100.png"), "id": name}) + "\n")

@@ -144,7 +144,6 @@ def test_what_is_wrong_is_told_in_one_line(folder, tmp_path):
         ('[{"image_id": 1, "bbox": "abcd"}]', "annotation 1: the box is 'abcd'; expected x, y, width, height"),
         ('{"101": [[1, 2, 3, 1e999]]}', "image '101': box 1 is [1, 2, 3, inf]; expected x1, y1"),
         ('{"101": 5}', "image '101': boxes are 5; expected a list"),
-        (),
         ('{"101": [["0", "0", "9", "9"]]}', "box 1 is ['0', '0', '9', '9']; expected"),
         ('{"101": [[[0, 0], [9, 9]]]}', "box 1 is [[0, 0], [9, 9]]; expected"),
         ('{"101": [[0, 0, true, 9]]}', "box 1 is [0, 0, True, 9]; expected"),

@@ -142,7 +142,7 @@ class FeatureStore(ABC):
         elif self.feature_size is not None and width != self.feature_size:
             raise BadRecord(
                 f"{self.source(image_id)}: features are {width} wide, the model expects {self.feature_size}; "
-                f"give features of its detector; only a model that is made now can take these (v_feature_size={width})"
+                f"set v_feature_size to {width} for a new model, or give the features that this one was made for"
             )
         if self.in_memory:
             regions = self._decoded[image_id] = regions.copied()
