@@ -192,7 +192,8 @@ def test_the_whole_path_goes_by_folders_alone_and_moved_models_are_the_same(pyth
     volta_switch("pretrain", "--config", "demo/switchbert", *sets, *pairs, "--from_pretrained", "", "--max_steps", "4")
     tasks = ["--tasks_config_file", data / "tasks.yml", "--task", "VQA", "--num_epoch", "1", "--lr", "1e-3"]
     tuned = volta_switch("finetune", "--from_pretrained", "checkpoints/switchbert", *tasks, "--output_dir", "tuned")
-    assert "next: volta-switch evaluate --from_pretrained tuned/VQA_switchbert --split val" in tuned.stderr
+    program = python.parent / "volta-switch"  # by its path, since the shell would find another one, or none
+    assert f"next: {program} evaluate --from_pretrained tuned/VQA_switchbert --split val" in tuned.stderr
 
     def tested(folder):
         volta_switch("evaluate", "--from_pretrained", folder, "--data_root", data, "--split", "val")
