@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from volta_switch.command import typed_program
 from volta_switch.data.files.json_files import read_object
+from volta_switch.play.commands import play_command
 from volta_switch.ranges import COUNT_OR_NONE, PATH
 
 if TYPE_CHECKING:
@@ -60,19 +61,19 @@ def run_quick(args: argparse.Namespace) -> None:
     print(f"{score:.1f} % of the test expressions are answered rightly; a blind guess among the objects: {blind:.1f} %")
     print(f"{path}: what it saw and answered")
     for command in _next_commands(run, world, answers[0], str(path.with_name("why.html"))):
-        print(f"next: {shlex.join([*typed_program(), *command])}")
+        print(f"next: {command}")
 
 
-def _next_commands(run: Path, world: Path, answer: Answer, page: str) -> list[list[str]]:
+def _next_commands(run: Path, world: Path, answer: Answer, page: str) -> list[str]:
     """Returns commands that ask the model: a page to play with, one answer, and why it is that."""
     from volta_switch.world.task_file import REFER  # here, not above: it needs NumPy
 
     asked = ["--features", str(world / REFER["refer"].features), "--image", str(answer.scene.image_id)]
     asked += ["--text", answer.text]
     return [
-        ["play", str(run), "--tasks_config_file", str(world / "tasks.yml")],
-        ["predict", str(run), *asked],
-        ["explain", str(run), *asked, "--out", page, "--overwrite"],
+        play_command(run, world / "tasks.yml"),
+        shlex.join([*typed_program(), "predict", str(run), *asked]),
+        shlex.join([*typed_program(), "explain", str(run), *asked, "--out", page, "--overwrite"]),
     ]
 
 

@@ -137,9 +137,9 @@ def parse_sentence(line: str, place: str) -> tuple[tuple[str, ...], list[Phrase]
     phrases: list[Phrase] = []
     label, first = "", 0  # of the phrase that is open
     for token in line.split():
-        if label and token.startswith("["):
-            raise UserError(f"{place}: the phrase of entity {label} is not closed before {token!r}; end it with ]")
         if token.startswith("["):
+            if label:
+                raise UserError(f"{place}: the phrase of entity {label} is not closed before {token!r}; end it with ]")
             _, _, rest = token.partition(OPENING)
             entity = rest.partition("/")[0]
             if not token.startswith(OPENING) or not entity.isdigit() or token.endswith("]"):

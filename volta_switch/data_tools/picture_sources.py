@@ -2,8 +2,7 @@
 
 | given | pictures | id |
 |---|---|---|
-| a folder | all below it, in the order of their paths; in ``.tar`` files, too; links are followed | the file's name; \
-COCO's number |
+| a folder | all below it, by path; links are followed, ``.tar`` files looked into | the file's name; COCO's number |
 | a ``.tar`` | its members | the same |
 | a ``.jsonl`` | ``{"image": path, "id": ..., "boxes": [[x1, y1, x2, y2], ...]}`` a line | ``id``, else as above |
 | any other text | a path a line | as above |
@@ -44,7 +43,7 @@ class PictureFile:
         image_id: of its features.
         path: the file, or the tar in which it is a member.
         member: its name there; "" for a file of its own.
-        offset, size: bytes; of a file of its own the offset is 0.
+        offset, size: bytes, of a member.
         boxes: (n, 4), pixels, where they are given.
         sha256: of its bytes, as ``digest`` found it; None where nobody looked.
     """
@@ -205,7 +204,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 def _file(path: Path, advice: str, image_id: str | None = None) -> PictureFile:
     require_file(path, "picture", advice)
-    return PictureFile(image_key(path.stem) if image_id is None else image_id, path, size=path.stat().st_size)
+    return PictureFile(image_key(path.stem) if image_id is None else image_id, path)
 
 
 def _members(path: Path) -> Iterator[PictureFile]:

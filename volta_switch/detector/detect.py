@@ -85,8 +85,9 @@ class Detector:
         Raises:
             BadRecord: the network has no finite numbers for a picture, or a given box is not one of its.
         """
-        for (image_id, image), own in zip(pictures, boxes or (), strict=boxes is not None):
-            _refuse_strange_boxes(image_id, image, own)
+        if boxes is not None:
+            for (image_id, image), own in zip(pictures, boxes, strict=True):
+                _refuse_strange_boxes(image_id, image, own)
         inputs = [network_input(image, self.config) for _, image in pictures]
         sizes = [(each.shape[1], each.shape[2]) for each in inputs]
         scales = [

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+from pathlib import Path
 
+from volta_switch.command import typed_program
 from volta_switch.predict.commands import add_model_arguments
 from volta_switch.ranges import ANY_TEXT, PATH, whole
+
+
+def play_command(model: Path, tasks_file: Path, data_root: str = "") -> str:
+    """Returns what to type to ask a model about images and texts of its task."""
+    root = ["--data_root", data_root] if data_root else []
+    return shlex.join([*typed_program(), "play", str(model), "--tasks_config_file", str(tasks_file), *root])
 
 
 def add_play_arguments(parser: argparse.ArgumentParser) -> None:

@@ -97,10 +97,8 @@ class Predictor:
 
     def remarks(self, texts: Sequence[str]) -> list[str]:
         """Says of each text what the model does not read of it, once each; [] where it reads all."""
-        longest = self.question.longest
-        return list(
-            dict.fromkeys(str(found) for text in texts if (found := self.model.tokenizer.unread(text, longest)))
-        )
+        said = (str(self.model.tokenizer.unread(text, self.question.longest)) for text in texts)
+        return list(dict.fromkeys(filter(None, said)))
 
     def __call__(
         self,

@@ -24,7 +24,10 @@ from volta_switch.files import CannotWrite, replacing, user_cache
 KEPT = ("features", "boxes", "objects_id", "objects_conf", "attrs_id", "attrs_conf")  # what models and pages read
 # What NumPy and zipfile raise over damaged files; a changed flag makes one "encrypted" (RuntimeError), or of an unknown
 # compression (NotImplementedError, which is one).
-_DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, MemoryError, AttributeError)
+_DAMAGED = (
+    *(OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, MemoryError, AttributeError),
+    *(zlib.error, zipfile.BadZipFile),
+)
 _SIZE = "size"  # width and height of the picture
 
 
@@ -56,7 +59,7 @@ class RegionCache:
             regions.check()
         except FileNotFoundError:
             return None
-        except (*_DAMAGED, zlib.error, zipfile.BadZipFile) as error:
+        except _DAMAGED as error:
             print(f"{self._path(digest)}: damaged ({type(error).__name__}); made anew", file=sys.stderr)
             return None
         return regions

@@ -16,9 +16,7 @@ from volta_switch.flag_parser import FlagParser
 from volta_switch.study.arms import Arm
 from volta_switch.study.records import Flags, Settings
 from volta_switch.study.run_commands import parser_of, typed
-from volta_switch.train.flags import (
-    WITHOUT_EFFECT,
-)
+from volta_switch.train.flags import WITHOUT_EFFECT
 
 DATA_KEYS = ("tasks_config_file", "features_path", "annotations_path")  # of a study's section data
 DATA_ROOT = "data_root"  # which it may have, too

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from volta_switch.command import typed_program
 from volta_switch.errors import UserError
+from volta_switch.play.commands import play_command
 from volta_switch.ranges import ANY_TEXT, PATH, PROBABILITY, Number, Text, whole
 from volta_switch.tasks.task import WHOLE
 from volta_switch.train.flags import SHARD
@@ -147,9 +146,7 @@ def _next_command(plan: RunPlan) -> str:
     if not tuned:
         return ""
     places = plan.places(tuned[0].arm)
-    root = ["--data_root", places.data_root] if places.data_root else []
-    flags = ["--tasks_config_file", str(places.tasks_config_file), *root]
-    return shlex.join([*typed_program(), "play", str(tuned[0].folder), *flags])
+    return play_command(tuned[0].folder, places.tasks_config_file, places.data_root)
 
 
 def _print_power(args: argparse.Namespace) -> None:

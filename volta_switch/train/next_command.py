@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from volta_switch.command import typed_program
-from volta_switch.tasks.task_file import WORLD
+from volta_switch.tasks.task_file import WORLD, names_of_tasks
 from volta_switch.train.command_names import COMMANDS
 
 PRETRAINED_FOR = "refcoco+"  # the task that a pre-trained model is tuned for in what is printed
@@ -56,18 +56,17 @@ def _tuning(args: argparse.Namespace, given: Mapping[str, Any]) -> dict[str, Any
     same = {name: given[name] for name in ("world", "volta_compat", "max_bad_records") if name in given}
     captions, below = Path(args.annotations_path), CAPTIONS.parts
     root = Path(*captions.parts[: -len(below)]) if captions.parts[-len(below) :] == below else Path()
+    task = PRETRAINED_FOR
     if not args.world and (root / WORLD).is_file():
         same["tasks_config_file"] = root / "tasks.yml"
-        return {"task": _task_to_tune(root / "tasks.yml"), **same}
+        task = _task_to_tune(root / "tasks.yml")
     elif not args.world and root != Path():
         same["data_root"] = root
-    return {"task": PRETRAINED_FOR, **same}
+    return {"task": task, **same}
 
 
 def _task_to_tune(file: Path) -> str:
     """Returns a task that a world has: the usual one, else its first."""
-    from volta_switch.tasks.task_file import names_of_tasks  # here, not above: as in ``_after_training``
-
     names = names_of_tasks(file)
     return PRETRAINED_FOR if PRETRAINED_FOR in names or not names else names[0]
 

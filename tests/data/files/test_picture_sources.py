@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from small_detectors import write_pictures
+from volta_switch.checksums import record_bytes
 from volta_switch.data_tools.picture_sources import find_pictures, read_boxes
 from volta_switch.detector.pictures import read_picture
 from volta_switch.errors import UserError
@@ -239,6 +240,15 @@ def test_a_picture_packed_with_holes_is_refused(tmp_path):
 def test_lists_of_windows_are_read(folder):
     (folder / "list.txt").write_bytes(b"\xef\xbb\xbf102.png\r\n101.png\r\n")
     assert ids(folder / "list.txt") == ["102", "101"]
+
+
+@pytest.mark.parametrize("name", ["list.txt", "list.jsonl"])
+def test_a_list_with_a_checksum_must_be_what_was_written(folder, name):
+    lines = {"list.txt": b"101.png\n", "list.jsonl": b'{"image": "101.png"}\n'}
+    record_bytes(folder / name, lines[name])
+    assert ids(folder / name) == ["101"]
+    (folder / name).write_bytes(lines[name].replace(b"101", b"102"))
+    assert f"{name}: not what was written" in refused(folder / name)
 
 
 def test_of_several_links_to_a_folder_always_the_same_is_followed(tmp_path, monkeypatch):

@@ -43,8 +43,9 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yields the lines of a text that are not blank, with their numbers from 1.
 
     Raises:
-        UserError: it cannot be read, or is not UTF-8.
+        UserError: it cannot be read, is not UTF-8, or not what was written there.
     """
+    verify(path)
     try:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):

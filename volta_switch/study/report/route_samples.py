@@ -16,7 +16,7 @@ from volta_switch.errors import UserError
 from volta_switch.model.switch import INPUT_CANDIDATES
 from volta_switch.study.report.route_counts import Flow, Step, paint, percent
 from volta_switch.study.report.svg import FAINT, INK, element, escape, picture, shortened, words
-from volta_switch.world.build import is_world, world_spec
+from volta_switch.world.build import world_spec
 from volta_switch.world.content import SceneCaptions, SceneExpressions, SceneHypotheses, SceneQuestions, draw_split
 from volta_switch.world.phrases import Lexicon
 from volta_switch.world.pictures import PAPER, RGB
@@ -147,7 +147,7 @@ class Scenes:
         """Draws a split's scenes anew; ``task``: the task file's key, TASK10; ``split`` as the task calls it, testA."""
         self._found: dict[tuple[str, str], SampleScene] = {}
         names = [name for name, fields in WORLD_TASKS.items() if f"TASK{fields[0]}" == task]
-        spec = _spec(world) if world and is_world(world) else None
+        spec = _spec(world) if world else None
         part = next((own for key, own in (("train", "train"), ("test", "test")) if key in split), "val")
         if not names or spec is None or names[0] not in spec.data_sets:
             return
@@ -162,7 +162,7 @@ class Scenes:
 
 
 def _spec(world: Path) -> WorldSpec | None:
-    """Returns a world's parameters; None of one of another version, whose scenes would be drawn otherwise."""
+    """Returns a world's parameters; None where there is none, or one of another version, drawn otherwise."""
     try:
         return world_spec(world)
     except UserError:
